@@ -1,0 +1,21 @@
+"""sqstee: wrap a command, pass its output through byte for byte, and ship every line to Amazon SQS.
+
+The public names are loaded when they are first used, so that a wrapped command does not pay for them.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+__all__ = ["Event", "Record", "decode"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.record import Event, Record, decode
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from sqstee import record
+
+        return getattr(record, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The read side, in data order: receive, order, show; `follow` wires them."""

@@ -1,0 +1,277 @@
+"""Records and events, and the wire format (version 1) in both directions. Pure.
+
+A body is NDJSON: one self-contained JSON object a line, a newline after each, UTF-8. Encoding works on whole blocks
+of lines with `bytes.replace`, because the shipper meets hundreds of thousands of lines a second; decoding takes json.
+"""
+
+from __future__ import annotations
+
+import binascii
+import time
+
+FORMAT_VERSION = "1"
+CONTENT_TYPE = "application/x-ndjson"
+CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS body
+
+STREAMS = ("stdout", "stderr", "output")
+
+# What a body must not contain as it is. JSON: controls, `"` and `\`. SQS: everything outside #x9 #xA #xD
+# #x20-#xD7FF #xE000-#xFFFD #x10000-#x10FFFF, that is U+FFFE and U+FFFF besides the controls. Consumers that call
+# splitlines(): U+0085, U+2028, U+2029.
+_CONTROLS = bytes(code for code in range(0x20) if code != 0x0A)
+_SHORT_ESCAPES = {0x08: b"\\b", 0x09: b"\\t", 0x0C: b"\\f", 0x0D: b"\\r"}
+_CONTROL_ESCAPES = [(bytes([c]), _SHORT_ESCAPES.get(c, b"\\u%04x" % c)) for c in _CONTROLS]
+_WIDE_ESCAPES = [(chr(c).encode(), b"\\u%04x" % c) for c in (0x85, 0x2028, 0x2029, 0xFFFE, 0xFFFF)]
+
+
+def escape(block: bytes) -> bytes:
+    """`block` (valid UTF-8) as the inside of JSON strings; a newline stays as it is, since it ends a line."""
+    block = block.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    if len(block.translate(None, _CONTROLS)) != len(block):
+        for char, escaped in _CONTROL_ESCAPES:
+            block = block.replace(char, escaped)
+    if not block.isascii():
+        for char, escaped in _WIDE_ESCAPES:
+            block = block.replace(char, escaped)
+    return block
+
+
+def quote(text: str) -> bytes:
+    """`text` as one JSON string; what is not valid Unicode (a surrogate from a file name) becomes U+FFFD."""
+    data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
+    return b'"%s"' % escape(data).replace(b"\n", b"\\n")
+
+
+def encode_object(fields: dict[str, object]) -> bytes:
+    """A flat or nested JSON object of str, int, float, bool, dict and sequences; without json, which costs 14 ms."""
+    return b"{%s}" % b",".join(b"%s:%s" % (quote(key), _encode_value(value)) for key, value in fields.items())
+
+
+def _encode_value(value: object) -> bytes:
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, int | float):
+        return repr(value).encode()
+    if isinstance(value, dict):
+        return encode_object(value)
+    if isinstance(value, list | tuple):
+        return b"[%s]" % b",".join(map(_encode_value, value))
+    return quote(str(value))
+
+
+def timestamp(time_ns: int) -> str:
+    """RFC 3339 in UTC with microseconds, of nanoseconds since the epoch."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1000:06d}Z"
+
+
+class Encoder:
+    """Encodes the lines and events of one run."""
+
+    def __init__(self, run: str, host: str, job: str = "", labels: dict[str, str] | None = None) -> None:
+        self.run = run
+        self.host = host
+        self._host = b',"host":%s' % quote(host)
+        self._run = b',"run":%s' % quote(run)
+        if job:
+            self._run += b',"job":%s' % quote(job)
+        if labels:
+            self._run += b',"labels":%s' % encode_object(dict(labels))
+
+    def lines(self, block: bytes, stream: str, time_ns: int, first: int, eol: bool = True) -> bytes:
+        """The records of the lines in `block`, numbered from `first`, as NDJSON.
+
+        Every line in `block` ends in a newline; with `eol` false the last one does not, and its record says so.
+        """
+        head = self._head(stream, time_ns)
+        if not eol:
+            cut = block.rfind(b"\n") + 1
+            whole = self._whole(block[:cut], head, first) if cut else b""
+            return whole + self._line(block[cut:], head, first + block.count(b"\n"), eol=False)
+        return self._whole(block, head, first)
+
+    def event(self, payload: bytes, time_ns: int, seq: int) -> bytes:
+        """An event's record: `payload` is a JSON object, which the common fields precede."""
+        head = b'{"timestamp":"%s"%s%s,"seq":%d,' % (timestamp(time_ns).encode(), self._host, self._run, seq)
+        return head + payload[1:] + b"\n"
+
+    def _head(self, stream: str, time_ns: int) -> bytes:
+        stamp = timestamp(time_ns).encode()
+        return b'{"timestamp":"%s"%s,"stream":"%s"%s,"seq":' % (stamp, self._host, stream.encode(), self._run)
+
+    def _whole(self, block: bytes, head: bytes, first: int) -> bytes:
+        if not is_utf8(block):
+            lines = block[:-1].split(b"\n")
+            return b"".join(self._line(line, head, seq, eol=True) for seq, line in enumerate(lines, first))
+        lines = escape(block).split(b"\n")
+        count = len(lines) - 1
+        # seq and message of each line between constant texts, in one join
+        pieces = [b'"}\n' + head] * (4 * count)
+        pieces[0] = head
+        pieces[1::4] = [b"%d" % seq for seq in range(first, first + count)]
+        pieces[2::4] = [b',"message":"'] * count
+        pieces[3::4] = lines[:count]
+        pieces.append(b'"}\n')
+        return b"".join(pieces)
+
+    @staticmethod
+    def _line(line: bytes, head: bytes, seq: int, eol: bool) -> bytes:
+        tail = b"" if eol else b',"eol":false'
+        if not is_utf8(line):
+            tail += b',"raw":"%s"' % binascii.b2a_base64(line, newline=False)
+            line = line.decode("utf-8", "replace").encode()
+        return b'%s%d,"message":"%s"%s}\n' % (head, seq, escape(line), tail)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether `data` is valid UTF-8 (no surrogates), as SQS and JSON want it."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class Body:
+    """One message body: the records `first`..`last` of one run, `lines` of them (a gap's record covers many)."""
+
+    __slots__ = ("data", "encoding", "first", "host", "last", "run")
+
+    def __init__(self, data: bytes, run: str, host: str, first: int, last: int, encoding: str = "") -> None:
+        self.data = data
+        self.run = run
+        self.host = host
+        self.first = first
+        self.last = last
+        self.encoding = encoding
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The message attributes, all of type String."""
+        found = {
+            "content-type": CONTENT_TYPE,
+            "sqstee": FORMAT_VERSION,
+            "host": self.host,
+            "run": self.run,
+            "seq": f"{self.first}-{self.last}",
+        }
+        if self.encoding:
+            found["Content-Encoding"] = self.encoding
+        return found
+
+    @property
+    def size(self) -> int:
+        """What the message counts against SQS's limits, in bytes: the body and its attributes."""
+        return len(self.data) + attributes_size(self.attributes)
+
+    def compressed(self) -> Body:
+        """This body with its data as base64(gzip(NDJSON)), the same bytes each time."""
+        import gzip
+
+        data = binascii.b2a_base64(gzip.compress(self.data, compresslevel=1, mtime=0), newline=False)
+        return Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
+
+
+def attributes_size(attributes: dict[str, str]) -> int:
+    """Bytes of message attributes as SQS counts them: name, type and value of each (all of type String)."""
+    return sum(len(name.encode()) + len("String") + len(value.encode()) for name, value in attributes.items())
+
+
+class Record:
+    """One line of a stream.
+
+    `timestamp` RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
+    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8.
+    """
+
+    __slots__ = ("eol", "host", "job", "labels", "message", "raw", "run", "seq", "stream", "timestamp")
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.timestamp = str(fields["timestamp"])
+        self.host = str(fields["host"])
+        self.stream = str(fields["stream"])
+        self.run = str(fields["run"])
+        self.seq = _integer(fields["seq"])
+        self.message = str(fields["message"])
+        self.eol = fields.get("eol", True) is not False
+        raw = fields.get("raw")
+        self.raw = binascii.a2b_base64(raw, strict_mode=True) if isinstance(raw, str) else None
+        self.job = str(fields.get("job", ""))
+        self.labels = _labels(fields.get("labels"))
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that the command wrote, newline included."""
+        line = self.message.encode() if self.raw is None else self.raw
+        return line + b"\n" if self.eol else line
+
+    def __repr__(self) -> str:
+        return f"Record({self.run} {self.seq} {self.stream} {self.data!r})"
+
+
+class Event:
+    """A run's start, exit, end or gap: `event` names it, `fields` holds everything that it carries."""
+
+    __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.timestamp = str(fields["timestamp"])
+        self.host = str(fields["host"])
+        self.run = str(fields["run"])
+        self.seq = _integer(fields["seq"])
+        self.event = str(fields["event"])
+        self.message = str(fields.get("message", ""))
+        self.job = str(fields.get("job", ""))
+        self.labels = _labels(fields.get("labels"))
+        self.fields = fields
+
+    @property
+    def last(self) -> int:
+        """The last seq that this event covers: a gap covers `from`..`to`, every other event its own seq."""
+        return _integer(self.fields["to"]) if self.event == "gap" else self.seq
+
+    def __repr__(self) -> str:
+        return f"Event({self.run} {self.seq} {self.event} {self.message!r})"
+
+
+class DecodeError(ValueError):
+    """A body, or a line of one, that is not in the wire format."""
+
+
+def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[Record | Event]:
+    """The records and events of one message body, in its order.
+
+    `attributes` are the message's (name to string value); with `Content-Encoding` gzip,base64 the body is unpacked
+    first. Raises DecodeError where a line is not in the wire format.
+    """
+    import json
+
+    try:
+        data = body.encode() if isinstance(body, str) else body
+        if attributes and attributes.get("Content-Encoding") == CONTENT_ENCODING:
+            data = _decompress(data)
+        return [_item(json.loads(line)) for line in data.split(b"\n") if line]
+    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        raise DecodeError(f"not a record of sqstee: {error}") from error
+
+
+def _decompress(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.decompress(binascii.a2b_base64(data))
+
+
+def _item(fields: dict[str, object]) -> Record | Event:
+    return Event(fields) if "event" in fields else Record(fields)
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    raise TypeError(f"expected an integer, not {value!r}")
+
+
+def _labels(value: object) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}

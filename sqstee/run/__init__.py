@@ -1,0 +1,1 @@
+"""The write side, in data order: child, capture, spool, replay, pack, ship; `run` wires them."""

@@ -1,0 +1,155 @@
+"""Starting the command: fork and execve, with everything that it inherits as it was before Python started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Mapping
+else:  # the Python half of signal costs 8 ms (enum)
+    import _signal
+
+_SET_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)  # ignored before any code of ours runs
+_DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) searches where PATH is unset
+
+
+def environment() -> dict[bytes, bytes]:
+    """The environment as the process was started with it.
+
+    os.environb would hold what Python itself adds: LC_CTYPE under PEP 538's coercion.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return dict(os.environb)
+    pairs = (entry.partition(b"=") for entry in entries)
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def occupy_closed_fds() -> set[int]:
+    """Put something in the place of those of 0 to 2 that are closed, so that nothing of ours gets their numbers.
+
+    Returns which were closed; they are closed in the command too, since what is put there ends at its execve.
+    """
+    closed = set()
+    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        closed.add(fd)
+    os.close(fd)
+    return closed
+
+
+def put_null(fd: int) -> None:
+    """Replace one of our own descriptors by /dev/null."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, fd, inheritable=True)
+    os.close(null)
+
+
+def inherited_fds() -> list[int]:
+    """The descriptors from 3 on that the process was started with; to be called before it opens any."""
+    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return [int(name) for name in os.listdir(folder) if int(name) > 2 and int(name) != folder]
+    except OSError:
+        return []
+    finally:
+        os.close(folder)
+
+
+class Child:
+    """The running command. `pidfd` is its process, whatever becomes of the number."""
+
+    __slots__ = ("_failure", "pid", "pidfd")
+
+    def __init__(self, pid: int, failure: int) -> None:
+        self.pid = pid
+        self._failure = failure
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.pidfd = -1
+
+    def started(self) -> OSError | None:
+        """Wait until the command is executed; the error where it could not be."""
+        answer = os.read(self._failure, 16)
+        os.close(self._failure)
+        if not answer:
+            return None
+        os.waitpid(self.pid, 0)
+        code = int(answer)
+        return OSError(code, os.strerror(code))
+
+
+def start(command: list[str], fds: Mapping[int, int], environ: Mapping[bytes, bytes], mask: set[int]) -> Child:
+    """Fork the command with `fds` (its number to ours) in place and the signal mask that we were started with."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return Child(pid, reading)
+    try:
+        _become(command, fds, environ, mask)
+    except OSError as error:
+        os.write(writing, str(error.errno).encode())
+    except BaseException:
+        os.write(writing, str(errno.EINVAL).encode())
+    finally:
+        os._exit(EXIT_NOT_FOUND)
+
+
+def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
+    """Replace this process by the command, searched as execvp(3) does; returns the error where that fails."""
+    arguments = [os.fsencode(word) for word in command]
+    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for path in _candidates(arguments[0], environ):
+        try:
+            os.execve(path, arguments, environ)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:  # a script without a first line: as every shell does
+                os.execve(b"/bin/sh", [b"/bin/sh", path, *arguments[1:]], environ)
+            if error.errno == errno.EACCES:
+                failure = error
+            elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                return error
+    return failure
+
+
+def failure_to_start(command: list[str], error: OSError) -> SqsteeError:
+    """What to say, and to exit with, where the command could not be executed."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        missing = "" if "/" in command[0] else "check its name and PATH"
+        return SqsteeError(f"{command[0]}: command not found", missing, EXIT_NOT_FOUND)
+    return SqsteeError(f"{command[0]}: {error.strerror}", "", EXIT_NOT_EXECUTABLE)
+
+
+def _candidates(name: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:
+    if b"/" in name:
+        return [name]
+    folders = environ.get(b"PATH", _DEFAULT_PATH).split(b":")
+    return [folder + b"/" + name if folder else name for folder in folders] if name else []
+
+
+def _become(command: list[str], fds: Mapping[int, int], environ: Mapping[bytes, bytes], mask: set[int]) -> None:
+    for target, source in fds.items():
+        os.dup2(source, target, inheritable=True)
+    for number in _SET_BY_PYTHON:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    raise execute(command, environ)
+
+
+def passthrough(command: list[str], environ: Mapping[bytes, bytes], mask: set[int], reason: str) -> SqsteeError:
+    """Run the command in our own place, with one warning: nothing of it is captured."""
+    os.write(2, f"sqstee: the output is not captured: {reason}\n".encode(errors="replace"))
+    sys.stderr.flush()
+    for number in _SET_BY_PYTHON:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    return failure_to_start(command, execute(command, environ))

@@ -1,0 +1,142 @@
+"""Our own stdout and stderr: written without blocking, and never made non-blocking, since they are the caller's."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from _struct import Struct
+
+PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
+_FIONREAD = 0x541B
+_RWF_NOWAIT = 8
+_INT = Struct("i")
+
+
+def readable_bytes(fd: int) -> int:
+    """How many bytes a pipe, socket or terminal holds."""
+    return int(_INT.unpack(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"))[0])
+
+
+class Output:
+    """One of our outputs; this one is a regular file or a device, where a plain write is right.
+
+    `fd` may be watched for room and for its reader leaving where `watched` is true.
+    """
+
+    watched = False
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def write(self, data: memoryview) -> int:
+        """Write what can be written now; how much that was. Raises OSError, never BlockingIOError."""
+        return os.write(self.fd, data)
+
+    def close(self) -> None:
+        """Give up a description of our own."""
+
+
+class PipeOutput(Output):
+    """A pipe, through a non-blocking description of our own.
+
+    Other writers may share the pipe: a chunk goes in one write where that is atomic, else in pieces that end at a
+    newline, so that no line is broken.
+    """
+
+    watched = True
+
+    def write(self, data: memoryview) -> int:
+        written = 0
+        try:
+            if len(data) > PIPE_BUF and readable_bytes(self.fd) == 0:
+                return self._write(data)
+            while written < len(data):
+                piece = data[written : written + PIPE_BUF]
+                if len(piece) == PIPE_BUF:
+                    piece = piece[: bytes(piece).rfind(b"\n") + 1 or PIPE_BUF]
+                written += self._write(piece)
+        except BlockingIOError:
+            pass
+        return written
+
+    def _write(self, piece: memoryview) -> int:
+        return os.write(self.fd, piece)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class BorrowedPipeOutput(PipeOutput):
+    """A pipe that may not be opened anew (another user's): every write asks not to wait."""
+
+    def _write(self, piece: memoryview) -> int:
+        try:
+            return os.pwritev(self.fd, (piece,), -1, _RWF_NOWAIT)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return os.write(self.fd, piece[:PIPE_BUF])  # called behind POLLOUT
+
+    def close(self) -> None:
+        pass
+
+
+class TerminalOutput(Output):
+    """A terminal, through a non-blocking description of our own."""
+
+    watched = True
+
+    def write(self, data: memoryview) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class SocketOutput(Output):
+    """A socket, which cannot be opened anew: each send asks not to wait."""
+
+    watched = True
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        import _socket
+
+        self._socket = _socket.socket(fileno=fd)
+        self._flags = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
+
+    def write(self, data: memoryview) -> int:
+        try:
+            return self._socket.send(data, self._flags)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        self._socket.detach()
+
+
+def open_output(fd: int) -> Output:
+    """The output behind descriptor 1 or 2, by what it is."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        return SocketOutput(fd)
+    if stat.S_ISFIFO(mode):
+        own = _own_description(fd)
+        return BorrowedPipeOutput(fd) if own < 0 else PipeOutput(own)
+    if stat.S_ISCHR(mode) and os.isatty(fd):
+        own = _own_description(fd)
+        return Output(fd) if own < 0 else TerminalOutput(own)
+    return Output(fd)
+
+
+def _own_description(fd: int) -> int:
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return -1

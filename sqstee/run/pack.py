@@ -1,0 +1,222 @@
+"""Frames into message bodies, bodies into requests, and when a request is due. Pure: time comes in as an argument."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from sqstee.record import STREAMS, Body, Encoder, attributes_size
+from sqstee.run.frame import CUT, FRESH, LINES, Frame, Position, Range
+
+# Amazon SQS: a batch has at most ten entries and 1 MiB, each message at most 1 MiB, attributes included.
+MAX_ENTRIES = 10
+MAX_REQUEST_BYTES = 1024 * 1024
+BILLED_UNIT_BYTES = 64 * 1024
+
+COLLECT_SECONDS = 0.03  # what one burst writes within this time leaves in one request
+
+
+class Planned:
+    """A body with the position in the spool from which everything behind it can be rebuilt."""
+
+    __slots__ = ("body", "done", "planned", "resume")
+
+    def __init__(self, body: Body, resume: Position) -> None:
+        self.body = body
+        self.resume = resume
+        self.planned = False  # its range is in the plan: it may have been sent
+        self.done = False  # the destination has it
+
+
+class Packer:
+    """Joins the lines of one run's frames and packs their records into bodies of at most `limit` bytes of data.
+
+    Records below `start` are left out (they are acknowledged). The bodies of `plan` come first and hold exactly these
+    ranges, whatever their size: what may have been sent already is sent again unchanged.
+    """
+
+    def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
+        self._encoder = encoder
+        self._limit = limit - attributes_size(Body(b"", encoder.run, encoder.host, 10**12, 10**12).attributes)
+        self._start = start
+        self._plan = deque(plan)
+        self._partial: list[list[bytes]] = [[] for _ in STREAMS]
+        self._begin: list[Position | None] = [None for _ in STREAMS]
+        self._resume: Position | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._first = self._last = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the open body's data; 0 where none is open."""
+        return self._size
+
+    def add(self, frame: Frame) -> list[Planned]:
+        """Take the next frame; the bodies that are full now."""
+        before = self._position(frame.position)
+        if frame.kind == LINES:
+            block, first, lines = self._join(frame)
+            closed = self._place(self._encode(frame, block, first, lines), first, first + lines - 1, before)
+        else:
+            event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
+            last = frame.first + frame.lines - 1
+            closed = self._place(event if last >= self._start else b"", frame.first, last, before)
+        self._resume = self._position(frame.end)
+        return closed
+
+    def flush(self) -> list[Planned]:
+        """Close the open body, if there is one."""
+        if not self._parts or self._resume is None:
+            return []
+        return [self._close(self._resume)]
+
+    def _position(self, here: Position) -> Position:
+        return min([begin for begin in self._begin if begin is not None], default=here)
+
+    def _join(self, frame: Frame) -> tuple[bytes, int, int]:
+        """The lines that `frame` completes, as one block, with the first's seq and how many they are."""
+        stream = frame.stream
+        if frame.flags & FRESH:
+            self._partial[stream], self._begin[stream] = [], None
+        cut = len(frame.payload) if frame.flags & CUT else frame.payload.rfind(b"\n") + 1
+        if frame.lines:
+            block = b"".join((*self._partial[stream], frame.payload[:cut]))
+            rest = frame.payload[cut:]
+            self._partial[stream], self._begin[stream] = [], None
+        else:
+            block, rest = b"", frame.payload
+        if rest:
+            self._partial[stream].append(rest)
+            self._begin[stream] = self._begin[stream] or frame.position
+        return self._without_acknowledged(block, frame.first, frame.lines)
+
+    def _without_acknowledged(self, block: bytes, first: int, lines: int) -> tuple[bytes, int, int]:
+        old = min(self._start - first, lines)
+        if old <= 0:
+            return block, first, lines
+        cut = len(block) if old == lines else nth_newline(block, old) + 1
+        return block[cut:], first + old, lines - old
+
+    def _encode(self, frame: Frame, block: bytes, first: int, lines: int) -> bytes:
+        if not lines:
+            return b""
+        eol = not frame.flags & CUT
+        return self._encoder.lines(block, STREAMS[frame.stream], frame.time_ns, first, eol)
+
+    def _place(self, records: bytes, first: int, last: int, resume: Position) -> list[Planned]:
+        """Add records `first`..`last` to the open body, closing bodies as they fill."""
+        closed = []
+        while records:
+            cut, upto = self._fit(records, first, last)
+            if cut:
+                self._parts.append(records[:cut])
+                self._size += cut
+                self._first = first if self._first < 0 else self._first
+                self._last = upto
+                records, first = records[cut:], upto + 1
+            if records or (self._plan and self._last >= self._plan[0][1]):
+                closed.append(self._close(resume))
+        return closed
+
+    def _fit(self, records: bytes, first: int, last: int) -> tuple[int, int]:
+        """How many bytes of `records` go into the open body, and the last seq among them."""
+        if self._plan:
+            end = self._plan[0][1]
+            if last <= end or records.count(b"\n") == 1:
+                return len(records), last
+            return nth_newline(records, end - first + 1) + 1, end
+        room = self._limit - self._size
+        if len(records) <= room:
+            return len(records), last
+        cut = records.rfind(b"\n", 0, max(room, 0)) + 1
+        if not cut and not self._size:  # one record that is larger than a body should be goes alone
+            cut = records.find(b"\n") + 1
+        if cut == len(records):
+            return cut, last
+        return cut, first + records.count(b"\n", 0, cut) - 1
+
+    def _close(self, resume: Position) -> Planned:
+        body = Body(b"".join(self._parts), self._encoder.run, self._encoder.host, self._first, self._last)
+        if self._plan and self._last >= self._plan[0][1]:
+            self._plan.popleft()
+        self._parts, self._size, self._first = [], 0, -1
+        return Planned(body, resume)
+
+
+def nth_newline(block: bytes, count: int) -> int:
+    """The index of the `count`-th newline (from 1); -1 where there are fewer."""
+    at = -1
+    for _ in range(count):
+        at = block.find(b"\n", at + 1)
+        if at < 0:
+            return -1
+    return at
+
+
+class Request:
+    """Bodies of one SendMessageBatch: at most ten, at most 1 MiB with their attributes."""
+
+    def __init__(self) -> None:
+        self.planned: list[Planned] = []
+        self.size = 0
+
+    def fits(self, body: Body) -> bool:
+        """Whether `body` can be added."""
+        return len(self.planned) < MAX_ENTRIES and self.size + body.size <= MAX_REQUEST_BYTES
+
+    def add(self, planned: Planned) -> None:
+        """Add a body that fits."""
+        self.planned.append(planned)
+        self.size += planned.body.size
+
+    @property
+    def billed(self) -> int:
+        """Requests that SQS bills: one for each started 64 KiB of payload."""
+        return max(1, -(-self.size // BILLED_UNIT_BYTES))
+
+
+def compress(request: Request, mode: str) -> None:
+    """Compress the bodies of a request in place, with `auto` where the plain request exceeds 64 KiB."""
+    if mode != "auto" or request.size <= BILLED_UNIT_BYTES:
+        return
+    for planned in request.planned:
+        if not planned.body.encoding:
+            planned.body = planned.body.compressed()
+
+
+class Pace:
+    """When a partial request leaves (a full one leaves at once). Seconds, monotonic.
+
+    It leaves when nothing is in flight, 30 ms have passed since its first line, and `linger` since the last partial
+    one left; or when its oldest line is three times `linger` old. So the first line after silence leaves at once, a
+    burst gets full bodies, and a trickle costs at most one request per linger.
+    """
+
+    def __init__(self, linger: float) -> None:
+        self._linger = linger
+        self._left = -1e9
+        self._since: float | None = None
+
+    def waiting(self, now: float) -> None:
+        """There is a line that has not been sent."""
+        if self._since is None:
+            self._since = now
+
+    def full_left(self, now: float, waiting: bool) -> None:
+        """A full request has left; `waiting` says whether lines are left over."""
+        self._since = now if waiting else None
+
+    def partial_left(self, now: float, waiting: bool) -> None:
+        """A partial request has left."""
+        self._left = now
+        self._since = now if waiting else None
+
+    def due(self, in_flight: int) -> float | None:
+        """The time at which the partial request may leave; None while nothing waits."""
+        if self._since is None:
+            return None
+        latest = max(self._since + 3 * self._linger, self._since + COLLECT_SECONDS)
+        if in_flight:
+            return latest
+        return min(latest, max(self._since + COLLECT_SECONDS, self._left + self._linger))

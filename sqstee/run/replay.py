@@ -1,0 +1,273 @@
+"""The spool, read: frames in order from an acknowledged position, and the file that holds that position.
+
+Reading needs no lock and sees a run while it is written. Damage becomes gap frames over the seqs that are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from _struct import Struct
+from collections.abc import Iterator, Sequence
+
+from sqstee.record import encode_object
+from sqstee.run.frame import (
+    FRESH,
+    GAP,
+    HEADER,
+    HEADER_BYTES,
+    HEADER_CRC,
+    LINES,
+    MAGIC,
+    META,
+    VERSION,
+    Frame,
+    Position,
+    Range,
+    gap_fields,
+)
+from sqstee.run.spool import SEGMENT_SUFFIX, segment_name
+
+START: Position = (1, 0)
+PLAN_LIMIT = 16
+_READ_BYTES = 1024 * 1024
+
+
+class Reader:
+    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more."""
+
+    def __init__(self, folder: str, position: Position = START) -> None:
+        self._folder = folder
+        self._segment, self._offset = position
+        self._fd = -1
+        self._buffer = b""
+        self._base = 0  # offset in the segment of the buffer's first byte
+        self._expected = -1  # the next frame's first seq, once one was seen
+        self._suspect: set[int] = set()  # streams whose unfinished line was damaged
+
+    @property
+    def position(self) -> Position:
+        """Where the next frame starts."""
+        return (self._segment, self._offset)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames that can be read now, META frames left out."""
+        while True:
+            following = os.path.exists(self._path(self._segment + 1))
+            for frame in self._segment_frames():
+                yield from self._checked(frame)
+            if not following:
+                return
+            self._advance()
+
+    def close(self) -> None:
+        """Close the segment that is being read."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._buffer = b""
+
+    def _path(self, segment: int) -> str:
+        return f"{self._folder}/{segment_name(segment)}"
+
+    def _advance(self) -> None:
+        self.close()
+        self._segment, self._offset = self._segment + 1, 0
+
+    def _segment_frames(self) -> Iterator[Frame]:
+        if self._fd < 0:
+            try:
+                self._fd = os.open(self._path(self._segment), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return
+        while self._fill(HEADER_BYTES):
+            frame = self._parse()
+            if frame is None:
+                return
+            yield frame
+
+    def _fill(self, size: int) -> bool:
+        """Have `size` bytes at the offset in the buffer, if the file holds them."""
+        start = self._offset - self._base
+        if len(self._buffer) - start < size:
+            self._buffer = os.pread(self._fd, max(size, _READ_BYTES), self._offset)
+            self._base = self._offset
+            return len(self._buffer) >= size
+        return True
+
+    def _parse(self) -> Frame | None:
+        """The frame at the offset, or the next good one behind damage; None where it is not complete."""
+        at = self._offset - self._base
+        header = self._buffer[at : at + HEADER.size]
+        (crc,) = HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)
+        if header[:4] != MAGIC or zlib.crc32(header) != crc:
+            return self._resynchronise()
+        _, version, kind, flags, stream, time_ns, first, lines, length, payload_crc = HEADER.unpack(header)
+        if not self._fill(HEADER_BYTES + length):
+            return None
+        at = self._offset - self._base + HEADER_BYTES
+        payload = self._buffer[at : at + length]
+        position = self.position
+        self._offset += HEADER_BYTES + length
+        frame = Frame(kind, first, lines, payload, time_ns, position, self.position, stream, flags)
+        if zlib.crc32(payload) != payload_crc or version != VERSION:
+            self._damage(frame)
+        return frame
+
+    def _resynchronise(self) -> Frame | None:
+        """Skip to the next magic; what was skipped shows as a hole in the seqs."""
+        origin = self._offset
+        while True:
+            self._offset += 1
+            if not self._fill(HEADER_BYTES):
+                self._offset = origin
+                return None
+            start = self._offset - self._base
+            found = self._buffer.find(MAGIC, start)
+            if found < 0:
+                self._offset = self._base + len(self._buffer) - len(MAGIC)
+                continue
+            self._offset = self._base + found
+            if not self._fill(HEADER_BYTES):
+                self._offset = origin
+                return None
+            at = self._offset - self._base
+            header = self._buffer[at : at + HEADER.size]
+            if zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]:
+                self._suspect = {0, 1, 2}
+                return self._parse()
+
+    def _damage(self, frame: Frame) -> None:
+        """Turn a frame with a bad payload into a gap over its seqs."""
+        self._suspect.add(frame.stream)
+        frame.kind = META if frame.kind == META else GAP
+        frame.payload = _damaged(frame.first, frame.lines)
+
+    def _checked(self, frame: Frame) -> Iterator[Frame]:
+        """The frame, behind gap frames for what damage took before it."""
+        if self._expected >= 0 and frame.first > self._expected:
+            yield self._gap(self._expected, frame.first - self._expected, frame)
+        self._expected = frame.first + frame.lines
+        if frame.kind == LINES:
+            yield from self._without_torn_line(frame) if frame.stream in self._suspect else (frame,)
+        elif frame.kind != META and frame.lines:
+            yield frame
+
+    def _without_torn_line(self, frame: Frame) -> Iterator[Frame]:
+        """The line that goes on from a damaged frame is a gap too: its beginning is gone."""
+        if not frame.lines:
+            return
+        self._suspect.discard(frame.stream)
+        yield self._gap(frame.first, 1, frame)
+        rest = frame.payload[frame.payload.find(b"\n") + 1 or len(frame.payload) :]
+        frame.first, frame.lines, frame.payload = frame.first + 1, frame.lines - 1, rest
+        frame.flags |= FRESH
+        if rest:
+            yield frame
+
+    @staticmethod
+    def _gap(first: int, lines: int, before: Frame) -> Frame:
+        here = before.position
+        return Frame(GAP, first, lines, _damaged(first, lines), before.time_ns, here, here)
+
+
+def _damaged(first: int, lines: int) -> bytes:
+    return encode_object(gap_fields(first, first + lines - 1, "spool: damaged on disk"))
+
+
+_SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_LIMIT}Q")
+_SLOT_BYTES = 512
+_STATE_MAGIC = b"sqts"
+
+
+class State:
+    """What of a run is acknowledged: everything below `next`, and the plan of what was handed to the transport.
+
+    `position` is where reading starts so that every seq from `next` on can be rebuilt. Kept in two alternating slots
+    with a CRC each, so that a torn write leaves the one before: a pwrite costs 1 µs, a rename 220.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._path = f"{folder}/state"
+        self._fd = -1
+        self._generation = 0
+        self.next = 0
+        self.position = START
+        self.plan: list[Range] = []
+        self._load()
+
+    def save(self, next_seq: int, position: Position, plan: Sequence[Range]) -> None:
+        """Write the state; raises OSError where the disk refuses, and then the one before stays in force."""
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self._path, flags, 0o600)
+        numbers = [seq for pair in plan for seq in pair]
+        numbers += [0] * (2 * PLAN_LIMIT - len(numbers))
+        slot = _SLOT.pack(
+            _STATE_MAGIC,
+            VERSION,
+            len(plan),
+            self._generation + 1,
+            next_seq,
+            position[0],
+            position[1],
+            *numbers,
+        )
+        slot += HEADER_CRC.pack(zlib.crc32(slot))
+        os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES)
+        self._generation += 1
+        self.next, self.position, self.plan = next_seq, position, list(plan)
+
+    def close(self) -> None:
+        """Close the state file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _load(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return
+        for start in (0, _SLOT_BYTES):
+            self._take(data[start : start + _SLOT.size + HEADER_CRC.size])
+
+    def _take(self, slot: bytes) -> None:
+        if len(slot) < _SLOT.size + HEADER_CRC.size:
+            return
+        if HEADER_CRC.unpack_from(slot, _SLOT.size)[0] != zlib.crc32(slot[: _SLOT.size]):
+            return
+        magic, version, count, generation, next_seq, segment, offset, *numbers = _SLOT.unpack_from(slot)
+        if magic == _STATE_MAGIC and version == VERSION and generation > self._generation:
+            self._generation, self.next, self.position = generation, next_seq, (segment, offset)
+            self.plan = [(numbers[2 * at], numbers[2 * at + 1]) for at in range(count)]
+
+
+def read_meta(folder: str) -> bytes:
+    """The META frame's payload of a run's first remaining segment; raises OSError or ValueError."""
+    numbers = segments(folder)
+    if not numbers:
+        raise FileNotFoundError(f"{folder} holds no segment")
+    with open(f"{folder}/{segment_name(numbers[0])}", "rb") as file:
+        header = file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES or header[:4] != MAGIC:
+            raise ValueError(f"{folder} has no readable first frame")
+        fields = HEADER.unpack_from(header)
+        payload = file.read(fields[8])
+    if fields[2] != META or zlib.crc32(payload) != fields[9]:
+        raise ValueError(f"{folder} has no readable first frame")
+    return payload
+
+
+def segments(folder: str) -> list[int]:
+    """The numbers of a run's segments, ascending."""
+    names = [name for name in os.listdir(folder) if name.endswith(SEGMENT_SUFFIX)]
+    return sorted(int(name[: -len(SEGMENT_SUFFIX)]) for name in names if name[: -len(SEGMENT_SUFFIX)].isdigit())
+
+
+def delete_segments_before(folder: str, segment: int) -> None:
+    """Free the segments that hold nothing unacknowledged."""
+    for number in segments(folder):
+        if number < segment:
+            os.unlink(f"{folder}/{segment_name(number)}")

@@ -1,0 +1,185 @@
+"""What every transport offers, and the one place where its errors are classified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqstee.record import Body
+from sqstee.transports.destination import Destination
+
+# What a refusal means for the sender:
+RETRY = "retry"  # passing trouble: the same again, later
+REFRESH = "refresh"  # credentials missing or expired: build a new session, then the same again
+OPEN = "open"  # the destination refuses everything: stop for a while
+SIZE = "size"  # larger than this destination takes: repack
+POISON = "poison"  # something in these very records will never be taken
+
+_CLASSES = {
+    REFRESH: (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "RequestExpired",
+        "InvalidClientTokenId",
+        "UnrecognizedClient",
+        "UnrecognizedClientException",
+        "InvalidSecurity",
+        "InvalidSecurityToken",
+        "SignatureDoesNotMatch",
+        "InvalidSignatureException",
+        "IncompleteSignature",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "NoCredentials",
+    ),
+    OPEN: (
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "QueueDoesNotExist",
+        "NonExistentQueue",
+        "QueueDeletedRecently",
+        "InvalidAddress",
+        "KmsAccessDenied",
+        "KmsDisabled",
+        "KmsInvalidKeyUsage",
+        "KmsInvalidState",
+        "KmsNotFound",
+        "KmsOptInRequired",
+        "OptInRequired",
+        "UnsupportedOperation",
+        "InvalidAction",
+        "UnknownOperationException",
+        "NoRegion",
+        "Configuration",
+    ),
+    SIZE: ("BatchRequestTooLong", "MessageTooLong", "RequestEntityTooLarge"),
+    POISON: (
+        "InvalidMessageContents",
+        "InvalidParameterValue",
+        "InvalidParameterValueException",
+        "InvalidAttributeValue",
+        "MissingParameter",
+        "EmptyBatchRequest",
+        "InvalidBatchEntryId",
+        "ValidationError",
+        "ValidationException",
+    ),
+}
+_CLASS_OF = {code: kind for kind, codes in _CLASSES.items() for code in codes}
+_NO_ONES_FAULT = frozenset(("InternalError", "InternalFailure", "ServiceUnavailable", "KmsThrottled"))
+
+
+def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
+    """The class of an error by its code, which emulators write with and without prefix and `Exception`.
+
+    `status` is the HTTP status of a failed call (0 where there was no answer), `sender_fault` what a Failed entry
+    says. Unknown 4xx and unknown sender faults are the destination's refusal; everything else unknown passes.
+    """
+    short = code.rsplit("#", 1)[-1].rsplit(".", 1)[-1]
+    for name in (short, short.removesuffix("Exception")):
+        if name in _CLASS_OF:
+            return _CLASS_OF[name]
+    if short in _NO_ONES_FAULT or "Throttl" in short or "TooMany" in short:
+        return RETRY
+    if sender_fault:
+        return POISON
+    if status == 413:
+        return SIZE
+    return OPEN if 400 <= status < 500 and status not in (408, 429) else RETRY
+
+
+class TransportError(Exception):
+    """A call that failed as a whole: `kind` is its class, `code` the destination's own word for it."""
+
+    def __init__(self, kind: str, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.kind = kind
+        self.code = code
+        self.message = message
+
+
+class Failure:
+    """One body of a call that was not taken; the others were."""
+
+    __slots__ = ("code", "index", "kind", "message")
+
+    def __init__(self, index: int, kind: str, code: str, message: str) -> None:
+        self.index = index
+        self.kind = kind
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class Message:
+    """One received message: its body, its attributes (strings), and the handle that acknowledges it."""
+
+    __slots__ = ("attributes", "data", "handle")
+
+    def __init__(self, data: bytes, attributes: dict[str, str], handle: str) -> None:
+        self.data = data
+        self.attributes = attributes
+        self.handle = handle
+
+
+class Sender(Protocol):
+    """The sending half of a transport; its methods may be called from several threads at once."""
+
+    def open(self) -> int:
+        """Reach the destination; the largest message that it takes, in bytes. Raises TransportError."""
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        """Hand over at most ten bodies, at most 1 MiB with their attributes; what was not taken.
+
+        Raises TransportError where the call failed as a whole (it may have been carried out all the same).
+        """
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+class Receiver(Protocol):
+    """The receiving half of a transport."""
+
+    follows: bool  # reading does not consume, so that nothing needs to be deleted
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        """At most `limit` messages, waiting at most `wait` seconds for the first. Raises TransportError."""
+
+    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+        """Acknowledge messages whose lines are out; what could not be deleted."""
+
+    def release(self, messages: Sequence[Message]) -> None:
+        """Give messages back so that others can receive them at once."""
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+def open_sender(destination: Destination, local_path: str, local_max: int) -> Sender:
+    """The sender for a destination, not yet connected; `local_path` is where the local queue lies by default."""
+    if destination.kind == "sqs":
+        from sqstee.transports.sqs import SqsSender
+
+        return SqsSender(destination)
+    if destination.kind == "local":
+        from sqstee.transports.local import LocalSender
+
+        return LocalSender(destination.name or local_path, local_max)
+    raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")
+
+
+def open_receiver(destination: Destination, local_path: str) -> Receiver:
+    """The receiver for a destination, not yet connected."""
+    if destination.kind == "sqs":
+        from sqstee.transports.sqs import SqsReceiver
+
+        return SqsReceiver(destination)
+    if destination.kind == "local":
+        from sqstee.transports.local import LocalReceiver
+
+        return LocalReceiver(destination.name or local_path)
+    raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")

@@ -1,0 +1,97 @@
+"""What a destination string means. Pure.
+
+One string everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, queue URL, queue ARN,
+`s3://bucket/prefix`, `http(s)://host/…` of a collector, `local` or `local:PATH`.
+"""
+
+from __future__ import annotations
+
+from sqstee.errors import SqsteeError
+
+FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
+QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+class Destination:
+    """A parsed destination.
+
+    `kind` is sqs, s3, http or local; `text` the string as given; `name` the queue's name, the bucket or the path;
+    `url` a queue's or collector's URL; `region` and `account` where the string names them.
+    """
+
+    __slots__ = ("account", "kind", "name", "region", "text", "url")
+
+    def __init__(
+        self, kind: str, text: str, name: str = "", url: str = "", region: str = "", account: str = ""
+    ) -> None:
+        self.kind = kind
+        self.text = text
+        self.name = name
+        self.url = url
+        self.region = region
+        self.account = account
+
+
+def parse(text: str) -> Destination:
+    """Read a destination; raises SqsteeError where it is none of the forms."""
+    if text == "local" or text.startswith("local:"):
+        if text == "local:":
+            raise _malformed(text)
+        return Destination("local", text, name=text[6:])
+    if text.startswith("arn:"):
+        return _arn(text)
+    if text.startswith("s3://"):
+        bucket = text[5:].partition("/")[0]
+        if not bucket:
+            raise _malformed(text)
+        return Destination("s3", text, name=bucket)
+    if text.startswith(("http://", "https://")):
+        return _url(text)
+    if _is_queue_name(text):
+        return Destination("sqs", text, name=text)
+    raise _malformed(text)
+
+
+def _arn(text: str) -> Destination:
+    parts = text.split(":")
+    if len(parts) == 6 and parts[2] == "sqs" and parts[3] and _is_account(parts[4]) and _is_queue_name(parts[5]):
+        return Destination("sqs", text, name=parts[5], region=parts[3], account=parts[4])
+    raise _malformed(text)
+
+
+def _url(text: str) -> Destination:
+    """A URL whose path is /<account>/<queue> is a queue, any other one is a collector."""
+    host, _, path = text.partition("://")[2].partition("/")
+    if not host or any(char.isspace() for char in text):
+        raise _malformed(text)
+    account, _, name = path.rstrip("/").partition("/")
+    if _is_account(account) and _is_queue_name(name):
+        return Destination("sqs", text, name=name, url=text, region=_region(host), account=account)
+    return Destination("http", text, name=host, url=text)
+
+
+def _region(host: str) -> str:
+    """The region in a host of Amazon's: sqs.REGION.amazonaws.com (also under a VPC endpoint's name), or the older
+    REGION.queue.amazonaws.com; empty where the host is another's (an emulator)."""
+    labels = host.partition(":")[0].split(".")
+    if "amazonaws" not in labels:
+        return ""
+    before = labels[: labels.index("amazonaws")]
+    if before[-1:] == ["queue"]:
+        return before[-2] if len(before) > 1 else ""
+    before = before[:-1] if before[-1:] == ["vpce"] else before
+    return before[-1] if len(before) > 1 else ""
+
+
+def _is_account(text: str) -> bool:
+    return len(text) == 12 and text.isascii() and text.isdigit()
+
+
+def _is_queue_name(text: str) -> bool:
+    """Queue names: up to 80 of A-Z a-z 0-9 - _, `.fifo` at the end included (SQS API reference, CreateQueue)."""
+    stem = text.removesuffix(".fifo")
+    return len(stem) > 0 and len(text) <= 80 and not set(stem) - QUEUE_NAME_LETTERS
+
+
+def _malformed(text: str) -> SqsteeError:
+    return SqsteeError(f"{text!r} is not a destination", f"a destination is {FORMS}")

@@ -1,0 +1,152 @@
+"""The embedded queue: SQLite (WAL) on the node's own disk, one row a body, followed without consuming."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+
+from sqstee.record import Body
+from sqstee.transports.base import OPEN, RETRY, Failure, Message, TransportError
+
+FILE_NAME = "local.db"
+_BUSY_SECONDS = 20.0
+_POLL_SECONDS = 0.02
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS body (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    run TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    encoding TEXT NOT NULL,
+    data BLOB NOT NULL,
+    claimed_until REAL NOT NULL DEFAULT 0
+)
+"""
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(_SCHEMA)
+    return connection
+
+
+class LocalSender:
+    """Appends bodies; above `limit` bytes the oldest rows go."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> int:
+        """Open or make the file; a message has no limit of its own here, SQS's is kept."""
+        os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
+        try:
+            self._connection = _connect(self._path)
+        except sqlite3.Error as error:
+            raise _refusal(error, self._path) from error
+        return 1024 * 1024
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        """Store the bodies in one transaction."""
+        now = time.time()
+        rows = [(now, body.run, body.first, body.last, body.encoding, body.data) for body in bodies]
+        with self._lock:
+            if self._connection is None:
+                self.open()
+            assert self._connection is not None
+            try:
+                self._store(self._connection, rows)
+            except sqlite3.Error as error:
+                raise _refusal(error, self._path) from error
+        return []
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, int, int, str, bytes]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            statement = "INSERT INTO body (time, run, first, last, encoding, data) VALUES (?, ?, ?, ?, ?, ?)"
+            connection.executemany(statement, rows)
+            self._drop_oldest(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.execute("ROLLBACK")
+            raise
+
+    def _drop_oldest(self, connection: sqlite3.Connection) -> None:
+        def pragma(name: str) -> int:
+            return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+        excess = (pragma("page_count") - pragma("freelist_count")) * pragma("page_size") - self._limit
+        for row, size in connection.execute("SELECT id, length(data) FROM body ORDER BY id") if excess > 0 else ():
+            connection.execute("DELETE FROM body WHERE id = ?", (row,))
+            excess -= size
+            if excess <= 0:
+                break
+
+
+class LocalReceiver:
+    """Follows the rows in the order in which they were stored; nothing is consumed."""
+
+    follows = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._seen = 0
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        """The next rows; waits for the first one where there is none yet."""
+        deadline = time.monotonic() + wait
+        while True:
+            found = self._next(limit)
+            if found or time.monotonic() >= deadline:
+                return found
+            time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+        """Nothing: a follower leaves the rows for others."""
+        return []
+
+    def release(self, messages: Sequence[Message]) -> None:
+        """Nothing: a follower holds no message."""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _next(self, limit: int) -> list[Message]:
+        try:
+            if self._connection is None:
+                if not os.path.exists(self._path):
+                    return []
+                self._connection = _connect(self._path)
+            query = "SELECT id, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
+            rows = self._connection.execute(query, (self._seen, limit)).fetchall()
+        except sqlite3.Error as error:
+            raise _refusal(error, self._path) from error
+        if rows:
+            self._seen = rows[-1][0]
+        return [
+            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row))
+            for row, run, first, last, encoding, data in rows
+        ]
+
+
+def _refusal(error: sqlite3.Error, path: str) -> TransportError:
+    passing = isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "full" in str(error))
+    return TransportError(RETRY if passing else OPEN, "SQLite", f"{path}: {error}")
