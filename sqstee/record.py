@@ -207,6 +207,22 @@ class Record:
         line = self.message.encode() if self.raw is None else self.raw
         return line + b"\n" if self.eol else line
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """As in the wire format."""
+        found: dict[str, object] = {name: getattr(self, name) for name in ("timestamp", "host", "stream", "run")}
+        if self.job:
+            found["job"] = self.job
+        if self.labels:
+            found["labels"] = self.labels
+        found["seq"] = self.seq
+        found["message"] = self.message
+        if not self.eol:
+            found["eol"] = False
+        if self.raw is not None:
+            found["raw"] = binascii.b2a_base64(self.raw, newline=False).decode()
+        return found
+
     def __repr__(self) -> str:
         return f"Record({self.run} {self.seq} {self.stream} {self.data!r})"
 

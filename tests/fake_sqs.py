@@ -111,7 +111,8 @@ class Faults(TypedDict, total=False):
     dropped          carried out, then the connection is closed without an answer
     reset            the connection is reset before the request is carried out
     truncated        carried out, the answer ends in its middle
-    garbage          carried out, the answer is HTTP 200 with HTML
+    garbage          carried out, the answer is HTTP 200 with HTML (boto3 raises for neither of the two: what
+                     it returns lacks every field, Successful and Failed included)
     slow             carried out, the answer dribbles for `seconds` (5)
     throttle         RequestThrottled: a trigger, or with `rate` calls a second what exceeds that
     black_hole       "before" (True): read, carried out only at the release if the client is still there;
@@ -146,9 +147,7 @@ class Faults(TypedDict, total=False):
     in_flight_limit: int
 
 
-DIALECTS = frozenset(
-    {"short-codes", "exception-suffix", "prefixed-codes", "no-sender-fault", "characters-500"}
-)
+DIALECTS = frozenset({"short-codes", "exception-suffix", "prefixed-codes", "no-sender-fault", "characters-500"})
 _ERROR_FIELDS = frozenset({"code", "status", "message"})
 _ENTRY_FIELDS = frozenset({"code", "sender_fault", "message", "contains", "stored"})
 _ANSWER_FAULTS = ("dropped", "truncated", "garbage", "slow")
@@ -204,6 +203,17 @@ class FaultPlan:
         self.skew = float(get("clock_skew_s"))
         self.in_flight_limit = int(get("in_flight_limit"))
 
+    def keep(self, before: FaultPlan, changed: set[str]) -> None:
+        """Take over the triggers, with their countdowns, of the fields that are not changed."""
+        if "errors" not in changed:
+            self.errors = before.errors
+        if "failed_entries" not in changed:
+            self.failed = before.failed
+        if "reset" not in changed:
+            self.reset = before.reset
+        old = dict(before.answers)
+        self.answers = [(n, trigger if n in changed else old[n]) for n, trigger in self.answers]
+
 
 # -- queues ----------------------------------------------------------------------------------------
 
@@ -250,8 +260,8 @@ class Message:
 class Queue:
     """One queue's messages and their states; every method is called under the server's lock.
 
-    Ready messages of a standard queue are in a heap by order of arrival; hidden ones (in flight or delayed) in
-    a heap by the time at which they become visible, checked lazily.  A FIFO queue has groups for the former.
+    Ready messages of a standard queue are in a heap by order of arrival, those of a FIFO queue in its groups;
+    hidden ones (in flight or delayed) in a heap by the time at which they show again, checked lazily.
     """
 
     def __init__(self, name: str, region: str, attributes: dict[str, str], now: float, discard: bool) -> None:
@@ -435,9 +445,7 @@ class Call:
 class Service:
     """Queues, faults and counters; the operations are methods that map a request to an answer."""
 
-    def __init__(
-        self, *, sink: bool = False, discard: bool = False, faults: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, *, sink: bool = False, discard: bool = False, faults: Mapping[str, Any] | None = None) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # a message, the clock, a fault: who waits looks again
         self.queues: dict[str, Queue] = {}
@@ -609,9 +617,7 @@ class Service:
         entries = rules.check_send_batch(request, fifo=queue.fifo, by_content=queue.by_content)
 
         def check(entry: dict[str, Any]) -> Draft:
-            return rules.check_message(
-                entry, limit=limit, fifo=queue.fifo, by_content=queue.by_content, in_batch=True
-            )
+            return rules.check_message(entry, limit=limit, fifo=queue.fifo, by_content=queue.by_content, in_batch=True)
 
         checked = [(entry, *_attempt(check, entry)) for entry in entries]
         for _, _, error in checked if "characters-500" in self.plan.dialects else ():
@@ -643,9 +649,7 @@ class Service:
                 return trigger
         return None
 
-    def _failed(
-        self, key: str, call: Call, error: SqsError | None, planned: Trigger | None
-    ) -> dict[str, Any]:
+    def _failed(self, key: str, call: Call, error: SqsError | None, planned: Trigger | None) -> dict[str, Any]:
         """A BatchResultErrorEntry, in the dialect in force."""
         entry: dict[str, Any]
         if planned is not None:
@@ -668,9 +672,7 @@ class Service:
         most = rules.integer(
             request, "MaxNumberOfMessages", 1, rules.MAX_ENTRIES, "Must be between 1 and 10, if provided."
         )
-        wait = rules.integer(
-            request, "WaitTimeSeconds", 0, rules.MAX_WAIT, "Must be >= 0 and <= 20, if provided."
-        )
+        wait = rules.integer(request, "WaitTimeSeconds", 0, rules.MAX_WAIT, "Must be >= 0 and <= 20, if provided.")
         timeout = rules.integer(
             request,
             "VisibilityTimeout",
@@ -746,9 +748,7 @@ class Service:
         ghost.ghost, ghost.original = True, message
         queue.add(ghost, 0.0 if self.rng.random() < 0.5 else now + 0.2 * self.rng.random())
 
-    def _delivery(
-        self, queue: Queue, message: Message, system: set[str], patterns: Sequence[str]
-    ) -> dict[str, Any]:
+    def _delivery(self, queue: Queue, message: Message, system: set[str], patterns: Sequence[str]) -> dict[str, Any]:
         """A Message of ReceiveMessage's answer, without its body, which is decoded outside the lock."""
         draft = message.draft
         facts = {
@@ -904,9 +904,10 @@ class Service:
             raise ClientGoneError
 
     def set_faults(self, changes: Mapping[str, Any]) -> None:
-        """Put faults in force; fields not named stay as they are, counted-down triggers start anew."""
-        plan = FaultPlan(self.plan.given | dict(changes))
+        """Put faults in force; fields not named stay as they are, their countdowns included."""
         with self.lock:
+            plan = FaultPlan(self.plan.given | dict(changes))
+            plan.keep(self.plan, set(changes))
             self.plan = plan
             if "seed" in changes:
                 self.rng = random.Random(changes["seed"])
@@ -1060,9 +1061,9 @@ class Connection:
         except (OSError, ValueError, ClientGoneError):
             pass  # the peer has gone, or does not speak HTTP
         finally:
-            self.server.forget(self)
             with contextlib.suppress(OSError):
                 self.sock.close()
+            self.server.forget(self)
 
     def reset(self) -> None:
         """Close with a TCP reset."""
@@ -1227,9 +1228,7 @@ def _sink(body: bytearray, call: Call) -> bytes:
     return b'{"Successful":[' + b",".join(b'{"Id":"' + key + b'",' + rest + b"}" for key in ids) + b"]}"
 
 
-def _response(
-    status: int, body: bytes, query_error: str = "", content: str = "application/x-amz-json-1.0"
-) -> bytes:
+def _response(status: int, body: bytes, query_error: str = "", content: str = "application/x-amz-json-1.0") -> bytes:
     """A whole HTTP response."""
     error = f"x-amzn-query-error: {query_error}\r\n" if query_error else ""
     head = (
@@ -1279,6 +1278,9 @@ class Server:
             listener.close()
         for connection in counted:
             connection.reset()
+        # The kernel resets a connection when the thread that reads it has let go; one held elsewhere is at once.
+        with self.service.lock:
+            self.listening.wait_for(lambda: self.connections.isdisjoint(counted), timeout=0.25)
 
     def _accept(self) -> None:
         while True:
@@ -1301,6 +1303,7 @@ class Server:
         with self.service.lock:
             self.connections.discard(connection)
             self.service.open -= connection.counted
+            self.listening.notify_all()
 
     def control(self, verb: str, body: bytes) -> tuple[int, bytes]:
         """(status, JSON) of a control request; what it cannot do is status 400 with the reason."""
@@ -1326,8 +1329,7 @@ class Server:
         target = self._queue(queue)
         limit, service = target.number("MaximumMessageSize"), self.service
         drafts = [
-            rules.check_message(entry, limit=limit, fifo=target.fifo, by_content=target.by_content)
-            for entry in entries
+            rules.check_message(entry, limit=limit, fifo=target.fifo, by_content=target.by_content) for entry in entries
         ]
         with service.lock:
             ids = [target.store(draft, service.now(), ACCESS_KEY)[0] for draft in drafts]

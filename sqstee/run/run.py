@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-LOCAL_FILE_NAME = "local.db"
 _SI_KERNEL = 128
 _TERMINAL_SIGNALS = frozenset(
     (
@@ -113,7 +112,7 @@ class Front:
         self._host = settings.host or os.uname().nodename
         try:
             self._root = spool.open_root(settings.spool or spool.default_root())
-            self._local = f"{self._root}/{LOCAL_FILE_NAME}"
+            self._local = f"{self._root}/{destination.LOCAL_FILE_NAME}"
             if self._destination.kind == "local":
                 self._local = os.path.abspath(self._destination.name or self._local)
                 self._destination = destination.parse(f"local:{self._local}")

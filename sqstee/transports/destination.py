@@ -9,7 +9,8 @@ from __future__ import annotations
 from sqstee.errors import SqsteeError
 
 FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
-QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+LOCAL_FILE_NAME = "local.db"  # the local queue, in the spool folder
+_QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 class Destination:
@@ -90,7 +91,7 @@ def _is_account(text: str) -> bool:
 def _is_queue_name(text: str) -> bool:
     """Queue names: up to 80 of A-Z a-z 0-9 - _, `.fifo` at the end included (SQS API reference, CreateQueue)."""
     stem = text.removesuffix(".fifo")
-    return len(stem) > 0 and len(text) <= 80 and not set(stem) - QUEUE_NAME_LETTERS
+    return len(stem) > 0 and len(text) <= 80 and not set(stem) - _QUEUE_NAME_LETTERS
 
 
 def _malformed(text: str) -> SqsteeError:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from sqstee.record import Body
 from sqstee.transports.base import OPEN, RETRY, Failure, Message, TransportError
 
-FILE_NAME = "local.db"
 _BUSY_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _SCHEMA = """
@@ -29,6 +28,7 @@ CREATE TABLE IF NOT EXISTS body (
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite would make it readable for all
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -47,10 +47,10 @@ class LocalSender:
 
     def open(self) -> int:
         """Open or make the file; a message has no limit of its own here, SQS's is kept."""
-        os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
         try:
+            os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
             self._connection = _connect(self._path)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise _refusal(error, self._path) from error
         return 1024 * 1024
 
@@ -147,6 +147,6 @@ class LocalReceiver:
         ]
 
 
-def _refusal(error: sqlite3.Error, path: str) -> TransportError:
+def _refusal(error: OSError | sqlite3.Error, path: str) -> TransportError:
     passing = isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "full" in str(error))
     return TransportError(RETRY if passing else OPEN, "SQLite", f"{path}: {error}")

@@ -1,0 +1,66 @@
+"""The verbs' command line: typer's tree, and the one place where their errors are printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from sqstee import __version__
+from sqstee.cli import demo, flush, tail, wrap
+from sqstee.errors import SqsteeError
+
+_ABOUT = """Run a command, pass its output through byte for byte, and ship every line to Amazon SQS.
+
+    sqstee [OPTIONS] -- COMMAND [ARG…]
+
+Everything after -- is the command, untouched; `sqstee run --help` lists the OPTIONS.
+"""
+
+app = typer.Typer(
+    name="sqstee",
+    help=_ABOUT,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
+app.command("tail")(tail.tail)
+app.command("flush")(flush.flush)
+app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sqstee {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def main(words: list[str]) -> int:
+    """Run a verb: its exit status."""
+    try:
+        return int(app(words, prog_name="sqstee", standalone_mode=False) or 0)
+    except SqsteeError:
+        raise
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        # typer vendors its parser since 0.26: a usage error is known by what it can do, not by its class
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        verb = words[0] if words and not words[0].startswith("-") else ""
+        message = " ".join(str(explain()).split()).rstrip(".")
+        raise SqsteeError(message, f"see: sqstee {verb} --help".replace("  ", " ")) from None
