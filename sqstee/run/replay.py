@@ -72,7 +72,7 @@ class Reader:
 
     def _advance(self) -> None:
         self.close()
-        self._segment, self._offset = self._segment + 1, 0
+        self._segment, self._offset, self._base = self._segment + 1, 0, 0
 
     def _segment_frames(self) -> Iterator[Frame]:
         if self._fd < 0:

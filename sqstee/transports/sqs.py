@@ -115,7 +115,7 @@ class SqsSender:
             raise self._refusal(error) from error
         finally:
             self._request.body = None
-        return [_failure(entry) for entry in answer.get("Failed", [])]
+        return _failures(answer, len(bodies))
 
     def close(self) -> None:
         """Nothing: the connections end with the process."""
@@ -167,7 +167,7 @@ class SqsReceiver:
                 part = messages[start : start + 10]
                 entries = [{"Id": str(at), "ReceiptHandle": message.handle} for at, message in enumerate(part)]
                 answer = client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
-                failures += [_failure(entry, start) for entry in answer.get("Failed", [])]
+                failures += _failures(answer, len(part), start)
         except Exception as error:
             raise refusal_of(error) from error
         return failures
@@ -220,10 +220,22 @@ def _json(data: bytes) -> bytes:
     return b'"%s"' % data.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
 
 
-def _failure(entry: Any, start: int = 0) -> Failure:
+def _failures(answer: Any, count: int, start: int = 0) -> list[Failure]:
+    """What an answer names as Failed, and whatever it does not name at all; indexes count from `start`.
+
+    boto3 raises nothing for an HTTP 200 that a proxy cut short or made up: it names no entry.
+    """
+    found = {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
+    taken = {int(entry["Id"]) for entry in answer.get("Successful", [])}
+    return [_failure(start + at, found.get(at)) for at in range(count) if at not in taken]
+
+
+def _failure(index: int, entry: Any) -> Failure:
+    if entry is None:
+        return Failure(index, RETRY, "NoAnswer", "the answer does not name the message")
     code = str(entry.get("Code", ""))
     kind = classify(code, sender_fault=bool(entry.get("SenderFault")))
-    return Failure(start + int(entry["Id"]), kind, code, str(entry.get("Message", "")))
+    return Failure(index, kind, code, str(entry.get("Message", "")))
 
 
 def _message(found: Any) -> Message:

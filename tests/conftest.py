@@ -1,0 +1,24 @@
+"""Fixtures: the real command with a spool of its own, and an SQS to speak to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import Sqstee
+
+
+@pytest.fixture
+def sqstee(tmp_path: Path) -> Sqstee:
+    """The installed command, with its spool in the test's own folder and nothing configured."""
+    return Sqstee(tmp_path)
+
+
+@pytest.fixture
+def fake_sqs() -> Iterator[FakeSqs]:
+    """A strict SQS in a process of its own, with a queue `q`."""
+    with FakeSqs() as server:
+        server.create_queue("q")
+        yield server

@@ -1,0 +1,134 @@
+"""What the tests share: running the real command, and putting streams together again from what was shipped."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from sqstee.record import Body, Event, Record, decode
+
+SCRIPT = str(Path(sysconfig.get_path("scripts")) / "sqstee")
+PROGRAMS = Path(__file__).parent / "programs"
+TIMEOUT = 60.0
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what configures sqstee or AWS clients."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SQSTEE_", "AWS_"))}
+
+
+class Sqstee:
+    """The installed command, in an environment of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spool = folder / "spool"
+        self.environ = clean_environment() | {
+            "SQSTEE_SPOOL": str(self.spool),
+            "HOME": str(folder),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def words(self, *words: str) -> list[str]:
+        """The whole command line."""
+        return [SCRIPT, *words]
+
+    def run(
+        self,
+        *words: str,
+        stdin: bytes | None = None,
+        environ: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run it to its end."""
+        return subprocess.run(
+            self.words(*words),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env=self.environ | dict(environ or {}),
+            timeout=timeout,
+            check=False,
+        )
+
+    def wrap(self, *command: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[bytes]:
+        """Wrap a command, with nothing configured: it ships to the local queue."""
+        return self.run("--", *command, timeout=timeout)
+
+    def local_bodies(self) -> list[Body]:
+        """What is in the local queue, in order."""
+        connection = sqlite3.connect(self.spool / "local.db")
+        try:
+            rows = connection.execute("SELECT data, run, first, last, encoding FROM body ORDER BY id").fetchall()
+        finally:
+            connection.close()
+        return [Body(data, run, "", first, last, encoding) for data, run, first, last, encoding in rows]
+
+    def local(self) -> Rebuilt:
+        """The streams in the local queue."""
+        return Rebuilt((body.data, body.attributes) for body in self.local_bodies())
+
+    def waiting_runs(self) -> list[str]:
+        """The runs that are in the spool."""
+        return sorted(path.name for path in self.spool.iterdir() if path.is_dir()) if self.spool.exists() else []
+
+
+class Rebuilt:
+    """Both streams and the events of one run, from the bodies that were shipped.
+
+    Duplicates are dropped by seq, as readers do, and counted; every seq must be covered exactly once.
+    """
+
+    def __init__(self, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> None:
+        found: dict[int, Record | Event] = {}
+        self.duplicates = 0
+        for data, attributes in bodies:
+            for item in decode(data, dict(attributes)):
+                self.duplicates += item.seq in found
+                found.setdefault(item.seq, item)
+        self.items = [found[seq] for seq in sorted(found)]
+        self.events = [item for item in self.items if isinstance(item, Event)]
+        self.records = [item for item in self.items if isinstance(item, Record)]
+
+    def stream(self, name: str) -> bytes:
+        """The bytes of one stream."""
+        return b"".join(record.data for record in self.records if record.stream == name)
+
+    @property
+    def stdout(self) -> bytes:
+        """The bytes of stdout."""
+        return self.stream("stdout")
+
+    @property
+    def stderr(self) -> bytes:
+        """The bytes of stderr."""
+        return self.stream("stderr")
+
+    def assert_whole(self) -> None:
+        """One run, its seqs without a hole, from its start event to its exit event."""
+        assert len({item.run for item in self.items}) == 1
+        expected = 0
+        for item in self.items:
+            assert item.seq == expected
+            expected = (item.last if isinstance(item, Event) else item.seq) + 1
+        assert [event.event for event in self.events if event.event != "gap"] == ["start", "exit"]
+        assert isinstance(self.items[-1], Event)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    """Poll until `condition` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.01)
+
+
+def python(code: str) -> list[str]:
+    """A command that runs Python code."""
+    return [sys.executable, "-c", code]

@@ -1,0 +1,167 @@
+"""The wire format, both directions."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqstee import record
+from sqstee.record import Body, DecodeError, Encoder, Event, Record, decode
+
+ENCODER = Encoder("01JD0000000000000000000000", "node17")
+TIME_NS = 1_795_289_400_123_456_789
+# SQS: #x9 #xA #xD #x20-#xD7FF #xE000-#xFFFD #x10000-#x10FFFF
+REFUSED = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+texts = st.text(st.characters(codec="utf-8")).map(lambda text: text.encode())
+lines = st.lists(st.one_of(st.binary(max_size=40), texts), max_size=30)
+
+
+def block_of(pieces: list[bytes]) -> bytes:
+    """The pieces as lines."""
+    return b"".join(piece.replace(b"\n", b"") + b"\n" for piece in pieces)
+
+
+def test_a_line_is_the_documented_object() -> None:
+    """The fields, their order and their form are those of the wire format."""
+    body = ENCODER.lines(b"caf\xc3\xa9\n", "stdout", TIME_NS, 42)
+    assert body == (
+        b'{"timestamp":"2026-11-21T19:30:00.123456Z","host":"node17","stream":"stdout",'
+        b'"run":"01JD0000000000000000000000","seq":42,"message":"caf\xc3\xa9"}\n'
+    )
+
+
+def test_job_and_labels_are_on_every_line() -> None:
+    """A job and labels follow the run."""
+    encoder = Encoder("R", "h", "nightly", {"team": 'a"b'})
+    found = [json.loads(line) for line in encoder.lines(b"a\nb\n", "stderr", 0, 0).splitlines()]
+    assert [(line["job"], line["labels"]) for line in found] == [("nightly", {"team": 'a"b'})] * 2
+
+
+@given(lines)
+def test_any_block_of_lines_comes_back(pieces: list[bytes]) -> None:
+    """Whatever the bytes, decoding gives them back, numbered one by one."""
+    block = block_of(pieces)
+    found = decode(ENCODER.lines(block, "stdout", TIME_NS, 7)) if block else []
+    assert b"".join(item.data for item in found if isinstance(item, Record)) == block
+    assert [item.seq for item in found] == list(range(7, 7 + len(pieces)))
+
+
+@given(lines, st.binary(min_size=1, max_size=40))
+def test_an_unfinished_piece_comes_back_without_newline(pieces: list[bytes], last: bytes) -> None:
+    """The last piece of a block that was cut has eol false."""
+    block = block_of(pieces) + last.replace(b"\n", b".")
+    found = decode(ENCODER.lines(block, "stderr", TIME_NS, 0, eol=False))
+    assert b"".join(item.data for item in found if isinstance(item, Record)) == block
+    assert [item.eol for item in found if isinstance(item, Record)] == [True] * len(pieces) + [False]
+
+
+@given(lines)
+def test_no_body_holds_what_sqs_refuses_or_breaks_lines(pieces: list[bytes]) -> None:
+    """A body has only characters that SQS takes, and splitlines() finds exactly its records."""
+    block = block_of(pieces)
+    if not block:
+        return
+    body = ENCODER.lines(block, "stdout", TIME_NS, 0).decode()
+    assert not REFUSED.search(body)
+    assert len(body.splitlines()) == len(pieces)
+    for line in body.splitlines():
+        json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "char", [*map(chr, range(0x20)), '"', "\\", "\x7f", "\x85", "\u2028", "\u2029", "\ufffe", "\uffff"]
+)
+def test_each_difficult_character_is_escaped_and_comes_back(char: str) -> None:
+    """One by one: controls, quotes, separators, non-characters."""
+    if char == "\n":
+        return
+    data = f"a{char}b{char}".encode() + b"\n"
+    body = ENCODER.lines(data, "stdout", 0, 0)
+    assert not REFUSED.search(body.decode())
+    (found,) = decode(body)
+    assert isinstance(found, Record)
+    assert found.message == f"a{char}b{char}"
+    assert found.raw is None
+
+
+def test_bytes_that_are_not_utf8_travel_beside_a_readable_message() -> None:
+    """`raw` holds the exact bytes, `message` what a person can read of them; the lines around stay plain."""
+    good, bad = decode(ENCODER.lines(b"fine\nx\xffy\xed\xa0\x80\n", "stdout", 0, 0))
+    assert isinstance(good, Record)
+    assert isinstance(bad, Record)
+    assert (good.raw, bad.raw) == (None, b"x\xffy\xed\xa0\x80")
+    assert bad.message.startswith("x\ufffdy")
+
+
+def test_an_event_carries_its_fields() -> None:
+    """An event has the common fields and its own, and no stream."""
+    payload = record.encode_object({"event": "gap", "message": "3 lines dropped", "from": 6, "to": 8})
+    (event,) = decode(ENCODER.event(payload, TIME_NS, 6))
+    assert isinstance(event, Event)
+    assert (event.event, event.seq, event.last, event.run) == ("gap", 6, 8, ENCODER.run)
+    assert "stream" not in event.fields
+
+
+values = st.recursive(
+    st.one_of(st.text(st.characters(codec="utf-8")), st.integers(), st.booleans(), st.floats(0, 1e6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=5))
+def test_objects_are_json(fields: dict[str, object]) -> None:
+    """Our own small encoder writes what json reads."""
+    assert json.loads(record.encode_object(fields)) == fields
+
+
+def test_a_surrogate_in_a_name_does_not_break_the_encoder() -> None:
+    """Words of a command line may hold bytes that are not UTF-8."""
+    assert json.loads(record.quote("a\udcffb")) == "a\ufffdb"
+
+
+def test_a_compressed_body_is_base64_of_gzip_and_always_the_same() -> None:
+    """JustSaying's convention; the same bytes each time, so that a repeated body is the same message."""
+    body = Body(ENCODER.lines(b"a\n" * 50, "stdout", 0, 0), "R", "h", 0, 49)
+    packed = body.compressed()
+    assert gzip.decompress(base64.b64decode(packed.data)) == body.data
+    assert packed.data == body.compressed().data
+    assert packed.attributes["Content-Encoding"] == "gzip,base64"
+    assert len(decode(packed.data, packed.attributes)) == 50
+
+
+def test_a_body_counts_its_attributes() -> None:
+    """SQS counts name, type and value of each attribute, in bytes."""
+    body = Body(b"x" * 10, "R", "h\u00e9", 0, 9)
+    texts = [text for pair in body.attributes.items() for text in (*pair, "String")]
+    assert body.size == 10 + len("".join(texts).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "plain text",
+        "{}",
+        "[1]",
+        '{"seq":1',
+        b"\xff\xfe",
+        '{"timestamp":"","host":"","stream":"","run":"","seq":"1","message":""}',
+    ],
+)
+def test_foreign_bodies_are_refused_with_one_kind_of_error(body: str | bytes) -> None:
+    """What is not in the wire format is a DecodeError, whatever it is."""
+    with pytest.raises(DecodeError):
+        decode(body)
+
+
+def test_a_bad_compressed_body_is_refused() -> None:
+    """A truncated or foreign Content-Encoding is a DecodeError too."""
+    with pytest.raises(DecodeError):
+        decode("aGVsbG8=", {"Content-Encoding": "gzip,base64"})

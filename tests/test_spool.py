@@ -1,0 +1,260 @@
+"""The spool: what is written comes out again as records, from any acknowledged position, and past damage."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import Rebuilt
+
+from sqstee.errors import SqsteeError
+from sqstee.record import Encoder, encode_object
+from sqstee.run import spool
+from sqstee.run.frame import META
+from sqstee.run.pack import Packer, Planned
+from sqstee.run.replay import Reader, State, read_meta, segments
+from sqstee.run.spool import Segments, Writer
+
+ENCODER = Encoder("RUN", "h")
+META_JSON = encode_object({"run": "RUN", "host": "h"})
+
+chunks = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.one_of(st.binary(max_size=60), st.text("ab\né☃", max_size=60).map(str.encode), st.just(b"\n" * 5)),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+
+
+def new_writer(folder: Path, max_line: int = 20, limit: int = 300) -> Writer:
+    """A writer with small segments and short lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Writer(Segments(str(folder), META_JSON, limit), max_line)
+
+
+def write(writer: Writer, pieces: list[tuple[int, bytes, bool]]) -> tuple[bytes, bytes]:
+    """Write chunks (stream, bytes, cut afterwards) between a start and an exit event; what each stream holds."""
+    expected = [b"", b""]
+    writer.event({"event": "start", "message": ""})
+    for stream, chunk, cut in pieces:
+        if chunk:
+            writer.write(stream, chunk)
+            expected[stream] += chunk
+        if cut:
+            writer.cut(stream)
+    writer.cut(0)
+    writer.cut(1)
+    writer.event({"event": "exit", "message": ""})
+    writer.close()
+    return expected[0], expected[1]
+
+
+def pack(folder: Path, limit: int = 2000) -> list[Planned]:
+    """Everything that the spool holds behind its state, as bodies."""
+    state = State(str(folder))
+    packer = Packer(ENCODER, limit, state.next, state.plan)
+    found = [planned for frame in Reader(str(folder), state.position).frames() for planned in packer.add(frame)]
+    state.close()
+    return found + packer.flush()
+
+
+def rebuilt(bodies: list[Planned]) -> Rebuilt:
+    """The streams in these bodies."""
+    return Rebuilt((planned.body.data, {}) for planned in bodies)
+
+
+@given(chunks)
+@settings(max_examples=200, deadline=None)
+def test_any_chunks_on_both_streams_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]]
+) -> None:
+    """Whatever is written, in whatever pieces, across segments: the streams are rebuilt and no seq is missing."""
+    folder = tmp_path_factory.mktemp("run")
+    expected = write(new_writer(folder), pieces)
+    found = rebuilt(pack(folder))
+    found.assert_whole()
+    assert (found.stdout, found.stderr) == expected
+    assert all(len(record.data) <= 21 for record in found.records)
+
+
+@given(chunks, st.integers(0, 100), st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_a_restart_sends_the_plan_unchanged_and_the_rest_anew(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]], acknowledged: int, planned: int
+) -> None:
+    """From any acknowledged body on, with any plan: the planned bodies are the same bytes, and nothing is missing."""
+    folder = tmp_path_factory.mktemp("run")
+    expected = write(new_writer(folder), pieces)
+    bodies = pack(folder, 500)
+    done = min(acknowledged, len(bodies) - 1)
+    ahead = bodies[done : done + planned]
+    position = bodies[done - 1].resume if done else (1, 0)
+    state = State(str(folder))
+    state.save(bodies[done].body.first, position, [(one.body.first, one.body.last) for one in ahead])
+    state.close()
+    again = pack(folder, 350)  # another limit than before: the plan holds all the same
+    assert [one.body.data for one in again[: len(ahead)]] == [one.body.data for one in ahead]
+    found = rebuilt(bodies[:done] + again)
+    found.assert_whole()
+    assert found.duplicates == 0
+    assert (found.stdout, found.stderr) == expected
+
+
+def test_a_multibyte_character_is_not_cut_in_two(tmp_path: Path) -> None:
+    """A piece that is cut at the longest line ends between characters."""
+    writer = new_writer(tmp_path, max_line=4)
+    write(writer, [(0, "ééééé\n".encode(), False)])
+    assert [record.message for record in rebuilt(pack(tmp_path)).records] == ["éé", "éé", "é"]
+
+
+def test_a_line_of_exactly_the_longest_size_is_one_record(tmp_path: Path) -> None:
+    """Only one byte more makes a piece without newline."""
+    writer = new_writer(tmp_path, max_line=4)
+    write(writer, [(0, b"abcd\nabcde\n", False)])
+    found = [(record.message, record.eol) for record in rebuilt(pack(tmp_path)).records]
+    assert found == [("abcd", True), ("abcd", False), ("e", True)]
+
+
+def test_every_segment_begins_with_the_meta_frame(tmp_path: Path) -> None:
+    """So that a later segment says whose it is after the earlier ones are freed."""
+    write(new_writer(tmp_path), [(0, b"x" * 19 + b"\n", False)] * 30)
+    numbers = segments(str(tmp_path))
+    assert len(numbers) > 2
+    os.unlink(tmp_path / spool.segment_name(numbers[0]))
+    assert json.loads(read_meta(str(tmp_path))) == json.loads(META_JSON)
+    first = (tmp_path / spool.segment_name(numbers[1])).read_bytes()
+    assert first[5] == META
+
+
+class FailingSegments(Segments):
+    """Segments on a disk that is full for a while."""
+
+    full = False
+
+    def append(self, *arguments: object, **named: object) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        super().append(*arguments, **named)  # type: ignore[arg-type]
+
+
+@given(chunks, st.lists(st.booleans(), min_size=40, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_a_full_disk_drops_whole_lines_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]], full: list[bool]
+) -> None:
+    """What could not be written is covered by gap events; what is shipped are whole lines of the original."""
+    folder = tmp_path_factory.mktemp("run")
+    disk = FailingSegments(str(folder), META_JSON, 300)
+    writer = Writer(disk, 20)
+    written = [b"", b""]
+    writer.event({"event": "start", "message": ""})
+    for (stream, chunk, _), disk.full in zip(pieces, full, strict=False):
+        if chunk:
+            writer.write(stream, chunk)
+            written[stream] += chunk
+    disk.full = False
+    writer.cut(0)
+    writer.cut(1)
+    writer.event({"event": "exit", "message": ""})
+    writer.close()
+    found = rebuilt(pack(folder))
+    found.assert_whole()
+    gaps = [event for event in found.events if event.event == "gap"]
+    assert sum(event.last - event.seq + 1 for event in gaps) == writer.dropped
+    assert len(found.records) + writer.dropped == writer.lines
+    for stream, name in enumerate(("stdout", "stderr")):
+        records = [record.data for record in found.records if record.stream == name]
+        if not writer.dropped:
+            assert b"".join(records) == written[stream]
+        assert is_subsequence(records, written[stream])
+
+
+def is_subsequence(records: list[bytes], whole: bytes) -> bool:
+    """Whether the records stand in `whole` in their order, apart from one another."""
+    at = 0
+    for record in records:
+        at = whole.find(record, at)
+        if at < 0:
+            return False
+        at += len(record)
+    return True
+
+
+@pytest.mark.parametrize("part", ["header", "payload"])
+def test_damage_becomes_a_gap_and_never_garbage(tmp_path: Path, part: str) -> None:
+    """A flipped byte costs the lines of its frame, and the line that goes on from it; all else arrives."""
+    writer = new_writer(tmp_path, max_line=100, limit=10**6)
+    write(writer, [(0, b"line %d\n" % number, False) for number in range(10)] + [(1, b"err\n", False)])
+    path = tmp_path / spool.segment_name(1)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"line 4")
+    data[at if part == "payload" else at - 30] ^= 0xFF
+    path.write_bytes(data)
+    found = rebuilt(pack(tmp_path))
+    found.assert_whole()
+    (gap,) = [event for event in found.events if event.event == "gap" and event.seq == 5]
+    assert gap.last <= 6
+    assert found.stdout.startswith(b"line 0\nline 1\nline 2\nline 3\n")
+    assert found.stdout.endswith(b"line 7\nline 8\nline 9\n")
+    assert found.stderr in (b"err\n", b"")
+
+
+def test_a_torn_tail_is_left_for_later(tmp_path: Path) -> None:
+    """Half a frame at the end is not read until the rest of it is there."""
+    write(new_writer(tmp_path, limit=10**6), [(0, b"whole\n", False)])
+    path = tmp_path / spool.segment_name(1)
+    data = path.read_bytes()
+    path.write_bytes(data[:-3])
+    reader = Reader(str(tmp_path))
+    assert [frame.first for frame in reader.frames()] == [0, 1]
+    path.write_bytes(data)
+    assert [frame.first for frame in reader.frames()] == [2]
+
+
+def test_the_state_survives_a_torn_write(tmp_path: Path) -> None:
+    """Two slots alternate: when the newer one is damaged, the one before is in force."""
+    state = State(str(tmp_path))
+    state.save(5, (1, 100), [(5, 9)])
+    state.save(10, (2, 0), [])
+    data = bytearray((tmp_path / "state").read_bytes())
+    assert State(str(tmp_path)).next == 10
+    data[20] ^= 0xFF  # the second save went to the first slot
+    (tmp_path / "state").write_bytes(data)
+    old = State(str(tmp_path))
+    assert (old.next, old.position, old.plan) == (5, (1, 100), [(5, 9)])
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    """A second taker gets nothing, until the first lets go."""
+    first = spool.lock(str(tmp_path), "ship")
+    assert first is not None
+    assert spool.lock(str(tmp_path), "ship") is None
+    os.close(first)
+    second = spool.lock(str(tmp_path), "ship")
+    assert second is not None
+    os.close(second)
+
+
+def test_a_spool_folder_of_others_is_refused(tmp_path: Path) -> None:
+    """A symlink, a file, and a folder that others can read are not used."""
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "file").touch()
+    for name in ("link", "open", "file"):
+        with pytest.raises(SqsteeError):
+            spool.open_root(str(tmp_path / name))
+    assert spool.open_root(str(tmp_path / "real")) == str(tmp_path / "real")
+
+
+def test_ulids_sort_by_time() -> None:
+    """26 characters, the time first."""
+    earlier, later = spool.new_ulid(1_000_000_000), spool.new_ulid(2_000_000_000)
+    assert len(earlier) == 26
+    assert earlier < later
