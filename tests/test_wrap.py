@@ -209,7 +209,10 @@ def test_a_stalled_stdout_does_not_delay_stderr(sqstee: Sqstee) -> None:
 
 def test_bytes_without_newline_are_out_at_once(sqstee: Sqstee) -> None:
     """A protocol over the pipes, as PySpark's daemon speaks it: NULs, no newline, then an answer on stdin."""
-    code = "import os\nos.write(1, b'\\0\\0\\0\\7')\nanswer = os.read(0, 4)\nos.write(1, answer * 2)\nos.read(0, 1) or os.write(1, b'eof')"
+    code = (
+        "import os\nos.write(1, b'\\0\\0\\0\\7')\nanswer = os.read(0, 4)\nos.write(1, answer * 2)\n"
+        "os.read(0, 1) or os.write(1, b'eof')"
+    )
     with subprocess.Popen(
         sqstee.words("--", *python(code)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ
     ) as process:

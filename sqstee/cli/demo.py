@@ -100,7 +100,7 @@ class Receiving(threading.Thread):
         self.record_bytes = 0
         self.last_line = ""
         self.duplicates = 0
-        self.missing = 0
+        self._exited = False
         self.ended = threading.Event()
         self.failure: Exception | None = None
 
@@ -116,33 +116,30 @@ class Receiving(threading.Thread):
     def _receive(self) -> None:
         from sqstee.read.order import Emit, Order
         from sqstee.read.receive import Item, blocks
-        from sqstee.record import Event
         from sqstee.transports.base import open_receiver
         from sqstee.transports.destination import parse
 
         receiver = open_receiver(parse(self._url), "")
         order: Order[Item] = Order(from_start=True, window=_SETTLE_SECONDS)
-        while True:
+        while not self._exited:
             messages = receiver.receive(10, 1.0)
             for block in (block for message in messages for block in blocks(message)):
                 for emission in order.block(block[0].run, block[0].seq, block, time.monotonic()):
                     assert isinstance(emission, Emit)
                     self._put_together(emission.items)
-                counters = order.counters(block[0].run)
-                self.duplicates, self.missing = counters.duplicates, counters.missing
-                last = block[-1]
-                if isinstance(last, Event) and last.event == "exit" and not counters.pending:
-                    return
+                self.duplicates = order.counters(block[0].run).duplicates
             self.record_bytes += sum(len(message.data) for message in messages)
             receiver.delete(messages)
 
     def _put_together(self, items: Iterable[Any]) -> None:
-        from sqstee.record import Record
+        from sqstee.record import Event
 
         for item in items:
-            if isinstance(item, Record):
-                self.tally.add(item.stream, item.data)
-                self.last_line = f"{item.host} {item.stream} {item.message}"
+            if isinstance(item, Event):
+                self._exited = item.event == "exit"
+                continue
+            self.tally.add(item.stream, item.data)
+            self.last_line = f"{item.host} {item.stream} {item.message}"
 
 
 def demo(

@@ -4,18 +4,18 @@ import os
 import sys
 
 
+def _write(text: str) -> None:
+    log = os.open(os.environ["IMPORTS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(log, text.encode())
+    os.close(log)
+
+
 def _log(event: str, arguments: tuple[object, ...]) -> None:
     if event == "import":
-        os.write(_FD, f"{os.getpid()} {arguments[0]}\n".encode())
+        _write(f"{os.getpid()} {arguments[0]}\n")
     elif event == "os.fork":
-        os.write(_FD, f"{os.getpid()} -fork\n".encode())
+        _write(f"{os.getpid()} -fork\n")
 
 
-_FD = os.open(os.environ["IMPORTS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-os.dup2(_FD, 99)  # out of the way of what the program finds open
-os.close(_FD)
-_FD = 99
-os.set_inheritable(_FD, False)
-for _name in sorted(sys.modules):
-    os.write(_FD, f"{os.getpid()} {_name}\n".encode())
+_write("".join(f"{os.getpid()} {name}\n" for name in sorted(sys.modules)))
 sys.addaudithook(_log)

@@ -1,0 +1,209 @@
+"""The command line: routing, bad input, options from everywhere, and tail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import Sqstee, wait_for
+
+from sqstee import options
+from sqstee.errors import SqsteeError
+from sqstee.transports.destination import parse
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command"),
+        (["--"], "no command after --"),
+        (["--bogus", "--", "touch", "ran"], "unknown option '--bogus'"),
+        (["bogus"], "unknown verb 'bogus'"),
+        (["touch", "ran"], "unknown verb 'touch'"),
+        (["--job", "x"], "no -- before the command"),
+        (["--to", "no queue!", "--", "touch", "ran"], "--to: 'no queue!' is not a destination"),
+        (["--to", "s3://", "--", "touch", "ran"], "--to: 's3://' is not a destination"),
+        (["--to", "arn:aws:sns:us-east-1:123456789012:q", "--", "touch", "ran"], "--to: 'arn:aws:sns"),
+        (["--to", "s3://bucket/prefix", "--", "touch", "ran"], "s3 destinations are not part of this version"),
+        (["--to"], "no -- before the command"),
+        (["--to", "--", "touch", "ran"], "--to needs a value"),
+        (["--linger", "soon", "--", "touch", "ran"], "--linger: 'soon' is not right"),
+        (["--max-line", "0", "--", "touch", "ran"], "--max-line: '0' is not right"),
+        (["--compress=lzma", "--", "touch", "ran"], "--compress: 'lzma' is not right"),
+        (["--label", "novalue", "--", "touch", "ran"], "--label: 'novalue' is not right"),
+        (["x", "--", "touch", "ran"], "'x' is not an option"),
+        (["run", "touch", "ran"], "no -- before the command"),
+        (["tail", "--bogus"], "No such option: --bogus"),
+        (["tail", "q"], "a queue has no way to read without taking"),
+        (["tail", "-o", "xml"], "'xml' is not a form of output"),
+        (["flush", "--timeout", "x"], "--timeout: 'x' is not right"),
+    ],
+)
+def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, words: list[str], message: str) -> None:
+    """Exit 125, what is wrong, the right form; the command has not run."""
+    found = subprocess.run(
+        sqstee.words(*words), capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
+    )
+    assert found.returncode == 125
+    first, second = found.stderr.splitlines()
+    assert first.startswith(f"sqstee: {message}")
+    assert second.startswith("hint: ")
+    assert not (tmp_path / "ran").exists()
+    assert not sqstee.spool.exists()
+
+
+def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Path) -> None:
+    """`sqstee -- tail` wraps the Unix program."""
+    (tmp_path / "x").write_text("1\n2\n")
+    assert sqstee.run("--", "tail", "-n1", str(tmp_path / "x")).stdout == b"2\n"
+    assert sqstee.run("run", "--", "tail", "-n1", str(tmp_path / "x")).stdout == b"2\n"
+
+
+def test_help_and_version(sqstee: Sqstee) -> None:
+    """One screen for the root; every option of run in its help."""
+    root = sqstee.run("--help", environ={"COLUMNS": "80"})
+    assert root.returncode == 0
+    assert len(root.stdout.splitlines()) <= 40
+    for words in (("run", "--help"), ("--help", "--", "x")):
+        text = sqstee.run(*words).stdout.decode()
+        for option in options.RUN_OPTIONS:
+            assert option.flag in text or words[0] == "--help"
+    assert sqstee.run("--version").stdout.startswith(b"sqstee 0.")
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    """File, then environment, then options."""
+    folder = tmp_path / ".config"
+    folder.mkdir()
+    (folder / "sqstee.toml").write_text(
+        '# mine\nto = "from-file"\njob = \'j1\'\nlinger = "2s"\nlabel = ["a=1", "b=2"]\n'
+    )
+    environ = {"HOME": str(tmp_path), "SQSTEE_JOB": "j2", "SQSTEE_LABEL": "c=3,d=4", "SQSTEE_LINGER": ""}
+    settings = options.load(["--host", "h", "--message-bytes=64K"], environ)
+    assert (settings.to, settings.job, settings.host) == ("from-file", "j2", "h")
+    assert (settings.linger, settings.message_bytes) == (2.0, 65536)
+    assert settings.labels == {"a": "1", "b": "2", "c": "3", "d": "4"}
+
+
+@pytest.mark.parametrize("line", ["bogus = 1", 'to = "unterminated', "linger = soon", "nonsense"])
+def test_a_bad_line_of_a_file_is_named(tmp_path: Path, line: str) -> None:
+    """The error says file and line."""
+    folder = tmp_path / ".config"
+    folder.mkdir()
+    (folder / "sqstee.toml").write_text(f"\n{line}\n")
+    with pytest.raises(SqsteeError, match=r"sqstee\.toml:2"):
+        options.load([], {"HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("text", ["1K", "256k", "2M", "1G", "5"])
+def test_sizes(text: str) -> None:
+    """K, M and G are powers of 1024."""
+    units = {"k": 1024, "m": 1024**2, "g": 1024**3}
+    assert options.size(text) == int(text.rstrip("KkMG")) * units.get(text[-1].lower(), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "region"),
+    [
+        ("logs", "sqs", "logs", ""),
+        ("logs.fifo", "sqs", "logs.fifo", ""),
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/logs", "sqs", "logs", "eu-west-1"),
+        ("https://eu-west-1.queue.amazonaws.com/123456789012/logs", "sqs", "logs", "eu-west-1"),
+        ("https://vpce-0a-1b.sqs.eu-west-1.vpce.amazonaws.com/123456789012/logs", "sqs", "logs", "eu-west-1"),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/logs", "sqs", "logs", "cn-north-1"),
+        ("http://localhost:4566/000000000000/logs", "sqs", "logs", ""),
+        ("arn:aws:sqs:us-east-2:123456789012:logs", "sqs", "logs", "us-east-2"),
+        ("arn:aws-cn:sqs:cn-north-1:123456789012:logs.fifo", "sqs", "logs.fifo", "cn-north-1"),
+        ("s3://bucket/some/prefix", "s3", "bucket", ""),
+        ("https://collector.example/v1/lines", "http", "collector.example", ""),
+        ("local", "local", "", ""),
+        ("local:/data/q.db", "local", "/data/q.db", ""),
+    ],
+)
+def test_destinations(text: str, kind: str, name: str, region: str) -> None:
+    """One string everywhere, and the region of a URL or ARN."""
+    found = parse(text)
+    assert (found.kind, found.name, found.region, found.text) == (kind, name, region, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "q" * 81, "arn:aws:sqs:us-east-1:12:q", "http://", "local:", "ftp://x/y", ".fifo"]
+)
+def test_what_is_no_destination(text: str) -> None:
+    """Refused with the list of forms."""
+    with pytest.raises(SqsteeError, match="is not a destination"):
+        parse(text)
+
+
+def test_tail_shows_lines_with_host_and_stream(sqstee: Sqstee) -> None:
+    """`sqstee -- make`, then `sqstee tail`, on a machine with no account."""
+    sqstee.run("--host", "node1", "--job", "j", "--", "sh", "-c", "echo out; echo err >&2")
+    found = sqstee.run("tail", "--no-follow")
+    lines = found.stdout.decode().splitlines()
+    assert "node1 stdout out" in lines
+    assert "node1 stderr err" in lines
+    assert lines[0] == "node1 event  j: j started"
+    assert lines[-1].startswith("node1 event  j: exited with status 0")
+    assert sqstee.run("tail", "--no-follow").stdout == found.stdout  # nothing is consumed
+
+
+def test_tail_raw_is_the_bytes_and_json_the_records(sqstee: Sqstee) -> None:
+    """-o raw rebuilds, -o json is the wire format."""
+    made = sqstee.run("--", "sh", "-c", "seq 1000; printf 'a\\377\\nend'")
+    assert sqstee.run("tail", "--no-follow", "-o", "raw").stdout == made.stdout
+    items = [json.loads(line) for line in sqstee.run("tail", "--no-follow", "-o", "json").stdout.splitlines()]
+    assert [item["seq"] for item in items] == list(range(1004))
+    assert items[-2]["eol"] is False
+
+
+def test_tail_follows_while_lines_arrive(sqstee: Sqstee) -> None:
+    """A follower that was there first sees each line as it comes."""
+    with subprocess.Popen(
+        sqstee.words("tail", "-o", "raw"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
+    ) as follower:
+        try:
+            assert follower.stdout
+            sqstee.run("--", "echo", "one")
+            assert follower.stdout.readline() == b"one\n"
+            sqstee.run("--", "echo", "two")
+            assert follower.stdout.readline() == b"two\n"
+        finally:
+            follower.kill()
+
+
+def test_tail_consumes_a_queue_or_only_looks(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--peek gives everything back; --consume deletes what was printed."""
+    environ = fake_sqs.environ()
+    sqstee.run("--to", "q", "--", "seq", "3", environ=environ)
+    for _ in range(2):
+        assert sqstee.run("tail", "q", "--peek", "-o", "raw", environ=environ).stdout == b"1\n2\n3\n"
+    words = ("tail", "q", "--consume", "--no-follow", "-o", "raw")
+    assert sqstee.run(*words, environ=environ).stdout == b"1\n2\n3\n"
+    assert fake_sqs.messages("q") == []
+
+
+def test_tail_drops_what_comes_twice(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Duplicates by (run, seq) are not printed again."""
+    environ = fake_sqs.environ()
+    sqstee.run("--to", "q", "--", "seq", "3", environ=environ)
+    (message, *_) = fake_sqs.messages("q")
+    parameters = {
+        "MessageAttributes": {
+            name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()
+        }
+    }
+    fake_sqs.put("q", message.body, message.body, **parameters)
+    words = ("tail", "q", "--consume", "--no-follow", "-o", "raw")
+    assert sqstee.run(*words, environ=environ).stdout == b"1\n2\n3\n"
+    wait_for(lambda: fake_sqs.messages("q") == [], "empty queue")
+
+
+def test_tail_of_a_queue_that_does_not_exist_says_so(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """One line and one hint, status 1."""
+    found = sqstee.run("tail", "missing", "--consume", environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert found.stderr.decode().startswith("sqstee: missing: QueueDoesNotExist")
+    assert found.stderr.count(b"\n") == 2
