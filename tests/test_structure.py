@@ -26,9 +26,7 @@ PURE = {
     "sqstee.transports.destination",
 }
 HEAVY = set(
-    "boto3 botocore typer rich json subprocess logging tomllib typing re socket signal contextlib threading enum "
-    "dataclasses functools collections inspect importlib.metadata random shutil tempfile sqlite3 datetime argparse "
-    "asyncio concurrent".split()
+    ["boto3", "botocore", "typer", "rich", "json", "subprocess", "logging", "tomllib", "typing", "re", "socket", "signal", "contextlib", "threading", "enum", "dataclasses", "functools", "collections", "inspect", "importlib.metadata", "random", "shutil", "tempfile", "sqlite3", "datetime", "argparse", "asyncio", "concurrent"]
 )
 
 
