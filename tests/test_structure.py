@@ -25,9 +25,36 @@ PURE = {
     "sqstee.read.order",
     "sqstee.transports.destination",
 }
-HEAVY = set(
-    ["boto3", "botocore", "typer", "rich", "json", "subprocess", "logging", "tomllib", "typing", "re", "socket", "signal", "contextlib", "threading", "enum", "dataclasses", "functools", "collections", "inspect", "importlib.metadata", "random", "shutil", "tempfile", "sqlite3", "datetime", "argparse", "asyncio", "concurrent"]
-)
+HEAVY = {
+    "boto3",
+    "botocore",
+    "typer",
+    "rich",
+    "json",
+    "subprocess",
+    "logging",
+    "tomllib",
+    "typing",
+    "re",
+    "socket",
+    "signal",
+    "contextlib",
+    "threading",
+    "enum",
+    "dataclasses",
+    "functools",
+    "collections",
+    "inspect",
+    "importlib.metadata",
+    "random",
+    "shutil",
+    "tempfile",
+    "sqlite3",
+    "datetime",
+    "argparse",
+    "asyncio",
+    "concurrent",
+}
 
 
 def name_of(path: Path) -> str:

@@ -1,0 +1,31 @@
+"""What README says is true: its commands run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import SCRIPT, Sqstee
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "my-queue" not in block])
+def test_every_shell_block_runs(sqstee: Sqstee, block: str) -> None:
+    """As it stands, in a shell, with the installed command first on PATH."""
+    environ = sqstee.environ | {"PATH": f"{Path(SCRIPT).parent}:{sqstee.environ['PATH']}"}
+    found = subprocess.run(
+        ["bash", "-euc", block], capture_output=True, text=True, env=environ, timeout=60, check=False, cwd=sqstee.folder
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_option_is_a_heading_somewhere_or_in_the_help(sqstee: Sqstee) -> None:
+    """README sends the reader to `sqstee run --help`, which lists every option README names."""
+    text = sqstee.run("run", "--help").stdout.decode()
+    named = set(re.findall(r"`(--[a-z-]+)`", README.read_text())) - {"--consume", "--peek"}
+    assert named
+    assert all(flag in text for flag in named)
