@@ -134,6 +134,15 @@ RUN_OPTIONS = (
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
     ),
     Option("local-max", "SIZE", size, 1024**3, "the local queue's size; above it the oldest lines go (default: 1G)"),
+    Option(
+        "tty",
+        "auto|always|never|pass",
+        one_of("auto", "always", "never", "pass"),
+        "auto",
+        "give the command a terminal: where ours is one, always, never, or leave ours alone uncaptured (default: auto)",
+    ),
+    Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order; it goes to stdout"),
+    Option("unbuffer", "", switch, False, "have the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
     Option("send-command", "", switch, False, "put the command and its arguments into the start event"),
 )
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
@@ -153,6 +162,9 @@ class Settings:
     max_line: int
     compress: str
     local_max: int
+    tty: str
+    merge: bool
+    unbuffer: bool
     send_command: bool
 
     def __init__(self) -> None:

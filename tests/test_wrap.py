@@ -125,11 +125,12 @@ def test_stdin_is_inherited_and_never_read_ahead(sqstee: Sqstee) -> None:
 
 
 def test_the_environment_is_the_callers(sqstee: Sqstee) -> None:
-    """Nothing is added, not even what Python itself sets for the C locale (PEP 538)."""
+    """Nothing is added but SQSTEE_NEST, not even what Python itself sets for the C locale (PEP 538)."""
     environ = {"PATH": os.environ["PATH"], "SQSTEE_SPOOL": str(sqstee.spool), "ODD": "a=b\nc"}
     command = [sys.executable, "-m", "sqstee", "--", "env", "-0"]
     found = subprocess.run(command, env=environ, capture_output=True, check=True)
-    assert sorted(found.stdout.split(b"\0")[:-1]) == sorted(f"{k}={v}".encode() for k, v in environ.items())
+    entries = [entry for entry in found.stdout.split(b"\0")[:-1] if not entry.startswith(b"SQSTEE_NEST=")]
+    assert sorted(entries) == sorted(f"{k}={v}".encode() for k, v in environ.items())
 
 
 def test_inherited_descriptors_reach_the_command_and_ours_do_not(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -12,54 +12,78 @@ import select
 import time
 
 from sqstee.run.child import put_null
-from sqstee.run.output import Output, open_output
+from sqstee.run.output import Output, readable_bytes
+from sqstee.run.shipment import WAKE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqstee.run.shipment import Shipment
     from sqstee.run.spool import Writer
+    from sqstee.run.terminal import Pty
 
 CHUNK_BYTES = 65536
 IDLE_SECONDS = 5.0  # an unfinished line that is idle for so long is shipped as it is
 _WAKE_SECONDS = 0.1
+_TICK_SECONDS = 0.02
 _READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
 
 class Stream:
-    """One captured stream: `source` is our end of the command's pipe, `number` 0 for stdout and 1 for stderr."""
+    """One captured stream.
 
-    __slots__ = ("error", "last_byte", "number", "output", "pending", "source", "spooled_at")
+    `number` is the spool's, `fd` the output of ours that it goes to, `source` our end of the command's pipe or pty.
+    """
 
-    def __init__(self, number: int, source: int, output: Output) -> None:
+    __slots__ = ("error", "fd", "last_byte", "number", "output", "pending", "pty", "remaining", "source", "spooled_at")
+
+    def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
         self.number = number
+        self.fd = fd
         self.source = source
         self.output = output
+        self.pty = pty
         self.pending: memoryview | None = None  # what the output has not taken yet; nothing is read meanwhile
         self.error: OSError | None = None  # what the output answered to a write, other than that its reader left
         self.last_byte = b"\n"
         self.spooled_at = 0.0
+        self.remaining = 0  # bytes still to be read once the command has ended
+
+    def read(self) -> bytes | None:
+        """The next bytes; empty at the end of the stream, None where there are none now."""
+        try:
+            data = os.read(self.source, CHUNK_BYTES)
+        except OSError as error:  # EIO: the last writer of a pty has gone
+            return None if error.errno in (errno.EAGAIN, errno.EINTR) else b""
+        if self.pty is None or not data:
+            return data
+        self.pty.copy_size()
+        if data[0]:  # packet mode: the first byte says what the rest is
+            self.pty.control(data[0])
+            return None
+        return data[1:]
 
 
 class Spooling:
     """The capture loop's hand on the spool: never raises, never waits, wakes the shipper at most ten times a second."""
 
-    def __init__(self, writer: Writer | None, wake: int) -> None:
+    def __init__(self, writer: Writer | None, shipment: Shipment | None) -> None:
         self.writer = writer
         self.failure = ""
-        self._wake_fd = wake
+        self._shipment = shipment
         self._woken_at = 0.0
 
     def write(self, stream: Stream, chunk: bytes) -> None:
         """Spool a chunk."""
         if self.writer:
-            self._guarded(self.writer.write, stream.number, chunk)
+            self.guarded(self.writer.write, stream.number, chunk)
             stream.spooled_at = time.monotonic()
 
     def cut(self, stream: Stream) -> None:
         """End the stream's unfinished line."""
         if self.writer:
-            self._guarded(self.writer.cut, stream.number)
+            self.guarded(self.writer.cut, stream.number)
 
     def idle_at(self, stream: Stream) -> float | None:
         """When the stream's unfinished line will have been idle for too long."""
@@ -67,72 +91,108 @@ class Spooling:
             return stream.spooled_at + IDLE_SECONDS
         return None
 
-    def wake(self, now: float) -> None:
-        """Tell the shipper that there is something; it looks again by itself a tenth of a second later."""
-        if now - self._woken_at >= _WAKE_SECONDS:
-            self._woken_at = now
-            try:
-                os.write(self._wake_fd, b"w")
-            except OSError:
-                pass
-
-    def _guarded(self, method: Callable[..., None], *arguments: object) -> None:
+    def guarded(self, method: Callable[..., None], *arguments: object) -> None:
+        """Call a method of the writer; a bug of ours must not stop the command: pass through from here on."""
         try:
             method(*arguments)
-        except Exception as error:  # a bug of ours must not stop the command: pass through from here on
+            self._wake(time.monotonic())
+        except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             self.writer = None
-        self.wake(time.monotonic())
+
+    def _wake(self, now: float) -> None:
+        """Tell the shipper that there is something; it looks again by itself a tenth of a second later."""
+        if self._shipment and now - self._woken_at >= _WAKE_SECONDS:
+            self._woken_at = now
+            self._shipment.tell(WAKE)
 
 
 class Capture:
-    """Moves the command's output; `run` returns when every stream has ended."""
+    """Moves the command's output; `run` returns when every stream has ended, or what was there at `finish` is out."""
 
     def __init__(self, streams: list[Stream], spooling: Spooling) -> None:
         self.streams = streams
         self.spooling = spooling
+        self.open = list(streams)
+        self.give_up_outputs = False  # an ended stream's output is closed, stderr too: nothing of ours will be said
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
-        self._open = list(streams)
+        self._finishing = False
+        self._keys = -1
+        self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
             self._watch_output(stream, 0)
             self._watch(stream.source, select.EPOLLIN, stream)
 
-    def run(self) -> None:
-        """Pass everything through until the last writer has closed each stream."""
-        while self._open:
-            for fd, events in self._epoll.poll(self._timeout()):
-                stream = self._by_fd.get(fd)
-                if stream is None:
-                    continue
-                if fd == stream.source:
-                    self._read(stream)
-                else:
-                    self._output_event(stream, events)
-        self._epoll.close()
+    def run(self, tick: Callable[[], None] | None = None) -> None:
+        """Pass everything through until the last writer has closed each stream; `tick` is called now and then."""
+        while self.open and not (self._finishing and self._finished()):
+            timeout = self._timeout()
+            if tick:
+                tick()
+                timeout = _TICK_SECONDS if timeout is None else min(timeout, _TICK_SECONDS)
+            for fd, events in self._epoll.poll(timeout):
+                self._event(fd, events)
+
+    def finish(self) -> None:
+        """The command has ended: return once what it wrote is out, whoever else holds its streams."""
+        os.eventfd_write(self._control, 1)
+
+    def go_on(self) -> None:
+        """Undo `finish`: the next `run` goes on until the last writer has gone."""
+        self._finishing = False
+        self._read_control()
+        for stream in self.open:
+            if stream.pending is None:
+                self._watch(stream.source, select.EPOLLIN, stream)
+
+    def pump(self) -> None:
+        """Pass through and nothing else, for when `run` has failed: the plainest loop there is."""
+        while self.open:
+            poll = select.poll()
+            for stream in self.open:
+                poll.register(stream.source, select.POLLIN)
+            for fd, _ in poll.poll():
+                stream = next(stream for stream in self.open if stream.source == fd)
+                chunk = stream.read()
+                if chunk == b"" or (chunk and not _write_all(stream.fd, chunk)):
+                    self.open.remove(stream)
+                    os.close(stream.source)
+
+    def _event(self, fd: int, events: int) -> None:
+        if fd == self._control:
+            self._begin_to_finish()
+        elif fd == self._keys:
+            self._pass_keys()
+        elif (stream := self._by_fd.get(fd)) is None:
+            return
+        elif fd == stream.source:
+            self._read(stream)
+        else:
+            self._output_event(stream, events)
 
     def _timeout(self) -> float | None:
-        due = [at for at in map(self.spooling.idle_at, self._open) if at is not None]
+        due = [(at, stream) for stream in self.open if (at := self.spooling.idle_at(stream)) is not None]
         if not due:
             return None
         now = time.monotonic()
-        for stream in self._open:
-            at = self.spooling.idle_at(stream)
-            if at is not None and at <= now:
+        for at, stream in due:
+            if at <= now:
                 self.spooling.cut(stream)
-        return max(0.0, min(due) - now)
+        return max(0.0, min(at for at, _ in due) - now)
 
     def _read(self, stream: Stream) -> None:
-        try:
-            chunk = os.read(stream.source, CHUNK_BYTES)
-        except OSError as error:  # EIO: the last writer of a pty has gone
-            if error.errno in (errno.EAGAIN, errno.EINTR):
-                return
-            chunk = b""
+        chunk = stream.read()
+        if stream.pty:
+            self._follow_keys(stream.pty, stream.number)
+        if chunk is None:
+            return
         if not chunk:
             self._end(stream)
             return
         stream.last_byte = chunk[-1:]
+        stream.remaining -= len(chunk)
         self._write(stream, memoryview(chunk))
         self.spooling.write(stream, chunk)
 
@@ -176,16 +236,72 @@ class Capture:
         self._end(stream)
 
     def _end(self, stream: Stream) -> None:
-        if stream not in self._open:
+        if stream not in self.open:
             return
-        self._open.remove(stream)
+        self.open.remove(stream)
         self._unwatch(stream.source)
         os.close(stream.source)
         self._unwatch(stream.output.fd)
         stream.output.close()
         self.spooling.cut(stream)
-        if stream.number == 0:  # so that its reader sees the end while we still deliver
-            put_null(1)
+        if stream.fd == 1 or self.give_up_outputs:  # so that its reader sees the end while we still deliver
+            put_null(stream.fd)
+
+    def _begin_to_finish(self) -> None:
+        """Note how much was written up to now; a stream at its end is still to be read until that shows."""
+        self._read_control()
+        self._finishing = True
+        self._epoll.poll(0)  # has the kernel move to a pty's master what is on its way there
+        for stream in self.open:
+            try:
+                stream.remaining = readable_bytes(stream.source)
+            except OSError:
+                stream.remaining = 0
+
+    def _finished(self) -> bool:
+        """Whether all that was written before the command's end is out, and no open stream is at its end."""
+        if any(stream.pending is not None for stream in self.open):
+            return False
+        ready = select.poll()
+        for stream in self.open:
+            ready.register(stream.source, select.POLLIN if stream.remaining > 0 else 0)
+        return not ready.poll(0)  # POLLHUP, which is always told: no writer is left, the end is still to be read
+
+    def _read_control(self) -> None:
+        try:
+            os.eventfd_read(self._control)
+        except BlockingIOError:
+            pass
+
+    def _follow_keys(self, pty: Pty, number: int) -> None:
+        """While line editing is off on stderr's pty a pager reads its keys there: pass those of the terminal on."""
+        wanted = number == 1 and pty.real is not None and not pty.canonical
+        if wanted and self._keys < 0:
+            try:
+                self._keys = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+                self._epoll.register(self._keys, select.EPOLLIN)
+            except OSError:
+                self._drop_keys()
+        elif not wanted and self._keys >= 0:
+            self._drop_keys()
+
+    def _pass_keys(self) -> None:
+        pty = next((stream.pty for stream in self.open if stream.number == 1), None)
+        try:
+            keys = os.read(self._keys, 4096)
+            if keys and pty:
+                os.write(pty.master, keys)
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop_keys()
+
+    def _drop_keys(self) -> None:
+        if self._keys >= 0:
+            os.close(self._keys)  # epoll forgets it with its last descriptor
+        self._keys = -1
 
     def _watch_output(self, stream: Stream, events: int) -> None:
         if stream.output.watched:
@@ -203,6 +319,16 @@ class Capture:
             self._epoll.unregister(fd)
 
 
-def open_streams(sources: dict[int, int]) -> list[Stream]:
-    """The streams for our ends of the command's pipes, by the descriptor (1 or 2) that each stands for."""
-    return [Stream(fd - 1, source, open_output(fd)) for fd, source in sources.items()]
+def _write_all(fd: int, data: bytes) -> bool:
+    """Write, waiting for room; whether the reader is still there (another error costs these bytes alone)."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            room = select.poll()
+            room.register(fd, select.POLLOUT)
+            room.poll()
+        except OSError as error:
+            return error.errno not in _READER_LEFT
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 
 from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
 
@@ -16,6 +15,9 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 _SET_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)  # ignored before any code of ours runs
+_PARENTS_THAT_HAND_ON = frozenset(
+    ("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox", "systemd")
+)
 _DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) searches where PATH is unset
 
 
@@ -63,6 +65,38 @@ def inherited_fds() -> list[int]:
         os.close(folder)
 
 
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that may be closed already."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+def inherited_ignores() -> set[int]:
+    """The signals that the process was started with as ignored.
+
+    Python has SIGPIPE and SIGXFSZ ignored before any code of ours runs; what they were follows the parent's, where the
+    parent is a shell or systemd and so hands its own on.
+    """
+    ignored = {number for number in _signal.valid_signals() if _signal.getsignal(number) == _signal.SIG_IGN}
+    return (ignored - set(_SET_BY_PYTHON)) | _ignored_by_parent()
+
+
+def _ignored_by_parent() -> set[int]:
+    try:
+        with open(f"/proc/{os.getppid()}/status", "rb") as file:
+            text = file.read()
+    except OSError:
+        return set()
+    name = text[6 : text.index(b"\n")].decode("utf-8", "replace")
+    if name.rpartition("/")[2] not in _PARENTS_THAT_HAND_ON:
+        return set()
+    start = text.find(b"\nSigIgn:")
+    mask = int(text[start + 8 : text.index(b"\n", start + 1)], 16) if start >= 0 else 0
+    return {number for number in _SET_BY_PYTHON if mask >> number - 1 & 1}
+
+
 class Child:
     """The running command. `pidfd` is its process, whatever becomes of the number."""
 
@@ -87,15 +121,36 @@ class Child:
         return OSError(code, os.strerror(code))
 
 
-def start(command: list[str], fds: Mapping[int, int], environ: Mapping[bytes, bytes], mask: set[int]) -> Child:
-    """Fork the command with `fds` (its number to ours) in place and the signal mask that we were started with."""
+class Inherited:
+    """What the process was started with, and the command must get: environment, signal mask, ignored signals."""
+
+    __slots__ = ("environ", "ignored", "mask")
+
+    def __init__(self, environ: dict[bytes, bytes], mask: set[int], ignored: set[int]) -> None:
+        self.environ = environ
+        self.mask = mask
+        self.ignored = ignored
+
+    def restore_signals(self) -> None:
+        """Put the dispositions and the mask back as they were; what has a handler is reset by execve itself."""
+        for number in (*_SET_BY_PYTHON, _signal.SIGCHLD):
+            _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+
+
+def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> Child:
+    """Fork the command with `fds` (its number to ours) in place."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writing)
         return Child(pid, reading)
     try:
-        _become(command, fds, environ, mask)
+        for target, source in fds.items():
+            os.dup2(source, target, inheritable=True)
+        inherited.restore_signals()
+        error = execute(command, inherited.environ)
+        os.write(writing, str(error.errno).encode())
     except OSError as error:
         os.write(writing, str(error.errno).encode())
     except BaseException:
@@ -136,20 +191,33 @@ def _candidates(name: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:
     return [folder + b"/" + name if folder else name for folder in folders] if name else []
 
 
-def _become(command: list[str], fds: Mapping[int, int], environ: Mapping[bytes, bytes], mask: set[int]) -> None:
-    for target, source in fds.items():
-        os.dup2(source, target, inheritable=True)
-    for number in _SET_BY_PYTHON:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-    raise execute(command, environ)
+def unbuffered(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The environment in which Python and programs of the C library write each line at once, as under stdbuf -oL."""
+    changed = {**environ, b"PYTHONUNBUFFERED": b"1"}
+    library = _stdbuf_library()
+    if library:
+        preload = environ.get(b"LD_PRELOAD", b"")
+        changed[b"LD_PRELOAD"] = preload + b":" + library if preload else library
+        changed[b"_STDBUF_O"] = changed[b"_STDBUF_E"] = b"L"
+    return changed
 
 
-def passthrough(command: list[str], environ: Mapping[bytes, bytes], mask: set[int], reason: str) -> SqsteeError:
-    """Run the command in our own place, with one warning: nothing of it is captured."""
-    os.write(2, f"sqstee: the output is not captured: {reason}\n".encode(errors="replace"))
-    sys.stderr.flush()
-    for number in _SET_BY_PYTHON:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-    return failure_to_start(command, execute(command, environ))
+def _stdbuf_library() -> bytes:
+    folders = [b"/usr/libexec/coreutils", b"/usr/lib/coreutils"]
+    try:
+        folders += [b"/usr/lib/%s/coreutils" % name for name in os.listdir(b"/usr/lib") if b"linux" in name]
+    except OSError:
+        pass
+    found = [folder + b"/libstdbuf.so" for folder in folders if os.path.exists(folder + b"/libstdbuf.so")]
+    return found[0] if found else b""
+
+
+def passthrough(command: list[str], inherited: Inherited, reason: str) -> SqsteeError:
+    """Run the command in our own place, uncaptured; returns the error where it cannot be executed.
+
+    With a reason there is one warning, since the output should have been captured.
+    """
+    if reason:
+        os.write(2, f"sqstee: the output is not captured: {reason}\n".encode(errors="replace"))
+    inherited.restore_signals()
+    return failure_to_start(command, execute(command, inherited.environ))

@@ -6,7 +6,8 @@ import json
 import os
 
 from sqstee.run.replay import read_meta
-from sqstee.run.ship import CLOSE, Shipper
+from sqstee.run.ship import Shipper
+from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
 from sqstee.transports.base import open_sender
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse

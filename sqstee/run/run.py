@@ -10,51 +10,31 @@ import time
 from sqstee import __version__
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import encode_object
-from sqstee.run import child, spool
-from sqstee.run.capture import Capture, Spooling, open_streams
+from sqstee.run import child, events, nest, shipment, signals, spool
+from sqstee.run.capture import Capture, Spooling, Stream
+from sqstee.run.output import open_output, readable_bytes
 from sqstee.transports import destination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from resource import struct_rusage
     from typing import NoReturn
 
     from sqstee.options import Settings
+    from sqstee.run.shipment import Shipment
+    from sqstee.run.terminal import Pty
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_SI_KERNEL = 128
-_TERMINAL_SIGNALS = frozenset(
-    (
-        _signal.SIGHUP,
-        _signal.SIGINT,
-        _signal.SIGQUIT,
-        _signal.SIGCONT,
-        _signal.SIGTSTP,
-        _signal.SIGTTIN,
-        _signal.SIGTTOU,
-        _signal.SIGWINCH,
-    )
-)
-_ENDING_SIGNALS = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM))
-_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went
+_DRAIN_SECONDS = 0.1  # how long a command's last output before a stop may take to get out
+_OUTPUT_STREAM = 2  # the spool's number of the merged stream
 
 
 def run(settings: Settings, command: list[str]) -> NoReturn:
     """Run `command` and end as it ends."""
     Front(settings, command).run()
-
-
-class Shipment:
-    """What the front knows of its shipper."""
-
-    __slots__ = ("pid", "report", "wake")
-
-    def __init__(self, pid: int, wake: int, report: int) -> None:
-        self.pid = pid
-        self.wake = wake
-        self.report = report
 
 
 class Front:
@@ -73,62 +53,108 @@ class Front:
         self._captured = False
         self._shipment: Shipment | None = None
         self._writer: spool.Writer | None = None
-        self._writer_lock = -1
+        self._writer_lock = self._ship_lock = -1
+        self._root = self._local = ""
 
     def run(self) -> NoReturn:
         """Everything from the first fork to the last exit."""
         closed = child.occupy_closed_fds()
-        inherited = child.inherited_fds()
-        environ = child.environment()
-        self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-        self._waited = _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}
+        others = child.inherited_fds()
+        ignored = child.inherited_ignores()
+        inherited = child.Inherited(child.environment(), signals.block(), ignored)
+        signals.keep_children()
+        captured = {1, 2} - closed - self._left_alone(inherited)
+        if not captured - closed:
+            raise child.passthrough(self._command, inherited, "")
         try:
-            sources, fds = _pipes(closed)
-            self._child = child.start(self._command, fds, environ, self._mask)
+            self._ends = _Ends(captured, self._settings, inherited.environ)
+            self._mark_nest(inherited)
+            self._child = child.start(self._command, self._ends.of_command, inherited)
         except OSError as error:
-            raise child.passthrough(self._command, environ, self._mask, str(error)) from None
+            raise child.passthrough(self._command, inherited, str(error)) from None
         self._started = time.monotonic()
-        for fd in (*fds.values(), *inherited):
-            _close(fd)
+        self._ends.close_those_of_command()
+        for fd in others:
+            child.close_quietly(fd)
         child.put_null(0)
-        self._open_spool()
+        if 1 not in captured:
+            child.put_null(1)
+        self._supervise()
+
+    def _supervise(self) -> NoReturn:
+        """From here on the command runs: whatever fails is ours, and it must not notice."""
+        self._guarded("the spool", self._open_spool)
         failure = self._child.started()
         if failure is not None:
-            self._remove_spool()
+            self._guarded("the spool", self._remove_spool)
             raise child.failure_to_start(self._command, failure)
         os.chdir("/")
-        self._begin()
-        self._capture = self._start_capture(sources)
+        self._guarded("the background process", self._begin)
+        self._relay = signals.Relay(self._child.pid, self._shipment)
+        self._spooling = Spooling(self._writer, self._shipment)
+        self._capture = Capture(self._ends.streams(), self._spooling)
+        self._start_capture()
         self._attend()
-        self._end()
-        self._deliver()
+        self._guarded("the spool", self._end)
+        if not (self._capture.open and self._fork_heir()):
+            self._guarded("delivery", self._deliver)
         self._say_warnings()
         self._exit()
 
-    def _open_spool(self) -> None:
-        """Make the run's folder; where that fails the output passes through uncaptured, with one warning."""
-        settings = self._settings
-        self._run = spool.new_ulid(time.time_ns())
-        self._host = settings.host or os.uname().nodename
+    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+        """A step of ours that may fail: then the output passes through, and one warning says so."""
         try:
-            self._root = spool.open_root(settings.spool or spool.default_root())
-            self._local = f"{self._root}/{destination.LOCAL_FILE_NAME}"
-            if self._destination.kind == "local":
-                self._local = os.path.abspath(self._destination.name or self._local)
-                self._destination = destination.parse(f"local:{self._local}")
-            created = spool.create(self._root, self._run, self._meta(), settings.max_line)
-            self._writer, self._writer_lock, self._ship_lock = created
+            step()
         except SqsteeError as error:
             self._warnings.append(f"the output was not captured: {error.message} ({error.hint})")
-        except OSError as error:
-            self._warnings.append(f"the output was not captured: the spool cannot be written: {error.strerror}")
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._warnings.append(f"{what} failed: {reason}")
+
+    def _left_alone(self, inherited: child.Inherited) -> set[int]:
+        """The outputs that are not ours to capture: an outer sqstee does, or they are an interactive shell's."""
+        value = os.fsdecode(inherited.environ.get(nest.VARIABLE.encode(), b""))
+        left = nest.captured_by_outer(value, self._place()) if value else set()
+        terminals = {fd for fd in (1, 2) if os.isatty(fd)}
+        if not terminals or self._settings.tty not in ("auto", "pass"):
+            return left
+        from sqstee.run.terminal import is_interactive_shell
+
+        if self._settings.tty == "pass" or is_interactive_shell(self._command):
+            return left | terminals
+        return left
+
+    def _place(self) -> str:
+        """The destination, with what tells two local queues apart."""
+        if self._destination.kind != "local":
+            return self._destination.text
+        return os.path.abspath(self._destination.name or self._settings.spool or spool.default_root())
+
+    def _mark_nest(self, inherited: child.Inherited) -> None:
+        """Tell an inner sqstee what is captured already."""
+        mine = nest.entry(self._place(), self._ends.of_command).encode()
+        outer = inherited.environ.get(nest.VARIABLE.encode(), b"")
+        environ = {**inherited.environ, nest.VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
+        inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
+
+    def _open_spool(self) -> None:
+        """Make the run's folder."""
+        settings = self._settings
+        self._run = spool.new_ulid(time.time_ns())
+        self._root = spool.open_root(settings.spool or spool.default_root())
+        self._local = f"{self._root}/{destination.LOCAL_FILE_NAME}"
+        if self._destination.kind == "local":
+            self._local = os.path.abspath(self._destination.name or self._local)
+            self._destination = destination.parse(f"local:{self._local}")
+        created = spool.create(self._root, self._run, self._meta(), settings.max_line)
+        self._writer, self._writer_lock, self._ship_lock = created
 
     def _meta(self) -> bytes:
         settings = self._settings
         meta: dict[str, object] = {
             "version": __version__,
             "run": self._run,
-            "host": self._host,
+            "host": settings.host or os.uname().nodename,
             "job": settings.job,
             "labels": dict(settings.labels),
             "to": self._destination.text,
@@ -148,74 +174,73 @@ class Front:
         os.rmdir(self._writer.folder)
 
     def _begin(self) -> None:
+        """Write the start event and fork the shipper."""
         if self._writer is None:
             return
-        name = self._settings.job or "run"
-        fields: dict[str, object] = {"event": "start", "message": f"{name} started"}
-        if self._settings.job:
-            fields["job"] = self._settings.job
-        fields["pid"] = self._child.pid
-        fields["version"] = __version__
-        if self._settings.send_command:
-            fields["command"] = [os.fsencode(word).decode("utf-8", "replace") for word in self._command]
-        self._writer.event(fields)
-        try:
-            self._shipment = self._fork_shipper(self._writer.folder)
-        except OSError as error:
-            self._warnings.append(f"nothing is shipped yet: no background process: {error.strerror}")
+        command = self._command if self._settings.send_command else None
+        self._writer.event(events.start(self._settings.job, self._child.pid, command))
+        terminals = self._ends.terminals()
+        kept = {self._ship_lock, self._child.pidfd, *terminals}
+        self._shipment = shipment.fork(kept, self._ship)
         os.close(self._ship_lock)
 
-    def _fork_shipper(self, folder: str) -> Shipment:
-        wake_reading, wake = os.pipe()
-        report, report_writing = os.pipe()
-        pid = os.fork()
-        if pid:
-            os.close(wake_reading)
-            os.close(report_writing)
-            os.set_blocking(wake, False)
-            return Shipment(pid, wake, report)
-        try:
-            _keep_only({wake_reading, report_writing, self._ship_lock, self._child.pidfd})
-            from sqstee.run import ship  # boto3 and all: only ever in this process
+    def _ship(self, wake: int, report: int) -> None:
+        """What the shipper process does."""
+        from sqstee.run import ship  # boto3 and all: only ever in this process
 
-            ship.background(
-                folder,
-                self._settings,
-                self._destination,
-                self._local,
-                wake_reading,
-                report_writing,
-                self._child.pidfd,
-            )
-        finally:
-            os._exit(0)
+        assert self._writer
+        ship.background(
+            self._writer.folder,
+            self._settings,
+            self._destination,
+            self._local,
+            wake,
+            report,
+            self._child.pidfd,
+            self._ends.terminals(),
+        )
 
-    def _start_capture(self, sources: dict[int, int]) -> Capture:
-        wake = self._shipment.wake if self._shipment else -1
-        self._spooling = Spooling(self._writer, wake)
-        capture = Capture(open_streams(sources), self._spooling)
+    def _start_capture(self) -> None:
         main = _thread.get_ident()
 
         def work() -> None:
-            try:
-                capture.run()
-            finally:
-                self._captured = True
-                _signal.pthread_kill(main, _signal.SIGCHLD)
+            self._run_capture()
+            _signal.pthread_kill(main, _signal.SIGCHLD)
 
-        _thread.start_new_thread(work, ())
-        return capture
+        try:
+            _thread.start_new_thread(work, ())
+        except RuntimeError:  # no thread can be had: attend to signals between the chunks
+            self._run_capture(self._take_signals)
+
+    def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
+        try:
+            self._capture.run(tick)
+        except Exception as error:
+            self._spooling.failure = f"{type(error).__name__}: {error}"
+            self._spooling.writer = None
+            self._capture.pump()
+        finally:
+            self._captured = True
+
+    def _take_signals(self) -> None:
+        while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
+            self._take(info)
 
     def _attend(self) -> None:
         """Relay signals until the command has ended and its output is out."""
         while self._status is None or not self._captured:
-            info = _signal.sigwaitinfo(self._waited)
-            if info.si_signo == _signal.SIGCHLD:
-                self._reap()
-            elif self._status is None:
-                self._relay(info)
-            elif info.si_signo in _ENDING_SIGNALS:
-                return
+            info = _signal.sigwaitinfo(signals.WAITED)
+            if self._status is not None and info.si_signo in signals.ENDING:
+                self._exit()  # the command has ended and nobody takes its output: whoever sends this wants an end
+            self._take(info)
+
+    def _take(self, info: _signal.struct_siginfo) -> None:
+        if info.si_signo == _signal.SIGCHLD:
+            self._reap()
+        elif self._status is None:
+            if info.si_signo == _signal.SIGWINCH:
+                self._ends.copy_sizes()
+            self._relay.take(info)
 
     def _reap(self) -> None:
         """Take the statuses of all who ended; as PID 1 there are others' too."""
@@ -227,60 +252,78 @@ class Front:
             if pid == 0:
                 return
             if pid == self._child.pid:
-                if os.WIFSTOPPED(status):
-                    self._stop(os.WSTOPSIG(status))
-                else:
-                    self._status, self._usage = status, usage
-                    self._duration = time.monotonic() - self._started
+                self._command_changed(status, usage)
             elif self._shipment and pid == self._shipment.pid:
                 self._shipment.pid = 0
 
-    def _stop(self, number: int) -> None:
-        """The command was stopped: stop as well, by the same signal, so that the shell sees its job stopped."""
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
-        os.kill(os.getpid(), number)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
-
-    def _relay(self, info: _signal.struct_siginfo) -> None:
-        """Forward a signal, except what the terminal gave to the command as well."""
-        if info.si_code == _SI_KERNEL and info.si_signo in _TERMINAL_SIGNALS:
+    def _command_changed(self, status: int, usage: struct_rusage) -> None:
+        if os.WIFSTOPPED(status):
+            signals.wait_until(self._drained, _DRAIN_SECONDS)
+            self._relay.stop_with(os.WSTOPSIG(status))
+            self._ends.copy_modes()
             return
+        self._status, self._usage = status, usage
+        self._duration = time.monotonic() - self._started
+        self._capture.finish()
+
+    def _drained(self) -> bool:
+        """Whether what the command wrote is out."""
         try:
-            os.kill(self._child.pid, info.si_signo)
+            return not any(stream.pending or readable_bytes(stream.source) for stream in self._capture.open)
         except OSError:
-            pass
+            return True
 
     def _end(self) -> None:
-        """Close the run's sequence with its exit event."""
-        if self._spooling.writer is None:
-            if self._spooling.failure:
-                self._warnings.append(f"the output was no longer captured: {self._spooling.failure}")
-            return
+        """Write the exit event, which closes the run's sequence unless a stream is still open."""
         writer = self._spooling.writer
-        writer.event(self._exit_event(writer))
-        writer.close()
+        if self._spooling.failure:
+            self._warnings.append(f"the output was no longer captured: {self._spooling.failure}")
+        if writer is None:
+            return
+        assert self._status is not None
+        assert self._usage is not None
+        still_open = [_STREAM_NAMES[stream.number] for stream in self._capture.open]
+        writer.event(events.end_of_command(self._status, self._usage, self._duration, writer, still_open))
+        if not still_open:
+            writer.close()
         if writer.dropped:
             lines = _count(writer.dropped, "line")
             self._warnings.append(f"{lines} dropped: the spool could not be written (a gap event says which)")
 
-    def _exit_event(self, writer: spool.Writer) -> dict[str, object]:
-        assert self._status is not None
-        assert self._usage is not None
-        fields: dict[str, object] = {"event": "exit"}
-        if os.WIFSIGNALED(self._status):
-            number = os.WTERMSIG(self._status)
-            fields["message"] = f"killed by signal {number}"
-            fields["signal"] = number
-        else:
-            fields["message"] = f"exited with status {os.WEXITSTATUS(self._status)}"
-            fields["exit_code"] = os.WEXITSTATUS(self._status)
-        fields["duration_s"] = round(self._duration, 3)
-        fields["lines"] = writer.lines
-        fields["bytes"] = writer.bytes
-        fields["dropped"] = writer.dropped
-        fields["max_rss"] = self._usage.ru_maxrss * 1024
-        fields["cpu_s"] = round(self._usage.ru_utime + self._usage.ru_stime, 3)
-        return fields
+    def _fork_heir(self) -> bool:
+        """A grandchild still holds a stream: leave a process that goes on with it; whether there is one."""
+        if os.getpid() == 1:
+            return True  # everybody ends with PID 1
+        try:
+            if os.fork():
+                return True
+        except OSError:
+            self._capture.go_on()
+            self._run_capture()
+            return False
+        try:
+            self._inherit()
+        finally:
+            os._exit(0)
+
+    def _inherit(self) -> None:
+        """What the heir does: the same loop, spool, lock and seq, until the last writer has gone."""
+        os.setsid()
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
+        for fd in {1, 2} - {stream.fd for stream in self._capture.open}:
+            child.put_null(fd)
+        self._capture.give_up_outputs = True
+        self._capture.go_on()
+        self._run_capture()
+        writer = self._spooling.writer
+        if writer:
+            writer.event(events.end_of_streams(writer))
+            writer.close()
+        if self._writer_lock >= 0:
+            os.close(self._writer_lock)
+        if self._shipment:
+            self._shipment.tell(shipment.CLOSE)
 
     def _deliver(self) -> None:
         """Give the shipper its time to deliver the rest, and say what stays behind."""
@@ -289,46 +332,17 @@ class Front:
         os.close(self._writer_lock)
         acknowledged, reason = 0, "there is no background process"
         if self._shipment:
-            self._close_shipment(self._shipment)
-            acknowledged, reason = self._answer(self._shipment)
+            seconds = self._settings.flush_timeout
+            self._shipment.close(seconds, signals.WAITED, signals.ENDING, self._reap)
+            acknowledged, reason = self._shipment.answer(self._writer.folder)
         waiting = self._writer.next_seq - acknowledged
         if waiting > 0:
-            events = 1 + (acknowledged == 0)
-            lines = _count(max(0, waiting - events), "line")
+            own_events = 1 + (acknowledged == 0)
+            lines = _count(max(0, waiting - own_events), "line")
             why = f" ({reason})" if reason else ""
             self._warnings.append(f"{lines} not delivered yet{why}: kept in {self._root}, `sqstee flush` ships them")
         elif not self._settings.to:
             self._tell_of_local_queue()
-
-    def _close_shipment(self, shipment: Shipment) -> None:
-        try:
-            os.write(shipment.wake, b"c")
-        except OSError:
-            pass
-        os.close(shipment.wake)
-        deadline = time.monotonic() + self._settings.flush_timeout + _GRACE_SECONDS
-        while shipment.pid:
-            info = _signal.sigtimedwait(self._waited, max(0.0, deadline - time.monotonic()))
-            if info is None or info.si_signo in _ENDING_SIGNALS:
-                os.kill(shipment.pid, _signal.SIGKILL)  # the spool is right at every moment
-                os.waitpid(shipment.pid, 0)
-                return
-            self._reap()
-
-    def _answer(self, shipment: Shipment) -> tuple[int, str]:
-        """What the shipper said last; where it could not, what it had written to the state file."""
-        os.set_blocking(shipment.report, False)
-        try:
-            words = os.read(shipment.report, 65536).decode("utf-8", "replace")
-        except OSError:
-            words = ""
-        acknowledged, tab, reason = words.rstrip("\n").partition("\t")
-        if tab:
-            return int(acknowledged), reason
-        from sqstee.run.replay import State
-
-        assert self._writer is not None
-        return State(self._writer.folder).next, "the background process was ended"
 
     def _tell_of_local_queue(self) -> None:
         """Once per user, not once per run."""
@@ -345,11 +359,11 @@ class Front:
         """Our own lines, after the command's last, never inside an unfinished one of its."""
         for stream in self._capture.streams:
             if stream.error is not None:
-                name = "stderr" if stream.number else "stdout"
+                name = "stderr" if stream.fd == 2 else "stdout"
                 self._warnings.insert(0, f"{name}: {stream.error.strerror}")
         if not self._warnings:
             return
-        unfinished = any(stream.last_byte != b"\n" for stream in self._capture.streams if _is_stderr(stream.number + 1))
+        unfinished = any(stream.last_byte != b"\n" for stream in self._capture.streams if _is_stderr(stream.fd))
         text = "".join(f"sqstee: {warning}\n" for warning in self._warnings)
         try:
             os.write(2, (("\n" if unfinished else "") + text).encode(errors="replace"))
@@ -359,35 +373,78 @@ class Front:
     def _exit(self) -> NoReturn:
         status = self._status
         if status is not None and os.WIFSIGNALED(status):
-            _die_by(os.WTERMSIG(status))
+            self._ends.restore_modes()
+            signals.die_by(os.WTERMSIG(status))
         code = EXIT_FAILURE if status is None else os.WEXITSTATUS(status)
         if code == 0 and any(stream.error for stream in self._capture.streams):
             code = EXIT_FAILURE
         os._exit(code)
 
 
-def _pipes(closed: set[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """A pipe for each of stdout and stderr that is open: our ends, and the command's, by descriptor."""
-    sources, fds = {}, {}
-    for fd in {1, 2} - closed:
-        sources[fd], fds[fd] = os.pipe()
-    return sources, fds
+_STREAM_NAMES = ("stdout", "stderr", "output")
 
 
-def _close(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        pass
+class _Ends:
+    """Both ends of what stands between the command and us: a pipe or a pty for each captured output.
 
+    `of_command` maps the command's descriptors to its ends.
+    """
 
-def _keep_only(kept: set[int]) -> None:
-    """Close every descriptor but these, and put /dev/null in the place of 0 to 2."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            _close(int(name))
-    for _ in range(3 - len(kept & {0, 1, 2})):
-        os.open("/dev/null", os.O_RDWR)
+    def __init__(self, captured: set[int], settings: Settings, environ: dict[bytes, bytes]) -> None:
+        self.of_command: dict[int, int] = {}
+        self._sources: dict[int, int] = {}
+        self._ptys: dict[int, Pty] = {}
+        self._merged = settings.merge
+        targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in captured}
+        for fd, numbers in targets.items():
+            source, end = self._open(fd, settings.tty, environ)
+            self._sources[fd] = source
+            self.of_command.update(dict.fromkeys(numbers, end))
+
+    def streams(self) -> list[Stream]:
+        """What the capture loop works on."""
+        return [
+            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, open_output(fd), self._ptys.get(fd))
+            for fd, source in self._sources.items()
+        ]
+
+    def close_those_of_command(self) -> None:
+        """Once the command has them; else no stream would ever end."""
+        for end in set(self.of_command.values()):
+            os.close(end)
+
+    def terminals(self) -> dict[int, list[object]]:
+        """The real terminals, and the modes that they had at the start."""
+        return {pty.real: list(pty.saved) for pty in self._ptys.values() if pty.real is not None}
+
+    def copy_sizes(self) -> None:
+        """A terminal has a new size."""
+        for pty in self._ptys.values():
+            pty.copy_size()
+
+    def copy_modes(self) -> None:
+        """Back in the foreground: the modes that the command has set hold again."""
+        for pty in self._ptys.values():
+            if pty.copied:
+                pty.copy_modes()
+
+    def restore_modes(self) -> None:
+        """The command was killed and could not clean up behind itself."""
+        from sqstee.run.terminal import restore
+
+        for pty in self._ptys.values():
+            if pty.copied and pty.real is not None:
+                restore(pty.real, pty.saved)
+
+    def _open(self, fd: int, tty: str, environ: dict[bytes, bytes]) -> tuple[int, int]:
+        terminal = os.isatty(fd)
+        if tty == "never" or not (terminal or tty == "always"):
+            return os.pipe()
+        from sqstee.run.terminal import Pty, size_from
+
+        pty = Pty(fd if terminal else None, size_from(environ))
+        self._ptys[fd] = pty
+        return pty.master, pty.slave
 
 
 def _is_stderr(fd: int) -> bool:
@@ -403,17 +460,3 @@ def _is_stderr(fd: int) -> bool:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _die_by(number: int) -> NoReturn:
-    """End by the signal that ended the command, without a core of our own."""
-    import resource
-
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        _signal.signal(number, _signal.SIG_DFL)
-    except (OSError, ValueError):
-        pass
-    os.kill(os.getpid(), number)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
-    os._exit(128 + number)

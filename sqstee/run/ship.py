@@ -12,7 +12,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from sqstee.options import Settings
+from sqstee.run import signals
 from sqstee.run.pack import Pace, Planned, Request
+from sqstee.run.shipment import CLEAR, CLOSE
 from sqstee.run.source import Source
 from sqstee.transports.base import REFRESH, RETRY, Failure, Sender, TransportError, open_sender
 from sqstee.transports.destination import Destination
@@ -22,8 +24,6 @@ _NICENESS = 10  # where shipper and command compete for the cores the command wi
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
-
-CLOSE = b"c"  # on the wake pipe: the run has ended, deliver the rest
 
 
 class Senders:
@@ -235,6 +235,8 @@ class Shipper:
 
     def _woken(self) -> None:
         words = os.read(self._wake, 4096)
+        if CLEAR in words:
+            signals.take_pending()
         now = time.monotonic()
         self._awake_until = now + _LOOK_AGAIN_SECONDS
         if words and CLOSE not in words:
@@ -283,14 +285,30 @@ class Shipper:
 
 
 def background(
-    folder: str, settings: Settings, destination: Destination, local_path: str, wake: int, report: int, command: int
+    folder: str,
+    settings: Settings,
+    destination: Destination,
+    local_path: str,
+    wake: int,
+    report: int,
+    command: int,
+    terminals: dict[int, list[object]],
 ) -> None:
     """The body of the shipper process, forked from the front: ships the run in `folder`, then says how it went.
 
     `wake` is read, `report` written: one line with the first seq that was not taken, and the reason. `command` is the
-    wrapped command's pidfd: it is killed if the front dies without a status, because nobody would read its output.
+    wrapped command's pidfd: it is killed if the front dies without a status, because nobody would read its output, and
+    the `terminals` get the modes back that they had.
     """
     os.nice(_NICENESS)
+
+    def orphaned() -> None:
+        _kill(command)
+        for real, saved in terminals.items():
+            from sqstee.run.terminal import restore
+
+            restore(real, saved)
+
     shipper = Shipper(
         folder,
         open_sender(destination, local_path, settings.local_max),
@@ -299,7 +317,7 @@ def background(
         message_bytes=settings.message_bytes,
         flush_timeout=settings.flush_timeout,
         compress=settings.compress,
-        orphaned=lambda: _kill(command),
+        orphaned=orphaned,
     )
     reason = ""
     try:

@@ -1,0 +1,92 @@
+"""The front's side of the shipper process: start it, wake it, and hear how it went."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sqstee.run.child import close_quietly, put_null
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable, Iterable
+else:  # the Python half of signal costs 8 ms (enum)
+    import _signal
+
+WAKE, CLOSE, CLEAR = b"w", b"c", b"s"  # there is something; the run has ended; take your pending signals
+_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went
+
+
+class Shipment:
+    """A run's shipper: `pid` is 0 once it has ended."""
+
+    __slots__ = ("_report", "pid", "wake")
+
+    def __init__(self, pid: int, wake: int, report: int) -> None:
+        self.pid = pid
+        self.wake = wake
+        self._report = report
+
+    def tell(self, word: bytes) -> None:
+        """Send one of the words above; the pipe being full, or the shipper gone, is no fault."""
+        try:
+            os.write(self.wake, word)
+        except OSError:
+            pass
+
+    def close(self, seconds: float, waited: Iterable[int], stop: frozenset[int], reap: Callable[[], None]) -> None:
+        """Have the rest delivered, for at most `seconds`; one of the signals in `stop` ends the waiting.
+
+        What the shipper has not done by then stays in the spool, which is right at every moment.
+        """
+        self.tell(CLOSE)
+        os.close(self.wake)
+        deadline = time.monotonic() + seconds + _GRACE_SECONDS
+        while self.pid:
+            info = _signal.sigtimedwait(waited, max(0.0, deadline - time.monotonic()))
+            if info is None or info.si_signo in stop:
+                os.kill(self.pid, _signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                return
+            reap()
+
+    def answer(self, folder: str) -> tuple[int, str]:
+        """The first seq that was not taken, and why; from the state file where the shipper could not say it."""
+        os.set_blocking(self._report, False)
+        try:
+            words = os.read(self._report, 65536).decode("utf-8", "replace")
+        except OSError:
+            words = ""
+        acknowledged, tab, reason = words.rstrip("\n").partition("\t")
+        if tab:
+            return int(acknowledged), reason
+        from sqstee.run.replay import State
+
+        return State(folder).next, "the background process was ended"
+
+
+def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
+    """Fork the shipper, which runs `body` with its ends of the two pipes and holds only these and `kept`."""
+    wake_reading, wake = os.pipe()
+    report, report_writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(wake_reading)
+        os.close(report_writing)
+        os.set_blocking(wake, False)
+        return Shipment(pid, wake, report)
+    try:
+        _keep_only({wake_reading, report_writing, *kept})
+        body(wake_reading, report_writing)
+    finally:
+        os._exit(0)
+
+
+def _keep_only(kept: set[int]) -> None:
+    """Close every descriptor but these, and put /dev/null in the place of 0 to 2."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            close_quietly(int(name))
+    for fd in (0, 1, 2):
+        put_null(fd)
