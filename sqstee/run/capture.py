@@ -147,19 +147,6 @@ class Capture:
             if stream.pending is None:
                 self._watch(stream.source, select.EPOLLIN, stream)
 
-    def pump(self) -> None:
-        """Pass through and nothing else, for when `run` has failed: the plainest loop there is."""
-        while self.open:
-            poll = select.poll()
-            for stream in self.open:
-                poll.register(stream.source, select.POLLIN)
-            for fd, _ in poll.poll():
-                stream = next(stream for stream in self.open if stream.source == fd)
-                chunk = stream.read()
-                if chunk == b"" or (chunk and not _write_all(stream.fd, chunk)):
-                    self.open.remove(stream)
-                    os.close(stream.source)
-
     def _event(self, fd: int, events: int) -> None:
         if fd == self._control:
             self._begin_to_finish()
@@ -317,6 +304,21 @@ class Capture:
     def _unwatch(self, fd: int) -> None:
         if self._by_fd.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+
+def pump(streams: list[Stream]) -> None:
+    """Pass through and nothing else, for when the loop above has failed: the plainest one there is."""
+    running = list(streams)
+    while running:
+        poll = select.poll()
+        for stream in running:
+            poll.register(stream.source, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        for stream in [stream for stream in running if stream.source in ready]:
+            chunk = stream.read()
+            if chunk == b"" or (chunk and not _write_all(stream.fd, chunk)):
+                running.remove(stream)
+                os.close(stream.source)
 
 
 def _write_all(fd: int, data: bytes) -> bool:

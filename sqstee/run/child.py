@@ -56,13 +56,19 @@ def put_null(fd: int) -> None:
 
 def inherited_fds() -> list[int]:
     """The descriptors from 3 on that the process was started with; to be called before it opens any."""
-    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return [int(name) for name in os.listdir(folder) if int(name) > 2 and int(name) != folder]
+        names = os.listdir("/proc/self/fd")
     except OSError:
         return []
-    finally:
-        os.close(folder)
+    return [int(name) for name in names if int(name) > 2 and _is_open(int(name))]  # the listing's own is closed again
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def close_quietly(fd: int) -> None:

@@ -11,8 +11,8 @@ from sqstee import __version__
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import encode_object
 from sqstee.run import child, events, nest, shipment, signals, spool
-from sqstee.run.capture import Capture, Spooling, Stream
-from sqstee.run.output import open_output, readable_bytes
+from sqstee.run.capture import Capture, Spooling, Stream, pump
+from sqstee.run.output import Output, open_output, readable_bytes
 from sqstee.transports import destination
 
 TYPE_CHECKING = False
@@ -53,6 +53,8 @@ class Front:
         self._captured = False
         self._shipment: Shipment | None = None
         self._writer: spool.Writer | None = None
+        self._capture: Capture | None = None
+        self._streams: list[Stream] = []
         self._writer_lock = self._ship_lock = -1
         self._root = self._local = ""
 
@@ -70,7 +72,7 @@ class Front:
             self._ends = _Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._child = child.start(self._command, self._ends.of_command, inherited)
-        except OSError as error:
+        except Exception as error:  # no pipe, no pty, no process: the command comes first
             raise child.passthrough(self._command, inherited, str(error)) from None
         self._started = time.monotonic()
         self._ends.close_those_of_command()
@@ -92,11 +94,11 @@ class Front:
         self._guarded("the background process", self._begin)
         self._relay = signals.Relay(self._child.pid, self._shipment)
         self._spooling = Spooling(self._writer, self._shipment)
-        self._capture = Capture(self._ends.streams(), self._spooling)
+        self._streams = self._ends.streams()
         self._start_capture()
         self._attend()
         self._guarded("the spool", self._end)
-        if not (self._capture.open and self._fork_heir()):
+        if not (self._open_streams() and self._fork_heir()):
             self._guarded("delivery", self._deliver)
         self._say_warnings()
         self._exit()
@@ -201,6 +203,7 @@ class Front:
         )
 
     def _start_capture(self) -> None:
+        self._guarded("capture", self._make_capture)
         main = _thread.get_ident()
 
         def work() -> None:
@@ -212,13 +215,20 @@ class Front:
         except RuntimeError:  # no thread can be had: attend to signals between the chunks
             self._run_capture(self._take_signals)
 
+    def _make_capture(self) -> None:
+        self._capture = Capture(self._streams, self._spooling)
+
     def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
         try:
-            self._capture.run(tick)
+            if self._capture:
+                self._capture.run(tick)
+            else:
+                pump(self._streams)
         except Exception as error:
             self._spooling.failure = f"{type(error).__name__}: {error}"
             self._spooling.writer = None
-            self._capture.pump()
+            pump(self._capture.open if self._capture else [])
+            self._capture = None
         finally:
             self._captured = True
 
@@ -264,12 +274,17 @@ class Front:
             return
         self._status, self._usage = status, usage
         self._duration = time.monotonic() - self._started
-        self._capture.finish()
+        if self._capture:
+            self._capture.finish()
+
+    def _open_streams(self) -> list[Stream]:
+        """The streams that have not ended."""
+        return self._capture.open if self._capture else []
 
     def _drained(self) -> bool:
         """Whether what the command wrote is out."""
         try:
-            return not any(stream.pending or readable_bytes(stream.source) for stream in self._capture.open)
+            return not any(stream.pending or readable_bytes(stream.source) for stream in self._open_streams())
         except OSError:
             return True
 
@@ -282,7 +297,7 @@ class Front:
             return
         assert self._status is not None
         assert self._usage is not None
-        still_open = [_STREAM_NAMES[stream.number] for stream in self._capture.open]
+        still_open = [_STREAM_NAMES[stream.number] for stream in self._open_streams()]
         writer.event(events.end_of_command(self._status, self._usage, self._duration, writer, still_open))
         if not still_open:
             writer.close()
@@ -297,25 +312,28 @@ class Front:
         try:
             if os.fork():
                 return True
-        except OSError:
-            self._capture.go_on()
-            self._run_capture()
+        except OSError:  # no process can be had: the status comes late
+            self._go_on()
             return False
         try:
             self._inherit()
         finally:
             os._exit(0)
 
+    def _go_on(self, give_up_outputs: bool = False) -> None:
+        assert self._capture
+        self._capture.give_up_outputs = give_up_outputs
+        self._capture.go_on()
+        self._run_capture()
+
     def _inherit(self) -> None:
         """What the heir does: the same loop, spool, lock and seq, until the last writer has gone."""
         os.setsid()
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
-        for fd in {1, 2} - {stream.fd for stream in self._capture.open}:
+        for fd in {1, 2} - {stream.fd for stream in self._open_streams()}:
             child.put_null(fd)
-        self._capture.give_up_outputs = True
-        self._capture.go_on()
-        self._run_capture()
+        self._go_on(give_up_outputs=True)
         writer = self._spooling.writer
         if writer:
             writer.event(events.end_of_streams(writer))
@@ -357,13 +375,13 @@ class Front:
 
     def _say_warnings(self) -> None:
         """Our own lines, after the command's last, never inside an unfinished one of its."""
-        for stream in self._capture.streams:
+        for stream in self._streams:
             if stream.error is not None:
                 name = "stderr" if stream.fd == 2 else "stdout"
                 self._warnings.insert(0, f"{name}: {stream.error.strerror}")
         if not self._warnings:
             return
-        unfinished = any(stream.last_byte != b"\n" for stream in self._capture.streams if _is_stderr(stream.fd))
+        unfinished = any(stream.last_byte != b"\n" for stream in self._streams if _is_stderr(stream.fd))
         text = "".join(f"sqstee: {warning}\n" for warning in self._warnings)
         try:
             os.write(2, (("\n" if unfinished else "") + text).encode(errors="replace"))
@@ -376,7 +394,7 @@ class Front:
             self._ends.restore_modes()
             signals.die_by(os.WTERMSIG(status))
         code = EXIT_FAILURE if status is None else os.WEXITSTATUS(status)
-        if code == 0 and any(stream.error for stream in self._capture.streams):
+        if code == 0 and any(stream.error for stream in self._streams):
             code = EXIT_FAILURE
         os._exit(code)
 
@@ -404,7 +422,7 @@ class _Ends:
     def streams(self) -> list[Stream]:
         """What the capture loop works on."""
         return [
-            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, open_output(fd), self._ptys.get(fd))
+            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, _output(fd), self._ptys.get(fd))
             for fd, source in self._sources.items()
         ]
 
@@ -445,6 +463,13 @@ class _Ends:
         pty = Pty(fd if terminal else None, size_from(environ))
         self._ptys[fd] = pty
         return pty.master, pty.slave
+
+
+def _output(fd: int) -> Output:
+    try:
+        return open_output(fd)
+    except Exception:  # whatever is odd about it can be written to as it is
+        return Output(fd)
 
 
 def _is_stderr(fd: int) -> bool:
