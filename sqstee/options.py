@@ -61,6 +61,24 @@ def one_of(*words: str) -> Callable[[str], str]:
     return convert
 
 
+def at_most(largest: str) -> Callable[[str], int]:
+    """A size with an upper bound."""
+
+    def convert(text: str) -> int:
+        if size(text) > size(largest):
+            raise ValueError(f"it is at most {largest}")
+        return size(text)
+
+    return convert
+
+
+def host(text: str) -> str:
+    """A name that can be a message attribute: printable characters, few enough to leave room for lines."""
+    if not text or len(text) > 255 or not text.isprintable():
+        raise ValueError("a host's name has 1 to 255 printable characters")
+    return text
+
+
 def filled(text: str) -> str:
     """Any text but the empty one."""
     if not text:
@@ -120,16 +138,22 @@ RUN_OPTIONS = (
     ),
     Option("job", "NAME", str, "", "a name for this job, on every line"),
     Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
-    Option("host", "NAME", filled, "", "the host's name on every line (default: the node's own)"),
+    Option("host", "NAME", host, "", "the host's name on every line (default: the node's own)"),
     Option("spool", "DIR", filled, "", "where captured lines wait until they are delivered, on a local disk"),
     Option("linger", "TIME", duration, 1.0, "how long a partial request may wait for more lines (default: 1s)"),
     Option(
         "flush-timeout", "TIME", duration, 10.0, "how long to deliver the rest after the command's end (default: 10s)"
     ),
     Option(
-        "message-bytes", "SIZE", size, 256 * 1024, "NDJSON packed into one message, before compression (default: 256K)"
+        "message-bytes",
+        "SIZE",
+        at_most("1M"),
+        256 * 1024,
+        "NDJSON packed into one message, before compression (default: 256K)",
     ),
-    Option("max-line", "SIZE", size, 32 * 1024, "longer lines are sent in pieces of this size (default: 32K)"),
+    Option(
+        "max-line", "SIZE", at_most("128K"), 32 * 1024, "longer lines are sent in pieces of this size (default: 32K)"
+    ),
     Option(
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
     ),

@@ -167,10 +167,12 @@ class Body:
         return len(self.data) + attributes_size(self.attributes)
 
     def compressed(self) -> Body:
-        """This body with its data as base64(gzip(NDJSON)), the same bytes each time."""
+        """This body as base64(gzip(NDJSON)), the same bytes each time; itself where that is no smaller."""
         import gzip
 
         data = binascii.b2a_base64(gzip.compress(self.data, compresslevel=1, mtime=0), newline=False)
+        if len(data) >= len(self.data):
+            return self
         return Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
 
 

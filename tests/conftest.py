@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,16 @@ def fake_sqs() -> Iterator[FakeSqs]:
     with FakeSqs() as server:
         server.create_queue("q")
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    """No test may hang: after two minutes it fails."""
+
+    def fail(number: int, frame: object) -> None:
+        raise TimeoutError("the test takes more than two minutes")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)

@@ -132,3 +132,12 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) 
 def python(code: str) -> list[str]:
     """A command that runs Python code."""
     return [sys.executable, "-c", code]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -12,7 +12,7 @@ import pytest
 from fake_sqs import FakeSqs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Rebuilt, Sqstee, clean_environment, python, wait_for
+from support import Rebuilt, Sqstee, clean_environment, is_running, python, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.sqs import request_json
@@ -248,15 +248,6 @@ def test_the_shipper_goes_on_when_the_front_is_killed(sqstee: Sqstee, fake_sqs: 
         wait_for(lambda: shipped(fake_sqs).stdout == b"".join(lines), "thousand lines")
         child = int(lines[0])
         wait_for(lambda: not is_running(child), "end of the command")
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_the_request_is_what_boto3_would_send(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> None:

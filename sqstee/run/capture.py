@@ -36,7 +36,19 @@ class Stream:
     `number` is the spool's, `fd` the output of ours that it goes to, `source` our end of the command's pipe or pty.
     """
 
-    __slots__ = ("error", "fd", "last_byte", "number", "output", "pending", "pty", "remaining", "source", "spooled_at")
+    __slots__ = (
+        "broken",
+        "error",
+        "fd",
+        "last_byte",
+        "number",
+        "output",
+        "pending",
+        "pty",
+        "remaining",
+        "source",
+        "spooled_at",
+    )
 
     def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
         self.number = number
@@ -46,6 +58,7 @@ class Stream:
         self.pty = pty
         self.pending: memoryview | None = None  # what the output has not taken yet; nothing is read meanwhile
         self.error: OSError | None = None  # what the output answered to a write, other than that its reader left
+        self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
         self.spooled_at = 0.0
         self.remaining = 0  # bytes still to be read once the command has ended
@@ -110,9 +123,8 @@ class Spooling:
 class Capture:
     """Moves the command's output; `run` returns when every stream has ended, or what was there at `finish` is out."""
 
-    def __init__(self, streams: list[Stream], spooling: Spooling) -> None:
-        self.streams = streams
-        self.spooling = spooling
+    def __init__(self, streams: list[Stream]) -> None:
+        self.spooling = Spooling(None, None)
         self.open = list(streams)
         self.give_up_outputs = False  # an ended stream's output is closed, stderr too: nothing of ours will be said
         self._epoll = select.epoll()
@@ -182,6 +194,8 @@ class Capture:
         stream.remaining -= len(chunk)
         self._write(stream, memoryview(chunk))
         self.spooling.write(stream, chunk)
+        if stream.broken:
+            self._reader_left(stream)
 
     def _write(self, stream: Stream, data: memoryview) -> None:
         """Write to the output, and wait for room there, reading nothing, where it does not take all."""
@@ -193,7 +207,10 @@ class Capture:
                     self._stall(stream, data)
                     return
         except OSError as error:
-            self._output_failed(stream, error)
+            if error.errno in _READER_LEFT:
+                stream.broken = True
+                return
+            stream.error = stream.error or error
         if stream.pending is not None:
             stream.pending = None
             self._watch_output(stream, 0)
@@ -210,21 +227,25 @@ class Capture:
             self._reader_left(stream)
         elif stream.pending is not None:
             self._write(stream, stream.pending)
-
-    def _output_failed(self, stream: Stream, error: OSError) -> None:
-        if error.errno in _READER_LEFT:
-            self._reader_left(stream)
-        elif stream.error is None:
-            stream.error = error
+            if stream.broken:
+                self._reader_left(stream)
 
     def _reader_left(self, stream: Stream) -> None:
-        """Nobody reads our output: close the command's pipe, so that its next write tells it so."""
+        """Nobody reads our output: close the command's pipe, so that its next write tells it so.
+
+        What it has written already is still shipped.
+        """
         stream.pending = None
+        try:
+            rest = readable_bytes(stream.source)
+            while rest > 0 and (chunk := stream.read()):
+                self.spooling.write(stream, chunk)
+                rest -= len(chunk)
+        except OSError:
+            pass
         self._end(stream)
 
     def _end(self, stream: Stream) -> None:
-        if stream not in self.open:
-            return
         self.open.remove(stream)
         self._unwatch(stream.source)
         os.close(stream.source)

@@ -32,7 +32,7 @@ def environment() -> dict[bytes, bytes]:
     except OSError:
         return dict(os.environb)
     pairs = (entry.partition(b"=") for entry in entries)
-    return {name: value for name, equals, value in pairs if equals}
+    return {name: value for name, equals, value in pairs if equals and name}  # execve takes no empty name
 
 
 def occupy_closed_fds() -> set[int]:
@@ -56,11 +56,16 @@ def put_null(fd: int) -> None:
 
 def inherited_fds() -> list[int]:
     """The descriptors from 3 on that the process was started with; to be called before it opens any."""
+    return [fd for fd in open_fds() if fd > 2]
+
+
+def open_fds() -> list[int]:
+    """The open descriptors; without /proc those of the first thousand."""
     try:
-        names = os.listdir("/proc/self/fd")
+        found = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        return []
-    return [int(name) for name in names if int(name) > 2 and _is_open(int(name))]  # the listing's own is closed again
+        found = list(range(1024))
+    return [fd for fd in found if _is_open(fd)]  # that of the listing is closed again
 
 
 def _is_open(fd: int) -> bool:
@@ -184,10 +189,11 @@ def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
 
 def failure_to_start(command: list[str], error: OSError) -> SqsteeError:
     """What to say, and to exit with, where the command could not be executed."""
+    name = "".join(char if char.isprintable() else "?" for char in command[0])
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         missing = "" if "/" in command[0] else "check its name and PATH"
-        return SqsteeError(f"{command[0]}: command not found", missing, EXIT_NOT_FOUND)
-    return SqsteeError(f"{command[0]}: {error.strerror}", "", EXIT_NOT_EXECUTABLE)
+        return SqsteeError(f"{name}: command not found", missing, EXIT_NOT_FOUND)
+    return SqsteeError(f"{name}: {error.strerror}", "", EXIT_NOT_EXECUTABLE)
 
 
 def _candidates(name: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:

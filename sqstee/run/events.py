@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object]:
     """A run begins; `command` is None unless its arguments may be sent (they can hold secrets)."""
     fields: dict[str, object] = {"event": "start", "message": f"{job or 'run'} started"}
-    if job:
-        fields["job"] = job
     fields["pid"] = pid
     fields["version"] = __version__
     if command is not None:

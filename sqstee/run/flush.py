@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from sqstee.errors import SqsteeError
 from sqstee.run.replay import read_meta
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
@@ -31,6 +32,10 @@ def waiting_runs(root: str) -> list[str]:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise SqsteeError(
+            f"the spool folder {root} cannot be read: {error.strerror}", "the form is --spool DIR"
+        ) from None
     return [name for name in names if len(name) == 26 and os.path.isdir(f"{root}/{name}")]
 
 
@@ -46,7 +51,7 @@ def flush(root: str, run: str, timeout: float) -> Flushed | None:
     try:
         meta = json.loads(read_meta(folder))
         return _ship(root, run, meta, timeout)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damage of whatever kind is this run's alone
         return Flushed(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sqstee.record import STREAMS, Body, Encoder, attributes_size
 from sqstee.run.frame import CUT, FRESH, LINES, Frame, Position, Range
@@ -13,6 +13,7 @@ MAX_ENTRIES = 10
 MAX_REQUEST_BYTES = 1024 * 1024
 BILLED_UNIT_BYTES = 64 * 1024
 
+_SLICE_LINES = 1024  # encoded at once: a chunk of empty lines grows two-hundredfold
 COLLECT_SECONDS = 0.03  # what one burst writes within this time leaves in one request
 
 
@@ -52,18 +53,22 @@ class Packer:
         """Bytes of the open body's data; 0 where none is open."""
         return self._size
 
-    def add(self, frame: Frame) -> list[Planned]:
-        """Take the next frame; the bodies that are full now."""
+    @property
+    def plan(self) -> list[Range]:
+        """The ranges that are still to be packed as they were planned."""
+        return list(self._plan)
+
+    def add(self, frame: Frame) -> Iterator[Planned]:
+        """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
         before = self._position(frame.position)
         if frame.kind == LINES:
             block, first, lines = self._join(frame)
-            closed = self._place(self._encode(frame, block, first, lines), first, first + lines - 1, before)
-        else:
+            for records, start, end in self._encoded(frame, block, first, lines):
+                yield from self._place(records, start, end, before)
+        elif (last := frame.first + frame.lines - 1) >= self._start:
             event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
-            last = frame.first + frame.lines - 1
-            closed = self._place(event if last >= self._start else b"", frame.first, last, before)
+            yield from self._place(event, frame.first, last, before)
         self._resume = self._position(frame.end)
-        return closed
 
     def flush(self) -> list[Planned]:
         """Close the open body, if there is one."""
@@ -98,43 +103,51 @@ class Packer:
         cut = len(block) if old == lines else nth_newline(block, old) + 1
         return block[cut:], first + old, lines - old
 
-    def _encode(self, frame: Frame, block: bytes, first: int, lines: int) -> bytes:
-        if not lines:
-            return b""
-        eol = not frame.flags & CUT
-        return self._encoder.lines(block, STREAMS[frame.stream], frame.time_ns, first, eol)
+    def _encoded(self, frame: Frame, block: bytes, first: int, lines: int) -> Iterator[tuple[bytes, int, int]]:
+        """The records of a block in slices of bounded size, with their first and last seq."""
+        at = 0
+        while lines:
+            count, end = lines, len(block)
+            if lines > _SLICE_LINES:
+                count = _SLICE_LINES
+                end = nth_newline(block, count, at) + 1
+            eol = count < lines or not frame.flags & CUT
+            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol)
+            yield records, first, first + count - 1
+            at, first, lines = end, first + count, lines - count
 
-    def _place(self, records: bytes, first: int, last: int, resume: Position) -> list[Planned]:
+    def _place(self, records: bytes, first: int, last: int, resume: Position) -> Iterator[Planned]:
         """Add records `first`..`last` to the open body, closing bodies as they fill."""
-        closed = []
-        while records:
-            cut, upto = self._fit(records, first, last)
-            if cut:
-                self._parts.append(records[:cut])
-                self._size += cut
+        at = 0
+        while at < len(records):
+            while self._plan and self._plan[0][1] < first:
+                self._plan.popleft()  # a gap took its place meanwhile
+            end, upto = self._fit(records, at, first, last)
+            if end > at:
+                self._parts.append(records[at:end])
+                self._size += end - at
                 self._first = first if self._first < 0 else self._first
                 self._last = upto
-                records, first = records[cut:], upto + 1
-            if records or (self._plan and self._last >= self._plan[0][1]):
-                closed.append(self._close(resume))
-        return closed
+                at, first = end, upto + 1
+            if at < len(records) or (self._plan and self._last >= self._plan[0][1]):
+                yield self._close(resume)
 
-    def _fit(self, records: bytes, first: int, last: int) -> tuple[int, int]:
-        """How many bytes of `records` go into the open body, and the last seq among them."""
+    def _fit(self, records: bytes, at: int, first: int, last: int) -> tuple[int, int]:
+        """Up to where in `records`, from `at` on, they go into the open body, and the last seq among them."""
         if self._plan:
             end = self._plan[0][1]
-            if last <= end or records.count(b"\n") == 1:
+            if last <= end or records.find(b"\n", at) == len(records) - 1:
                 return len(records), last
-            return nth_newline(records, end - first + 1) + 1, end
+            return nth_newline(records, end - first + 1, at) + 1, end
         room = self._limit - self._size
-        if len(records) <= room:
+        if len(records) - at <= room:
             return len(records), last
-        cut = records.rfind(b"\n", 0, max(room, 0)) + 1
+        cut = records.rfind(b"\n", at, at + max(room, 0)) + 1
         if not cut and not self._size:  # one record that is larger than a body should be goes alone
-            cut = records.find(b"\n") + 1
+            cut = records.find(b"\n", at) + 1
         if cut == len(records):
             return cut, last
-        return cut, first + records.count(b"\n", 0, cut) - 1
+        return (cut, first + records.count(b"\n", at, cut) - 1) if cut else (at, first - 1)
 
     def _close(self, resume: Position) -> Planned:
         body = Body(b"".join(self._parts), self._encoder.run, self._encoder.host, self._first, self._last)
@@ -144,9 +157,9 @@ class Packer:
         return Planned(body, resume)
 
 
-def nth_newline(block: bytes, count: int) -> int:
-    """The index of the `count`-th newline (from 1); -1 where there are fewer."""
-    at = -1
+def nth_newline(block: bytes, count: int, start: int = 0) -> int:
+    """The index of the `count`-th newline (from 1) from `start` on; -1 where there are fewer."""
+    at = start - 1
     for _ in range(count):
         at = block.find(b"\n", at + 1)
         if at < 0:

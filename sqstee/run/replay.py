@@ -34,15 +34,18 @@ _READ_BYTES = 1024 * 1024
 
 
 class Reader:
-    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more."""
+    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more.
 
-    def __init__(self, folder: str, position: Position = START) -> None:
+    `expected` is the lowest first seq that the frames to come may have without something missing before them.
+    """
+
+    def __init__(self, folder: str, position: Position = START, expected: int = 0) -> None:
         self._folder = folder
         self._segment, self._offset = position
         self._fd = -1
         self._buffer = b""
         self._base = 0  # offset in the segment of the buffer's first byte
-        self._expected = -1  # the next frame's first seq, once one was seen
+        self._expected = expected
         self._suspect: set[int] = set()  # streams whose unfinished line was damaged
 
     @property
@@ -53,12 +56,12 @@ class Reader:
     def frames(self) -> Iterator[Frame]:
         """The frames that can be read now, META frames left out."""
         while True:
-            following = os.path.exists(self._path(self._segment + 1))
+            following = [number for number in segments(self._folder) if number > self._segment]
             for frame in self._segment_frames():
                 yield from self._checked(frame)
             if not following:
                 return
-            self._advance()
+            self._advance(following[0])
 
     def close(self) -> None:
         """Close the segment that is being read."""
@@ -70,9 +73,14 @@ class Reader:
     def _path(self, segment: int) -> str:
         return f"{self._folder}/{segment_name(segment)}"
 
-    def _advance(self) -> None:
+    def _advance(self, segment: int) -> None:
         self.close()
-        self._segment, self._offset, self._base = self._segment + 1, 0, 0
+        self._segment, self._offset, self._base = segment, 0, 0
+
+    def _incomplete(self, offset: int) -> None:
+        """Stay at `offset` and read anew next time: what is there now may be truncated away and written again."""
+        self._offset = self._base = offset
+        self._buffer = b""
 
     def _segment_frames(self) -> Iterator[Frame]:
         if self._fd < 0:
@@ -85,6 +93,7 @@ class Reader:
             if frame is None:
                 return
             yield frame
+        self._incomplete(self._offset)
 
     def _fill(self, size: int) -> bool:
         """Have `size` bytes at the offset in the buffer, if the file holds them."""
@@ -104,6 +113,7 @@ class Reader:
             return self._resynchronise()
         _, version, kind, flags, stream, time_ns, first, lines, length, payload_crc = HEADER.unpack(header)
         if not self._fill(HEADER_BYTES + length):
+            self._incomplete(self._offset)
             return None
         at = self._offset - self._base + HEADER_BYTES
         payload = self._buffer[at : at + length]
@@ -120,7 +130,7 @@ class Reader:
         while True:
             self._offset += 1
             if not self._fill(HEADER_BYTES):
-                self._offset = origin
+                self._incomplete(origin)
                 return None
             start = self._offset - self._base
             found = self._buffer.find(MAGIC, start)
@@ -129,7 +139,7 @@ class Reader:
                 continue
             self._offset = self._base + found
             if not self._fill(HEADER_BYTES):
-                self._offset = origin
+                self._incomplete(origin)
                 return None
             at = self._offset - self._base
             header = self._buffer[at : at + HEADER.size]
@@ -145,9 +155,9 @@ class Reader:
 
     def _checked(self, frame: Frame) -> Iterator[Frame]:
         """The frame, behind gap frames for what damage took before it."""
-        if self._expected >= 0 and frame.first > self._expected:
+        if frame.first > self._expected:
             yield self._gap(self._expected, frame.first - self._expected, frame)
-        self._expected = frame.first + frame.lines
+        self._expected = max(self._expected, frame.first + frame.lines)
         if frame.kind == LINES:
             yield from self._without_torn_line(frame) if frame.stream in self._suspect else (frame,)
         elif frame.kind != META and frame.lines:

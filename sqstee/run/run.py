@@ -53,7 +53,6 @@ class Front:
         self._captured = False
         self._shipment: Shipment | None = None
         self._writer: spool.Writer | None = None
-        self._capture: Capture | None = None
         self._streams: list[Stream] = []
         self._writer_lock = self._ship_lock = -1
         self._root = self._local = ""
@@ -69,8 +68,14 @@ class Front:
         if not captured - closed:
             raise child.passthrough(self._command, inherited, "")
         try:
+            import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
+
             self._ends = _Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
+            self._streams = self._ends.streams()
+            self._capture = Capture(self._streams)
+            self._stderr_streams = [stream for stream in self._streams if _is_stderr(stream.fd)]
+            self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             self._child = child.start(self._command, self._ends.of_command, inherited)
         except Exception as error:  # no pipe, no pty, no process: the command comes first
             raise child.passthrough(self._command, inherited, str(error)) from None
@@ -78,9 +83,8 @@ class Front:
         self._ends.close_those_of_command()
         for fd in others:
             child.close_quietly(fd)
-        child.put_null(0)
-        if 1 not in captured:
-            child.put_null(1)
+        for fd in (0, *({1} - captured)):
+            os.dup2(self._null, fd)
         self._supervise()
 
     def _supervise(self) -> NoReturn:
@@ -93,8 +97,7 @@ class Front:
         os.chdir("/")
         self._guarded("the background process", self._begin)
         self._relay = signals.Relay(self._child.pid, self._shipment)
-        self._spooling = Spooling(self._writer, self._shipment)
-        self._streams = self._ends.streams()
+        self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment)
         self._start_capture()
         self._attend()
         self._guarded("the spool", self._end)
@@ -203,7 +206,6 @@ class Front:
         )
 
     def _start_capture(self) -> None:
-        self._guarded("capture", self._make_capture)
         main = _thread.get_ident()
 
         def work() -> None:
@@ -215,20 +217,13 @@ class Front:
         except RuntimeError:  # no thread can be had: attend to signals between the chunks
             self._run_capture(self._take_signals)
 
-    def _make_capture(self) -> None:
-        self._capture = Capture(self._streams, self._spooling)
-
     def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
         try:
-            if self._capture:
-                self._capture.run(tick)
-            else:
-                pump(self._streams)
+            self._capture.run(tick)
         except Exception as error:
             self._spooling.failure = f"{type(error).__name__}: {error}"
             self._spooling.writer = None
-            pump(self._capture.open if self._capture else [])
-            self._capture = None
+            pump(self._capture.open)
         finally:
             self._captured = True
 
@@ -241,7 +236,7 @@ class Front:
         while self._status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
             if self._status is not None and info.si_signo in signals.ENDING:
-                self._exit()  # the command has ended and nobody takes its output: whoever sends this wants an end
+                signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
             self._take(info)
 
     def _take(self, info: _signal.struct_siginfo) -> None:
@@ -263,7 +258,7 @@ class Front:
                 return
             if pid == self._child.pid:
                 self._command_changed(status, usage)
-            elif self._shipment and pid == self._shipment.pid:
+            elif self._shipment and pid == self._shipment.pid and not os.WIFSTOPPED(status):
                 self._shipment.pid = 0
 
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
@@ -274,12 +269,11 @@ class Front:
             return
         self._status, self._usage = status, usage
         self._duration = time.monotonic() - self._started
-        if self._capture:
-            self._capture.finish()
+        self._capture.finish()
 
     def _open_streams(self) -> list[Stream]:
         """The streams that have not ended."""
-        return self._capture.open if self._capture else []
+        return self._capture.open
 
     def _drained(self) -> bool:
         """Whether what the command wrote is out."""
@@ -321,7 +315,6 @@ class Front:
             os._exit(0)
 
     def _go_on(self, give_up_outputs: bool = False) -> None:
-        assert self._capture
         self._capture.give_up_outputs = give_up_outputs
         self._capture.go_on()
         self._run_capture()
@@ -348,17 +341,21 @@ class Front:
         if self._writer is None:
             return
         os.close(self._writer_lock)
-        acknowledged, reason = 0, "there is no background process"
+        acknowledged, quarantined, reason = 0, 0, "there is no background process"
         if self._shipment:
             seconds = self._settings.flush_timeout
             self._shipment.close(seconds, signals.WAITED, signals.ENDING, self._reap)
-            acknowledged, reason = self._shipment.answer(self._writer.folder)
+            answer = self._shipment.answer(self._writer.folder, self._writer.next_seq)
+            acknowledged, quarantined, reason = answer
         waiting = self._writer.next_seq - acknowledged
+        if quarantined:
+            lines = _count(quarantined, "line")
+            self._warnings.append(f"{lines} larger than the destination takes: kept in {self._root}/quarantine")
         if waiting > 0:
             own_events = 1 + (acknowledged == 0)
-            lines = _count(max(0, waiting - own_events), "line")
+            what = _count(waiting - own_events, "line") if waiting > own_events else "the run's own events"
             why = f" ({reason})" if reason else ""
-            self._warnings.append(f"{lines} not delivered yet{why}: kept in {self._root}, `sqstee flush` ships them")
+            self._warnings.append(f"{what} not delivered yet{why}: kept in {self._root}, `sqstee flush` ships them")
         elif not self._settings.to:
             self._tell_of_local_queue()
 
@@ -381,10 +378,10 @@ class Front:
                 self._warnings.insert(0, f"{name}: {stream.error.strerror}")
         if not self._warnings:
             return
-        unfinished = any(stream.last_byte != b"\n" for stream in self._streams if _is_stderr(stream.fd))
+        unfinished = any(stream.last_byte != b"\n" for stream in self._stderr_streams)
         text = "".join(f"sqstee: {warning}\n" for warning in self._warnings)
-        try:
-            os.write(2, (("\n" if unfinished else "") + text).encode(errors="replace"))
+        try:  # without waiting for room: a stderr that nobody reads must not hold us
+            _output(2).write(memoryview((("\n" if unfinished else "") + text).encode(errors="replace")))
         except OSError:
             pass
 

@@ -23,6 +23,7 @@ IN_FLIGHT = 4
 _NICENESS = 10  # where shipper and command compete for the cores the command wins
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 
 
@@ -39,6 +40,7 @@ class Senders:
         self.ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = threads
         self._running = 0
+        self.ordered = sender.ordered
         self.busy = 0
 
     def submit(self, bodies: list[Planned] | None) -> None:
@@ -84,6 +86,7 @@ class Health:
     def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:
         self._jitter = jitter
         self._failures = 0
+        self._last_kind = ""
         self.not_before = 0.0
         self.reason = ""
         self.permanent = False
@@ -96,6 +99,7 @@ class Health:
     def success(self) -> None:
         """Something was taken."""
         self._failures = 0
+        self._last_kind = ""
         self.not_before = 0.0
         self.reason = ""
         self.permanent = False
@@ -104,7 +108,9 @@ class Health:
         """Something was refused."""
         self._failures += 1
         self.reason = reason
-        self.permanent = kind != RETRY
+        # credentials may have just expired: only a new session that fails as well is final
+        self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
+        self._last_kind = kind
         most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
         wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
         self.not_before = now + wait
@@ -152,6 +158,11 @@ class Shipper:
         """Every seq below this one was taken by the destination."""
         return self._source.acknowledged if self._source else 0
 
+    @property
+    def quarantined(self) -> int:
+        """How many records no message could hold."""
+        return self._source.quarantined if self._source else 0
+
     def run(self) -> bool:
         """Ship; whether everything was taken."""
         while True:
@@ -192,7 +203,7 @@ class Shipper:
             self._submit(source, request)
 
     def _send_full(self, source: Source, now: float) -> None:
-        while self._may_send():
+        while self._may_send() and not (self._again and self._senders.ordered):
             request = source.full_request()
             if request is None:
                 return
@@ -212,7 +223,7 @@ class Shipper:
             self._pace.partial_left(now, source.waiting)
 
     def _may_send(self) -> bool:
-        return self._senders.busy < (IN_FLIGHT if self._health.well else 1)
+        return self._senders.busy < (IN_FLIGHT if self._health.well and not self._senders.ordered else 1)
 
     def _submit(self, source: Source, request: Request) -> None:
         source.plan(request.planned)
@@ -228,7 +239,7 @@ class Shipper:
                 times.append(due)
         if self._awake_until > now:
             times.append(self._awake_until)
-        timeout = max(0.0, min(times) - now) * 1000 if times else None
+        timeout = min(_LONGEST_WAIT_SECONDS, max(0.0, min(times) - now)) * 1000 if times else None
         for fd, _ in self._poll.poll(timeout):
             if fd == self._wake:
                 self._woken()
@@ -250,7 +261,7 @@ class Shipper:
         for bodies, answer in self._senders.collect():
             now = time.monotonic()
             if isinstance(answer, int):
-                self._source = Source(self._folder, min(self._message_bytes, answer), self._compress)
+                self._source = Source(self._folder, self._message_bytes, answer, self._compress)
                 self._health.success()
             elif isinstance(answer, TransportError):
                 self._refused(bodies, answer.kind, str(answer), now)
@@ -326,7 +337,7 @@ def background(
         reason = shipper.reason
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    os.write(report, f"{shipper.acknowledged}\t{reason}\n".encode(errors="replace"))
+    os.write(report, f"{shipper.acknowledged}\t{shipper.quarantined}\t{reason}\n".encode(errors="replace"))
 
 
 def _kill(pidfd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from sqstee.run.child import close_quietly, put_null
+from sqstee.run.child import close_quietly, open_fds, put_null
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 WAKE, CLOSE, CLEAR = b"w", b"c", b"s"  # there is something; the run has ended; take your pending signals
+_LONGEST_WAIT_SECONDS = 3600.0
 _GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went
 
 
@@ -44,26 +45,32 @@ class Shipment:
         os.close(self.wake)
         deadline = time.monotonic() + seconds + _GRACE_SECONDS
         while self.pid:
-            info = _signal.sigtimedwait(waited, max(0.0, deadline - time.monotonic()))
-            if info is None or info.si_signo in stop:
+            rest = min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
+            info = _signal.sigtimedwait(waited, rest)
+            if (info is None and time.monotonic() >= deadline) or (info and info.si_signo in stop):
                 os.kill(self.pid, _signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 return
             reap()
 
-    def answer(self, folder: str) -> tuple[int, str]:
-        """The first seq that was not taken, and why; from the state file where the shipper could not say it."""
+    def answer(self, folder: str, everything: int) -> tuple[int, int, str]:
+        """The first seq that was not taken, how many records were quarantined, and why lines stay behind.
+
+        Where the shipper could not say it the state file does; without the folder there was nothing left to do.
+        """
         os.set_blocking(self._report, False)
         try:
             words = os.read(self._report, 65536).decode("utf-8", "replace")
         except OSError:
             words = ""
-        acknowledged, tab, reason = words.rstrip("\n").partition("\t")
-        if tab:
-            return int(acknowledged), reason
+        answer = words.rstrip("\n").split("\t", 2)
+        if len(answer) == 3:
+            return int(answer[0]), int(answer[1]), answer[2]
+        if not os.path.exists(folder):
+            return everything, 0, ""
         from sqstee.run.replay import State
 
-        return State(folder).next, "the background process was ended"
+        return State(folder).next, 0, "the background process was ended"
 
 
 def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
@@ -85,8 +92,8 @@ def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
 
 def _keep_only(kept: set[int]) -> None:
     """Close every descriptor but these, and put /dev/null in the place of 0 to 2."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
-            close_quietly(int(name))
+    for fd in open_fds():
+        if fd > 2 and fd not in kept:
+            close_quietly(fd)
     for fd in (0, 1, 2):
         put_null(fd)

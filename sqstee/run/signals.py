@@ -25,7 +25,8 @@ JOB_STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
 # The kernel gives these to the terminal's whole foreground group, so that the command has them already.
 _OF_THE_TERMINAL = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGCONT, *JOB_STOPS))
 _TO_A_LEADER_ALONE = frozenset((_signal.SIGHUP, _signal.SIGCONT))
-_WITNESS_STEPS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.009)  # 20 ms in all
+_WITNESS_STEPS = (0.0, 0.0001, 0.0002, 0.0007, 0.001, 0.002, 0.003, 0.005, 0.008)  # 20 ms in all
+_POLL_SECONDS = 0.001
 _CLEARED_SECONDS = 0.1
 
 
@@ -64,7 +65,7 @@ class Relay:
             self._stops.clear()
         if info.si_code == SI_KERNEL:
             self._take_from_kernel(number)
-        elif not self._group_got(number):
+        elif not self._group_got(number, info.si_pid):
             self._forward(number)
 
     def stop_with(self, number: int) -> None:
@@ -90,7 +91,7 @@ class Relay:
         except OSError:
             pass
 
-    def _group_got(self, number: int) -> bool:
+    def _group_got(self, number: int, sender: int) -> bool:
         """Whether a signal that a process sent went to the whole group, the command included."""
         if self._witness is None or not self._witness.pid or not self._command_is_in_our_group():
             return False
@@ -98,12 +99,17 @@ class Relay:
         for step in _WITNESS_STEPS:
             time.sleep(step)
             if self._witness_has(number):
-                time.sleep(_WITNESS_STEPS[1])  # the group's signal may have come beside one to us alone
-                while _signal.sigtimedwait({number}, 0) is not None:
-                    pass
+                self._drop_double(number, sender)
                 self._clear(number)
                 return True
         return False
+
+    def _drop_double(self, number: int, sender: int) -> None:
+        """timeout(1) signals its child and then the group: the second of the two may be waiting for us by now."""
+        time.sleep(_WITNESS_STEPS[1])
+        info = _signal.sigtimedwait({number}, 0)
+        if info is not None and info.si_pid != sender:
+            self._forward(number)
 
     def _command_is_in_our_group(self) -> bool:
         try:
@@ -124,7 +130,7 @@ class Relay:
     def _await_cleared(self, number: int) -> None:
         deadline = time.monotonic() + _CLEARED_SECONDS
         while number in self._stale and self._witness_has(number) and time.monotonic() < deadline:
-            time.sleep(_WITNESS_STEPS[1])
+            time.sleep(_POLL_SECONDS)
         self._stale.discard(number)
 
 
@@ -150,7 +156,8 @@ def die_by(number: int) -> NoReturn:
     import resource
 
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))  # 1: core(5), no pipe either
         _signal.signal(number, _signal.SIG_DFL)
     except (OSError, ValueError):
         pass
@@ -163,4 +170,4 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     """Poll for a state, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        time.sleep(_WITNESS_STEPS[1])
+        time.sleep(_POLL_SECONDS)

@@ -119,22 +119,30 @@ class Segments:
     def _rotate(self, first: int, time_ns: int) -> None:
         path = f"{self.folder}/{segment_name(self._number + 1)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        header = pack_frame_header(META, 0, 0, time_ns, first, 0, self._meta)
         fd = os.open(path, flags, 0o600)
+        try:
+            _write_whole(fd, header, self._meta, 0)
+        except OSError:
+            os.close(fd)
+            raise
         self.close()
-        self._fd, self._size = fd, 0
+        self._fd, self._size = fd, len(header) + len(self._meta)
         self._number += 1
-        self._write(pack_frame_header(META, 0, 0, time_ns, first, 0, self._meta), self._meta)
 
     def _write(self, header: bytes, payload: bytes) -> None:
-        length = len(header) + len(payload)
-        try:
-            written = os.writev(self._fd, (header, payload))
-            if written != length:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            os.ftruncate(self._fd, self._size)
-            raise
-        self._size += length
+        _write_whole(self._fd, header, payload, self._size)
+        self._size += len(header) + len(payload)
+
+
+def _write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
+    """Append both or nothing: what was written in part is truncated back to `size`."""
+    try:
+        if os.writev(fd, (header, payload)) != len(header) + len(payload):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
 
 
 class Writer:

@@ -67,7 +67,22 @@ _CLASSES = {
     ),
 }
 _CLASS_OF = {code: kind for kind, codes in _CLASSES.items() for code in codes}
-_NO_ONES_FAULT = frozenset(("InternalError", "InternalFailure", "ServiceUnavailable", "KmsThrottled"))
+_PASSING = frozenset(
+    (
+        "InternalError",
+        "InternalFailure",
+        "ServiceUnavailable",
+        "RequestTimeout",
+        "RequestLimitExceeded",
+        "LimitExceeded",
+        "BandwidthLimitExceeded",
+        "ProvisionedThroughputExceeded",
+        "PriorRequestNotComplete",
+        "TransactionInProgress",
+        "SlowDown",
+        "OverLimit",
+    )
+)
 
 
 def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
@@ -80,7 +95,7 @@ def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
     for name in (short, short.removesuffix("Exception")):
         if name in _CLASS_OF:
             return _CLASS_OF[name]
-    if short in _NO_ONES_FAULT or "Throttl" in short or "TooMany" in short:
+    if short.removesuffix("Exception") in _PASSING or "Throttl" in short or "TooMany" in short:
         return RETRY
     if sender_fault:
         return POISON
@@ -89,11 +104,17 @@ def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
     return OPEN if 400 <= status < 500 and status not in (408, 429) else RETRY
 
 
+def _one_line(code: str, message: str) -> str:
+    """A server's words on one line, without what a terminal would obey."""
+    text = " ".join((f"{code}: {message}" if message else code).split())
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
 class TransportError(Exception):
     """A call that failed as a whole: `kind` is its class, `code` the destination's own word for it."""
 
     def __init__(self, kind: str, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}" if message else code)
+        super().__init__(_one_line(code, message))
         self.kind = kind
         self.code = code
         self.message = message
@@ -111,7 +132,7 @@ class Failure:
         self.message = message
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.message else self.code
+        return _one_line(self.code, self.message)
 
 
 class Message:
@@ -127,6 +148,8 @@ class Message:
 
 class Sender(Protocol):
     """The sending half of a transport; its methods may be called from several threads at once."""
+
+    ordered: bool  # the destination keeps the order of what it gets: one request at a time
 
     def open(self) -> int:
         """Reach the destination; the largest message that it takes, in bytes. Raises TransportError."""

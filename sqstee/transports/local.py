@@ -37,7 +37,9 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 class LocalSender:
-    """Appends bodies; above `limit` bytes the oldest rows go."""
+    """Appends bodies; above `limit` bytes the oldest rows go, but never what was just stored."""
+
+    ordered = False
 
     def __init__(self, path: str, limit: int) -> None:
         self._path = path
@@ -77,20 +79,25 @@ class LocalSender:
     def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, int, int, str, bytes]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
+            newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
             statement = "INSERT INTO body (time, run, first, last, encoding, data) VALUES (?, ?, ?, ?, ?, ?)"
             connection.executemany(statement, rows)
-            self._drop_oldest(connection)
+            self._drop_oldest(connection, newest)
             connection.execute("COMMIT")
         except sqlite3.Error:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite has rolled back by itself where the disk is full
+                connection.execute("ROLLBACK")
             raise
 
-    def _drop_oldest(self, connection: sqlite3.Connection) -> None:
+    def _drop_oldest(self, connection: sqlite3.Connection, newest: int) -> None:
         def pragma(name: str) -> int:
             return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
         excess = (pragma("page_count") - pragma("freelist_count")) * pragma("page_size") - self._limit
-        for row, size in connection.execute("SELECT id, length(data) FROM body ORDER BY id") if excess > 0 else ():
+        if excess <= 0:
+            return
+        query = "SELECT id, length(data) FROM body WHERE id <= ? ORDER BY id"
+        for row, size in connection.execute(query, (newest,)):
             connection.execute("DELETE FROM body WHERE id = ?", (row,))
             excess -= size
             if excess <= 0:

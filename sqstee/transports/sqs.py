@@ -86,7 +86,7 @@ class SqsSender:
 
     def __init__(self, destination: Destination, connections: int = 4) -> None:
         self._queue = _Queue(destination, connections, READ_SECONDS)
-        self._name = destination.name
+        self.ordered = destination.name.endswith(".fifo")
         self._request = threading.local()
         self._hooked: object = None
 
@@ -109,7 +109,7 @@ class SqsSender:
         try:
             client, url = self._queue.client()
             self._hook(client)
-            self._request.body = request_json(url, bodies, fifo=self._name.endswith(".fifo"))
+            self._request.body = request_json(url, bodies, fifo=self.ordered)
             answer = client.send_message_batch(QueueUrl=url, Entries=[_STAND_IN])  # type: ignore[list-item]
         except Exception as error:
             raise self._refusal(error) from error

@@ -1,0 +1,672 @@
+"""The exact behaviours of a wrapped command, each beside the same command without the wrapper.
+
+The cases are those that other wrappers get wrong: signals, terminals, grandchildren, nesting. Helper programs say
+`ready`, tests poll.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, is_running, python, wait_for
+from terminal import Terminal
+
+from sqstee.run.signals import pending
+
+COUNT = [sys.executable, str(PROGRAMS / "count.py")]
+Prefix = list[str]
+
+
+@pytest.fixture(params=["bare", "wrapped"])
+def prefix(request: pytest.FixtureRequest, sqstee: Sqstee) -> Prefix:
+    """Nothing, or the wrapper: what a test says holds for both."""
+    return [] if request.param == "bare" else sqstee.words("--to", "local", "--")
+
+
+def shell(sqstee: Sqstee, script: str, *words: str, name: str = "bash") -> subprocess.CompletedProcess[bytes]:
+    """Run a shell script in which `"$@"` is the command."""
+    return subprocess.run(
+        [name, "-c", script, name, *words], capture_output=True, env=sqstee.environ, timeout=60, check=False
+    )
+
+
+def started(sqstee: Sqstee, prefix: Prefix, *words: str, group: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a helper program, in process group `group` (0: its own), and wait until it is ready."""
+    process = subprocess.Popen(
+        [*prefix, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ, process_group=group
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def ask_count(process: subprocess.Popen[bytes]) -> int:
+    """Let the counting program end with what it counted."""
+    process.send_signal(signal.SIGUSR2)
+    return process.wait(20)
+
+
+# Signals
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "CONT", "WINCH", "ALRM", "RT1", "RT5"])
+def test_a_signal_to_the_wrapper_reaches_the_command_once(sqstee: Sqstee, prefix: Prefix, name: str) -> None:
+    """kill(2) to the pid: once, each time, real-time signals too."""
+    number = int(name[2:]) + signal.SIGRTMIN if name.startswith("RT") else signal.Signals[f"SIG{name}"]
+    with started(sqstee, prefix, *COUNT, name) as process:
+        assert process.stdout
+        for _ in range(3):
+            process.send_signal(number)
+            assert process.stdout.readline() == f"got {int(number)}\n".encode()
+        assert ask_count(process) == 3
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "TERM", "USR1"])
+def test_a_signal_to_the_group_reaches_the_command_once(sqstee: Sqstee, prefix: Prefix, name: str) -> None:
+    """kill(2) to the whole group: the command has it already, time after time."""
+    number = signal.Signals[f"SIG{name}"]
+    with started(sqstee, prefix, *COUNT, name, group=0) as process:
+        assert process.stdout
+        for _ in range(3):
+            os.killpg(process.pid, number)
+            assert process.stdout.readline() == f"got {int(number)}\n".encode()
+            wait_for(lambda: not any(map(pending, children(process.pid))), "shipper to have taken the signal")
+        process.send_signal(number)  # and one to the pid alone still gets through
+        assert process.stdout.readline() == f"got {int(number)}\n".encode()
+        assert ask_count(process) == 4
+
+
+def test_timeout_terminates_once(sqstee: Sqstee, prefix: Prefix) -> None:
+    """timeout(1) signals its child and then the group: a handler runs once."""
+    script = 'trap "echo got; n=1" TERM; echo ready; while [ -z "$n" ]; do sleep 0.05; done; sleep 0.3; echo end'
+    found = shell(sqstee, 'timeout -s TERM 1 "$@"; echo $?', *prefix, "bash", "-c", script)
+    assert found.stdout == b"ready\ngot\nend\n124\n"
+
+
+def test_a_signal_reaches_a_command_that_left_the_group(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A command in a group of its own gets what its caller sends to the wrapper's group as well as the pid."""
+    path = str(PROGRAMS / "count.py")
+    program = python(f"import os, runpy, sys\nos.setpgid(0, 0)\nsys.argv = ['', 'TERM']\nrunpy.run_path({path!r})")
+    with started(sqstee, prefix, *program, group=0) as process:
+        assert process.stdout
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == f"got {int(signal.SIGTERM)}\n".encode()
+        assert ask_count(process) == 1
+
+
+def test_an_alarm_survives_the_wrapper(sqstee: Sqstee, prefix: Prefix) -> None:
+    """alarm(2) set before the execve ends the command."""
+    found = shell(sqstee, 'perl -e "alarm 1; exec @ARGV" "$@"; echo $?', *prefix, "sleep", "30")
+    assert found.stdout == b"142\n"
+
+
+def test_interrupt_ends_a_shell_loop(sqstee: Sqstee, prefix: Prefix) -> None:
+    """^C: the loop ends, because the wrapper dies of SIGINT as the command did."""
+    loop = 'for i in 1 2 3; do "$@"; echo it; done'
+    command = [*prefix, "sh", "-c", "echo ready; exec sleep 20"]
+    with Terminal(["bash", "-c", loop, "bash", *command], sqstee.environ) as terminal:
+        terminal.expect(b"ready\r\n")
+        terminal.type(b"\x03")
+        assert terminal.wait() == -signal.SIGINT
+        assert b"it" not in terminal.output
+
+
+def test_one_interrupt_key_is_one_sigint(sqstee: Sqstee, prefix: Prefix) -> None:
+    """The terminal gives ^C to the whole group: it is not forwarded."""
+    with Terminal([*prefix, *COUNT, "INT"], sqstee.environ) as terminal:
+        terminal.expect(b"ready\r\n")
+        for _ in range(2):
+            terminal.type(b"\x03")
+            terminal.expect(b"got 2\r\n")
+        os.kill(terminal.pid, signal.SIGINT)  # and a kill(2) right after is not taken for the key's
+        terminal.expect(b"got 2\r\n")
+        os.kill(terminal.pid, signal.SIGUSR2)
+        assert terminal.wait() == 3
+
+
+def test_stop_and_continue_under_job_control(sqstee: Sqstee, prefix: Prefix) -> None:
+    """^Z gives the prompt back with both stopped, fg goes on with both, and the terminal's modes are untouched."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    program = "echo ready; read x; echo read:$x"
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ) as terminal:
+        terminal.expect(b"prompt> ")
+        before = terminal.modes()
+        words = " ".join(f"'{word}'" for word in [*prefix, "sh", "-c", program])
+        terminal.type(words.encode() + b"\n")
+        terminal.expect(b"\nready\r\n")
+        terminal.type(b"\x1a")
+        terminal.expect(b"Stopped")
+        terminal.expect(b"prompt> ")
+        assert terminal.modes() == before
+        terminal.type(b"fg\n")
+        terminal.expect(b"fg\r\n")
+        terminal.expect(b"\n")
+        terminal.type(b"word\n")
+        terminal.expect(b"read:word\r\n")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"exit 0\n")
+        assert terminal.wait() == 0
+
+
+def test_a_command_stopped_by_others_does_not_stop_the_wrapper(sqstee: Sqstee) -> None:
+    """kill -STOP of the inner command, as a debugger does: when it goes on, its output still comes through."""
+    with started(sqstee, sqstee.words("--"), "sh", "-c", "echo ready; echo $$; read x; echo on") as process:
+        assert process.stdout
+        inner = int(process.stdout.readline())
+        os.kill(inner, signal.SIGSTOP)
+        wait_for(lambda: state(inner) == "T", "stop")
+        os.kill(inner, signal.SIGCONT)
+        wait_for(lambda: state(inner) != "T", "continuation")
+        assert state(process.pid) != "T"
+        process.kill()
+
+
+def state(pid: int) -> str:
+    """A process's state letter."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_a_hangup_reaches_the_command_of_a_session_leader(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """The kernel signals the leader alone when the terminal goes away."""
+    log = tmp_path / "log"
+    program = f"trap 'echo hup > {log}; exit' HUP; echo ready; while :; do sleep 0.05; done"
+    terminal = Terminal([*prefix, "sh", "-c", program], sqstee.environ)
+    terminal.expect(b"ready")
+    os.close(terminal.fd)
+    wait_for(log.exists, "trap")
+    os.waitpid(terminal.pid, 0)
+
+
+@pytest.mark.parametrize("ignored", ["", "HUP INT PIPE", "PIPE XFSZ", "CHLD", "TERM USR1"])
+def test_inherited_ignores_are_the_commands(sqstee: Sqstee, prefix: Prefix, ignored: str) -> None:
+    """What the caller ignored is ignored in the command, and nothing else, whatever Python itself does."""
+    trap = f"trap '' {ignored};" if ignored else ""
+    found = shell(sqstee, f'({trap} "$@"; :)', *prefix, "grep", "SigIgn", "/proc/self/status")
+    expected = sum(1 << signal.Signals[f"SIG{name}"] - 1 for name in ignored.split())
+    assert int(found.stdout.split()[1], 16) == expected
+
+
+def test_the_inherited_mask_is_the_commands(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A parent that blocks USR1 and a real-time signal."""
+    code = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGRTMIN + 3})\n"
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    words = [*python(code), *prefix, "grep", "SigBlk", "/proc/self/status"]
+    found = subprocess.run(words, capture_output=True, env=sqstee.environ, check=True)
+    assert int(found.stdout.split()[1], 16) == 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGRTMIN + 2
+
+
+@pytest.mark.parametrize("status", range(0, 256, 15))
+def test_every_exit_code_is_the_commands(sqstee: Sqstee, status: int) -> None:
+    """0 to 255 (in steps here; all of them in the slow form)."""
+    assert sqstee.run("--to", "local", "--", "sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", range(256))
+def test_all_exit_codes(sqstee: Sqstee, status: int) -> None:
+    """Each of them."""
+    assert sqstee.run("--to", "local", "--", "sh", "-c", f"exit {status}").returncode == status
+
+
+def test_the_death_is_seen_by_a_parent(sqstee: Sqstee, prefix: Prefix) -> None:
+    """The parent's wait(2) tells the same signal, for each that ends a process."""
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGPIPE, signal.SIGABRT, signal.SIGRTMIN):
+        found = subprocess.run(
+            [*prefix, *python(f"import os; os.kill(os.getpid(), {int(number)})")], env=sqstee.environ, check=False
+        )
+        assert found.returncode == -number
+
+
+def test_as_pid_1_orphans_are_reaped_and_term_works(sqstee: Sqstee, tmp_path: Path) -> None:
+    """In a PID namespace of its own: no zombies, a signal's death is 128 + n."""
+    if subprocess.run(["unshare", "-fp", "--mount-proc", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces here")
+    script = (
+        "(sleep 0.1 &) ; (sh -c 'exit 3' &); echo ready; i=0;"
+        "while [ $i -lt 40 ]; do sleep 0.05; i=$((i+1)); done; "
+        "grep -l '^State:.Z' /proc/[0-9]*/status; echo end; exit 5"
+    )
+    words = ["unshare", "-fp", "--mount-proc", *sqstee.words("--to", "local", "--"), "sh", "-c", script]
+    found = subprocess.run(words, capture_output=True, env=sqstee.environ, check=False, timeout=30)
+    assert (found.stdout, found.returncode) == (b"ready\nend\n", 5)
+    words[-1] = "kill -TERM $$; sleep 5"
+    assert subprocess.run(words, env=sqstee.environ, check=False, timeout=30).returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("how", ["nohup", "setsid -w", "env -i"])
+def test_without_a_terminal_or_a_home(sqstee: Sqstee, how: str) -> None:
+    """nohup, setsid, and cron's bare environment."""
+    script = f'{how} "$@" < /dev/null'
+    words = ["env", f"SQSTEE_SPOOL={sqstee.spool}", *sqstee.words("--to", "local", "--"), "sh", "-c", "echo hi; exit 3"]
+    found = shell(sqstee, script, *words)
+    assert found.stdout == b"hi\n"
+    assert found.returncode == 3
+    assert sqstee.local().stdout == b"hi\n"
+
+
+# Readers and writers
+
+
+def test_an_idle_command_ends_when_its_reader_leaves(sqstee: Sqstee, prefix: Prefix) -> None:
+    """`tail -f` notices that nobody reads, without writing: so it does behind the wrapper."""
+    script = '"$@" | head -1; echo "${PIPESTATUS[0]}"'
+    found = shell(
+        sqstee, f"timeout 20 bash -c '{script}' bash \"$@\"", *prefix, "sh", "-c", "echo a; exec tail -f /dev/null"
+    )
+    assert found.stdout == b"a\n141\n"
+
+
+def test_each_streams_own_order_is_exact_in_one_place(sqstee: Sqstee) -> None:
+    """2>&1: the lines of each stream in order, none lost; with --merge the exact order of both."""
+    script = "for i in $(seq 500); do echo $i; echo $i >&2; done"
+    found = shell(sqstee, '"$@" 2>&1', *sqstee.words("--to", "local", "--"), "bash", "-c", script)
+    numbers = [int(line) for line in found.stdout.split()]
+    assert sorted(numbers) == sorted([*range(1, 501), *range(1, 501)])
+    assert sqstee.local().stdout == sqstee.local().stderr == b"".join(b"%d\n" % n for n in range(1, 501))
+    merged = sqstee.run("--merge", "--to", f"local:{sqstee.folder}/m.db", "--", "bash", "-c", script)
+    assert [int(line) for line in merged.stdout.split()] == [n for n in range(1, 501) for _ in range(2)]
+    assert merged.stderr == b""
+    sqstee.spool.joinpath("local.db").unlink()
+    shutil.copy(sqstee.folder / "m.db", sqstee.spool / "local.db")
+    assert sqstee.local().stream("output") == merged.stdout
+
+
+def test_several_writers_on_one_pipe_break_no_line(sqstee: Sqstee) -> None:
+    """Four wrapped writers, lines of 100 bytes, one slow reader."""
+    script = 'for n in 1 2 3 4; do "$@" $n & done; wait'
+    writer = 'for i in $(seq 3000); do printf "%s%099d\\n" $1 $i; done'
+    found = shell(
+        sqstee, f"({script}) | (sleep 0.5; cat)", *sqstee.words("--to", "local", "--"), "bash", "-c", writer, "w"
+    )
+    lines = found.stdout.splitlines()
+    assert len(lines) == 12000
+    assert all(re.fullmatch(rb"[1-4]\d{99}", line) for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["socket", "file", "append"])
+def test_other_outputs_than_pipes(sqstee: Sqstee, tmp_path: Path, kind: str) -> None:
+    """Sockets and files, and /dev/stdout opened anew by the command, as it may bare."""
+    command = sqstee.words("--to", "local", "--", "sh", "-c", "seq 20000; echo again > /dev/stdout; exit 4")
+    expected = b"".join(b"%d\n" % n for n in range(1, 20001)) + b"again\n"
+    if kind == "socket":
+        ours, theirs = socket.socketpair()
+        with ours, subprocess.Popen(command, stdout=theirs.fileno(), env=sqstee.environ) as process:
+            theirs.close()
+            got = b""
+            while data := ours.recv(65536):
+                got += data
+            assert process.wait(20) == 4
+    else:
+        with open(tmp_path / "out", "ab" if kind == "append" else "wb") as out:
+            assert subprocess.run(command, stdout=out, env=sqstee.environ, check=False).returncode == 4
+        got = (tmp_path / "out").read_bytes()
+    assert got == expected
+
+
+def test_a_file_is_complete_when_the_wrapper_ends(sqstee: Sqstee, tmp_path: Path) -> None:
+    """`sqstee -- cmd > f; cat f` never misses a byte, again and again."""
+    script = 'for i in $(seq 15); do "$@" > "$OUT"; wc -c < "$OUT"; done'
+    sqstee.environ["OUT"] = str(tmp_path / "out")
+    found = shell(sqstee, script, *sqstee.words("--to", "local", "--"), "head", "-c", "200000", "/dev/zero")
+    assert found.stdout.split() == [b"200000"] * 15
+
+
+def test_locks_and_pipes_of_the_caller_are_not_held(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """The command closes what it inherited: then nobody holds the lock, and a reader of fd 5 sees the end."""
+    script = (
+        'exec 9>"$LOCK"; flock 9; mkfifo "$FIFO"; cat "$FIFO" > "$GOT" & exec 5>"$FIFO"; "$@" & exec 9>&- 5>&-;'
+        'flock -w 10 "$LOCK" echo free; wait %1; echo ended; wait'
+    )
+    sqstee.environ |= {name: str(tmp_path / name) for name in ("LOCK", "FIFO", "GOT")}
+    inner = "echo x >&5; exec 5>&- 9>&-; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; echo done"
+    found = shell(sqstee, script, *prefix, "bash", "-c", inner)
+    assert found.stdout == b"free\nended\ndone\n"
+    assert (tmp_path / "GOT").read_bytes() == b"x\n"
+
+
+# After the command
+
+
+def test_a_grandchild_keeps_the_pipe(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """The status at once; the late line reaches the file, and is shipped in the same run."""
+    out, go = tmp_path / "out", tmp_path / "go"
+    script = f"(while [ ! -e {go} ]; do sleep 0.02; done; echo late)& echo hi; exit 6"
+    with open(out, "wb") as file:
+        found = subprocess.run([*prefix, "sh", "-c", script], stdout=file, env=sqstee.environ, check=False, timeout=20)
+    assert (found.returncode, out.read_bytes()) == (6, b"hi\n")
+    go.touch()
+    wait_for(lambda: out.read_bytes() == b"hi\nlate\n", "late line")
+    if prefix:
+        wait_for(lambda: sqstee.waiting_runs() == [], "delivery")
+        shipped = sqstee.local()
+        assert shipped.stdout == b"hi\nlate\n"
+        assert [event.event for event in shipped.events] == ["start", "exit", "end"]
+        assert shipped.events[1].fields["open"] == ["stdout", "stderr"]
+        assert [item.seq for item in shipped.items] == list(range(5))
+        assert shipped.items[-1] is shipped.events[-1]
+
+
+def test_a_substitution_waits_for_the_grandchild(sqstee: Sqstee, prefix: Prefix) -> None:
+    """`$(…)` reads until the last writer has gone, as it does bare."""
+    found = shell(sqstee, 'x=$("$@"); echo "got $x"', *prefix, "sh", "-c", "(sleep 0.5; echo late)& echo hi")
+    assert found.stdout == b"got hi\nlate\n"
+
+
+def test_a_grandchild_that_writes_on_and_on_does_not_hold_the_status(sqstee: Sqstee, tmp_path: Path) -> None:
+    """What is written after the command's end is the heir's: the status comes although the pipe is never empty."""
+    go = tmp_path / "stop"
+    script = f"(while [ ! -e {go} ]; do echo x; done)& echo hi; exit 7"
+    with open(tmp_path / "out", "wb") as out:
+        found = subprocess.run(
+            sqstee.words("--to", "local", "--", "bash", "-c", script),
+            stdout=out,
+            env=sqstee.environ,
+            check=False,
+            timeout=20,
+        )
+    go.touch()
+    assert found.returncode == 7
+    wait_for(lambda: sqstee.waiting_runs() == [], "delivery", 30)
+    assert sqstee.local().stdout == (tmp_path / "out").read_bytes()
+
+
+def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> None:
+    """stdout is given up when the stream ends: a slow delivery does not hold what follows in the pipeline."""
+    blackhole = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{blackhole.getsockname()[1]}/123456789012/q"
+    environ = sqstee.environ | {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    command = sqstee.words("--to", url, "--flush-timeout", "3s", "--", "echo", "hi")
+    with blackhole, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        assert process.stdout.read() == b"hi\n"  # to the end of the file
+        assert process.poll() is None  # while the wrapper is still delivering
+        assert process.wait(20) == 0
+
+
+# Terminals
+
+TERMINAL_COMMANDS = {
+    "isatty": python("import os; print(os.isatty(1), os.isatty(2), os.get_terminal_size(), os.get_terminal_size(2))"),
+    "colours": ["ls", "--color=auto", "/usr"],
+    "both": ["sh", "-c", "echo out; echo err >&2; printf 'no end'; exit 3"],
+    "carriage": python(r"import sys; sys.stdout.buffer.write(b'a\nb\r\nc\td\x1b[31mred\x1b[0m\n\x00\xff\n')"),
+    "much": ["sh", "-c", "seq 20000"],
+    "stdin": ["sh", "-c", "stty -a; tty -s && echo tty"],
+    "width": ["sh", "-c", "stty size; tput cols; tput lines"],
+}
+
+
+@pytest.mark.parametrize("name", TERMINAL_COMMANDS)
+def test_on_a_terminal_the_bytes_are_the_bare_commands(sqstee: Sqstee, name: str) -> None:
+    """isatty, size, colours, carriage returns, modes: what comes out of the terminal is the same."""
+    seen = []
+    for prefix in ([], sqstee.words("--to", "local", "--")):
+        with Terminal([*prefix, *TERMINAL_COMMANDS[name]], sqstee.environ | {"TERM": "xterm"}) as terminal:
+            seen.append((terminal.wait(), terminal.output))
+    assert seen[0] == seen[1]
+    assert seen[0][1]
+
+
+def test_a_terminal_only_for_one_stream(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """stdout in a file, stderr on the terminal: each is what it is bare."""
+    look = "import os,sys; print(os.isatty(1), file=sys.stdout); print(os.isatty(2), file=sys.stderr)"
+    words = ["sh", "-c", f'"$@" > {tmp_path}/out', "sh", *prefix, *python(look)]
+    with Terminal(words, sqstee.environ) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.output == b"True\r\n"
+    assert (tmp_path / "out").read_text() == "False\n"
+
+
+def test_a_resize_reaches_the_command(sqstee: Sqstee, prefix: Prefix) -> None:
+    """SIGWINCH, and the new size of stdout, stderr and stdin by then."""
+    code = (
+        "import os, signal, time\n"
+        "def show(*_):\n"
+        "    sizes = {tuple(os.get_terminal_size(fd)) for fd in (0, 1, 2)}\n"
+        "    if sizes == {(77, 22)}: os.write(1, b'resized\\n')\n"
+        "signal.signal(signal.SIGWINCH, show)\nos.write(1, b'ready\\n')\nsignal.alarm(20)\n"
+        "while True: time.sleep(0.05)"
+    )
+    with Terminal([*prefix, *python(code)], sqstee.environ) as terminal:
+        terminal.expect(b"ready")
+        terminal.resize(22, 77)
+        terminal.expect(b"resized")
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.wait() == -signal.SIGTERM
+
+
+def test_getpass_and_readline_work(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A password without echo, a line with editing."""
+    code = "import getpass, readline; p = getpass.getpass(); print('secret', len(p)); print('line', input('? '))"
+    environ = sqstee.environ | {"TERM": "xterm", "INPUTRC": "/dev/null"}
+    with Terminal([*prefix, *python(code)], environ) as terminal:
+        terminal.expect(b"Password: ")
+        terminal.type(b"hunter2\n")
+        terminal.expect(b"secret 7\r\n")
+        terminal.expect(b"? ")
+        terminal.type(b"abd\x7fc\n")
+        terminal.expect(b"line abc\r\n")
+        assert terminal.wait() == 0
+        assert b"hunter2" not in terminal.output
+
+
+def test_modes_set_on_stdout_reach_the_terminal_and_are_undone(sqstee: Sqstee, prefix: Prefix) -> None:
+    """As curses does it: cbreak without echo on fd 1, keys read at once from fd 0, and back."""
+    code = (
+        "import os, termios, tty\nold = termios.tcgetattr(1)\nnew = termios.tcgetattr(1)\n"
+        "new[3] &= ~(termios.ECHO | termios.ICANON)\ntermios.tcsetattr(1, termios.TCSADRAIN, new)\n"
+        "import time\n"
+        "while termios.tcgetattr(0)[3] & termios.ICANON: time.sleep(0.01)\n"
+        "os.write(1, b'ready\\n')\nkey = os.read(0, 1)\nos.write(1, b'key ' + key + b'\\n')\n"
+        "termios.tcsetattr(1, termios.TCSADRAIN, old)\n"
+        "while not termios.tcgetattr(0)[3] & termios.ICANON: time.sleep(0.01)\n"
+    )
+    with Terminal([*prefix, *python(code)], sqstee.environ) as terminal:
+        before = terminal.modes()
+        terminal.expect(b"ready\r\n")
+        assert not terminal.modes()[3] & (termios.ECHO | termios.ICANON)
+        terminal.type(b"k")
+        terminal.expect(b"key k\r\n")
+        assert terminal.wait() == 0
+        assert terminal.modes() == before
+        assert terminal.output == b"ready\r\nkey k\r\n"
+
+
+RAW = (
+    "import termios, time\nnew = termios.tcgetattr(1)\nnew[3] &= ~(termios.ECHO | termios.ICANON)\n"
+    "termios.tcsetattr(1, termios.TCSADRAIN, new)\nprint('ready', flush=True)\ntime.sleep(30)"
+)
+
+
+@pytest.mark.parametrize("victim", ["command", "front"])
+def test_the_terminals_modes_survive_a_kill(sqstee: Sqstee, victim: str) -> None:
+    """The command, or sqstee itself, is killed while the terminal is in the command's modes: they are undone."""
+    code = f"import os; print('pid', os.getpid(), flush=True)\n{RAW}"
+    with Terminal(sqstee.words("--to", "local", "--", *python(code)), sqstee.environ) as terminal:
+        before = terminal.modes()
+        inner = int(terminal.expect(b"ready").split()[1])
+        wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "raw mode")
+        os.kill(inner if victim == "command" else terminal.pid, signal.SIGKILL)
+        wait_for(lambda: terminal.modes() == before, "the old modes")
+        assert terminal.wait() == -signal.SIGKILL
+        wait_for(lambda: not is_running(inner), "end of the command")
+
+
+def test_tty_always_and_never(sqstee: Sqstee) -> None:
+    """A terminal where there is none, of COLUMNS × LINES; and none where there is one."""
+    look = python("import os; print(os.isatty(1), os.isatty(2), os.isatty(1) and tuple(os.get_terminal_size(1)))")
+    environ = {"COLUMNS": "90", "LINES": "33"}
+    found = sqstee.run("--tty", "always", "--to", "local", "--", *look, environ=environ)
+    assert found.stdout == b"True True (90, 33)\n"
+    assert sqstee.run("--tty", "always", "--to", "local", "--", *look).stdout == b"True True (80, 24)\n"
+    with Terminal(sqstee.words("--tty", "never", "--to", "local", "--", *look), sqstee.environ) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.output == b"False False False\r\n"
+
+
+def test_an_interactive_shell_keeps_its_job_control(sqstee: Sqstee) -> None:
+    """The terminal is left to it; so is it with --tty pass."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    shell_words = ["bash", "--norc", "--noediting"]
+    with Terminal(sqstee.words("--to", "local", "--", *shell_words), environ) as terminal:
+        terminal.expect(b"prompt> ")
+        assert b"no job control" not in terminal.output
+        terminal.type(b"sleep 50\n")
+        terminal.expect(b"sleep 50\r\n")
+        wait_for(lambda: comm(terminal.foreground()) == "sleep", "foreground job")
+        terminal.type(b"\x1a")
+        terminal.expect(b"Stopped")
+        terminal.type(b"kill %1; exit 4\n")
+        assert terminal.wait() == 4
+
+
+def comm(pid: int) -> str:
+    """A process's name."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def full_screen(name: str) -> Callable[[Terminal], None]:
+    """How to use a full-screen program until it shows what it should, and to leave it."""
+
+    def pager(terminal: Terminal) -> None:
+        terminal.expect(b"line 20")
+        terminal.type(b" ")
+        terminal.expect(b"line 40")
+        terminal.type(b"q")
+
+    def editor(terminal: Terminal) -> None:
+        terminal.expect(b"line 20")
+        terminal.type(b"ddGAtyped\x1b:wq\r")
+
+    def table(terminal: Terminal) -> None:
+        terminal.expect(b"PID")
+        terminal.type(b"q")
+
+    return {"less": pager, "more": pager, "vi": editor, "top": table, "watch": table}[name]
+
+
+@pytest.mark.parametrize("name", ["less", "more", "vi", "top"])
+def test_full_screen_programs_are_usable(sqstee: Sqstee, prefix: Prefix, tmp_path: Path, name: str) -> None:
+    """Keys arrive, the screen is drawn, the terminal is as before."""
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    path = tmp_path / "text"
+    path.write_text("".join(f"line {n}\n" for n in range(1, 200)))
+    command = [name] if name == "top" else [name, str(path)]
+    environ = sqstee.environ | {"TERM": "xterm", "LESS": "", "MORE": "", "EXINIT": "set nocompatible"}
+    with Terminal([*prefix, *command], environ, size=(24, 80)) as terminal:
+        before = terminal.modes()
+        full_screen(name)(terminal)
+        assert terminal.wait() == 0
+        assert terminal.modes() == before
+    if name == "vi":
+        assert path.read_text().endswith("line 199typed\n")
+        assert path.read_text().startswith("line 2\n")
+
+
+# Nesting, merging, buffering
+
+
+def test_nesting_ships_one_copy(sqstee: Sqstee) -> None:
+    """An alias inside a wrapped script: the inner one becomes its command."""
+    inner = " ".join(sqstee.words("--"))
+    code = python("import os; print(os.getppid(), flush=True)")
+    script = f"echo $$; {inner} echo hi; {inner} sh -c 'echo err >&2; exit 3'; echo $?"
+    found = sqstee.wrap("sh", "-c", script)
+    assert found.stdout.splitlines()[1:] == [b"hi", b"3"]
+    shipped = sqstee.local()
+    shipped.assert_whole()
+    assert (shipped.stdout, shipped.stderr) == (found.stdout, b"err\n")
+    parent = sqstee.wrap("sh", "-c", f"echo $$; exec {inner} {sys.executable} -c '{code[2]}'").stdout.split()
+    assert len(parent) == 2  # an exec: the inner front is not there any more
+
+
+def test_nesting_elsewhere_or_with_one_stream_redirected(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Another destination is another copy; a stream that goes to a file is captured, the other one is not again."""
+    other = f"local:{tmp_path}/other.db"
+    inner = " ".join(sqstee.words("--to", other, "--"))
+    sqstee.wrap("sh", "-c", f"{inner} echo hi")
+    assert sqstee.local().stdout == b"hi\n"
+    shutil.copy(tmp_path / "other.db", sqstee.spool / "local.db")
+    assert sqstee.local().stdout == b"hi\n"
+    (sqstee.spool / "local.db").unlink()
+    inner = " ".join(sqstee.words("--"))
+    sqstee.wrap("sh", "-c", f"{inner} sh -c 'echo out; echo err >&2' > {tmp_path}/file")
+    bodies = sqstee.local_bodies()
+    runs = {run: Rebuilt((b.data, b.attributes) for b in bodies if b.run == run) for run in {b.run for b in bodies}}
+    assert sorted((one.stdout, one.stderr) for one in runs.values()) == [(b"", b"err\n"), (b"out\n", b"")]
+    assert (tmp_path / "file").read_bytes() == b"out\n"
+
+
+def test_unbuffer_makes_lines_come_at_once(sqstee: Sqstee) -> None:
+    """Python and C programs write each line at once only when asked to."""
+    code = "import sys, time\nprint('one')\ntime.sleep(30)"
+    command = sqstee.words("--unbuffer", "--to", "local", "--", *python(code))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=sqstee.environ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"one\n"
+        process.terminate()
+    found = sqstee.run("--to", "local", "--", "env")
+    assert b"PYTHONUNBUFFERED" not in found.stdout
+    assert b"STDBUF" not in found.stdout
+
+
+def test_an_idle_wrapper_uses_no_processor(sqstee: Sqstee) -> None:
+    """`sleep` under the wrapper: neither process of ours runs meanwhile."""
+    with subprocess.Popen(sqstee.words("--to", "local", "--", "sleep", "30"), env=sqstee.environ) as process:
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        ours = [process.pid, *(pid for pid in children(process.pid) if comm(pid) != "sleep")]
+        wait_for(lambda: sqstee.spool.joinpath("local.db").exists() and sqstee.local().events, "start event")
+        time.sleep(0.5)  # the shipper's last look
+        before = [ticks(pid) for pid in ours]
+        time.sleep(2)  # the measured interval
+        assert [ticks(pid) - was for pid, was in zip(ours, before, strict=True)] == [0, 0]
+        process.terminate()
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def ticks(pid: int) -> int:
+    """Processor time so far, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_pseudo_terminal_as_dev_stdout(sqstee: Sqstee) -> None:
+    """/dev/stdout can be opened by the command when it is a terminal."""
+    master, slave = pty.openpty()
+    command = sqstee.words("--to", "local", "--", "sh", "-c", "echo again > /dev/stdout")
+    with subprocess.Popen(command, stdout=slave, env=sqstee.environ) as process:
+        os.close(slave)
+        assert process.wait(20) == 0
+        assert os.read(master, 100) == b"again\r\n"
+    os.close(master)
+
+
+def test_the_script_is_the_installed_one() -> None:
+    """These tests run what users run."""
+    assert Path(SCRIPT).exists()
