@@ -61,18 +61,18 @@ class Sqstee:
         """Wrap a command, with nothing configured: it ships to the local queue."""
         return self.run("--", *command, timeout=timeout)
 
-    def local_bodies(self) -> list[Body]:
-        """What is in the local queue, in order."""
-        connection = sqlite3.connect(self.spool / "local.db")
+    def local_bodies(self, path: Path | None = None) -> list[Body]:
+        """What is in a local queue, in order."""
+        connection = sqlite3.connect(path or self.spool / "local.db")
         try:
             rows = connection.execute("SELECT data, run, first, last, encoding FROM body ORDER BY id").fetchall()
         finally:
             connection.close()
         return [Body(data, run, "", first, last, encoding) for data, run, first, last, encoding in rows]
 
-    def local(self) -> Rebuilt:
-        """The streams in the local queue."""
-        return Rebuilt((body.data, body.attributes) for body in self.local_bodies())
+    def local(self, path: Path | None = None) -> Rebuilt:
+        """The streams in a local queue."""
+        return Rebuilt((body.data, body.attributes) for body in self.local_bodies(path))
 
     def waiting_runs(self) -> list[str]:
         """The runs that are in the spool."""

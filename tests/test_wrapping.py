@@ -227,9 +227,7 @@ def test_all_exit_codes(sqstee: Sqstee, status: int) -> None:
 def test_the_death_is_seen_by_a_parent(sqstee: Sqstee, prefix: Prefix) -> None:
     """The parent's wait(2) tells the same signal, for each that ends a process."""
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGPIPE, signal.SIGABRT, signal.SIGRTMIN):
-        found = subprocess.run(
-            [*prefix, *python(f"import os; os.kill(os.getpid(), {int(number)})")], env=sqstee.environ, check=False
-        )
+        found = subprocess.run([*prefix, "sh", "-c", f"kill -{int(number)} $$"], env=sqstee.environ, check=False)
         assert found.returncode == -number
 
 
@@ -282,9 +280,7 @@ def test_each_streams_own_order_is_exact_in_one_place(sqstee: Sqstee) -> None:
     merged = sqstee.run("--merge", "--to", f"local:{sqstee.folder}/m.db", "--", "bash", "-c", script)
     assert [int(line) for line in merged.stdout.split()] == [n for n in range(1, 501) for _ in range(2)]
     assert merged.stderr == b""
-    sqstee.spool.joinpath("local.db").unlink()
-    shutil.copy(sqstee.folder / "m.db", sqstee.spool / "local.db")
-    assert sqstee.local().stream("output") == merged.stdout
+    assert sqstee.local(sqstee.folder / "m.db").stream("output") == merged.stdout
 
 
 def test_several_writers_on_one_pipe_break_no_line(sqstee: Sqstee) -> None:
@@ -404,7 +400,7 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
 TERMINAL_COMMANDS = {
     "isatty": python("import os; print(os.isatty(1), os.isatty(2), os.get_terminal_size(), os.get_terminal_size(2))"),
     "colours": ["ls", "--color=auto", "/usr"],
-    "both": ["sh", "-c", "echo out; echo err >&2; printf 'no end'; exit 3"],
+    "both": ["sh", "-c", "echo out; sleep 0.2; echo err >&2; sleep 0.2; printf 'no end'; exit 3"],
     "carriage": python(r"import sys; sys.stdout.buffer.write(b'a\nb\r\nc\td\x1b[31mred\x1b[0m\n\x00\xff\n')"),
     "much": ["sh", "-c", "seq 20000"],
     "stdin": ["sh", "-c", "stty -a; tty -s && echo tty"],
@@ -532,7 +528,12 @@ def test_an_interactive_shell_keeps_its_job_control(sqstee: Sqstee) -> None:
         wait_for(lambda: comm(terminal.foreground()) == "sleep", "foreground job")
         terminal.type(b"\x1a")
         terminal.expect(b"Stopped")
-        terminal.type(b"kill %1; exit 4\n")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"fg\n")
+        wait_for(lambda: comm(terminal.foreground()) == "sleep", "foreground job")
+        terminal.type(b"\x03")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"exit 4\n")
         assert terminal.wait() == 4
 
 
@@ -607,8 +608,7 @@ def test_nesting_elsewhere_or_with_one_stream_redirected(sqstee: Sqstee, tmp_pat
     inner = " ".join(sqstee.words("--to", other, "--"))
     sqstee.wrap("sh", "-c", f"{inner} echo hi")
     assert sqstee.local().stdout == b"hi\n"
-    shutil.copy(tmp_path / "other.db", sqstee.spool / "local.db")
-    assert sqstee.local().stdout == b"hi\n"
+    assert sqstee.local(tmp_path / "other.db").stdout == b"hi\n"
     (sqstee.spool / "local.db").unlink()
     inner = " ".join(sqstee.words("--"))
     sqstee.wrap("sh", "-c", f"{inner} sh -c 'echo out; echo err >&2' > {tmp_path}/file")
@@ -626,9 +626,12 @@ def test_unbuffer_makes_lines_come_at_once(sqstee: Sqstee) -> None:
         assert process.stdout
         assert process.stdout.readline() == b"one\n"
         process.terminate()
-    found = sqstee.run("--to", "local", "--", "env")
-    assert b"PYTHONUNBUFFERED" not in found.stdout
-    assert b"STDBUF" not in found.stdout
+    environ = {name: value for name, value in sqstee.environ.items() if name != "PYTHONUNBUFFERED"}
+    for word, wanted in (("--no-unbuffer", False), ("--unbuffer", True)):
+        found = subprocess.run(
+            sqstee.words("--to", "local", word, "--", "env"), env=environ, capture_output=True, check=True
+        )
+        assert (b"PYTHONUNBUFFERED=1" in found.stdout, b"_STDBUF_O=L" in found.stdout) == (wanted, wanted)
 
 
 def test_an_idle_wrapper_uses_no_processor(sqstee: Sqstee) -> None:

@@ -183,8 +183,8 @@ class Capture:
 
     def _read(self, stream: Stream) -> None:
         chunk = stream.read()
-        if stream.pty:
-            self._follow_keys(stream.pty, stream.number)
+        if stream.pty and stream.fd == 2:
+            self._follow_keys(stream.pty)
         if chunk is None:
             return
         if not chunk:
@@ -281,9 +281,9 @@ class Capture:
         except BlockingIOError:
             pass
 
-    def _follow_keys(self, pty: Pty, number: int) -> None:
+    def _follow_keys(self, pty: Pty) -> None:
         """While line editing is off on stderr's pty a pager reads its keys there: pass those of the terminal on."""
-        wanted = number == 1 and pty.real is not None and not pty.canonical
+        wanted = pty.real is not None and not pty.canonical
         if wanted and self._keys < 0:
             try:
                 self._keys = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -294,7 +294,7 @@ class Capture:
             self._drop_keys()
 
     def _pass_keys(self) -> None:
-        pty = next((stream.pty for stream in self.open if stream.number == 1), None)
+        pty = next((stream.pty for stream in self.open if stream.fd == 2), None)
         try:
             keys = os.read(self._keys, 4096)
             if keys and pty:
