@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, is_running, python, wait_for
+from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, is_running, python, wait_for
 from terminal import Terminal
 
 from sqstee.run.signals import pending
@@ -645,12 +645,6 @@ def test_an_idle_wrapper_uses_no_processor(sqstee: Sqstee) -> None:
         time.sleep(2)  # the measured interval
         assert [ticks(pid) - was for pid, was in zip(ours, before, strict=True)] == [0, 0]
         process.terminate()
-
-
-def children(pid: int) -> list[int]:
-    """The pids of a process's children."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
 
 
 def ticks(pid: int) -> int:
