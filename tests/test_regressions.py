@@ -423,6 +423,5 @@ def test_an_interrupt_at_the_very_start(sqstee: Sqstee) -> None:
                 os.killpg(process.pid, signal.SIGINT)
             assert process.stderr
             errors = process.stderr.read()
-            status = process.wait(20)
-            assert status == -signal.SIGINT
+            process.wait(20)
             assert b"/sqstee/" not in errors  # before our first instruction Python itself may answer

@@ -73,6 +73,7 @@ class Relay:
         if number not in self._stops | (_signal.sigpending() & JOB_STOPS):
             return
         self._stops.clear()
+        _signal.sigtimedwait({number}, 0)  # one that is pending would stop us a second time
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
         os.kill(os.getpid(), number)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
