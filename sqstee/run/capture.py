@@ -48,6 +48,7 @@ class Stream:
         "remaining",
         "source",
         "spooled_at",
+        "stalled",
     )
 
     def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
@@ -56,7 +57,8 @@ class Stream:
         self.source = source
         self.output = output
         self.pty = pty
-        self.pending: memoryview | None = None  # what the output has not taken yet; nothing is read meanwhile
+        self.pending: memoryview | None = None  # what was read and the output has not taken yet
+        self.stalled = False  # the output has no room: nothing is read meanwhile
         self.error: OSError | None = None  # what the output answered to a write, other than that its reader left
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
@@ -192,41 +194,43 @@ class Capture:
             return
         stream.last_byte = chunk[-1:]
         stream.remaining -= len(chunk)
-        self._write(stream, memoryview(chunk))
+        stream.pending = memoryview(chunk)
+        self._write(stream)
         self.spooling.write(stream, chunk)
         if stream.broken:
             self._reader_left(stream)
 
-    def _write(self, stream: Stream, data: memoryview) -> None:
-        """Write to the output, and wait for room there, reading nothing, where it does not take all."""
+    def _write(self, stream: Stream) -> None:
+        """Write what is pending, and wait for room, reading nothing, where the output does not take all."""
         try:
-            while data:
-                written = stream.output.write(data)
-                data = data[written:]
-                if data and stream.output.watched:
-                    self._stall(stream, data)
+            while stream.pending:
+                written = stream.output.write(stream.pending)
+                stream.pending = stream.pending[written:]
+                if stream.pending and stream.output.watched:
+                    self._stall(stream)
                     return
         except OSError as error:
             if error.errno in _READER_LEFT:
                 stream.broken = True
                 return
             stream.error = stream.error or error
-        if stream.pending is not None:
-            stream.pending = None
+        stream.pending = None
+        if stream.stalled:
+            stream.stalled = False
             self._watch_output(stream, 0)
             self._watch(stream.source, select.EPOLLIN, stream)
 
-    def _stall(self, stream: Stream, data: memoryview) -> None:
-        if stream.pending is None:  # EPOLLHUP cannot be masked: a stalled source must not be watched at all
+    def _stall(self, stream: Stream) -> None:
+        if not stream.stalled:  # EPOLLHUP cannot be masked: a stalled source must not be watched at all
+            stream.stalled = True
             self._unwatch(stream.source)
             self._watch_output(stream, select.EPOLLOUT)
-        stream.pending = data
 
     def _output_event(self, stream: Stream, events: int) -> None:
         if events & (select.EPOLLERR | select.EPOLLHUP):
             self._reader_left(stream)
         elif stream.pending is not None:
-            self._write(stream, stream.pending)
+            self._write(stream)
             if stream.broken:
                 self._reader_left(stream)
 
@@ -329,20 +333,30 @@ class Capture:
 
 def pump(streams: list[Stream]) -> None:
     """Pass through and nothing else, for when the loop above has failed: the plainest one there is."""
-    running = list(streams)
+    running = [stream for stream in streams if not stream.pending or _write_all(stream.fd, stream.pending)]
     while running:
         poll = select.poll()
         for stream in running:
             poll.register(stream.source, select.POLLIN)
         ready = {fd for fd, _ in poll.poll()}
         for stream in [stream for stream in running if stream.source in ready]:
-            chunk = stream.read()
-            if chunk == b"" or (chunk and not _write_all(stream.fd, chunk)):
+            if not _pass_on(stream):
                 running.remove(stream)
                 os.close(stream.source)
 
 
-def _write_all(fd: int, data: bytes) -> bool:
+def _pass_on(stream: Stream) -> bool:
+    """Move a chunk; whether there may be more."""
+    try:
+        data = os.read(stream.source, CHUNK_BYTES)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EINTR)
+    if stream.pty and data:
+        return data[0] != 0 or _write_all(stream.fd, data[1:])
+    return bool(data) and _write_all(stream.fd, data)
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> bool:
     """Write, waiting for room; whether the reader is still there (another error costs these bytes alone)."""
     rest = memoryview(data)
     while rest:

@@ -50,7 +50,8 @@ class Front:
         self._warnings: list[str] = []
         self._status: int | None = None
         self._usage: struct_rusage | None = None
-        self._captured = False
+        self._capturing = self._captured = False
+        self._relay: signals.Relay | None = None
         self._shipment: Shipment | None = None
         self._writer: spool.Writer | None = None
         self._streams: list[Stream] = []
@@ -63,13 +64,13 @@ class Front:
         others = child.inherited_fds()
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
-        signals.keep_children()
-        captured = {1, 2} - closed - self._left_alone(inherited)
-        if not captured - closed:
-            raise child.passthrough(self._command, inherited, "")
         try:
             import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
 
+            signals.keep_children()
+            captured = {1, 2} - closed - self._left_alone(inherited)
+            if not captured:
+                raise child.passthrough(self._command, inherited, "")
             self._ends = _Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
@@ -77,6 +78,8 @@ class Front:
             self._stderr_streams = [stream for stream in self._streams if _is_stderr(stream.fd)]
             self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             self._child = child.start(self._command, self._ends.of_command, inherited)
+        except SqsteeError:
+            raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
             raise child.passthrough(self._command, inherited, str(error)) from None
         self._started = time.monotonic()
@@ -85,7 +88,21 @@ class Front:
             child.close_quietly(fd)
         for fd in (0, *({1} - captured)):
             os.dup2(self._null, fd)
-        self._supervise()
+        try:
+            self._supervise()
+        except SqsteeError:  # it could not be executed
+            raise
+        except BaseException:
+            self._rescue()
+
+    def _rescue(self) -> NoReturn:
+        """A bug of ours, with the command running: pass through, wait for it, answer with its status."""
+        if not self._capturing:
+            pump(self._streams)
+        signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
+        if self._status is None:
+            self._status = os.waitpid(self._child.pid, 0)[1]
+        self._exit()
 
     def _supervise(self) -> NoReturn:
         """From here on the command runs: whatever fails is ours, and it must not notice."""
@@ -96,15 +113,19 @@ class Front:
             raise child.failure_to_start(self._command, failure)
         os.chdir("/")
         self._guarded("the background process", self._begin)
-        self._relay = signals.Relay(self._child.pid, self._shipment)
+        self._guarded("signals", self._make_relay)
         self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment)
         self._start_capture()
         self._attend()
         self._guarded("the spool", self._end)
-        if not (self._open_streams() and self._fork_heir()):
+        self._guarded("the heir", self._leave_an_heir)
+        if not self._open_streams():
             self._guarded("delivery", self._deliver)
-        self._say_warnings()
+        self._guarded("messages", self._say_warnings)
         self._exit()
+
+    def _make_relay(self) -> None:
+        self._relay = signals.Relay(self._child.pid, self._shipment)
 
     def _guarded(self, what: str, step: Callable[[], None]) -> None:
         """A step of ours that may fail: then the output passes through, and one warning says so."""
@@ -212,6 +233,7 @@ class Front:
             self._run_capture()
             _signal.pthread_kill(main, _signal.SIGCHLD)
 
+        self._capturing = True
         try:
             _thread.start_new_thread(work, ())
         except RuntimeError:  # no thread can be had: attend to signals between the chunks
@@ -237,7 +259,13 @@ class Front:
             info = _signal.sigwaitinfo(signals.WAITED)
             if self._status is not None and info.si_signo in signals.ENDING:
                 signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
-            self._take(info)
+            try:
+                self._take(info)
+            except Exception as error:
+                self._warnings = [f"signals are no longer relayed: {type(error).__name__}: {error}"]
+                pid, status = os.waitpid(self._child.pid, os.WNOHANG)
+                if pid:
+                    self._status = status
 
     def _take(self, info: _signal.struct_siginfo) -> None:
         if info.si_signo == _signal.SIGCHLD:
@@ -245,7 +273,10 @@ class Front:
         elif self._status is None:
             if info.si_signo == _signal.SIGWINCH:
                 self._ends.copy_sizes()
-            self._relay.take(info)
+            if self._relay:
+                self._relay.take(info)
+            elif info.si_code != signals.SI_KERNEL:
+                os.kill(self._child.pid, info.si_signo)
 
     def _reap(self) -> None:
         """Take the statuses of all who ended; as PID 1 there are others' too."""
@@ -264,7 +295,8 @@ class Front:
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
         if os.WIFSTOPPED(status):
             signals.wait_until(self._drained, _DRAIN_SECONDS)
-            self._relay.stop_with(os.WSTOPSIG(status))
+            if self._relay:
+                self._relay.stop_with(os.WSTOPSIG(status))
             self._ends.copy_modes()
             return
         self._status, self._usage = status, usage
@@ -299,16 +331,16 @@ class Front:
             lines = _count(writer.dropped, "line")
             self._warnings.append(f"{lines} dropped: the spool could not be written (a gap event says which)")
 
-    def _fork_heir(self) -> bool:
-        """A grandchild still holds a stream: leave a process that goes on with it; whether there is one."""
-        if os.getpid() == 1:
-            return True  # everybody ends with PID 1
+    def _leave_an_heir(self) -> None:
+        """Where a grandchild still holds a stream a process of ours goes on with it; the status comes at once."""
+        if not self._open_streams() or os.getpid() == 1:  # everybody ends with PID 1
+            return
         try:
             if os.fork():
-                return True
+                return
         except OSError:  # no process can be had: the status comes late
             self._go_on()
-            return False
+            return
         try:
             self._inherit()
         finally:

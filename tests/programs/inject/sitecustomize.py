@@ -1,0 +1,62 @@
+"""Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1."""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+_MODULE, _PATH, _ERROR, _CALL = os.environ["INJECT"].split(":")
+_ERRORS: dict[str, Exception] = {
+    "full": OSError(28, "No space left on device"),
+    "many": OSError(24, "Too many open files"),
+    "bug": ZeroDivisionError("a bug"),
+    "thread": RuntimeError("can't start new thread"),
+}
+
+
+def _patch(module: ModuleType) -> None:
+    owner: object = module
+    *parents, name = _PATH.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    real: Callable[..., object] = getattr(owner, name)
+    calls = 0
+
+    def fail(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls >= int(_CALL):
+            with open(os.environ["INJECTED"], "w"):
+                pass
+            raise _ERRORS[_ERROR]
+        return real(*arguments, **named)
+
+    setattr(owner, name, fail)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec
+        assert spec.loader
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if _MODULE in sys.modules:
+    _patch(sys.modules[_MODULE])
+else:
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,153 @@
+"""Every failure of ours, injected at every step: the command's output and status are as ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import PROGRAMS, Sqstee, wait_for
+from terminal import Terminal
+
+BEFORE = [  # the command is executed in our place
+    "sqstee.run.child:start:bug:1",
+    "sqstee.run.child:start:many:1",
+    "sqstee.run.capture:Capture.__init__:many:1",
+    "sqstee.run.nest:entry:bug:1",
+    "sqstee.run.signals:keep_children:bug:1",
+    "os:pipe:many:1",
+    "os:fork:many:1",
+]
+SPOOL = [
+    "sqstee.run.spool:open_root:full:1",
+    "sqstee.run.spool:new_ulid:bug:1",
+    "sqstee.run.spool:create:full:1",
+    "sqstee.run.spool:lock:bug:1",
+    "sqstee.run.spool:lock:full:2",
+    "sqstee.run.spool:Writer.event:bug:1",
+    "sqstee.run.spool:Writer.event:bug:2",
+    "sqstee.run.spool:Writer.write:bug:1",
+    "sqstee.run.spool:Writer.write:bug:3",
+    "sqstee.run.spool:Writer.cut:bug:1",
+    "sqstee.run.spool:Writer.close:bug:1",
+    "sqstee.run.spool:Segments.append:full:1",
+    "sqstee.run.spool:Segments.append:full:3",
+    "sqstee.run.spool:_write_whole:full:2",
+    "sqstee.run.events:start:bug:1",
+    "sqstee.run.events:end_of_command:bug:1",
+]
+CAPTURE = [
+    "sqstee.run.capture:Capture.run:bug:1",
+    "sqstee.run.capture:Capture._read:bug:1",
+    "sqstee.run.capture:Capture._write:bug:1",
+    "sqstee.run.capture:Capture._end:bug:1",
+    "sqstee.run.capture:Capture._end:bug:2",
+    "sqstee.run.capture:Capture._timeout:bug:2",
+    "sqstee.run.capture:Capture.finish:bug:1",
+    "sqstee.run.capture:Spooling.write:bug:1",
+    "sqstee.run.capture:Spooling._wake:bug:1",
+    "sqstee.run.output:open_output:many:1",
+    "_thread:start_new_thread:thread:1",
+]
+REST = [
+    "sqstee.run.signals:Relay.__init__:bug:1",
+    "sqstee.run.shipment:fork:many:1",
+    "sqstee.run.shipment:_keep_only:bug:1",
+    "sqstee.run.shipment:Shipment.tell:bug:1",
+    "sqstee.run.shipment:Shipment.close:bug:1",
+    "sqstee.run.shipment:Shipment.answer:bug:1",
+    "sqstee.run.run:Front._begin:bug:1",
+    "sqstee.run.run:Front._deliver:bug:1",
+    "sqstee.run.run:Front._make_relay:bug:1",
+    "sqstee.run.run:Front._say_warnings:bug:1",
+    "sqstee.run.run:Front._start_capture:bug:1",
+    "sqstee.run.run:Front._attend:bug:1",
+    "sqstee.run.run:Front._take:bug:1",
+    "sqstee.run.run:Front._end:bug:1",
+    "sqstee.run.ship:background:bug:1",
+    "sqstee.run.ship:Shipper.run:bug:1",
+    "sqstee.run.ship:Shipper._step:bug:2",
+    "sqstee.run.ship:Senders.submit:bug:2",
+    "sqstee.run.source:Source.__init__:bug:1",
+    "sqstee.run.source:Source.read:full:2",
+    "sqstee.run.replay:State.save:full:1",
+    "sqstee.transports.local:LocalSender.send:bug:1",
+]
+SCRIPT = "for i in 1 2 3; do echo out $i; echo err $i >&2; sleep 0.03; done; printf end; exit 7"
+
+
+@pytest.mark.parametrize("fault", [*BEFORE, *SPOOL, *CAPTURE, *REST])
+def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
+    """stdout and status exact; on stderr the command's own lines first, then at most a few of ours, no traceback."""
+    environ = {
+        "PYTHONPATH": str(PROGRAMS / "inject"),
+        "INJECT": fault,
+        "INJECTED": str(tmp_path / "injected"),
+    }
+    found = sqstee.run("--flush-timeout", "1s", "--", "sh", "-c", SCRIPT, environ=environ, timeout=30)
+    assert (found.stdout, found.returncode) == (b"out 1\nout 2\nout 3\nend", 7)
+    lines = [line for line in found.stderr.decode().splitlines() if not line.startswith("sqstee: ")]
+    assert lines == ["err 1", "err 2", "err 3"]
+    assert len(found.stderr.splitlines()) <= 6
+    assert (tmp_path / "injected").exists(), "the fault was not met"
+
+
+@pytest.mark.parametrize(
+    "fault", ["os:openpty:many:1", "sqstee.run.terminal:Pty.__init__:bug:2", "sqstee.run.terminal:Pty.control:bug:1"]
+)
+def test_a_terminal_that_cannot_be_had(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
+    """The command gets ours, or the plainest loop, and works."""
+    environ = sqstee.environ | {
+        "PYTHONPATH": str(PROGRAMS / "inject"),
+        "INJECT": fault,
+        "INJECTED": str(tmp_path / "injected"),
+    }
+    words = sqstee.words("--to", "local", "--", "sh", "-c", "stty -echo <&1; stty echo <&1; echo out; exit 7")
+    with Terminal(words, environ) as terminal:
+        assert terminal.wait() == 7
+        assert b"out\r\n" in terminal.output
+        assert b"Traceback" not in terminal.output
+    assert (tmp_path / "injected").exists()
+
+
+def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
+    """The output passes through all the same, and flush ships what is left."""
+    command = sqstee.words("--", "sh", "-c", "echo $PPID; read x; echo on")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(lambda: len(task.read_text().split()) == 2, "shipper")
+        os.kill(max(int(word) for word in task.read_text().split()), signal.SIGKILL)
+        out, err = process.communicate(b"\n", timeout=20)
+    assert out == b"on\n"
+    assert process.returncode == 0
+    assert b"the background process was ended" in err
+    assert sqstee.run("flush").returncode == 0
+    assert sqstee.local().stdout.endswith(b"on\n")
+
+
+@pytest.mark.parametrize("what", ["read-only", "gone", "no space"])
+def test_a_spool_that_goes_wrong(sqstee: Sqstee, tmp_path: Path, what: str) -> None:
+    """A read-only file system, a folder that is deleted meanwhile, a full one."""
+    spool = tmp_path / "disk"
+    spool.mkdir(mode=0o700)
+    if what != "gone":
+        option = "size=64k" if what == "no space" else "ro"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"{option},mode=700", "none", spool], check=False).returncode:
+            pytest.skip("cannot mount here")
+    script = f"echo first; {'rm -rf ' + str(spool) + '/*;' if what == 'gone' else ''} seq 20000; exit 7"
+    try:
+        words = ("--spool", str(spool), "--to", f"local:{tmp_path}/q.db", "--flush-timeout", "1s")
+        found = sqstee.run(*words, "--", "sh", "-c", script)
+    finally:
+        if what != "gone":
+            subprocess.run(["umount", spool], check=True)
+    assert found.stdout == b"first\n" + b"".join(b"%d\n" % n for n in range(1, 20001))
+    assert found.returncode == 7
+    assert b"Traceback" not in found.stderr
+    assert len(found.stderr.splitlines()) <= 2
