@@ -56,11 +56,13 @@ class Reader:
     def frames(self) -> Iterator[Frame]:
         """The frames that can be read now, META frames left out."""
         while True:
-            following = [number for number in segments(self._folder) if number > self._segment]
             for frame in self._segment_frames():
                 yield from self._checked(frame)
+            following = [number for number in segments(self._folder) if number > self._segment]
             if not following:
                 return
+            for frame in self._segment_frames():  # the next segment is begun only when this one is complete
+                yield from self._checked(frame)
             self._advance(following[0])
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from sqstee.transports.base import REFRESH, RETRY, Failure, Sender, TransportErr
 from sqstee.transports.destination import Destination
 
 IN_FLIGHT = 4
-_NICENESS = 10  # where shipper and command compete for the cores the command wins
+_NICENESS = 15  # where shipper and command compete for the cores the command wins
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int

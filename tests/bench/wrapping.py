@@ -1,0 +1,100 @@
+"""What the wrapper adds for the command: delay of each line, and bytes per second, beside the bare command and tee.
+
+    python tests/bench/wrapping.py
+
+Everything is measured in turn in one run, since machines differ and are shared: the ratios count.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from fake_sqs import FakeSqs
+from support import SCRIPT, clean_environment
+
+ROUNDS = 3
+LINES = 2000
+BACKLOG = 300_000
+MEGABYTES = 400
+
+# Writes BACKLOG lines at once, then LINES lines a millisecond apart, each with the time at which it is written.
+TIMED = f"""
+import os, sys, time
+backlog = int(sys.argv[1])
+block = b"." * 119 + b"\\n"
+for _ in range(backlog // 500):
+    os.write(1, block * 500)
+for _ in range({LINES}):
+    os.write(1, b"%020d %s\\n" % (time.perf_counter_ns(), b"x" * 98))
+    until = time.perf_counter() + 0.001
+    while time.perf_counter() < until:
+        time.sleep(0.0002)
+"""
+FLOOD = f"""
+import os
+block = (b"x" * 119 + b"\\n") * 546
+for _ in range({MEGABYTES} * 1000000 // len(block)):
+    os.write(1, block)
+"""
+
+
+def delays(prefix: list[str], environ: dict[str, str], backlog: int = 0) -> list[float]:
+    """Microseconds from the command's write to our read, of each timed line, sorted."""
+    words = [*prefix, sys.executable, "-c", TIMED, str(backlog)]
+    found = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        rest = b""
+        while data := os.read(process.stdout.fileno(), 65536):
+            now = time.perf_counter_ns()
+            *lines, rest = (rest + data).split(b"\n")
+            found += [(now - int(line[:20])) / 1000 for line in lines if not line.startswith(b".")]
+    return sorted(found)
+
+
+def rate(prefix: list[str], environ: dict[str, str]) -> float:
+    """Megabytes per second through a pipe to a reader that throws them away."""
+    started = time.perf_counter()
+    with subprocess.Popen([*prefix, sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        while os.read(process.stdout.fileno(), 65536):
+            pass
+        elapsed = time.perf_counter() - started
+        process.kill()  # what is left to deliver is not what is measured
+    return MEGABYTES / elapsed
+
+
+def main() -> None:
+    """Print both tables."""
+    with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=20, sink=True, discard=True) as server:
+        environ = clean_environment() | server.environ()
+        wrapped = [SCRIPT, "--spool", f"{folder}/spool", "--to", "q", "--flush-timeout", "0", "--"]
+        tee = ["sh", "-c", f'"$@" | tee {folder}/tee', "tee"]
+        print(f"{'delay of a line, microseconds':32}{'median':>10}{'p99':>10}{'max':>10}")
+        for _ in range(ROUNDS):
+            for name, prefix, backlog in (
+                ("bare", [], 0),
+                ("tee FILE", tee, 0),
+                ("sqstee, boto3 being imported", wrapped, 0),
+                ("tee FILE, after 300,000 lines", tee, BACKLOG),
+                ("sqstee, a backlog being shipped", wrapped, BACKLOG),
+            ):
+                found = delays(prefix, environ, backlog)
+                print(f"{name:32}{found[len(found) // 2]:10.0f}{found[len(found) * 99 // 100]:10.0f}{found[-1]:10.0f}")
+        print(f"\n{'bytes per second':32}{'MB/s':>10}{'to tee':>10}")
+        for _ in range(ROUNDS):
+            through_tee = rate(tee, environ)
+            through_us = rate(wrapped, environ)
+            print(f"{'tee FILE':32}{through_tee:10.0f}{1:10.2f}")
+            print(f"{'sqstee':32}{through_us:10.0f}{through_us / through_tee:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
