@@ -244,8 +244,13 @@ def test_the_shipper_goes_on_when_the_front_is_killed(sqstee: Sqstee, fake_sqs: 
     ) as process:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(1001)]
+        # the output comes first: what is in hand at the kill may be missing in the spool, so wait until it is not
+        wait_for(lambda: any(b"\n1000\n" in path.read_bytes() for path in sqstee.spool.glob("*/*.seg")), "spool")
         process.send_signal(signal.SIGKILL)
-        wait_for(lambda: shipped(fake_sqs).stdout == b"".join(lines), "thousand lines")
+        wait_for(lambda: [one.event for one in shipped(fake_sqs).events] == ["start", "exit"], "exit event")
+        assert shipped(fake_sqs).events[-1].fields["cause"] == "wrapper-died"
+        shipped(fake_sqs).assert_whole()
+        assert shipped(fake_sqs).stdout == b"".join(lines)
         child = int(lines[0])
         wait_for(lambda: not is_running(child), "end of the command")
 

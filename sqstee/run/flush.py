@@ -4,26 +4,59 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 
 from sqstee.errors import SqsteeError
+from sqstee.run.recover import Tail, close_dead_run
 from sqstee.run.replay import read_meta
-from sqstee.run.ship import Shipper
+from sqstee.run.ship import IN_FLIGHT, Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
 from sqstee.transports.base import open_sender
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
 
+ULID_LENGTH = 26
+_OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
+_LOOK_AGAIN_SECONDS = 30.0
+_HALF_MADE_SECONDS = 3600.0  # how old a folder without its name must be before it is swept away
+
+
+class Waiting:
+    """A run in the spool: what of it waits. `alive` while a wrapper writes it."""
+
+    __slots__ = ("alive", "bytes", "destination", "job", "problem", "records", "run")
+
+    def __init__(self, root: str, run: str) -> None:
+        folder = f"{root}/{run}"
+        self.run = run
+        self.destination = self.job = self.problem = ""
+        self.records = 0
+        self.bytes = sum(entry.stat().st_size for entry in os.scandir(folder))
+        try:
+            meta = json.loads(read_meta(folder))
+            self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
+            tail = Tail(folder)
+            self.records = tail.next_seq - tail.acknowledged
+        except (OSError, ValueError, KeyError) as error:
+            self.problem = f"cannot be read: {error}"
+        writing = lock(folder, "writer")
+        self.alive = writing is None
+        if writing is not None:
+            os.close(writing)
+
 
 class Flushed:
-    """How it went with one run: `complete`, or why not."""
+    """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it."""
 
-    __slots__ = ("complete", "destination", "reason", "run")
+    __slots__ = ("busy", "complete", "destination", "reason", "run")
 
-    def __init__(self, run: str, destination: str, complete: bool, reason: str) -> None:
+    def __init__(self, run: str, destination: str, complete: bool, reason: str, busy: bool = False) -> None:
         self.run = run
         self.destination = destination
         self.complete = complete
         self.reason = reason
+        self.busy = busy
 
 
 def waiting_runs(root: str) -> list[str]:
@@ -33,31 +66,53 @@ def waiting_runs(root: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise SqsteeError(
-            f"the spool folder {root} cannot be read: {error.strerror}", "the form is --spool DIR"
-        ) from None
-    return [name for name in names if len(name) == 26 and os.path.isdir(f"{root}/{name}")]
+        hint = "the form is --spool DIR"
+        raise SqsteeError(f"the spool folder {root} cannot be read: {error.strerror}", hint) from None
+    return [name for name in names if len(name) == ULID_LENGTH and os.path.isdir(f"{root}/{name}")]
 
 
-def flush(root: str, run: str, timeout: float) -> Flushed | None:
-    """Ship one run of those in `root` within `timeout` seconds; None where somebody else is shipping it."""
+def sweep(root: str) -> None:
+    """Remove folders that were being made when their maker was killed."""
+    for name in os.listdir(root):
+        path = f"{root}/{name}"
+        if name.startswith(".new-") and time.time() - os.lstat(path).st_mtime > _HALF_MADE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Flushed:
+    """Ship one run of those in `root` within `timeout` seconds; a dead one is closed first."""
     folder = f"{root}/{run}"
     try:
         shipping = lock(folder, "ship")
     except FileNotFoundError:
-        return None
+        return Flushed(run, "", True, "")
     if shipping is None:
-        return None
+        return Flushed(run, "", False, "", busy=True)
     try:
         meta = json.loads(read_meta(folder))
-        return _ship(root, run, meta, timeout)
+        close_dead_run(folder)
+        return _ship(root, run, meta, timeout, in_flight)
     except Exception as error:  # damage of whatever kind is this run's alone
         return Flushed(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)
 
 
-def _ship(root: str, run: str, meta: dict[str, object], timeout: float) -> Flushed:
+def flush_others(own: str) -> None:
+    """Ship, as long as this process lives, what other runs left behind in the spool folder of the run in `own`."""
+    root, name = os.path.split(own)
+    while True:
+        try:
+            sweep(root)
+            for run in waiting_runs(root):
+                if run != name:
+                    flush(root, run, _OTHERS_SECONDS, in_flight=1)
+        except Exception:  # it is a service to others: one's own lines do not depend on it
+            pass
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> Flushed:
     to = str(meta["to"])
     wake, closing = os.pipe()
     os.write(closing, CLOSE)
@@ -70,6 +125,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float) -> Flush
         message_bytes=int(str(meta["message_bytes"])),
         flush_timeout=timeout,
         compress=str(meta["compress"]),
+        in_flight=in_flight,
     )
     try:
         complete = shipper.run()

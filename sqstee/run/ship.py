@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from sqstee.options import Settings
 from sqstee.run import signals
 from sqstee.run.pack import Pace, Planned, Request
+from sqstee.run.recover import close_dead_run
 from sqstee.run.shipment import CLEAR, CLOSE
 from sqstee.run.source import Source
 from sqstee.transports.base import REFRESH, RETRY, Failure, Sender, TransportError, open_sender
@@ -24,6 +25,7 @@ _NICENESS = 15  # where shipper and command compete for the cores the command wi
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
+_FREE_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 
 
@@ -130,9 +132,13 @@ class Shipper:
         flush_timeout: float,
         compress: str,
         orphaned: Callable[[], None] = lambda: None,
+        reached: Callable[[], None] = lambda: None,
+        in_flight: int = IN_FLIGHT,
     ) -> None:
         self._folder = folder
-        self._senders = Senders(sender)
+        self._senders = Senders(sender, in_flight)
+        self._in_flight = 1 if sender.ordered else in_flight
+        self._reached = reached
         self._wake = wake
         self._message_bytes = message_bytes
         self._flush_timeout = flush_timeout
@@ -223,7 +229,7 @@ class Shipper:
             self._pace.partial_left(now, source.waiting)
 
     def _may_send(self) -> bool:
-        return self._senders.busy < (IN_FLIGHT if self._health.well and not self._senders.ordered else 1)
+        return self._senders.busy < (self._in_flight if self._health.well else 1)
 
     def _submit(self, source: Source, request: Request) -> None:
         source.plan(request.planned)
@@ -263,6 +269,7 @@ class Shipper:
             if isinstance(answer, int):
                 self._source = Source(self._folder, self._message_bytes, answer, self._compress)
                 self._health.success()
+                self._reached()
             elif isinstance(answer, TransportError):
                 self._refused(bodies, answer.kind, str(answer), now)
             else:
@@ -312,6 +319,7 @@ def background(
     the `terminals` get the modes back that they had.
     """
     os.nice(_NICENESS)
+    from sqstee.run import flush  # which runs shippers itself
 
     def orphaned() -> None:
         _kill(command)
@@ -319,6 +327,13 @@ def background(
             from sqstee.run.terminal import restore
 
             restore(real, saved)
+        _close_when_free(folder)
+
+    def reached() -> None:
+        try:
+            _thread.start_new_thread(flush.flush_others, (folder,))
+        except RuntimeError:  # no thread can be had: the next run tries again
+            pass
 
     shipper = Shipper(
         folder,
@@ -329,6 +344,7 @@ def background(
         flush_timeout=settings.flush_timeout,
         compress=settings.compress,
         orphaned=orphaned,
+        reached=reached,
     )
     reason = ""
     try:
@@ -347,3 +363,13 @@ def _kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except OSError:
         pass
+
+
+def _close_when_free(folder: str) -> None:
+    """Close a dead front's run once the kernel has let go of its lock; an heir keeps it, and closes it itself."""
+    deadline = time.monotonic() + _FREE_SECONDS
+    try:
+        while not close_dead_run(folder) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+    except (OSError, ValueError):
+        pass  # the next run on this host tries again

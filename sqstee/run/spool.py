@@ -22,7 +22,7 @@ from sqstee.run.frame import CUT, EVENT, FRESH, GAP, LINES, META, gap_fields, pa
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -96,7 +96,10 @@ class Segments:
         self._size = 0
 
     def resume(self, number: int, size: int) -> None:
-        """Go on at the end of an existing segment (whoever takes over a dead writer's spool)."""
+        """Go on in segment `number` behind its first `size` bytes, in the place of a dead writer."""
+        if not size:  # not even its META frame is whole
+            self._number = number - 1
+            return
         path = f"{self.folder}/{segment_name(number)}"
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         os.ftruncate(self._fd, size)
@@ -169,6 +172,11 @@ class Writer:
     def folder(self) -> str:
         """The run's folder."""
         return self._segments.folder
+
+    def resume(self, next_seq: int, unfinished: Sequence[int]) -> None:
+        """Go on where a dead writer was: its next seq, and the bytes of each stream's unfinished line."""
+        self.next_seq = next_seq
+        self._partial = list(unfinished)
 
     def write(self, stream: int, chunk: bytes) -> None:
         """Spool bytes as they were read; pieces longer than the longest line are cut here and never later."""

@@ -1,0 +1,83 @@
+"""Closing the spool of a run whose front died: the torn tail is cut, and an exit event says what happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+from sqstee.run.frame import CUT, EVENT, FRESH, LINES, Frame
+from sqstee.run.replay import Reader, State, read_meta
+from sqstee.run.spool import Segments, Writer, lock
+
+_STREAMS = 3
+
+
+class Tail:
+    """What a run's frames add up to: the next seq, where the next frame would start, and whether the run is closed."""
+
+    def __init__(self, folder: str) -> None:
+        state = State(folder)
+        # from the start of its segment, so that an acknowledged exit event is seen as well
+        reader = Reader(folder, (state.position[0], 0))
+        self.acknowledged = self.next_seq = state.next
+        self.unfinished = [0] * _STREAMS
+        self.open_after_exit = self.closed = False
+        for frame in reader.frames():
+            self._take(frame)
+        self.end = reader.position
+        reader.close()
+        state.close()
+
+    def _take(self, frame: Frame) -> None:
+        self.next_seq = max(self.next_seq, frame.first + frame.lines)
+        if frame.kind == LINES:
+            self._take_lines(frame)
+        elif frame.kind == EVENT:
+            self._take_event(json.loads(frame.payload))
+
+    def _take_lines(self, frame: Frame) -> None:
+        before = 0 if frame.flags & FRESH else self.unfinished[frame.stream]
+        rest = 0 if frame.flags & CUT else len(frame.payload) - frame.payload.rfind(b"\n") - 1
+        self.unfinished[frame.stream] = rest if frame.lines else before + rest
+
+    def _take_event(self, fields: dict[str, object]) -> None:
+        if fields.get("event") == "exit":
+            self.open_after_exit = bool(fields.get("open"))
+        self.closed = self.closed or fields.get("event") == "end"
+        self.closed = self.closed or (fields.get("event") == "exit" and not self.open_after_exit)
+
+
+def close_dead_run(folder: str) -> bool:
+    """Close the run in `folder`, whose `ship` lock the caller holds; whether it is closed (now, or was before).
+
+    Nothing is done while somebody holds its `writer` lock: then the run is alive. Raises OSError where the disk
+    refuses, ValueError where nothing in the folder can be read.
+    """
+    writing = lock(folder, "writer")
+    if writing is None:
+        return False
+    try:
+        tail = Tail(folder)
+        if not tail.closed:
+            _close(folder, tail)
+    finally:
+        os.close(writing)
+    return True
+
+
+def _close(folder: str, tail: Tail) -> None:
+    """Cut the torn tail and append what is missing: the end of unfinished lines, the event that closes the run."""
+    disk = Segments(folder, read_meta(folder))
+    disk.resume(*tail.end)
+    writer = Writer(disk, max_line=0)
+    writer.resume(tail.next_seq, tail.unfinished)
+    for stream in range(_STREAMS):
+        writer.cut(stream)
+    fields: dict[str, object] = {"event": "exit", "message": "sqstee was killed, and the command with it"}
+    if tail.open_after_exit:
+        fields = {"event": "end", "message": "sqstee was killed"}
+    writer.event({**fields, "cause": "wrapper-died"})
+    writer.close()
+    if writer.dropped:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

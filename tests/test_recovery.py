@@ -1,0 +1,148 @@
+"""What is left behind by a death is shipped later, with the same run and seq, and the run is closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import Rebuilt, Sqstee, children, wait_for
+
+from sqstee.run.spool import segment_name
+
+LINES = b"".join(b"%d\n" % n for n in range(1, 2001))
+
+
+def shipped(server: FakeSqs, queue: str) -> Rebuilt:
+    """The streams in everything that the queue ever accepted."""
+    return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
+
+
+def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
+    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
+    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
+    environ = sqstee.environ | server.environ()
+    with subprocess.Popen(
+        sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
+    ) as process:
+        wait_for(lambda: any(b"unfinished" in path.read_bytes() for path in sqstee.spool.glob("*/*.seg")), "spool")
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        for pid in [*children(process.pid), process.pid]:
+            os.kill(pid, signal.SIGKILL)
+    (run,) = sqstee.waiting_runs()
+    return run
+
+
+def assert_recovered(found: Rebuilt) -> None:
+    """Every line, the unfinished one too, and an exit event that says how the run ended."""
+    found.assert_whole()
+    assert found.stdout == LINES + b"unfinished"
+    assert found.events[-1].fields["cause"] == "wrapper-died"
+
+
+def test_flush_closes_and_ships_a_dead_run(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """kill -9 of front and shipper: the spool holds everything, flush ships it and leaves nothing."""
+    run = leave_behind(sqstee, fake_sqs, "later")
+    listed = sqstee.run("flush", "--list", environ=fake_sqs.environ())
+    assert listed.returncode == 1
+    assert listed.stdout.startswith(f"{run}: 2001 records (".encode())
+    assert listed.stdout.endswith(b"for later\n")
+    assert b"would ship 2001 records" in sqstee.run("flush", "--dry-run").stdout
+    fake_sqs.create_queue("later")
+    found = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout.decode()) == (0, f"{run}: shipped to later\n")
+    assert_recovered(shipped(fake_sqs, "later"))
+    assert sqstee.run("flush", "--list").stdout == b""
+    assert sqstee.run("flush", "--list").returncode == 0
+
+
+def test_the_next_run_ships_it_in_the_background(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Without anybody's doing, while the next command on the host runs; never waited for."""
+    run = leave_behind(sqstee, fake_sqs, "later")
+    fake_sqs.create_queue("later")
+    command = sqstee.words("--to", "q", "--", "sh", "-c", "read x; echo second")
+    environ = sqstee.environ | fake_sqs.environ()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
+        wait_for(lambda: run not in sqstee.waiting_runs(), "orphan's delivery")
+        process.communicate(b"\n", timeout=20)
+    assert_recovered(shipped(fake_sqs, "later"))
+    shipped(fake_sqs, "q").assert_whole()
+
+
+@pytest.mark.parametrize("damage", ["torn", "zeros", "garbage", "no state", "torn first frame"])
+def test_damage_after_a_power_cut(sqstee: Sqstee, fake_sqs: FakeSqs, damage: str) -> None:
+    """A torn or zero-filled tail, no state file: what is whole is shipped, and the run is closed behind it."""
+    run = leave_behind(sqstee, fake_sqs, "later")
+    folder = sqstee.spool / run
+    path = folder / segment_name(1)
+    data = path.read_bytes()
+    if damage == "torn":
+        path.write_bytes(data[:-4])
+    elif damage == "zeros":
+        path.write_bytes(data + b"\0" * 5000)
+    elif damage == "garbage":
+        path.write_bytes(data + os.urandom(300))
+    elif damage == "no state":
+        (folder / "state").unlink(missing_ok=True)
+    else:
+        (folder / segment_name(2)).write_bytes(data[:20])
+    fake_sqs.create_queue("later")
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    found = shipped(fake_sqs, "later")
+    found.assert_whole()
+    assert found.stdout == (LINES if damage == "torn" else LINES + b"unfinished")
+    assert sqstee.waiting_runs() == []
+
+
+def test_a_closed_run_is_not_closed_again(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A run that ended as it should, undelivered: flush adds no second exit event."""
+    sqstee.run("--to", "later", "--", "seq", "3", environ=fake_sqs.environ())
+    fake_sqs.create_queue("later")
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    found = shipped(fake_sqs, "later")
+    found.assert_whole()
+    assert found.events[-1].fields["exit_code"] == 0
+
+
+def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """kill -9 of the shipper in the middle of its requests: nothing is missing, what came twice is the same."""
+    environ = sqstee.environ | fake_sqs.environ()
+    fake_sqs.faults(latency_ms=100)
+    script = "seq 60000; read x"
+    with subprocess.Popen(
+        sqstee.words("--to", "q", "--", "sh", "-c", script),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environ,
+    ) as process:
+        wait_for(lambda: fake_sqs.counters().active > 1, "requests in flight")
+        os.kill(max(children(process.pid)), signal.SIGKILL)
+        process.communicate(b"\n", timeout=20)
+    fake_sqs.clear_faults()
+    wait_for(lambda: fake_sqs.counters().active == 0, "end of the old requests")
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    found = shipped(fake_sqs, "q")
+    found.assert_whole()
+    assert found.stdout == b"".join(b"%d\n" % n for n in range(1, 60001))
+    ranges = [message.attributes["seq"] for message in fake_sqs.sent("q")]
+    firsts = {text.split("-")[0] for text in ranges}
+    assert len(firsts) == len(set(ranges))  # no range was cut anew
+
+
+def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A maker that was killed between two steps leaves nothing for ever."""
+    sqstee.spool.mkdir(mode=0o700)
+    for name, age in ((".new-OLD", 7200), (".new-YOUNG", 0)):
+        (sqstee.spool / name).mkdir()
+        os.utime(sqstee.spool / name, (time.time() - age,) * 2)
+    with subprocess.Popen(
+        sqstee.words("--to", "local", "--", "sh", "-c", "read x"), stdin=subprocess.PIPE, env=sqstee.environ
+    ) as process:
+        wait_for(lambda: not (sqstee.spool / ".new-OLD").exists(), "sweep")
+        process.communicate(b"\n", timeout=20)
+    assert (sqstee.spool / ".new-YOUNG").exists()
