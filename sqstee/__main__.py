@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sqstee.errors import EXIT_USAGE, SqsteeError
+from sqstee.errors import EXIT_USAGE, SqsteeError, say
 
 VERBS = ("run", "tail", "flush", "demo")
 
@@ -16,7 +16,7 @@ def main() -> int:
     try:
         return route(words)
     except SqsteeError as error:
-        os.write(2, f"{error}\n".encode(errors="replace"))
+        say(f"{error}\n")
         return error.exit_code
 
 

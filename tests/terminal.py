@@ -36,9 +36,9 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         if self.status is None:
-            for target in (self.foreground(), self.pid):
+            for target in {-self.foreground(), self.pid} - {0, -1, 1}:
                 try:
-                    os.kill(-target if target != self.pid else self.pid, signal.SIGKILL)
+                    os.kill(target, signal.SIGKILL)
                 except OSError:
                     pass
             self.wait()

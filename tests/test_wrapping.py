@@ -42,9 +42,19 @@ def shell(sqstee: Sqstee, script: str, *words: str, name: str = "bash") -> subpr
     )
 
 
-def started(sqstee: Sqstee, prefix: Prefix, *words: str, group: int | None = None) -> subprocess.Popen[bytes]:
+class Program(subprocess.Popen[bytes]):
+    """A helper program that does not outlive a test that fails."""
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        if kind is not None:
+            for pid in [*children(self.pid), self.pid]:
+                os.kill(pid, signal.SIGKILL)
+        super().__exit__(None, None, None)
+
+
+def started(sqstee: Sqstee, prefix: Prefix, *words: str, group: int | None = None) -> Program:
     """Start a helper program, in process group `group` (0: its own), and wait until it is ready."""
-    process = subprocess.Popen(
+    process = Program(
         [*prefix, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ, process_group=group
     )
     assert process.stdout
@@ -738,3 +748,224 @@ def test_a_pseudo_terminal_as_dev_stdout(sqstee: Sqstee) -> None:
 def test_the_script_is_the_installed_one() -> None:
     """These tests run what users run."""
     assert Path(SCRIPT).exists()
+
+
+# What a review found
+
+
+def test_a_command_that_stops_itself(sqstee: Sqstee, prefix: Prefix) -> None:
+    """`kill -TSTP $$` and the like: the shell gets its prompt back, fg goes on."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ) as terminal:
+        terminal.expect(b"prompt> ")
+        for name in ("TSTP", "TTIN"):
+            words = " ".join(f"'{word}'" for word in [*prefix, "sh", "-c", f'kill -{name} $$; echo ba""ck'])
+            terminal.type(words.encode() + b"\n")
+            terminal.expect(b"Stopped")
+            terminal.expect(b"prompt> ")
+            terminal.type(b"fg\n")
+            terminal.expect(b"\nback\r\n")
+            terminal.expect(b"prompt> ")
+        terminal.type(b"exit 0\n")
+        assert terminal.wait() == 0
+
+
+def test_top_can_be_stopped(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A program that catches ^Z to tidy up and then stops itself."""
+    if not shutil.which("top"):
+        pytest.skip("top is not installed")
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null", "TERM": "xterm"}
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ, size=(24, 80)) as terminal:
+        terminal.expect(b"prompt> ")
+        terminal.type(" ".join(f"'{word}'" for word in [*prefix, "top"]).encode() + b"\n")
+        terminal.expect(b"PID")
+        terminal.type(b"\x1a")
+        terminal.expect(b"Stopped")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"fg\n")
+        terminal.expect(b"PID")
+        terminal.type(b"q")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"exit 0\n")
+        assert terminal.wait() == 0
+
+
+def test_a_pager_with_merged_streams(sqstee: Sqstee, tmp_path: Path) -> None:
+    """less got no keys under --merge."""
+    if not shutil.which("less"):
+        pytest.skip("less is not installed")
+    path = tmp_path / "text"
+    path.write_text("".join(f"line {n}\n" for n in range(1, 200)))
+    words = sqstee.words("--merge", "--to", "local", "--", "less", str(path))
+    with Terminal(words, sqstee.environ | {"TERM": "xterm", "LESS": ""}, size=(24, 80)) as terminal:
+        full_screen("less")(terminal)
+        assert terminal.wait() == 0
+
+
+def test_pid_1_delivers_although_a_grandchild_holds_a_stream(sqstee: Sqstee) -> None:
+    """Everybody ends with PID 1: there is no heir, and the tail was not delivered."""
+    if subprocess.run(["unshare", "-fp", "--mount-proc", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces here")
+    words = ["unshare", "-fp", "--mount-proc", *sqstee.words("--to", "local", "--"), "sh", "-c", "sleep 9 & echo last"]
+    found = subprocess.run(words, capture_output=True, env=sqstee.environ, check=False, timeout=30)
+    assert (found.stdout, found.stderr, found.returncode) == (b"last\n", b"", 0)
+    assert sqstee.local().stdout == b"last\n"
+    assert sqstee.local().events[-1].event == "exit"
+
+
+def test_keys_are_not_taken_from_who_reads_stdin(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A program with the modes set on fd 2 and its keys from fd 0."""
+    code = (
+        "import os, tty, termios, time\ntty.setcbreak(2)\n"
+        "while termios.tcgetattr(0)[3] & termios.ICANON: time.sleep(0.01)\n"
+        "os.write(1, b'ready\\n')\nkeys = b''\n"
+        "while len(keys) < 20:\n    keys += os.read(0, 1)\n    time.sleep(0.01)\n"
+        "os.write(1, b'<' + keys + b'>\\n')"
+    )
+    with Terminal([*prefix, *python(code)], sqstee.environ) as terminal:
+        terminal.expect(b"ready")
+        for key in b"abcdefghijklmnopqrst":
+            terminal.type(bytes([key]))
+            time.sleep(0.005)  # as fingers do
+        terminal.expect(b"<abcdefghijklmnopqrst>")
+        assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize("source", ["&2", "/dev/stdout"])
+def test_a_line_read_from_the_terminal_through_an_output(sqstee: Sqstee, prefix: Prefix, source: str) -> None:
+    """`read x <&2`, the idiom of loops whose stdin is a list."""
+    script = f"echo ready; read x <{source}; echo GOT $x"
+    with Terminal([*prefix, "bash", "-c", script], sqstee.environ) as terminal:
+        terminal.expect(b"ready")
+        if prefix:
+            wait_for(lambda: any(reads(pid) for pid in children(terminal.pid)), "reader")
+        terminal.type(b"hey\n")
+        terminal.expect(b"GOT hey")
+        assert terminal.wait() == 0
+
+
+def reads(pid: int) -> bool:
+    """Whether a process sits in read(2)."""
+    try:
+        return Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("0", "63")
+    except OSError:
+        return False
+
+
+def test_modes_are_not_restored_over_another_job(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The command is killed in the background: the terminal is the shell's by then."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    program = tmp_path / "raw.py"
+    program.write_text(RAW)
+    with Terminal(["bash", "--norc", "-i"], environ) as terminal:
+        terminal.expect(b"prompt> ")
+        words = sqstee.words("--to", "local", "--", sys.executable, str(program))
+        terminal.type(" ".join(words).encode() + b"\n")
+        terminal.expect(b"ready\r\n")
+        terminal.type(b"\x1a")
+        terminal.expect(b"prompt> ")
+        wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "the shell's own line editing")
+        before = terminal.modes()
+        terminal.type(b"kill -9 $(jobs -p)\n")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"\n")
+        terminal.expect(b"Killed")
+        terminal.expect(b"prompt> ")
+        wait_for(lambda: terminal.modes() == before, "the shell's modes")
+        time.sleep(0.3)  # whoever is left would have changed them by now
+        assert terminal.modes() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [('"$@" -- no-such 2>/dev/full', 127), ('"$@" --bogus -- true 2>&-', 125)]
+)
+def test_a_stderr_that_takes_nothing_changes_no_status(sqstee: Sqstee, script: str, status: int) -> None:
+    """Our own message failed with a traceback's status."""
+    assert shell(sqstee, script, SCRIPT).returncode == status
+    found = shell(sqstee, 'ulimit -n 5; "$@" 2>/dev/full', *sqstee.words("--", "echo", "ran"))
+    assert found.stdout == b"ran\n"
+
+
+def test_a_working_directory_that_is_gone(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Relative paths cannot be made absolute: the command runs all the same."""
+    (tmp_path / "gone").mkdir()
+    sqstee.environ |= {"SQSTEE_NEST": "1:x:2.3", "SQSTEE_SPOOL": "spool"}
+    found = shell(sqstee, f'cd {tmp_path}/gone; rmdir {tmp_path}/gone; "$@"', *sqstee.words("--", "/bin/echo", "hi"))
+    assert (found.stdout, found.returncode) == (b"hi\n", 0)
+
+
+@pytest.mark.parametrize("lead", [["env", "A=b"], ["nice"]])
+def test_job_control_of_a_shell_behind_another_program(sqstee: Sqstee, lead: list[str]) -> None:
+    """`env bash` is an interactive shell too."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    words = sqstee.words("--to", "local", "--", *lead, "bash", "--norc", "--noediting")
+    with Terminal(words, environ) as terminal:
+        terminal.expect(b"prompt> ")
+        assert b"no job control" not in terminal.output
+        terminal.type(b"exit 4\n")
+        assert terminal.wait() == 4
+
+
+def test_a_limit_on_the_size_of_files(sqstee: Sqstee) -> None:
+    """`ulimit -f` below a segment's size dropped lines for good: segments are made as large as they may be."""
+    words = sqstee.words("--to", "local", "--flush-timeout", "0", "--", "seq", "200000")
+    found = shell(sqstee, 'ulimit -f 200; "$@"', *words)
+    assert found.stdout == b"".join(b"%d\n" % n for n in range(1, 200001))
+    assert b"dropped" not in found.stderr
+    assert sqstee.run("flush").returncode == 0
+    assert sqstee.local().stdout == found.stdout
+
+
+def test_a_named_pipe_whose_readers_come_and_go(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """Only a write tells that a FIFO has no reader."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    words = ["sh", "-c", f'exec "$@" > {fifo}', "sh", *prefix, "sh", "-c", "echo a; read x; echo b"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env=sqstee.environ) as process:
+        with open(fifo, "rb") as reader:
+            assert reader.readline() == b"a\n"
+        time.sleep(0.2)  # in which the wrapper might give up
+        with open(fifo, "rb") as reader:
+            assert process.stdin
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            assert reader.read() == b"b\n"
+        assert process.wait(20) == 0
+
+
+def test_nesting_under_an_heir(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The outer front has gone, its heir still ships: the inner one is not another copy."""
+    go = tmp_path / "go"
+    inner = " ".join(sqstee.words("--"))
+    script = f"(while [ ! -e {go} ]; do sleep 0.02; done; {inner} echo inner)& echo outer"
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run(sqstee.words("--", "sh", "-c", script), stdout=out, env=sqstee.environ, check=True)
+    go.touch()
+    wait_for(lambda: (tmp_path / "out").read_bytes() == b"outer\ninner\n", "inner line")
+    wait_for(lambda: sqstee.waiting_runs() == [], "delivery")
+    assert sqstee.local().stdout == b"outer\ninner\n"
+
+
+def test_real_time_signals_to_the_group_are_each_told_once(sqstee: Sqstee, prefix: Prefix) -> None:
+    """Several of one number queue up; none is forwarded besides."""
+    code = (
+        "import os, signal\nnumber = signal.SIGRTMIN + 3\nsignal.pthread_sigmask(signal.SIG_BLOCK, {number})\n"
+        "os.write(1, b'ready\\n')\ncount = 0\n"
+        "while signal.sigtimedwait({number}, 10 if count < 3 else 0.5): count += 1\n"
+        "os._exit(count)"
+    )
+    with started(sqstee, prefix, *python(code), group=0) as process:
+        for _ in range(3):
+            os.killpg(process.pid, signal.SIGRTMIN + 3)
+        assert process.wait(20) == 3
+
+
+def test_a_socket_of_datagrams(sqstee: Sqstee) -> None:
+    """Each write is a message of its own: such an output is left alone."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    words = sqstee.words("--to", "local", "--", "sh", "-c", "echo a; echo b; echo err >&2")
+    with ours, theirs:
+        found = subprocess.run(words, stdout=theirs.fileno(), stderr=subprocess.PIPE, env=sqstee.environ, check=True)
+        assert [ours.recv(100), ours.recv(100)] == [b"a\n", b"b\n"]
+    assert found.stderr == b"err\n"
+    assert sqstee.local().stderr == b"err\n"

@@ -132,7 +132,7 @@ class Capture:
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
         self._finishing = False
-        self._keys = -1
+        self._keys = self._command = -1
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
@@ -156,6 +156,7 @@ class Capture:
     def go_on(self) -> None:
         """Undo `finish`: the next `run` goes on until the last writer has gone."""
         self._finishing = False
+        self._drop_keys()
         self._read_control()
         for stream in self.open:
             if stream.pending is None:
@@ -185,8 +186,6 @@ class Capture:
 
     def _read(self, stream: Stream) -> None:
         chunk = stream.read()
-        if stream.pty and stream.fd == 2:
-            self._follow_keys(stream.pty)
         if chunk is None:
             return
         if not chunk:
@@ -227,7 +226,7 @@ class Capture:
             self._watch_output(stream, select.EPOLLOUT)
 
     def _output_event(self, stream: Stream, events: int) -> None:
-        if events & (select.EPOLLERR | select.EPOLLHUP):
+        if events & (select.EPOLLERR | select.EPOLLHUP) and stream.output.reader_leaves:
             self._reader_left(stream)
         elif stream.pending is not None:
             self._write(stream)
@@ -285,30 +284,27 @@ class Capture:
         except BlockingIOError:
             pass
 
-    def _follow_keys(self, pty: Pty) -> None:
-        """While line editing is off on stderr's pty a pager reads its keys there: pass those of the terminal on."""
-        wanted = pty.real is not None and not pty.canonical
-        if wanted and self._keys < 0:
+    def watch_keys(self, command: int) -> None:
+        """Pass the terminal's keys on to who of the command's processes reads a pty of ours, as pagers do."""
+        self._command = command
+        if any(stream.pty and stream.pty.real is not None for stream in self.open):
             try:
                 self._keys = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-                self._epoll.register(self._keys, select.EPOLLIN)
+                # edge-triggered: keys that are not for us are the command's to read, whenever it likes
+                self._epoll.register(self._keys, select.EPOLLIN | select.EPOLLET)
             except OSError:
                 self._drop_keys()
-        elif not wanted and self._keys >= 0:
-            self._drop_keys()
 
     def _pass_keys(self) -> None:
-        pty = next((stream.pty for stream in self.open if stream.fd == 2), None)
+        ptys = [stream.pty for stream in self.open if stream.pty]
+        reading = next((pty for pty in ptys if pty.is_read_by(self._command)), None)
         try:
-            keys = os.read(self._keys, 4096)
-            if keys and pty:
-                os.write(pty.master, keys)
-                return
+            if reading and (keys := os.read(self._keys, 4096)):
+                os.write(reading.master, keys)
         except BlockingIOError:
-            return
-        except OSError:
             pass
-        self._drop_keys()
+        except OSError:
+            self._drop_keys()
 
     def _drop_keys(self) -> None:
         if self._keys >= 0:
@@ -316,8 +312,10 @@ class Capture:
         self._keys = -1
 
     def _watch_output(self, stream: Stream, events: int) -> None:
-        if stream.output.watched:
+        if stream.output.watched and (events or stream.output.reader_leaves):
             self._watch(stream.output.fd, events, stream)
+        else:
+            self._unwatch(stream.output.fd)
 
     def _watch(self, fd: int, events: int, stream: Stream) -> None:
         if fd in self._by_fd:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
+from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def occupy_closed_fds() -> set[int]:
 
     Returns which were closed; they are closed in the command too, since what is put there ends at its execve.
     """
-    closed = set()
-    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        closed.add(fd)
-    os.close(fd)
+    closed = {fd for fd in (0, 1, 2) if not _is_open(fd)}
+    for fd in sorted(closed):
+        if os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) != fd:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return closed
 
 
@@ -230,6 +230,6 @@ def passthrough(command: list[str], inherited: Inherited, reason: str) -> Sqstee
     With a reason there is one warning, since the output should have been captured.
     """
     if reason:
-        os.write(2, f"sqstee: the output is not captured: {reason}\n".encode(errors="replace"))
+        say(f"sqstee: the output is not captured: {reason}\n")
     inherited.restore_signals()
     return failure_to_start(command, execute(command, inherited.environ))

@@ -26,6 +26,7 @@ class Output:
     """
 
     watched = False
+    reader_leaves = True  # that its reader has gone is final, and shows without a write
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -83,6 +84,12 @@ class BorrowedPipeOutput(PipeOutput):
         pass
 
 
+class NamedPipeOutput(PipeOutput):
+    """A pipe with a name, whose readers come and go: only a write tells that there is none."""
+
+    reader_leaves = False
+
+
 class TerminalOutput(Output):
     """A terminal, through a non-blocking description of our own."""
 
@@ -96,6 +103,13 @@ class TerminalOutput(Output):
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+class BorrowedTerminalOutput(TerminalOutput):
+    """A terminal that may not be opened anew (another user's, after su)."""
+
+    def close(self) -> None:
+        pass
 
 
 class SocketOutput(Output):
@@ -127,11 +141,26 @@ def open_output(fd: int) -> Output:
         return SocketOutput(fd)
     if stat.S_ISFIFO(mode):
         own = _own_description(fd)
-        return BorrowedPipeOutput(fd) if own < 0 else PipeOutput(own)
+        if own < 0:
+            return BorrowedPipeOutput(fd)
+        return NamedPipeOutput(own) if os.readlink(f"/proc/self/fd/{fd}").startswith("/") else PipeOutput(own)
     if stat.S_ISCHR(mode) and os.isatty(fd):
         own = _own_description(fd)
-        return Output(fd) if own < 0 else TerminalOutput(own)
+        return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
     return Output(fd)
+
+
+def keeps_boundaries(fd: int) -> bool:
+    """Whether a descriptor is a socket on which each write is a message of its own."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    import _socket
+
+    found = _socket.socket(fileno=fd)
+    try:
+        return found.type != _socket.SOCK_STREAM
+    finally:
+        found.detach()
 
 
 def _own_description(fd: int) -> int:

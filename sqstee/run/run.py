@@ -12,7 +12,7 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import encode_object
 from sqstee.run import child, events, nest, shipment, signals, spool
 from sqstee.run.capture import Capture, Spooling, Stream, pump
-from sqstee.run.output import Output, open_output, readable_bytes
+from sqstee.run.output import Output, keeps_boundaries, open_output, readable_bytes
 from sqstee.transports import destination
 
 TYPE_CHECKING = False
@@ -60,15 +60,15 @@ class Front:
 
     def run(self) -> NoReturn:
         """Everything from the first fork to the last exit."""
-        closed = child.occupy_closed_fds()
-        others = child.inherited_fds()
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
         try:
+            closed = child.occupy_closed_fds()
+            others = child.inherited_fds()
             import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
 
             signals.keep_children()
-            captured = {1, 2} - closed - self._left_alone(inherited)
+            captured = {1, 2} - closed - self._left_alone(inherited, closed)
             if not captured:
                 raise child.passthrough(self._command, inherited, "")
             self._ends = _Ends(captured, self._settings, inherited.environ)
@@ -88,6 +88,7 @@ class Front:
             child.close_quietly(fd)
         for fd in (0, *({1} - captured)):
             os.dup2(self._null, fd)
+        os.umask(0o077)
         try:
             self._supervise()
         except SqsteeError:  # it could not be executed
@@ -111,15 +112,16 @@ class Front:
         if failure is not None:
             self._guarded("the spool", self._remove_spool)
             raise child.failure_to_start(self._command, failure)
-        os.chdir("/")
+        self._guarded("the working directory", lambda: os.chdir("/"))
         self._guarded("the background process", self._begin)
         self._guarded("signals", self._make_relay)
+        self._guarded("keys", lambda: self._capture.watch_keys(self._child.pid))
         self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment)
         self._start_capture()
         self._attend()
         self._guarded("the spool", self._end)
         self._guarded("the heir", self._leave_an_heir)
-        if not self._open_streams():
+        if not self._open_streams() or os.getpid() == 1:
             self._guarded("delivery", self._deliver)
         self._guarded("messages", self._say_warnings)
         self._exit()
@@ -137,10 +139,12 @@ class Front:
             reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self._warnings.append(f"{what} failed: {reason}")
 
-    def _left_alone(self, inherited: child.Inherited) -> set[int]:
-        """The outputs that are not ours to capture: an outer sqstee does, or they are an interactive shell's."""
+    def _left_alone(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
+        """The outputs that are not ours to capture: an outer sqstee does, they are an interactive shell's, or each
+        write to them is a message of its own."""
         value = os.fsdecode(inherited.environ.get(nest.VARIABLE.encode(), b""))
         left = nest.captured_by_outer(value, self._place()) if value else set()
+        left |= {fd for fd in {1, 2} - closed if keeps_boundaries(fd)}
         terminals = {fd for fd in (1, 2) if os.isatty(fd)}
         if not terminals or self._settings.tty not in ("auto", "pass"):
             return left
@@ -154,7 +158,11 @@ class Front:
         """The destination, with what tells two local queues apart."""
         if self._destination.kind != "local":
             return self._destination.text
-        return os.path.abspath(self._destination.name or self._settings.spool or spool.default_root())
+        path = self._destination.name or self._settings.spool or spool.default_root()
+        try:
+            return os.path.abspath(path)
+        except OSError:  # the folder that we are in is gone
+            return path
 
     def _mark_nest(self, inherited: child.Inherited) -> None:
         """Tell an inner sqstee what is captured already."""
@@ -325,7 +333,7 @@ class Front:
         assert self._usage is not None
         still_open = [_STREAM_NAMES[stream.number] for stream in self._open_streams()]
         writer.event(events.end_of_command(self._status, self._usage, self._duration, writer, still_open))
-        if not still_open:
+        if not still_open or os.getpid() == 1:
             writer.close()
         if writer.dropped:
             lines = _count(writer.dropped, "line")
@@ -358,6 +366,7 @@ class Front:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
         for fd in {1, 2} - {stream.fd for stream in self._open_streams()}:
             child.put_null(fd)
+        self._ends.leave_modes()
         self._go_on(give_up_outputs=True)
         writer = self._spooling.writer
         if writer:
@@ -368,6 +377,12 @@ class Front:
         if self._shipment:
             self._shipment.tell(shipment.CLOSE)
 
+    def _take_while_delivering(self, number: int) -> None:
+        if number in signals.JOB_STOPS:
+            signals.stop(number)
+        elif number == _signal.SIGCHLD:
+            self._reap()
+
     def _deliver(self) -> None:
         """Give the shipper its time to deliver the rest, and say what stays behind."""
         if self._writer is None:
@@ -376,7 +391,7 @@ class Front:
         acknowledged, quarantined, reason = 0, 0, "there is no background process"
         if self._shipment:
             seconds = self._settings.flush_timeout
-            self._shipment.close(seconds, signals.WAITED, signals.ENDING, self._reap)
+            self._shipment.close(seconds, signals.WAITED, signals.ENDING, self._take_while_delivering)
             answer = self._shipment.answer(self._writer.folder, self._writer.next_seq)
             acknowledged, quarantined, reason = answer
         waiting = self._writer.next_seq - acknowledged
@@ -385,6 +400,7 @@ class Front:
             self._warnings.append(f"{lines} larger than the destination takes: kept in {self._root}/quarantine")
         if waiting > 0:
             own_events = 1 + (acknowledged == 0)
+            own_events += self._writer.dropped  # what was dropped is said by itself
             what = _count(waiting - own_events, "line") if waiting > own_events else "the run's own events"
             why = f" ({reason})" if reason else ""
             self._warnings.append(f"{what} not delivered yet{why}: kept in {self._root}, `sqstee flush` ships them")
@@ -474,6 +490,11 @@ class _Ends:
         for pty in self._ptys.values():
             if pty.copied:
                 pty.copy_modes()
+
+    def leave_modes(self) -> None:
+        """The terminal is the caller's again."""
+        for pty in self._ptys.values():
+            pty.leave_modes()
 
     def restore_modes(self) -> None:
         """The command was killed and could not clean up behind itself."""

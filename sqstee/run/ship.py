@@ -15,7 +15,7 @@ from sqstee.options import Settings
 from sqstee.run import signals
 from sqstee.run.pack import Pace, Planned, Request
 from sqstee.run.recover import close_dead_run
-from sqstee.run.shipment import CLEAR, CLOSE
+from sqstee.run.shipment import CLOSE
 from sqstee.run.source import Source
 from sqstee.transports.base import REFRESH, RETRY, Failure, Sender, TransportError, open_sender
 from sqstee.transports.destination import Destination
@@ -25,6 +25,7 @@ _NICENESS = 15  # where shipper and command compete for the cores the command wi
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
+_LAST_SIGNAL = 64
 _FREE_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 
@@ -252,8 +253,9 @@ class Shipper:
 
     def _woken(self) -> None:
         words = os.read(self._wake, 4096)
-        if CLEAR in words:
-            signals.take_pending()
+        for number in words:
+            if number <= _LAST_SIGNAL:
+                signals.take_pending(number)
         now = time.monotonic()
         self._awake_until = now + _LOOK_AGAIN_SECONDS
         if words and CLOSE not in words:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-WAKE, CLOSE, CLEAR = b"w", b"c", b"s"  # there is something; the run has ended; take your pending signals
+# What the front tells: there is something; the run has ended. A byte up to 64: take that signal off your pending ones.
+WAKE, CLOSE = b"w", b"c"
 _LONGEST_WAIT_SECONDS = 3600.0
 _GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went
 
@@ -36,8 +37,10 @@ class Shipment:
         except OSError:
             pass
 
-    def close(self, seconds: float, waited: Iterable[int], stop: frozenset[int], reap: Callable[[], None]) -> None:
-        """Have the rest delivered, for at most `seconds`; one of the signals in `stop` ends the waiting.
+    def close(self, seconds: float, waited: Iterable[int], ending: frozenset[int], take: Callable[[int], None]) -> None:
+        """Have the rest delivered, for at most `seconds`; one of the signals in `ending` ends the waiting.
+
+        All other signals of `waited` are handed to `take` by their number.
 
         What the shipper has not done by then stays in the spool, which is right at every moment.
         """
@@ -47,11 +50,12 @@ class Shipment:
         while self.pid:
             rest = min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
             info = _signal.sigtimedwait(waited, rest)
-            if (info is None and time.monotonic() >= deadline) or (info and info.si_signo in stop):
+            if (info is None and time.monotonic() >= deadline) or (info and info.si_signo in ending):
                 os.kill(self.pid, _signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 return
-            reap()
+            if info:
+                take(info.si_signo)
 
     def answer(self, folder: str, everything: int) -> tuple[int, int, str]:
         """The first seq that was not taken, how many records were quarantined, and why lines stay behind.

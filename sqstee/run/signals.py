@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-from sqstee.run.shipment import CLEAR
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -69,14 +67,15 @@ class Relay:
             self._forward(number)
 
     def stop_with(self, number: int) -> None:
-        """The command was stopped: stop as well if the signal was meant for the job, by the same signal."""
-        if number not in self._stops | (_signal.sigpending() & JOB_STOPS):
-            return
-        self._stops.clear()
-        _signal.sigtimedwait({number}, 0)  # one that is pending would stop us a second time
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
-        os.kill(os.getpid(), number)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
+        """The command was stopped: stop as well, by the same signal, so that the shell sees its job stopped.
+
+        By SIGSTOP only if a stop was meant for the job (a program that catches TSTP to tidy up stops itself so): others
+        who stop the command, a debugger for one, will have it go on without telling us.
+        """
+        meant = bool(self._stops or _signal.sigpending() & JOB_STOPS)
+        if number in JOB_STOPS or meant:
+            self._stops.clear()
+            stop(number)
 
     def _take_from_kernel(self, number: int) -> None:
         if number == _signal.SIGWINCH:
@@ -126,7 +125,7 @@ class Relay:
         """Have the witness take the signal, so that the next one shows."""
         if self._witness and self._witness.pid:
             self._stale.add(number)
-            self._witness.tell(CLEAR)
+            self._witness.tell(bytes([number]))
 
     def _await_cleared(self, number: int) -> None:
         deadline = time.monotonic() + _CLEARED_SECONDS
@@ -146,10 +145,18 @@ def pending(pid: int) -> int:
     return int(text[start + 8 : text.index(b"\n", start + 1)], 16) if start >= 0 else 0
 
 
-def take_pending() -> None:
-    """Take off whatever is pending for this process (the witness's part)."""
-    while _signal.sigtimedwait(WAITED, 0) is not None:
-        pass
+def take_pending(number: int) -> None:
+    """Take one signal off those that are pending for this process (the witness's part)."""
+    _signal.sigtimedwait({number}, 0)
+
+
+def stop(number: int) -> None:
+    """Stop this process by a signal that it has blocked; returns when it goes on."""
+    for pending in JOB_STOPS:
+        _signal.sigtimedwait({pending}, 0)  # one that is pending would stop us a second time
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
 
 
 def die_by(number: int) -> NoReturn:

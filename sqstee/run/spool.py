@@ -111,7 +111,14 @@ class Segments:
         """Append one frame whole, or raise OSError and leave the file as it was."""
         if self._fd < 0 or self._size >= self._limit:
             self._rotate(first, time_ns)
-        self._write(pack_frame_header(kind, flags, stream, time_ns, first, lines, payload), payload)
+        header = pack_frame_header(kind, flags, stream, time_ns, first, lines, payload)
+        try:
+            self._write(header, payload)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            self._rotate(first, time_ns)  # the limit on a file's size (ulimit -f) is below ours
+            self._write(header, payload)
 
     def close(self) -> None:
         """Close the current segment."""
@@ -141,8 +148,9 @@ class Segments:
 def _write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
     """Append both or nothing: what was written in part is truncated back to `size`."""
     try:
-        if os.writev(fd, (header, payload)) != len(header) + len(payload):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.writev(fd, (header, payload))
+        while written < len(header) + len(payload):  # a short write: the next one says why
+            written += os.write(fd, (header + payload)[written:])
     except OSError:
         os.ftruncate(fd, size)
         raise

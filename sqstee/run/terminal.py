@@ -9,7 +9,7 @@ import termios
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
@@ -18,6 +18,15 @@ _EXTPROC = 0o200000  # asm-generic/termbits.h: changes of mode are told to the m
 _TIOCPKT_IOCTL = 0x40  # ioctl_tty(2): the packet that says that the slave's modes have changed
 _IFLAG, _OFLAG, _LFLAG, _CC = 0, 1, 3, 6  # of tcgetattr's list
 _DEFAULT_SIZE = (24, 80)
+_MOST_POLLED = 1024
+# The numbers of read, poll, ppoll, select and pselect6 in the kernel's tables of x86-64, and of all newer machines.
+_SYSTEM_CALLS = (
+    {b"0": "read", b"7": "poll", b"271": "poll", b"23": "select", b"270": "select"}
+    if os.uname().machine == "x86_64"
+    else {b"63": "read", b"73": "poll", b"72": "select"}
+)
+_LEADS = frozenset(("env", "nice", "ionice", "nohup", "setsid", "stdbuf", "exec", "doas"))
+_LOGINS = frozenset(("su", "login"))
 _SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox"))
 
 
@@ -33,6 +42,7 @@ class Pty:
         self.real = None if real is None else fcntl.fcntl(real, fcntl.F_DUPFD_CLOEXEC, 3)
         self.master, self.slave = os.openpty()
         self._size = b""
+        self._name = os.ttyname(self.slave)
         self.saved = termios.tcgetattr(self.slave if real is None else real)
         self.copied = False
         modes = list(self.saved)
@@ -45,10 +55,13 @@ class Pty:
         else:
             self.copy_size()
 
-    @property
-    def canonical(self) -> bool:
-        """Whether the command left line editing on in this pty."""
-        return bool(_flags(termios.tcgetattr(self.master), _LFLAG) & termios.ICANON)
+    def is_read_by(self, command: int) -> bool:
+        """Whether a process of the command's reads keys from this pty, rather than from the terminal itself."""
+        return any(_reads(pid, self._name) for pid in _descendants(command))
+
+    def leave_modes(self) -> None:
+        """From here on the terminal's modes are somebody else's."""
+        self.real = None
 
     def copy_size(self) -> None:
         """Give the pty the real terminal's size; where it is new, tell the terminal's foreground group."""
@@ -92,7 +105,9 @@ class Pty:
 
 
 def restore(real: int, saved: Sequence[Any]) -> None:
-    """Give a terminal the modes that it had."""
+    """Give a terminal the modes that it had, unless it is another job's by now."""
+    if not _in_foreground(real):
+        return
     try:
         termios.tcsetattr(real, termios.TCSADRAIN, list(saved))
     except (OSError, termios.error):
@@ -108,12 +123,74 @@ def size_from(environ: Mapping[bytes, bytes]) -> tuple[int, int]:
 
 
 def is_interactive_shell(command: Sequence[str]) -> bool:
-    """Whether the command is a shell at the terminal, which needs its own stderr for job control."""
-    name = os.path.basename(command[0]).removeprefix("-")
-    words = [word for word in command[1:] if not (name == "busybox" and word in _SHELLS)]
-    if name not in _SHELLS or not os.isatty(0):
+    """Whether the command is a shell at the terminal, or leads to one, which needs its own stderr for job control."""
+    if not os.isatty(0):
         return False
-    return all(word.startswith("-") and (word.startswith("--") or "c" not in word) for word in words)
+    words = list(command)
+    while words and os.path.basename(words[0]) in _LEADS:
+        words = _behind_options(words[1:])
+    if not words:
+        return False
+    name, *rest = words
+    name = os.path.basename(name).removeprefix("-")
+    if name in _LOGINS:
+        return "-c" not in rest
+    if name == "sudo":
+        return not [word for word in rest if not word.startswith("-")]
+    rest = [word for word in rest if not (name == "busybox" and word in _SHELLS)]
+    if name not in _SHELLS:
+        return False
+    return all(word.startswith("-") and (word.startswith("--") or "c" not in word) for word in rest)
+
+
+def _behind_options(words: list[str]) -> list[str]:
+    while words and (words[0].startswith("-") or "=" in words[0]):
+        words = words[1:]
+    return words
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """A process and those it started, as far as they have not been handed to another parent."""
+    yield pid
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            children = [int(word) for word in file.read().split()]
+    except OSError:
+        return
+    for child in children:
+        yield from _descendants(child)
+
+
+def _reads(pid: int, terminal: str) -> bool:
+    """Whether a process reads from a terminal: has it as fd 0, has opened it for reading alone, or waits for it."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == terminal}
+        if 0 in fds or any(not os.lstat(f"{folder}/{fd}").st_mode & 0o200 for fd in fds):
+            return True
+        return bool(fds & _awaited(pid))
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _awaited(pid: int) -> set[int]:
+    """The descriptors that a process waits to read, from the system call that it is in (proc(5), syscall and mem)."""
+    with open(f"/proc/{pid}/syscall", "rb") as file:
+        call, *arguments = file.read().split()
+    kind = _SYSTEM_CALLS.get(call, "")
+    if not kind:
+        return set()
+    first, second = int(arguments[0], 16), int(arguments[1], 16)
+    if kind == "read":
+        return {first}
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        if kind == "poll":  # struct pollfd: int fd, short events, short revents
+            memory.seek(first)
+            data = memory.read(8 * min(second, _MOST_POLLED))
+            return {int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 8)}
+        memory.seek(second)  # fd_set: bits
+        bits = int.from_bytes(memory.read((first + 7) // 8), "little")
+        return {fd for fd in range(first) if bits >> fd & 1}
 
 
 def _in_foreground(real: int) -> bool:
