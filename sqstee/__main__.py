@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sqstee.errors import EXIT_USAGE, SqsteeError, say
+from sqstee.errors import EXIT_USAGE, SqsteeError
 
 VERBS = ("run", "tail", "flush", "demo")
 
@@ -16,6 +16,8 @@ def main() -> int:
     try:
         return route(words)
     except SqsteeError as error:
+        from sqstee.run.child import say
+
         say(f"{error}\n")
         return error.exit_code
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 # Statuses that say something about sqstee; every other status is the wrapped command's own.
 EXIT_FAILURE = 1  # a verb could not do all of what it was asked
 EXIT_USAGE = 125  # as env(1), timeout(1): our own failure before the command started
 EXIT_NOT_EXECUTABLE = 126  # POSIX sh: found, but cannot be executed
 EXIT_NOT_FOUND = 127  # POSIX sh: not found
-
-
-def say(text: str) -> None:
-    """Write to stderr; one that is closed or full is no reason to do anything else."""
-    try:
-        os.write(2, text.encode(errors="replace"))
-    except OSError:
-        pass
 
 
 class SqsteeError(Exception):

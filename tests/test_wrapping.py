@@ -868,9 +868,13 @@ def test_modes_are_not_restored_over_another_job(sqstee: Sqstee, tmp_path: Path)
         before = terminal.modes()
         terminal.type(b"kill -9 $(jobs -p)\n")
         terminal.expect(b"prompt> ")
-        terminal.type(b"\n")
-        terminal.expect(b"Killed")
-        terminal.expect(b"prompt> ")
+
+        def told() -> bool:
+            terminal.type(b"\n")
+            terminal.expect(b"prompt> ")
+            return b"Killed" in terminal.output
+
+        wait_for(told, "death of the job")
         wait_for(lambda: terminal.modes() == before, "the shell's modes")
         time.sleep(0.3)  # whoever is left would have changed them by now
         assert terminal.modes() == before

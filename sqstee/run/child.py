@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError, say
+from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def say(text: str) -> None:
+    """Write to stderr; one that is closed or full is no reason to do anything else."""
+    try:
+        os.write(2, text.encode(errors="replace"))
+    except OSError:
+        pass
 
 
 def close_quietly(fd: int) -> None:
