@@ -66,6 +66,9 @@ class Sqstee:
         connection = sqlite3.connect(path or self.spool / "local.db")
         try:
             rows = connection.execute("SELECT data, run, first, last, encoding FROM body ORDER BY id").fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)  # it is just being made
+            return []
         finally:
             connection.close()
         return [Body(data, run, "", first, last, encoding) for data, run, first, last, encoding in rows]

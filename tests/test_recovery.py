@@ -31,6 +31,7 @@ def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
     ) as process:
         wait_for(lambda: any(b"unfinished" in path.read_bytes() for path in sqstee.spool.glob("*/*.seg")), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        process.send_signal(signal.SIGSTOP)  # so that nobody sees another's death
         for pid in [*children(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)
     (run,) = sqstee.waiting_runs()
