@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 65536
 IDLE_SECONDS = 5.0  # an unfinished line that is idle for so long is shipped as it is
 _WAKE_SECONDS = 0.1
+_KEYS_SECONDS, _KEYS_MOST_SECONDS = 0.01, 0.5  # how often to look for a reader of what was typed
 _TICK_SECONDS = 0.02
 _READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
@@ -133,6 +134,8 @@ class Capture:
         self._by_fd: dict[int, Stream] = {}
         self._finishing = False
         self._keys = self._command = -1
+        self._keys_at: float | None = None  # when to look again for a reader of what was typed
+        self._keys_delay = _KEYS_SECONDS
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
@@ -166,6 +169,7 @@ class Capture:
         if fd == self._control:
             self._begin_to_finish()
         elif fd == self._keys:
+            self._keys_delay = _KEYS_SECONDS
             self._pass_keys()
         elif (stream := self._by_fd.get(fd)) is None:
             return
@@ -175,14 +179,20 @@ class Capture:
             self._output_event(stream, events)
 
     def _timeout(self) -> float | None:
-        due = [(at, stream) for stream in self.open if (at := self.spooling.idle_at(stream)) is not None]
-        if not due:
-            return None
+        """Do what is due, and how long there is until something else is."""
         now = time.monotonic()
-        for at, stream in due:
-            if at <= now:
+        due = []
+        for stream in self.open:
+            at = self.spooling.idle_at(stream)
+            if at is not None and at <= now:
                 self.spooling.cut(stream)
-        return max(0.0, min(at for at, _ in due) - now)
+            elif at is not None:
+                due.append(at)
+        if self._keys_at is not None and self._keys_at <= now:
+            self._pass_keys()
+        if self._keys_at is not None:
+            due.append(self._keys_at)
+        return max(0.0, min(due) - now) if due else None
 
     def _read(self, stream: Stream) -> None:
         chunk = stream.read()
@@ -296,11 +306,17 @@ class Capture:
                 self._drop_keys()
 
     def _pass_keys(self) -> None:
+        """Pass on what was typed, if somebody reads a pty of ours; if nobody does, it may be that nobody does yet."""
         ptys = [stream.pty for stream in self.open if stream.pty]
         reading = next((pty for pty in ptys if pty.is_read_by(self._command)), None)
         try:
             if reading and (keys := os.read(self._keys, 4096)):
                 os.write(reading.master, keys)
+                self._keys_delay = _KEYS_SECONDS
+            self._keys_at = None
+            if readable_bytes(self._keys):
+                self._keys_at = time.monotonic() + self._keys_delay
+                self._keys_delay = min(2 * self._keys_delay, _KEYS_MOST_SECONDS)
         except BlockingIOError:
             pass
         except OSError:
@@ -310,6 +326,7 @@ class Capture:
         if self._keys >= 0:
             os.close(self._keys)  # epoll forgets it with its last descriptor
         self._keys = -1
+        self._keys_at = None
 
     def _watch_output(self, stream: Stream, events: int) -> None:
         if stream.output.watched and (events or stream.output.reader_leaves):
