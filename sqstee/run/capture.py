@@ -27,6 +27,7 @@ CHUNK_BYTES = 65536
 IDLE_SECONDS = 5.0  # an unfinished line that is idle for so long is shipped as it is
 _WAKE_SECONDS = 0.1
 _KEYS_SECONDS, _KEYS_MOST_SECONDS = 0.01, 0.5  # how often to look for a reader of what was typed
+_REST_BYTES = 1024 * 1024  # how much of what a command goes on writing is read when nobody reads its output
 _TICK_SECONDS = 0.02
 _READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
@@ -246,12 +247,12 @@ class Capture:
     def _reader_left(self, stream: Stream) -> None:
         """Nobody reads our output: close the command's pipe, so that its next write tells it so.
 
-        What it has written already is still shipped.
+        What it has written already is still shipped; only what it writes between our last look and the close is not.
         """
         stream.pending = None
+        rest = _REST_BYTES
         try:
-            rest = readable_bytes(stream.source)
-            while rest > 0 and (chunk := stream.read()):
+            while rest > 0 and readable_bytes(stream.source) and (chunk := stream.read()):
                 self.spooling.write(stream, chunk)
                 rest -= len(chunk)
         except OSError:

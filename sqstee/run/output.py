@@ -42,22 +42,26 @@ class Output:
 class PipeOutput(Output):
     """A pipe, through a non-blocking description of our own.
 
-    Other writers may share the pipe: a chunk goes in one write where that is atomic, else in pieces that end at a
-    newline, so that no line is broken.
+    Other writers may share the pipe, and only writes of up to PIPE_BUF are atomic: lines go in pieces of that size that
+    end at a newline, so that none is broken. What has no newline goes in one write: nobody can break a line of it.
     """
 
     watched = True
 
     def write(self, data: memoryview) -> int:
         written = 0
+        text = data.obj
+        assert isinstance(text, bytes)
+        start = len(text) - len(data)
         try:
-            if len(data) > PIPE_BUF and readable_bytes(self.fd) == 0:
+            if len(data) > PIPE_BUF and text.find(b"\n", start) < 0:
                 return self._write(data)
             while written < len(data):
-                piece = data[written : written + PIPE_BUF]
-                if len(piece) == PIPE_BUF:
-                    piece = piece[: bytes(piece).rfind(b"\n") + 1 or PIPE_BUF]
-                written += self._write(piece)
+                at = start + written
+                end = at + PIPE_BUF
+                if end < len(text):
+                    end = text.rfind(b"\n", at, end) + 1 or end
+                written += self._write(data[written : end - start])
         except BlockingIOError:
             pass
         return written
