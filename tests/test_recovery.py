@@ -151,3 +151,13 @@ def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> Non
         wait_for(lambda: not (sqstee.spool / ".new-OLD").exists(), "sweep")
         process.communicate(b"\n", timeout=20)
     assert (sqstee.spool / ".new-YOUNG").exists()
+
+
+def test_a_run_that_was_killed_before_it_wrote_anything(sqstee: Sqstee) -> None:
+    """A folder without a segment once stayed for ever, and flush failed on it each time."""
+    folder = sqstee.spool / "01JD0000000000000000000000"
+    folder.mkdir(parents=True, mode=0o700)
+    sqstee.spool.chmod(0o700)
+    found = sqstee.run("flush")
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert sqstee.waiting_runs() == []

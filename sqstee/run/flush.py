@@ -9,7 +9,7 @@ import time
 
 from sqstee.errors import SqsteeError
 from sqstee.run.recover import Tail, close_dead_run
-from sqstee.run.replay import read_meta
+from sqstee.run.replay import read_meta, segments
 from sqstee.run.ship import IN_FLIGHT, Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
@@ -89,6 +89,8 @@ def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Fl
     if shipping is None:
         return Flushed(run, "", False, "", busy=True)
     try:
+        if not segments(folder) and _remove_empty(folder):  # its front was killed before it wrote anything
+            return Flushed(run, "", True, "")
         meta = json.loads(read_meta(folder))
         close_dead_run(folder)
         return _ship(root, run, meta, timeout, in_flight)
@@ -96,6 +98,16 @@ def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Fl
         return Flushed(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)
+
+
+def _remove_empty(folder: str) -> bool:
+    """Remove a run's folder that holds no segment, unless somebody is about to write one."""
+    writing = lock(folder, "writer")
+    if writing is None:
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(writing)
+    return True
 
 
 def flush_others(own: str) -> None:

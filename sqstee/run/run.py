@@ -348,6 +348,7 @@ class Front:
                 return
         except OSError:  # no process can be had: the status comes late
             self._go_on()
+            self._end_streams()
             return
         try:
             self._inherit()
@@ -359,6 +360,13 @@ class Front:
         self._capture.go_on()
         self._run_capture()
 
+    def _end_streams(self) -> None:
+        """Close a run whose exit event named open streams."""
+        writer = self._spooling.writer
+        if writer:
+            writer.event(events.end_of_streams(writer))
+            writer.close()
+
     def _inherit(self) -> None:
         """What the heir does: the same loop, spool, lock and seq, until the last writer has gone."""
         os.setsid()
@@ -368,10 +376,7 @@ class Front:
             child.put_null(fd)
         self._ends.leave_modes()
         self._go_on(give_up_outputs=True)
-        writer = self._spooling.writer
-        if writer:
-            writer.event(events.end_of_streams(writer))
-            writer.close()
+        self._end_streams()
         if self._writer_lock >= 0:
             os.close(self._writer_lock)
         if self._shipment:
