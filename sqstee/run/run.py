@@ -12,7 +12,8 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import encode_object
 from sqstee.run import child, events, nest, shipment, signals, spool
 from sqstee.run.capture import Capture, Spooling, Stream, pump
-from sqstee.run.output import Output, keeps_boundaries, open_output, readable_bytes
+from sqstee.run.ends import Ends, output_of
+from sqstee.run.output import keeps_boundaries, readable_bytes
 from sqstee.transports import destination
 
 TYPE_CHECKING = False
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
 
     from sqstee.options import Settings
     from sqstee.run.shipment import Shipment
-    from sqstee.run.terminal import Pty
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 _DRAIN_SECONDS = 0.1  # how long a command's last output before a stop may take to get out
-_OUTPUT_STREAM = 2  # the spool's number of the merged stream
 
 
 def run(settings: Settings, command: list[str]) -> NoReturn:
@@ -71,7 +70,7 @@ class Front:
             captured = {1, 2} - closed - self._left_alone(inherited, closed)
             if not captured:
                 raise child.passthrough(self._command, inherited, "")
-            self._ends = _Ends(captured, self._settings, inherited.environ)
+            self._ends = Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
             self._capture = Capture(self._streams)
@@ -434,7 +433,7 @@ class Front:
         unfinished = any(stream.last_byte != b"\n" for stream in self._stderr_streams)
         text = "".join(f"sqstee: {warning}\n" for warning in self._warnings)
         try:  # without waiting for room: a stderr that nobody reads must not hold us
-            _output(2).write(memoryview((("\n" if unfinished else "") + text).encode(errors="replace")))
+            output_of(2).write(memoryview((("\n" if unfinished else "") + text).encode(errors="replace")))
         except OSError:
             pass
 
@@ -450,81 +449,6 @@ class Front:
 
 
 _STREAM_NAMES = ("stdout", "stderr", "output")
-
-
-class _Ends:
-    """Both ends of what stands between the command and us: a pipe or a pty for each captured output.
-
-    `of_command` maps the command's descriptors to its ends.
-    """
-
-    def __init__(self, captured: set[int], settings: Settings, environ: dict[bytes, bytes]) -> None:
-        self.of_command: dict[int, int] = {}
-        self._sources: dict[int, int] = {}
-        self._ptys: dict[int, Pty] = {}
-        self._merged = settings.merge
-        targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in captured}
-        for fd, numbers in targets.items():
-            source, end = self._open(fd, settings.tty, environ)
-            self._sources[fd] = source
-            self.of_command.update(dict.fromkeys(numbers, end))
-
-    def streams(self) -> list[Stream]:
-        """What the capture loop works on."""
-        return [
-            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, _output(fd), self._ptys.get(fd))
-            for fd, source in self._sources.items()
-        ]
-
-    def close_those_of_command(self) -> None:
-        """Once the command has them; else no stream would ever end."""
-        for end in set(self.of_command.values()):
-            os.close(end)
-
-    def terminals(self) -> dict[int, list[object]]:
-        """The real terminals, and the modes that they had at the start."""
-        return {pty.real: list(pty.saved) for pty in self._ptys.values() if pty.real is not None}
-
-    def copy_sizes(self) -> None:
-        """A terminal has a new size."""
-        for pty in self._ptys.values():
-            pty.copy_size()
-
-    def copy_modes(self) -> None:
-        """Back in the foreground: the modes that the command has set hold again."""
-        for pty in self._ptys.values():
-            if pty.copied:
-                pty.copy_modes()
-
-    def leave_modes(self) -> None:
-        """The terminal is the caller's again."""
-        for pty in self._ptys.values():
-            pty.leave_modes()
-
-    def restore_modes(self) -> None:
-        """The command was killed and could not clean up behind itself."""
-        from sqstee.run.terminal import restore
-
-        for pty in self._ptys.values():
-            if pty.copied and pty.real is not None:
-                restore(pty.real, pty.saved)
-
-    def _open(self, fd: int, tty: str, environ: dict[bytes, bytes]) -> tuple[int, int]:
-        terminal = os.isatty(fd)
-        if tty == "never" or not (terminal or tty == "always"):
-            return os.pipe()
-        from sqstee.run.terminal import Pty, size_from
-
-        pty = Pty(fd if terminal else None, size_from(environ))
-        self._ptys[fd] = pty
-        return pty.master, pty.slave
-
-
-def _output(fd: int) -> Output:
-    try:
-        return open_output(fd)
-    except Exception:  # whatever is odd about it can be written to as it is
-        return Output(fd)
 
 
 def _is_stderr(fd: int) -> bool:
