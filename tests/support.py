@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqstee.record import Body, Event, Record, decode
 
@@ -78,9 +81,21 @@ class Sqstee:
         """The streams in a local queue."""
         return Rebuilt((body.data, body.attributes) for body in self.local_bodies(path))
 
+    def spooled(self) -> bytes:
+        """All that the segments of all runs hold by now; folders come and go meanwhile."""
+        found = b""
+        for run in self.waiting_runs():
+            for name in _listed(self.spool / run):
+                if name.endswith(".seg"):
+                    try:
+                        found += (self.spool / run / name).read_bytes()
+                    except FileNotFoundError:
+                        pass
+        return found
+
     def waiting_runs(self) -> list[str]:
         """The runs that are in the spool."""
-        return sorted(path.name for path in self.spool.iterdir() if path.is_dir()) if self.spool.exists() else []
+        return [name for name in _listed(self.spool) if not name.startswith(".") and (self.spool / name).is_dir()]
 
 
 class Rebuilt:
@@ -131,6 +146,25 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) 
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {seconds} s"
         time.sleep(0.01)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def running(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is killed, with its children, if the test fails before it has ended."""
+    with subprocess.Popen(words, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            for pid in (*children(process.pid), process.pid):
+                os.kill(pid, signal.SIGKILL)
+            raise
 
 
 def python(code: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Sqstee, wait_for
+from support import Sqstee, running, wait_for
 
 from sqstee import options
 from sqstee.errors import SqsteeError
@@ -161,7 +161,7 @@ def test_tail_raw_is_the_bytes_and_json_the_records(sqstee: Sqstee) -> None:
 
 def test_tail_follows_while_lines_arrive(sqstee: Sqstee) -> None:
     """A follower that was there first sees each line as it comes."""
-    with subprocess.Popen(
+    with running(
         sqstee.words("tail", "-o", "raw"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
     ) as follower:
         try:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, Sqstee, wait_for
+from support import PROGRAMS, Sqstee, running, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -115,7 +115,7 @@ def test_a_terminal_that_cannot_be_had(sqstee: Sqstee, tmp_path: Path, fault: st
 def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
     """The output passes through all the same, and flush ships what is left."""
     command = sqstee.words("--", "sh", "-c", "echo $PPID; read x; echo on")
-    with subprocess.Popen(
+    with running(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
     ) as process:
         assert process.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, wait_for
+from support import Rebuilt, Sqstee, children, running, wait_for
 
 from sqstee.run.spool import segment_name
 
@@ -26,10 +26,8 @@ def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
     """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
     script = "seq 2000; printf unfinished; exec tail -f /dev/null"
     environ = sqstee.environ | server.environ()
-    with subprocess.Popen(
-        sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
-    ) as process:
-        wait_for(lambda: any(b"unfinished" in path.read_bytes() for path in sqstee.spool.glob("*/*.seg")), "spool")
+    with running(sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ) as process:
+        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         command, shipper = sorted(children(process.pid))
         for pid in (shipper, process.pid, command):  # so that nobody sees another's death and tells it
@@ -67,7 +65,7 @@ def test_the_next_run_ships_it_in_the_background(sqstee: Sqstee, fake_sqs: FakeS
     fake_sqs.create_queue("later")
     command = sqstee.words("--to", "q", "--", "sh", "-c", "read x; echo second")
     environ = sqstee.environ | fake_sqs.environ()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
         wait_for(lambda: run not in sqstee.waiting_runs(), "orphan's delivery")
         process.communicate(b"\n", timeout=20)
     assert_recovered(shipped(fake_sqs, "later"))
@@ -118,7 +116,7 @@ def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sq
     environ = sqstee.environ | fake_sqs.environ()
     fake_sqs.faults(latency_ms=100)
     script = "seq 60000; read x"
-    with subprocess.Popen(
+    with running(
         sqstee.words("--to", "q", "--", "sh", "-c", script),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -145,7 +143,7 @@ def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> Non
     for name, age in ((".new-OLD", 7200), (".new-YOUNG", 0)):
         (sqstee.spool / name).mkdir()
         os.utime(sqstee.spool / name, (time.time() - age,) * 2)
-    with subprocess.Popen(
+    with running(
         sqstee.words("--to", "local", "--", "sh", "-c", "read x"), stdin=subprocess.PIPE, env=sqstee.environ
     ) as process:
         wait_for(lambda: not (sqstee.spool / ".new-OLD").exists(), "sweep")

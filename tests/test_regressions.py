@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, python, wait_for
+from support import Rebuilt, Sqstee, children, python, running, wait_for
 
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import spool
@@ -229,7 +229,7 @@ def test_what_was_in_the_pipe_when_the_reader_left(sqstee: Sqstee, tmp_path: Pat
 def test_term_after_the_end_with_a_stalled_output(sqstee: Sqstee) -> None:
     """The command has ended, nobody takes its output: TERM ends us, and not with the command's success."""
     command = sqstee.words(*LOCAL, "--", "sh", "-c", "head -c 100000 /dev/zero; echo end >&2")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
         assert process.stderr
         assert process.stderr.readline() == b"end\n"
         wait_for(lambda: len(children(process.pid)) == 1, "end of the command")
@@ -297,7 +297,7 @@ def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
     code = "import os\nfor _ in range(8): os.write(1, b'\\n' * 65536)"
     command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "60s", "--", *python(code))
     peak = 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
+    with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
         while process.poll() is None:
             for pid in children(process.pid):
                 peak = max(peak, peak_kib(pid))
@@ -350,7 +350,7 @@ def test_the_job_is_in_the_start_event_once(sqstee: Sqstee) -> None:
 
 def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
     """SIGSTOP and SIGCONT of the shipper counted as its end."""
-    with subprocess.Popen(
+    with running(
         sqstee.words(*LOCAL, "--", "sh", "-c", "echo $$; read x"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -420,7 +420,7 @@ def test_flush_of_a_file(sqstee: Sqstee) -> None:
 def test_an_interrupt_at_the_very_start(sqstee: Sqstee) -> None:
     """^C in the first milliseconds gave a traceback."""
     for step in range(12):
-        with subprocess.Popen(
+        with running(
             sqstee.words(*LOCAL, "--", "sleep", "20"), stderr=subprocess.PIPE, env=sqstee.environ, process_group=0
         ) as process:
             try:

@@ -12,7 +12,7 @@ import pytest
 from fake_sqs import FakeSqs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Rebuilt, Sqstee, clean_environment, is_running, python, wait_for
+from support import Rebuilt, Sqstee, clean_environment, is_running, python, running, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.sqs import request_json
@@ -228,7 +228,7 @@ def test_lines_are_shipped_while_the_command_runs(sqstee: Sqstee, fake_sqs: Fake
     """The first line after silence leaves at once: it is there long before the command's end."""
     command = sqstee.words("--to", "q", "--", "sh", "-c", "echo first; read x; echo last")
     environ = sqstee.environ | fake_sqs.environ()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
         wait_for(lambda: shipped(fake_sqs).stdout == b"first\n", "first line")
         assert process.poll() is None
         process.communicate(b"\n")
@@ -239,13 +239,11 @@ def test_the_shipper_goes_on_when_the_front_is_killed(sqstee: Sqstee, fake_sqs: 
     """kill -9 of the front: what it had captured is shipped, and the command does not linger on."""
     script = "echo $$; seq 1000; exec tail -f /dev/null"
     environ = sqstee.environ | fake_sqs.environ()
-    with subprocess.Popen(
-        sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.PIPE, env=environ
-    ) as process:
+    with running(sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(1001)]
         # the output comes first: what is in hand at the kill may be missing in the spool, so wait until it is not
-        wait_for(lambda: any(b"\n1000\n" in path.read_bytes() for path in sqstee.spool.glob("*/*.seg")), "spool")
+        wait_for(lambda: b"\n1000\n" in sqstee.spooled(), "spool")
         process.send_signal(signal.SIGKILL)
         wait_for(lambda: [one.event for one in shipped(fake_sqs).events] == ["start", "exit"], "exit event")
         assert shipped(fake_sqs).events[-1].fields["cause"] == "wrapper-died"

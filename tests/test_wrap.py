@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Sqstee, python, wait_for
+from support import Sqstee, python, running, wait_for
 
 
 def bare(*command: str) -> subprocess.CompletedProcess[bytes]:
@@ -81,7 +81,7 @@ def test_a_signal_to_sqstee_reaches_the_command(sqstee: Sqstee) -> None:
     """TERM to the wrapper's pid alone: the command's trap runs, its last words are captured, its status is ours."""
     script = 'trap "echo bye; exit 3" TERM; echo ready; while :; do sleep 0.05; done'
     command = sqstee.words("--", "bash", "-c", script)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=sqstee.environ) as process:
+    with running(command, stdout=subprocess.PIPE, env=sqstee.environ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
@@ -198,7 +198,7 @@ def test_a_stalled_stdout_does_not_delay_stderr(sqstee: Sqstee) -> None:
     """stdout is a full pipe that nobody reads: what goes to stderr is out at once, and the spool gets everything."""
     code = "import os, sys\nos.write(1, b'x' * 3000000)"
     script = f"""{sys.executable} -c "{code}" & sleep 0.2; echo through >&2; wait"""
-    with subprocess.Popen(
+    with running(
         sqstee.words("--", "sh", "-c", script), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
     ) as process:
         assert process.stderr
@@ -214,7 +214,7 @@ def test_bytes_without_newline_are_out_at_once(sqstee: Sqstee) -> None:
         "import os\nos.write(1, b'\\0\\0\\0\\7')\nanswer = os.read(0, 4)\nos.write(1, answer * 2)\n"
         "os.read(0, 1) or os.write(1, b'eof')"
     )
-    with subprocess.Popen(
+    with running(
         sqstee.words("--", *python(code)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ
     ) as process:
         assert process.stdin
@@ -231,7 +231,7 @@ def test_non_blocking_outputs_lose_nothing(sqstee: Sqstee) -> None:
     """A stdout that somebody else made non-blocking, and that stays so."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with subprocess.Popen(
+    with running(
         sqstee.words("--", "head", "-c", "2000000", "/dev/zero"), stdout=writing, env=sqstee.environ
     ) as process:
         assert not os.get_blocking(writing)
@@ -243,7 +243,7 @@ def test_non_blocking_outputs_lose_nothing(sqstee: Sqstee) -> None:
 
 def test_an_idle_unfinished_line_is_shipped(sqstee: Sqstee) -> None:
     """A prompt without newline is in the queue after five seconds, while the command still runs."""
-    with subprocess.Popen(
+    with running(
         sqstee.words("--", "sh", "-c", "printf prompt; read x; echo done"),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, is_running, python, wait_for
+from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, is_running, python, running, wait_for
 from terminal import Terminal
 
 from sqstee.run.signals import pending
@@ -155,7 +155,7 @@ def test_a_stderr_that_nobody_reads_any_more(sqstee: Sqstee, prefix: Prefix) -> 
     script = "trap '' PIPE; read x; echo err >&2 || echo failed; exit 4"
     reading, writing = os.pipe()
     words, pipe = [*prefix, "bash", "-c", script], subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=writing, env=sqstee.environ) as process:
+    with running(words, stdin=pipe, stdout=pipe, stderr=writing, env=sqstee.environ) as process:
         os.close(writing)
         os.close(reading)
         if prefix:  # the wrapper has noticed, as it does without a write
@@ -386,7 +386,7 @@ def test_other_outputs_than_pipes(sqstee: Sqstee, tmp_path: Path, kind: str) -> 
     expected = b"".join(b"%d\n" % n for n in range(1, 20001)) + b"again\n"
     if kind == "socket":
         ours, theirs = socket.socketpair()
-        with ours, subprocess.Popen(command, stdout=theirs.fileno(), env=sqstee.environ) as process:
+        with ours, running(command, stdout=theirs.fileno(), env=sqstee.environ) as process:
             theirs.close()
             got = b""
             while data := ours.recv(65536):
@@ -472,7 +472,7 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
     url = f"http://127.0.0.1:{blackhole.getsockname()[1]}/123456789012/q"
     environ = sqstee.environ | {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
     command = sqstee.words("--to", url, "--flush-timeout", "3s", "--", "echo", "hi")
-    with blackhole, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+    with blackhole, running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         assert process.stdout.read() == b"hi\n"  # to the end of the file
         assert process.poll() is None  # while the wrapper is still delivering
@@ -706,7 +706,7 @@ def test_unbuffer_makes_lines_come_at_once(sqstee: Sqstee) -> None:
     """Python and C programs write each line at once only when asked to."""
     code = "import sys, time\nprint('one')\ntime.sleep(30)"
     command = sqstee.words("--unbuffer", "--to", "local", "--", *python(code))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=sqstee.environ) as process:
+    with running(command, stdout=subprocess.PIPE, env=sqstee.environ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"one\n"
         process.terminate()
@@ -720,7 +720,7 @@ def test_unbuffer_makes_lines_come_at_once(sqstee: Sqstee) -> None:
 
 def test_an_idle_wrapper_uses_no_processor(sqstee: Sqstee) -> None:
     """`sleep` under the wrapper: neither process of ours runs meanwhile."""
-    with subprocess.Popen(sqstee.words("--to", "local", "--", "sleep", "30"), env=sqstee.environ) as process:
+    with running(sqstee.words("--to", "local", "--", "sleep", "30"), env=sqstee.environ) as process:
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         ours = [process.pid, *(pid for pid in children(process.pid) if comm(pid) != "sleep")]
         wait_for(lambda: sqstee.spool.joinpath("local.db").exists() and sqstee.local().events, "start event")
@@ -741,7 +741,7 @@ def test_a_pseudo_terminal_as_dev_stdout(sqstee: Sqstee) -> None:
     """/dev/stdout can be opened by the command when it is a terminal."""
     master, slave = pty.openpty()
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo again > /dev/stdout")
-    with subprocess.Popen(command, stdout=slave, env=sqstee.environ) as process:
+    with running(command, stdout=slave, env=sqstee.environ) as process:
         os.close(slave)
         assert process.wait(20) == 0
         assert os.read(master, 100) == b"again\r\n"
@@ -928,7 +928,7 @@ def test_a_named_pipe_whose_readers_come_and_go(sqstee: Sqstee, prefix: Prefix, 
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     words = ["sh", "-c", f'exec "$@" > {fifo}', "sh", *prefix, "sh", "-c", "echo a; read x; echo b"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, env=sqstee.environ) as process:
+    with running(words, stdin=subprocess.PIPE, env=sqstee.environ) as process:
         with open(fifo, "rb") as reader:
             assert reader.readline() == b"a\n"
         time.sleep(0.2)  # in which the wrapper might give up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sqstee.run.capture import Stream
-from sqstee.run.output import Output, open_output
+from sqstee.run.output import Output, PipeOutput, is_plain_pipe, open_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ class Ends:
 
     def streams(self) -> list[Stream]:
         """What the capture loop works on."""
-        return [
-            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output_of(fd), self._ptys.get(fd))
-            for fd, source in self._sources.items()
-        ]
+        found = []
+        for fd, source in self._sources.items():
+            pty, output = self._ptys.get(fd), output_of(fd)
+            if isinstance(output, PipeOutput) and pty is None:
+                output.from_pipe = is_plain_pipe(source)
+            found.append(Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output, pty))
+        return found
 
     def close_those_of_command(self) -> None:
         """Once the command has them; else no stream would ever end."""

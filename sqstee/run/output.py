@@ -9,6 +9,8 @@ import stat
 from _struct import Struct
 
 PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
+PIPE_BYTES = 16 * PIPE_BUF  # how much a new pipe holds
+_SHORT_BYTES = 64  # a chunk that much shorter than PIPE_BYTES still tells its pages
 _FIONREAD = 0x541B
 _RWF_NOWAIT = 8
 _INT = Struct("i")
@@ -43,10 +45,11 @@ class PipeOutput(Output):
     """A pipe, through a non-blocking description of our own.
 
     Other writers may share the pipe, and only writes of up to PIPE_BUF are atomic: lines go in pieces of that size that
-    end at a newline, so that none is broken. What has no newline goes in one write: nobody can break a line of it.
+    end at a newline, so that none is broken. What the command itself did not write atomically need not be so from us.
     """
 
     watched = True
+    from_pipe = False  # what is written was read from a pipe of PIPE_BYTES, each time until it was empty
 
     def write(self, data: memoryview) -> int:
         written = 0
@@ -57,10 +60,7 @@ class PipeOutput(Output):
             if len(data) > PIPE_BUF and text.find(b"\n", start) < 0:
                 return self._write(data)
             while written < len(data):
-                at = start + written
-                end = at + PIPE_BUF
-                if end < len(text):
-                    end = text.rfind(b"\n", at, end) + 1 or end
+                end = piece_end(text, start + written, self.from_pipe)
                 written += self._write(data[written : end - start])
         except BlockingIOError:
             pass
@@ -71,6 +71,29 @@ class PipeOutput(Output):
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def piece_end(text: bytes, at: int, from_pipe: bool) -> int:
+    """Where the piece of a chunk that begins at `at` ends, if no line that its writer wrote atomically may be broken.
+
+    That is the last newline within PIPE_BUF, or, where the chunk filled its pipe, the next end of a page that may be a
+    line's: a pipe is a ring of 16 pages, and only a write of more than PIPE_BUF is ever spread over two of them
+    (pipe_write() in Linux' fs/pipe.c). Pages less than full end at most as much earlier as the chunk is too short.
+    """
+    short = PIPE_BYTES - len(text)
+    if from_pipe and 0 <= short <= _SHORT_BYTES:
+        first = page = (at + short) // PIPE_BUF * PIPE_BUF + PIPE_BUF  # the page that `at` lies in ends there
+        while page < len(text):
+            end = text.rfind(b"\n", page - short - 1, page) + 1
+            if end and page > first:
+                return end
+            if end:
+                break
+            page += PIPE_BUF
+        else:
+            return len(text)
+    end = at + PIPE_BUF
+    return len(text) if end >= len(text) else text.rfind(b"\n", at, end) + 1 or end
 
 
 class BorrowedPipeOutput(PipeOutput):
@@ -152,6 +175,11 @@ def open_output(fd: int) -> Output:
         own = _own_description(fd)
         return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
     return Output(fd)
+
+
+def is_plain_pipe(fd: int) -> bool:
+    """Whether a pipe has the default size and this machine's pages the common one."""
+    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == PIPE_BYTES and os.sysconf("SC_PAGE_SIZE") == PIPE_BUF
 
 
 def keeps_boundaries(fd: int) -> bool:

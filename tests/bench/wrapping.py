@@ -8,6 +8,8 @@ Everything is measured in turn in one run, since machines differ and are shared:
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fake_sqs import FakeSqs
-from support import SCRIPT, clean_environment
+from support import SCRIPT, children, clean_environment, wait_for
 
-ROUNDS = 3
+ROUNDS = 5
 LINES = 2000
 BACKLOG = 300_000
 MEGABYTES = 400
@@ -59,15 +61,24 @@ def delays(prefix: list[str], environ: dict[str, str], backlog: int = 0) -> list
     return sorted(found)
 
 
-def rate(prefix: list[str], environ: dict[str, str]) -> float:
-    """Megabytes per second through a pipe to a reader that throws them away."""
-    started = time.perf_counter()
+def rate(prefix: list[str], environ: dict[str, str], stop_shipper: bool = False) -> float:
+    """Megabytes per second through a pipe to a reader that throws them away, from the first byte to the last.
+
+    With `stop_shipper` the shipper stands still, as if it had a core of its own.
+    """
     with subprocess.Popen([*prefix, sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout
+        os.read(process.stdout.fileno(), 1)
+        started = time.perf_counter()
+        if stop_shipper:
+            wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+            os.kill(max(children(process.pid)), signal.SIGSTOP)
         while os.read(process.stdout.fileno(), 65536):
             pass
         elapsed = time.perf_counter() - started
-        process.kill()  # what is left to deliver is not what is measured
+        shippers = children(process.pid)
+        for pid in (*shippers, process.pid):  # what is left to deliver is not what is measured
+            os.kill(pid, signal.SIGKILL)
     return MEGABYTES / elapsed
 
 
@@ -77,6 +88,7 @@ def main() -> None:
         environ = clean_environment() | server.environ()
         wrapped = [SCRIPT, "--spool", f"{folder}/spool", "--to", "q", "--flush-timeout", "0", "--"]
         tee = ["sh", "-c", f'"$@" | tee {folder}/tee', "tee"]
+        os.setpriority(os.PRIO_PROCESS, server.pid, 19)  # in life the queue is on another machine
         print(f"{'delay of a line, microseconds':32}{'median':>10}{'p99':>10}{'max':>10}")
         for _ in range(ROUNDS):
             for name, prefix, backlog in (
@@ -91,9 +103,11 @@ def main() -> None:
         print(f"\n{'bytes per second':32}{'MB/s':>10}{'to tee':>10}")
         for _ in range(ROUNDS):
             through_tee = rate(tee, environ)
-            through_us = rate(wrapped, environ)
             print(f"{'tee FILE':32}{through_tee:10.0f}{1:10.2f}")
-            print(f"{'sqstee':32}{through_us:10.0f}{through_us / through_tee:10.2f}")
+            for name, stop_shipper in (("sqstee", False), ("sqstee, shipper at a standstill", True)):
+                through_us = rate(wrapped, environ, stop_shipper)
+                shutil.rmtree(f"{folder}/spool")
+                print(f"{name:32}{through_us:10.0f}{through_us / through_tee:10.2f}")
 
 
 if __name__ == "__main__":
