@@ -175,6 +175,12 @@ class Body:
             return self
         return Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
 
+    def plain(self) -> Body:
+        """This body as NDJSON: the inverse of `compressed`."""
+        if not self.encoding:
+            return self
+        return Body(_decompress(self.data), self.run, self.host, self.first, self.last)
+
 
 def attributes_size(attributes: dict[str, str]) -> int:
     """Bytes of message attributes as SQS counts them: name, type and value of each (all of type String)."""

@@ -16,7 +16,7 @@ from support import Rebuilt, Sqstee, children, python, running, wait_for
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import spool
 from sqstee.run.frame import GAP, LINES, Frame, gap_fields
-from sqstee.run.pack import Packer
+from sqstee.run.pack import Limits, Packer
 from sqstee.run.replay import Reader, State
 from sqstee.run.source import Source
 from sqstee.run.spool import Segments, Writer, segment_name
@@ -263,7 +263,7 @@ def test_the_plan_survives_a_second_restart(tmp_path: Path) -> None:
     state = State(str(tmp_path))
     state.save(0, (1, 0), plan)
     state.close()
-    source = Source(str(tmp_path), 500, 1024 * 1024, "none")
+    source = Source(str(tmp_path), 500, Limits(), "none")
     source.read()
     source.close_open_body()
     source.plan([source.ready.popleft(), source.ready.popleft()])

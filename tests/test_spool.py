@@ -94,7 +94,7 @@ def test_a_restart_sends_the_plan_unchanged_and_the_rest_anew(
     bodies = pack(folder, 500)
     done = min(acknowledged, len(bodies) - 1)
     ahead = bodies[done : done + planned]
-    position = bodies[done - 1].resume if done else (1, 0)
+    position = (done and bodies[done - 1].resume) or (1, 0)
     state = State(str(folder))
     state.save(bodies[done].body.first, position, [(one.body.first, one.body.last) for one in ahead])
     state.close()

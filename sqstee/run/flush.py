@@ -10,7 +10,8 @@ import time
 from sqstee.errors import SqsteeError
 from sqstee.run.recover import Tail, close_dead_run
 from sqstee.run.replay import read_meta, segments
-from sqstee.run.ship import IN_FLIGHT, Shipper
+from sqstee.run.senders import IN_FLIGHT
+from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
 from sqstee.transports.base import open_sender

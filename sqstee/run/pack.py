@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -18,15 +19,45 @@ COLLECT_SECONDS = 0.03  # what one burst writes within this time leaves in one r
 
 
 class Planned:
-    """A body with the position in the spool from which everything behind it can be rebuilt."""
+    """A body with the position in the spool from which everything behind it can be rebuilt (None: not from here)."""
 
-    __slots__ = ("body", "done", "planned", "resume")
+    __slots__ = ("alone", "body", "done", "original", "planned", "reason", "resume")
 
-    def __init__(self, body: Body, resume: Position) -> None:
+    def __init__(self, body: Body, resume: Position | None) -> None:
         self.body = body
         self.resume = resume
         self.planned = False  # its range is in the plan: it may have been sent
         self.done = False  # the destination has it
+        self.alone = False  # a request that held it with others was refused as a whole
+        self.original: Body | None = None  # what `body`, a gap event, stands in for
+        self.reason = ""  # why it does
+
+
+class Limits:
+    """The most bytes that a message and a request may count, attributes included, as learned from the destination.
+
+    After a request that took too long the next one is half as large, down to one billed unit; each success grows it.
+    """
+
+    def __init__(self, message: int = MAX_REQUEST_BYTES) -> None:
+        self.message = message
+        self._most = self.request = MAX_REQUEST_BYTES
+
+    def message_at_most(self, size: int) -> None:
+        """A message of more than `size` was refused for its size."""
+        self.message = max(1, min(self.message, size))
+
+    def request_at_most(self, size: int) -> None:
+        """A request of more than `size` was refused for its size."""
+        self._most = self.request = max(1, min(self._most, size))
+
+    def too_slow(self, size: int) -> None:
+        """A request of `size` took too long."""
+        self.request = min(self._most, max(BILLED_UNIT_BYTES, min(self.request, size) // 2))
+
+    def success(self) -> None:
+        """A request was taken."""
+        self.request = min(self._most, 2 * self.request)
 
 
 class Packer:
@@ -38,7 +69,7 @@ class Packer:
 
     def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
         self._encoder = encoder
-        self._limit = limit - attributes_size(Body(b"", encoder.run, encoder.host, 10**12, 10**12).attributes)
+        self.limit_to(limit)
         self._start = start
         self._plan = deque(plan)
         self._partial: list[list[bytes]] = [[] for _ in STREAMS]
@@ -47,6 +78,11 @@ class Packer:
         self._parts: list[bytes] = []
         self._size = 0
         self._first = self._last = -1
+
+    def limit_to(self, size: int) -> None:
+        """From now on a message may count at most `size` bytes, attributes included."""
+        attributes = Body(b"", self._encoder.run, self._encoder.host, 10**12, 10**12).attributes
+        self._limit = size - attributes_size(attributes)
 
     @property
     def size(self) -> int:
@@ -167,16 +203,54 @@ def nth_newline(block: bytes, count: int, start: int = 0) -> int:
     return at
 
 
-class Request:
-    """Bodies of one SendMessageBatch: at most ten, at most 1 MiB with their attributes."""
+def records(body: Body) -> list[tuple[int, int, bytes]]:
+    """The records of a plain body: first and last seq that each covers, and its line."""
+    lines = body.data.splitlines(keepends=True)
+    firsts = [int(json.loads(line)["seq"]) for line in lines]
+    lasts = [following - 1 for following in firsts[1:]] + [body.last]
+    return list(zip(firsts, lasts, lines, strict=True))
 
-    def __init__(self) -> None:
+
+def divide(body: Body, parts: int) -> list[Body]:
+    """A body as `parts` plain bodies of about as many records each; fewer where it has not that many."""
+    found = records(body.plain())
+    size = -(-len(found) // parts)
+    return [_joined(body, found[at : at + size]) for at in range(0, len(found), size)]
+
+
+def refit(body: Body, limit: int) -> list[Body]:
+    """A body as plain bodies that count at most `limit` bytes each, but for single records that are larger."""
+    most = limit - attributes_size(Body(b"", body.run, body.host, 10**12, 10**12).attributes)
+    groups: list[list[tuple[int, int, bytes]]] = []
+    room = 0
+    for record in records(body.plain()):
+        room -= len(record[2])
+        if not groups or room < 0:
+            groups.append([])
+            room = most - len(record[2])
+        groups[-1].append(record)
+    return [_joined(body, group) for group in groups]
+
+
+def _joined(body: Body, group: list[tuple[int, int, bytes]]) -> Body:
+    return Body(b"".join(line for _, _, line in group), body.run, body.host, group[0][0], group[-1][1])
+
+
+class Request:
+    """Bodies of one SendMessageBatch: at most ten, at most `limit` bytes with their attributes (but always one)."""
+
+    def __init__(self, limit: int = MAX_REQUEST_BYTES) -> None:
         self.planned: list[Planned] = []
         self.size = 0
+        self._limit = limit
 
-    def fits(self, body: Body) -> bool:
-        """Whether `body` can be added."""
-        return len(self.planned) < MAX_ENTRIES and self.size + body.size <= MAX_REQUEST_BYTES
+    def fits(self, planned: Planned) -> bool:
+        """Whether a body can be added."""
+        if not self.planned:
+            return True
+        if planned.alone or self.planned[0].alone:
+            return False
+        return len(self.planned) < MAX_ENTRIES and self.size + planned.body.size <= self._limit
 
     def add(self, planned: Planned) -> None:
         """Add a body that fits."""

@@ -29,7 +29,8 @@ from sqstee.run.frame import (
 from sqstee.run.spool import SEGMENT_SUFFIX, segment_name
 
 START: Position = (1, 0)
-PLAN_LIMIT = 16
+PLAN_LIMIT = 16  # bodies that are handed out ahead of what is acknowledged
+PLAN_SLOTS = 32  # ranges that are kept: one that was divided has more
 _READ_BYTES = 1024 * 1024
 
 
@@ -187,8 +188,8 @@ def _damaged(first: int, lines: int) -> bytes:
     return encode_object(gap_fields(first, first + lines - 1, "spool: damaged on disk"))
 
 
-_SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_LIMIT}Q")
-_SLOT_BYTES = 512
+_SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
+_SLOT_BYTES = 1024
 _STATE_MAGIC = b"sqts"
 
 
@@ -214,7 +215,7 @@ class State:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._path, flags, 0o600)
         numbers = [seq for pair in plan for seq in pair]
-        numbers += [0] * (2 * PLAN_LIMIT - len(numbers))
+        numbers += [0] * (2 * PLAN_SLOTS - len(numbers))
         slot = _SLOT.pack(
             _STATE_MAGIC,
             VERSION,

@@ -219,10 +219,10 @@ class Front:
 
     def _ship(self, wake: int, report: int) -> None:
         """What the shipper process does."""
-        from sqstee.run import ship  # boto3 and all: only ever in this process
+        from sqstee.run import background  # boto3 and all: only ever in this process
 
         assert self._writer
-        ship.background(
+        background.work(
             self._writer.folder,
             self._settings,
             self._destination,

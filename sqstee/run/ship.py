@@ -1,122 +1,25 @@
-"""The shipper: reads, packs, sends and frees a run's spool, in a process beside the front."""
+"""Shipping a run: what is read and packed is sent, acknowledged and freed, and what is refused is dealt with."""
 
 from __future__ import annotations
 
-import _thread
 import os
-import random
 import select
 import time
-from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 
-from sqstee.options import Settings
 from sqstee.run import signals
-from sqstee.run.pack import Pace, Planned, Request
-from sqstee.run.recover import close_dead_run
+from sqstee.run.health import Health
+from sqstee.run.pack import BILLED_UNIT_BYTES, Limits, Pace, Planned, Request
+from sqstee.run.senders import IN_FLIGHT, Senders
 from sqstee.run.shipment import CLOSE
 from sqstee.run.source import Source
-from sqstee.transports.base import REFRESH, RETRY, Failure, Sender, TransportError, open_sender
-from sqstee.transports.destination import Destination
+from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, Sender, TransportError
 
-IN_FLIGHT = 4
-_NICENESS = 15  # where shipper and command compete for the cores the command wins
-_BACKOFF_FIRST_SECONDS = 0.2
-_BACKOFF_MOST_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
 _LAST_SIGNAL = 64
-_FREE_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
-
-
-class Senders:
-    """Background threads that call the transport; results come back through a descriptor that can be polled.
-
-    They are plain daemon threads: a ThreadPoolExecutor would join them at exit and defeat the flush budget.
-    """
-
-    def __init__(self, sender: Sender, threads: int = IN_FLIGHT) -> None:
-        self._sender = sender
-        self._jobs: SimpleQueue[list[Planned] | None] = SimpleQueue()
-        self._results: deque[tuple[list[Planned], list[Failure] | int | TransportError]] = deque()
-        self.ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._threads = threads
-        self._running = 0
-        self.ordered = sender.ordered
-        self.busy = 0
-
-    def submit(self, bodies: list[Planned] | None) -> None:
-        """Send bodies, or, with None, reach the destination."""
-        self.busy += 1
-        if self._running < min(self.busy, self._threads):
-            self._running += 1
-            _thread.start_new_thread(self._work, ())
-        self._jobs.put(bodies)
-
-    def collect(self) -> list[tuple[list[Planned], list[Failure] | int | TransportError]]:
-        """What has ended since the last call: the bodies with their failures, or the limit that `open` answered."""
-        try:
-            os.eventfd_read(self.ready)
-        except BlockingIOError:
-            return []
-        found = []
-        while self._results:
-            found.append(self._results.popleft())
-            self.busy -= 1
-        return found
-
-    def _work(self) -> None:
-        while True:
-            bodies = self._jobs.get()
-            self._results.append((bodies or [], self._call(bodies)))
-            os.eventfd_write(self.ready, 1)
-
-    def _call(self, bodies: list[Planned] | None) -> list[Failure] | int | TransportError:
-        try:
-            if bodies is None:
-                return self._sender.open()
-            return self._sender.send([planned.body for planned in bodies])
-        except TransportError as error:
-            return error
-        except Exception as error:  # a bug of ours or of a library: as passing trouble, so that nothing is lost
-            return TransportError(RETRY, type(error).__name__, str(error))
-
-
-class Health:
-    """Whether the destination takes anything, and when to try again: full jitter, never a give-up."""
-
-    def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:
-        self._jitter = jitter
-        self._failures = 0
-        self._last_kind = ""
-        self.not_before = 0.0
-        self.reason = ""
-        self.permanent = False
-
-    @property
-    def well(self) -> bool:
-        """Whether the last answer was a success (or there was none yet)."""
-        return not self._failures
-
-    def success(self) -> None:
-        """Something was taken."""
-        self._failures = 0
-        self._last_kind = ""
-        self.not_before = 0.0
-        self.reason = ""
-        self.permanent = False
-
-    def failure(self, kind: str, reason: str, now: float) -> None:
-        """Something was refused."""
-        self._failures += 1
-        self.reason = reason
-        # credentials may have just expired: only a new session that fails as well is final
-        self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
-        self._last_kind = kind
-        most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
-        wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
-        self.not_before = now + wait
+_LEAST_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
+_ALONE = 8  # so many records refused one by one, and none taken: the destination is at fault
 
 
 class Shipper:
@@ -148,7 +51,9 @@ class Shipper:
         self._pace = Pace(linger)
         self._health = Health()
         self._source: Source | None = None
-        self._again: list[Planned] = []  # refused, to be sent again unchanged
+        self._limits = Limits()
+        self._again: list[Planned] = []  # refused, to be sent again
+        self._suspects: list[Planned] = []  # records that were refused by themselves, as nothing else was
         self._awake_until = 0.0
         self._close_at: float | None = None
         self._poll = select.poll()
@@ -198,14 +103,16 @@ class Shipper:
         self._source.read()
         if self._source.waiting:
             self._pace.waiting(now)
+        if self._suspects and not (self._again or self._senders.busy or self._source.waiting):
+            self._convict(self._source)  # their gap events tell whether the destination takes anything
         self._send_again(self._source)
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
 
     def _send_again(self, source: Source) -> None:
         while self._again and self._may_send():
-            request = Request()
-            while self._again and request.fits(self._again[0].body):
+            request = Request(self._limits.request)
+            while self._again and request.fits(self._again[0]):
                 request.add(self._again.pop(0))
             self._submit(source, request)
 
@@ -269,31 +176,106 @@ class Shipper:
         for bodies, answer in self._senders.collect():
             now = time.monotonic()
             if isinstance(answer, int):
-                self._source = Source(self._folder, self._message_bytes, answer, self._compress)
+                self._limits.message_at_most(answer)
+                self._source = Source(self._folder, self._message_bytes, self._limits, self._compress)
                 self._health.success()
                 self._reached()
+            elif self._source is None:
+                assert isinstance(answer, TransportError)
+                self._health.failure(answer.kind, str(answer), now)
             elif isinstance(answer, TransportError):
-                self._refused(bodies, answer.kind, str(answer), now)
+                self._refused_whole(self._source, bodies, answer, now)
             else:
-                self._answered(bodies, answer, now)
+                self._answered(self._source, bodies, answer, now)
 
-    def _answered(self, bodies: list[Planned], failures: list[Failure], now: float) -> None:
-        assert self._source is not None
+    def _answered(self, source: Source, bodies: list[Planned], failures: list[Failure], now: float) -> None:
+        """Some bodies of a request were taken, and some perhaps not."""
         failed = {failure.index for failure in failures}
         taken = [planned for at, planned in enumerate(bodies) if at not in failed]
         if taken:
             self._health.success()
-            self._source.acknowledge(taken)
-        if failures:
-            worst = min(failures, key=lambda failure: failure.kind == RETRY)
-            self._refused([bodies[at] for at in sorted(failed)], worst.kind, str(worst), now)
+            self._limits.success()
+            self._acknowledge(source, taken, now)
+        for failure in failures:
+            self._refused_one(source, bodies[failure.index], failure, now)
+        if any(planned.original is None for planned in taken):
+            self._convict(source)
 
-    def _refused(self, bodies: list[Planned], kind: str, reason: str, now: float) -> None:
+    def _acknowledge(self, source: Source, taken: list[Planned], now: float) -> None:
+        try:
+            source.acknowledge(taken)
+        except OSError as error:  # the quarantine file: the gap events are sent again, until there is room for it
+            self._send_later([planned for planned in taken if not planned.done])
+            self._health.failure(RETRY, f"{error.strerror} ({error.filename})", now)
+
+    def _refused_whole(self, source: Source, bodies: list[Planned], refusal: TransportError, now: float) -> None:
+        """A call failed: nobody knows which of its bodies was the reason, nor, after some errors, whether it failed."""
+        size = sum(planned.body.size for planned in bodies)
+        if refusal.kind == SIZE:
+            self._limits.request_at_most(refusal.limit or size // 2)
+        elif refusal.code == TIMEOUT:
+            self._limits.too_slow(size)
+        if len(bodies) == 1 and refusal.kind in (SIZE, POISON):
+            self._refused_one(source, bodies[0], refusal, now)
+        elif refusal.kind == POISON:
+            for planned in bodies:
+                planned.alone = True
+            self._send_later(bodies)
+        elif refusal.code == TIMEOUT and len(bodies) == 1 and size > BILLED_UNIT_BYTES and not self._senders.ordered:
+            self._send_later(source.divide(bodies[0], 2))  # readers drop what comes twice
+            self._health.failure(refusal.kind, str(refusal), now)
+        else:
+            self._send_later(bodies)
+            if refusal.kind != SIZE:
+                self._health.failure(refusal.kind, str(refusal), now)
+
+    def _refused_one(self, source: Source, planned: Planned, refusal: Failure | TransportError, now: float) -> None:
+        """One body was refused by itself."""
+        if planned.original is not None and refusal.kind in (SIZE, POISON):
+            source.reinstate(planned)
+            self._send_later([planned])
+            self._health.failure(OPEN, str(refusal), now)
+        elif refusal.kind == SIZE:
+            self._too_large(source, planned, refusal.limit)
+        elif refusal.kind == POISON:
+            parts = source.divide(planned)
+            if len(parts) > 1:
+                self._send_later(parts)
+            else:
+                self._suspect(source, planned, str(refusal), now)
+        else:
+            self._send_later([planned])
+            self._health.failure(refusal.kind, str(refusal), now)
+
+    def _too_large(self, source: Source, planned: Planned, limit: int | None) -> None:
+        size = planned.body.size
+        self._limits.message_at_most(limit if limit and limit < size else max(_LEAST_BYTES, size // 2))
+        parts = source.refit(planned)
+        if len(parts) == 1:
+            source.substitute(planned, "larger than the destination takes")
+        self._send_later(parts)
+
+    def _suspect(self, source: Source, planned: Planned, reason: str, now: float) -> None:
+        """A record was refused by itself: it is to blame, unless the destination takes nothing else either."""
+        planned.reason = f"refused by the destination: {reason}"
+        self._suspects.append(planned)
+        if len(self._suspects) >= _ALONE:
+            self._send_later(self._suspects)
+            self._suspects = []
+            self._health.failure(OPEN, reason, now)
+
+    def _convict(self, source: Source) -> None:
+        """Something else was taken: gap events in the place of the suspects."""
+        for planned in self._suspects:
+            source.substitute(planned, planned.reason)
+        self._send_later(self._suspects)
+        self._suspects = []
+
+    def _send_later(self, bodies: list[Planned]) -> None:
         self._again = sorted(self._again + bodies, key=lambda planned: planned.body.first)
-        self._health.failure(kind, reason, now)
 
     def _complete(self) -> bool:
-        if self._close_at is None or self._source is None or self._senders.busy or self._again:
+        if self._close_at is None or self._source is None or self._senders.busy or self._again or self._suspects:
             return False
         if self._source.done:
             self._source.read()
@@ -302,76 +284,3 @@ class Shipper:
     def _hopeless(self, now: float) -> bool:
         assert self._close_at is not None
         return now >= self._close_at or (self._health.permanent and not self._senders.busy)
-
-
-def background(
-    folder: str,
-    settings: Settings,
-    destination: Destination,
-    local_path: str,
-    wake: int,
-    report: int,
-    command: int,
-    terminals: dict[int, list[object]],
-) -> None:
-    """The body of the shipper process, forked from the front: ships the run in `folder`, then says how it went.
-
-    `wake` is read, `report` written: one line with the first seq that was not taken, and the reason. `command` is the
-    wrapped command's pidfd: it is killed if the front dies without a status, because nobody would read its output, and
-    the `terminals` get the modes back that they had.
-    """
-    os.nice(_NICENESS)
-    from sqstee.run import flush  # which runs shippers itself
-
-    def orphaned() -> None:
-        _kill(command)
-        for real, saved in terminals.items():
-            from sqstee.run.terminal import restore
-
-            restore(real, saved)
-        _close_when_free(folder)
-
-    def reached() -> None:
-        try:
-            _thread.start_new_thread(flush.flush_others, (folder,))
-        except RuntimeError:  # no thread can be had: the next run tries again
-            pass
-
-    shipper = Shipper(
-        folder,
-        open_sender(destination, local_path, settings.local_max),
-        wake,
-        linger=settings.linger,
-        message_bytes=settings.message_bytes,
-        flush_timeout=settings.flush_timeout,
-        compress=settings.compress,
-        orphaned=orphaned,
-        reached=reached,
-    )
-    reason = ""
-    try:
-        if shipper.run():
-            shipper.remove()
-        reason = shipper.reason
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    os.write(report, f"{shipper.acknowledged}\t{shipper.quarantined}\t{reason}\n".encode(errors="replace"))
-
-
-def _kill(pidfd: int) -> None:
-    import signal
-
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except OSError:
-        pass
-
-
-def _close_when_free(folder: str) -> None:
-    """Close a dead front's run once the kernel has let go of its lock; an heir keeps it, and closes it itself."""
-    deadline = time.monotonic() + _FREE_SECONDS
-    try:
-        while not close_dead_run(folder) and time.monotonic() < deadline:
-            time.sleep(_LOOK_AGAIN_SECONDS)
-    except (OSError, ValueError):
-        pass  # the next run on this host tries again

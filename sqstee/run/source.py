@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import pack
 from sqstee.run.frame import Position, Range, gap_fields
-from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, MAX_REQUEST_BYTES, Packer, Planned, Request
-from sqstee.run.replay import PLAN_LIMIT, Reader, State, delete_segments_before, read_meta
+from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, Limits, Packer, Planned, Request
+from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segments_before, read_meta
 from sqstee.run.spool import lock
 
 QUARANTINE = "quarantine"
@@ -23,21 +23,21 @@ class Source:
     """Bodies of one run, in seq order, from what is not acknowledged yet.
 
     `ready` holds bodies that wait for a request; those that were handed out stay planned until they and everything
-    before them are acknowledged. `body_bytes` is how much is packed into a body, `limit` what a message may count at
-    most: a record above it goes to the quarantine file, and a gap event in its place.
+    before them are acknowledged. `body_bytes` is how much is packed into a body, at most what `limits` allow. What
+    no message can hold, or the destination refuses for good, goes to the quarantine file, and a gap event in its place.
     """
 
-    def __init__(self, folder: str, body_bytes: int, limit: int, compress: str) -> None:
+    def __init__(self, folder: str, body_bytes: int, limits: Limits, compress: str) -> None:
         self.folder = folder
         self.quarantined = 0
-        self._limit = limit
-        self._body_bytes = min(body_bytes, limit)
+        self._limits = limits
+        self._body_bytes = body_bytes
         self._compress = compress
         meta = json.loads(read_meta(folder))
         self._encoder = Encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
         self._state = State(folder)
         self._reader = Reader(folder, self._state.position, self._state.next)
-        self._packer = Packer(self._encoder, self._body_bytes, self._state.next, self._state.plan)
+        self._packer = Packer(self._encoder, self._most_body_bytes, self._state.next, self._state.plan)
         self._packing: Iterator[Planned] | None = None
         self.ready: deque[Planned] = deque()
         self.caught_up = False  # whether the last `read` came to the end of what is written
@@ -62,6 +62,7 @@ class Source:
     def read(self) -> None:
         """Pack what the spool holds by now, at most so far ahead that memory stays bounded."""
         self.caught_up = False
+        self._packer.limit_to(self._most_body_bytes)
         while not self._full():
             if self._packing is None:
                 self._packing = self._bodies()
@@ -81,7 +82,7 @@ class Source:
         request = self._request()
         count = len(request.planned)
         more = len(self.ready) > count
-        if not (more or count == MAX_ENTRIES or request.size + self._body_bytes > MAX_REQUEST_BYTES):
+        if not (more or count == MAX_ENTRIES or request.size + self._most_body_bytes > self._limits.request):
             return None
         return self._hand_out(request) if count <= self._room() else None
 
@@ -95,21 +96,67 @@ class Source:
         for planned in fresh:
             planned.planned = True
             self._planned.append(planned)
-            span = (planned.body.first, planned.body.last)
-            self._promised = [promised for promised in self._promised if promised != span]
+            self._promised = [promised for promised in self._promised if promised[1] > planned.body.last]
         if fresh:
             self._save(self._state.next, self._state.position)
 
     def acknowledge(self, taken: Iterable[Planned]) -> None:
-        """The destination has these; what is complete from the front on is freed."""
+        """The destination has these; what is complete from the front on is freed.
+
+        Raises OSError where what a gap event stands in for cannot be put aside: that one is not acknowledged.
+        """
+        problem: OSError | None = None
         for planned in taken:
-            planned.done = True
+            try:
+                if planned.original:
+                    self._put_aside(planned.original)
+                planned.done = True
+            except OSError as error:
+                problem = error
+        self._free()
+        if problem:
+            raise problem
+
+    def _free(self) -> None:
         before, (next_seq, position) = self._state.position, (self._state.next, self._state.position)
         while self._planned and self._planned[0].done:
             first = self._planned.popleft()
-            next_seq, position = first.body.last + 1, first.resume
+            next_seq, position = first.body.last + 1, first.resume or position
         if self._save(next_seq, position) and position[0] > before[0]:
             delete_segments_before(self.folder, position[0])
+
+    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+        """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
+        return self._replace(planned, pack.divide(planned.body, parts))
+
+    def refit(self, planned: Planned) -> list[Planned]:
+        """Have bodies that a message can hold in the place of one that was handed out; it alone if it is one record."""
+        return self._replace(planned, pack.refit(planned.body, self._limits.message))
+
+    def _replace(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+        """Their ranges are planned anew: what was refused does not count as sent."""
+        found = self._parts(planned, bodies)
+        if len(found) > 1:
+            at = self._planned.index(planned)
+            del self._planned[at]
+            for part in reversed(found):
+                part.planned = True
+                self._planned.insert(at, part)
+            self._save(self._state.next, self._state.position)
+        return found
+
+    def substitute(self, planned: Planned, reason: str) -> None:
+        """Put a gap event in the place of a record that is refused for good."""
+        body = planned.original = planned.body.plain()
+        payload = encode_object(gap_fields(body.first, body.last, reason))
+        data = self._encoder.event(payload, time.time_ns(), body.first)
+        planned.body = Body(data, body.run, body.host, body.first, body.last)
+
+    @staticmethod
+    def reinstate(planned: Planned) -> None:
+        """Take the gap event back: it is refused as well, so that the record is not to blame."""
+        if planned.original:
+            planned.body, planned.original = planned.original, None
 
     def close(self) -> None:
         """Close the files."""
@@ -128,34 +175,54 @@ class Source:
         for frame in self._reader.frames():
             yield from self._packer.add(frame)
 
+    @property
+    def _most_body_bytes(self) -> int:
+        return min(self._body_bytes, self._limits.message, self._limits.request)
+
     def _extend(self, closed: Iterable[Planned]) -> None:
         for planned in closed:
-            if self._compress == "gzip" or (self._compress == "auto" and planned.body.size > BILLED_UNIT_BYTES):
-                planned.body = planned.body.compressed()
-            if planned.body.size > self._limit:
-                planned.body = self._without_oversized(planned.body)
-            self.ready.append(planned)
+            self.ready.extend(self._fitting(self._compressed(planned)))
 
-    def _without_oversized(self, body: Body) -> Body:
-        """A gap event in the place of a body that no message can hold; its lines go to the quarantine file."""
+    def _compressed(self, planned: Planned) -> Planned:
+        if self._compress == "gzip" or (self._compress == "auto" and planned.body.size > BILLED_UNIT_BYTES):
+            planned.body = planned.body.compressed()
+        return planned
+
+    def _fitting(self, planned: Planned) -> list[Planned]:
+        """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
+        if planned.body.size <= self._limits.message:
+            return [planned]
+        parts = self._parts(planned, pack.refit(planned.body, self._limits.message))
+        for part in parts:
+            if part.body.size > self._limits.message:
+                self.substitute(part, "larger than the destination takes")
+        return parts
+
+    def _parts(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+        if len(bodies) == 1:
+            return [planned]
+        # only behind the last one can everything that follows be rebuilt from where the whole one ended
+        return [self._compressed(Planned(body, None)) for body in bodies[:-1]] + [
+            self._compressed(Planned(bodies[-1], planned.resume))
+        ]
+
+    def _put_aside(self, body: Body) -> None:
+        """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
         folder = f"{os.path.dirname(self.folder)}/{QUARANTINE}"
-        path = f"{folder}/{body.run}.ndjson"
         os.makedirs(folder, 0o700, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(f"{folder}/{body.run}.ndjson", flags, 0o600)
         try:
             os.write(fd, body.data)
         finally:
             os.close(fd)
         self.quarantined += body.last - body.first + 1
-        payload = encode_object(gap_fields(body.first, body.last, "larger than the destination takes"))
-        data = self._encoder.event(payload, time.time_ns(), body.first)
-        return Body(data, body.run, body.host, body.first, body.last)
 
     def _request(self, most: int = MAX_ENTRIES) -> Request:
         """The next bodies that go together, compressed where `auto` wants that."""
-        request = Request()
+        request = Request(self._limits.request)
         for planned in self.ready:
-            if len(request.planned) >= most or not request.fits(planned.body):
+            if len(request.planned) >= most or not request.fits(planned):
                 break
             request.add(planned)
         pack.compress(request, self._compress)
@@ -175,7 +242,7 @@ class Source:
     def _save(self, next_seq: int, position: Position) -> bool:
         """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""
         plan = [(planned.body.first, planned.body.last) for planned in self._planned]
-        plan += self._promised[: PLAN_LIMIT - len(plan)]
+        plan = (plan + self._promised)[:PLAN_SLOTS]
         try:
             self._state.save(next_seq, position, plan)
         except OSError:

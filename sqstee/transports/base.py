@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,8 @@ REFRESH = "refresh"  # credentials missing or expired: build a new session, then
 OPEN = "open"  # the destination refuses everything: stop for a while
 SIZE = "size"  # larger than this destination takes: repack
 POISON = "poison"  # something in these very records will never be taken
+
+TIMEOUT = "Timeout"  # the code of a call that took too long: a smaller one may not
 
 _CLASSES = {
     REFRESH: (
@@ -60,6 +63,7 @@ _CLASSES = {
         "InvalidParameterValueException",
         "InvalidAttributeValue",
         "MissingParameter",
+        "MissingRequiredParameter",
         "EmptyBatchRequest",
         "InvalidBatchEntryId",
         "ValidationError",
@@ -85,16 +89,18 @@ _PASSING = frozenset(
 )
 
 
-def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
+def classify(code: str, status: int = 0, sender_fault: bool = False, message: str = "") -> str:
     """The class of an error by its code, which emulators write with and without prefix and `Exception`.
 
     `status` is the HTTP status of a failed call (0 where there was no answer), `sender_fault` what a Failed entry
-    says. Unknown 4xx and unknown sender faults are the destination's refusal; everything else unknown passes.
+    says, `message` tells an invalid size from other invalid parameters, which share a code. Unknown 4xx and unknown
+    sender faults are the destination's refusal; everything else unknown passes.
     """
     short = code.rsplit("#", 1)[-1].rsplit(".", 1)[-1]
     for name in (short, short.removesuffix("Exception")):
         if name in _CLASS_OF:
-            return _CLASS_OF[name]
+            kind = _CLASS_OF[name]
+            return SIZE if kind == POISON and limit_in(message) else kind
     if short.removesuffix("Exception") in _PASSING or "Throttl" in short or "TooMany" in short:
         return RETRY
     if sender_fault:
@@ -102,6 +108,15 @@ def classify(code: str, status: int = 0, sender_fault: bool = False) -> str:
     if status == 413:
         return SIZE
     return OPEN if 400 <= status < 500 and status not in (408, 429) else RETRY
+
+
+def limit_in(message: str) -> int | None:
+    """The number of bytes in an answer that says what is too large, as SQS words it; None where it is not that.
+
+    "Batch requests cannot be longer than N bytes. You have sent M bytes.", "Message must be shorter than N bytes."
+    """
+    found = re.search(r"(?:(?:longer|shorter|larger|smaller) than|exceeds|maximum of) (\d+) bytes", message)
+    return int(found.group(1)) if found else None
 
 
 def _one_line(code: str, message: str) -> str:
@@ -119,6 +134,11 @@ class TransportError(Exception):
         self.code = code
         self.message = message
 
+    @property
+    def limit(self) -> int | None:
+        """The size that the destination names in its answer."""
+        return limit_in(self.message)
+
 
 class Failure:
     """One body of a call that was not taken; the others were."""
@@ -130,6 +150,11 @@ class Failure:
         self.kind = kind
         self.code = code
         self.message = message
+
+    @property
+    def limit(self) -> int | None:
+        """The size that the destination names in its answer."""
+        return limit_in(self.message)
 
     def __str__(self) -> str:
         return _one_line(self.code, self.message)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, REFRESH, RETRY, Failure, Message, TransportError, classify
+from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Failure, Message, TransportError, classify
 from sqstee.transports.destination import Destination
 
 if TYPE_CHECKING:
@@ -234,8 +234,9 @@ def _failure(index: int, entry: Any) -> Failure:
     if entry is None:
         return Failure(index, RETRY, "NoAnswer", "the answer does not name the message")
     code = str(entry.get("Code", ""))
-    kind = classify(code, sender_fault=bool(entry.get("SenderFault")))
-    return Failure(index, kind, code, str(entry.get("Message", "")))
+    message = str(entry.get("Message", ""))
+    kind = classify(code, sender_fault=bool(entry.get("SenderFault")), message=message)
+    return Failure(index, kind, code, message)
 
 
 def _message(found: Any) -> Message:
@@ -256,7 +257,7 @@ def refusal_of(error: Exception) -> TransportError:
         code = str(found.get("QueryErrorCode") or found.get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         message = f"{error.operation_name}: {found.get('Message', '')}"
-        kind = classify(code, status)
+        kind = classify(code, status, message=message)
         return TransportError(kind, code.rsplit(".", 1)[-1], message)
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     without_credentials = (
@@ -268,10 +269,15 @@ def refusal_of(error: Exception) -> TransportError:
     )
     if isinstance(error, without_credentials):
         return TransportError(REFRESH, "NoCredentials", text)
+    timeouts = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
+    if isinstance(error, timeouts) or (isinstance(error, exceptions.HTTPClientError) and "timed out" in text):
+        return TransportError(RETRY, TIMEOUT, text)
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return TransportError(RETRY, "Network", text)
     if isinstance(error, exceptions.NoRegionError):
         return TransportError(OPEN, "NoRegion", text)
+    if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):  # of an empty region, or a mistyped URL
+        return TransportError(OPEN, "Configuration", f"{text} (is the region set?)")
     if isinstance(error, exceptions.BotoCoreError) and not isinstance(error, exceptions.IncompleteReadError):
         return TransportError(OPEN, "Configuration", text)
     return TransportError(RETRY, type(error).__name__, text)

@@ -1,0 +1,89 @@
+"""The body of the shipper process."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import time
+
+from sqstee.options import Settings
+from sqstee.run import flush
+from sqstee.run.recover import close_dead_run
+from sqstee.run.ship import Shipper
+from sqstee.transports.base import open_sender
+from sqstee.transports.destination import Destination
+
+_NICENESS = 15  # where shipper and command compete for the cores the command wins
+_FREE_SECONDS = 1.0
+_LOOK_AGAIN_SECONDS = 0.1
+
+
+def work(
+    folder: str,
+    settings: Settings,
+    destination: Destination,
+    local_path: str,
+    wake: int,
+    report: int,
+    command: int,
+    terminals: dict[int, list[object]],
+) -> None:
+    """Ship the run in `folder`, in a process forked from the front, then say how it went.
+
+    `wake` is read, `report` written: one line with the first seq that was not taken, and the reason. `command` is the
+    wrapped command's pidfd: it is killed if the front dies without a status, because nobody would read its output, and
+    the `terminals` get the modes back that they had.
+    """
+    os.nice(_NICENESS)
+
+    def orphaned() -> None:
+        _kill(command)
+        for real, saved in terminals.items():
+            from sqstee.run.terminal import restore
+
+            restore(real, saved)
+        _close_when_free(folder)
+
+    def reached() -> None:
+        try:
+            _thread.start_new_thread(flush.flush_others, (folder,))
+        except RuntimeError:  # no thread can be had: the next run tries again
+            pass
+
+    shipper = Shipper(
+        folder,
+        open_sender(destination, local_path, settings.local_max),
+        wake,
+        linger=settings.linger,
+        message_bytes=settings.message_bytes,
+        flush_timeout=settings.flush_timeout,
+        compress=settings.compress,
+        orphaned=orphaned,
+        reached=reached,
+    )
+    reason = ""
+    try:
+        if shipper.run():
+            shipper.remove()
+        reason = shipper.reason
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    os.write(report, f"{shipper.acknowledged}\t{shipper.quarantined}\t{reason}\n".encode(errors="replace"))
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def _close_when_free(folder: str) -> None:
+    """Close a dead front's run once the kernel has let go of its lock; an heir keeps it, and closes it itself."""
+    deadline = time.monotonic() + _FREE_SECONDS
+    try:
+        while not close_dead_run(folder) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+    except (OSError, ValueError):
+        pass  # the next run on this host tries again

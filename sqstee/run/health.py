@@ -1,0 +1,47 @@
+"""Whether a destination takes anything, and when to try it again. Pure: time and chance come in as arguments."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from sqstee.transports.base import REFRESH, RETRY
+
+_BACKOFF_FIRST_SECONDS = 0.2
+_BACKOFF_MOST_SECONDS = 30.0
+
+
+class Health:
+    """Whether the destination takes anything, and when to try again: full jitter, never a give-up."""
+
+    def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:
+        self._jitter = jitter
+        self._failures = 0
+        self._last_kind = ""
+        self.not_before = 0.0
+        self.reason = ""
+        self.permanent = False
+
+    @property
+    def well(self) -> bool:
+        """Whether the last answer was a success (or there was none yet)."""
+        return not self._failures
+
+    def success(self) -> None:
+        """Something was taken."""
+        self._failures = 0
+        self._last_kind = ""
+        self.not_before = 0.0
+        self.reason = ""
+        self.permanent = False
+
+    def failure(self, kind: str, reason: str, now: float) -> None:
+        """Something was refused."""
+        self._failures += 1
+        self.reason = reason
+        # credentials may have just expired: only a new session that fails as well is final
+        self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
+        self._last_kind = kind
+        most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
+        wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
+        self.not_before = now + wait

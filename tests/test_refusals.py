@@ -1,0 +1,484 @@
+"""What a destination may answer: every error in its class, and what becomes of the lines that it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Rebuilt, Sqstee, python, running, wait_for
+
+from sqstee.record import Body, Encoder
+from sqstee.run.health import Health
+from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Limits, divide, records, refit
+from sqstee.run.senders import Senders
+from sqstee.run.ship import Shipper
+from sqstee.run.shipment import CLOSE
+from sqstee.run.spool import create
+from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TIMEOUT, Failure, TransportError, limit_in
+from sqstee.transports.destination import parse
+from sqstee.transports.sqs import SqsSender
+
+LINES = 10_000
+POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
+
+# Class, code, HTTP status: what SQS, its neighbours in front of it, and emulators answer to a whole call.
+CALLS = [
+    (RETRY, "InternalError", 500),
+    (RETRY, "InternalFailure", 500),
+    (RETRY, "ServiceUnavailable", 503),
+    (RETRY, "RequestThrottled", 403),
+    (RETRY, "Throttling", 400),
+    (RETRY, "ThrottlingException", 400),
+    (RETRY, "KmsThrottled", 400),
+    (RETRY, "TooManyRequestsException", 429),
+    (RETRY, "RequestTimeout", 408),
+    (RETRY, "BandwidthLimitExceeded", 509),
+    (RETRY, "SlowDown", 503),
+    (RETRY, "OverLimit", 403),
+    (RETRY, "SomethingNew", 500),
+    (REFRESH, "ExpiredToken", 403),
+    (REFRESH, "ExpiredTokenException", 400),
+    (REFRESH, "RequestExpired", 400),
+    (REFRESH, "InvalidClientTokenId", 403),
+    (REFRESH, "UnrecognizedClientException", 403),
+    (REFRESH, "InvalidSecurity", 403),
+    (REFRESH, "SignatureDoesNotMatch", 403),
+    (REFRESH, "IncompleteSignature", 400),
+    (REFRESH, "MissingAuthenticationToken", 403),
+    (OPEN, "AccessDenied", 403),
+    (OPEN, "AccessDeniedException", 400),
+    (OPEN, "QueueDoesNotExist", 400),
+    (OPEN, "AWS.SimpleQueueService.NonExistentQueue", 400),
+    (OPEN, "QueueDeletedRecently", 400),
+    (OPEN, "InvalidAddress", 400),
+    (OPEN, "KmsAccessDenied", 400),
+    (OPEN, "KmsDisabled", 400),
+    (OPEN, "KmsInvalidState", 400),
+    (OPEN, "KmsNotFound", 400),
+    (OPEN, "KmsOptInRequired", 403),
+    (OPEN, "OptInRequired", 403),
+    (OPEN, "UnsupportedOperation", 400),
+    (OPEN, "InvalidAction", 400),
+    (OPEN, "SomethingNew", 400),
+    (SIZE, "AWS.SimpleQueueService.BatchRequestTooLong", 400),
+    (SIZE, "BatchRequestTooLongException", 400),
+    (SIZE, "RequestEntityTooLarge", 413),
+    (SIZE, "SomethingNew", 413),
+    (POISON, "InvalidMessageContents", 400),
+    (POISON, "InvalidParameterValue", 400),
+    (POISON, "InvalidAttributeValue", 400),
+    (POISON, "MissingParameter", 400),
+    (POISON, "ValidationError", 400),
+]
+
+# Class, code, whether the entry says that it is the sender's fault.
+ENTRIES = [
+    (RETRY, "InternalError", False),
+    (RETRY, "SomethingNew", False),
+    (RETRY, "RequestThrottled", True),
+    (OPEN, "KmsAccessDenied", True),
+    (SIZE, "BatchRequestTooLong", True),
+    (POISON, "InvalidMessageContents", True),
+    (POISON, "InvalidParameterValue", True),
+    (POISON, "SomethingNew", True),
+]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[FakeSqs]:
+    """One server for the rows of the table."""
+    with FakeSqs("q") as server:
+        yield server
+
+
+@pytest.fixture
+def sender(shared: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqsSender]:
+    """A sender to it, that has reached its queue."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in shared.environ().items():
+        monkeypatch.setenv(name, value)
+    shared.clear_faults()
+    found = SqsSender(parse("q"))
+    found.open()
+    yield found
+    shared.clear_faults()
+
+
+def some_body() -> Body:
+    """One line."""
+    return Body(Encoder("RUN", "host").lines(b"hi\n", "stdout", 0, 0), "RUN", "host", 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "code", "status"), CALLS)
+def test_an_error_of_a_whole_call(shared: FakeSqs, sender: SqsSender, kind: str, code: str, status: int) -> None:
+    """Every code is of the class that the table gives it, and says so in the server's words."""
+    shared.faults(errors=[{"operation": "SendMessageBatch", "code": code, "status": status, "message": "why"}])
+    with pytest.raises(TransportError, match="why") as caught:
+        sender.send([some_body()])
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("dialect", ["short-codes", "exception-suffix", "prefixed-codes"])
+@pytest.mark.parametrize(("kind", "code"), [(OPEN, "QueueDoesNotExist"), (RETRY, "RequestThrottled")])
+def test_an_error_in_an_emulators_words(shared: FakeSqs, sender: SqsSender, dialect: str, kind: str, code: str) -> None:
+    """With and without prefix and suffix it is the same error."""
+    shared.faults(emulator=[dialect], errors=[{"operation": "SendMessageBatch", "code": code}])
+    with pytest.raises(TransportError) as caught:
+        sender.send([some_body()])
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(("kind", "code", "fault"), ENTRIES)
+def test_an_error_of_one_entry(shared: FakeSqs, sender: SqsSender, kind: str, code: str, fault: bool) -> None:
+    """HTTP 200 with Failed entries is not success: these alone were not taken."""
+    shared.faults(failed_entries=[{"code": code, "sender_fault": fault, "contains": '"seq":7'}])
+    seventh = Body(Encoder("RUN", "host").lines(b"hi\n", "stdout", 0, 7), "RUN", "host", 7, 7)
+    (failure,) = sender.send([some_body(), seventh, some_body()])
+    assert (failure.index, failure.kind, failure.code) == (1, kind, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (RETRY, {"reset": True}),
+        (RETRY, {"refuse": True}),
+        (RETRY, {"dropped": True}),
+        (RETRY, {"errors": [{"code": "garbled", "status": 502}]}),
+    ],
+    ids=["reset", "refused", "dropped", "bad gateway"],
+)
+def test_an_error_of_the_network(shared: FakeSqs, sender: SqsSender, kind: str, fault: dict[str, Any]) -> None:
+    """The network's troubles pass."""
+    shared.faults(**fault)
+    with pytest.raises(TransportError) as caught:
+        sender.send([some_body()])
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("fault", [{"garbage": True}, {"truncated": True}], ids=["made up", "cut"])
+def test_an_answer_that_names_nothing(shared: FakeSqs, sender: SqsSender, fault: dict[str, Any]) -> None:
+    """An HTTP 200 that a proxy made up or cut short: nothing counts as taken."""
+    shared.faults(**fault)
+    try:
+        kinds = [failure.kind for failure in sender.send([some_body(), some_body()])]
+    except TransportError as error:
+        kinds = [error.kind] * 2
+    assert kinds == [RETRY, RETRY]
+
+
+@pytest.mark.parametrize(
+    ("credentials", "kind"),
+    [
+        ({}, REFRESH),
+        ({"AWS_ACCESS_KEY_ID": "AKIA"}, REFRESH),
+        ({"AWS_PROFILE": "nobody"}, OPEN),
+        ({"AWS_ENDPOINT_URL_SQS": "", "AWS_DEFAULT_REGION": ""}, OPEN),
+    ],
+    ids=["none", "half", "no such profile", "no region"],
+)
+def test_an_error_before_any_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: dict[str, str], kind: str
+) -> None:
+    """Credentials that are missing may yet appear; a profile or a region that is missing is a mistake."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9")
+    for name, value in ({"AWS_DEFAULT_REGION": "us-east-1"} | credentials).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TransportError) as caught:
+        SqsSender(parse("q")).open()
+    assert caught.value.kind == kind
+
+
+def test_what_an_answer_says_about_sizes() -> None:
+    """The number in SQS's own sentences, and none where there is none."""
+    assert limit_in("Batch requests cannot be longer than 262144 bytes. You have sent 300000 bytes.") == 262144
+    assert limit_in("One or more parameters are invalid. Reason: Message must be shorter than 1024 bytes.") == 1024
+    assert limit_in("Value 5 for parameter DelaySeconds is invalid. Reason: it has 12 bytes.") is None
+
+
+def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
+    """Each wait is drawn from nought to a bound that doubles up to 30 s; it never gives up."""
+    bounds: list[float] = []
+
+    def jitter(low: float, high: float) -> float:
+        assert low == 0.0
+        bounds.append(high)
+        return high
+
+    health = Health(jitter)
+    for _ in range(20):
+        health.failure(RETRY, "trouble", 100.0)
+        assert health.not_before == 100.0 + bounds[-1]
+        assert not health.permanent
+    assert bounds[:4] == [0.4, 0.8, 1.6, 3.2]
+    assert bounds[-1] == 30.0
+    health.success()
+    assert health.well
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=60), st.integers(300, 3000))
+def test_refitting_a_body_keeps_every_record(lines: list[bytes], limit: int) -> None:
+    """As few bodies as fit the limit, but for records that are larger by themselves."""
+    block = b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines)
+    data = Encoder("RUN", "host").lines(block, "stdout", 0, 5)
+    body = Body(data, "RUN", "host", 5, 4 + len(lines))
+    found = refit(body, limit)
+    assert b"".join(one.data for one in found) == data
+    assert all(one.size <= limit or one.first == one.last for one in found)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=60), st.integers(2, 12), st.booleans())
+def test_dividing_a_body_keeps_every_record(lines: list[bytes], parts: int, compressed: bool) -> None:
+    """The parts are the body's records in order, their ranges side by side, at most as many as asked for."""
+    block = b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines)
+    encoder = Encoder("RUN", "host", "job", {"seq": "9"})
+    data = encoder.lines(block, "stdout", 0, 5)
+    gap = encoder.event(b'{"event":"gap","from":%d,"to":%d,"message":""}' % (5 + len(lines), 99), 0, 5 + len(lines))
+    body = Body(data + gap, "RUN", "host", 5, 99)
+    found = divide(body.compressed() if compressed else body, parts)
+    assert b"".join(one.data for one in found) == body.data
+    assert 1 < len(found) <= parts
+    assert [one.first for one in found[1:]] == [one.last + 1 for one in found[:-1]]
+    assert (found[0].first, found[-1].last) == (5, 99)
+    assert sum(len(records(one)) for one in found) == len(lines) + 1
+
+
+def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
+    """Down to one billed unit, and back up to what the destination is known to take."""
+    limits = Limits()
+    sizes = []
+    for _ in range(6):
+        limits.too_slow(limits.request)
+        sizes.append(limits.request)
+    assert sizes == [524288, 262144, 131072, 65536, 65536, 65536]
+    limits.request_at_most(262144)
+    for _ in range(5):
+        limits.success()
+    assert limits.request == 262144 < MAX_REQUEST_BYTES
+
+
+class Scripted:
+    """A destination that answers as a function says; what it took is kept."""
+
+    ordered = False
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.taken: list[Body] = []
+        self.sizes: list[list[int]] = []
+
+    def open(self) -> int:
+        return MAX_REQUEST_BYTES
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        self.sizes.append([body.size for body in bodies])
+        failures: list[Failure] = self.answer(bodies)
+        failed = {failure.index for failure in failures}
+        self.taken += [body for at, body in enumerate(bodies) if at not in failed]
+        return failures
+
+    def close(self) -> None:
+        pass
+
+
+def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 20.0) -> tuple[Shipper, bool]:
+    """Spool lines of 100 bytes and ship them; the shipper and whether it shipped everything."""
+    writer, *locks = create(str(folder), "RUN", b'{"run":"RUN","host":"h"}', 32768)
+    for number in range(0, lines, 100):
+        writer.write(0, b"".join(b"%099d\n" % n for n in range(number, min(lines, number + 100))))
+    writer.close()
+    wake, closing = os.pipe()
+    os.write(closing, CLOSE)
+    shipper = Shipper(
+        writer.folder, sender, wake, linger=0.0, message_bytes=262144, flush_timeout=flush_timeout, compress="none"
+    )
+    try:
+        return shipper, shipper.run()
+    finally:
+        for fd in (*locks, wake, closing):
+            os.close(fd)
+
+
+def taken(sender: Scripted) -> Rebuilt:
+    """The streams in what a scripted destination took."""
+    return Rebuilt((body.data, body.attributes) for body in sender.taken)
+
+
+def test_slow_uploads_shrink_to_what_gets_through(tmp_path: Path) -> None:
+    """Whatever is above 64 KiB times out: everything arrives in requests of at most that."""
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        if sum(body.size for body in bodies) > BILLED_UNIT_BYTES:
+            raise TransportError(RETRY, TIMEOUT, "Read timed out")
+        return []
+
+    sender = Scripted(answer)
+    _, complete = ship(tmp_path, sender, 3000)
+    assert complete
+    assert taken(sender).stdout == b"".join(b"%099d\n" % n for n in range(3000))
+
+
+@pytest.mark.parametrize("message", ["Batch requests cannot be longer than 100000 bytes.", "too large"])
+def test_too_large_a_request_is_repacked(tmp_path: Path, message: str) -> None:
+    """At the number in the answer, else at half: nothing is lost, and nothing is sent that large again."""
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        if sum(body.size for body in bodies) > 100_000:
+            raise TransportError(SIZE, "BatchRequestTooLong", message)
+        return []
+
+    sender = Scripted(answer)
+    shipper, complete = ship(tmp_path, sender)
+    assert complete
+    assert shipper.quarantined == 0
+    assert taken(sender).stdout == b"".join(b"%099d\n" % n for n in range(LINES))
+    assert sum(sum(sizes) > 100_000 for sizes in sender.sizes) < 20
+
+
+def test_a_destination_that_takes_no_record_is_at_fault(tmp_path: Path) -> None:
+    """Eight records refused one by one, and none taken: they stay, whatever it says of our events."""
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        records = [at for at, body in enumerate(bodies) if b'"stream"' in body.data]
+        return [Failure(at, POISON, "InvalidMessageContents", "no") for at in records]
+
+    shipper, complete = ship(tmp_path, Scripted(answer), flush_timeout=5.0)
+    assert not complete
+    assert shipper.quarantined == 0
+    assert "InvalidMessageContents" in shipper.reason
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_library_that_fails_is_passing_trouble() -> None:
+    """An exception that nobody foresaw loses nothing: it is tried again."""
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        raise ZeroDivisionError("in a library")
+
+    senders = Senders(Scripted(answer), 1)
+    senders.submit([])
+    wait_for(lambda: senders._results, "answer")
+    ((_, refusal),) = senders.collect()
+    assert isinstance(refusal, TransportError)
+    assert refusal.kind == RETRY
+
+
+def shipped(server: FakeSqs, queue: str = "q") -> Rebuilt:
+    """The streams in everything that the queue ever accepted."""
+    return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
+
+
+def test_a_poisonous_record_costs_nobody_else(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Its 9,999 neighbours arrive; it is in the quarantine file, which flush --list shows, a gap event in its place."""
+    fake_sqs.faults(failed_entries=[POISONOUS])
+    code = python(f"for n in range({LINES}): print('poisonous' if n == 7000 else f'line {{n}}')")
+    found = sqstee.run("--to", "q", "--", *code, environ=fake_sqs.environ())
+    assert found.stdout.count(b"\n") == LINES
+    got = shipped(fake_sqs)
+    got.assert_whole()
+    assert got.stdout == found.stdout.replace(b"poisonous\n", b"")
+    (gap,) = [event for event in got.events if event.event == "gap"]
+    assert gap.fields["from"] == gap.fields["to"]
+    assert "InvalidMessageContents" in str(gap.fields["reason"])
+    (kept,) = (sqstee.spool / "quarantine").iterdir()
+    assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"poisonous\n"
+    assert re.fullmatch(rb"sqstee: 1 line .*quarantine.*\n", found.stderr)
+    assert str(kept).encode() in sqstee.run("flush", "--list").stdout
+
+
+def test_several_poisonous_records(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Two side by side, the first, the last, and one alone at the end of the run: each by itself."""
+    fake_sqs.faults(failed_entries=[POISONOUS])
+    bad = (0, 500, 501, 1999)
+    code = python(f"for n in range(2000): print(f'poisonous {{n}}' if n in {bad} else f'line {{n}}')")
+    found = sqstee.run("--to", "q", "--", *code, environ=fake_sqs.environ())
+    got = shipped(fake_sqs)
+    got.assert_whole()
+    kept = b"".join(path.read_bytes() for path in (sqstee.spool / "quarantine").iterdir())
+    assert Rebuilt([(kept, {})]).stdout == b"".join(b"poisonous %d\n" % n for n in bad)
+    assert sorted((got.stdout + Rebuilt([(kept, {})]).stdout).splitlines()) == sorted(found.stdout.splitlines())
+
+
+def test_a_queue_smaller_than_it_says(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Who may not ask for MaximumMessageSize learns it from the refusals; a line above it is put aside."""
+    fake_sqs.create_queue("small", MaximumMessageSize=2048)
+    fake_sqs.faults(errors=[{"operation": "GetQueueAttributes", "code": "AccessDenied", "status": 403}])
+    code = python("for n in range(3000): print('x' * 5000 if n == 1500 else f'line {n}')")
+    found = sqstee.run("--to", "small", "--", *code, environ=fake_sqs.environ())
+    got = shipped(fake_sqs, "small")
+    got.assert_whole()
+    assert got.stdout == found.stdout.replace(b"x" * 5000 + b"\n", b"")
+    assert fake_sqs.counters().rejected < 30
+    (kept,) = (sqstee.spool / "quarantine").iterdir()
+    assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"x" * 5000 + b"\n"
+
+
+def test_a_whole_call_that_is_refused_for_one_entry(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Some emulators refuse the call for one bad entry: each body then goes alone, and nothing is lost."""
+    fault = {"operation": "SendMessageBatch", "code": "ValidationError", "status": 400, "times": 3}
+    fake_sqs.faults(errors=[fault])
+    found = sqstee.run("--to", "q", "--", "seq", "20000", environ=fake_sqs.environ())
+    got = shipped(fake_sqs)
+    got.assert_whole()
+    assert (found.stderr, got.stdout) == (b"", found.stdout)
+
+
+def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Every entry is the sender's fault, it says: nothing is put aside, and flush delivers once it is well."""
+    fake_sqs.faults(failed_entries=[{"code": "InvalidMessageContents", "sender_fault": True}])
+    found = sqstee.run("--to", "q", "--flush-timeout", "5s", "--", "seq", "100", environ=fake_sqs.environ())
+    assert re.fullmatch(rb"sqstee: 100 lines not delivered yet \(InvalidMessageContents.*\n", found.stderr)
+    assert not (sqstee.spool / "quarantine").exists()
+    fake_sqs.clear_faults()
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    got = shipped(fake_sqs)
+    got.assert_whole()
+    assert got.stdout == found.stdout
+
+
+def test_credentials_that_appear_later_are_picked_up(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A job starts before its node's credentials are there: the same run delivers once they are."""
+    environ = sqstee.environ | fake_sqs.environ()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del environ[name]
+    path = sqstee.folder / "credentials"
+    environ["AWS_SHARED_CREDENTIALS_FILE"] = str(path)
+    words = sqstee.words("--to", "q", "--", "sh", "-c", "echo early; read x")
+    with running(words, stdin=-1, stdout=-1, env=environ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"early\n"
+        path.write_text(f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n")
+        wait_for(lambda: shipped(fake_sqs).stdout == b"early\n", "line", 60)
+        process.communicate(b"\n", timeout=20)
+
+
+def test_credentials_that_expire_are_renewed(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """ExpiredToken in the middle: a new session reads the new key, the lines arrive in the same run."""
+    path = sqstee.folder / "credentials"
+    template = "[default]\naws_access_key_id={}\naws_secret_access_key=" + SECRET_KEY + "\n"
+    path.write_text(template.format("AKIAEXPIRED"))
+    environ = sqstee.environ | fake_sqs.environ() | {"AWS_SHARED_CREDENTIALS_FILE": str(path)}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del environ[name]
+    words = sqstee.words("--to", "q", "--", "sh", "-c", "echo one; read x; echo two")
+    with running(words, stdin=-1, stdout=-1, env=environ) as process:
+        wait_for(lambda: shipped(fake_sqs).stdout == b"one\n", "first line")
+        fake_sqs.faults(expired_keys=["AKIAEXPIRED"])
+        path.write_text(template.format(ACCESS_KEY))
+        process.communicate(b"\n", timeout=30)
+    assert process.returncode == 0
+    assert shipped(fake_sqs).stdout == b"one\ntwo\n"
