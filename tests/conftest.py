@@ -11,6 +11,22 @@ from fake_sqs import FakeSqs
 from support import Sqstee
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the fault suite goes on: by default as long as a gate can wait."""
+    parser.addoption("--fault-steps", type=int, default=300, help="steps of each random sequence of faults")
+    parser.addoption("--fault-seeds", type=int, default=4, help="how many random sequences of faults")
+    parser.addoption("--fault-kills", type=int, default=50, help="kills at random moments, of front and shipper each")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The options above, as arguments of the tests that ask for them."""
+    if "fault_seed" in metafunc.fixturenames:
+        metafunc.parametrize("fault_seed", range(metafunc.config.getoption("--fault-seeds")))
+    for name in ("fault_steps", "fault_kills"):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [metafunc.config.getoption(f"--{name.replace('_', '-')}")])
+
+
 @pytest.fixture
 def sqstee(tmp_path: Path) -> Sqstee:
     """The installed command, with its spool in the test's own folder and nothing configured."""
