@@ -243,7 +243,7 @@ def test_many_faults_in_a_row(
 def test_kills_at_random_moments(
     sqstee: Sqstee, fake_sqs: FakeSqs, runs: list[Run], victim: str, fault_kills: int
 ) -> None:
-    """kill -9 of the front: nothing that reached the reader is missing but the chunk in hand; of the shipper: nothing."""
+    """kill -9 of the front: nothing that reached the reader is missing but a chunk in hand; of the shipper: nothing."""
     choice = random.Random(victim)
     environ = sqstee.environ | fake_sqs.environ()
     for number in range(fault_kills):
