@@ -275,14 +275,15 @@ def compress(request: Request, mode: str) -> None:
 class Pace:
     """When a partial request leaves (a full one leaves at once). Seconds, monotonic.
 
-    It leaves when nothing is in flight, 30 ms have passed since its first line, and `linger` since the last partial
-    one left; or when its oldest line is three times `linger` old. So the first line after silence leaves at once, a
-    burst gets full bodies, and a trickle costs at most one request per linger.
+    It leaves when nothing is in flight, 30 ms have passed since its first line, and no more have left than one for
+    each `linger` and one in advance; or when its oldest line is three times `linger` old. So the first lines after
+    silence leave at once, a burst gets full bodies, and a trickle costs one request per linger. The one in advance
+    keeps lines that come once per linger from waiting for the rest of it each time.
     """
 
     def __init__(self, linger: float) -> None:
         self._linger = linger
-        self._left = -1e9
+        self._paid_until = -1e9  # one linger for each that has left, from when it was due
         self._since: float | None = None
 
     def waiting(self, now: float) -> None:
@@ -296,7 +297,7 @@ class Pace:
 
     def partial_left(self, now: float, waiting: bool) -> None:
         """A partial request has left."""
-        self._left = now
+        self._paid_until = max(self._paid_until, now) + self._linger
         self._since = now if waiting else None
 
     def due(self, in_flight: int) -> float | None:
@@ -306,4 +307,4 @@ class Pace:
         latest = max(self._since + 3 * self._linger, self._since + COLLECT_SECONDS)
         if in_flight:
             return latest
-        return min(latest, max(self._since + COLLECT_SECONDS, self._left + self._linger))
+        return min(latest, max(self._since + COLLECT_SECONDS, self._paid_until - self._linger))
