@@ -2,9 +2,9 @@
 
     python tests/bench/pace.py [SECONDS]
 
-Each load is simulated with the shipper's own rule (sqstee.run.pack.Pace) on a clock of its own, and measured with the
-real command against the strict SQS at a round trip of 20 ms; for SECONDS (600) where it has no end of its own. Delay is
-from the command's write to the moment at which a receiver could have the line.
+Each load is simulated with the shipper's own rule (sqstee.run.pack.Pace) on a clock of its own, and measured with
+the real command against the strict SQS at a round trip of 20 ms; for SECONDS (600) where it has no end of its own.
+Delay is from the command's write to the moment at which a receiver could have the line.
 """
 
 from __future__ import annotations
