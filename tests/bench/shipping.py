@@ -1,70 +1,120 @@
-"""Lines per second, requests billed and memory, from one wrapped command to the strict SQS at a round trip of 20 ms.
+"""Lines per second, requests billed and memory: sqstee beside senders of one and of ten lines a request.
 
-    python tests/bench/shipping.py [LINES] [OPTION…]
+    python tests/bench/shipping.py [LINES]
 
-The lines are 120 bytes long with their newline; options go to sqstee (`--compress auto`).
+The senders get lines of 120 bytes from a program; the queue answers after a round trip, and is once the strict server,
+which checks everything, and once a sink, which checks nothing. All in one run, since machines differ.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from common import Row, machine, proportional_kib, table
 from fake_sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
 PRODUCER = """
 import sys
-rest = "x" * 112 + "\\n"
+length = int(sys.argv[2])
+rest = "x" * (length - 8) + "\\n"
 for first in range(0, int(sys.argv[1]), 100):
     sys.stdout.write("".join("%07d" % (first + n) + rest for n in range(100)))
 """
 
+# What people write first: boto3, one connection, one or ten lines a request.
+SIMPLE = """
+import itertools, socket, sys
+import boto3
+many, host = int(sys.argv[1]), socket.gethostname()
+client = boto3.client("sqs")
+url = client.get_queue_url(QueueName="q")["QueueUrl"]
+lines = ({"host": host, "line": line} for line in sys.stdin)
+while batch := list(itertools.islice(lines, many)):
+    if many == 1:
+        client.send_message(QueueUrl=url, MessageBody=str(batch[0]))
+    else:
+        client.send_message_batch(
+            QueueUrl=url, Entries=[{"Id": str(n), "MessageBody": str(one)} for n, one in enumerate(batch)]
+        )
+"""
+HEAD = ("sender", "queue", "round trip ms", "line bytes", "lines", "lines/s", "requests", "billed per million", "MiB")
 
-def proportional_kib(pids: list[int]) -> int:
-    """Proportional set size of our own processes together: pages that they share count once."""
-    total = 0
-    for pid in pids:
-        try:
-            if b"sqstee" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):
-            pass
-    return total
+
+def sqstee(lines: int, length: int, round_trip: int, sink: bool, *options: str) -> Row:
+    """One run of the real command."""
+    with tempfile.TemporaryDirectory() as folder, server(round_trip, sink) as queue:
+        words = [SCRIPT, "--spool", f"{folder}/spool", "--host", "node-0123456789", "--flush-timeout", "600s"]
+        command = [*words, "--to", "q", *options, "--", sys.executable, "-c", PRODUCER, str(lines), str(length)]
+        started, peak = time.perf_counter(), 0
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=clean_environment() | queue.environ()
+        ) as process:
+            while process.poll() is None:
+                peak = max(peak, proportional_kib([process.pid, *children(process.pid)]))
+                time.sleep(0.02)
+        name = " ".join(("sqstee", *options))
+        return row(name, queue, sink, round_trip, length, lines, time.perf_counter() - started, peak)
+
+
+def simple(lines: int, length: int, round_trip: int, many: int) -> Row:
+    """The sender of one or ten lines a request."""
+    with server(round_trip, True) as queue:
+        environ = clean_environment() | queue.environ()
+        started, peak = time.perf_counter(), 0
+        producer = subprocess.Popen(
+            [sys.executable, "-c", PRODUCER, str(lines), str(length)], stdout=subprocess.PIPE, env=environ
+        )
+        with producer, subprocess.Popen(
+            [sys.executable, "-c", SIMPLE, str(many)], stdin=producer.stdout, env=environ
+        ) as process:
+            while process.poll() is None:
+                peak = max(peak, proportional_kib([process.pid], b"boto3"))
+                time.sleep(0.02)
+        name = "boto3, one line a request" if many == 1 else f"boto3, {many} lines a request"
+        return row(name, queue, True, round_trip, length, lines, time.perf_counter() - started, peak)
+
+
+def server(round_trip: int, sink: bool) -> FakeSqs:
+    """A queue `q`."""
+    return FakeSqs("q", latency_ms=round_trip, sink=sink, discard=True)
+
+
+def row(
+    name: str, queue: FakeSqs, sink: bool, round_trip: int, length: int, lines: int, seconds: float, kib: int
+) -> Row:
+    """One row of the table."""
+    found = queue.counters()
+    assert found.rejected == 0, found.rejections[:3]
+    requests = found.calls.get("SendMessageBatch", 0) + found.calls.get("SendMessage", 0)
+    billed = found.billed * 1_000_000 / lines
+    kind = "sink" if sink else "strict"
+    return (name, kind, round_trip, length, lines, lines / seconds, requests, billed, kib / 1024)
+
+
+def rows(lines: int) -> list[Row]:
+    """Everything that the table shows."""
+    found = [simple(300, 120, 20, 1), simple(3000, 120, 20, 10)]
+    for sink in (False, True):
+        for options in ((), ("--compress", "auto")):
+            found.append(sqstee(lines, 120, 20, sink, *options))
+    for round_trip in (1, 100):
+        found.append(sqstee(lines, 120, round_trip, True))
+    for length in (20, 1000):
+        found.append(sqstee(lines * 120 // max(120, length), length, 20, True))
+    return found
 
 
 def main() -> None:
-    """Run and print one line of figures."""
-    lines = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=20, discard=True) as server:
-        words = [
-            SCRIPT,
-            "--spool",
-            f"{folder}/spool",
-            "--host",
-            "node-0123456789",
-            "--flush-timeout",
-            "300s",
-            "--to",
-            "q",
-        ]
-        command = [*words, *sys.argv[2:], "--", sys.executable, "-c", PRODUCER, str(lines)]
-        started, peak = time.perf_counter(), 0
-        environ = clean_environment() | server.environ()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environ) as process:
-            while process.poll() is None:
-                peak = max(peak, proportional_kib([process.pid, *children(process.pid)]))
-                time.sleep(0.05)
-        elapsed = time.perf_counter() - started
-        found = server.counters()
-        print(f"{lines} lines in {elapsed:.2f} s: {lines / elapsed:,.0f} lines/s, at most {peak / 1024:.1f} MiB")
-        print(f"{found.calls['SendMessageBatch']} requests, {found.billed} billed, {found.rejected} rejected")
+    """Print the table."""
+    print(machine())
+    print(table(HEAD, rows(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)))
 
 
 if __name__ == "__main__":
