@@ -53,9 +53,7 @@ def sqstee(lines: int, length: int, round_trip: int, sink: bool, *options: str) 
         words = [SCRIPT, "--spool", f"{folder}/spool", "--host", "node-0123456789", "--flush-timeout", "600s"]
         command = [*words, "--to", "q", *options, "--", sys.executable, "-c", PRODUCER, str(lines), str(length)]
         started, peak = time.perf_counter(), 0
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, env=clean_environment() | queue.environ()
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=clean_environment() | queue.environ()) as process:
             while process.poll() is None:
                 peak = max(peak, proportional_kib([process.pid, *children(process.pid)]))
                 time.sleep(0.02)
@@ -71,9 +69,10 @@ def simple(lines: int, length: int, round_trip: int, many: int) -> Row:
         producer = subprocess.Popen(
             [sys.executable, "-c", PRODUCER, str(lines), str(length)], stdout=subprocess.PIPE, env=environ
         )
-        with producer, subprocess.Popen(
-            [sys.executable, "-c", SIMPLE, str(many)], stdin=producer.stdout, env=environ
-        ) as process:
+        with (
+            producer,
+            subprocess.Popen([sys.executable, "-c", SIMPLE, str(many)], stdin=producer.stdout, env=environ) as process,
+        ):
             while process.poll() is None:
                 peak = max(peak, proportional_kib([process.pid], b"boto3"))
                 time.sleep(0.02)

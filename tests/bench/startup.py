@@ -18,7 +18,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from support import SCRIPT, clean_environment
 
 ROUNDS = 80
-OPTIONS = ["--job", "nightly", "--label", "team=a", "--host", "node17", "--linger", "1s", "--message-bytes", "256K", "--compress", "auto"]
+OPTIONS = [
+    *("--job", "nightly", "--label", "team=a", "--host", "node17"),
+    *("--linger", "1s", "--message-bytes", "256K", "--compress", "auto"),
+]
 
 
 def until_open(prefix: list[str], fifo: str, environ: dict[str, str]) -> float:
