@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
-from common import Row, machine, proportional_kib, table
+from bench.common import Row, machine, proportional_kib, table
 from fake_sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
@@ -57,7 +58,7 @@ def main() -> None:
         plain = [SCRIPT, "--"]
         times: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
-            rows = {
+            rows: dict[str, Callable[[], float]] = {
                 "python3 -c pass": lambda: until_end([sys.executable, "-c", "pass"], environ),
                 "the shell alone": lambda: until_open([], fifo, environ),
                 "sqstee --": lambda: until_open(plain, fifo, environ),
