@@ -168,9 +168,7 @@ class Body:
 
     def compressed(self) -> Body:
         """This body as base64(gzip(NDJSON)), the same bytes each time; itself where that is no smaller."""
-        import gzip
-
-        data = binascii.b2a_base64(gzip.compress(self.data, compresslevel=1, mtime=0), newline=False)
+        data = binascii.b2a_base64(_compress(self.data), newline=False)
         if len(data) >= len(self.data):
             return self
         return Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
@@ -279,6 +277,17 @@ def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[
         return [_item(json.loads(line)) for line in data.split(b"\n") if line]
     except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
         raise DecodeError(f"not a record of sqstee: {error}") from error
+
+
+def _compress(data: bytes) -> bytes:
+    """gzip at level 1; with ISA-L, an optional extra, in a quarter of the time and somewhat smaller."""
+    try:
+        from isal import igzip
+    except ImportError:
+        import gzip
+
+        return gzip.compress(data, compresslevel=1, mtime=0)
+    return bytes(igzip.compress(data, compresslevel=1, mtime=0))
 
 
 def _decompress(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -127,8 +128,11 @@ def test_a_surrogate_in_a_name_does_not_break_the_encoder() -> None:
     assert json.loads(record.quote("a\udcffb")) == "a\ufffdb"
 
 
-def test_a_compressed_body_is_base64_of_gzip_and_always_the_same() -> None:
+@pytest.mark.parametrize("isal", [True, False], ids=["ISA-L", "zlib"])
+def test_a_compressed_body_is_base64_of_gzip_and_always_the_same(isal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """JustSaying's convention; the same bytes each time, so that a repeated body is the same message."""
+    if not isal:
+        monkeypatch.setitem(sys.modules, "isal", None)
     body = Body(ENCODER.lines(b"a\n" * 50, "stdout", 0, 0), "R", "h", 0, 49)
     packed = body.compressed()
     assert gzip.decompress(base64.b64decode(packed.data)) == body.data
