@@ -24,6 +24,13 @@ PURE = {
     "sqstee.run.pack",
     "sqstee.read.order",
     "sqstee.transports.destination",
+    "sqstee.measure.analyse",
+    "sqstee.measure.design",
+    "sqstee.measure.histogram",
+    "sqstee.measure.records",
+    "sqstee.measure.report",
+    "sqstee.measure.simulate",
+    "sqstee.measure.statistics",
 }
 HEAVY = {
     "boto3",
@@ -95,7 +102,8 @@ def test_who_may_import_whom(path: Path) -> None:
     name = name_of(path)
     for imported, _ in imports(path):
         if belongs(imported, "boto3", "botocore"):
-            assert name in ("sqstee.transports.sqs", "sqstee.transports.s3", "sqstee.cli.demo"), imported
+            users = ("sqstee.transports.sqs", "sqstee.transports.s3", "sqstee.transports.experiment", "sqstee.cli.demo")
+            assert name in users, imported
         if belongs(imported, "typer"):
             assert belongs(name, "sqstee.cli"), imported
         if belongs(imported, "rich"):
@@ -104,6 +112,12 @@ def test_who_may_import_whom(path: Path) -> None:
             assert belongs(name, "sqstee.run", "sqstee.cli", "sqstee.__main__"), imported
         if belongs(imported, "sqstee.read"):
             assert belongs(name, "sqstee.read", "sqstee.cli"), imported
+        if belongs(imported, "sqstee.measure"):
+            assert belongs(name, "sqstee.measure", "sqstee.cli"), imported
+        if belongs(name, "sqstee.measure"):
+            assert not belongs(imported, "sqstee.run", "sqstee.read"), imported
+        if belongs(imported, "scipy", "numpy"):
+            pytest.fail(f"{name} needs {imported}, which only the tests may")
         if belongs(imported, "sqstee.cli"):
             assert belongs(name, "sqstee.cli", "sqstee.__main__"), imported
 

@@ -18,7 +18,7 @@ AFTER_DELETE, EXPIRY = "after delete", "visibility expiry"
 CLASSES = (SAME_BATCH, CONCURRENT, AFTER_DELETE, EXPIRY)
 
 
-def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: float) -> str:
+def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> str:
     """Why a message may have come again, given all its earlier deliveries in the order of their answers.
 
     Same batch: twice in one answer. After delete: the answer left the queue when the deletion of an earlier delivery
@@ -34,7 +34,7 @@ def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: fl
             left = max(again.t0, again.t1 - (one.deleted_t1 - one.deleted_t0))
             if one.deleted_t1 <= left:
                 return AFTER_DELETE
-    if again.t1 - before[-1].t0 >= visibility_timeout:
+    if visibility_timeout is not None and again.t1 - before[-1].t0 >= visibility_timeout:
         return EXPIRY
     return CONCURRENT
 
@@ -104,7 +104,7 @@ class Arm:
         self.producer += len(first) - len({one.seq for one in records.deliveries})
         return len(first), duplicates
 
-    def _duplicate(self, before: Sequence[Delivery], again: Delivery, visibility_timeout: float) -> None:
+    def _duplicate(self, before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> None:
         self.duplicates += 1
         self.classes[classify(before, again, visibility_timeout)] += 1
         self.gaps.append(again.t1 - before[-1].t1)

@@ -1,4 +1,4 @@
-"""What an experiment writes down: one JSON object a line, a file for each process, and the way back. Pure but for files.
+"""What an experiment writes down: one JSON object a line, a file for each process, and the way back.
 
 A file starts with the experiment and goes on with its blocks in their order. Times are seconds since the epoch by the
 clock of the host that wrote them (in a simulation: since its start).
@@ -36,13 +36,13 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One queue of its own, polled in one mode. `visibility_timeout` in seconds."""
+    """One queue of its own, polled in one mode. `visibility_timeout` in seconds; a model has none."""
 
     block: int
     mode: str
     queue: str
     messages: int
-    visibility_timeout: float
+    visibility_timeout: float | None
 
 
 class Sent(NamedTuple):
@@ -96,6 +96,9 @@ _KINDS: dict[str, type[Any]] = {
     "delivery": Delivery,
     "calls": Calls,
 }
+_OPTIONAL = {"deleted_t0", "deleted_t1", "visibility_timeout"}
+_NUMBERS = _OPTIONAL | {"block", "seq", "t0", "t1", "receive_count"}
+_NUMBERS |= {"messages", "sends", "receives", "empty", "deletes", "errors"}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -121,12 +124,15 @@ def parse(line: str | bytes) -> Record:
     if not isinstance(fields, dict) or fields.get("record") not in _KINDS:
         raise ValueError("not a record of an experiment")
     kind = _KINDS[fields.pop("record")]
-    if kind is Experiment:
-        fields["blocks"] = tuple(fields["blocks"])
     try:
+        if kind is Experiment:
+            fields["blocks"] = tuple(fields["blocks"])
         record: Record = kind(**fields)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(str(error)) from None
+    for name in _NUMBERS & fields.keys():
+        if not isinstance(fields[name], int | float) and not (fields[name] is None and name in _OPTIONAL):
+            raise ValueError(f"{name} is no number")
     return record
 
 

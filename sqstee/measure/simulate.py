@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from sqstee.measure.records import Block, BlockRecords, Calls, Delivery
 
 _NEVER = math.inf
+_MOST_PLACES = 50_000  # a choice from a list is three times as fast as a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,13 @@ class _Queue:
 
 def _placed(model: Model, messages: int, rng: random.Random) -> list[list[int]]:
     """Each host's copies, in the order in which they will be popped."""
-    places = list(itertools.combinations(range(model.hosts), model.replicas))
     lists: list[list[int]] = [[] for _ in range(model.hosts)]
-    for message, place in enumerate(rng.choices(places, k=messages)):
+    hosts = range(model.hosts)
+    if math.comb(model.hosts, model.replicas) <= _MOST_PLACES:
+        places = rng.choices(list(itertools.combinations(hosts, model.replicas)), k=messages)
+    else:
+        places = [tuple(rng.sample(hosts, model.replicas)) for _ in range(messages)]
+    for message, place in enumerate(places):
         for host in place:
             lists[host].append(message)
     for copies in lists:
@@ -124,9 +129,7 @@ def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
         receives += 1
         empty += not taken
         call = f"model:{receiver}:{receives}"
-        found.deliveries += [
-            Delivery(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken
-        ]
+        found.deliveries += [Delivery(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken]
         if not queue.copies:
             break
     found.calls.append(Calls(block.block, receives=receives, empty=empty))

@@ -36,7 +36,7 @@ class _Queue:
         """The client and the queue's URL, looked up by name the first time."""
         with self._lock:
             if self._client is None:
-                self._client = self._build()
+                self._client = client_for(self._destination, self._connections, self._read_seconds)
             if not self._url:
                 self._url = self._look_up(self._client)
             return self._client, self._url
@@ -46,23 +46,6 @@ class _Queue:
         with self._lock:
             self._client = None
 
-    def _build(self) -> SQSClient:
-        import boto3.session
-        from botocore.config import Config
-
-        config = Config(
-            retries={"total_max_attempts": 1, "mode": "standard"},  # the retries are ours
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=self._read_seconds,
-            max_pool_connections=self._connections,
-            tcp_keepalive=True,
-        )
-        session = boto3.session.Session()
-        endpoint = _emulator(self._destination)
-        region = self._destination.region or session.region_name or ("us-east-1" if endpoint else None)
-        client: SQSClient = session.client("sqs", region_name=region, endpoint_url=endpoint, config=config)
-        return client
-
     def _look_up(self, client: SQSClient) -> str:
         if self._destination.account:
             answer = client.get_queue_url(
@@ -71,6 +54,25 @@ class _Queue:
         else:
             answer = client.get_queue_url(QueueName=self._destination.name)
         return answer["QueueUrl"]
+
+
+def client_for(destination: Destination, connections: int, read_seconds: float) -> SQSClient:
+    """A client of a session of its own, in the destination's region, without retries (they are ours)."""
+    import boto3.session
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=read_seconds,
+        max_pool_connections=connections,
+        tcp_keepalive=True,
+    )
+    session = boto3.session.Session()
+    endpoint = _emulator(destination)
+    region = destination.region or session.region_name or ("us-east-1" if endpoint else None)
+    client: SQSClient = session.client("sqs", region_name=region, endpoint_url=endpoint, config=config)
+    return client
 
 
 def _emulator(destination: Destination) -> str | None:

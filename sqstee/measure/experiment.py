@@ -1,0 +1,259 @@
+"""The experiment: fresh queues, a sender and receivers, block by block; and how another host joins it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.measure.design import queue_name
+from sqstee.measure.receivers import Crew, Polling
+from sqstee.measure.records import Block, Experiment
+from sqstee.measure.sender import Sender, Sending
+from sqstee.measure.sink import open_sink
+from sqstee.measure.workers import Worker
+from sqstee.transports.base import TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.experiment import Queues
+
+RETENTION_SECONDS = 3600  # what a killed experiment leaves behind does not stay for days
+_VISIBILITY_SECONDS = 30.0  # SQS's default
+_TICK_SECONDS = 0.05
+_LOOK_SECONDS = 1.0
+_IDLE_FACTOR = 3
+STOP_SLACK_SECONDS = 5.0
+HASTY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to do. Times in seconds.
+
+    A block ends when `settle` has passed since the last delivery and every message is here, or when the queue has
+    been empty for three times that (other hosts receive too); or, incomplete, `timeout` after the last send.
+    """
+
+    queue: str
+    id: str
+    messages: int
+    schedule: tuple[tuple[str, int], ...]
+    polling: Polling
+    sending: Sending = field(default_factory=Sending)
+    processes: int = 1
+    settle: float = 5.0
+    timeout: float = 600.0
+    folder: str = ""
+    table: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a block is."""
+
+    block: int
+    blocks: int
+    mode: str
+    messages: int
+    sent: int = 0
+    received: int = 0
+    again: int = 0
+
+
+class _Receivers(Protocol):
+    """A crew, here or in a process."""
+
+    failure: TransportError | None
+
+    def start(self, block: int, url: str, mode: str) -> None: ...
+    def stop(self, complete: bool, patience: float) -> None: ...
+
+
+def header_of(settings: Settings, messages: int) -> Experiment:
+    """The first record of this host's files; a host that joins has 0 messages of its own."""
+    return Experiment(
+        id=settings.id,
+        host=socket.gethostname().replace("/", "_"),
+        queue=settings.queue,
+        messages=messages,
+        receivers=settings.polling.receivers,
+        blocks=tuple(mode for mode, _ in settings.schedule),
+        started=time.time(),
+        parameters={
+            **{f"receive_{name}": value for name, value in asdict(settings.polling).items() if name != "receivers"},
+            **{f"send_{name}": value for name, value in asdict(settings.sending).items()},
+            "processes": settings.processes,
+            "settle": settings.settle,
+        },
+    )
+
+
+class Seen:
+    """Which messages of the block have been received by this host's receivers."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.latest = time.monotonic()
+        self.seen = bytearray(progress.messages)
+        self._lock = threading.Lock()
+
+    def received(self, seqs: Sequence[int]) -> None:
+        with self._lock:
+            self.latest = time.monotonic()
+            for seq in seqs:
+                if seq < len(self.seen) and not self.seen[seq]:
+                    self.seen[seq] = 1
+                    self.progress.received += 1
+                else:
+                    self.progress.again += 1
+
+    @property
+    def all(self) -> bool:
+        return self.progress.received == self.progress.messages
+
+
+class Host:
+    """What starting and joining have in common: this host's receivers, records and connections."""
+
+    def __init__(self, settings: Settings, stop: threading.Event, messages: int) -> None:
+        self.settings, self.stop = settings, stop
+        self.destination = parse(settings.queue)
+        self.queues = Queues(self.destination, settings.polling.receivers + settings.sending.threads + 2)
+        self.seen: Seen | None = None
+        self.control = queue_name(self.destination.name, settings.id)
+        header = header_of(settings, messages)
+        self.sink = open_sink(settings.folder, settings.table, header, self.destination.region)
+        self.workers: list[Worker] = []
+        self.crews: list[_Receivers] = []
+        self._make_crews(header)
+
+    def _make_crews(self, header: Experiment) -> None:
+        polling = self.settings.polling
+        if self.settings.processes == 1:
+            self.crews = [Crew(self.queues, self.sink, polling, self.sink.name, self._received)]
+            return
+        for at in range(self.settings.processes):
+            share = polling.receivers // self.settings.processes + (at < polling.receivers % self.settings.processes)
+            setup = {
+                "header": asdict(header) | {"messages": 0},
+                "polling": asdict(polling) | {"receivers": share},
+                "queue": self.settings.queue,
+                "folder": self.settings.folder,
+                "table": self.settings.table,
+                "region": self.destination.region,
+            }
+            self.workers.append(Worker(setup, self._received))
+        for worker in self.workers:
+            worker.wait_until_ready()
+        self.crews = list(self.workers)
+
+    def _received(self, seqs: list[int]) -> None:
+        if self.seen:
+            self.seen.received(seqs)
+
+    def check(self) -> None:
+        """Raise what ended the receivers, if anything did."""
+        for crew in self.crews:
+            if crew.failure:
+                raise crew.failure
+
+    def start_crews(self, block: int, url: str, mode: str) -> None:
+        for crew in self.crews:
+            crew.start(block, url, mode)
+
+    def stop_crews(self, complete: bool, patience: float) -> None:
+        threads = [threading.Thread(target=crew.stop, args=(complete, patience)) for crew in self.crews]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.sink.close()
+
+
+class Conductor(Host):
+    """The host that makes the queues, sends, and removes the queues.
+
+    `stop` ends the experiment early, and cleanly; `show` is called with the progress some times a second.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event, show: Callable[[Progress], None]) -> None:
+        super().__init__(settings, stop, settings.messages)
+        self._show = show
+
+    def run(self) -> None:
+        """All blocks. Raises TransportError where SQS refuses; the queues are removed in any case."""
+        attributes = self.queues.attributes()
+        fresh = attributes | {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
+        if self.queues.url(self.control):
+            hint = f"choose another --id, or remove what is left of it with --remove {self.settings.id}"
+            raise SqsteeError(f"an experiment {self.settings.id} is there already", hint, EXIT_FAILURE)
+        control = self.queues.create(self.control, fresh)
+        try:
+            for number, (mode, messages) in enumerate(self.settings.schedule, 1):
+                if self.stop.is_set():
+                    return
+                self._block(number, mode, messages, fresh)
+        finally:
+            self.queues.remove(control)
+
+    def _block(self, number: int, mode: str, messages: int, attributes: dict[str, str]) -> None:
+        """One block on a queue of its own."""
+        name = queue_name(self.destination.name, self.settings.id, number, mode)
+        timeout = float(attributes.get("VisibilityTimeout", _VISIBILITY_SECONDS))
+        self.sink.write([Block(number, mode, name, messages, timeout)])
+        progress = Progress(number, len(self.settings.schedule), mode, messages)
+        self.seen = Seen(progress)
+        url = self.queues.create(name, attributes)
+        sender = Sender(self.queues, self.sink, self.settings.sending, self.settings.id, number, url, messages)
+        complete = False
+        try:
+            self.start_crews(number, url, mode)
+            sender.start()
+            complete = self._wait(sender, progress, url)
+        finally:
+            try:
+                sender.stop(complete, HASTY_SECONDS)
+                long = self.settings.polling.wait if mode == "long" else 0.0
+                self.stop_crews(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
+            finally:
+                self.queues.remove(url)
+
+    def _wait(self, sender: Sender, progress: Progress, url: str) -> bool:
+        """Until the block has ended: whether it came to its end."""
+        assert self.seen
+        seen, settle = self.seen, self.settings.settle
+        sent_at = looked_at = empty_since = None
+        while not self.stop.wait(_TICK_SECONDS):
+            self.check()
+            if sender.failure:
+                raise sender.failure
+            progress.sent = sender.taken
+            self._show(progress)
+            now = time.monotonic()
+            if not sender.done:
+                continue
+            sent_at = sent_at or now
+            quiet = now - max(seen.latest, sent_at)
+            if seen.all and quiet >= settle:
+                return True
+            if looked_at is None or now - looked_at >= min(_LOOK_SECONDS, settle):
+                looked_at = now
+                empty_since = (empty_since or now) if self._is_empty(url) else None
+            if empty_since and now - empty_since >= _IDLE_FACTOR * settle and quiet >= settle:
+                return True
+            if now - sent_at >= self.settings.timeout:
+                return False
+        return False
+
+    def _is_empty(self, url: str) -> bool:
+        try:
+            return self.queues.depth(url) == 0
+        except TransportError:
+            return False  # the next look will tell

@@ -1,0 +1,91 @@
+"""Joining an experiment that another host conducts; and removing what a killed one has left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.measure.design import queue_name
+from sqstee.measure.experiment import HASTY_SECONDS, STOP_SLACK_SECONDS, Host, Progress, Seen, Settings
+from sqstee.measure.records import MODES
+from sqstee.transports.base import RETRY, TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.experiment import Queues
+
+_LOOK_SECONDS = 1.0
+_GONE_LOOKS = 3
+
+
+class Joiner(Host):
+    """A host that only receives in an experiment that another one conducts."""
+
+    def __init__(self, settings: Settings, stop: threading.Event, show: Callable[[Progress], None]) -> None:
+        super().__init__(settings, stop, 0)
+        self._show = show
+
+    def run(self) -> None:
+        """Wait for the experiment, receive in each of its blocks, and end with it."""
+        deadline = time.monotonic() + self.settings.timeout
+        number, missing, complete = 0, None, False
+        try:
+            while missing is None or missing < _GONE_LOOKS:
+                self.check()
+                names = self._names()
+                if self.control in names:
+                    missing = 0
+                elif missing is not None:
+                    missing += 1
+                elif time.monotonic() > deadline:
+                    hint = "start it with --id, on another host, with the same QUEUE"
+                    raise SqsteeError(f"there is no experiment {self.settings.id}", hint, EXIT_FAILURE)
+                newest, mode, url = self._newest(names)
+                if newest > number:
+                    self._change(number, newest, mode, url)
+                    number = newest
+                if self.stop.wait(_LOOK_SECONDS):
+                    return
+            complete = True
+        finally:
+            if number:
+                patience = self.settings.polling.wait + STOP_SLACK_SECONDS
+                self.stop_crews(complete, patience if complete else HASTY_SECONDS)
+
+    def _names(self) -> dict[str, str]:
+        """The experiment's queues by name, with their URLs."""
+        try:
+            return {url.rpartition("/")[2]: url for url in self.queues.urls(self.control)}
+        except TransportError as error:
+            if error.kind == RETRY:
+                return {}
+            raise
+
+    def _newest(self, names: Mapping[str, str]) -> tuple[int, str, str]:
+        """(number, mode, URL) of the latest block that has a queue; number 0 where there is none."""
+        found = [(0, "", "")]
+        for name, url in names.items():
+            number, _, mode = name.removeprefix(f"{self.control}-").partition("-")
+            if number.isdigit() and mode in MODES:
+                found.append((int(number), mode, url))
+        return max(found)
+
+    def _change(self, before: int, number: int, mode: str, url: str) -> None:
+        """From one block to another one."""
+        if before:
+            self.stop_crews(True, self.settings.polling.wait + STOP_SLACK_SECONDS)
+        progress = Progress(number, 0, mode, 0)
+        self.seen = Seen(progress)
+        self.start_crews(number, url, mode)
+        self._show(progress)
+
+
+def remove(text: str, experiment: str) -> list[str]:
+    """Remove the queues that a killed experiment left behind: their names."""
+    destination = parse(text)
+    queues = Queues(destination, 1)
+    names = []
+    for url in queues.urls(queue_name(destination.name, experiment)):
+        queues.remove(url)
+        names.append(url.rpartition("/")[2])
+    return names

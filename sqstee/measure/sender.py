@@ -1,0 +1,111 @@
+"""The sender of an experiment: threads that send numbered messages, and write down when."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqstee.measure.receivers import body_of
+from sqstee.measure.records import Calls, Sent, Sink
+from sqstee.transports.base import RETRY, TransportError
+from sqstee.transports.experiment import Queues, is_missing
+
+_MOST_BACKOFF_SECONDS = 5.0
+_READY_SECONDS = 60.0  # CreateQueue: a queue is usable after a second; deleted ones linger for 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How messages are sent: `rate` in messages a second (0: as fast as it goes), `size` in bytes, `batch` a call."""
+
+    threads: int = 4
+    batch: int = 10
+    size: int = 128
+    rate: float = 0.0
+
+
+class Sender:
+    """Sends seqs 0 to `messages` - 1 of one block."""
+
+    def __init__(
+        self, queues: Queues, sink: Sink, sending: Sending, experiment: str, block: int, url: str, messages: int
+    ) -> None:
+        self._queues, self._sink, self._sending = queues, sink, sending
+        self._experiment, self._block, self._url = experiment, block, url
+        self._messages = messages
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._next = 0
+        self._started = time.monotonic()
+        self.taken = 0
+        self.sends = 0
+        self.errors = 0
+        self.failure: TransportError | None = None
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(sending.threads)]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether every message has been taken by the queue."""
+        return self.taken == self._messages
+
+    def stop(self, complete: bool, patience: float) -> None:
+        """End, and write down how many calls it took; a call that is out has `patience` seconds to come back."""
+        self._stop.set()
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        whole = complete and self.done
+        self._sink.write([Calls(self._block, sends=self.sends, errors=self.errors, complete=whole)])
+
+    def _work(self) -> None:
+        while not self._stop.is_set() and self.failure is None:
+            with self._lock:
+                first, self._next = self._next, min(self._next + self._sending.batch, self._messages)
+                seqs = range(first, self._next)
+            if not seqs:
+                return
+            if self._sending.rate:
+                self._stop.wait(max(0.0, self._started + first / self._sending.rate - time.monotonic()))
+            self._send(seqs)
+
+    def _send(self, seqs: Sequence[int]) -> None:
+        """Send until all are taken. What failed or got no answer goes again: so the producer's duplicates are made."""
+        trouble = 0
+        while seqs and not self._stop.is_set():
+            try:
+                seqs = self._once(seqs)
+                trouble = trouble + 1 if seqs else 0
+            except TransportError as error:
+                if not self._bears(error):
+                    self.failure = error
+                    return
+                trouble += 1
+            if seqs:
+                self._stop.wait(min(_MOST_BACKOFF_SECONDS, 0.05 * 2.0**trouble))
+
+    def _bears(self, error: TransportError) -> bool:
+        if is_missing(error):
+            return time.monotonic() - self._started < _READY_SECONDS
+        with self._lock:
+            self.errors += 1
+        return error.kind == RETRY
+
+    def _once(self, seqs: Sequence[int]) -> list[int]:
+        """One call; the seqs that were not taken."""
+        bodies = [body_of(self._experiment, self._block, seq, self._sending.size) for seq in seqs]
+        t0 = time.time()
+        ids = self._queues.send(self._url, bodies)
+        t1 = time.time()
+        found = [(seq, message_id) for seq, message_id in zip(seqs, ids, strict=True) if message_id]
+        self._sink.write(Sent(self._block, seq, message_id, t0, t1) for seq, message_id in found)
+        with self._lock:
+            self.sends += 1
+            self.taken += len(found)
+        return [seq for seq, message_id in zip(seqs, ids, strict=True) if not message_id]

@@ -1,0 +1,78 @@
+"""Where a process's records go: a file of its own, and a DynamoDB table where one is wanted."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.measure.records import Experiment, File, Record, fields_of
+from sqstee.transports.base import TransportError
+from sqstee.transports.experiment import Table
+
+_TABLE_WRITERS = 4
+_TABLE_BACKLOG = 1000  # writes that may wait for DynamoDB before the receivers do
+
+
+class Records:
+    """This process's record file, and the table beside it where one is wanted."""
+
+    def __init__(self, file: File, table: Table | None, name: str) -> None:
+        self._file, self._table, self.name = file, table, name
+        self.path = file.path
+        self._closed = False
+        self._lock = threading.Lock()
+        self._waiting: queue.Queue[list[dict[str, Any]] | None] = queue.Queue(_TABLE_BACKLOG)
+        self._failure: TransportError | None = None
+        writers = _TABLE_WRITERS if table else 0
+        self._writers = [threading.Thread(target=self._work, daemon=True) for _ in range(writers)]
+        for writer in self._writers:
+            writer.start()
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Keep records; what comes after the end (a poll that nobody waited for) is left out."""
+        found = list(records)
+        with self._lock:
+            if self._closed or not found:
+                return
+            self._file.write(found)
+        if self._table and self._failure is None:
+            self._waiting.put([fields_of(record) for record in found])
+
+    def close(self) -> None:
+        """Have everything kept; raises TransportError where the table did not take it all (the file has)."""
+        with self._lock:
+            self._closed = True
+            self._file.close()
+        for _ in self._writers:
+            self._waiting.put(None)
+        for writer in self._writers:
+            writer.join()
+        if self._failure:
+            raise self._failure
+
+    def _work(self) -> None:
+        assert self._table
+        while (items := self._waiting.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._table.put(items)
+            except TransportError as error:
+                self._failure = error
+
+
+def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> Records:
+    """This process's records of an experiment, in a new file that starts with its header."""
+    name = f"{header.host}-{os.getpid()}"
+    path = os.path.join(folder, f"{name}.ndjson")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = File(path)
+    except OSError as error:
+        raise SqsteeError(f"{path}: {error.strerror}", "choose a folder with --records DIR", EXIT_FAILURE) from None
+    found = Records(file, Table(table, region, header.id, name) if table else None, name)
+    found.write([header])
+    return found
