@@ -141,10 +141,9 @@ def test_the_planned_size_finds_the_difference() -> None:
     """Played a thousand times with seeded counts, the test says "different" in about 800 of them."""
     rng = random.Random(1)
     mean = own.messages_needed(20e-6, 3.0, 0.8) * 20e-6
-    draw = lambda expected: sum(rng.random() < expected / 1000 for _ in range(1000))  # noqa: E731
     found = 0
     for _ in range(1000):
-        a, b = draw(3 * mean), draw(mean)
+        a, b = (sum(rng.random() < expected / 1000 for _ in range(1000)) for expected in (3 * mean, mean))
         found += bool(a + b) and own.binomial_test(a, a + b, 0.5) <= 0.05
     assert 760 < found < 850
 

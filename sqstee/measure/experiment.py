@@ -118,10 +118,11 @@ class Seen:
 class Host:
     """What starting and joining have in common: this host's receivers, records and connections."""
 
-    def __init__(self, settings: Settings, stop: threading.Event, messages: int) -> None:
+    def __init__(self, settings: Settings, stop: threading.Event, messages: int, queues: Queues | None = None) -> None:
         self.settings, self.stop = settings, stop
         self.destination = parse(settings.queue)
-        self.queues = Queues(self.destination, settings.polling.receivers + settings.sending.threads + 2)
+        connections = settings.polling.receivers + settings.sending.threads + 2
+        self.queues = queues or Queues(self.destination, connections)
         self.seen: Seen | None = None
         self.control = queue_name(self.destination.name, settings.id)
         header = header_of(settings, messages)
@@ -183,8 +184,14 @@ class Conductor(Host):
     `stop` ends the experiment early, and cleanly; `show` is called with the progress some times a second.
     """
 
-    def __init__(self, settings: Settings, stop: threading.Event, show: Callable[[Progress], None]) -> None:
-        super().__init__(settings, stop, settings.messages)
+    def __init__(
+        self,
+        settings: Settings,
+        stop: threading.Event,
+        show: Callable[[Progress], None],
+        queues: Queues | None = None,
+    ) -> None:
+        super().__init__(settings, stop, settings.messages, queues)
         self._show = show
 
     def run(self) -> None:

@@ -44,7 +44,7 @@ class Joiner(Host):
                 if newest > number:
                     self._change(number, newest, mode, url)
                     number = newest
-                if self.stop.wait(_LOOK_SECONDS):
+                if self.stop.wait(min(_LOOK_SECONDS, self.settings.settle)):
                     return
             complete = True
         finally:

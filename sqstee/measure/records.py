@@ -120,7 +120,10 @@ def fields_of(record: Record) -> dict[str, Any]:
 
 def parse(line: str | bytes) -> Record:
     """A record of one line; raises ValueError where it is none."""
-    fields = json.loads(line)
+    try:
+        fields = json.loads(line)
+    except RecursionError:
+        raise ValueError("not a record of an experiment") from None
     if not isinstance(fields, dict) or fields.get("record") not in _KINDS:
         raise ValueError("not a record of an experiment")
     kind = _KINDS[fields.pop("record")]

@@ -243,6 +243,17 @@ def _table_lines(rows: Sequence[Mapping[str, int | None]], modes: Mapping[str, A
     return [*columns([head, *body]), f"gaps of the original: {ORIGINAL_GAPS}"]
 
 
+def _means(reports: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> Iterable[str]:
+    """The mean of each column over all seeds; a gap's over all its duplicates."""
+    for mode in modes:
+        for rows in zip(*(report["table"] for report in reports), strict=True):
+            yield number(math.fsum(row[mode] for row in rows) / len(rows))
+    for mode in modes:
+        arms = [report["modes"][mode] for report in reports if report["modes"][mode]["gap_ms"]]
+        total = math.fsum(arm["gap_ms"]["mean"] * arm["duplicates"] for arm in arms)
+        yield number(total / sum(arm["duplicates"] for arm in arms) if arms else None)
+
+
 def seeds_text(reports: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
     """Several simulations beside the original: duplicates at the checkpoints, and the mean gap in ms."""
     modes = list(reports[0]["modes"])
@@ -253,6 +264,8 @@ def seeds_text(reports: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> st
         cells = [str(row[mode]) for mode in modes for row in report["table"]]
         gaps = [number((report["modes"][mode]["gap_ms"] or {}).get("mean")) for mode in modes]
         rows.append([str(seed), *cells, *gaps])
+    if len(reports) > 1:
+        rows.append(["mean", *_means(reports, modes)])
     originals = [str(ORIGINAL[mode].get(row, "-")) for mode in modes for row in checkpoints]
     rows.append(["original", *originals, *("119 (both)" for _ in modes)])
     lines = columns(rows)

@@ -7,7 +7,7 @@ receivers' first polls are uniform in one interval, the next ones follow after i
 `sample` random hosts (short) or at all hosts in random order, each missing with probability `miss` (long), and pops
 copies until it has `batch` messages; a popped copy is gone from that host. A copy is skipped if any polled host that
 held the message knows by now that it was claimed; otherwise it is delivered. On a delivery its host knows of it at
-once, the other replicas at once too with probability 1 - `lag_probability`, else after a lognormal lag.
+once, the other replicas at once too with probability 1 - `lag_probability`, else each after a lognormal lag of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from sqstee.measure.records import Block, BlockRecords, Calls, Delivery
 
 _NEVER = math.inf
+_CLAIMED, _LAGGING = 1, 2  # 0: not delivered yet
 _MOST_PLACES = 50_000  # a choice from a list is three times as fast as a sample
 
 
@@ -42,39 +43,43 @@ class Model:
 
 
 class _Queue:
-    """The hosts' lists, and who knows of which claim from when on."""
+    """The hosts' lists, and which hosts know of which claim from when on."""
 
     def __init__(self, model: Model, messages: int, rng: random.Random) -> None:
         self.model, self.rng = model, rng
-        self.lists = _placed(model, messages, rng)
+        self.places = _places(model, messages, rng)
+        self.lists: list[list[int]] = [[] for _ in range(model.hosts)]
+        for message, place in enumerate(self.places):
+            for host in place:
+                self.lists[host].append(message)
+        for copies in self.lists:
+            rng.shuffle(copies)
         self.copies = messages * model.replicas
-        self.known = [_NEVER] * messages  # when all replicas know of a claim
-        self.claimant = [-1] * messages  # the host that knew at once
-        self.again: dict[int, list[int]] = {}  # the hosts of further claims, where there are any
+        self.state = bytearray(messages)
+        self.known: dict[int, dict[int, float]] = {}  # for lagging messages: from when on each host knows
 
     def claim(self, message: int, host: int, now: float) -> None:
         """A delivery by a host."""
         model, rng = self.model, self.rng
-        late = rng.random() < model.lag_probability
-        known = now + model.lag_median * rng.lognormvariate(0.0, model.lag_sigma) if late else now
-        if self.claimant[message] < 0:
-            self.claimant[message], self.known[message] = host, known
-        else:
-            self.known[message] = min(self.known[message], known)
-            self.again.setdefault(message, []).append(host)
+        if rng.random() >= model.lag_probability:
+            self.state[message] = _CLAIMED
+            return
+        self.state[message] = _LAGGING
+        known = self.known.setdefault(message, {})
+        for other in self.places[message]:
+            lag = model.lag_median * rng.lognormvariate(0.0, model.lag_sigma) if other != host else 0.0
+            known[other] = min(known.get(other, _NEVER), now + lag)
 
     def poll(self, polled: Sequence[int], now: float) -> list[int]:
         """The messages of one answer."""
         taken: list[int] = []
-        known, claimant, batch = self.known, self.claimant, self.model.batch
+        state, batch = self.state, self.model.batch
         for host in polled:
             copies = self.lists[host]
             while copies:
                 message = copies.pop()
                 self.copies -= 1
-                if now >= known[message]:
-                    continue
-                if claimant[message] in polled or any(other in polled for other in self.again.get(message, ())):
+                if state[message] == _CLAIMED or (state[message] == _LAGGING and self._is_known(message, polled, now)):
                     continue
                 self.claim(message, host, now)
                 taken.append(message)
@@ -82,21 +87,17 @@ class _Queue:
                     return taken
         return taken
 
+    def _is_known(self, message: int, polled: Sequence[int], now: float) -> bool:
+        known = self.known[message]
+        return any(known.get(host, _NEVER) <= now for host in polled)
 
-def _placed(model: Model, messages: int, rng: random.Random) -> list[list[int]]:
-    """Each host's copies, in the order in which they will be popped."""
-    lists: list[list[int]] = [[] for _ in range(model.hosts)]
+
+def _places(model: Model, messages: int, rng: random.Random) -> Sequence[Sequence[int]]:
+    """The hosts that hold each message."""
     hosts = range(model.hosts)
     if math.comb(model.hosts, model.replicas) <= _MOST_PLACES:
-        places = rng.choices(list(itertools.combinations(hosts, model.replicas)), k=messages)
-    else:
-        places = [tuple(rng.sample(hosts, model.replicas)) for _ in range(messages)]
-    for message, place in enumerate(places):
-        for host in place:
-            lists[host].append(message)
-    for copies in lists:
-        rng.shuffle(copies)
-    return lists
+        return rng.choices(list(itertools.combinations(hosts, model.replicas)), k=messages)
+    return [rng.sample(hosts, model.replicas) for _ in range(messages)]
 
 
 def _polled(model: Model, mode: str, rng: random.Random) -> list[int]:
