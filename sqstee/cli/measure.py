@@ -17,24 +17,30 @@ if TYPE_CHECKING:
     from sqstee.measure.experiment import Progress, Settings
     from sqstee.measure.records import Experiment
 
-_MODEL = "The model"
 _DEFAULTS = {
     "messages": {"measure": 100_000, "simulate": 300_000},
     "receivers": {"measure": 20, "simulate": 300},
     "blocks": {"measure": 4, "simulate": 1},
 }
 _MOST_BLOCKS = 1000
+_LEAST_DIFFERENCE = 0.02
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _MOST_ID = 16
 
 
 def measure(
-    words: list[str] = typer.Argument(None, metavar="[QUEUE | FILE…]", help="A queue; with --report, record files."),
-    messages: int = typer.Option(0, help="Messages of each mode (default: 100,000; the model: 300,000)."),
-    receivers: int = typer.Option(0, help="Parallel receivers on this host (default: 20; the model: 300)."),
+    words: list[str] = typer.Argument(None, metavar="QUEUE|FILE", help="A queue; with --report, record files."),
+    messages: int = typer.Option(
+        0, show_default=False, help="Messages of each mode (default: 100,000; the model: 300,000)."
+    ),
+    receivers: int = typer.Option(
+        0, show_default=False, help="Parallel receivers on this host (default: 20; the model: 300)."
+    ),
     processes: int = typer.Option(1, help="Share the receivers among so many processes; the model's seeds as well."),
     mode: str = typer.Option("short,long", metavar="short,long", help="Normal polling, long polling, or both."),
-    blocks: int = typer.Option(0, help="Blocks of each mode, each with a fresh queue (default: 4; the model: 1)."),
+    blocks: int = typer.Option(
+        0, show_default=False, help="Blocks of each mode, each with a fresh queue (default: 4; the model: 1)."
+    ),
     yes: bool = typer.Option(False, "--yes", help="Do not ask, whatever it costs."),
     rate: float = typer.Option(0.0, help="Messages sent a second (0: as fast as it goes)."),
     batch: int = typer.Option(10, help="Messages a send, 1 to 10; in the model the most of one receive."),
@@ -53,7 +59,7 @@ def measure(
     histogram: str = typer.Option("", metavar="FILE.svg", help="Draw the gaps between message and duplicate."),
     output: str = typer.Option("text", "-o", "--output", metavar="text|json", help="The form of the report."),
     seed: int = typer.Option(0, help="For the order of the blocks, and for the model (0: any; the model: 1)."),
-    simulate: bool = typer.Option(False, "--simulate", help="No queue: a model of one.", rich_help_panel=_MODEL),
+    simulate: bool = typer.Option(False, "--simulate", help="No queue: a model of one."),
     seeds: int = typer.Option(1, help="Simulate with so many seeds, beside the original's figures."),
     hosts: int = typer.Option(20, help="The model: hosts of a queue."),
     replicas: int = typer.Option(3, help="The model: hosts that hold a message."),
@@ -67,7 +73,7 @@ def measure(
     ratio: float = typer.Option(2.0, help="The plan: the ratio of the two rates."),
     power: float = typer.Option(0.8, help="The plan: how probably the difference shall be found."),
     alpha: float = typer.Option(0.05, help="The plan: how probably one may be found that is none."),
-    base_ppm: float = typer.Option(20.0, help="The plan: the lower rate, ppm (the original's long polling: 20)."),
+    base_ppm: float = typer.Option(20.0, help="The plan: the one rate, ppm (the original's long polling: 20)."),
 ) -> int:
     """How often does a queue deliver twice, and how late?
 
@@ -75,6 +81,8 @@ def measure(
     """
     given = dict(locals())
     _check(given)
+    if words and (plan or simulate):
+        raise SqsteeError(f"--{'plan' if plan else 'simulate'} takes no queue", "the queue is only imagined")
     if plan:
         return _plan(given)
     if simulate:
@@ -150,6 +158,8 @@ def _check_numbers(given: dict[str, Any]) -> None:
         "lag_median": (0, most),
         "lag_sigma": (0, 10),
         "interval": (0.001, most),
+        "base_ppm": (0.001, 100_000),
+        "ratio": (0.001, 1000),
     }
     for name, (low, high) in bounds.items():
         if not low <= given[name] <= high:
@@ -182,6 +192,9 @@ def _plan(given: dict[str, Any]) -> int:
     from sqstee.measure.statistics import messages_needed
 
     rate, ratio = given["base_ppm"] / 1e6, given["ratio"]
+    if abs(ratio - 1.0) < _LEAST_DIFFERENCE:
+        hint = f"the ratio is below {1 - _LEAST_DIFFERENCE:g} or above {1 + _LEAST_DIFFERENCE:g}"
+        raise SqsteeError("that cannot be planned: nobody can pay for so small a difference", hint)
     try:
         needed = messages_needed(rate, ratio, given["power"], given["alpha"])
     except ValueError as error:
@@ -338,18 +351,13 @@ def _measure(queue: str, given: dict[str, Any]) -> int:
         except TransportError as error:
             failure = failure or error
     typer.echo(f"records in {settings.folder}", err=True)
-    paths = [path for path in _files(settings.folder) if given["join"] == ""]
-    if paths and not isinstance(failure, SqsteeError):
-        _report(paths, given["output"], given["histogram"])
+    if not given["join"] and not isinstance(failure, SqsteeError):
+        _report(host.paths(), given["output"], given["histogram"])
     if isinstance(failure, TransportError):
         raise _refused(queue, failure) from None
     if failure:
         raise failure
     return 128 + stop.number if stop.number else 0
-
-
-def _files(folder: str) -> list[str]:
-    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ndjson"))
 
 
 def _settings(queue: str, given: dict[str, Any]) -> Settings:
@@ -421,7 +429,9 @@ def _stopping() -> Iterator[_Stop]:
     import signal
 
     stop = _Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in numbers if number not in ignored}
     try:
         yield stop
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sqstee.measure.design import queue_name
 from sqstee.measure.receivers import Crew, Polling
 from sqstee.measure.records import Block, Experiment
 from sqstee.measure.sender import Sender, Sending
-from sqstee.measure.sink import open_sink
+from sqstee.measure.sink import host_name, open_sink, record_path
 from sqstee.measure.workers import Worker
 from sqstee.transports.base import TransportError
 from sqstee.transports.destination import parse
@@ -76,7 +76,7 @@ def header_of(settings: Settings, messages: int) -> Experiment:
     """The first record of this host's files; a host that joins has 0 messages of its own."""
     return Experiment(
         id=settings.id,
-        host=socket.gethostname().replace("/", "_"),
+        host=host_name(),
         queue=settings.queue,
         messages=messages,
         receivers=settings.polling.receivers,
@@ -151,8 +151,9 @@ class Host:
             worker.wait_until_ready()
         self.crews = list(self.workers)
 
-    def _received(self, seqs: list[int]) -> None:
-        if self.seen:
+    def _received(self, block: int, seqs: list[int]) -> None:
+        """From any receiver; one that was not waited for may still tell of an earlier block."""
+        if self.seen and self.seen.progress.block == block:
             self.seen.received(seqs)
 
     def check(self) -> None:
@@ -173,9 +174,16 @@ class Host:
             thread.join()
 
     def close(self) -> None:
+        """End the processes and the records; raises TransportError where a table did not take them all."""
         for worker in self.workers:
             worker.close()
         self.sink.close()
+        self.check()
+
+    def paths(self) -> list[str]:
+        """The record files of this host."""
+        names = [self.sink.path, *(record_path(self.settings.folder, worker.pid) for worker in self.workers)]
+        return [name for name in names if os.path.exists(name)]
 
 
 class Conductor(Host):

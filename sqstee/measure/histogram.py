@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 320, 50, 50, 50
 _COLOURS = {"short": "#d97706", "long": "#2563eb"}
 _BARS = 20
+_LEAST = 0.001  # ms
 _STEPS = (1, 2, 5)
 
 
 def bins(values: Sequence[float], bars: int = _BARS) -> tuple[float, int]:
     """(width, number) of bins from 0: a width of 1, 2 or 5 times a power of ten, and at most `bars` of them."""
-    most = max(values, default=1.0) or 1.0
+    most = max([_LEAST, *values])
     power = 10.0 ** math.floor(math.log10(most / bars))
     width = next(step * power for step in (*_STEPS, 10, 20) if most / (step * power) < bars)
     return width, math.floor(most / width) + 1

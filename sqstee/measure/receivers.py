@@ -37,11 +37,12 @@ class _Tally:
 class Crew:
     """Receivers as threads of this process.
 
-    `received` is called, from the receivers' threads, with the seqs of each answer. `failure` is what ended them.
+    `received` is called, from the receivers' threads, with the block and the seqs of each answer. `failure` is what
+    ended them.
     """
 
     def __init__(
-        self, queues: Queues, sink: Sink, polling: Polling, name: str, received: Callable[[list[int]], None]
+        self, queues: Queues, sink: Sink, polling: Polling, name: str, received: Callable[[int, list[int]], None]
     ) -> None:
         self._queues, self._sink, self._polling, self._name = queues, sink, polling, name
         self._received = received
@@ -49,7 +50,6 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._tallies: list[_Tally] = []
         self._block = 0
-        self._calls = 0
         self.failure: TransportError | None = None
 
     def start(self, block: int, url: str, mode: str) -> None:
@@ -122,7 +122,7 @@ class Crew:
             for seq, one, (gone0, gone1) in zip(seqs, found, times, strict=True)
             if seq is not None
         )
-        self._received([seq for seq in seqs if seq is not None])
+        self._received(block, [seq for seq in seqs if seq is not None])
         return 0
 
     def _delete(self, url: str, found: Sequence[Received], tally: _Tally) -> list[bool]:
@@ -144,6 +144,7 @@ def _seq(body: str, block: int) -> int | None:
     """The seq of a message of this block; None for what somebody else has put into the queue."""
     try:
         fields = json.loads(body)
-        return int(fields["seq"]) if fields["block"] == block else None
-    except (ValueError, TypeError, KeyError):
+        seq = int(fields["seq"])
+        return seq if fields["block"] == block and seq >= 0 else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -64,10 +65,20 @@ class Records:
                 self._failure = error
 
 
+def host_name() -> str:
+    """This host's name, as a part of a file's name."""
+    return socket.gethostname().replace("/", "_")
+
+
+def record_path(folder: str, pid: int) -> str:
+    """The record file of one of this host's processes."""
+    return os.path.join(folder, f"{host_name()}-{pid}.ndjson")
+
+
 def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> Records:
     """This process's records of an experiment, in a new file that starts with its header."""
     name = f"{header.host}-{os.getpid()}"
-    path = os.path.join(folder, f"{name}.ndjson")
+    path = record_path(folder, os.getpid())
     try:
         os.makedirs(folder, exist_ok=True)
         file = File(path)

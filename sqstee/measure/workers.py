@@ -25,9 +25,10 @@ _READY_SECONDS = 60.0
 class Worker:
     """A crew in a process of its own, with the crew's methods."""
 
-    def __init__(self, setup: dict[str, Any], received: Callable[[list[int]], None]) -> None:
+    def __init__(self, setup: dict[str, Any], received: Callable[[int, list[int]], None]) -> None:
         self._received = received
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._closing = False
         self.failure: TransportError | None = None
         # -P: the folder that sqstee is called in holds no modules of ours
         words = [sys.executable, "-P", "-m", "sqstee.measure.workers"]
@@ -36,6 +37,11 @@ class Worker:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._say(setup)
+
+    @property
+    def pid(self) -> int:
+        """The process's id, which is in the name of its record file."""
+        return self._process.pid
 
     def wait_until_ready(self) -> None:
         """Until the process can start to poll: importing takes it a second."""
@@ -51,7 +57,8 @@ class Worker:
         self._answer(patience + _SLACK_SECONDS)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; it may have failed at its end."""
+        self._closing = True
         assert self._process.stdin
         try:
             self._process.stdin.close()
@@ -67,6 +74,8 @@ class Worker:
         self._process.stdout.close()
 
     def _answer(self, patience: float) -> None:
+        if not self._reader.is_alive() and self._answers.empty():
+            return
         try:
             self._answers.get(timeout=patience)
         except queue.Empty:
@@ -85,12 +94,13 @@ class Worker:
         for line in self._process.stdout:
             news = json.loads(line)
             if "received" in news:
-                self._received(news["received"])
+                self._received(news["block"], news["received"])
             elif "failed" in news:
                 self.failure = TransportError(*news["failed"])
             else:
                 self._answers.put(True)
-        self._fail("it has ended")
+        if not self._closing:
+            self._fail("it has ended")
         self._answers.put(True)
 
     def _fail(self, what: str) -> None:
@@ -108,8 +118,8 @@ class _Out:
             sys.stdout.write(json.dumps(news) + "\n")
             sys.stdout.flush()
 
-    def received(self, seqs: list[int]) -> None:
-        self.say({"received": seqs})
+    def received(self, block: int, seqs: list[int]) -> None:
+        self.say({"received": seqs, "block": block})
 
 
 def main() -> int:
