@@ -27,6 +27,7 @@ PURE = {
     "sqstee.measure.analyse",
     "sqstee.measure.design",
     "sqstee.measure.histogram",
+    "sqstee.measure.options",
     "sqstee.measure.records",
     "sqstee.measure.report",
     "sqstee.measure.simulate",

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from sqstee.measure.experiment import Progress, Settings
     from sqstee.measure.records import Experiment
 
-_DEFAULTS = {
-    "messages": {"measure": 100_000, "simulate": 300_000},
-    "receivers": {"measure": 20, "simulate": 300},
-    "blocks": {"measure": 4, "simulate": 1},
-}
-_MOST_BLOCKS = 1000
-_LEAST_DIFFERENCE = 0.02
-_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-_MOST_ID = 16
-
 
 def measure(
     words: list[str] = typer.Argument(None, metavar="QUEUE|FILE", help="A queue; with --report, record files."),
@@ -80,106 +70,19 @@ def measure(
     Sends messages to fresh queues beside QUEUE, receives them with many receivers, and counts what comes twice.
     """
     given = dict(locals())
-    _check(given)
-    if words and (plan or simulate):
-        raise SqsteeError(f"--{'plan' if plan else 'simulate'} takes no queue", "the queue is only imagined")
+    from sqstee.measure.options import check, queue_of
+
+    check(given)
     if plan:
         return _plan(given)
     if simulate:
         return _simulate(given)
     if report:
         return _report(words or [], output, histogram)
-    queue = _queue(words or [])
+    queue = queue_of(words or [])
     if remove:
         return _remove(queue, remove)
     return _measure(queue, given)
-
-
-# -- the options
-
-
-def _check(given: dict[str, Any]) -> None:
-    """Refuse what cannot be; set what was left to us."""
-    what = "simulate" if given["simulate"] else "measure"
-    for name, defaults in _DEFAULTS.items():
-        given[name] = given[name] or defaults[what]
-    if given["output"] not in ("text", "json"):
-        raise SqsteeError(f"{given['output']!r} is not a form of output", "the form is -o text|json")
-    chosen = [f"--{name}" for name in ("simulate", "plan", "report", "join", "remove") if given[name]]
-    if len(chosen) > 1:
-        raise SqsteeError(f"only one of {' and '.join(chosen)}", "see: sqstee measure --help")
-    if given["histogram"] and not given["histogram"].endswith(".svg"):
-        hint = "give a name that ends in .svg; rsvg-convert or a browser makes another format of it"
-        raise SqsteeError(f"--histogram: {given['histogram']!r} is no SVG file", hint)
-    for name in ("id", "join", "remove"):
-        _check_id(name, given["ident" if name == "id" else name])
-    given["modes"] = [name for name in ("short", "long") if name in given["mode"].split(",")]
-    if not given["modes"] or len(given["modes"]) != len(given["mode"].split(",")):
-        raise SqsteeError(f"--mode: {given['mode']!r} is not right", "the form is --mode short,long")
-    for name in ("wait", "pause", "settle", "timeout"):
-        given[name] = _duration(name, given[name])
-    _check_numbers(given)
-
-
-def _check_id(option: str, text: str) -> None:
-    if len(text) > _MOST_ID or set(text) - _ID_LETTERS:
-        raise SqsteeError(f"--{option}: {text!r} is not right", f"an ID is up to {_MOST_ID} of a-z and 0-9")
-
-
-def _duration(name: str, text: str) -> float:
-    from sqstee import options
-
-    try:
-        return options.duration(text)
-    except ValueError as error:
-        raise SqsteeError(f"--{name}: {text!r} is not right: {error}", f"the form is --{name} TIME") from None
-
-
-def _check_numbers(given: dict[str, Any]) -> None:
-    """Each number within its bounds."""
-    most = sys.maxsize
-    bounds: dict[str, tuple[float, float]] = {
-        "messages": (1, most),
-        "receivers": (1, 100_000),
-        "processes": (1, given["receivers"]),
-        "blocks": (1, min(_MOST_BLOCKS, given["messages"])),
-        "batch": (1, 10),
-        "size": (1, 1024 * 1024 // given["batch"] if 1 <= given["batch"] <= 10 else most),
-        "senders": (1, 1000),
-        "rate": (0, most),
-        "wait": (1, 20),
-        "settle": (0.1, 3600),
-        "seeds": (1, 10_000),
-        "hosts": (1, 10_000),
-        "replicas": (1, given["hosts"]),
-        "sample": (1, given["hosts"]),
-        "miss": (0, 0.99),
-        "lag_probability": (0, 1),
-        "lag_median": (0, most),
-        "lag_sigma": (0, 10),
-        "interval": (0.001, most),
-        "base_ppm": (0.001, 100_000),
-        "ratio": (0.001, 1000),
-    }
-    for name, (low, high) in bounds.items():
-        if not low <= given[name] <= high:
-            flag = name.replace("_", "-")
-            raise SqsteeError(f"--{flag}: {given[name]:g} is not right", f"it is from {low:g} to {high:g}")
-
-
-def _queue(words: list[str]) -> str:
-    """The one queue that is named."""
-    from sqstee.transports.destination import parse
-
-    if len(words) != 1:
-        problem = "no queue" if not words else "more than one queue"
-        raise SqsteeError(problem, "the form is: sqstee measure QUEUE; without a queue: sqstee measure --simulate")
-    destination = parse(words[0])
-    if destination.kind != "sqs":
-        raise SqsteeError(f"{words[0]!r} is no SQS queue", "give the name, URL or ARN of a queue")
-    if destination.name.endswith(".fifo"):
-        raise SqsteeError("a FIFO queue drops duplicates itself", "give the name of a standard queue")
-    return words[0]
 
 
 # -- the plan
@@ -192,9 +95,6 @@ def _plan(given: dict[str, Any]) -> int:
     from sqstee.measure.statistics import messages_needed
 
     rate, ratio = given["base_ppm"] / 1e6, given["ratio"]
-    if abs(ratio - 1.0) < _LEAST_DIFFERENCE:
-        hint = f"the ratio is below {1 - _LEAST_DIFFERENCE:g} or above {1 + _LEAST_DIFFERENCE:g}"
-        raise SqsteeError("that cannot be planned: nobody can pay for so small a difference", hint)
     try:
         needed = messages_needed(rate, ratio, given["power"], given["alpha"])
     except ValueError as error:
@@ -249,45 +149,20 @@ def _seed_figures(one: tuple[dict[str, Any], int]) -> dict[str, Any]:
 
 def _simulated(given: dict[str, Any], seed: int) -> tuple[Experiment, list[Arm]]:
     """One simulated experiment, through the records of a measured one."""
-    import random
-    from dataclasses import asdict
-
     from sqstee.measure.analyse import analyse
-    from sqstee.measure.design import schedule
-    from sqstee.measure.records import Block, BlockRecords, Experiment
-    from sqstee.measure.simulate import Model, run_block
+    from sqstee.measure.simulate import Model, header_of, run
 
     names = ("receivers", "hosts", "replicas", "sample", "miss", "lag_probability", "lag_sigma", "batch")
     milliseconds = {name: given[name] / 1000.0 for name in ("lag_median", "interval")}
     model = Model(**{name: given[name] for name in names}, **milliseconds)
-    order = schedule(given["modes"], given["blocks"], given["messages"], random.Random(seed))
-    header = Experiment(
-        id=f"simulated{seed}",
-        host="model",
-        queue="model",
-        messages=given["messages"],
-        receivers=model.receivers,
-        blocks=tuple(mode for mode, _ in order),
-        started=0.0,
-        parameters={**asdict(model), "seed": seed},
-        simulated=True,
-    )
-
-    def blocks(write: Callable[[Any], None]) -> Iterator[BlockRecords]:
-        write([header])
-        for number, (mode, messages) in enumerate(order, 1):
-            block = Block(number, mode, "model", messages, visibility_timeout=None)
-            records = run_block(model, block, f"{seed}:{number}:{mode}")
-            write([block, *records.deliveries, *records.calls])
-            yield records
-
-    with _file(given["records"], header.id) as write:
-        return header, analyse(blocks(write))
+    header = header_of(model, given["modes"], given["blocks"], given["messages"], seed)
+    with _file(given["records"], header) as write:
+        return header, analyse(run(model, header, seed, write))
 
 
 @contextmanager
-def _file(folder: str, name: str) -> Iterator[Callable[[Any], None]]:
-    """What writes records into a file of this folder; nothing where there is none."""
+def _file(folder: str, header: Experiment) -> Iterator[Callable[[Any], None]]:
+    """What writes the records into a file of this folder; nothing where there is none."""
     from sqstee.measure.records import File
 
     if not folder:
@@ -295,7 +170,7 @@ def _file(folder: str, name: str) -> Iterator[Callable[[Any], None]]:
         return
     try:
         os.makedirs(folder, exist_ok=True)
-        file = File(os.path.join(folder, f"{name}.ndjson"))
+        file = File(os.path.join(folder, f"{header.id}.ndjson"))
     except OSError as error:
         raise SqsteeError(f"{error.filename}: {error.strerror}", "choose another --records DIR", EXIT_FAILURE) from None
     try:

@@ -16,10 +16,11 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
-from sqstee.measure.records import Block, BlockRecords, Calls, Delivery
+from sqstee.measure.design import block_order, block_sizes
+from sqstee.measure.records import Block, BlockRecords, Calls, Delivery, Experiment, Record
 
 _NEVER = math.inf
 _CLAIMED, _LAGGING = 1, 2  # 0: not delivered yet
@@ -135,3 +136,31 @@ def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
             break
     found.calls.append(Calls(block.block, receives=receives, empty=empty))
     return found
+
+
+def header_of(model: Model, modes: Sequence[str], blocks: int, messages: int, seed: int) -> Experiment:
+    """The first record of a simulated experiment."""
+    return Experiment(
+        id=f"simulated{seed}",
+        host="model",
+        queue="model",
+        messages=messages,
+        receivers=model.receivers,
+        blocks=tuple(block_order(modes, blocks, random.Random(seed))),
+        started=0.0,
+        parameters={**asdict(model), "seed": seed},
+        simulated=True,
+    )
+
+
+def run(
+    model: Model, header: Experiment, seed: int, write: Callable[[Iterable[Record]], None]
+) -> Iterator[BlockRecords]:
+    """All blocks of an experiment, each written down as it is done."""
+    write([header])
+    sizes = {mode: block_sizes(header.messages, header.blocks.count(mode)) for mode in set(header.blocks)}
+    for number, mode in enumerate(header.blocks, 1):
+        block = Block(number, mode, header.queue, sizes[mode].pop(0), visibility_timeout=None)
+        records = run_block(model, block, f"{seed}:{number}:{mode}")
+        write([block, *records.deliveries, *records.calls])
+        yield records
