@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
-from support import Sqstee, running, wait_for
+from support import Sqstee, children, running, wait_for
 
 from sqstee.measure.analyse import analyse
 from sqstee.measure.experiment import Conductor, Settings
@@ -170,6 +171,53 @@ def test_a_refusal_is_one_line_and_leaves_no_queue(sqstee: Sqstee, processes: st
     assert found.returncode == 1
     assert b"sqstee: q: AccessDeniedException: ReceiveMessage: no\nhint: it takes sqs:CreateQueue" in found.stderr
     assert b"Traceback" not in found.stderr
+
+
+def test_a_full_disk_ends_it(sqstee: Sqstee) -> None:
+    """Records that cannot be written are no measurement: one line, and no queue is left."""
+    words = sqstee.words("measure", "q", *QUICK, "--messages", "2000", "--records", str(sqstee.folder / "records"))
+    with FakeSqs() as server:
+        command = ["bash", "-c", 'ulimit -f 64; exec "$@"', "limited", *words]  # 64 KiB
+        environ = sqstee.environ | server.environ()
+        found = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False)
+        assert (queues_left(server), made_minus_removed(server)) == ([], 0)
+    assert found.returncode == 1
+    assert b"File too large\nhint: choose another --records DIR" in found.stderr
+    assert b"Traceback" not in found.stderr
+
+
+def test_a_process_that_is_killed_ends_it(sqstee: Sqstee) -> None:
+    """A process of receivers dies: said, and no queue is left."""
+    words = ("measure", "q", *QUICK, "--messages", "100000", "--rate", "200", "--processes", "2")
+    with FakeSqs() as server:
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": sqstee.folder}
+        with running(sqstee.words(*words), env=sqstee.environ | server.environ(), **options) as process:
+            wait_for(lambda: server.counters().calls.get("DeleteMessageBatch", 0) > 5, "deliveries")
+            os.kill(children(process.pid)[0], signal.SIGKILL)
+            _, err = process.communicate(timeout=60)
+        assert (queues_left(server), made_minus_removed(server)) == ([], 0)
+    assert process.returncode == 1
+    assert b"a process of receivers: it has ended" in err
+    assert b"Traceback" not in err
+
+
+def test_a_queue_that_cannot_be_removed_is_named(sqstee: Sqstee) -> None:
+    """With the command that removes it."""
+    errors = [{"operation": "DeleteQueue", "code": "AccessDeniedException", "message": "no", "times": 1}]
+    with FakeSqs(faults={"errors": errors}) as server:
+        words = ("--messages", "20", "--blocks", "1", "--mode", "short", "--id", "e3", "--records", "r")
+        found = subprocess.run(
+            sqstee.words("measure", "q", *QUICK, *words),
+            env=sqstee.environ | server.environ(),
+            cwd=sqstee.folder,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert queues_left(server) == ["q-measure-e3-1-short"]
+    assert found.returncode == 1
+    assert b"sqstee: q-measure-e3-1-short could not be removed\nhint: sqstee measure q --remove e3" in found.stderr
+    assert found.stdout.startswith(b"experiment e3, ")
 
 
 def test_trouble_that_passes_is_counted_and_changes_nothing(sqstee: Sqstee) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqstee.measure.analyse import Arm
     from sqstee.measure.experiment import Progress, Settings
     from sqstee.measure.records import Experiment
+    from sqstee.transports.base import TransportError
 
 
 def measure(
@@ -194,11 +195,15 @@ def _remove(queue: str, ident: str) -> int:
     return 0
 
 
-def _refused(queue: str, error: Exception) -> SqsteeError:
-    hint = (
-        "it takes sqs:CreateQueue, DeleteQueue, GetQueueUrl, GetQueueAttributes, SendMessage, ReceiveMessage, "
-        "DeleteMessage; to join or remove, ListQueues"
-    )
+def _refused(queue: str, error: TransportError) -> SqsteeError:
+    if error.code == "Records":
+        return SqsteeError(error.message, "choose another --records DIR", EXIT_FAILURE)
+    hint = "AWS_* variables and profiles work as for boto3"
+    if "AccessDenied" in error.code:
+        hint = (
+            "it takes sqs:CreateQueue, DeleteQueue, GetQueueUrl, GetQueueAttributes, SendMessage, ReceiveMessage, "
+            "DeleteMessage; to join or remove, ListQueues"
+        )
     return SqsteeError(f"{queue}: {error}", hint, EXIT_FAILURE)
 
 
@@ -228,6 +233,12 @@ def _measure(queue: str, given: dict[str, Any]) -> int:
     typer.echo(f"records in {settings.folder}", err=True)
     if not given["join"] and not isinstance(failure, SqsteeError):
         _report(host.paths(), given["output"], given["histogram"])
+    left = getattr(host, "left", [])
+    if left and failure is None:
+        hint = f"sqstee measure {queue} --remove {settings.id}"
+        raise SqsteeError(f"{', '.join(left)} could not be removed", hint, EXIT_FAILURE)
+    if left:
+        typer.echo(f"left behind: {', '.join(left)}; --remove {settings.id} removes them", err=True)
     if isinstance(failure, TransportError):
         raise _refused(queue, failure) from None
     if failure:

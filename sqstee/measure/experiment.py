@@ -16,13 +16,14 @@ from sqstee.measure.records import Block, Experiment
 from sqstee.measure.sender import Sender, Sending
 from sqstee.measure.sink import host_name, open_sink, record_path
 from sqstee.measure.workers import Worker
-from sqstee.transports.base import TransportError
+from sqstee.transports.base import RETRY, TransportError
 from sqstee.transports.destination import parse
 from sqstee.transports.experiment import Queues
 
 RETENTION_SECONDS = 3600  # what a killed experiment leaves behind does not stay for days
 _VISIBILITY_SECONDS = 30.0  # SQS's default
 _TICK_SECONDS = 0.05
+_REMOVALS = 3
 _LOOK_SECONDS = 1.0
 _IDLE_FACTOR = 3
 STOP_SLACK_SECONDS = 5.0
@@ -167,7 +168,15 @@ class Host:
             crew.start(block, url, mode)
 
     def stop_crews(self, complete: bool, patience: float) -> None:
-        threads = [threading.Thread(target=crew.stop, args=(complete, patience)) for crew in self.crews]
+        """End all crews at the same time."""
+
+        def stop(crew: _Receivers) -> None:
+            try:
+                crew.stop(complete, patience)
+            except TransportError as error:
+                crew.failure = crew.failure or error
+
+        threads = [threading.Thread(target=stop, args=(crew,)) for crew in self.crews]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -200,6 +209,7 @@ class Conductor(Host):
         queues: Queues | None = None,
     ) -> None:
         super().__init__(settings, stop, settings.messages, queues)
+        self.left: list[str] = []  # queues that could not be removed
         self._show = show
 
     def run(self) -> None:
@@ -216,7 +226,19 @@ class Conductor(Host):
                     return
                 self._block(number, mode, messages, fresh)
         finally:
-            self.queues.remove(control)
+            self._remove(self.control, control)
+
+    def _remove(self, name: str, url: str) -> None:
+        """Remove a queue; what fails for good is told at the end, and hides no other error."""
+        for again in range(_REMOVALS):
+            try:
+                self.queues.remove(url)
+                return
+            except TransportError as error:
+                if error.kind != RETRY:
+                    break
+                time.sleep(0.2 * 2.0**again)
+        self.left.append(name)
 
     def _block(self, number: int, mode: str, messages: int, attributes: dict[str, str]) -> None:
         """One block on a queue of its own."""
@@ -238,7 +260,7 @@ class Conductor(Host):
                 long = self.settings.polling.wait if mode == "long" else 0.0
                 self.stop_crews(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
             finally:
-                self.queues.remove(url)
+                self._remove(name, url)
 
     def _wait(self, sender: Sender, progress: Progress, url: str) -> bool:
         """Until the block has ended: whether it came to its end."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.records import Experiment, File, Record, fields_of
-from sqstee.transports.base import TransportError
+from sqstee.transports.base import OPEN, TransportError
 from sqstee.transports.experiment import Table
 
 _TABLE_WRITERS = 4
@@ -34,12 +34,19 @@ class Records:
             writer.start()
 
     def write(self, records: Iterable[Record]) -> None:
-        """Keep records; what comes after the end (a poll that nobody waited for) is left out."""
+        """Keep records; what comes after the end (a poll that nobody waited for) is left out.
+
+        Raises TransportError, once, where the disk does not take them.
+        """
         found = list(records)
         with self._lock:
             if self._closed or not found:
                 return
-            self._file.write(found)
+            try:
+                self._file.write(found)
+            except OSError as error:
+                self._closed = True
+                raise TransportError(OPEN, "Records", f"{self.path}: {error.strerror}") from None
         if self._table and self._failure is None:
             self._waiting.put([fields_of(record) for record in found])
 
