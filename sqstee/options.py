@@ -25,6 +25,14 @@ def size(text: str) -> int:
     return int(number) * _SIZES[unit]
 
 
+def size_text(number: int) -> str:
+    """A size as `size` takes it, with the largest unit that leaves it whole."""
+    for unit in ("G", "M", "K"):
+        if number % _SIZES[unit] == 0:
+            return f"{number // _SIZES[unit]}{unit}"
+    return str(number)
+
+
 def duration(text: str) -> float:
     """Seconds: a number with s, m or h."""
     unit = text[-1:] if text[-1:].isalpha() else ""
@@ -67,6 +75,17 @@ def at_most(largest: str) -> Callable[[str], int]:
     def convert(text: str) -> int:
         if size(text) > size(largest):
             raise ValueError(f"it is at most {largest}")
+        return size(text)
+
+    return convert
+
+
+def at_least(smallest: str) -> Callable[[str], int]:
+    """A size with a lower bound."""
+
+    def convert(text: str) -> int:
+        if size(text) < size(smallest):
+            raise ValueError(f"it is at least {smallest}")
         return size(text)
 
     return convert
@@ -140,6 +159,20 @@ RUN_OPTIONS = (
     Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
     Option("host", "NAME", host, "", "the host's name on every line (default: the node's own)"),
     Option("spool", "DIR", filled, "", "where captured lines wait until they are delivered, on a local disk"),
+    Option(
+        "spool-max",
+        "SIZE",
+        at_least("1M"),
+        1024**3,
+        "how much all runs together may keep in the spool folder (default: 1G)",
+    ),
+    Option(
+        "on-full",
+        "auto|block|drop",
+        one_of("auto", "block", "drop"),
+        "auto",
+        "when the spool is full: hold the command back, drop lines, or hold it while delivery goes on (default: auto)",
+    ),
     Option("linger", "TIME", duration, 1.0, "how long a partial request may wait for more lines (default: 1s)"),
     Option(
         "flush-timeout", "TIME", duration, 10.0, "how long to deliver the rest after the command's end (default: 10s)"
@@ -180,6 +213,8 @@ class Settings:
     label: tuple[str, ...]
     host: str
     spool: str
+    spool_max: int
+    on_full: str
     linger: float
     flush_timeout: float
     message_bytes: int

@@ -18,6 +18,7 @@ from sqstee.run import spool
 from sqstee.run.frame import GAP, LINES, Frame, gap_fields
 from sqstee.run.pack import Limits, Packer
 from sqstee.run.replay import Reader, State
+from sqstee.run.room import Unbounded
 from sqstee.run.source import Source
 from sqstee.run.spool import Segments, Writer, segment_name
 from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError, classify
@@ -162,7 +163,7 @@ def spool_meta(folder: Path) -> bytes:
 
 def written(folder: Path, lines: int = 5, limit: int = 10**6) -> None:
     """A spool with a frame a line."""
-    writer = Writer(Segments(str(folder), META, limit), 100)
+    writer = Writer(Segments(str(folder), META, Unbounded(limit)), 100)
     for number in range(lines):
         writer.write(0, b"line %d\n" % number)
     writer.close()

@@ -17,6 +17,7 @@ from sqstee.run import spool
 from sqstee.run.frame import META
 from sqstee.run.pack import Packer, Planned
 from sqstee.run.replay import Reader, State, read_meta, segments
+from sqstee.run.room import Unbounded
 from sqstee.run.spool import Segments, Writer
 
 ENCODER = Encoder("RUN", "h")
@@ -35,7 +36,7 @@ chunks = st.lists(
 def new_writer(folder: Path, max_line: int = 20, limit: int = 300) -> Writer:
     """A writer with small segments and short lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Writer(Segments(str(folder), META_JSON, limit), max_line)
+    return Writer(Segments(str(folder), META_JSON, Unbounded(limit)), max_line)
 
 
 def write(writer: Writer, pieces: list[tuple[int, bytes, bool]]) -> tuple[bytes, bytes]:
@@ -150,7 +151,7 @@ def test_a_full_disk_drops_whole_lines_and_says_so(
 ) -> None:
     """What could not be written is covered by gap events; what is shipped are whole lines of the original."""
     folder = tmp_path_factory.mktemp("run")
-    disk = FailingSegments(str(folder), META_JSON, 300)
+    disk = FailingSegments(str(folder), META_JSON, Unbounded(300))
     writer = Writer(disk, 20)
     written = [b"", b""]
     writer.event({"event": "start", "message": ""})

@@ -13,6 +13,7 @@ import time
 
 from sqstee.run.child import put_null
 from sqstee.run.output import Output, readable_bytes
+from sqstee.run.room import LOOK_SECONDS
 from sqstee.run.shipment import WAKE
 
 TYPE_CHECKING = False
@@ -51,6 +52,7 @@ class Stream:
         "source",
         "spooled_at",
         "stalled",
+        "unspooled",
     )
 
     def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
@@ -61,6 +63,7 @@ class Stream:
         self.pty = pty
         self.pending: memoryview | None = None  # what was read and the output has not taken yet
         self.stalled = False  # the output has no room: nothing is read meanwhile
+        self.unspooled = b""  # what was read and the full spool has not taken yet: nothing is read meanwhile
         self.error: OSError | None = None  # what the output answered to a write, other than that its reader left
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
@@ -83,39 +86,65 @@ class Stream:
 
 
 class Spooling:
-    """The capture loop's hand on the spool: never raises, never waits, wakes the shipper at most ten times a second."""
+    """The capture loop's hand on the spool: never raises, never waits, wakes the shipper at most ten times a second.
 
-    def __init__(self, writer: Writer | None, shipment: Shipment | None) -> None:
+    `patience` is for how many seconds after the command's end room in the spool is still waited for.
+    """
+
+    def __init__(self, writer: Writer | None, shipment: Shipment | None, patience: float = 0.0) -> None:
         self.writer = writer
         self.failure = ""
+        self.give_up_at: float | None = None
+        self._patience = patience
         self._shipment = shipment
         self._woken_at = 0.0
 
     def write(self, stream: Stream, chunk: bytes) -> None:
-        """Spool a chunk."""
+        """Spool a chunk; what has to wait for room stays with the stream."""
+        stream.unspooled = b""
         if self.writer:
-            self.guarded(self.writer.write, stream.number, chunk)
-            stream.spooled_at = time.monotonic()
+            now = stream.spooled_at = time.monotonic()
+            wait = self.give_up_at is None or now < self.give_up_at
+            stream.unspooled = self.guarded(self.writer.write, stream.number, chunk, wait) or b""
+
+    def try_again(self, stream: Stream) -> bool:
+        """Spool what waits for room; whether that is done."""
+        self.write(stream, stream.unspooled)
+        return not stream.unspooled
+
+    def end(self, stream: Stream) -> None:
+        """Nothing more comes from the stream: end its unfinished line."""
+        if self.writer and stream.unspooled:
+            self.guarded(self.writer.write, stream.number, stream.unspooled)
+        stream.unspooled = b""
+        self.cut(stream)
 
     def cut(self, stream: Stream) -> None:
         """End the stream's unfinished line."""
         if self.writer:
             self.guarded(self.writer.cut, stream.number)
 
+    def command_ended(self) -> None:
+        """From now on room is waited for only so long."""
+        if self.give_up_at is None:
+            self.give_up_at = time.monotonic() + self._patience
+
     def idle_at(self, stream: Stream) -> float | None:
         """When the stream's unfinished line will have been idle for too long."""
-        if self.writer and self.writer.unfinished(stream.number):
+        if self.writer and not stream.unspooled and self.writer.unfinished(stream.number):
             return stream.spooled_at + IDLE_SECONDS
         return None
 
-    def guarded(self, method: Callable[..., None], *arguments: object) -> None:
+    def guarded(self, method: Callable[..., bytes | None], *arguments: object) -> bytes | None:
         """Call a method of the writer; a bug of ours must not stop the command: pass through from here on."""
         try:
-            method(*arguments)
+            answer = method(*arguments)
             self._wake(time.monotonic())
+            return answer
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             self.writer = None
+            return None
 
     def _wake(self, now: float) -> None:
         """Tell the shipper that there is something; it looks again by itself a tenth of a second later."""
@@ -157,9 +186,18 @@ class Capture:
         """The command has ended: return once what it wrote is out, whoever else holds its streams."""
         os.eventfd_write(self._control, 1)
 
+    def stop_waiting(self) -> bool:
+        """Wait no longer for room in the spool, the command having ended; whether anything waited."""
+        if not any(stream.unspooled for stream in self.open):
+            return False
+        self.spooling.give_up_at = 0.0
+        os.eventfd_write(self._control, 1)
+        return True
+
     def go_on(self) -> None:
         """Undo `finish`: the next `run` goes on until the last writer has gone."""
         self._finishing = False
+        self.spooling.give_up_at = None
         self._drop_keys()
         self._read_control()
         for stream in self.open:
@@ -189,6 +227,8 @@ class Capture:
                 self.spooling.cut(stream)
             elif at is not None:
                 due.append(at)
+            if stream.unspooled and not self._spool_again(stream):
+                due.append(now + LOOK_SECONDS)
         if self._keys_at is not None and self._keys_at <= now:
             self._pass_keys()
         if self._keys_at is not None:
@@ -209,6 +249,15 @@ class Capture:
         self.spooling.write(stream, chunk)
         if stream.broken:
             self._reader_left(stream)
+        elif stream.unspooled:
+            self._unwatch(stream.source)
+
+    def _spool_again(self, stream: Stream) -> bool:
+        """Spool what waits for room, and read on once that is done."""
+        done = self.spooling.try_again(stream)
+        if done and not stream.stalled:
+            self._watch(stream.source, select.EPOLLIN, stream)
+        return done
 
     def _write(self, stream: Stream) -> None:
         """Write what is pending, and wait for room, reading nothing, where the output does not take all."""
@@ -228,7 +277,8 @@ class Capture:
         if stream.stalled:
             stream.stalled = False
             self._watch_output(stream, 0)
-            self._watch(stream.source, select.EPOLLIN, stream)
+            if not stream.unspooled:
+                self._watch(stream.source, select.EPOLLIN, stream)
 
     def _stall(self, stream: Stream) -> None:
         if not stream.stalled:  # EPOLLHUP cannot be masked: a stalled source must not be watched at all
@@ -253,7 +303,7 @@ class Capture:
         rest = _REST_BYTES
         try:
             while rest > 0 and readable_bytes(stream.source) and (chunk := stream.read()):
-                self.spooling.write(stream, chunk)
+                self.spooling.write(stream, stream.unspooled + chunk)
                 rest -= len(chunk)
         except OSError:
             pass
@@ -265,7 +315,7 @@ class Capture:
         os.close(stream.source)
         self._unwatch(stream.output.fd)
         stream.output.close()
-        self.spooling.cut(stream)
+        self.spooling.end(stream)
         if stream.fd == 1 or self.give_up_outputs:  # so that its reader sees the end while we still deliver
             put_null(stream.fd)
 
@@ -273,6 +323,7 @@ class Capture:
         """Note how much was written up to now; a stream at its end is still to be read until that shows."""
         self._read_control()
         self._finishing = True
+        self.spooling.command_ended()
         self._epoll.poll(0)  # has the kernel move to a pty's master what is on its way there
         for stream in self.open:
             try:
@@ -282,7 +333,7 @@ class Capture:
 
     def _finished(self) -> bool:
         """Whether all that was written before the command's end is out, and no open stream is at its end."""
-        if any(stream.pending is not None for stream in self.open):
+        if any(stream.pending is not None or stream.unspooled for stream in self.open):
             return False
         ready = select.poll()
         for stream in self.open:

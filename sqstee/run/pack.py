@@ -96,7 +96,7 @@ class Packer:
 
     def add(self, frame: Frame) -> Iterator[Planned]:
         """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
-        before = self._position(frame.position)
+        before = self.resume(frame.position)
         if frame.kind == LINES:
             block, first, lines = self._join(frame)
             for records, start, end in self._encoded(frame, block, first, lines):
@@ -104,7 +104,7 @@ class Packer:
         elif (last := frame.first + frame.lines - 1) >= self._start:
             event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
             yield from self._place(event, frame.first, last, before)
-        self._resume = self._position(frame.end)
+        self._resume = self.resume(frame.end)
 
     def flush(self) -> list[Planned]:
         """Close the open body, if there is one."""
@@ -112,7 +112,8 @@ class Packer:
             return []
         return [self._close(self._resume)]
 
-    def _position(self, here: Position) -> Position:
+    def resume(self, here: Position) -> Position:
+        """From where, once all up to `here` is acknowledged, everything behind it can be rebuilt."""
         return min([begin for begin in self._begin if begin is not None], default=here)
 
     def _join(self, frame: Frame) -> tuple[bytes, int, int]:

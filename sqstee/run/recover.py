@@ -61,6 +61,7 @@ def close_dead_run(folder: str) -> bool:
         tail = Tail(folder)
         if not tail.closed:
             _close(folder, tail)
+        os.ftruncate(writing, 0)  # what the dead writer had announced of the spool's room is free again
     finally:
         os.close(writing)
     return True

@@ -26,7 +26,8 @@ from sqstee.run.frame import (
     Range,
     gap_fields,
 )
-from sqstee.run.spool import SEGMENT_SUFFIX, segment_name
+from sqstee.run.room import SEGMENT_SUFFIX
+from sqstee.run.spool import segment_name
 
 START: Position = (1, 0)
 PLAN_LIMIT = 16  # bodies that are handed out ahead of what is acknowledged

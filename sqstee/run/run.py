@@ -115,7 +115,7 @@ class Front:
         self._guarded("the background process", self._begin)
         self._guarded("signals", self._make_relay)
         self._guarded("keys", lambda: self._capture.watch_keys(self._child.pid))
-        self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment)
+        self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment, self._settings.flush_timeout)
         self._start_capture()
         self._attend()
         self._guarded("the spool", self._end)
@@ -179,7 +179,9 @@ class Front:
         if self._destination.kind == "local":
             self._local = os.path.abspath(self._destination.name or self._local)
             self._destination = destination.parse(f"local:{self._local}")
-        created = spool.create(self._root, self._run, self._meta(), settings.max_line)
+        created = spool.create(
+            self._root, self._run, self._meta(), settings.max_line, settings.spool_max, settings.on_full
+        )
         self._writer, self._writer_lock, self._ship_lock = created
 
     def _meta(self) -> bytes:
@@ -265,6 +267,8 @@ class Front:
         while self._status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
             if self._status is not None and info.si_signo in signals.ENDING:
+                if self._capture.stop_waiting():
+                    continue
                 signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
             try:
                 self._take(info)
@@ -334,9 +338,13 @@ class Front:
         writer.event(events.end_of_command(self._status, self._usage, self._duration, writer, still_open))
         if not still_open or os.getpid() == 1:
             writer.close()
-        if writer.dropped:
-            lines = _count(writer.dropped, "line")
-            self._warnings.append(f"{lines} dropped: the spool could not be written (a gap event says which)")
+        for reason, number in writer.reasons.items():
+            self._warnings.append(f"{_count(number, 'line')} dropped: {self._why_dropped(reason)}")
+
+    def _why_dropped(self, reason: str) -> str:
+        if reason.startswith("full"):
+            return f"the spool is {reason}: `sqstee flush` ships what waits, --spool-max gives more room"
+        return f"the spool could not be written ({reason}), a gap event says which"
 
     def _leave_an_heir(self) -> None:
         """Where a grandchild still holds a stream a process of ours goes on with it; the status comes at once."""

@@ -70,6 +70,7 @@ class Source:
             if planned is None:
                 self._packing = None
                 self.caught_up = True
+                self._free_read()
                 return
             self._extend((planned,))
 
@@ -157,6 +158,12 @@ class Source:
         """Take the gap event back: it is refused as well, so that the record is not to blame."""
         if planned.original:
             planned.body, planned.original = planned.original, None
+
+    def _free_read(self) -> None:
+        """Where all that is written is acknowledged, free every segment but the last: its writer may wait for that."""
+        position = self._packer.resume(self._reader.position)
+        if self.done and position[0] > self._state.position[0] and self._save(self._state.next, position):
+            delete_segments_before(self.folder, position[0])
 
     def close(self) -> None:
         """Close the files."""
