@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, Sqstee, running, wait_for
+from support import PROGRAMS, Sqstee, children, running, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -129,6 +130,98 @@ def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
     assert b"the background process was ended" in err
     assert sqstee.run("flush").returncode == 0
     assert sqstee.local().stdout.endswith(b"on\n")
+
+
+def injecting(tmp_path: Path, fault: str) -> dict[str, str]:
+    """The environment in which a fault is injected."""
+    return {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECT": fault, "INJECTED": str(tmp_path / "injected")}
+
+
+@pytest.mark.parametrize("error", ["full", "quota", "read-only", "denied"])
+@pytest.mark.parametrize("step", ["os:makedirs", "os:mkdir", "sqstee.run.spool:lock", "os:rename", "os:ftruncate"])
+def test_a_spool_that_cannot_be_made_costs_one_line(sqstee: Sqstee, tmp_path: Path, error: str, step: str) -> None:
+    """The output passes through, and one line says what is wrong, with which folder, and what to do."""
+    if step == "os:mkdir":
+        sqstee.spool.mkdir(mode=0o700)
+    script = "echo out; echo err >&2; exit 7"
+    found = sqstee.run("--to", "q", "--", "sh", "-c", script, environ=injecting(tmp_path, f"{step}:{error}:1"))
+    assert (tmp_path / "injected").exists()
+    assert (found.stdout, found.returncode) == (b"out\n", 7)
+    own, said = found.stderr.decode().splitlines()
+    assert own == "err"
+    beginning = "sqstee: the output was not captured: the spool folder "
+    match = re.fullmatch(beginning + r"(\S+) cannot be \w+: [\w -]+ \(choose another .*\)", said)
+    assert match, said
+    assert match[1] == str(sqstee.spool)
+    assert sqstee.waiting_runs() == []
+
+
+@pytest.mark.parametrize("what", ["symlink", "file", "open to others", "somebody else's", "below a file"])
+def test_a_spool_folder_that_is_not_safe_costs_one_line(sqstee: Sqstee, tmp_path: Path, what: str) -> None:
+    """It is not used, not changed, and what it points to is not written."""
+    real = tmp_path / "real"
+    real.mkdir(mode=0o700)
+    path = sqstee.spool
+    if what == "symlink":
+        path.symlink_to(real)
+    elif what == "file":
+        path.touch()
+    elif what == "open to others":
+        path.mkdir()
+        path.chmod(0o755)
+    elif what == "below a file":
+        path.touch()
+        path = path / "below"
+    else:
+        path.mkdir(mode=0o700)
+        try:
+            os.chown(path, 12345, -1)
+        except PermissionError:
+            pytest.skip("only root can give a folder away")
+    found = sqstee.run("--spool", str(path), "--", "sh", "-c", "echo out; exit 7")
+    assert (found.stdout, found.returncode) == (b"out\n", 7)
+    (said,) = found.stderr.decode().splitlines()
+    assert said.startswith(f"sqstee: the output was not captured: the spool folder {path} ")
+    assert said.endswith(")")
+    assert list(real.iterdir()) == []
+    assert not path.is_dir() or path.is_symlink() or list(path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", ["full", "quota"])
+def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: str) -> None:
+    """What could not be written meanwhile is counted, reported and said; everything before and behind it arrives."""
+    script = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.01; done"
+    fault = f"sqstee.run.spool:_write_whole:{error}:5-9"
+    found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=injecting(tmp_path, fault))
+    lines = found.stdout.splitlines()
+    assert lines == [b"line %d" % n for n in range(60)]
+    got = sqstee.local()
+    got.assert_whole()
+    (gap,) = [event for event in got.events if event.event == "gap"]
+    count = gap.last - gap.seq + 1
+    assert [record.data for record in got.records] == [
+        line + b"\n" for seq, line in enumerate(lines, 1) if not gap.seq <= seq <= gap.last
+    ]
+    (said,) = found.stderr.decode().splitlines()
+    assert said.startswith(f"sqstee: {count} line{'s' if count > 1 else ''} dropped: the spool could not be written (")
+
+
+def test_a_disk_that_hangs_does_not_keep_back_what_was_read(sqstee: Sqstee, tmp_path: Path) -> None:
+    """As with tee: what was read is out before the spool is written, signals are relayed, and nothing is lost."""
+    fault = "sqstee.run.spool:_write_whole:hang:3"
+    script = "trap 'echo trapped; exit 7' TERM; echo first; while :; do sleep 0.05; done"
+    words = sqstee.words("--to", "local", "--", "sh", "-c", script)
+    environ = sqstee.environ | injecting(tmp_path, fault)
+    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"first\n"
+        wait_for((tmp_path / "injected").exists, "hanging write")
+        os.kill(process.pid, signal.SIGTERM)
+        wait_for(lambda: len(children(process.pid)) == 1, "command's end")
+        (tmp_path / "injected.go").touch()
+        out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == (b"trapped\n", b"", 7)
+    assert sqstee.local().stdout == b"first\ntrapped\n"
 
 
 @pytest.mark.parametrize("what", ["read-only", "gone", "no space"])

@@ -91,7 +91,7 @@ class Room(Unbounded):
         self._clock = clock
         self._next_grant = _FIRST_GRANT_BYTES
         self._look_at = 0.0
-        self._granted = self._full = False
+        self._full = False
         self._lowest = 0  # the least that the folder held since it is full
         self._saved_at = 0  # the state file's time when the folder was last found full
         self._progress_at = -STALLED_SECONDS
@@ -114,7 +114,7 @@ class Room(Unbounded):
         if size + more + self.reserve - ceiling > free or not self._took(size + more, ceiling):
             self._found_full(now, taken)
             raise FullError(self._bound)
-        self._granted, self._full = True, False
+        self._full = False
         self._next_grant = min(2 * self._next_grant, SEGMENT_BYTES)
         return size + more
 
@@ -151,11 +151,12 @@ class Room(Unbounded):
         """Seconds since there may have been progress, as far as the folder tells one that did not look before.
 
         That is when the state was saved, when another run's segment was freed, or, since what is young may be taken
-        yet, when this run's oldest segment was last written.
+        yet, when this run's oldest segment was last written, if its segments are large enough to matter.
         """
         times = [saved_at, freed_at(self._root, self._folder)]
-        if self._granted:
-            times.append(modified_at(min(_segments(self._folder), default="")))
+        own = sorted(_segments(self._folder))
+        if sum(map(os.path.getsize, own)) > self.reserve:
+            times.append(modified_at(own[0]))
         return max(0.0, (time.time_ns() - max(times)) / 1e9)
 
 

@@ -153,7 +153,7 @@ class Segments:
             self._complete = True  # the limit on a file's size (ulimit -f) is below ours
             self._make_room(size, first)
             self._write(header, payload)
-        if kind == LINES:
+        if kind == LINES and (self._unfinished or payload[-1:] != b"\n"):
             self._note_unfinished(stream, payload, lines, flags)
 
     def close(self) -> None:
@@ -200,8 +200,7 @@ class Segments:
         now = time.time_ns()
         frames = [pack_frame_header(META, 0, 0, now, first, 0, self._meta), self._meta]
         for stream, rest in self._unfinished.items():
-            if rest:
-                frames += (pack_frame_header(LINES, FRESH, stream, now, first, 0, rest), rest)
+            frames += (pack_frame_header(LINES, FRESH, stream, now, first, 0, rest), rest)
         return b"".join(frames)
 
     def _head_bytes(self) -> int:
@@ -212,6 +211,8 @@ class Segments:
         rest = b"" if flags & CUT else payload[payload.rfind(b"\n") + 1 :]
         before = b"" if lines or flags & FRESH else self._unfinished.get(stream, b"")
         self._unfinished[stream] = before + rest
+        if not self._unfinished[stream]:
+            del self._unfinished[stream]
 
     def _close(self) -> None:
         if self._fd >= 0:

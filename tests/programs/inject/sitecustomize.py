@@ -1,15 +1,23 @@
-"""Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1."""
+"""Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1.
+
+It fails from that call on, or, with `first-last`, in these calls. `hang` does not fail: the call waits until there is a
+file $INJECTED.go.
+"""
 
 import importlib.abc
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 _MODULE, _PATH, _ERROR, _CALL = os.environ["INJECT"].split(":")
 _ERRORS: dict[str, Exception] = {
     "full": OSError(28, "No space left on device"),
+    "quota": OSError(122, "Disk quota exceeded"),
+    "read-only": OSError(30, "Read-only file system"),
+    "denied": PermissionError(13, "Permission denied"),
     "many": OSError(24, "Too many open files"),
     "bug": ZeroDivisionError("a bug"),
     "thread": RuntimeError("can't start new thread"),
@@ -22,15 +30,19 @@ def _patch(module: ModuleType) -> None:
     for parent in parents:
         owner = getattr(owner, parent)
     real: Callable[..., object] = getattr(owner, name)
+    first, _, last = _CALL.partition("-")
     calls = 0
 
     def fail(*arguments: object, **named: object) -> object:
         nonlocal calls
         calls += 1
-        if calls >= int(_CALL):
+        if int(first) <= calls <= int(last or calls):
             with open(os.environ["INJECTED"], "w"):
                 pass
-            raise _ERRORS[_ERROR]
+            if _ERROR != "hang":
+                raise _ERRORS[_ERROR]
+            while not os.path.exists(f"{os.environ['INJECTED']}.go"):
+                time.sleep(0.01)
         return real(*arguments, **named)
 
     setattr(owner, name, fail)
