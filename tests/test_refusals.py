@@ -297,7 +297,7 @@ class Scripted:
 
 def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 20.0) -> tuple[Shipper, bool]:
     """Spool lines of 100 bytes and ship them; the shipper and whether it shipped everything."""
-    writer, *locks = create(str(folder), "RUN", b'{"run":"RUN","host":"h"}', 32768)
+    writer, *locks = create(str(folder), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
     for number in range(0, lines, 100):
         writer.write(0, b"".join(b"%099d\n" % n for n in range(number, min(lines, number + 100))))
     writer.close()
