@@ -101,11 +101,12 @@ class Spooling:
 
     def write(self, stream: Stream, chunk: bytes) -> None:
         """Spool a chunk; what has to wait for room stays with the stream."""
-        stream.unspooled = b""
+        rest = None
         if self.writer:
             now = stream.spooled_at = time.monotonic()
             wait = self.give_up_at is None or now < self.give_up_at
-            stream.unspooled = self.guarded(self.writer.write, stream.number, chunk, wait) or b""
+            rest = self.guarded(self.writer.write, stream.number, chunk, wait)
+        stream.unspooled = rest or b""  # at once: the main thread looks at it
 
     def try_again(self, stream: Stream) -> bool:
         """Spool what waits for room; whether that is done."""
