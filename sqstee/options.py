@@ -171,7 +171,7 @@ RUN_OPTIONS = (
         "auto|block|drop",
         one_of("auto", "block", "drop"),
         "auto",
-        "when the spool is full: hold the command back, drop lines, or hold it while delivery goes on (default: auto)",
+        "when the spool is full: wait while delivery makes progress and then drop lines, wait, or drop (default: auto)",
     ),
     Option("linger", "TIME", duration, 1.0, "how long a partial request may wait for more lines (default: 1s)"),
     Option(

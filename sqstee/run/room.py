@@ -27,6 +27,8 @@ SEGMENT_SUFFIX = ".seg"
 _FIRST_SEGMENT = f"00000001{SEGMENT_SUFFIX}"
 STALLED_SECONDS = 10.0  # a destination that took nothing for so long is not waited for (--on-full auto)
 LOOK_SECONDS = 0.1  # how often a full folder is added up again
+_LOOK_MOST_SECONDS = 2.0
+_LOOK_SHARE = 200  # with many runs looks are rarer: they take at most this part of each run's time
 _BLOCK = 4096
 _FIRST_GRANT_BYTES = 128 * 1024  # doubled with each grant, so that many small runs keep little from the others
 _RESERVE_BYTES = (8 * 1024, 64 * 1024)  # of each run, for its gap and exit frames; the lower one where the bound is low
@@ -145,7 +147,8 @@ class Room(Unbounded):
             self._progress_at = now
         self._saved_at = saved_at
         self._full = True
-        self._look_at = now + LOOK_SECONDS
+        took = self._clock() - now
+        self._look_at = now + min(_LOOK_MOST_SECONDS, max(LOOK_SECONDS, _LOOK_SHARE * took))
 
     def _age_of_progress(self, saved_at: int) -> float:
         """Seconds since there may have been progress, as far as the folder tells one that did not look before.
