@@ -33,7 +33,7 @@ class Waiting:
         self.run = run
         self.destination = self.job = self.problem = ""
         self.records = 0
-        self.bytes = sum(entry.stat().st_size for entry in os.scandir(folder))
+        self.bytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name != "writer")
         try:
             meta = json.loads(read_meta(folder))
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
