@@ -67,7 +67,7 @@ REST = [
     "sqstee.run.run:Front._attend:bug:1",
     "sqstee.run.run:Front._take:bug:1",
     "sqstee.run.run:Front._end:bug:1",
-    "sqstee.run.ship:background:bug:1",
+    "sqstee.run.background:work:bug:1",
     "sqstee.run.ship:Shipper.run:bug:1",
     "sqstee.run.ship:Shipper._step:bug:2",
     "sqstee.run.ship:Senders.submit:bug:2",
