@@ -290,8 +290,9 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
 
 def packed(folder: Path) -> Rebuilt:
     """The streams and events that a run's segments hold."""
-    packer = Packer(Encoder("RUN", "h"), MIB)
-    bodies = [planned.body for frame in Reader(str(folder)).frames() for planned in packer.add(frame)]
+    packer, reader = Packer(Encoder("RUN", "h"), MIB), Reader(str(folder))
+    bodies = [planned.body for frame in reader.frames() for planned in packer.add(frame)]
+    reader.close()
     return Rebuilt((body.data, {}) for body in bodies + [planned.body for planned in packer.flush()])
 
 
@@ -504,8 +505,10 @@ def test_refusals_at_random_leave_every_seq_covered_once(
     writer.event({"event": "exit", "message": ""})
     writer.close()
     covered: list[int] = []
-    for frame in Reader(str(folder)).frames():
+    reader = Reader(str(folder))
+    for frame in reader.frames():
         covered += range(frame.first, frame.first + frame.lines)
+    reader.close()
     assert covered == list(range(writer.next_seq))
     assert writer.bytes == sum(map(len, expected))
     found = packed(folder)
