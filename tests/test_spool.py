@@ -60,7 +60,9 @@ def pack(folder: Path, limit: int = 2000) -> list[Planned]:
     """Everything that the spool holds behind its state, as bodies."""
     state = State(str(folder))
     packer = Packer(ENCODER, limit, state.next, state.plan)
-    found = [planned for frame in Reader(str(folder), state.position).frames() for planned in packer.add(frame)]
+    reader = Reader(str(folder), state.position)
+    found = [planned for frame in reader.frames() for planned in packer.add(frame)]
+    reader.close()
     state.close()
     return found + packer.flush()
 
