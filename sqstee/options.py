@@ -201,6 +201,8 @@ RUN_OPTIONS = (
     Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order; it goes to stdout"),
     Option("unbuffer", "", switch, False, "have the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
     Option("send-command", "", switch, False, "put the command and its arguments into the start event"),
+    Option("strict", "", switch, False, "exit with 122 in the place of 0 where not every line was delivered"),
+    Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
 )
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
@@ -225,6 +227,8 @@ class Settings:
     merge: bool
     unbuffer: bool
     send_command: bool
+    strict: bool
+    summary: bool
 
     def __init__(self) -> None:
         for option in RUN_OPTIONS:

@@ -31,7 +31,7 @@ def work(
 ) -> None:
     """Ship the run in `folder`, in a process forked from the front, then say how it went.
 
-    `wake` is read, `report` written: one line with the first seq that was not taken, and the reason. `command` is the
+    `wake` is read, `report` written: one line, see Shipment.answer. `command` is the
     wrapped command's pidfd: it is killed if the front dies without a status, because nobody would read its output, and
     the `terminals` get the modes back that they had.
     """
@@ -69,7 +69,8 @@ def work(
         reason = shipper.reason
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    os.write(report, f"{shipper.acknowledged}\t{shipper.quarantined}\t{reason}\n".encode(errors="replace"))
+    answer = f"{shipper.acknowledged}\t{shipper.quarantined}\t{shipper.requests}\t{reason}\n"
+    os.write(report, answer.encode(errors="replace"))
 
 
 def _kill(pidfd: int) -> None:

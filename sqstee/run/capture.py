@@ -159,6 +159,7 @@ class Capture:
 
     def __init__(self, streams: list[Stream]) -> None:
         self.spooling = Spooling(None, None)
+        self.all = tuple(streams)
         self.open = list(streams)
         self.give_up_outputs = False  # an ended stream's output is closed, stderr too: nothing of ours will be said
         self._epoll = select.epoll()

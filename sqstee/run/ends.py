@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from sqstee.run.capture import Stream
 from sqstee.run.output import Output, PipeOutput, is_plain_pipe, open_output
@@ -18,13 +19,15 @@ _OUTPUT_STREAM = 2  # the spool's number of the merged stream
 class Ends:
     """Both ends of what stands between the command and us: a pipe or a pty for each captured output.
 
-    `of_command` maps the command's descriptors to its ends.
+    `of_command` maps the command's descriptors to its ends; `on_stderr` are those of our outputs that show where our
+    stderr does.
     """
 
     def __init__(self, captured: set[int], settings: Settings, environ: dict[bytes, bytes]) -> None:
         self.of_command: dict[int, int] = {}
         self._sources: dict[int, int] = {}
         self._ptys: dict[int, Pty] = {}
+        self.on_stderr: set[int] = set()
         self._merged = settings.merge
         targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in captured}
         for fd, numbers in targets.items():
@@ -35,6 +38,7 @@ class Ends:
     def streams(self) -> list[Stream]:
         """What the capture loop works on."""
         found = []
+        self.on_stderr = {fd for fd in self._sources if _is_stderr(fd)}
         for fd, source in self._sources.items():
             pty, output = self._ptys.get(fd), output_of(fd)
             if isinstance(output, PipeOutput) and pty is None:
@@ -92,3 +96,14 @@ def output_of(fd: int) -> Output:
         return open_output(fd)
     except Exception:
         return Output(fd)
+
+
+def _is_stderr(fd: int) -> bool:
+    """Whether what was written to `fd` and our own messages end up in one place."""
+    if fd == 2:
+        return True
+    try:
+        one, other = os.fstat(fd), os.fstat(2)
+    except OSError:
+        return False
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and not stat.S_ISREG(one.st_mode)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import zlib
 from _struct import Struct
-from collections.abc import Iterator, Sequence
 
 from sqstee.record import encode_object
 from sqstee.run.frame import (
@@ -28,6 +27,10 @@ from sqstee.run.frame import (
 )
 from sqstee.run.room import SEGMENT_SUFFIX
 from sqstee.run.spool import segment_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the front looks at the state file
+    from collections.abc import Iterator, Sequence
 
 START: Position = (1, 0)
 PLAN_LIMIT = 16  # bodies that are handed out ahead of what is acknowledged

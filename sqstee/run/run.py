@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import _thread
 import os
-import stat
 import time
 
 from sqstee import __version__
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import SqsteeError
 from sqstee.record import encode_object
 from sqstee.run import child, events, nest, shipment, signals, spool
 from sqstee.run.capture import Capture, Spooling, Stream, pump
-from sqstee.run.ends import Ends, output_of
+from sqstee.run.ending import Ending, Kept
+from sqstee.run.ends import Ends
+from sqstee.run.messages import Messages
 from sqstee.run.output import keeps_boundaries, readable_bytes
 from sqstee.transports import destination
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from sqstee.options import Settings
-    from sqstee.run.shipment import Shipment
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
@@ -46,21 +46,20 @@ class Front:
         if self._destination.kind in ("s3", "http"):
             hint = "use a queue name, URL or ARN, or local"
             raise SqsteeError(f"{self._destination.kind} destinations are not part of this version", hint)
-        self._warnings: list[str] = []
+        self._messages = Messages()
         self._status: int | None = None
         self._usage: struct_rusage | None = None
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
-        self._shipment: Shipment | None = None
-        self._writer: spool.Writer | None = None
+        self._kept = Kept()
+        self._spooling = Spooling(None, None)
         self._streams: list[Stream] = []
-        self._writer_lock = self._ship_lock = -1
-        self._root = self._local = ""
 
     def run(self) -> NoReturn:
         """Everything from the first fork to the last exit."""
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
+        self._ending_signals = signals.ENDING - ignored - inherited.mask
         try:
             closed = child.occupy_closed_fds()
             others = child.inherited_fds()
@@ -74,7 +73,6 @@ class Front:
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
             self._capture = Capture(self._streams)
-            self._stderr_streams = [stream for stream in self._streams if _is_stderr(stream.fd)]
             self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             self._child = child.start(self._command, self._ends.of_command, inherited)
         except SqsteeError:
@@ -102,41 +100,49 @@ class Front:
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
         if self._status is None:
             self._status = os.waitpid(self._child.pid, 0)[1]
-        self._exit()
+        self._ending().exit(self._status)
 
     def _supervise(self) -> NoReturn:
         """From here on the command runs: whatever fails is ours, and it must not notice."""
-        self._guarded("the spool", self._open_spool)
+        guarded, flush = self._messages.guarded, "`sqstee flush` ships what is kept"
+        guarded("the output is not captured", "choose another folder with --spool DIR", self._open_spool)
         failure = self._child.started()
         if failure is not None:
-            self._guarded("the spool", self._remove_spool)
+            guarded("the spool of a run that never was stays", "`sqstee flush` removes it", self._remove_spool)
             raise child.failure_to_start(self._command, failure)
-        self._guarded("the working directory", lambda: os.chdir("/"))
-        self._guarded("the background process", self._begin)
-        self._guarded("signals", self._make_relay)
-        self._guarded("keys", lambda: self._capture.watch_keys(self._child.pid))
-        self._spooling = self._capture.spooling = Spooling(self._writer, self._shipment, self._settings.flush_timeout)
+        guarded("the working directory stays in use", "it cannot be unmounted meanwhile", lambda: os.chdir("/"))
+        guarded("nothing is shipped in the background", flush, self._begin)
+        guarded("signals are not relayed as they should be", "send them to the command", self._make_relay)
+        guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
+        self._spooling = self._capture.spooling = Spooling(
+            self._kept.writer, self._kept.shipment, self._settings.flush_timeout
+        )
         self._start_capture()
         self._attend()
-        self._guarded("the spool", self._end)
-        self._guarded("the heir", self._leave_an_heir)
-        if not self._open_streams() or os.getpid() == 1:
-            self._guarded("delivery", self._deliver)
-        self._guarded("messages", self._say_warnings)
-        self._exit()
+        assert self._status is not None
+        assert self._usage is not None
+        ending = self._ending()
+        ending.run(self._status, self._usage, self._duration)
+        ending.exit(self._status)
+
+    def _ending(self) -> Ending:
+        return Ending(
+            self._settings,
+            self._ends,
+            self._capture,
+            self._spooling,
+            self._kept,
+            self._messages,
+            self._run_capture,
+            self._take_while_delivering,
+            self._ending_signals,
+        )
+
+    def _watch_keys(self) -> None:
+        self._capture.watch_keys(self._child.pid)
 
     def _make_relay(self) -> None:
-        self._relay = signals.Relay(self._child.pid, self._shipment)
-
-    def _guarded(self, what: str, step: Callable[[], None]) -> None:
-        """A step of ours that may fail: then the output passes through, and one warning says so."""
-        try:
-            step()
-        except SqsteeError as error:
-            self._warnings.append(f"the output was not captured: {error.message} ({error.hint})")
-        except Exception as error:
-            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            self._warnings.append(f"{what} failed: {reason}")
+        self._relay = signals.Relay(self._child.pid, self._kept.shipment)
 
     def _left_alone(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
         """The outputs that are not ours to capture: an outer sqstee does, they are an interactive shell's, or each
@@ -172,17 +178,18 @@ class Front:
 
     def _open_spool(self) -> None:
         """Make the run's folder."""
-        settings = self._settings
+        settings, kept = self._settings, self._kept
         self._run = spool.new_ulid(time.time_ns())
-        self._root = spool.open_root(settings.spool or spool.default_root())
-        self._local = f"{self._root}/{destination.LOCAL_FILE_NAME}"
+        kept.root = spool.open_root(settings.spool or spool.default_root())
+        kept.local = f"{kept.root}/{destination.LOCAL_FILE_NAME}"
         if self._destination.kind == "local":
-            self._local = os.path.abspath(self._destination.name or self._local)
-            self._destination = destination.parse(f"local:{self._local}")
+            kept.local = os.path.abspath(self._destination.name or kept.local)
+            self._destination = destination.parse(f"local:{kept.local}")
+        kept.destination = self._destination.text
         created = spool.create(
-            self._root, self._run, self._meta(), settings.max_line, settings.spool_max, settings.on_full
+            kept.root, self._run, self._meta(), settings.max_line, settings.spool_max, settings.on_full
         )
-        self._writer, self._writer_lock, self._ship_lock = created
+        kept.writer, kept.writer_lock, kept.ship_lock = created
 
     def _meta(self) -> bytes:
         settings = self._settings
@@ -201,34 +208,36 @@ class Front:
         return encode_object(meta)
 
     def _remove_spool(self) -> None:
-        if self._writer is None:
+        writer = self._kept.writer
+        if writer is None:
             return
-        self._writer.close()
-        for name in os.listdir(self._writer.folder):
-            os.unlink(f"{self._writer.folder}/{name}")
-        os.rmdir(self._writer.folder)
+        writer.close()
+        for name in os.listdir(writer.folder):
+            os.unlink(f"{writer.folder}/{name}")
+        os.rmdir(writer.folder)
 
     def _begin(self) -> None:
         """Write the start event and fork the shipper."""
-        if self._writer is None:
+        kept = self._kept
+        if kept.writer is None:
             return
         command = self._command if self._settings.send_command else None
-        self._writer.event(events.start(self._settings.job, self._child.pid, command))
-        terminals = self._ends.terminals()
-        kept = {self._ship_lock, self._child.pidfd, *terminals}
-        self._shipment = shipment.fork(kept, self._ship)
-        os.close(self._ship_lock)
+        kept.writer.event(events.start(self._settings.job, self._child.pid, command))
+        held = {kept.ship_lock, self._child.pidfd, *self._ends.terminals()}
+        kept.shipment = shipment.fork(held, self._ship)
+        os.close(kept.ship_lock)
 
     def _ship(self, wake: int, report: int) -> None:
         """What the shipper process does."""
         from sqstee.run import background  # boto3 and all: only ever in this process
 
-        assert self._writer
+        kept = self._kept
+        assert kept.writer
         background.work(
-            self._writer.folder,
+            kept.writer.folder,
             self._settings,
             self._destination,
-            self._local,
+            kept.local,
             wake,
             report,
             self._child.pidfd,
@@ -266,14 +275,15 @@ class Front:
         """Relay signals until the command has ended and its output is out."""
         while self._status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
-            if self._status is not None and info.si_signo in signals.ENDING:
+            if self._status is not None and info.si_signo in self._ending_signals:
                 if self._capture.stop_waiting():
                     continue
                 signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
             try:
                 self._take(info)
             except Exception as error:
-                self._warnings = [f"signals are no longer relayed: {type(error).__name__}: {error}"]
+                advice = f"send them to the command, process {self._child.pid}"
+                self._messages.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
                 pid, status = os.waitpid(self._child.pid, os.WNOHANG)
                 if pid:
                     self._status = status
@@ -300,8 +310,8 @@ class Front:
                 return
             if pid == self._child.pid:
                 self._command_changed(status, usage)
-            elif self._shipment and pid == self._shipment.pid and not os.WIFSTOPPED(status):
-                self._shipment.pid = 0
+            elif self._kept.shipment and pid == self._kept.shipment.pid and not os.WIFSTOPPED(status):
+                self._kept.shipment.pid = 0
 
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
         if os.WIFSTOPPED(status):
@@ -314,161 +324,15 @@ class Front:
         self._duration = time.monotonic() - self._started
         self._capture.finish()
 
-    def _open_streams(self) -> list[Stream]:
-        """The streams that have not ended."""
-        return self._capture.open
-
     def _drained(self) -> bool:
         """Whether what the command wrote is out."""
         try:
-            return not any(stream.pending or readable_bytes(stream.source) for stream in self._open_streams())
+            return not any(stream.pending or readable_bytes(stream.source) for stream in self._capture.open)
         except OSError:
             return True
-
-    def _end(self) -> None:
-        """Write the exit event, which closes the run's sequence unless a stream is still open."""
-        writer = self._spooling.writer
-        if self._spooling.failure:
-            self._warnings.append(f"the output was no longer captured: {self._spooling.failure}")
-        if writer is None:
-            return
-        assert self._status is not None
-        assert self._usage is not None
-        still_open = [_STREAM_NAMES[stream.number] for stream in self._open_streams()]
-        writer.event(events.end_of_command(self._status, self._usage, self._duration, writer, still_open))
-        if not still_open or os.getpid() == 1:
-            writer.close()
-        for reason, number in writer.reasons.items():
-            self._warnings.append(f"{_count(number, 'line')} dropped: {self._why_dropped(reason)}")
-
-    def _why_dropped(self, reason: str) -> str:
-        if reason.startswith("full"):
-            return f"the spool is {reason}: `sqstee flush` ships what waits, --spool-max gives more room"
-        return f"the spool could not be written ({reason}), a gap event says which"
-
-    def _leave_an_heir(self) -> None:
-        """Where a grandchild still holds a stream a process of ours goes on with it; the status comes at once."""
-        if not self._open_streams() or os.getpid() == 1:  # everybody ends with PID 1
-            return
-        try:
-            if os.fork():
-                return
-        except OSError:  # no process can be had: the status comes late
-            self._go_on()
-            self._end_streams()
-            return
-        try:
-            self._inherit()
-        finally:
-            os._exit(0)
-
-    def _go_on(self, give_up_outputs: bool = False) -> None:
-        self._capture.give_up_outputs = give_up_outputs
-        self._capture.go_on()
-        self._run_capture()
-
-    def _end_streams(self) -> None:
-        """Close a run whose exit event named open streams."""
-        writer = self._spooling.writer
-        if writer:
-            writer.event(events.end_of_streams(writer))
-            writer.close()
-
-    def _inherit(self) -> None:
-        """What the heir does: the same loop, spool, lock and seq, until the last writer has gone."""
-        os.setsid()
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
-        for fd in {1, 2} - {stream.fd for stream in self._open_streams()}:
-            child.put_null(fd)
-        self._ends.leave_modes()
-        self._go_on(give_up_outputs=True)
-        self._end_streams()
-        if self._writer_lock >= 0:
-            os.close(self._writer_lock)
-        if self._shipment:
-            self._shipment.tell(shipment.CLOSE)
 
     def _take_while_delivering(self, number: int) -> None:
         if number in signals.JOB_STOPS:
             signals.stop(number)
         elif number == _signal.SIGCHLD:
             self._reap()
-
-    def _deliver(self) -> None:
-        """Give the shipper its time to deliver the rest, and say what stays behind."""
-        if self._writer is None:
-            return
-        os.close(self._writer_lock)
-        acknowledged, quarantined, reason = 0, 0, "there is no background process"
-        if self._shipment:
-            seconds = self._settings.flush_timeout
-            self._shipment.close(seconds, signals.WAITED, signals.ENDING, self._take_while_delivering)
-            answer = self._shipment.answer(self._writer.folder, self._writer.next_seq)
-            acknowledged, quarantined, reason = answer
-        waiting = self._writer.next_seq - acknowledged
-        if quarantined:
-            lines = _count(quarantined, "line")
-            self._warnings.append(f"{lines} larger than the destination takes: kept in {self._root}/quarantine")
-        if waiting > 0:
-            own_events = 1 + (acknowledged == 0)
-            own_events += self._writer.dropped  # what was dropped is said by itself
-            what = _count(waiting - own_events, "line") if waiting > own_events else "the run's own events"
-            why = f" ({reason})" if reason else ""
-            self._warnings.append(f"{what} not delivered yet{why}: kept in {self._root}, `sqstee flush` ships them")
-        elif not self._settings.to:
-            self._tell_of_local_queue()
-
-    def _tell_of_local_queue(self) -> None:
-        """Once per user, not once per run."""
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(f"{self._root}/.local-told", flags, 0o600))
-        except OSError:
-            return
-        self._warnings.append(
-            "no destination is configured (--to, SQSTEE_TO): the lines are in the local queue, `sqstee tail` shows them"
-        )
-
-    def _say_warnings(self) -> None:
-        """Our own lines, after the command's last, never inside an unfinished one of its."""
-        for stream in self._streams:
-            if stream.error is not None:
-                name = "stderr" if stream.fd == 2 else "stdout"
-                self._warnings.insert(0, f"{name}: {stream.error.strerror}")
-        if not self._warnings:
-            return
-        unfinished = any(stream.last_byte != b"\n" for stream in self._stderr_streams)
-        text = "".join(f"sqstee: {warning}\n" for warning in self._warnings)
-        try:  # without waiting for room: a stderr that nobody reads must not hold us
-            output_of(2).write(memoryview((("\n" if unfinished else "") + text).encode(errors="replace")))
-        except OSError:
-            pass
-
-    def _exit(self) -> NoReturn:
-        status = self._status
-        if status is not None and os.WIFSIGNALED(status):
-            self._ends.restore_modes()
-            signals.die_by(os.WTERMSIG(status))
-        code = EXIT_FAILURE if status is None else os.WEXITSTATUS(status)
-        if code == 0 and any(stream.error for stream in self._streams):
-            code = EXIT_FAILURE
-        os._exit(code)
-
-
-_STREAM_NAMES = ("stdout", "stderr", "output")
-
-
-def _is_stderr(fd: int) -> bool:
-    """Whether what was written to `fd` and our own messages end up in one place."""
-    if fd == 2:
-        return True
-    try:
-        one, other = os.fstat(fd), os.fstat(2)
-    except OSError:
-        return False
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and not stat.S_ISREG(one.st_mode)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

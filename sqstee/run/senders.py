@@ -28,10 +28,12 @@ class Senders:
         self._running = 0
         self.ordered = sender.ordered
         self.busy = 0
+        self.requests = 0
 
     def submit(self, bodies: list[Planned] | None) -> None:
         """Send bodies, or, with None, reach the destination."""
         self.busy += 1
+        self.requests += bodies is not None
         if self._running < min(self.busy, self._threads):
             self._running += 1
             _thread.start_new_thread(self._work, ())

@@ -71,6 +71,11 @@ class Shipper:
         return self._source.acknowledged if self._source else 0
 
     @property
+    def requests(self) -> int:
+        """How many requests were made for bodies."""
+        return self._senders.requests
+
+    @property
     def quarantined(self) -> int:
         """How many records no message could hold."""
         return self._source.quarantined if self._source else 0

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 
 from sqstee.run.child import close_quietly, open_fds, put_null
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
-    from collections.abc import Callable, Iterable
-else:  # the Python half of signal costs 8 ms (enum)
-    import _signal
+    from collections.abc import Callable
 
 # What the front tells: there is something; the run has ended. A byte up to 64: take that signal off your pending ones.
 WAKE, CLOSE = b"w", b"c"
-_LONGEST_WAIT_SECONDS = 3600.0
-_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went
 
 
 class Shipment:
@@ -37,28 +31,14 @@ class Shipment:
         except OSError:
             pass
 
-    def close(self, seconds: float, waited: Iterable[int], ending: frozenset[int], take: Callable[[int], None]) -> None:
-        """Have the rest delivered, for at most `seconds`; one of the signals in `ending` ends the waiting.
-
-        All other signals of `waited` are handed to `take` by their number.
-
-        What the shipper has not done by then stays in the spool, which is right at every moment.
-        """
+    def close(self) -> None:
+        """Tell it that the run has ended, as far as we are concerned."""
         self.tell(CLOSE)
         os.close(self.wake)
-        deadline = time.monotonic() + seconds + _GRACE_SECONDS
-        while self.pid:
-            rest = min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
-            info = _signal.sigtimedwait(waited, rest)
-            if (info is None and time.monotonic() >= deadline) or (info and info.si_signo in ending):
-                os.kill(self.pid, _signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                return
-            if info:
-                take(info.si_signo)
 
-    def answer(self, folder: str, everything: int) -> tuple[int, int, str]:
-        """The first seq that was not taken, how many records were quarantined, and why lines stay behind.
+    def answer(self, folder: str, everything: int) -> tuple[int, int, int | None, str]:
+        """The first seq that was not taken, how many records were quarantined, the number of requests, and why lines
+        stay behind.
 
         Where the shipper could not say it the state file does; without the folder there was nothing left to do.
         """
@@ -67,14 +47,14 @@ class Shipment:
             words = os.read(self._report, 65536).decode("utf-8", "replace")
         except OSError:
             words = ""
-        answer = words.rstrip("\n").split("\t", 2)
-        if len(answer) == 3:
-            return int(answer[0]), int(answer[1]), answer[2]
+        answer = words.rstrip("\n").split("\t", 3)
+        if len(answer) == 4:
+            return int(answer[0]), int(answer[1]), int(answer[2]), answer[3]
         if not os.path.exists(folder):
-            return everything, 0, ""
+            return everything, 0, None, ""
         from sqstee.run.replay import State
 
-        return State(folder).next, 0, "the background process was ended"
+        return State(folder).next, 0, None, "the background process was ended"
 
 
 def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:

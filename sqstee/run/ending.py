@@ -1,0 +1,214 @@
+"""The end of a run: its exit event, an heir for what is still open, delivery, our own lines, and the status."""
+
+from __future__ import annotations
+
+import os
+
+from sqstee.errors import EXIT_FAILURE, EXIT_UNDELIVERED
+from sqstee.run import child, events, shipment, signals
+from sqstee.run.delivery import Delivery, Figures, leftovers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable, Collection
+    from resource import struct_rusage
+    from typing import NoReturn
+
+    from sqstee.options import Settings
+    from sqstee.run.capture import Capture, Spooling
+    from sqstee.run.ends import Ends
+    from sqstee.run.messages import Messages
+    from sqstee.run.shipment import Shipment
+    from sqstee.run.spool import Writer
+else:  # the Python half of signal costs 8 ms (enum)
+    import _signal
+
+_STREAM_NAMES = ("stdout", "stderr", "output")
+
+
+class Kept:
+    """The run's copy: where it is kept, by whom it is written and shipped. `writer` is None where there is none."""
+
+    def __init__(self) -> None:
+        self.root = self.local = self.destination = ""
+        self.writer: Writer | None = None
+        self.shipment: Shipment | None = None
+        self.writer_lock = self.ship_lock = -1
+
+
+class Ending:
+    """What is done once the command has ended.
+
+    `run_capture` goes on with the capture loop, `take` handles signals while we wait, `ending` are those that cut the
+    waiting short.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ends: Ends,
+        capture: Capture,
+        spooling: Spooling,
+        kept: Kept,
+        messages: Messages,
+        run_capture: Callable[[], None],
+        take: Callable[[int], None],
+        ending: Collection[int],
+    ) -> None:
+        self._settings = settings
+        self._ends = ends
+        self._capture = capture
+        self._streams = list(capture.all)
+        self._spooling = spooling
+        self._kept = kept
+        self._messages = messages
+        self._run_capture = run_capture
+        self._take = take
+        self._ending = ending
+        self._last = os.getpid() == 1  # everybody ends with PID 1
+        self._figures: Figures | None = None
+        self._seconds = 0.0
+        self._above_unfinished = False  # our progress has put the cursor behind the command's unfinished line
+        self._stderr_streams = [stream for stream in self._streams if stream.fd in ends.on_stderr]
+
+    def run(self, status: int, usage: struct_rusage, seconds: float) -> None:
+        """All but the exit itself; no step keeps the next ones from being made."""
+        self._seconds = seconds
+        guarded, advice = self._messages.guarded, "`sqstee flush` ships what is kept"
+        guarded("the exit event is missing", advice, lambda: self._end_run(status, usage))
+        guarded("output of processes left behind is not captured", "wait for them in the command", self._leave_an_heir)
+        guarded("delivery was broken off", advice, self._deliver)
+        guarded("this run's end is not told", advice, self._tell)
+
+    def exit(self, status: int | None) -> NoReturn:
+        """End as the command ended: by the same signal, or with its status; delivery counts only with --strict."""
+        if status is not None and os.WIFSIGNALED(status):
+            self._ends.restore_modes()
+            signals.die_by(os.WTERMSIG(status))
+        code = EXIT_FAILURE if status is None else os.WEXITSTATUS(status)
+        if code == 0 and any(stream.error for stream in self._streams):
+            code = EXIT_FAILURE
+        if code == 0 and self._settings.strict and not self._complete():
+            code = EXIT_UNDELIVERED
+        os._exit(code)
+
+    def _complete(self) -> bool:
+        return self._figures is not None and self._figures.complete and not self._spooling.failure
+
+    def _end_run(self, status: int, usage: struct_rusage) -> None:
+        """Write the exit event, which closes the run's sequence unless a stream is still open."""
+        if self._spooling.failure:
+            lines = f"behind line {self._kept.writer.lines:,}" if self._kept.writer else "at all"
+            advice = "the command is not affected; please report this"
+            self._messages.add(f"the output is not captured {lines}: {self._spooling.failure}; {advice}")
+        writer = self._spooling.writer
+        if writer is None:
+            return
+        if self._last:
+            for stream in self._capture.open:
+                writer.cut(stream.number)
+        writer.event(events.end_of_command(status, usage, self._seconds, writer, self._open_names()))
+        if self._last or not self._capture.open:
+            writer.close()
+
+    def _open_names(self) -> list[str]:
+        return [_STREAM_NAMES[stream.number] for stream in self._capture.open]
+
+    def _leave_an_heir(self) -> None:
+        """Where a grandchild still holds a stream a process of ours goes on with it; the status comes at once."""
+        if self._last or not self._capture.open:
+            return
+        try:
+            if os.fork():
+                return
+        except OSError:  # no process can be had: the status comes late
+            self._go_on()
+            self._end_streams()
+            return
+        try:
+            self._inherit()
+        finally:
+            os._exit(0)
+
+    def _inherit(self) -> None:
+        """What the heir does: the same loop, spool, lock and seq, until the last writer has gone."""
+        os.setsid()
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
+        for fd in {1, 2} - {stream.fd for stream in self._capture.open}:
+            child.put_null(fd)
+        self._ends.leave_modes()
+        self._go_on(give_up_outputs=True)
+        self._end_streams()
+        if self._kept.writer_lock >= 0:
+            os.close(self._kept.writer_lock)
+        if self._kept.shipment:
+            self._kept.shipment.tell(shipment.CLOSE)
+
+    def _go_on(self, give_up_outputs: bool = False) -> None:
+        self._capture.give_up_outputs = give_up_outputs
+        self._capture.go_on()
+        self._run_capture()
+
+    def _end_streams(self) -> None:
+        """Close a run whose exit event named open streams."""
+        writer = self._spooling.writer
+        if writer:
+            writer.event(events.end_of_streams(writer))
+            writer.close()
+
+    def _deliver(self) -> None:
+        """Have the rest delivered, and say what stays behind; where an heir goes on we wait only if asked to."""
+        settings, writer = self._settings, self._kept.writer
+        if writer is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
+            return
+        delivery = Delivery(
+            writer, self._kept.shipment, settings.flush_timeout, self._ending, self._take, self._unfinished()
+        )
+        if self._heir_goes_on():
+            delivery.watch(writer.next_seq)
+        else:
+            os.close(self._kept.writer_lock)
+            delivery.finish()
+        self._above_unfinished = delivery.drew
+        self._figures = figures = delivery.figures
+        for text in leftovers(figures, self._kept.root):
+            self._messages.add(text)
+        if figures.complete and not settings.to:
+            self._tell_of_local_queue()
+
+    def _heir_goes_on(self) -> bool:
+        return bool(self._capture.open) and not self._last
+
+    def _tell_of_local_queue(self) -> None:
+        """Once per user, not once per run."""
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            os.close(os.open(f"{self._kept.root}/.local-told", flags, 0o600))
+        except OSError:
+            return
+        self._messages.add(
+            "no destination is configured (--to, SQSTEE_TO): the lines are in the local queue, `sqstee tail` shows them"
+        )
+
+    def _tell(self) -> None:
+        """Our own lines, after the command's last, never inside an unfinished one of its."""
+        for stream in self._streams:
+            if stream.error is not None:
+                name = "stderr" if stream.fd == 2 else "stdout"
+                advice = "it is incomplete, the shipped copy is not"
+                self._messages.add(f"{name} could not be written: {stream.error.strerror}; {advice}")
+        if self._settings.summary:
+            self._messages.add(self._summary())
+        self._messages.say(self._unfinished() and not self._above_unfinished)
+
+    def _summary(self) -> str:
+        if self._figures is None:
+            return "summary: nothing was captured; the line above says why"
+        text = self._figures.summary(self._seconds, self._kept.destination)
+        still_open = f"; still open: {', '.join(self._open_names())}" if self._heir_goes_on() else ""
+        return f"summary: {text}{still_open}"
+
+    def _unfinished(self) -> bool:
+        return any(stream.last_byte != b"\n" for stream in self._stderr_streams)

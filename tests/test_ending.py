@@ -1,0 +1,286 @@
+"""The end of a run: the final flush, what cuts it short, what is said about it, and the status."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import PROGRAMS, Rebuilt, Sqstee, children, running, wait_for
+from terminal import Terminal
+
+from sqstee.errors import EXIT_UNDELIVERED
+from sqstee.run.delivery import Figures
+
+LONG = ("--flush-timeout", "60s")
+
+
+def shipped(server: FakeSqs) -> Rebuilt:
+    """The streams in everything that the queue ever accepted."""
+    return Rebuilt((message.body, message.attributes) for message in server.sent("q"))
+
+
+@contextmanager
+def flushing(sqstee: Sqstee, server: FakeSqs, script: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose command has ended and whose final flush hangs in a black hole."""
+    server.faults(black_hole=True)
+    command = sqstee.words("--to", "q", *LONG, *words, "--", "sh", "-c", script)
+    environ = sqstee.environ | server.environ()
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        wait_for(lambda: b'"event":"exit"' in sqstee.spooled(), "exit event")
+        yield process
+
+
+def heal(sqstee: Sqstee, server: FakeSqs) -> None:
+    """The destination is well again, and what stayed behind is shipped."""
+    server.clear_faults()
+    found = sqstee.run("flush", environ=server.environ())
+    assert (found.returncode, sqstee.waiting_runs()) == (0, []), found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_in_the_final_flush(sqstee: Sqstee, fake_sqs: FakeSqs, number: signal.Signals) -> None:
+    """The lines stay in the spool, one line says so, and the status is the command's own."""
+    with flushing(sqstee, fake_sqs, "seq 3; exit 7") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == (b"1\n2\n3\n", 7)
+    why = f"3 lines not delivered yet (cut short by {number.name}): kept in {sqstee.spool}, `sqstee flush` ships them"
+    assert err.decode() == f"sqstee: {why}\n"
+    heal(sqstee, fake_sqs)
+    found = shipped(fake_sqs)
+    found.assert_whole()
+    assert found.stdout == out
+
+
+def test_several_signals_at_once(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Nothing hangs, and nothing is lost."""
+    with flushing(sqstee, fake_sqs, "seq 3; exit 7") as process:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode == 7
+    heal(sqstee, fake_sqs)
+    shipped(fake_sqs).assert_whole()
+
+
+def test_the_commands_death_is_mirrored_after_a_signal_in_the_flush(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Killed by KILL, and ^C while its last lines were on their way: dead by KILL."""
+    with flushing(sqstee, fake_sqs, "seq 3; kill -9 $$") as process:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_an_ignored_signal_cuts_nothing_short(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Under nohup a hangup in the final flush is as ignored as it is by the command."""
+    fake_sqs.faults(black_hole=True)
+    script = f"trap '' HUP; exec {' '.join(sqstee.words(*LONG))} --to q -- seq 3"
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ) as process:
+        wait_for(lambda: b'"event":"exit"' in sqstee.spooled(), "exit event")
+        process.send_signal(signal.SIGHUP)
+        fake_sqs.clear_faults()
+        _, err = process.communicate(timeout=40)
+    assert (err, process.returncode) == (b"", 0)
+    assert shipped(fake_sqs).stdout == b"1\n2\n3\n"
+
+
+def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """After a second: how much, how long, and what ^C does; it is wiped, and ^C does what was said."""
+    fake_sqs.faults(black_hole=True)
+    words = sqstee.words("--to", "q", *LONG, "--", "sh", "-c", "seq 3; printf unfinished; exit 7")
+    with Terminal(words, sqstee.environ | fake_sqs.environ()) as terminal:
+        shown = terminal.expect(b"^C leaves them in the spool")
+        assert re.search(rb"3\r\nunfinished\r?\n\rsqstee: delivering 4 lines, 5\d s left; ", shown), shown
+        terminal.expect(b"^C leaves them in the spool")
+        terminal.type(b"\x03")
+        assert terminal.wait() == 7
+    *_, drawn, rest = terminal.output.split(b"\x1b[K")
+    assert drawn == b"^C\r"  # the terminal shows the key, and the last of ours wipes the line
+    assert rest.startswith(b"sqstee: 4 lines not delivered yet (cut short by SIGINT)")
+
+
+def test_progress_is_cut_to_the_terminals_width(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A line that wrapped could not be redrawn in place."""
+    fake_sqs.faults(black_hole=True)
+    words = sqstee.words("--to", "q", *LONG, "--", "echo", "x")
+    with Terminal(words, sqstee.environ | fake_sqs.environ(), size=(10, 21)) as terminal:
+        terminal.expect(b"\rsqstee: delivering 1\x1b[K")
+        terminal.type(b"\x03")
+        assert terminal.wait() == 0
+
+
+def test_no_progress_where_nobody_looks(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """stderr is a pipe: only the final line."""
+    fake_sqs.faults(black_hole=True)
+    found = sqstee.run("--to", "q", "--flush-timeout", "2s", "--", "seq", "3", environ=fake_sqs.environ())
+    assert found.returncode == 0
+    assert len(found.stderr.splitlines()) == 1
+    assert b"not delivered yet" in found.stderr
+
+
+def test_why_lines_stay_is_always_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A destination that is merely slow has no reason of its own."""
+    fake_sqs.faults(latency_ms=20_000)
+    found = sqstee.run("--to", "q", "--flush-timeout", "1s", "--", "seq", "3", environ=fake_sqs.environ())
+    assert b"3 lines not delivered yet (not done within 1 s): kept in " in found.stderr
+
+
+def lost(sqstee: Sqstee, fault: str, *words: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    """A run with an injected fault."""
+    environ = {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECT": fault, "INJECTED": str(sqstee.folder / "injected")}
+    found = sqstee.run(*words, "--", "sh", "-c", f"echo a; echo b; exit {code}", environ=environ)
+    assert (sqstee.folder / "injected").exists()
+    assert found.stdout == b"a\nb\n"
+    return found
+
+
+FAULTS = [
+    "sqstee.run.spool:open_root:full:1",
+    "sqstee.run.spool:Segments.append:full:2",
+    "sqstee.run.spool:Writer.write:bug:1",
+    "sqstee.run.shipment:fork:many:1",
+    "sqstee.transports.local:LocalSender.send:bug:1",
+    "sqstee.run.ending:Ending._deliver:bug:1",
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_strict_tells_by_the_status(sqstee: Sqstee, fault: str) -> None:
+    """Lines that were not captured, dropped, or stay behind: a status of its own, in the place of 0 only."""
+    words = ("--strict", "--to", "local", "--flush-timeout", "1s")
+    found = lost(sqstee, fault, *words)
+    assert found.returncode == EXIT_UNDELIVERED, found.stderr
+    assert found.stderr.startswith(b"sqstee: ")
+    assert lost(sqstee, fault, *words, code=7).returncode == 7
+    assert lost(sqstee, fault, *words[1:]).returncode == 0
+
+
+def test_strict_is_content_when_all_is_delivered(sqstee: Sqstee) -> None:
+    """Then the status is 0, and nothing is said."""
+    found = sqstee.run("--strict", "--to", "local", "--", "seq", "1000")
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_strict_and_a_record_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """What no message can hold was not delivered."""
+    fake_sqs.create_queue("small", MaximumMessageSize=1024)
+    words = ("--strict", "--summary", "--to", "small", "--", "sh", "-c", "echo a; head -c 3000 /dev/zero; echo")
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    assert found.returncode == EXIT_UNDELIVERED
+    aside, summary = found.stderr.decode().splitlines()
+    assert aside.startswith(f"sqstee: 1 line larger than the destination takes: kept in {sqstee.spool}/quarantine")
+    assert "2 lines (3,003 bytes)" in summary
+    assert "1 delivered" in summary
+    assert "1 put aside" in summary
+
+
+def test_summary(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """One line of figures, which are the run's."""
+    found = sqstee.run("--to", "q", "--summary", "--", "seq", "2000", environ=fake_sqs.environ())
+    form = (
+        r"sqstee: summary: 2,000 lines \(8,893 bytes\) in \d+\.\d s: 2,000 delivered in (\d+) requests?, 0 waiting,"
+        r" 0 dropped; to q\n"
+    )
+    match = re.fullmatch(form, found.stderr.decode())
+    assert match, found.stderr
+    assert int(match[1]) == len(fake_sqs.requests("SendMessageBatch")) + len(fake_sqs.requests("SendMessage"))
+
+
+def test_summary_of_what_waits(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Nothing was delivered, and the figures say so; it takes no more than the flush timeout."""
+    fake_sqs.faults(black_hole=True)
+    words = ("--to", "q", "--summary", "--flush-timeout", "1s", "--", "seq", "20")
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    assert b"20 lines (51 bytes)" in found.stderr
+    assert b": 0 delivered in 0 requests, 20 waiting, 0 dropped; to q\n" in found.stderr
+
+
+def test_summary_without_a_capture(sqstee: Sqstee) -> None:
+    """It is not silent about a spool that could not be used."""
+    found = lost(sqstee, "sqstee.run.spool:open_root:full:1", "--summary")
+    assert found.stderr.decode().splitlines()[1:] == [
+        "sqstee: summary: nothing was captured; the line above says why",
+    ]
+
+
+def test_an_heir_is_known_to_strict_and_summary(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """What came before the command's end is waited for; the stream that goes on is named."""
+    script = f"(read x <{tmp_path}/fifo; echo late) & seq 3"
+    os.mkfifo(tmp_path / "fifo")
+    command = sqstee.words("--to", "q", "--strict", "--summary", *LONG, "--", "sh", "-c", script)
+    environ = sqstee.environ | fake_sqs.environ()
+    with (
+        (tmp_path / "err").open("wb") as err,
+        running(command, stdout=subprocess.DEVNULL, stderr=err, env=environ) as process,
+    ):
+        assert process.wait(timeout=40) == 0
+        summary = (tmp_path / "err").read_text()
+        assert re.fullmatch(
+            r"sqstee: summary: 3 lines \(6 bytes\) in .* s: 3 delivered, 0 waiting, 0 dropped; to q;"
+            r" still open: stdout, stderr\n",
+            summary,
+        ), summary
+        assert shipped(fake_sqs).stdout == b"1\n2\n3\n"
+        (tmp_path / "fifo").write_text("\n")
+    wait_for(lambda: not sqstee.waiting_runs(), "end of the streams")
+    assert shipped(fake_sqs).stdout == b"1\n2\n3\nlate\n"
+
+
+def test_strict_with_an_heir_and_an_outage(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """What came before the command's end waits: that is told by the status."""
+    fake_sqs.faults(black_hole=True)
+    os.mkfifo(tmp_path / "fifo")
+    script = f"(read x <{tmp_path}/fifo) & seq 3"
+    words = ("--to", "q", "--strict", "--flush-timeout", "1s", "--", "sh", "-c", script)
+    command, environ = sqstee.words(*words), sqstee.environ | fake_sqs.environ()
+    with (tmp_path / "err").open("wb") as err:
+        process = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=err, env=environ, timeout=40, check=False)
+    (tmp_path / "fifo").write_text("\n")
+    assert process.returncode == EXIT_UNDELIVERED
+    assert (tmp_path / "err").read_text().startswith("sqstee: 3 lines not delivered yet (not done within 1 s)")
+
+
+@pytest.mark.parametrize("which", ["front", "shipper"])
+def test_suspended_in_the_middle_of_delivery(sqstee: Sqstee, fake_sqs: FakeSqs, which: str) -> None:
+    """SIGSTOP and SIGCONT, as a suspended machine or a debugger does it: nothing is lost or sent twice."""
+    fake_sqs.faults(latency_ms=50)
+    command = sqstee.words("--to", "q", "--", "sh", "-c", "seq 20000; read x; seq 20000")
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
+    ) as process:
+        wait_for(lambda: fake_sqs.counters().active > 0, "request")
+        pid = process.pid if which == "front" else max(children(process.pid))
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: stopped(pid), "stop")
+        wait_for(lambda: fake_sqs.counters().active == 0, "end of what was in flight")
+        os.kill(pid, signal.SIGCONT)
+        out, err = process.communicate(b"\n", timeout=40)
+    assert (out, err, process.returncode) == (b"".join(b"%d\n" % n for n in range(1, 20001)) * 2, b"", 0)
+    found = shipped(fake_sqs)
+    found.assert_whole()
+    assert (found.stdout, found.duplicates) == (out, 0)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_figures_add_up() -> None:
+    """What is captured is delivered, waiting, dropped or put aside; the run's own events are no lines."""
+    figures = Figures(captured=10, size=100, dropped=0)
+    figures.waits(acknowledged=0, next_seq=12)
+    assert (figures.delivered, figures.waiting, figures.waiting_events, figures.complete) == (0, 10, 2, False)
+    figures.waits(acknowledged=4, next_seq=12)
+    assert (figures.delivered, figures.waiting) == (3, 7)
+    figures.waits(acknowledged=12, next_seq=12)
+    assert (figures.delivered, figures.waiting, figures.complete) == (10, 0, True)
