@@ -114,10 +114,10 @@ def _destination(text: str) -> str:
 class Option:
     """One option: `--name`, SQSTEE_NAME and `name = …` mean the same.
 
-    `metavar` is empty for a switch. `repeat` options collect, separated by commas in a variable.
+    `metavar` is empty for a switch. `repeat` options collect, in a variable separated by `separator`.
     """
 
-    __slots__ = ("convert", "default", "help", "metavar", "name", "repeat")
+    __slots__ = ("convert", "default", "help", "metavar", "name", "repeat", "separator")
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class Option:
         default: object,
         help: str,
         repeat: bool = False,
+        separator: str = ",",
     ) -> None:
         self.name = name
         self.metavar = metavar
@@ -134,6 +135,7 @@ class Option:
         self.default = default
         self.help = help
         self.repeat = repeat
+        self.separator = separator
 
     @property
     def flag(self) -> str:
@@ -201,6 +203,15 @@ RUN_OPTIONS = (
     Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order; it goes to stdout"),
     Option("unbuffer", "", switch, False, "have the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
     Option("send-command", "", switch, False, "put the command and its arguments into the start event"),
+    Option(
+        "redact",
+        "REGEX",
+        filled,
+        (),
+        "mask what matches, in the shipped copy only; repeatable (SQSTEE_REDACT: one a line)",
+        repeat=True,
+        separator="\n",
+    ),
     Option("strict", "", switch, False, "exit with 122 in the place of 0 where not every line was delivered"),
     Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
 )
@@ -227,6 +238,7 @@ class Settings:
     merge: bool
     unbuffer: bool
     send_command: bool
+    redact: tuple[str, ...]
     strict: bool
     summary: bool
 
@@ -294,7 +306,7 @@ def from_environment(settings: Settings, environ: Mapping[str, str]) -> None:
     for option in RUN_OPTIONS:
         text = environ.get(option.variable)
         if text:
-            for part in text.split(",") if option.repeat else (text,):
+            for part in text.split(option.separator) if option.repeat else (text,):
                 settings.take(option, part, option.variable)
 
 
@@ -334,7 +346,7 @@ def _values(text: str, source: str) -> list[str]:
             return found
         if rest[0] in "\"'":
             value, quote, rest = rest[1:].partition(rest[0])
-            if not quote or "\\" in value:
+            if not quote or (quote == '"' and "\\" in value):  # in a literal string a backslash is one
                 raise SqsteeError(f"{source}: the value cannot be read", 'write it as key = "value", without escapes')
         else:
             value = rest.partition("#")[0].partition(",")[0].partition("]")[0].strip()

@@ -12,7 +12,7 @@ from sqstee.text import count
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from sqstee.run.output import Output
     from sqstee.run.shipment import Shipment
@@ -31,14 +31,16 @@ _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 class Figures:
     """What became of a run's lines: of `captured` those not `waiting`, `dropped` or `quarantined` are delivered.
 
+    `reasons` say why how many were dropped,
     `waiting_events` are the run's own that wait, `requests` is None where nobody could count them, `reason` says why
     something waits.
     """
 
-    def __init__(self, captured: int, size: int, dropped: int) -> None:
+    def __init__(self, captured: int, size: int, reasons: Mapping[str, int]) -> None:
         self.captured = captured
         self.bytes = size
-        self.dropped = dropped
+        self.reasons = reasons
+        self.dropped = sum(reasons.values())
         self.quarantined = self.waiting = self.waiting_events = 0
         self.requests: int | None = None
         self.reason = ""
@@ -133,7 +135,7 @@ class Delivery:
         self._started = time.monotonic()
         self._cut_short = ""
         self._progress = Progress(unfinished)
-        self.figures = Figures(writer.lines, writer.bytes, writer.dropped)
+        self.figures = Figures(writer.lines, writer.bytes, writer.reasons)
         self.drew = False  # whether our progress has ended the command's unfinished line
 
     def finish(self) -> None:
@@ -213,9 +215,9 @@ class Delivery:
 def leftovers(figures: Figures, root: str) -> list[str]:
     """What to say about lines that are not where they should be: how many, where, why, and what to do."""
     found = []
-    if figures.dropped:
-        lines = count(figures.dropped, "line")
-        found.append(f"{lines} dropped: the spool {root} could not be written; make room (a gap event says which)")
+    for reason, number in figures.reasons.items():
+        lines = count(number, "line")
+        found.append(f"{lines} dropped: {_why_dropped(reason, root)}; a gap event says which")
     if figures.quarantined:
         lines = count(figures.quarantined, "line")
         found.append(f"{lines} larger than the destination takes: kept in {root}/quarantine, `sqstee flush --list`")
@@ -224,3 +226,11 @@ def leftovers(figures: Figures, root: str) -> list[str]:
         why = f" ({figures.reason})" if figures.reason else ""
         found.append(f"{what} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
     return found
+
+
+def _why_dropped(reason: str, root: str) -> str:
+    if reason.startswith("masking"):
+        return f"{reason}, see the patterns of --redact"
+    if reason.startswith("full"):
+        return f"the spool {root} is {reason}, `sqstee flush` ships what waits, --spool-max gives more room"
+    return f"the spool {root} could not be written ({reason}), make room there"

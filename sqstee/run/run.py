@@ -46,6 +46,12 @@ class Front:
         if self._destination.kind in ("s3", "http"):
             hint = "use a queue name, URL or ARN, or local"
             raise SqsteeError(f"{self._destination.kind} destinations are not part of this version", hint)
+        self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
+        if settings.redact:
+            from sqstee.run.redact import Masker, RedactingWriter
+
+            masker = Masker(settings.redact)
+            self._make_writer = lambda segments, max_line: RedactingWriter(segments, max_line, masker)
         self._messages = Messages()
         self._status: int | None = None
         self._usage: struct_rusage | None = None
@@ -187,7 +193,13 @@ class Front:
             self._destination = destination.parse(f"local:{kept.local}")
         kept.destination = self._destination.text
         created = spool.create(
-            kept.root, self._run, self._meta(), settings.max_line, settings.spool_max, settings.on_full
+            kept.root,
+            self._run,
+            self._meta(),
+            settings.max_line,
+            settings.spool_max,
+            settings.on_full,
+            self._make_writer,
         )
         kept.writer, kept.writer_lock, kept.ship_lock = created
 

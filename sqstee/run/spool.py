@@ -23,7 +23,7 @@ from sqstee.run.room import SEGMENT_SUFFIX, FullError, Room, Unbounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _GAP_BYTES = 512  # of a gap frame, at most
 _OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
@@ -348,6 +348,19 @@ class Writer:
         self.dropped += lines
         self.reasons[self._gap_reason] = self.reasons.get(self._gap_reason, 0) + lines
 
+    def lose(self, stream: int, chunk: bytes, reason: str) -> None:
+        """Drop the lines in `chunk`, and the rest of its last one: counted, and covered by a gap frame."""
+        self._losing[stream] = not chunk.endswith(b"\n")
+        lines = chunk.count(b"\n") + self._losing[stream]
+        if self._gap_from < 0:
+            self._gap_from, self._gap_reason = self.next_seq, reason
+        self._fresh[stream], self._partial[stream] = True, 0
+        self.next_seq += lines
+        self.lines += lines
+        self.bytes += len(chunk)
+        self.dropped += lines
+        self.reasons[reason] = self.reasons.get(reason, 0) + lines
+
     def _after_lost_line(self, stream: int, chunk: bytes) -> bytes:
         end = chunk.find(b"\n") + 1
         if not end:
@@ -389,18 +402,27 @@ def _character_start(chunk: bytes, at: int, low: int) -> int:
     return start if start > low and chunk[start] & 0xC0 == 0xC0 else at
 
 
-def create(root: str, run: str, meta: bytes, max_line: int, spool_max: int, on_full: str) -> tuple[Writer, int, int]:
-    """A new run's folder, locked before anyone can see it: its writer, and the two locks' descriptors.
+def create(
+    root: str,
+    run: str,
+    meta: bytes,
+    max_line: int,
+    spool_max: int,
+    on_full: str,
+    make: Callable[[Segments, int], Writer] = Writer,
+) -> tuple[Writer, int, int]:
+    """A new run's folder, locked before anyone can see it: its writer (by `make`), and the two locks' descriptors.
 
     Raises SqsteeError where the spool folder is full or cannot be written.
     """
     try:
-        return _create(root, run, meta, max_line, spool_max, on_full)
+        segments, writing, shipping = _create(root, run, meta, spool_max, on_full)
     except OSError as error:
         raise SqsteeError(f"the spool folder {root} cannot be written: {error.strerror}", _OTHER_FOLDER) from None
+    return make(segments, max_line), writing, shipping
 
 
-def _create(root: str, run: str, meta: bytes, max_line: int, spool_max: int, on_full: str) -> tuple[Writer, int, int]:
+def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> tuple[Segments, int, int]:
     hidden, folder = f"{root}/.new-{run}", f"{root}/{run}"
     os.mkdir(hidden, 0o700)
     try:
@@ -413,7 +435,7 @@ def _create(root: str, run: str, meta: bytes, max_line: int, spool_max: int, on_
     except BaseException:
         _remove(hidden)
         raise
-    return Writer(Segments(folder, meta, room), max_line), writing, shipping
+    return Segments(folder, meta, room), writing, shipping
 
 
 def _remove(folder: str) -> None:
