@@ -80,11 +80,12 @@ class Masker:
     def _search(pattern: Any, text: bytes) -> list[Span]:
         found: list[Span] = []
         at, size = 0, len(text)
-        begun, begun_at = time.thread_time(), 0
+        begun, begun_at = 0.0, 0
         while at < size:
             match = pattern.search(text, at)
             if match is None:
                 break
+            begun = begun or time.thread_time()  # most texts hold no match
             start, end = match.span()
             if end > start:
                 found.append((start, end))
