@@ -203,6 +203,7 @@ RUN_OPTIONS = (
     Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order; it goes to stdout"),
     Option("unbuffer", "", switch, False, "have the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
     Option("send-command", "", switch, False, "put the command and its arguments into the start event"),
+    Option("fsync", "", switch, False, "have captured lines survive a power cut, but for the last tenth of a second"),
     Option(
         "redact",
         "REGEX",
@@ -238,6 +239,7 @@ class Settings:
     merge: bool
     unbuffer: bool
     send_command: bool
+    fsync: bool
     redact: tuple[str, ...]
     strict: bool
     summary: bool

@@ -126,6 +126,7 @@ class Delivery:
         ending: Collection[int],
         take: Callable[[int], None],
         unfinished: bool,
+        cut_short: str = "",
     ) -> None:
         self._writer = writer
         self._shipment = shipment
@@ -133,7 +134,7 @@ class Delivery:
         self._ending = ending
         self._take = take
         self._started = time.monotonic()
-        self._cut_short = ""
+        self._cut_short = cut_short
         self._progress = Progress(unfinished)
         self.figures = Figures(writer.lines, writer.bytes, writer.reasons)
         self.drew = False  # whether our progress has ended the command's unfinished line
@@ -176,7 +177,7 @@ class Delivery:
             if info is None:
                 continue
             if info.si_signo in self._ending:
-                self._cut_short = f"cut short by {_NAMES[info.si_signo]}"
+                self._cut_short = cut_short_by(info.si_signo)
             else:
                 self._take(info.si_signo)
         self.drew = self._progress.wipe()
@@ -210,6 +211,11 @@ class Delivery:
             if info is None or info.si_signo in self._ending:
                 return
             self._take(info.si_signo)
+
+
+def cut_short_by(number: int) -> str:
+    """Why a wait ended before its time."""
+    return f"cut short by {_NAMES[number]}"
 
 
 def leftovers(figures: Figures, root: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 from sqstee.errors import EXIT_FAILURE, EXIT_UNDELIVERED
 from sqstee.run import child, events, shipment, signals
-from sqstee.run.delivery import Delivery, Figures, leftovers
+from sqstee.run.delivery import Delivery, Figures, cut_short_by, leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from sqstee.options import Settings
     from sqstee.run.capture import Capture, Spooling
+    from sqstee.run.durable import Syncer
     from sqstee.run.ends import Ends
     from sqstee.run.messages import Messages
     from sqstee.run.shipment import Shipment
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
+_SYNC_SECONDS = 30.0  # the longest wait for a disk, unless a signal ends it before
+_SYNC_POLL_SECONDS = 0.005
 _STREAM_NAMES = ("stdout", "stderr", "output")
 
 
@@ -34,6 +38,7 @@ class Kept:
         self.root = self.local = self.destination = ""
         self.writer: Writer | None = None
         self.shipment: Shipment | None = None
+        self.syncer: Syncer | None = None
         self.writer_lock = self.ship_lock = -1
 
 
@@ -69,6 +74,7 @@ class Ending:
         self._last = os.getpid() == 1  # everybody ends with PID 1
         self._figures: Figures | None = None
         self._seconds = 0.0
+        self._cut_short = ""  # by a signal, before delivery began
         self._above_unfinished = False  # our progress has put the cursor behind the command's unfinished line
         self._stderr_streams = [stream for stream in self._streams if stream.fd in ends.on_stderr]
 
@@ -77,6 +83,7 @@ class Ending:
         self._seconds = seconds
         guarded, advice = self._messages.guarded, "`sqstee flush` ships what is kept"
         guarded("the exit event is missing", advice, lambda: self._end_run(status, usage))
+        guarded("the last lines may not survive a power cut", advice, self._sync)
         guarded("output of processes left behind is not captured", "wait for them in the command", self._leave_an_heir)
         guarded("delivery was broken off", advice, self._deliver)
         guarded("this run's end is not told", advice, self._tell)
@@ -112,6 +119,24 @@ class Ending:
         if self._last or not self._capture.open:
             writer.close()
 
+    def _sync(self) -> None:
+        """With --fsync: all that is spooled by now is on the disk before we go on."""
+        syncer = self._kept.syncer
+        if syncer is None:
+            return
+        syncer.finish()
+        deadline = time.monotonic() + _SYNC_SECONDS
+        while syncer.running and (rest := deadline - time.monotonic()) > 0:
+            info = _signal.sigtimedwait(signals.WAITED, min(rest, _SYNC_POLL_SECONDS))
+            if info and info.si_signo in self._ending:
+                self._cut_short = cut_short_by(info.si_signo)
+                break
+            if info:
+                self._take(info.si_signo)
+        if syncer.running or syncer.failure:
+            why = syncer.failure or "the disk takes too long"
+            self._messages.add(f"--fsync: {why}; the last lines may not survive a power cut: see to the disk")
+
     def _open_names(self) -> list[str]:
         return [_STREAM_NAMES[stream.number] for stream in self._capture.open]
 
@@ -139,8 +164,17 @@ class Ending:
         for fd in {1, 2} - {stream.fd for stream in self._capture.open}:
             child.put_null(fd)
         self._ends.leave_modes()
+        syncer = self._kept.syncer
+        if syncer:
+            try:
+                syncer.start()
+            except RuntimeError:  # no thread can be had: once, at the end
+                pass
         self._go_on(give_up_outputs=True)
         self._end_streams()
+        if syncer:
+            syncer.finish()
+            signals.wait_until(lambda: not syncer.running, _SYNC_SECONDS)
         if self._kept.writer_lock >= 0:
             os.close(self._kept.writer_lock)
         if self._kept.shipment:
@@ -164,7 +198,13 @@ class Ending:
         if writer is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
             return
         delivery = Delivery(
-            writer, self._kept.shipment, settings.flush_timeout, self._ending, self._take, self._unfinished()
+            writer,
+            self._kept.shipment,
+            settings.flush_timeout,
+            self._ending,
+            self._take,
+            self._unfinished(),
+            self._cut_short,
         )
         if self._heir_goes_on():
             delivery.watch(writer.next_seq)

@@ -120,6 +120,8 @@ class Front:
         guarded("nothing is shipped in the background", flush, self._begin)
         guarded("signals are not relayed as they should be", "send them to the command", self._make_relay)
         guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
+        if self._kept.syncer:
+            guarded("--fsync is not in force", "other lines are kept as without it", self._kept.syncer.start)
         self._spooling = self._capture.spooling = Spooling(
             self._kept.writer, self._kept.shipment, self._settings.flush_timeout
         )
@@ -202,6 +204,12 @@ class Front:
             self._make_writer,
         )
         kept.writer, kept.writer_lock, kept.ship_lock = created
+        if settings.fsync:
+            from sqstee.run.durable import Syncer
+            from sqstee.run.room import SEGMENT_SUFFIX
+
+            kept.syncer = Syncer(kept.writer.folder, SEGMENT_SUFFIX)
+            kept.writer.tell(kept.syncer.note)
 
     def _meta(self) -> bytes:
         settings = self._settings

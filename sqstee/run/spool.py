@@ -94,6 +94,7 @@ class Segments:
     def __init__(self, folder: str, meta: bytes, room: Unbounded | None = None) -> None:
         self.folder = folder
         self.room = room or Unbounded()
+        self.appended: Callable[[], None] = _do_nothing  # called after each frame
         self._meta = meta
         self._number = 0
         self._fd = -1
@@ -155,6 +156,7 @@ class Segments:
             self._write(header, payload)
         if kind == LINES and (self._unfinished or payload[-1:] != b"\n"):
             self._note_unfinished(stream, payload, lines, flags)
+        self.appended()
 
     def close(self) -> None:
         """Close the current segment."""
@@ -224,6 +226,10 @@ class Segments:
         self._size += len(header) + len(payload)
 
 
+def _do_nothing() -> None:
+    pass
+
+
 def _write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
     """Append both or nothing: what was written in part is truncated back to `size`."""
     try:
@@ -260,6 +266,10 @@ class Writer:
     def folder(self) -> str:
         """The run's folder."""
         return self._segments.folder
+
+    def tell(self, appended: Callable[[], None]) -> None:
+        """Have `appended` called after each frame that was appended."""
+        self._segments.appended = appended
 
     def resume(self, next_seq: int, unfinished: Sequence[int]) -> None:
         """Go on where a dead writer was: its next seq, and the bytes of each stream's unfinished line."""
