@@ -20,6 +20,7 @@ PURE = {
     "sqstee.record",
     "sqstee.errors",
     "sqstee.options",
+    "sqstee.text",
     "sqstee.run.frame",
     "sqstee.run.pack",
     "sqstee.read.order",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sqstee.record import Body
+from sqstee.text import one_line
 from sqstee.transports.destination import Destination
 
 # What a refusal means for the sender:
@@ -120,9 +121,7 @@ def limit_in(message: str) -> int | None:
 
 
 def _one_line(code: str, message: str) -> str:
-    """A server's words on one line, without what a terminal would obey."""
-    text = " ".join((f"{code}: {message}" if message else code).split())
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+    return one_line(f"{code}: {message}" if message else code)
 
 
 class TransportError(Exception):
