@@ -187,7 +187,7 @@ def test_a_queue_that_does_not_exist_keeps_the_lines(sqstee: Sqstee, fake_sqs: F
     (run,) = sqstee.waiting_runs()
     again = sqstee.run("flush", environ=fake_sqs.environ())
     assert again.returncode == 1
-    assert again.stdout.decode().startswith(f"{run}: stays in the spool: ")
+    assert again.stderr.decode().startswith(f"{run}: stays in the spool, 4 records for missing: QueueDoesNotExist")
     fake_sqs.create_queue("missing")
     flushed = sqstee.run("flush", environ=fake_sqs.environ())
     assert (flushed.returncode, flushed.stdout.decode()) == (0, f"{run}: shipped to missing\n")

@@ -143,7 +143,7 @@ def test_the_verbs_import_inside_functions(path: Path) -> None:
     """A verb pays for its own parts only."""
     if name_of(path) == "sqstee.cli.app":
         return
-    light = ("sqstee.errors", "sqstee.options")
+    light = ("sqstee.errors", "sqstee.options", "sqstee.text")
     for imported, at_top in imports(path):
         if at_top and belongs(imported, "sqstee"):
             assert belongs(imported, *light), imported
@@ -181,3 +181,27 @@ def test_the_package_names_its_public_parts_lazily() -> None:
     code = "import sys, sqstee; print([n for n in sys.modules if n.startswith('sqstee.')]); print(sqstee.decode)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert found.stdout.startswith("[]\n<function decode")
+
+
+# Where the wall clock is read, and why: all waits and deadlines are by the monotonic clock, which no change can move.
+WALL_CLOCK = {
+    "sqstee.record": {"gmtime"},  # writes a timestamp out
+    "sqstee.run.run": {"time_ns"},  # the ULID of the run
+    "sqstee.run.spool": {"time_ns"},  # the timestamps of frames
+    "sqstee.run.source": {"time_ns"},  # that of a gap event
+    "sqstee.run.flush": {"time"},  # the age of a folder by its modification time
+    "sqstee.transports.local": {"time"},  # when a body was put into the queue
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_waits_are_by_the_monotonic_clock(path: Path) -> None:
+    """A jump of the clock, or a suspended machine, shortens or lengthens no wait: time.time() is for timestamps."""
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+    }
+    wall = used & {"time", "time_ns", "localtime", "gmtime", "ctime", "clock_gettime"}
+    assert wall <= WALL_CLOCK.get(name_of(path), set())
+    assert not {name for name, _ in imports(path) if name.startswith("time.")}  # `from time import` would hide it

@@ -9,7 +9,7 @@ import typer
 
 from sqstee import __version__
 from sqstee.cli import demo, flush, measure, tail, wrap
-from sqstee.errors import SqsteeError
+from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
 
 _ABOUT = """Run a command, pass its output through byte for byte, and ship every line to Amazon SQS.
 
@@ -53,7 +53,7 @@ def main(words: list[str]) -> int:
     except SqsteeError:
         raise
     except typer.Abort:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

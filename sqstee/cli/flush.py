@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE
+from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
+from sqstee.text import count, one_line
+
+_PROGRESS_SECONDS = 0.1
 
 
 def flush(
@@ -14,8 +20,9 @@ def flush(
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be shipped, and where; ship nothing."),
     timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="The time for each run."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say only what stays in the spool, and why."),
 ) -> int:
-    """Ship what earlier runs left in the spool. The status is 0 when nothing is left."""
+    """Ship what earlier runs left in the spool. The status is 0 when nothing is left but what running ones ship."""
     from sqstee import options
     from sqstee.errors import SqsteeError
     from sqstee.run import flush as work
@@ -30,17 +37,71 @@ def flush(
     runs = work.waiting_runs(root)
     if listing or dry_run:
         return _show(root, runs, dry_run)
-    left = 0
-    for run in runs:
-        result = work.flush(root, run, seconds)
-        if result.busy:
-            typer.echo(f"{run}: being shipped by another process")
-        elif result.complete:
-            typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")
-        else:
-            left += 1
-            typer.echo(f"{run}: stays in the spool: {result.reason}")
+    os.umask(0o077)
+    try:
+        left = [run for run in runs if not _ship(root, run, seconds, quiet)]
+    except KeyboardInterrupt:
+        rest = work.waiting_runs(root)
+        records = sum(work.Waiting(root, run).records for run in rest)
+        what = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
+        typer.echo(f"sqstee: interrupted: {what}, `sqstee flush` goes on", err=True)
+        return EXIT_INTERRUPTED
     return EXIT_FAILURE if left else 0
+
+
+def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
+    """Ship one run, and say how it went: what is left on stderr. Whether nothing of it is left that is ours to ship."""
+    from sqstee.run import flush as work
+
+    with _progress(root, run):
+        result = work.flush(root, run, seconds)
+    if result.complete:
+        if not quiet:
+            typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")
+        return True
+    found = work.Waiting(root, run) if os.path.isdir(f"{root}/{run}") else None
+    if result.busy and (found is None or found.alive):
+        if not quiet:
+            typer.echo(f"{run}: running, ships by itself")
+        return True
+    why = one_line("another process is shipping it" if result.busy else result.reason)
+    records = count(found.records, "record") if found and not found.problem else "everything"
+    where = f" for {result.destination}" if result.destination else ""
+    typer.echo(f"{run}: stays in the spool, {records}{where}: {why}; flush again once that is mended", err=True)
+    return False
+
+
+@contextmanager
+def _progress(root: str, run: str) -> Iterator[None]:
+    """On a terminal: how much of a run is shipped, from the state that its shipper keeps."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    import threading
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sqstee.run.flush import Waiting
+    from sqstee.run.replay import State
+
+    folder, ended = f"{root}/{run}", threading.Event()
+    start, total = State(folder).next, Waiting(root, run).records
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+    def watch() -> None:
+        while not ended.wait(_PROGRESS_SECONDS):
+            progress.update(task, completed=State(folder).next - start if os.path.isdir(folder) else total)
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(run, total=total)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 def _show(root: str, runs: list[str], dry_run: bool) -> int:

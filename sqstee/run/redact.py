@@ -265,7 +265,7 @@ class RedactingWriter(Writer):
             return [(0, len(text))]
 
     def _masked(self, stream: int, text: bytes, start: int, end: int) -> bytes:
-        """A part of `text`, masked; where that fails its lines are dropped, as a gap event says, and nothing is left."""
+        """A part of `text`, masked; where that fails its lines are dropped, and a gap event says so."""
         try:
             return self._masker.mask(text, start, end)
         except Exception as error:

@@ -96,16 +96,19 @@ class Front:
             self._supervise()
         except SqsteeError:  # it could not be executed
             raise
-        except BaseException:
-            self._rescue()
+        except BaseException as error:
+            self._rescue(error)
 
-    def _rescue(self) -> NoReturn:
+    def _rescue(self, error: BaseException) -> NoReturn:
         """A bug of ours, with the command running: pass through, wait for it, answer with its status."""
         if not self._capturing:
             pump(self._streams)
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
         if self._status is None:
             self._status = os.waitpid(self._child.pid, 0)[1]
+        what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
+        self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
+        self._messages.say(unfinished=False)
         self._ending().exit(self._status)
 
     def _supervise(self) -> NoReturn:
@@ -304,9 +307,9 @@ class Front:
             except Exception as error:
                 advice = f"send them to the command, process {self._child.pid}"
                 self._messages.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
-                pid, status = os.waitpid(self._child.pid, os.WNOHANG)
+                pid, status, usage = os.wait4(self._child.pid, os.WNOHANG)
                 if pid:
-                    self._status = status
+                    self._command_changed(status, usage)
 
     def _take(self, info: _signal.struct_siginfo) -> None:
         if info.si_signo == _signal.SIGCHLD:

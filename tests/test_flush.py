@@ -1,0 +1,93 @@
+"""`sqstee flush` from a terminal, from cron, interrupted; what remains is said, and told by the status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from fake_sqs import FakeSqs
+from support import Rebuilt, Sqstee, running, wait_for
+from terminal import Terminal
+
+
+def leave(sqstee: Sqstee, server: FakeSqs, to: str, *command: str) -> str:
+    """A run whose lines stay in the spool; its name."""
+    before = set(sqstee.waiting_runs())
+    server.faults(refuse=True)
+    sqstee.run("--to", to, "--flush-timeout", "0s", "--", *command, environ=server.environ())
+    server.clear_faults()
+    (run,) = set(sqstee.waiting_runs()) - before
+    return run
+
+
+def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Nothing to do, or with -q nothing wrong: not a word. What stays is said on stderr, with how much and why."""
+    nothing = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, b"", b"")
+    good, bad = leave(sqstee, fake_sqs, "q", "seq", "3"), leave(sqstee, fake_sqs, "missing", "seq", "3")
+    found = sqstee.run("flush", "-q", "--timeout", "1s", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout) == (1, b"")
+    start = f"{bad}: stays in the spool, 5 records for missing: QueueDoesNotExist: "
+    assert found.stderr.decode().startswith(start), found.stderr
+    assert len(found.stderr.splitlines()) == 1
+    assert sqstee.waiting_runs() == [bad] != [good]
+    fake_sqs.create_queue("missing")
+    assert sqstee.run("flush", environ=fake_sqs.environ()).stdout.decode() == f"{bad}: shipped to missing\n"
+
+
+def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
+    """It ships by itself, and its lines are not left behind."""
+    command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; read x")
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        wait_for(sqstee.waiting_runs, "run")
+        (run,) = sqstee.waiting_runs()
+        found = sqstee.run("flush")
+        assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships by itself\n")
+        process.communicate(b"\n", timeout=20)
+
+
+def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """^C: it ends, says what remains, and nothing is lost; the next flush goes on."""
+    leave(sqstee, fake_sqs, "q", "seq", "3")
+    leave(sqstee, fake_sqs, "q", "seq", "4")
+    fake_sqs.faults(black_hole=True)
+    environ = sqstee.environ | fake_sqs.environ()
+    command = sqstee.words("flush", "--timeout", "60s")
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        wait_for(lambda: fake_sqs.counters().active > 0, "request")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    what = f"11 records of 2 runs stay in {sqstee.spool}"
+    assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}, `sqstee flush` goes on\n")
+    assert process.returncode == 130
+    fake_sqs.clear_faults()
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    found = [Rebuilt([(message.body, message.attributes)]).stdout for message in fake_sqs.sent("q")]
+    assert sorted(found) == [b"1\n2\n3\n", b"1\n2\n3\n4\n"]
+
+
+def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """How many of how many records, while it works; the result stays on the screen."""
+    run = leave(sqstee, fake_sqs, "q", "seq", "3000")
+    fake_sqs.faults(latency_ms=700)
+    with Terminal(sqstee.words("flush"), sqstee.environ | fake_sqs.environ() | {"TERM": "xterm"}) as terminal:
+        terminal.expect(run.encode())
+        terminal.expect(b"/3002")
+        terminal.expect(f"{run}: shipped to q".encode())
+        assert terminal.wait() == 0
+
+
+def test_what_flush_makes_is_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A local queue that it makes, whatever the umask."""
+    path = sqstee.folder / "queue.db"
+    environ = sqstee.environ | fake_sqs.environ()
+    (sqstee.folder / "queue.db").mkdir()
+    found = sqstee.run("--to", f"local:{path}", "--flush-timeout", "1s", "--", "seq", "3")
+    assert b"not delivered yet" in found.stderr
+    path.rmdir()
+    subprocess.run(sqstee.words("flush"), env=environ, umask=0, check=True, timeout=20, capture_output=True)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert sqstee.local(path).stdout == b"1\n2\n3\n"

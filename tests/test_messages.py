@@ -1,0 +1,119 @@
+"""What a run says: one line each, with what happened and what to do next, whatever the words of others in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import PROGRAMS, Sqstee
+from terminal import Terminal
+
+from sqstee.run.messages import Messages
+
+# Where to look, or what to type: every line of ours has one of these.
+ADVICE = re.compile(
+    r"`sqstee (flush|tail)|--spool|--send|--tty|--redact|--to, |wait for|send them|see to the disk|please report"
+    r"|the shipped copy is not|as without it|make room|cannot be unmounted|the line above"
+)
+FAULTS = {
+    "spool": "sqstee.run.spool:open_root:full:1",
+    "no thread, no fsync": "sqstee.run.durable:Syncer.start:thread:1",
+    "dropped": "sqstee.run.spool:Segments.append:full:2",
+    "a bug in the writer": "sqstee.run.spool:Writer.write:bug:1",
+    "a bug in the event": "sqstee.run.events:end_of_command:bug:1",
+    "no shipper": "sqstee.run.shipment:fork:many:1",
+    "no relay": "sqstee.run.signals:Relay.__init__:bug:1",
+    "no keys": "sqstee.run.capture:Capture.watch_keys:bug:1",
+    "relaying": "sqstee.run.run:Front._take:bug:1",
+    "a bug in our end": "sqstee.run.run:Front._start_capture:bug:1",
+    "not delivered": "sqstee.transports.local:LocalSender.send:bug:1",
+    "delivery": "sqstee.run.ending:Ending._deliver:bug:1",
+    "the shipper's code": "sqstee.run.ship:Shipper.run:bug:1",
+    "masking": "sqstee.run.redact:Masker.spans:bug:1",
+    "syncing": "sqstee.run.durable:Syncer.finish:bug:1",
+    "leaving the folder": "os:chdir:bug:1",
+}
+
+
+def check(text: str) -> None:
+    """At least one line, each ours, complete in itself, with advice."""
+    lines = text.splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith("sqstee: "), text
+        assert ADVICE.search(line), line
+        assert line.isprintable()
+        assert len(line) < 500
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
+    """What happened, and what to do next."""
+    environ = {
+        "PYTHONPATH": str(PROGRAMS / "inject"),
+        "INJECT": FAULTS[what],
+        "INJECTED": str(sqstee.folder / "injected"),
+    }
+    words = ("--to", "local", "--fsync", "--redact", "x", "--flush-timeout", "1s", "--", "sh", "-c", "echo a; sleep .1")
+    found = sqstee.run(*words, environ=environ)
+    assert (sqstee.folder / "injected").exists()
+    assert (found.stdout, found.returncode) == (b"a\n", 0)
+    check(found.stderr.decode())
+    assert len(found.stderr.splitlines()) <= 2
+
+
+def test_a_full_output(sqstee: Sqstee) -> None:
+    """Its error, and where the lines still are."""
+    environ = sqstee.environ | {"SQSTEE_TO": "local"}
+    command = f"{' '.join(sqstee.words('--'))} echo hi >/dev/full"
+    with Terminal(["sh", "-c", command], environ) as terminal:
+        assert terminal.wait() == 1
+    text = terminal.output.decode().replace("\r", "")
+    assert text.startswith("sqstee: stdout could not be written: No space left on device")
+    check(text)
+
+
+def test_a_spool_with_a_newline_in_its_name(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """A path of the user's cannot break a line, nor can a server's words."""
+    code = {"code": "Odd\nError", "status": 400, "message": "line\r\nbreak \x1b[2J"}
+    fake_sqs.faults(errors=[code])
+    words = ("--to", "q", "--flush-timeout", "1s", "--spool", f"{tmp_path}/a\nb", "--", "true")
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    check(found.stderr.decode())
+    assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o000])
+def test_a_spool_that_cannot_be_used(sqstee: Sqstee, mode: int) -> None:
+    """The command runs, and the line says which folder, and what would do."""
+    (sqstee.folder / "spool").mkdir(mode=0o700)
+    os.chmod(sqstee.folder / "spool", mode)
+    spool = sqstee.folder / "spool" if mode else sqstee.folder / "spool" / "file"
+    if not mode:
+        os.chmod(sqstee.folder / "spool", 0o700)
+        spool.write_text("")
+    found = sqstee.run("--spool", str(spool), "--", "echo", "hi")
+    assert (found.stdout, found.returncode) == (b"hi\n", 0)
+    line = found.stderr.decode()
+    assert line.startswith(f"sqstee: the output is not captured: the spool folder {spool} ")
+    assert "chmod 700" in line or "--spool" in line
+    assert line.count("\n") == 1
+
+
+def test_the_same_is_said_once() -> None:
+    """A hundred signals that cannot be relayed are one line."""
+    messages = Messages()
+    for _ in range(3):
+        messages.add("the\nsame")
+    assert messages._texts == ["the same"]
+
+
+def test_an_unfinished_line_of_the_commands(sqstee: Sqstee) -> None:
+    """Ours begin on a line of their own."""
+    found = sqstee.run("--summary", "--to", "local", "--", "sh", "-c", "printf half >&2")
+    first, second = found.stderr.decode().splitlines()
+    assert first == "half"
+    assert second.startswith("sqstee: summary: 1 line (4 bytes) in ")
