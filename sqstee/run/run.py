@@ -106,9 +106,12 @@ class Front:
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
         if self._status is None:
             self._status = os.waitpid(self._child.pid, 0)[1]
-        what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
-        self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
-        self._messages.say(unfinished=False)
+        try:
+            what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
+            self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
+            self._messages.say(unfinished=False)
+        except Exception:  # the status is worth more than the words
+            pass
         self._ending().exit(self._status)
 
     def _supervise(self) -> NoReturn:
