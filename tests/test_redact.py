@@ -278,3 +278,10 @@ def test_masker_reports_the_pattern_by_its_number() -> None:
     """The error names no part of it."""
     with pytest.raises(SqsteeError, match="pattern 2: missing"):
         Masker(["a", "(secret"])
+
+
+def test_the_commands_arguments_are_masked_too(sqstee: Sqstee) -> None:
+    """--send-command puts them into the start event, which is in the spool as well."""
+    sqstee.run("--to", "local", "--send-command", "--redact", "hunter[0-9]", "--", "echo", "a hunter2", "start")
+    (start, _) = sqstee.local().events
+    assert start.fields["command"] == ["echo", "a ***", "start"]

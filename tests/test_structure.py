@@ -138,6 +138,13 @@ def test_pure_modules_import_the_standard_library_and_each_other(path: Path) -> 
             assert not belongs(imported, "os", "socket", "subprocess", "threading", "select"), imported
 
 
+@pytest.mark.parametrize("name", ["delivery", "durable", "ending", "messages", "replay", "run"])
+def test_what_the_front_may_load_late_is_light_too(name: str) -> None:
+    """For progress, heirs and failures, which the next test does not meet."""
+    for imported, at_top in imports(ROOT / "run" / f"{name}.py"):
+        assert not (at_top and belongs(imported, *HEAVY)), imported
+
+
 @pytest.mark.parametrize("path", [path for path in MODULES if belongs(name_of(path), "sqstee.cli")], ids=name_of)
 def test_the_verbs_import_inside_functions(path: Path) -> None:
     """A verb pays for its own parts only."""
@@ -153,7 +160,7 @@ def test_the_front_never_loads_anything_heavy(sqstee: Sqstee, tmp_path: Path) ->
     """From its first instruction to its last, with options: an audit hook writes down every import of every process."""
     log = tmp_path / "imports"
     environ = {"PYTHONPATH": str(PROGRAMS / "imports"), "IMPORTS_LOG": str(log)}
-    words = ("--job", "j", "--label", "a=b", "--linger", "2s", "--max-line", "16K", "--", "echo", "hi")
+    words = ("--job", "j", "--label", "a=b", "--linger", "2s", "--fsync", "--strict", "--summary", "--", "echo", "hi")
     command = sqstee.words(*words)
     process = subprocess.Popen(command, env=sqstee.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(timeout=60)

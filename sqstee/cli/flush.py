@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
 from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from sqstee.text import count, one_line
+
+if TYPE_CHECKING:
+    from sqstee.run.flush import Waiting
 
 _PROGRESS_SECONDS = 0.1
 
@@ -42,7 +46,7 @@ def flush(
         left = [run for run in runs if not _ship(root, run, seconds, quiet)]
     except KeyboardInterrupt:
         rest = work.waiting_runs(root)
-        records = sum(work.Waiting(root, run).records for run in rest)
+        records = sum(found.records for run in rest if (found := _waiting(root, run)))
         what = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
         typer.echo(f"sqstee: interrupted: {what}, `sqstee flush` goes on", err=True)
         return EXIT_INTERRUPTED
@@ -59,7 +63,7 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
         if not quiet:
             typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")
         return True
-    found = work.Waiting(root, run) if os.path.isdir(f"{root}/{run}") else None
+    found = _waiting(root, run)
     if result.busy and (found is None or found.alive):
         if not quiet:
             typer.echo(f"{run}: running, ships by itself")
@@ -71,10 +75,21 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     return False
 
 
+def _waiting(root: str, run: str) -> Waiting | None:
+    """What of a run waits; None where another process has just shipped it."""
+    from sqstee.run.flush import Waiting
+
+    try:
+        return Waiting(root, run)
+    except OSError:
+        return None
+
+
 @contextmanager
 def _progress(root: str, run: str) -> Iterator[None]:
     """On a terminal: how much of a run is shipped, from the state that its shipper keeps."""
-    if not sys.stderr.isatty():
+    found = _waiting(root, run) if sys.stderr.isatty() else None
+    if found is None:
         yield
         return
     import threading
@@ -82,16 +97,15 @@ def _progress(root: str, run: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from sqstee.run.flush import Waiting
     from sqstee.run.replay import State
 
     folder, ended = f"{root}/{run}", threading.Event()
-    start, total = State(folder).next, Waiting(root, run).records
+    start, total = State(folder).next, found.records
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     def watch() -> None:
         while not ended.wait(_PROGRESS_SECONDS):
-            progress.update(task, completed=State(folder).next - start if os.path.isdir(folder) else total)
+            progress.update(task, completed=max(0, State(folder).next - start) if os.path.isdir(folder) else total)
 
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(run, total=total)

@@ -25,6 +25,7 @@ _LONGEST_WAIT_SECONDS = 3600.0
 _POLL_SECONDS = 0.02
 _PROGRESS_AFTER_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.25
+_COLUMNS = 80  # of a terminal that does not know
 _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 
 
@@ -91,9 +92,13 @@ class Progress:
         """Show `text`; the command's unfinished line is left as it is, on a line of its own."""
         if self._output is None:
             self._output = output_of(2)
+        try:
+            columns = os.get_terminal_size(2).columns or _COLUMNS
+        except OSError:
+            columns = _COLUMNS
         start = "\n\r" if self._unfinished and not self._drawn else "\r"
         self._drawn = True
-        self._write(f"{start}{text[: os.get_terminal_size(2).columns - 1]}\x1b[K")
+        self._write(f"{start}{text[: columns - 1]}\x1b[K")
 
     def wipe(self) -> bool:
         """Remove it; whether the cursor is at the start of a line because of us."""

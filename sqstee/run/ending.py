@@ -72,6 +72,7 @@ class Ending:
         self._take = take
         self._ending = ending
         self._last = os.getpid() == 1  # everybody ends with PID 1
+        self._ended = False  # the exit event is written, or counted as dropped
         self._figures: Figures | None = None
         self._seconds = 0.0
         self._cut_short = ""  # by a signal, before delivery began
@@ -101,7 +102,7 @@ class Ending:
         os._exit(code)
 
     def _complete(self) -> bool:
-        return self._figures is not None and self._figures.complete and not self._spooling.failure
+        return self._ended and self._figures is not None and self._figures.complete and not self._spooling.failure
 
     def _end_run(self, status: int, usage: struct_rusage) -> None:
         """Write the exit event, which closes the run's sequence unless a stream is still open."""
@@ -118,6 +119,7 @@ class Ending:
         writer.event(events.end_of_command(status, usage, self._seconds, writer, self._open_names()))
         if self._last or not self._capture.open:
             writer.close()
+        self._ended = True
 
     def _sync(self) -> None:
         """With --fsync: all that is spooled by now is on the disk before we go on."""

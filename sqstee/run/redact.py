@@ -219,9 +219,22 @@ class RedactingWriter(Writer):
             held.text.clear()
         super().cut(stream)
 
+    def event(self, fields: dict[str, object]) -> None:
+        command = fields.get("command")
+        if isinstance(command, list):
+            fields = {**fields, "command": [self._word(word) for word in command]}
+        super().event(fields)
+
     def unfinished(self, stream: int) -> bool:
         held = self._held[stream]
         return not held.waiting and (bool(held.text) or super().unfinished(stream))
+
+    def _word(self, word: str) -> str:
+        """An argument of the command's, masked."""
+        try:
+            return self._masker.mask(word.encode(errors="replace")).decode(errors="replace")
+        except Exception:
+            return MASK.decode()
 
     def _ready(self, held: _Held, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
         """What can be masked now that `chunk` has come: texts, and from where to where they are to be spooled."""
