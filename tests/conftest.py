@@ -41,6 +41,13 @@ def fake_sqs() -> Iterator[FakeSqs]:
         yield server
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _keys_are_heard() -> None:
+    """A shell starts its background jobs with ^C and ^\\ ignored, and everything that these start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def _bounded(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test may hang: after two minutes it fails, one of many runs after ten."""
