@@ -130,8 +130,9 @@ def test_a_disk_that_refuses(sqstee: Sqstee, syncs: Syncs) -> None:
 
 def test_an_heir_syncs_too(sqstee: Sqstee, syncs: Syncs, tmp_path: Path) -> None:
     """What a process left behind writes is as durable."""
-    os.mkfifo(tmp_path / "fifo")
-    script = f"(read x <{tmp_path}/fifo; echo late; read x <{tmp_path}/fifo) 2>/dev/null & echo hi"
+    for name in ("first", "second"):  # two: the second reader could meet the first writer, still there
+        os.mkfifo(tmp_path / name)
+    script = f"(read x <{tmp_path}/first; echo late; read x <{tmp_path}/second) 2>/dev/null & echo hi"
     with (tmp_path / "err").open("wb") as err:
         subprocess.run(
             sqstee.words(*WORDS, "--", "sh", "-c", script),
@@ -141,7 +142,7 @@ def test_an_heir_syncs_too(sqstee: Sqstee, syncs: Syncs, tmp_path: Path) -> None
             timeout=20,
             check=True,
         )
-    (tmp_path / "fifo").write_text("\n")
+    (tmp_path / "first").write_text("\n")
     wait_until_durable(sqstee, syncs, b"late\n")
-    (tmp_path / "fifo").write_text("\n")
+    (tmp_path / "second").write_text("\n")
     wait_until_durable(sqstee, syncs, b'"event":"end"')

@@ -190,7 +190,8 @@ def test_a_full_output_is_said_once_and_the_copy_is_shipped(sqstee: Sqstee) -> N
             check=False,
         )
     assert found.returncode == 1
-    assert found.stderr == b"sqstee: stdout: No space left on device\n"
+    what = b"stdout could not be written: No space left on device; it is incomplete, the shipped copy is not"
+    assert found.stderr == b"sqstee: %s\n" % what
     assert sqstee.local().stdout == b"hi\nthere\n"
 
 
@@ -262,7 +263,7 @@ def test_the_spool_being_unusable_degrades_to_pass_through(sqstee: Sqstee, tmp_p
     (tmp_path / "file").touch()
     found = sqstee.run("--spool", str(tmp_path / "file"), "--", "sh", "-c", "echo hi; exit 4")
     assert (found.stdout, found.returncode) == (b"hi\n", 4)
-    assert found.stderr.decode().startswith("sqstee: the output was not captured: ")
+    assert found.stderr.decode().startswith("sqstee: the output is not captured: ")
     assert found.stderr.count(b"\n") == 1
 
 
