@@ -18,6 +18,7 @@ from sqstee.errors import EXIT_UNDELIVERED, EXIT_USAGE, SqsteeError
 from sqstee.run import redact
 from sqstee.run.redact import MASK, Masker, RedactingWriter
 from sqstee.run.replay import Reader
+from sqstee.run.room import Unbounded
 from sqstee.run.spool import Segments
 
 SECRET = b"AKIA0123456789ABCDEF"
@@ -285,3 +286,45 @@ def test_the_commands_arguments_are_masked_too(sqstee: Sqstee) -> None:
     sqstee.run("--to", "local", "--send-command", "--redact", "hunter[0-9]", "--", "echo", "a hunter2", "start")
     (start, _) = sqstee.local().events
     assert start.fields["command"] == ["echo", "a ***", "start"]
+
+
+class FullNowAndThen(Segments):
+    """Segments that have room as a list says, and always once it is used up."""
+
+    def __init__(self, folder: str, room: list[bool]) -> None:
+        super().__init__(folder, b"{}", WaitingRoom())
+        self._answers = room
+
+    def ready(self, size: int, first: int) -> bool:
+        return self._answers.pop() if self._answers else super().ready(size, first)
+
+
+class WaitingRoom(Unbounded):
+    """Where the spool is full, waiting is the rule."""
+
+    def waits(self) -> bool:
+        return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_full_spool_is_waited_for(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """What could not be spooled is given again: nothing comes twice, and no secret comes unmasked."""
+    words = st.sampled_from([b"S123", b"\n", b"x" * 30, b"ab ", b"S1", b"23"])
+    chunks = data.draw(st.lists(st.lists(words, min_size=1, max_size=8).map(b"".join), max_size=8))
+    folder = tmp_path_factory.mktemp("spool")
+    limits = redact.HELD_BYTES, redact.OVERLAP_BYTES
+    redact.HELD_BYTES, redact.OVERLAP_BYTES = data.draw(st.sampled_from([(64, 8), (10**6, 10**5)]))
+    try:
+        segments = FullNowAndThen(str(folder), data.draw(st.lists(st.booleans(), max_size=30)))
+        writer = RedactingWriter(segments, data.draw(st.sampled_from([20, 1000])), Masker(["S[0-9]{3}"]))
+        for chunk in chunks:
+            while chunk:
+                chunk = writer.write(0, chunk, True)
+        writer.cut(0)
+        writer.close()
+    finally:
+        redact.HELD_BYTES, redact.OVERLAP_BYTES = limits
+    text = b"".join(chunks)
+    assert lines_of(folder) == text.replace(b"S123", MASK)
+    assert (writer.dropped, writer.bytes) == (0, len(text.replace(b"S123", MASK)))
