@@ -100,7 +100,7 @@ def test_drop_loses_the_newest_lines_and_says_how_many(sqstee: Sqstee, fake_sqs:
     assert 0 < count < 30000
     said = [line for line in found.stderr.splitlines() if b"dropped" in line]
     assert said == [
-        f"sqstee: {count} lines dropped: the spool is full (--spool-max 1M): `sqstee flush` ships what waits, "
+        f"sqstee: {count:,} lines dropped: the spool is full (--spool-max 1M): `sqstee flush` ships what waits, "
         "--spool-max gives more room".encode()
     ]
 

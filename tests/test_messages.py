@@ -98,7 +98,7 @@ def test_a_spool_that_cannot_be_used(sqstee: Sqstee, mode: int) -> None:
     found = sqstee.run("--spool", str(spool), "--", "echo", "hi")
     assert (found.stdout, found.returncode) == (b"hi\n", 0)
     line = found.stderr.decode()
-    assert line.startswith(f"sqstee: the output is not captured: the spool folder {spool} ")
+    assert line.startswith(f"sqstee: the output was not captured: the spool folder {spool} ")
     assert "chmod 700" in line or "--spool" in line
     assert line.count("\n") == 1
 

@@ -197,6 +197,10 @@ WALL_CLOCK = {
     "sqstee.run.spool": {"time_ns"},  # the timestamps of frames
     "sqstee.run.source": {"time_ns"},  # that of a gap event
     "sqstee.run.flush": {"time"},  # the age of a folder by its modification time
+    "sqstee.run.room": {"time_ns"},  # how long ago a state file was written, by its modification time
+    "sqstee.measure.experiment": {"time"},  # these three: timestamps that several hosts compare
+    "sqstee.measure.receivers": {"time"},
+    "sqstee.measure.sender": {"time"},
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
 }
 

@@ -263,7 +263,7 @@ def test_the_spool_being_unusable_degrades_to_pass_through(sqstee: Sqstee, tmp_p
     (tmp_path / "file").touch()
     found = sqstee.run("--spool", str(tmp_path / "file"), "--", "sh", "-c", "echo hi; exit 4")
     assert (found.stdout, found.returncode) == (b"hi\n", 4)
-    assert found.stderr.decode().startswith("sqstee: the output is not captured: ")
+    assert found.stderr.decode().startswith("sqstee: the output was not captured: ")
     assert found.stderr.count(b"\n") == 1
 
 

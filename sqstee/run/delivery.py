@@ -227,8 +227,7 @@ def leftovers(figures: Figures, root: str) -> list[str]:
     """What to say about lines that are not where they should be: how many, where, why, and what to do."""
     found = []
     for reason, number in figures.reasons.items():
-        lines = count(number, "line")
-        found.append(f"{lines} dropped: {_why_dropped(reason, root)}; a gap event says which")
+        found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
     if figures.quarantined:
         lines = count(figures.quarantined, "line")
         found.append(f"{lines} larger than the destination takes: kept in {root}/quarantine, `sqstee flush --list`")
@@ -241,7 +240,7 @@ def leftovers(figures: Figures, root: str) -> list[str]:
 
 def _why_dropped(reason: str, root: str) -> str:
     if reason.startswith("masking"):
-        return f"{reason}, see the patterns of --redact"
+        return f"{reason}, see the patterns of --redact; a gap event says which"
     if reason.startswith("full"):
-        return f"the spool {root} is {reason}, `sqstee flush` ships what waits, --spool-max gives more room"
-    return f"the spool {root} could not be written ({reason}), make room there"
+        return f"the spool is {reason}: `sqstee flush` ships what waits, --spool-max gives more room"
+    return f"the spool could not be written ({reason}), a gap event says which; make room in {root}"

@@ -107,9 +107,9 @@ class Ending:
     def _end_run(self, status: int, usage: struct_rusage) -> None:
         """Write the exit event, which closes the run's sequence unless a stream is still open."""
         if self._spooling.failure:
-            lines = f"behind line {self._kept.writer.lines:,}" if self._kept.writer else "at all"
+            lines = self._kept.writer.lines if self._kept.writer else 0
             advice = "the command is not affected; please report this"
-            self._messages.add(f"the output is not captured {lines}: {self._spooling.failure}; {advice}")
+            self._messages.add(f"the output was captured up to line {lines:,} only: {self._spooling.failure}; {advice}")
         writer = self._spooling.writer
         if writer is None:
             return

@@ -28,7 +28,7 @@ class Messages:
         try:
             step()
         except SqsteeError as error:
-            self.add(f"the output is not captured: {error.message} ({error.hint})")
+            self.add(f"the output was not captured: {error.message} ({error.hint})")
         except Exception as error:
             self.add(f"{what}: {reason_of(error)}; {advice}")
         else:

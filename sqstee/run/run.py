@@ -117,7 +117,7 @@ class Front:
     def _supervise(self) -> NoReturn:
         """From here on the command runs: whatever fails is ours, and it must not notice."""
         guarded, flush = self._messages.guarded, "`sqstee flush` ships what is kept"
-        guarded("the output is not captured", "choose another folder with --spool DIR", self._open_spool)
+        guarded("the output was not captured", "choose another folder with --spool DIR", self._open_spool)
         failure = self._child.started()
         if failure is not None:
             guarded("the spool of a run that never was stays", "`sqstee flush` removes it", self._remove_spool)
