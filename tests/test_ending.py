@@ -176,7 +176,9 @@ def test_strict_and_a_record_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs
     found = sqstee.run(*words, environ=fake_sqs.environ())
     assert found.returncode == EXIT_UNDELIVERED
     aside, summary = found.stderr.decode().splitlines()
-    assert aside.startswith(f"sqstee: 1 line larger than the destination takes: kept in {sqstee.spool}/quarantine")
+    assert aside.startswith(
+        f"sqstee: 1 line larger than the destination takes, or refused by it: kept in {sqstee.spool}/quarantine"
+    )
     assert "2 lines (3,003 bytes)" in summary
     assert "1 delivered" in summary
     assert "1 put aside" in summary

@@ -101,7 +101,7 @@ def test_a_record_larger_than_the_queue_takes(sqstee: Sqstee, fake_sqs: FakeSqs)
     fake_sqs.create_queue("tiny", MaximumMessageSize=2048)
     code = "print('before'); print('x' * 5000); print('after')"
     found = sqstee.run("--to", "tiny", "--", *python(code), environ=fake_sqs.environ())
-    assert found.stderr.startswith(b"sqstee: 1 line larger than the destination takes: kept in ")
+    assert found.stderr.startswith(b"sqstee: 1 line larger than the destination takes, or refused by it: kept in ")
     shipped = Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("tiny"))
     shipped.assert_whole()
     assert shipped.stdout == b"before\nafter\n"

@@ -230,7 +230,10 @@ def leftovers(figures: Figures, root: str) -> list[str]:
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
     if figures.quarantined:
         lines = count(figures.quarantined, "line")
-        found.append(f"{lines} larger than the destination takes: kept in {root}/quarantine, `sqstee flush --list`")
+        found.append(
+            f"{lines} larger than the destination takes, or refused by it: kept in {root}/quarantine,"
+            " `sqstee flush --list` shows them"
+        )
     if figures.waiting or figures.waiting_events:
         what = count(figures.waiting, "line") if figures.waiting else "the run's own events"
         why = f" ({figures.reason})" if figures.reason else ""
