@@ -14,6 +14,8 @@ CONTENT_TYPE = "application/x-ndjson"
 CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS body
 
 STREAMS = ("stdout", "stderr", "output")
+MAX_SEQ = 2**63 - 2  # what every store of numbers can hold, and one more
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # of one body: far above what a sender packs into a message
 
 # What a body must not contain as it is. JSON: controls, `"` and `\`. SQS: everything outside #x9 #xA #xD
 # #x20-#xD7FF #xE000-#xFFFD #x10000-#x10FFFF, that is U+FFFE and U+FFFF besides the controls. Consumers that call
@@ -210,7 +212,7 @@ class Record:
     @property
     def data(self) -> bytes:
         """The bytes that the command wrote, newline included."""
-        line = self.message.encode() if self.raw is None else self.raw
+        line = self.message.encode("utf-8", "surrogatepass") if self.raw is None else self.raw
         return line + b"\n" if self.eol else line
 
     @property
@@ -268,14 +270,9 @@ def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[
     `attributes` are the message's (name to string value); with `Content-Encoding` gzip,base64 the body is unpacked
     first. Raises DecodeError where a line is not in the wire format.
     """
-    import json
-
     try:
-        data = body.encode() if isinstance(body, str) else body
-        if attributes and attributes.get("Content-Encoding") == CONTENT_ENCODING:
-            data = _decompress(data)
-        return [_item(json.loads(line)) for line in data.split(b"\n") if line]
-    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        return [_item(fields) for fields in load_lines(unpack(body, attributes))]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DecodeError(f"not a record of sqstee: {error}") from error
 
 
@@ -290,20 +287,60 @@ def _compress(data: bytes) -> bytes:
     return bytes(igzip.compress(data, compresslevel=1, mtime=0))
 
 
-def _decompress(data: bytes) -> bytes:
-    import gzip
+def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes:
+    """A body as UTF-8, unpacked where its attributes say that it is compressed. Raises DecodeError."""
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if not attributes or attributes.get("Content-Encoding") != CONTENT_ENCODING:
+        return data
+    import zlib
 
-    return gzip.decompress(binascii.a2b_base64(data))
+    try:
+        return _decompress(binascii.a2b_base64(data, strict_mode=True))
+    except (ValueError, zlib.error) as error:
+        raise DecodeError(f"not {CONTENT_ENCODING}: {error}") from error
+
+
+def _decompress(packed: bytes) -> bytes:
+    """All members of a gzip file; a bomb is refused rather than unpacked."""
+    import zlib
+
+    found = b""
+    while packed:
+        member = zlib.decompressobj(wbits=31)
+        found += member.decompress(packed, MAX_UNPACKED_BYTES + 1 - len(found))
+        if len(found) > MAX_UNPACKED_BYTES:
+            raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes when unpacked")
+        if not member.eof:
+            raise ValueError("the end is missing")
+        packed = member.unused_data
+    return found
+
+
+def load_lines(data: bytes) -> list[dict[str, object]]:
+    """The JSON value of each line that is not empty: in one call, which takes a third of the time of many."""
+    import json
+
+    lines = [line for line in data.split(b"\n") if line]
+    try:
+        found: list[dict[str, object]] = json.loads(b"[%s]" % b",".join(lines))
+        if len(found) == len(lines):
+            return found
+    except ValueError:
+        pass
+    return [json.loads(line) for line in lines]  # raises for the line that is at fault
 
 
 def _item(fields: dict[str, object]) -> Record | Event:
-    return Event(fields) if "event" in fields else Record(fields)
+    item = Event(fields) if "event" in fields else Record(fields)
+    if isinstance(item, Event) and item.event == "gap" and not item.seq == _integer(item.fields["from"]) <= item.last:
+        raise ValueError("a gap event's own seq is its first")
+    return item
 
 
 def _integer(value: object) -> int:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEQ:
         return value
-    raise TypeError(f"expected an integer, not {value!r}")
+    raise TypeError(f"expected a number from 0 to {MAX_SEQ}, not {value!r:.40}")
 
 
 def _labels(value: object) -> dict[str, str]:

@@ -2,56 +2,152 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import SqsteeError
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Sequence
+
+    from sqstee.read.follow import Rest
+    from sqstee.read.match import Filter
+    from sqstee.read.show import Style
+
+_PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than the 30 s of most queues
 
 
 def tail(
-    dest: str = typer.Argument("", metavar="[DEST]", help="Where to read (default: what --to would be)."),
+    dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: what --to would be)."),
     consume: bool = typer.Option(False, "--consume", help="Delete from the queue what was printed."),
     peek: bool = typer.Option(False, "--peek", help="One pass over the queue; everything is given back at the end."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more, or stop at the end."),
+    host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Lines of these hosts only."),
+    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="stdout, stderr, output or event only."),
+    run: list[str] = typer.Option([], "--run", metavar="RUN", help="Runs that begin so only."),
+    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Lines of these jobs only."),
+    include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Lines that contain it only."),
+    exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="Not the lines that contain it."),
+    highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Point it out."),
+    since: str = typer.Option("", "--since", metavar="TIME", help="Lines from then on: 10m, 2h, or RFC 3339."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The form of a line."),
+    template: str = typer.Option("", "--template", metavar="TEXT", help="The form as '{time} {host} {message}'."),
+    window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="Colours."),
+    delete_unmatched: bool = typer.Option(
+        False, "--delete-unmatched", help="With --consume and a filter: delete also what the filter hides."
+    ),
+    rest: str = typer.Option(
+        "", "--rest", metavar="FILE|DEST", help="With --consume and a filter: keep there what the filter hides."
+    ),
 ) -> int:
-    """Follow lines as they arrive: ordered, without duplicates, gaps reported."""
-    from sqstee import options
-    from sqstee.read.follow import Follower
-    from sqstee.read.show import FORMATS, Printer
-    from sqstee.run.spool import default_root
-    from sqstee.transports.base import TransportError, open_receiver
-    from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+    """Follow lines as they arrive: ordered, without duplicates, gaps reported.
 
-    settings = options.load((), os.environ)
-    destination = parse(dest or settings.to or "local")
+    A queue has no way to read without taking: --consume deletes what was printed, --peek gives everything back.
+    A status of 130 or 143 says that ^C or SIGTERM ended it, in good order.
+    """
+    from sqstee.cli.reading import color_of, failures, opened, seconds_of
+    from sqstee.read.follow import Follower
+    from sqstee.read.show import Output, Printer
+    from sqstee.read.stop import Stop
+
+    style = _style(output, template, _patterns("-H", highlight), color_of(color))
+    wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
+    seconds = seconds_of(window, "--reorder-window")
+    printer = Printer(Output(sys.stdout.fileno()), Output(sys.stderr.fileno()), style)
+    with failures("tail"), Stop() as stop:
+        places = opened(dest, consume=consume, peek=peek, visibility=_PEEK_VISIBILITY if peek else None)
+        if wanted.is_active and places.consumed:
+            _check_filter(delete_unmatched, rest)
+        once = peek or not follow
+        follower = Follower(
+            places.receivers,
+            printer,
+            stop,
+            places.consumed,
+            wanted=wanted,
+            rest=_rest(rest) if rest else None,
+            window=seconds,
+            wait=1.0 if once else 2.0,
+        )
+        if places.peeked:
+            printer.remark(places.peeked)
+        if once:
+            follower.drain()
+        else:
+            follower.follow()
+        if places.peeked:
+            printer.remark(f"{follower.returns.released} messages given back")
+    return stop.status
+
+
+def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:
+    from sqstee.read.show import FORMATS, Style
+
     if output not in FORMATS:
         raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
-    if color not in ("auto", "always", "never"):
-        raise SqsteeError(f"{color!r} is not a choice of colours", "the form is --color auto|always|never")
-    if destination.kind == "sqs" and consume == peek:
-        problem = "a queue has no way to read without taking" if not consume else "only one of --consume and --peek"
-        hint = "choose --consume (delete what was printed) or --peek (one pass, given back)"
-        raise SqsteeError(problem, hint)
-    local = f"{os.path.abspath(settings.spool or default_root())}/{LOCAL_FILE_NAME}"
-    coloured = color == "always" or (color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-    try:
-        receiver = open_receiver(destination, local)
-        printer = Printer(sys.stdout.buffer, sys.stderr.buffer, output, coloured)
-        follower = Follower(receiver, printer, consume)
+    if template and output != "default":
+        raise SqsteeError("only one of --template and -o", "leave -o out, or --template")
+    return Style(output, colour, sys.stdout.isatty(), template, highlight)
+
+
+def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
+    import re
+
+    found = []
+    for text in texts:
         try:
-            if follow and not peek:
-                follower.follow()
-            else:
-                follower.drain()
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            follower.release()
-    except TransportError as error:
-        hint = "sqstee tail --help lists the options; AWS_* variables and profiles work as for boto3"
-        raise SqsteeError(f"{destination.text}: {error}", hint, EXIT_FAILURE) from None
-    return 0
+            found.append(re.compile(text))
+        except re.error as error:
+            hint = f"the form is {flag} REGEX, as of Python's re; (?i) at its beginning ignores case"
+            raise SqsteeError(f"{flag}: {text!r} is not a regular expression: {error}", hint) from None
+    return found
+
+
+def _filter(
+    hosts: Sequence[str],
+    streams: Sequence[str],
+    runs: Sequence[str],
+    jobs: Sequence[str],
+    include: Sequence[re.Pattern[str]],
+    exclude: Sequence[re.Pattern[str]],
+    since: str,
+) -> Filter:
+    import time
+
+    from sqstee.read.match import Filter, earliest
+
+    try:
+        moment = earliest(since, time.time()) if since else ""
+    except (ValueError, OverflowError):
+        hint = "the form is --since 10m, 2h, 3d or 2026-11-21T19:30:00Z"
+        raise SqsteeError(f"--since: {since!r} is not a time", hint) from None
+    return Filter(hosts, streams, runs, jobs, include, exclude, moment)
+
+
+def _check_filter(delete_unmatched: bool, rest: str) -> None:
+    """One message mixes lines that match with lines that do not: a consumer must say what becomes of the latter."""
+    if delete_unmatched == bool(rest):
+        problem = "--consume with a filter would delete lines that it hides" if not rest else "only one of the two"
+        hint = "choose --delete-unmatched (they are lost) or --rest FILE|DEST (they are kept there)"
+        raise SqsteeError(problem, hint)
+
+
+def _rest(text: str) -> Rest:
+    """A destination where the text is one (also a queue's name), else a file."""
+    from sqstee.cli.reading import local_path
+    from sqstee.read.rest import FileRest, SenderRest
+    from sqstee.transports.base import open_sender
+    from sqstee.transports.destination import parse
+
+    try:
+        destination = parse(text)
+    except SqsteeError:
+        return FileRest(text)
+    return SenderRest(open_sender(destination, local_path(), 1024**3))
+
+
+__all__ = ["tail"]

@@ -1,104 +1,293 @@
-"""Wires the read side: receive, order, show, then acknowledge."""
+"""Wires the read side: receive, order, filter, show, then acknowledge."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
+from sqstee.read.hold import Holding
+from sqstee.read.match import Filter
 from sqstee.read.order import Emission, Emit, Gap, Late, Missing, Order
-from sqstee.read.receive import Item, blocks, is_gap
-from sqstee.read.show import Printer
-from sqstee.record import DecodeError, Event
+from sqstee.read.pump import Inbox, Pump, Returns
+from sqstee.read.receive import Foreign, Item, is_gap, is_pointer, read
+from sqstee.read.stop import Stop, StoppedError
+from sqstee.record import Event
 from sqstee.transports.base import Message, Receiver
 
-_BATCH = 10
-_WAIT_SECONDS = 1.0
+_LOOK_SECONDS = 0.1  # how often a signal and the end are looked for while nothing comes
+_MOST_RUNS = 10_000  # known at a time; the one that has been silent longest is forgotten
+_MOST_FOREIGN = 20_000  # message ids of foreign messages that are known as duplicates
+_MOST_PEEKED = 100_000  # messages held: at 120,000 in flight a queue answers nobody any more
+_MOST_REPEATS = 200  # messages met again in a row: the pass takes longer than they stay hidden
+
+Received = tuple[Receiver, Message]
+
+
+class Sink(Protocol):
+    """Where items go in their order: a printer, a board, the rest that a filter leaves."""
+
+    def items(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
+        """Take items; `late` ones belong further up."""
+
+    def remark(self, text: str, **fields: object) -> None:
+        """Take a remark about what was read."""
+
+    def flush(self) -> None:
+        """Have everything written; raises OSError where that fails."""
+
+
+class Rest(Protocol):
+    """Where what a filter refuses is kept."""
+
+    def keep(self, items: Sequence[Item | Foreign]) -> None:
+        """Take items."""
+
+    def flush(self) -> None:
+        """Have everything written or sent; raises where that fails."""
 
 
 class Follower:
-    """Reads a destination and prints its lines, ordered and without duplicates.
+    """Reads destinations and hands their lines on, ordered and without duplicates.
 
-    Of a consumed queue a message is deleted once everything that came before or with it has been printed.
+    `consume`: a message is deleted once all its lines are out, as far as they ever will be; otherwise everything is
+    given back at the end. `wanted` decides what is shown; `rest` keeps what is not.
     """
 
-    def __init__(self, receiver: Receiver, printer: Printer, consume: bool, from_start: bool = False) -> None:
-        self._receiver = receiver
-        self._printer = printer
-        self._consume = consume
-        self._order: Order[Item] = Order(from_start=from_start)
-        self._held: list[Message] = []
+    def __init__(
+        self,
+        receivers: Sequence[Receiver],
+        sink: Sink,
+        stop: Stop,
+        consume: bool,
+        *,
+        wanted: Filter | None = None,
+        rest: Rest | None = None,
+        window: float = 2.0,
+        from_start: bool = False,
+        threads: int = 4,
+        wait: float = 2.0,
+        most: int | None = None,
+    ) -> None:
+        self._sink, self._stop, self._consume = sink, stop, consume
+        self._wanted = wanted if wanted and wanted.is_active else None
+        self._rest = rest
+        self.order: Order[Item] = Order(from_start=from_start, window=window)
+        self._inbox = Inbox()
+        self.pump = Pump(receivers, self._inbox.put, self._remark, threads, wait, most=most)
+        self.returns = Returns(threads)
+        self._holding: Holding[Received] = Holding()
+        self._done: list[Received] = []
+        self._kept: list[Received] = []  # until the end: what cannot be read, and all of it where nothing is consumed
+        self._active: OrderedDict[str, None] = OrderedDict()
+        self._foreign: OrderedDict[str, None] = OrderedDict()
+        self._peeked: set[str] = set()
+        self._repeats = 0
+        self._remarks: list[str] = []
 
     def follow(self) -> None:
-        """Read for ever."""
-        while True:
-            self._step(_WAIT_SECONDS)
+        """Read until asked to stop. Raises TransportError and OSError."""
+        self._read(lambda: False)
 
-    def drain(self) -> None:
-        """Read until the destination gives nothing more."""
-        while self._step(0.0 if self._receiver.follows else _WAIT_SECONDS):
+    def drain(self, idle: float = 0.0) -> None:
+        """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
+        self._read(lambda: self.pump.is_empty(idle) or self._is_peek_over())
+
+    def _read(self, is_over: Callable[[], bool]) -> None:
+        self.pump.start()
+        try:
+            while not self._stop.signal and not self.pump.is_over and not is_over():
+                self._step(self._inbox.get(self._patience()))
+            if not self._stop.signal:
+                self._step(self._inbox.get(0.0), at_end=True)
+        except StoppedError:
             pass
-        self._emit(self._order.finish(time.monotonic()))
+        finally:
+            self._give_back()
+        if self.pump.failure:
+            raise self.pump.failure
+
+    def _patience(self) -> float:
+        deadline = self.order.deadline()
+        return _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))
+
+    def _step(self, received: list[Received], at_end: bool = False) -> None:
+        """Take what came, hand on what is in order, and acknowledge what is done."""
+        unseen = deque(received)
+        try:
+            while unseen:
+                self._take(*unseen[0])
+                unseen.popleft()
+            now = time.monotonic()
+            self._emit(self.order.finish(now) if at_end else self.order.tick(now))
+            self._say()
+            with self._stop.interruptible():
+                if self._rest:
+                    self._rest.flush()
+                self._sink.flush()
+        except BaseException:
+            self._kept += [*unseen, *self._done]
+            self._done = []
+            raise
         self._acknowledge()
 
-    def release(self) -> None:
-        """Give back what was received and is not acknowledged."""
-        if self._held:
-            self._receiver.release(self._held)
-            self._held = []
-
-    def _step(self, wait: float) -> bool:
-        """Receive once, print, acknowledge; whether there was anything."""
-        deadline = self._order.deadline()
-        if deadline is not None:
-            wait = min(wait, max(0.0, deadline - time.monotonic()))
-        messages = self._receiver.receive(_BATCH, wait)
-        for message in messages:
-            self._take(message)
-        self._emit(self._order.tick(time.monotonic()))
-        self._printer.flush()
-        if self._order.pending == 0:
-            self._acknowledge()
-        return bool(messages)
-
-    def _take(self, message: Message) -> None:
-        try:
-            found = list(blocks(message))
-        except DecodeError as error:
-            self._printer.remark(f"a message was left alone: {error}")
+    def _take(self, receiver: Receiver, message: Message) -> None:
+        if is_pointer(message):
+            self._leave(receiver, message, "its body lies in S3, which this version does not read")
             return
-        if not self._receiver.follows:
-            self._held.append(message)
+        if not self._consume and not receiver.follows and self._is_peeked(receiver, message):
+            return
+        found, foreign = read(message)
         now = time.monotonic()
+        if foreign and self._is_new(message):
+            self._hand_on(foreign)
+        waits_for: dict[str, int] = {}
         for block in found:
+            last = block[-1]
+            end = last.last if isinstance(last, Event) else last.seq
+            waits_for[last.run] = max(waits_for.get(last.run, 0), end)
             self._emit(self._placed(block, now))
+        self._hold(receiver, message, waits_for)
+
+    def _hold(self, receiver: Receiver, message: Message, waits_for: dict[str, int]) -> None:
+        for run in waits_for:
+            self._active[run] = None
+            self._active.move_to_end(run)
+        if not receiver.follows:
+            without_body = Message(b"", {}, message.handle, message.id)
+            if not self._consume:
+                self._kept.append((receiver, without_body))
+            elif waits_for:
+                self._holding.hold((receiver, without_body), waits_for)
+            else:
+                self._done.append((receiver, without_body))
+            for run in waits_for:
+                self._done += self._holding.passed(run, self.order.border(run))
+        while len(self._active) > _MOST_RUNS:
+            self._forget(next(iter(self._active)))
+
+    def _forget(self, run: str) -> None:
+        self._emit(self.order.flush(run, time.monotonic()))
+        self.order.forget(run)
+        del self._active[run]
+
+    def _leave(self, receiver: Receiver, message: Message, why: str) -> None:
+        """A message that cannot be read is not deleted; it is held so that it does not come at once again."""
+        if self._is_new(message):
+            self._remark(f"a message is left in the queue: {why}")
+        self._kept.append((receiver, Message(b"", {}, message.handle, message.id)))
+
+    def _is_new(self, message: Message) -> bool:
+        if not message.id:
+            return True
+        known = message.id in self._foreign
+        self._foreign[message.id] = None
+        while len(self._foreign) > _MOST_FOREIGN:
+            self._foreign.popitem(last=False)
+        return not known
+
+    def _is_peeked(self, receiver: Receiver, message: Message) -> bool:
+        """Whether a pass has met this message before; its latest handle is the one that gives it back."""
+        if message.id not in self._peeked:
+            self._peeked.add(message.id)
+            self._repeats = 0
+            return False
+        self._repeats += 1
+        self._kept.append((receiver, Message(b"", {}, message.handle, message.id)))
+        return True
+
+    def _is_peek_over(self) -> bool:
+        return len(self._peeked) >= _MOST_PEEKED or self._repeats >= _MOST_REPEATS
 
     def _placed(self, block: Sequence[Item], now: float) -> list[Emission[Item]]:
         first = block[0]
         if is_gap(first):
             assert isinstance(first, Event)
-            return self._order.gap(first.run, first.seq, first.last, first, now)
-        return self._order.block(first.run, first.seq, block, now)
+            return self.order.gap(first.run, first.seq, first.last, first, now)
+        return self.order.block(first.run, first.seq, block, now)
 
     def _emit(self, emissions: Iterable[Emission[Item]]) -> None:
         for emission in emissions:
             if isinstance(emission, Emit):
-                self._printer.items(emission.items)
+                self._hand_on(emission.items)
             elif isinstance(emission, Late):
-                self._printer.items(emission.items, late=True)
+                self._hand_on(emission.items, late=True)
+                self._late(emission)
             elif isinstance(emission, Gap):
-                self._printer.items((emission.item,), late=emission.is_late)
+                self._hand_on((emission.item,), late=emission.is_late)
+                self._gap(emission)
             else:
                 self._missing(emission)
+            self._done += self._holding.passed(emission.run, self.order.border(emission.run))
+
+    def _hand_on(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
+        wanted = self._wanted
+        if wanted is None:
+            self._sink.items(items, late)
+            return
+        self._sink.items([item for item in items if wanted(item)], late)
+        if self._rest:
+            self._rest.keep([item for item in items if not wanted(item)])
 
     def _missing(self, missing: Missing) -> None:
-        count = f"{missing.count} line{'s' if missing.count > 1 else ''}"
-        text = f"{count} missing so far of run {missing.run} (seq {missing.first}-{missing.last})"
-        self._printer.remark(text, run=missing.run, first=missing.first, last=missing.last)
+        span = {"run": missing.run, "first": missing.first, "last": missing.last, "age_s": round(missing.age, 3)}
+        text = f"{_lines(missing)} missing so far {_of(missing)}, waited for {missing.age:.1f} s"
+        self._sink.remark(text, kind="missing", **span)
+
+    def _late(self, late: Late[Item]) -> None:
+        span = {"run": late.run, "first": late.first, "last": late.last}
+        self._sink.remark(f"{_lines(late)} came late {_of(late)}", kind="late", **span)
+
+    def _gap(self, gap: Gap[Item]) -> None:
+        span = {"run": gap.run, "first": gap.first, "last": gap.last}
+        assert isinstance(gap.item, Event)
+        reason = str(gap.item.fields.get("reason", ""))
+        text = f"{_lines(gap)} dropped by the sender {_of(gap)}: {gap.item.message or reason}"
+        self._sink.remark(text, kind="gap", reason=reason, **span)
+
+    def _remark(self, text: str) -> None:
+        """A remark from whatever thread: said by the one that reads."""
+        self._remarks.append(text)
+
+    def _say(self) -> None:
+        while self._remarks:
+            self._sink.remark(self._remarks.pop(0))
 
     def _acknowledge(self) -> None:
-        if not self._consume or not self._held:
-            return
-        self._printer.flush()
-        for failure in self._receiver.delete(self._held):
-            self._printer.remark(f"a message could not be deleted: {failure}")
-        self._held = []
+        done, self._done = self._done, []
+        for receiver, messages in by_receiver(done):
+            self.returns.delete(receiver, messages)
+
+    def _give_back(self) -> None:
+        """Await what is under way, then give back all that is not acknowledged: nothing stays in flight."""
+        self._inbox.open_wide()
+        self.pump.stop()
+        left = [*self._kept, *self._done, *self._holding.clear(), *self._inbox.get(0.0)]
+        for receiver, messages in by_receiver(left):
+            if not receiver.follows:
+                latest = {message.id or message.handle: message for message in messages}
+                self.returns.release(receiver, list(latest.values()))
+        self.returns.close()
+        self._say()
+        if self.returns.failed:
+            many = f"{self.returns.failed} message{'s' if self.returns.failed > 1 else ''}"
+            self._sink.remark(f"{many} could not be acknowledged and will come again: {self.returns.problem}")
+
+
+def by_receiver(received: Iterable[Received]) -> Iterator[tuple[Receiver, list[Message]]]:
+    """Messages grouped by where they came from."""
+    found: dict[int, tuple[Receiver, list[Message]]] = {}
+    for receiver, message in received:
+        found.setdefault(id(receiver), (receiver, []))[1].append(message)
+    yield from found.values()
+
+
+def _lines(span: Missing | Late[Item] | Gap[Item]) -> str:
+    count = span.last - span.first + 1
+    return f"{count} line{'s' if count > 1 else ''}"
+
+
+def _of(span: Missing | Late[Item] | Gap[Item]) -> str:
+    seqs = f"seq {span.first}" if span.first == span.last else f"seq {span.first}-{span.last}"
+    return f"of run {span.run} ({seqs})"

@@ -333,6 +333,10 @@ class Order(Generic[T]):
         """The reported holes that are still open, as (first, last): after flush() all that is missing."""
         return list(self._runs[run].missing.spans) if run in self._runs else []
 
+    def border(self, run: str) -> int:
+        """The seq up to which, it not included, all of a run's records that arrived have been emitted."""
+        return (self._runs[run].next or 0) if run in self._runs else 0
+
     def counters(self, run: str) -> Counters:
         """What became of a run's seqs so far; all zero for a run that is not known."""
         if (it := self._runs.get(run)) is None:

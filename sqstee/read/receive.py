@@ -1,13 +1,56 @@
-"""Messages off a transport, decoded, in blocks of consecutive seqs."""
+"""Messages off a transport, decoded: blocks of consecutive seqs, and what other programs sent."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
-from sqstee.record import Event, Record, decode
+from sqstee.record import STREAMS, DecodeError, Event, Record, decode, timestamp, unpack
 from sqstee.transports.base import Message
 
 Item = Record | Event
+
+# A body that only points to where the real one lies (AWS Extended Client Library, by its versions 2 and 1).
+POINTERS = (
+    b'["software.amazon.payloadoffloading.PayloadS3Pointer"',
+    b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
+)
+_MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
+_HOST_KEYS = ("host", "hostname")
+_TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
+
+
+class Foreign:
+    """A line of a message that is not in the wire format: plain text, or another program's JSON.
+
+    `data` is the line without its newline; the rest is what of it a reader can show, empty where there is none.
+    """
+
+    __slots__ = ("data", "host", "id", "job", "message", "object", "run", "stream", "timestamp")
+
+    def __init__(self, data: bytes, message: Message) -> None:
+        self.data = data
+        self.id = message.id
+        self.object = _object(data)
+        found = self.object or {}
+        self.message = _first(found, _MESSAGE_KEYS) or data.decode("utf-8", "replace")
+        self.host = _first(found, _HOST_KEYS) or message.attributes.get("host", "")
+        self.stream = _first(found, ("stream",))
+        self.timestamp = _first(found, _TIME_KEYS) or timestamp(int(message.sent * 1e9))
+        self.run = _first(found, ("run",))
+        self.job = _first(found, ("job",))
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The JSON object itself, or one made of the text."""
+        if self.object is not None:
+            return self.object
+        return {"timestamp": self.timestamp, "message": self.message, "message_id": self.id}
+
+
+def is_pointer(message: Message) -> bool:
+    """Whether a body only points to the real one, which the transport did not fetch."""
+    return message.data.startswith(POINTERS)
 
 
 def blocks(message: Message) -> Iterator[list[Item]]:
@@ -15,14 +58,45 @@ def blocks(message: Message) -> Iterator[list[Item]]:
 
     Raises DecodeError where the message is not in the wire format.
     """
+    yield from split(decode(message.data, message.attributes))
+
+
+def split(items: list[Item]) -> Iterator[list[Item]]:
+    """Items in blocks of one run and consecutive seqs; a gap event stands alone."""
     block: list[Item] = []
-    for item in decode(message.data, message.attributes):
+    for item in items:
         if block and (is_gap(item) or is_gap(block[-1]) or not _follows(item, block[-1])):
             yield block
             block = []
         block.append(item)
     if block:
         yield block
+
+
+def read(message: Message) -> tuple[list[list[Item]], list[Foreign]]:
+    """A message of whatever form: the blocks of what is in the wire format, and every other line."""
+    try:
+        return list(blocks(message)), []
+    except DecodeError:
+        pass
+    items: list[Item] = []
+    foreign: list[Foreign] = []
+    for line in plain(message).split(b"\n"):
+        if not line:
+            continue
+        try:
+            items += decode(line)
+        except DecodeError:
+            foreign.append(Foreign(line, message))
+    return list(split(items)), foreign
+
+
+def plain(message: Message) -> bytes:
+    """A message's body, unpacked where it can be."""
+    try:
+        return unpack(message.data, message.attributes)
+    except DecodeError:
+        return message.data
 
 
 def is_gap(item: Item) -> bool:
@@ -32,3 +106,23 @@ def is_gap(item: Item) -> bool:
 
 def _follows(item: Item, before: Item) -> bool:
     return item.run == before.run and item.seq == before.seq + 1
+
+
+def _object(data: bytes) -> dict[str, object] | None:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _first(fields: dict[str, object], names: tuple[str, ...]) -> str:
+    return next((text for text in map(fields.get, names) if isinstance(text, str)), "")
+
+
+def stream_of(item: Item | Foreign) -> str:
+    """The stream's name; an event has `event` in its place."""
+    return "event" if isinstance(item, Event) else item.stream
+
+
+__all__ = ["STREAMS", "Foreign", "Item", "blocks", "is_gap", "is_pointer", "plain", "read", "split", "stream_of"]

@@ -1,68 +1,219 @@
-"""Lines as a person or a program wants them: host and stream before each, the bytes alone, or JSON."""
+"""Lines as a person or a program wants them: host and stream before each, the bytes alone, JSON, or a template."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import BinaryIO
+import os
+import re
+import select
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 
-from sqstee.read.receive import Item
+from sqstee.errors import SqsteeError
+from sqstee.read.receive import Foreign, Item, stream_of
 from sqstee.record import Event, Record
 
 FORMATS = ("default", "raw", "json")
+TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
 _HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is left to stderr
+
+# What a terminal would obey: C0 and C1 controls (CSI as one character is among these), and what turns the direction
+# of text around.
+_C0 = [code for code in range(0x20) if code != 0x09] + [0x7F]
+_OTHERS = [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _NEUTRAL = {code: chr(0x2400 + code) for code in range(0x20) if code != 0x09} | {0x7F: "\u2421"}
-_NEUTRAL |= dict.fromkeys(range(128, 160), "�")  # C1 controls: CSI as one character among them
+_NEUTRAL |= dict.fromkeys(_OTHERS, "\ufffd")
+_NEUTRAL_JSON = {code: f"\\u{code:04x}" for code in (0x7F, *_OTHERS)}
+_NEUTRAL_RAW = {code: text for code, text in _NEUTRAL.items() if code != 0x0A}
+
+Shown = Item | Foreign
+
+
+def neutral(text: str) -> str:
+    """`text` with every control character made visible instead of obeyed; a tab stays."""
+    return text.translate(_NEUTRAL)
+
+
+class Output:
+    """Bytes to a descriptor, which may be non-blocking; nothing is kept behind the caller's back.
+
+    `flush` raises OSError where the bytes cannot be written, and then nothing may be acknowledged.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Keep bytes for the next flush."""
+        self._parts.append(data)
+
+    def flush(self) -> None:
+        """Have everything written."""
+        data, self._parts = memoryview(b"".join(self._parts)), []
+        while data:
+            try:
+                data = data[os.write(self.fd, data) :]
+            except BlockingIOError:  # somebody else made a terminal or pipe that we share non-blocking
+                select.select([], [self.fd], [])
+
+
+class Style:
+    """How lines look: `form` one of FORMATS; `template` in its place; `colour`; `safe` for a terminal: control
+    characters of remote hosts are made visible; `highlight`: expressions to point out."""
+
+    def __init__(
+        self,
+        form: str = "default",
+        colour: bool = False,
+        safe: bool = False,
+        template: str = "",
+        highlight: Sequence[re.Pattern[str]] = (),
+    ) -> None:
+        self.form = form
+        self.colour = colour
+        self.safe = safe or colour
+        self.template = template
+        self.highlight = highlight if colour else ()
+        if template:
+            check_template(template)
 
 
 class Printer:
-    """Writes items to `out` and remarks about them to `remarks`.
+    """Writes items to `out` and remarks about them to `remarks`."""
 
-    `colour` is for a terminal: colours, and control characters of remote hosts made visible instead of obeyed.
-    """
-
-    def __init__(self, out: BinaryIO, remarks: BinaryIO, form: str, colour: bool) -> None:
+    def __init__(self, out: Output, remarks: Output, style: Style) -> None:
         self._out = out
         self._remarks = remarks
-        self._form = form
-        self._colour = colour
+        self._style = style
+        renders: dict[str, Callable[[Shown, bool], bytes]] = {
+            "default": self._line,
+            "raw": self._raw,
+            "json": self._json,
+        }
+        self._render = self._templated if style.template else renders[style.form]
 
-    def items(self, items: Iterable[Item], late: bool = False) -> None:
+    def items(self, items: Iterable[Shown], late: bool = False) -> None:
         """Lines and events in their order; `late` ones belong further up."""
-        render = {"default": self._line, "raw": self._raw, "json": self._json}[self._form]
-        self._out.write(b"".join(render(item, late) for item in items))
+        self._out.write(b"".join([self._render(item, late) for item in items]))
 
     def remark(self, text: str, **fields: object) -> None:
-        """A remark of our own, beside the lines."""
-        line = json.dumps({"remark": text, **fields}) if self._form == "json" else f"sqstee: {text}"
-        self._remarks.write(line.encode() + b"\n")
+        """A remark of our own, beside the lines; as JSON where they are."""
+        line = json.dumps({"remark": text, **fields}) if self._style.form == "json" else f"sqstee: {neutral(text)}"
+        self._remarks.write(line.encode("utf-8", "replace") + b"\n")
         self._remarks.flush()
 
     def flush(self) -> None:
         """Have everything written; raises OSError where that fails (nothing may be acknowledged then)."""
         self._out.flush()
 
-    def _line(self, item: Item, late: bool) -> bytes:
+    def _line(self, item: Shown, late: bool) -> bytes:
         mark = "late " if late else ""
+        stream = stream_of(item) or "-"
+        message = described(item) if isinstance(item, Event) else item.message
+        prefix = f"{item.host or '-'} {stream:6} {mark}"
+        if self._style.safe:
+            prefix, message = neutral(prefix), neutral(message)
+        if not self._style.colour:
+            return f"{prefix}{message}\n".encode("utf-8", "replace")
+        host = _HOST_COLOURS[zlib.crc32(item.host.encode("utf-8", "replace")) % len(_HOST_COLOURS)]
+        body = self._painted(message, _code(item))
+        return f"\033[{host}m{prefix}\033[0m{body}\n".encode("utf-8", "replace")
+
+    def _painted(self, message: str, code: str) -> str:
+        for pattern in self._style.highlight:
+            message = pattern.sub(lambda found: f"\033[7m{found[0]}\033[27m" if found[0] else "", message)
+        return f"\033[{code}m{message}\033[0m" if code or self._style.highlight else message
+
+    def _raw(self, item: Shown, late: bool) -> bytes:
         if isinstance(item, Event):
-            name = item.job or item.run
-            return self._painted(f"{item.host} {'event':6} {mark}", f"{name}: {item.message}", item, "2")
-        text = f"{item.host} {item.stream:6} {mark}"
-        return self._painted(text, item.message, item, "31" if item.stream == "stderr" else "")
+            return b""
+        data = item.data if isinstance(item, Record) else item.data + b"\n"
+        if not self._style.safe:
+            return data
+        return data.decode("utf-8", "replace").translate(_NEUTRAL_RAW).encode()
 
-    def _painted(self, prefix: str, message: str, item: Item, code: str) -> bytes:
-        if not self._colour:
-            return f"{prefix}{message}\n".encode()
-        host = _HOST_COLOURS[sum(item.host.encode()) % len(_HOST_COLOURS)]
-        message = message.translate(_NEUTRAL)
-        body = f"\033[{code}m{message}\033[0m" if code else message
-        return f"\033[{host}m{prefix.translate(_NEUTRAL)}\033[0m{body}\n".encode()
-
-    @staticmethod
-    def _raw(item: Item, late: bool) -> bytes:
-        return item.data if isinstance(item, Record) else b""
-
-    @staticmethod
-    def _json(item: Item, late: bool) -> bytes:
+    def _json(self, item: Shown, late: bool) -> bytes:
         fields = {**item.fields, "late": True} if late else item.fields
-        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+        text = json.dumps(fields, ensure_ascii=False)
+        if self._style.safe:
+            text = text.translate(_NEUTRAL_JSON)
+        return text.encode("utf-8", "replace") + b"\n"
+
+    def _templated(self, item: Shown, late: bool) -> bytes:
+        text = self._style.template.format_map(_Fields(item, late))
+        return (neutral(text) if self._style.safe else text).encode("utf-8", "replace") + b"\n"
+
+
+class _Fields(dict[str, object]):
+    """What a template may name, made when it is named."""
+
+    def __init__(self, item: Shown, late: bool) -> None:
+        super().__init__()
+        self._item = item
+        self._late = late
+
+    def __missing__(self, name: str) -> object:
+        if name == "stream":
+            return stream_of(self._item)
+        if name == "late":
+            return "late" if self._late else ""
+        if name == "time":
+            return self._item.timestamp[11:19]
+        if name == "labels":
+            return _Labels(getattr(self._item, "labels", {}))
+        if name not in TEMPLATE_FIELDS:
+            raise KeyError(name)
+        if name == "message" and isinstance(self._item, Event):
+            return described(self._item)
+        return getattr(self._item, name, "")
+
+
+class _Labels(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+def check_template(template: str) -> None:
+    """Raises SqsteeError where a template cannot be filled in."""
+    fields: dict[str, object] = dict.fromkeys(("timestamp", "host", "stream", "run", "message"), "")
+    try:
+        template.format_map(_Fields(Record({**fields, "seq": 0}), False))
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        hint = f"the form is --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
+        raise SqsteeError(f"--template: {template!r} cannot be filled in: {error}", hint) from None
+
+
+def described(event: Event) -> str:
+    """An event for a person: whose it is, what happened, how long it took."""
+    text = f"{event.job or event.run}: {event.message}"
+    took = event.fields.get("duration_s")
+    if isinstance(took, int | float):
+        text += f" after {duration(took)}"
+    lines = event.fields.get("lines")
+    if isinstance(lines, int):
+        text += f", {lines:,} lines"
+    return text
+
+
+def failed(event: Event) -> bool:
+    """Whether an exit event tells of a command that did not succeed."""
+    return event.event == "exit" and event.fields.get("exit_code") != 0
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 0.25 s, 12 s, 4m05s, 2h03m, 3d04h."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+def _code(item: Shown) -> str:
+    """ANSI: stderr and what failed red, other events dim, gaps yellow."""
+    if isinstance(item, Event):
+        return "31" if failed(item) else "33" if item.event == "gap" else "2"
+    return "31" if item.stream == "stderr" else ""

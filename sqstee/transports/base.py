@@ -160,14 +160,50 @@ class Failure:
 
 
 class Message:
-    """One received message: its body, its attributes (strings), and the handle that acknowledges it."""
+    """One received message: its body, its attributes (strings), and the handle that acknowledges it.
 
-    __slots__ = ("attributes", "data", "handle")
+    `id` names the message over all its deliveries (empty where the destination has no such name); `sent` is when it
+    was sent, in seconds since the epoch (0 where that is not known).
+    """
 
-    def __init__(self, data: bytes, attributes: dict[str, str], handle: str) -> None:
+    __slots__ = ("attributes", "data", "handle", "id", "sent")
+
+    def __init__(self, data: bytes, attributes: dict[str, str], handle: str, id: str = "", sent: float = 0.0) -> None:
         self.data = data
         self.attributes = attributes
         self.handle = handle
+        self.id = id
+        self.sent = sent
+
+
+class QueueState:
+    """What a destination says about itself; None where it has no such thing.
+
+    Counts are messages: `visible` can be received now, `in_flight` are with consumers, `delayed` not to be received
+    yet. Times are seconds: `visibility_timeout`, `retention`, `oldest` (age of the oldest message). `dead_letter` is
+    the ARN of the queue that takes what was received more than `max_receives` times, `bytes` what all of it occupies.
+    """
+
+    __slots__ = (
+        *("visible", "in_flight", "delayed", "bytes", "oldest"),
+        *("visibility_timeout", "retention", "max_message", "in_flight_limit"),
+        *("fifo", "dead_letter", "max_receives", "encryption"),
+    )
+
+    def __init__(self, visible: int, in_flight: int = 0, delayed: int = 0) -> None:
+        self.visible = visible
+        self.in_flight = in_flight
+        self.delayed = delayed
+        self.bytes: int | None = None
+        self.oldest: float | None = None
+        self.visibility_timeout: float | None = None
+        self.retention: float | None = None
+        self.max_message: int | None = None
+        self.in_flight_limit: int | None = None
+        self.fifo = False
+        self.dead_letter: str | None = None
+        self.max_receives: int | None = None
+        self.encryption = ""
 
 
 class Sender(Protocol):
@@ -189,8 +225,13 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """The receiving half of a transport."""
+    """The receiving half of a transport; its methods may be called from several threads at once.
 
+    What a message only points to (a body that is stored elsewhere) is the transport's own business: `receive` gives
+    the body itself, and `delete` removes what it was read from.
+    """
+
+    name: str  # the destination, as given
     follows: bool  # reading does not consume, so that nothing needs to be deleted
 
     def receive(self, limit: int, wait: float) -> list[Message]:
@@ -200,7 +241,10 @@ class Receiver(Protocol):
         """Acknowledge messages whose lines are out; what could not be deleted."""
 
     def release(self, messages: Sequence[Message]) -> None:
-        """Give messages back so that others can receive them at once."""
+        """Give messages back so that others can receive them at once. Raises TransportError."""
+
+    def stat(self) -> QueueState:
+        """What waits at the destination. Raises TransportError, also where one may read but not ask."""
 
     def close(self) -> None:
         """Give connections back."""
@@ -219,14 +263,20 @@ def open_sender(destination: Destination, local_path: str, local_max: int) -> Se
     raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")
 
 
-def open_receiver(destination: Destination, local_path: str) -> Receiver:
-    """The receiver for a destination, not yet connected."""
+def open_receiver(
+    destination: Destination, local_path: str, connections: int = 4, visibility: int | None = None
+) -> Receiver:
+    """The receiver for a destination, not yet connected.
+
+    `connections` is how many calls may be under way at once; `visibility` for how many seconds a received message is
+    hidden from others (default: what the queue says).
+    """
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsReceiver
 
-        return SqsReceiver(destination)
+        return SqsReceiver(destination, connections, visibility)
     if destination.kind == "local":
         from sqstee.transports.local import LocalReceiver
 
-        return LocalReceiver(destination.name or local_path)
+        return LocalReceiver(destination.name or local_path, destination.text)
     raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, RETRY, Failure, Message, TransportError
+from sqstee.transports.base import OPEN, RETRY, Failure, Message, QueueState, TransportError
 
 _BUSY_SECONDS = 20.0
 _POLL_SECONDS = 0.02
@@ -109,9 +109,11 @@ class LocalReceiver:
 
     follows = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str = "local") -> None:
+        self.name = name
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
         self._seen = 0
 
     def receive(self, limit: int, wait: float) -> list[Message]:
@@ -130,27 +132,49 @@ class LocalReceiver:
     def release(self, messages: Sequence[Message]) -> None:
         """Nothing: a follower holds no message."""
 
+    def stat(self) -> QueueState:
+        """The rows, all of them visible to each follower."""
+        rows, size, oldest = 0, 0, None
+        try:
+            with self._lock:
+                if connection := self._open():
+                    query = "SELECT count(*), total(length(data)), min(time) FROM body"
+                    rows, size, oldest = connection.execute(query).fetchone()
+        except sqlite3.Error as error:
+            raise _refusal(error, self._path) from error
+        found = QueueState(rows)
+        found.bytes = int(size)
+        found.oldest = None if oldest is None else max(0.0, time.time() - oldest)
+        return found
+
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> sqlite3.Connection | None:
+        """The connection; None as long as nobody has made the file."""
+        if self._connection is None and os.path.exists(self._path):
+            self._connection = _connect(self._path)
+        return self._connection
 
     def _next(self, limit: int) -> list[Message]:
         try:
-            if self._connection is None:
-                if not os.path.exists(self._path):
+            with self._lock:
+                connection = self._open()
+                if connection is None:
                     return []
-                self._connection = _connect(self._path)
-            query = "SELECT id, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
-            rows = self._connection.execute(query, (self._seen, limit)).fetchall()
+                query = "SELECT id, run, first, last, encoding, data, time FROM body WHERE id > ? ORDER BY id LIMIT ?"
+                rows = connection.execute(query, (self._seen, limit)).fetchall()
         except sqlite3.Error as error:
             raise _refusal(error, self._path) from error
         if rows:
             self._seen = rows[-1][0]
         return [
-            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row))
-            for row, run, first, last, encoding, data in rows
+            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row), f"local-{row}", sent)
+            for row, run, first, last, encoding, data, sent in rows
         ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Failure, Message, TransportError, classify
+from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Failure, Message, QueueState, TransportError, classify
 from sqstee.transports.destination import Destination
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ MAX_MESSAGE_BYTES = 1024 * 1024  # SQS developer guide, quotas: since August 202
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
 LONG_POLL_SECONDS = 20  # the largest WaitTimeSeconds
+BATCH = 10  # entries of one call
+IN_FLIGHT_LIMIT = 120_000  # SQS developer guide, quotas: at that many ReceiveMessage answers OverLimit
 _READ_SLACK_SECONDS = 10
 _STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
 
@@ -143,43 +148,40 @@ class SqsReceiver:
 
     follows = False
 
-    def __init__(self, destination: Destination, connections: int = 4) -> None:
+    def __init__(self, destination: Destination, connections: int = 4, visibility: int | None = None) -> None:
+        self.name = destination.text
         self._queue = _Queue(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
+        self._options: dict[str, int] = {} if visibility is None else {"VisibilityTimeout": visibility}
 
     def receive(self, limit: int, wait: float) -> list[Message]:
         """One ReceiveMessage."""
-        try:
-            client, url = self._queue.client()
+        with self._calling() as (client, url):
             answer = client.receive_message(
                 QueueUrl=url,
-                MaxNumberOfMessages=min(limit, 10),
-                WaitTimeSeconds=min(LONG_POLL_SECONDS, round(wait)),
+                MaxNumberOfMessages=min(limit, BATCH),
+                WaitTimeSeconds=min(LONG_POLL_SECONDS, math.ceil(wait)),
                 MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["SentTimestamp"],
+                **self._options,  # type: ignore[arg-type]
             )
-        except Exception as error:
-            raise refusal_of(error) from error
         return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
         """One DeleteMessageBatch for each ten messages; entry ids are indexes, as a message may be there twice."""
         failures = []
-        try:
-            client, url = self._queue.client()
-            for start in range(0, len(messages), 10):
-                part = messages[start : start + 10]
+        with self._calling() as (client, url):
+            for start in range(0, len(messages), BATCH):
+                part = messages[start : start + BATCH]
                 entries = [{"Id": str(at), "ReceiptHandle": message.handle} for at, message in enumerate(part)]
                 answer = client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
                 failures += _failures(answer, len(part), start)
-        except Exception as error:
-            raise refusal_of(error) from error
         return failures
 
     def release(self, messages: Sequence[Message]) -> None:
-        """Make messages visible again at once."""
-        try:
-            client, url = self._queue.client()
-            for start in range(0, len(messages), 10):
-                part = messages[start : start + 10]
+        """Make messages visible again at once; one whose handle has expired is visible already."""
+        with self._calling() as (client, url):
+            for start in range(0, len(messages), BATCH):
+                part = messages[start : start + BATCH]
                 client.change_message_visibility_batch(
                     QueueUrl=url,
                     Entries=[
@@ -187,11 +189,51 @@ class SqsReceiver:
                         for at, message in enumerate(part)
                     ],
                 )
-        except Exception as error:
-            raise refusal_of(error) from error
+
+    def stat(self) -> QueueState:
+        """One GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's."""
+        with self._calling() as (client, url):
+            answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        return queue_state(answer.get("Attributes", {}))
 
     def close(self) -> None:
         """Nothing: the connections end with the process."""
+
+    @contextmanager
+    def _calling(self) -> Iterator[tuple[SQSClient, str]]:
+        """The client and the queue's URL; whatever is raised comes out as TransportError."""
+        try:
+            yield self._queue.client()
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal.kind == REFRESH:
+                self._queue.forget_client()
+            raise refusal from error
+
+
+def queue_state(attributes: Mapping[Any, str]) -> QueueState:
+    """A queue's attributes (all strings) as what they mean; what an emulator leaves out stays None."""
+
+    def number(name: str) -> int | None:
+        text = attributes.get(name, "")
+        return int(text) if text.isdigit() else None
+
+    counts = ("", "NotVisible", "Delayed")
+    found = QueueState(*(number(f"ApproximateNumberOfMessages{kind}") or 0 for kind in counts))
+    found.visibility_timeout = number("VisibilityTimeout")
+    found.retention = number("MessageRetentionPeriod")
+    found.max_message = number("MaximumMessageSize")
+    found.in_flight_limit = IN_FLIGHT_LIMIT
+    found.fifo = attributes.get("FifoQueue") == "true"
+    managed = "SSE-SQS" if attributes.get("SqsManagedSseEnabled") == "true" else ""
+    found.encryption = attributes.get("KmsMasterKeyId") or managed
+    try:
+        policy = json.loads(attributes.get("RedrivePolicy") or "{}")
+        found.dead_letter = policy.get("deadLetterTargetArn")
+        found.max_receives = int(policy["maxReceiveCount"]) if "maxReceiveCount" in policy else None
+    except (ValueError, TypeError, AttributeError):
+        pass
+    return found
 
 
 def request_json(url: str, bodies: Sequence[Body], fifo: bool) -> bytes:
@@ -247,7 +289,10 @@ def _message(found: Any) -> Message:
         for name, value in found.get("MessageAttributes", {}).items()
         if "StringValue" in value
     }
-    return Message(found["Body"].encode(), attributes, found["ReceiptHandle"])
+    sent = found.get("Attributes", {}).get("SentTimestamp", "0")
+    return Message(
+        found["Body"].encode(), attributes, found["ReceiptHandle"], found.get("MessageId", ""), int(sent) / 1000
+    )
 
 
 def refusal_of(error: Exception) -> TransportError:

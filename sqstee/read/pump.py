@@ -1,0 +1,360 @@
+"""Parallel receivers, and a pool of its own that deletes what was received or gives it back.
+
+Whoever stops does so in this order: `Pump.stop` (awaits every call that is under way: a message that such a call
+still brings is in flight, and must be known to be given back), then release, then `Returns.close`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from sqstee.transports.base import OPEN, POISON, REFRESH, Failure, Message, Receiver, TransportError
+
+_BATCH = 10  # messages of one call
+_CALL_BYTES = 1024 * 1024  # of bodies that one call asks for
+_FIRST_GUESS = 256 * 1024  # bytes of a body before any was seen
+_COPIES = 3.5  # answer, its text and its bodies are in memory at the same time
+_FIRST_ATTEMPTS = 3
+_MOST_SECONDS = 30.0
+_FOLLOW_SECONDS = 0.1  # one look at a destination that is followed without consuming
+_ASK_SECONDS = 1.0  # between two questions whether a queue is empty
+_GIVE_UP_SECONDS = 30.0
+_OVER_LIMIT_SECONDS = 5.0  # SQS: 120,000 messages are in flight
+
+Take: TypeAlias = Callable[[Receiver, list[Message]], None]
+
+
+def backoff(attempt: int) -> float:
+    """Seconds before the next attempt: full jitter, up to 30."""
+    return random.uniform(0, min(_MOST_SECONDS, 0.2 * 2 ** min(attempt, 10)))
+
+
+class Pump:
+    """Threads that receive and hand each answer's messages to `take`, which runs in them.
+
+    `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `most`: stop after so
+    many messages. All threads but one of each receiver sleep while nothing comes. What stops it by itself is in
+    `failure`; trouble that passes is told to `remark`.
+    """
+
+    def __init__(
+        self,
+        receivers: Sequence[Receiver],
+        take: Take,
+        remark: Callable[[str], None],
+        threads: int = 4,
+        wait: float = 2.0,
+        budget: int = 16 * 1024 * 1024,
+        most: int | None = None,
+    ) -> None:
+        self._take, self._remark = take, remark
+        self._receivers = receivers
+        self._ask_at = 0.0
+        self._wait, self._budget = wait, budget
+        self._changed = threading.Condition()
+        self._left = most
+        self._average = float(_FIRST_GUESS)
+        self._reserved = 0.0
+        self._calls = 0
+        self._succeeded = self._told = False
+        self._stopping = threading.Event()
+        self._busy = {id(receiver): threading.Event() for receiver in receivers}
+        self.failure: Exception | None = None
+        self.received = self.bytes = 0
+        self._empties = {id(receiver): 0 for receiver in receivers}
+        self.last_message = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._poll, args=(receiver, number == 0), daemon=True)
+            for receiver in receivers
+            for number in range(1 if receiver.follows else threads)
+        ]
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self.last_message = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ask no more, and wait for the calls that are under way; `take` gets what they bring."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        for event in self._busy.values():
+            event.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has stopped by itself: a failure, or as many messages as were wanted."""
+        with self._changed:
+            return self._stopping.is_set() or (self._left == 0 and not self._calls)
+
+    def is_empty(self, seconds: float) -> bool:
+        """Whether all has been read: nothing came for `seconds`, more than one empty answer, and nothing is visible.
+
+        A queue that may be read but not asked counts as empty by its answers; one whose visible messages nobody gets
+        (a FIFO group that another consumer holds) after half a minute.
+        """
+        now = time.monotonic()
+        idle = now - self.last_message
+        with self._changed:
+            answers = [self._empties[id(one)] - (0 if one.follows else 1) for one in self._receivers]
+        if min(answers) < 1 or idle < seconds or now < self._ask_at:
+            return False
+        self._ask_at = now + _ASK_SECONDS
+        return idle > max(_GIVE_UP_SECONDS, 2 * seconds) or all(map(_is_empty, self._receivers))
+
+    def _poll(self, receiver: Receiver, lead: bool) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            if not lead and not self._busy[id(receiver)].wait(1.0):
+                continue
+            limit, room = self._reserve()
+            if not limit:
+                return
+            messages: list[Message] = []
+            try:
+                messages = receiver.receive(limit, _FOLLOW_SECONDS if receiver.follows else self._wait)
+                self._note(receiver, messages)
+                attempt = 0
+                if messages:
+                    self._take(receiver, messages)
+            except TransportError as error:
+                attempt += 1
+                self._trouble(receiver, error, attempt)
+            except Exception as error:  # of `take`: a full disk; the messages are known to whoever gave it
+                self._fail(error)
+            finally:
+                self._settle(limit - len(messages), room)
+
+    def _reserve(self) -> tuple[int, float]:
+        """How many messages to ask for, once there is room for them, and the room; 0 when stopping."""
+        with self._changed:
+            while not self._stopping.is_set():
+                limit = max(1, min(_BATCH, int(_CALL_BYTES / max(1.0, self._average))))
+                limit = limit if self._left is None else min(limit, self._left)
+                room = limit * self._average * _COPIES
+                if limit and (not self._reserved or self._reserved + room <= self._budget):
+                    self._reserved += room
+                    self._calls += 1
+                    if self._left is not None:
+                        self._left -= limit
+                    return limit, room
+                self._changed.wait(0.5)
+        return 0, 0.0
+
+    def _settle(self, unused: int, room: float) -> None:
+        with self._changed:
+            self._reserved -= room
+            self._calls -= 1
+            if self._left is not None:
+                self._left += unused
+            if not self._calls:
+                self._reserved = 0.0  # no rest of roundings
+            self._changed.notify_all()
+
+    def _note(self, receiver: Receiver, messages: list[Message]) -> None:
+        key = id(receiver)
+        with self._changed:
+            self._succeeded, self._told = True, False
+            if not messages:
+                self._empties[key] += 1
+                self._busy[key].clear()
+                return
+            size = sum(len(message.data) for message in messages)
+            self._average += (size / len(messages) - self._average) / 4
+            self._empties[key] = 0
+            self.received += len(messages)
+            self.bytes += size
+            self.last_message = time.monotonic()
+        self._busy[key].set()
+
+    def _trouble(self, receiver: Receiver, error: TransportError, attempt: int) -> None:
+        """Wait and go on where the trouble may pass; a first success tells a wrong name from a bad minute."""
+        final = error.kind in (OPEN, POISON) or (error.kind == REFRESH and attempt >= _FIRST_ATTEMPTS)
+        if final or (not self._succeeded and attempt >= _FIRST_ATTEMPTS):
+            error.args = (f"{receiver.name}: {error}",)
+            self._fail(error)
+            return
+        if not self._told and attempt > 1:
+            self._told = True
+            self._remark(f"{receiver.name}: receiving is in trouble and goes on trying: {error}")
+        is_full = "OverLimit" in error.code
+        self._stopping.wait(_OVER_LIMIT_SECONDS if is_full else backoff(attempt))
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self.failure = self.failure or error
+            self._stopping.set()
+            self._changed.notify_all()
+
+
+def _is_empty(receiver: Receiver) -> bool:
+    if receiver.follows:
+        return True
+    try:
+        return receiver.stat().visible == 0
+    except TransportError as error:
+        return error.kind == OPEN
+
+
+class Inbox:
+    """Messages on their way from a pump's threads to one that takes them out: put() waits at `most` bytes."""
+
+    def __init__(self, most: int = 8 * 1024 * 1024) -> None:
+        self._most = most
+        self._held = 0
+        self._changed = threading.Condition()
+        self._messages: deque[tuple[Receiver, Message]] = deque()
+        self._open = True
+
+    def put(self, receiver: Receiver, messages: list[Message]) -> None:
+        """Add messages; waits for room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < self._most or not self._open)
+            self._messages += [(receiver, message) for message in messages]
+            self._held += sum(len(message.data) for message in messages)
+            self._changed.notify_all()
+
+    def get(self, seconds: float) -> list[tuple[Receiver, Message]]:
+        """All that is there, after at most `seconds` of waiting for the first."""
+        with self._changed:
+            if not self._messages:
+                self._changed.wait(seconds)
+            found = list(self._messages)
+            self._messages.clear()
+            self._held = 0
+            self._changed.notify_all()
+            return found
+
+    def open_wide(self) -> None:
+        """From now on put() never waits: what still comes is to be given back."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+
+class Returns:
+    """A pool of threads that delete messages, or give them back, ten a call.
+
+    Entries that the queue answers as Failed are tried again; so are calls that failed as a whole. What could not be
+    deleted in the end comes again from the queue: `failed` counts it, `problem` is the last reason.
+    """
+
+    def __init__(self, threads: int = 4, attempts: int = 6, linger: float = 0.02) -> None:
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._attempts, self._linger = attempts, linger
+        self._open = True
+        self._busy = 0
+        self.deleted = self.released = self.failed = 0
+        self.problem = ""
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Messages that are not done with."""
+        with self._changed:
+            return len(self._jobs) + self._busy
+
+    def delete(self, receiver: Receiver, messages: Sequence[Message]) -> None:
+        """Have messages deleted, soon."""
+        self._put(_Job(receiver, message, True) for message in messages)
+
+    def release(self, receiver: Receiver, messages: Sequence[Message]) -> None:
+        """Have messages given back, soon."""
+        self._put(_Job(receiver, message, False) for message in messages)
+
+    def close(self) -> None:
+        """Wait until all is done."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _put(self, jobs: Iterable[_Job]) -> None:
+        with self._changed:
+            self._jobs += jobs
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            try:
+                self._carry_out(batch)
+            finally:
+                with self._changed:
+                    self._busy -= len(batch)
+                    self._changed.notify_all()
+
+    def _next(self) -> list[_Job]:
+        """Up to ten jobs of one kind for one receiver, each message once, by its latest handle; empty at the end."""
+        batch: dict[str, _Job] = {}
+        with self._changed:
+            while not batch:
+                while not self._jobs:
+                    if not self._open and not self._busy:
+                        return []
+                    self._changed.wait(0.5)
+                if len(self._jobs) < _BATCH and self._open:
+                    self._changed.wait(self._linger)
+                kind = self._jobs[0] if self._jobs else None
+                while kind and self._jobs and len(batch) < _BATCH and self._jobs[0].fits(kind):
+                    job = self._jobs.popleft()
+                    batch[job.message.id or job.message.handle] = job
+            self._busy += len(batch)
+        return list(batch.values())
+
+    def _carry_out(self, batch: list[_Job]) -> None:
+        receiver, messages = batch[0].receiver, [job.message for job in batch]
+        failures: list[Failure] = []
+        try:
+            if batch[0].deletes:
+                failures = receiver.delete(messages)
+            else:
+                receiver.release(messages)
+        except TransportError as error:
+            failures = [Failure(at, error.kind, error.code, error.message) for at in range(len(batch))]
+        again = [self._failed(batch[failure.index], failure) for failure in failures]
+        with self._changed:
+            if batch[0].deletes:
+                self.deleted += len(batch) - len(failures)
+            else:
+                self.released += len(batch) - len(failures)
+        if any(again):
+            time.sleep(backoff(max(job.attempts for job in batch)))
+            self._put(job for job in again if job)
+
+    def _failed(self, job: _Job, failure: Failure) -> _Job | None:
+        job.attempts += 1
+        if failure.kind not in (OPEN, POISON) and job.attempts < self._attempts:
+            return job
+        with self._changed:
+            self.failed += 1
+            self.problem = str(failure)
+        return None
+
+
+class _Job:
+    """A message to delete or to give back."""
+
+    __slots__ = ("attempts", "deletes", "message", "receiver")
+
+    def __init__(self, receiver: Receiver, message: Message, deletes: bool) -> None:
+        self.receiver = receiver
+        self.message = message
+        self.deletes = deletes
+        self.attempts = 0
+
+    def fits(self, other: _Job) -> bool:
+        """Whether both can go in one call."""
+        return self.receiver is other.receiver and self.deletes == other.deletes

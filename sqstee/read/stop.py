@@ -1,0 +1,60 @@
+"""Being asked to stop: SIGINT, SIGTERM and SIGHUP as a flag, so that a reading ends in its own order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(Exception):
+    """Raised out of an `interruptible` block by the signal that asks to stop."""
+
+
+class Stop:
+    """While it is entered the first signal sets `signal` (its number, else 0), and the second one kills.
+
+    A signal that the parent has this process ignore stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._interruptible = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that was asked to stop, as a shell would say it; 0 where it was not."""
+        return 128 + self.signal if self.signal else 0
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Code that may wait for others, such as a write to a pipe: the signal raises StoppedError out of it."""
+        if self.signal:
+            raise StoppedError
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)  # whoever asks twice wants it now
+        self.signal = number
+        if self._interruptible:
+            raise StoppedError

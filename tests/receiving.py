@@ -1,0 +1,56 @@
+"""What the tests of the read side share: bodies as sqstee sends them, queues filled with them, and their readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from fake_sqs import FakeSqs
+
+from sqstee.record import Body, Encoder
+
+RUN = "01JDRUNAAAAAAAAAAAAAAAAAAA"
+TIME_NS = 1_700_000_000_000_000_000
+
+
+def lines_of(first: int, last: int, run: str = RUN, host: str = "node1", stream: str = "stdout", job: str = "") -> Body:
+    """A body with the lines of seqs first..last, each saying its seq."""
+    block = b"".join(b"line %d\n" % seq for seq in range(first, last + 1))
+    data = Encoder(run, host, job).lines(block, stream, TIME_NS, first)
+    return Body(data, run, host, first, last)
+
+
+def event_of(event: str, seq: int, run: str = RUN, host: str = "node1", job: str = "", **fields: Any) -> Body:
+    """A body with one event."""
+    payload = json.dumps({"event": event, "message": f"{event} of it", **fields}).encode()
+    data = Encoder(run, host, job).event(payload, TIME_NS, seq)
+    return Body(data, run, host, seq, int(str(fields.get("to", seq))))
+
+
+def whole_run(lines: int, run: str = RUN, status: int = 0, **more: Any) -> list[Body]:
+    """A run from its start to its exit event, in three bodies."""
+    return [
+        event_of("start", 0, run, **more),
+        lines_of(1, lines, run, **more),
+        event_of("exit", lines + 1, run, exit_code=status, duration_s=1.5, lines=lines, **more),
+    ]
+
+
+def put(server: FakeSqs, bodies: Iterable[Body], queue: str = "q") -> None:
+    """Store bodies as messages."""
+    for body in bodies:
+        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in body.attributes.items()}
+        group = {"MessageGroupId": body.run, "MessageDeduplicationId": f"{body.run}:{body.first}-{body.last}"}
+        more: dict[str, Any] = group if queue.endswith(".fifo") else {}
+        server.put(queue, body.data.decode(), MessageAttributes=attributes, **more)
+
+
+def in_flight(server: FakeSqs, queue: str = "q") -> int:
+    """How many messages are with consumers."""
+    return sum(message.in_flight for message in server.messages(queue))
+
+
+def expected(first: int, last: int) -> bytes:
+    """The bytes that lines_of's command wrote."""
+    return b"".join(b"line %d\n" % seq for seq in range(first, last + 1))

@@ -1,0 +1,466 @@
+"""sqstee tail: what it shows, what it says, and what becomes of the messages."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sqs import FakeSqs
+from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support import SCRIPT, Sqstee, running, wait_for
+from terminal import Terminal
+
+from sqstee.errors import SqsteeError
+from sqstee.read.follow import Follower
+from sqstee.read.hold import Holding
+from sqstee.read.match import earliest
+from sqstee.read.order import Order
+from sqstee.read.pump import Returns
+from sqstee.read.receive import Item
+from sqstee.read.show import Output, Printer, Style, check_template, duration
+from sqstee.read.stop import Stop
+from sqstee.record import Body
+from sqstee.transports.base import POISON, RETRY, Failure, Message, QueueState, TransportError
+from sqstee.transports.local import LocalSender
+
+GAP: dict[str, Any] = {"from": 3}
+CONSUME = ("tail", "q", "--consume", "--no-follow")
+
+
+class Queue:
+    """A receiver in memory that notes what is done to it."""
+
+    follows = False
+    name = "memory"
+
+    def __init__(self, *answers: list[Message]) -> None:
+        self.answers = list(answers)
+        self.deleted: list[list[Message]] = []
+        self.released: list[Message] = []
+        self.failures: list[list[Failure]] = []
+        self.limits: list[int] = []
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        self.limits.append(limit)
+        if not self.answers:
+            time.sleep(0.01)
+        return self.answers.pop(0) if self.answers else []
+
+    def delete(self, messages: object) -> list[Failure]:
+        assert isinstance(messages, list)
+        self.deleted.append(messages)
+        return self.failures.pop(0) if self.failures else []
+
+    def release(self, messages: object) -> None:
+        assert isinstance(messages, list)
+        self.released += messages
+
+    def stat(self) -> QueueState:
+        return QueueState(0)
+
+    def close(self) -> None:
+        pass
+
+
+def stored(sqstee: Sqstee, *bodies: Body) -> str:
+    """Bodies in a local queue; its destination."""
+    path = sqstee.folder / "stored.db"
+    sender = LocalSender(str(path), 1024**3)
+    sender.send(bodies)
+    sender.close()
+    return f"local:{path}"
+
+
+def message(first: int, last: int, handle: str) -> Message:
+    """A message of the run, named by its range."""
+    return Message(lines_of(first, last).data, {}, handle, f"{first}-{last}")
+
+
+def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, bytes]:
+    """What a reading of a queue in memory prints, and its remarks."""
+    out, err = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
+    try:
+        with Stop() as stop:
+            Follower([queue], Printer(Output(out), Output(err), Style("raw")), stop, consume, window=0.2).drain()
+    finally:
+        os.close(out)
+        os.close(err)
+    return (tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()
+
+
+class TestMistakes:
+    """The mistakes that other receivers made."""
+
+    def test_1_an_empty_answer_is_not_the_end(self, tmp_path: Path) -> None:
+        """An empty answer in the middle does not end a reading."""
+        queue = Queue([message(0, 1, "a")], [], [message(2, 3, "b")])
+        assert printed(tmp_path, queue)[0] == expected(0, 3)
+
+    def test_2_a_message_twice_in_one_batch_goes_by_its_latest_handle(self) -> None:
+        """The same message received twice is deleted once, by the later handle."""
+        queue = Queue()
+        returns = Returns(1)
+        returns.delete(queue, [message(0, 0, "old"), message(1, 1, "x"), message(0, 0, "new")])
+        returns.close()
+        (batch,) = queue.deleted
+        assert sorted(one.handle for one in batch) == ["new", "x"]
+
+    def test_3_failed_entries_are_deleted_again(self) -> None:
+        """An HTTP 200 with Failed entries is not success; a handle that is no good any more is counted."""
+        queue = Queue()
+        queue.failures = [[Failure(0, RETRY, "InternalError", ""), Failure(1, POISON, "ReceiptHandleIsInvalid", "")]]
+        returns = Returns(1)
+        returns.delete(queue, [message(0, 0, "a"), message(1, 1, "b"), message(2, 2, "c")])
+        returns.close()
+        assert [one.handle for one in queue.deleted[1]] == ["a"]
+        assert (returns.deleted, returns.failed) == (2, 1)
+
+    def test_4_nothing_is_deleted_that_could_not_be_printed(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """The reader of our pipe is gone: every message is still there, and none in flight."""
+        put(fake_sqs, whole_run(5))
+        read, write = os.pipe()
+        os.close(read)
+        command = sqstee.words(*CONSUME)
+        with running(command, stdout=write, stderr=subprocess.PIPE, env=sqstee.environ | fake_sqs.environ()) as process:
+            os.close(write)
+            process.communicate(timeout=30)
+        assert process.returncode == 141
+        assert len(fake_sqs.messages("q")) == 3
+        assert in_flight(fake_sqs) == 0
+
+    def test_5_and_6_lower_seqs_print_and_a_duplicate_is_deleted_unseen(self, tmp_path: Path) -> None:
+        """5, 3, 4 all print; what was seen is deleted as well, and not printed."""
+        answers = [message(0, 2, "a"), message(5, 5, "b"), message(3, 3, "c"), message(4, 4, "d"), message(3, 3, "e")]
+        queue = Queue(*([one] for one in answers))
+        assert printed(tmp_path, queue)[0] == expected(0, 5)
+        handles = {one.handle for batch in queue.deleted for one in batch}
+        assert handles - {"c"} == {"a", "b", "d", "e"}  # c and e are one message, which may be deleted by the latter
+        assert queue.released == []
+
+    def test_7_a_look_receives_each_message_once(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """--peek hides what it has seen until its end; then everything is there again, to be received at once."""
+        put(fake_sqs, whole_run(30))
+        found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=fake_sqs.environ())
+        assert found.stdout == expected(1, 30)
+        assert b"one receive" in found.stderr
+        assert b"3 messages given back" in found.stderr
+        assert [one.receives for one in fake_sqs.messages("q")] == [1, 1, 1]
+        assert in_flight(fake_sqs) == 0
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_8_nothing_stays_in_flight(self, sqstee: Sqstee, fake_sqs: FakeSqs, number: int) -> None:
+        """Asked to stop, it awaits its receivers, and gives back what waits above a hole."""
+        put(fake_sqs, [event_of("start", 0), lines_of(1, 3), lines_of(10, 12)])
+        command = sqstee.words("tail", "q", "--consume", "-o", "raw", "--reorder-window", "60s")
+        with running(command, stdout=subprocess.PIPE, env=sqstee.environ | fake_sqs.environ()) as process:
+            assert process.stdout
+            assert b"".join(process.stdout.readline() for _ in range(3)) == expected(1, 3)
+            wait_for(lambda: len(fake_sqs.messages("q")) == 1, "deletion of what was printed")
+            process.send_signal(number)
+            assert process.communicate(timeout=30)[0] == b""
+            assert process.returncode == 128 + number
+        (left,) = fake_sqs.messages("q")
+        assert not left.in_flight
+
+    def test_9_prefetch_is_bounded_in_bytes(self, tmp_path: Path) -> None:
+        """Of large messages fewer are asked for at once."""
+        big = [Message(lines_of(n * 9000, n * 9000 + 8999).data, {}, str(n), str(n)) for n in range(12)]
+        assert len(big[0].data) > 1_000_000
+        queue = Queue(*([one] for one in big))
+        printed(tmp_path, queue)
+        assert queue.limits[0] == 4
+        assert min(queue.limits) == 1
+
+    def test_10_no_thread_waits_for_a_connection(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """The connection pool is as large as the threads: botocore has nothing to complain about."""
+        put(fake_sqs, [lines_of(n * 10, n * 10 + 9) for n in range(60)])
+        fake_sqs.faults(latency_ms=20)
+        found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
+        assert found.stdout == expected(0, 599)
+        assert b"pool" not in found.stderr
+
+    def test_11_over_limit_passes(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """Too many in flight: wait and go on."""
+        put(fake_sqs, whole_run(3))
+        fake_sqs.faults(errors=[{"operation": "ReceiveMessage", "code": "OverLimit", "times": 1}])
+        found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
+        assert (found.stdout, found.returncode) == (expected(1, 3), 0)
+
+    def test_12_what_a_filter_hides_is_never_just_deleted(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """--consume with a filter needs to be told; --rest keeps what is hidden."""
+        put(fake_sqs, whole_run(3))
+        environ = fake_sqs.environ()
+        found = sqstee.run(*CONSUME, "-i", "line 2", environ=environ)
+        assert (found.returncode, found.stdout) == (125, b"")
+        assert len(fake_sqs.messages("q")) == 3
+        rest = sqstee.folder / "rest.ndjson"
+        found = sqstee.run(*CONSUME, "-i", "line 2", "-o", "raw", "--rest", str(rest), environ=environ)
+        assert (found.returncode, found.stdout) == (0, b"line 2\n")
+        assert [json.loads(line)["seq"] for line in rest.read_bytes().splitlines()] == [0, 1, 3, 4]
+        assert fake_sqs.messages("q") == []
+
+
+def test_the_rest_may_be_another_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--rest DEST: what was hidden can be read there."""
+    fake_sqs.create_queue("other")
+    put(fake_sqs, whole_run(3))
+    environ = fake_sqs.environ()
+    sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "other", environ=environ)
+    found = sqstee.run("tail", "other", "--consume", "--no-follow", "-o", "raw", environ=environ)
+    assert found.stdout == expected(1, 3)
+
+
+def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A full disk or a missing queue behind --rest: the messages stay."""
+    put(fake_sqs, whole_run(3))
+    found = sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "/dev/full", environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert b"No space left" in found.stderr
+    assert b"Traceback" not in found.stderr
+    assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (3, 0)
+
+
+@pytest.mark.parametrize(("name", "attributes", "why"), [
+    ("q.fifo", {}, "would block the groups"),
+    ("p", {"RedrivePolicy": {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:q", "maxReceiveCount": 3}},
+     "maxReceiveCount is 3"),
+])  # fmt: skip
+def test_a_look_that_could_do_harm_is_refused(
+    sqstee: Sqstee, fake_sqs: FakeSqs, name: str, attributes: dict[str, Any], why: str
+) -> None:
+    """A FIFO queue's groups would be blocked; few receives lead to the dead-letter queue."""
+    fake_sqs.create_queue(name, **attributes)
+    found = sqstee.run("tail", name, "--peek", environ=fake_sqs.environ())
+    assert found.returncode == 125
+    assert why in found.stderr.decode()
+
+
+def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A hole is reported once on stderr with its range; what fills it later prints marked, and is said to be late."""
+    put(fake_sqs, [event_of("start", 0), lines_of(1, 2), lines_of(5, 5)])
+    command = sqstee.words("tail", "q", "--consume", "--reorder-window", "0.2s", "-o", "json")
+    environ = sqstee.environ | fake_sqs.environ()
+    pipe = subprocess.PIPE
+    with running(command, stdout=pipe, stderr=pipe, env=environ) as process:
+        assert process.stdout
+        assert process.stderr
+        remark = json.loads(process.stderr.readline())
+        assert {name: remark[name] for name in ("kind", "run", "first", "last")} == {
+            "kind": "missing",
+            "run": RUN,
+            "first": 3,
+            "last": 4,
+        }
+        assert [json.loads(process.stdout.readline())["seq"] for _ in range(4)] == [0, 1, 2, 5]
+        put(fake_sqs, [lines_of(3, 4)])
+        items = [json.loads(process.stdout.readline()) for _ in range(2)]
+        assert [(item["seq"], item["late"]) for item in items] == [(3, True), (4, True)]
+        assert json.loads(process.stderr.readline())["kind"] == "late"
+        wait_for(lambda: fake_sqs.messages("q") == [], "deletion of what was printed")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def test_gap_events_are_said_also_where_only_bytes_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """What the sender dropped is no silence."""
+    put(fake_sqs, [event_of("start", 0), lines_of(1, 2), event_of("gap", 3, to=9, reason="full", **GAP)])
+    found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
+    assert found.stdout == expected(1, 2)
+    assert b"7 lines dropped by the sender of run 01JDRUN" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "seqs"),
+    [
+        (("--host", "node[2-3]"), [11, 12]),
+        (("--stream", "stderr"), [11, 12]),
+        (("--job", "b*"), [11, 12]),
+        (("--run", "01A"), [1, 2]),
+        (("-i", "1$", "-i", "2$"), [1, 1, 2, 2, 11, 12]),
+        (("-e", "1", "-e", "2"), []),
+        (("-i", "line", "-e", "2"), [1, 1, 11]),
+        (("--since", "2023-11-14T22:13:21Z"), []),
+        (("--since", "2023-11-14T22:13:19+00:00"), [1, 1, 2, 2, 11, 12]),
+        (("--since", "10m"), []),
+    ],
+)
+def test_filters(sqstee: Sqstee, words: tuple[str, ...], seqs: list[int]) -> None:
+    """By host, stream, run, job, expressions and age; a filter is no loss."""
+    bodies = [lines_of(0, 0, "01A"), lines_of(0, 0, "01B"), lines_of(1, 2, "01A", job="a")]
+    to = stored(sqstee, *bodies, lines_of(1, 10, "01B", job="c"), lines_of(11, 12, "01B", "node2", "stderr", "b"))
+    found = sqstee.run("tail", to, "--no-follow", "-e", "[03-9]$", "-o", "json", *words)
+    assert found.stderr == b""
+    got = [json.loads(line)["seq"] for line in found.stdout.splitlines()]
+    assert sorted(seq for seq in got if seq) == seqs
+
+
+def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Plain text, another program's JSON, compressed bodies, and records among them."""
+    fake_sqs.put("q", "plain text\nof two lines", '{"message": "from elsewhere", "host": "web1"}', '{"level": 3}')
+    packed = base64.b64encode(gzip.compress(b"squeezed")).decode()
+    encoding = {"Content-Encoding": {"DataType": "String", "StringValue": "gzip,base64"}}
+    fake_sqs.put("q", packed, MessageAttributes=encoding)
+    fake_sqs.put("q", lines_of(0, 0).data.decode() + "and a foreign line", lines_of(1, 1).compressed().data.decode())
+    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    assert sorted(found.stdout.decode().splitlines())[:5] == [
+        "- -      and a foreign line",
+        "- -      of two lines",
+        "- -      plain text",
+        "- -      squeezed",
+        '- -      {"level": 3}',
+    ]
+    assert "node1 stdout line 0" in found.stdout.decode()
+    assert "web1 -      from elsewhere" in found.stdout.decode()
+    assert fake_sqs.messages("q") == []
+
+
+def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A pointer to a body in S3 is not deleted, and what is around it is shown."""
+    pointer = '["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
+    fake_sqs.put("q", pointer)
+    put(fake_sqs, whole_run(3))
+    found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
+    assert found.stdout == expected(1, 3)
+    assert b"a message is left in the queue" in found.stderr
+    assert [one.body for one in fake_sqs.messages("q")] == [pointer]
+    assert in_flight(fake_sqs) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"timestamp":"x","host":"h","run":"r","seq":3,"event":"gap","message":""}',
+        '{"timestamp":"x","host":"h","run":"r","seq":3,"event":"gap","from":3,"to":1}',
+        '{"timestamp":"x","host":"h","run":"r","seq":-3,"stream":"stdout","message":"m"}',
+        '{"timestamp":"x","host":"h","run":"r","seq":99999999999999999999,"stream":"stdout","message":"m"}',
+        '{"timestamp":"x","host":"h","run":"r","seq":true,"stream":"stdout","message":"m"}',
+        '{"timestamp":"x","host":"h","run":"r","seq":0,"stream":"stdout","message":"\\ud800"}',
+        '{"timestamp":"x","host":"\\ud800","run":"\\ud800","seq":0,"event":"gap","from":0,"to":0}',
+        "[" * 100_000,
+        '{"a":[1\n2]}\n{},{}',
+        "null",
+    ],
+)
+@pytest.mark.parametrize("form", ["default", "raw", "json"])
+def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None:
+    """Whatever somebody sends: it is shown somehow, and what comes behind it too."""
+    queue = Queue([Message(body.encode(), {}, "a", "a"), message(0, 1, "b")])
+    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style(form))
+        Follower([queue], sink, stop, True, window=0.1).drain()
+    assert b"line 1" in (tmp_path / "out").read_bytes()
+    assert sorted(one.handle for batch in queue.deleted for one in batch) == ["a", "b"]
+
+
+def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
+    """Control characters of a line are made visible on a terminal, with and without colours."""
+    body = b'{"message": "evil \\u001b]0;title\\u0007 \\u009b2J \\u202e end"}\n\x1b]0;title\x07 \xc2\x9b2J'
+    to = stored(sqstee, Body(body, "", "", 0, 0))
+    for words in ((), ("--color", "never"), ("-o", "raw"), ("-o", "json"), ("--template", "{message}")):
+        command = [SCRIPT, "tail", to, "--no-follow", *words]
+        with Terminal(command, sqstee.environ | {"TERM": "xterm"}) as terminal:
+            assert terminal.wait() == 0
+        assert b"evil" in terminal.output
+        assert b"\x1b]0" not in terminal.output
+        assert b"\x07" not in terminal.output
+        assert "\x9b".encode() not in terminal.output
+        assert "\u202e".encode() not in terminal.output
+
+
+def test_events_tell_status_and_duration(sqstee: Sqstee) -> None:
+    """A person sees how a run ended and how long it took; a failed one in red."""
+    sqstee.run("--job", "bad", "--", "sh", "-c", "echo x; exit 3")
+    lines = sqstee.run("tail", "--no-follow", "--color", "always").stdout.decode().splitlines()
+    assert "bad: bad started" in lines[0]
+    assert "\x1b[31mbad: exited with status 3 after " in lines[-1]
+    assert lines[-1].endswith(" s, 1 lines\x1b[0m") or lines[-1].endswith(" s, 1 line\x1b[0m")
+
+
+def test_template_and_highlight(sqstee: Sqstee) -> None:
+    """A form of one's own; matches stand out."""
+    sqstee.run("--host", "n", "--label", "team=data", "--", "echo", "one two")
+    form = "{host}|{labels[team]}|{seq}|{message}"
+    found = sqstee.run("tail", "--no-follow", "--stream", "stdout", "--template", form)
+    assert found.stdout == b"n|data|1|one two\n"
+    found = sqstee.run("tail", "--no-follow", "--color", "always", "-H", "tw.")
+    assert b"one \x1b[7mtwo\x1b[27m" in found.stdout
+
+
+@pytest.mark.parametrize("template", ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}"])
+def test_a_template_is_checked_first(template: str) -> None:
+    """Bad ones are named, with the fields that there are."""
+    with pytest.raises(SqsteeError, match="cannot be filled in"):
+        check_template(template)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "10x", "-5m", "", "99999999999999d"])
+def test_what_is_no_time(text: str) -> None:
+    """--since refuses it."""
+    if text == "99999999999999d":
+        assert earliest(text, 1e9).startswith("1970")
+        return
+    with pytest.raises(ValueError, match=r"."):
+        earliest(text, 1e9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.25, "0.25 s"), (12.34, "12.3 s"), (245, "4m05s"), (7400, "2h03m"), (280000, "3d05h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    """For a person."""
+    assert duration(seconds) == text
+
+
+def test_a_message_is_done_when_all_its_runs_are_out() -> None:
+    """What mixes runs waits for each of them."""
+    holding: Holding[str] = Holding()
+    holding.hold("m", {"a": 5, "b": 2})
+    holding.hold("n", {"a": 3})
+    assert holding.passed("a", 4) == ["n"]
+    assert holding.passed("a", 6) == []
+    assert holding.passed("b", 3) == ["m"]
+    assert len(holding) == 0
+
+
+def test_a_border_is_where_everything_is_out() -> None:
+    """Also where a hole was given up."""
+    order: Order[Item | str] = Order(from_start=True, window=1.0)
+    order.block("r", 0, ["0", "1"], 0.0)
+    order.block("r", 5, ["5"], 0.0)
+    assert order.border("r") == 2
+    order.tick(2.0)
+    assert (order.border("r"), order.border("other")) == (6, 0)
+
+
+def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
+    """Once it has answered, a queue's trouble is said once, and receiving goes on."""
+
+    class Troubled(Queue):
+        calls = 0
+
+        def receive(self, limit: int, wait: float) -> list[Message]:
+            self.calls += 1
+            if self.calls in (2, 3):
+                raise TransportError(RETRY, "ServiceUnavailable", "later")
+            return super().receive(limit, wait)
+
+    out, err = printed(tmp_path, Troubled([message(0, 1, "a")], [message(2, 3, "b")]))
+    assert out == expected(0, 3)
+    assert err.count(b"goes on trying") <= 1
+
+
+def test_several_destinations_are_merged(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A fallback's lines and the primary's are one run."""
+    fake_sqs.create_queue("fallback")
+    put(fake_sqs, [event_of("start", 0), lines_of(1, 3), lines_of(7, 9)])
+    put(fake_sqs, [lines_of(4, 6)], "fallback")
+    found = sqstee.run("tail", "q", "fallback", "--consume", "--no-follow", "-o", "raw", environ=fake_sqs.environ())
+    assert (found.stdout, found.stderr) == (expected(1, 9), b"")
