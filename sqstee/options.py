@@ -155,7 +155,12 @@ class Option:
 
 RUN_OPTIONS = (
     Option(
-        "to", "DEST", _destination, "", "where the lines go: queue name, URL or ARN, or local[:PATH] (default: local)"
+        "to",
+        "DEST",
+        _destination,
+        "",
+        "where the lines go: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST of a collector, or local[:PATH] "
+        "(default: local)",
     ),
     Option("job", "NAME", str, "", "a name for this job, on every line"),
     Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
@@ -175,16 +180,22 @@ RUN_OPTIONS = (
         "auto",
         "when the spool is full: wait while delivery makes progress and then drop lines, wait, or drop (default: auto)",
     ),
-    Option("linger", "TIME", duration, 1.0, "how long a partial request may wait for more lines (default: 1s)"),
+    Option(
+        "linger",
+        "TIME",
+        duration,
+        None,
+        "how long a partial request may wait for more lines (default: 1s; for S3 10s)",
+    ),
     Option(
         "flush-timeout", "TIME", duration, 10.0, "how long to deliver the rest after the command's end (default: 10s)"
     ),
     Option(
         "message-bytes",
         "SIZE",
-        at_most("1M"),
-        256 * 1024,
-        "NDJSON packed into one message, before compression (default: 256K)",
+        at_most("4M"),
+        None,
+        "NDJSON packed into one message, before compression (default: 256K; for S3 4M)",
     ),
     Option(
         "max-line", "SIZE", at_most("128K"), 32 * 1024, "longer lines are sent in pieces of this size (default: 32K)"
@@ -229,9 +240,9 @@ class Settings:
     spool: str
     spool_max: int
     on_full: str
-    linger: float
+    linger: float | None
     flush_timeout: float
-    message_bytes: int
+    message_bytes: int | None
     max_line: int
     compress: str
     local_max: int

@@ -179,7 +179,7 @@ class Body:
         """This body as NDJSON: the inverse of `compressed`."""
         if not self.encoding:
             return self
-        return Body(_decompress(self.data), self.run, self.host, self.first, self.last)
+        return Body(gunzip(binascii.a2b_base64(self.data)), self.run, self.host, self.first, self.last)
 
 
 def attributes_size(attributes: dict[str, str]) -> int:
@@ -292,27 +292,24 @@ def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
     if not attributes or attributes.get("Content-Encoding") != CONTENT_ENCODING:
         return data
-    import zlib
-
     try:
-        return _decompress(binascii.a2b_base64(data, strict_mode=True))
-    except (ValueError, zlib.error) as error:
+        return gunzip(binascii.a2b_base64(data, strict_mode=True))
+    except ValueError as error:
         raise DecodeError(f"not {CONTENT_ENCODING}: {error}") from error
 
 
-def _decompress(packed: bytes) -> bytes:
-    """All members of a gzip file; a bomb is refused rather than unpacked."""
+def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
+    """All members of a gzip file; raises ValueError where it is none, or a bomb, which is not unpacked any further."""
+    import gzip
+    import io
     import zlib
 
-    found = b""
-    while packed:
-        member = zlib.decompressobj(wbits=31)
-        found += member.decompress(packed, MAX_UNPACKED_BYTES + 1 - len(found))
-        if len(found) > MAX_UNPACKED_BYTES:
-            raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes when unpacked")
-        if not member.eof:
-            raise ValueError("the end is missing")
-        packed = member.unused_data
+    try:
+        found = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    if len(found) > limit:
+        raise ValueError(f"more than {limit} bytes when unpacked")
     return found
 
 

@@ -27,7 +27,6 @@ from sqstee.transports.destination import parse
         (["--to", "no queue!", "--", "touch", "ran"], "--to: 'no queue!' is not a destination"),
         (["--to", "s3://", "--", "touch", "ran"], "--to: 's3://' is not a destination"),
         (["--to", "arn:aws:sns:us-east-1:123456789012:q", "--", "touch", "ran"], "--to: 'arn:aws:sns"),
-        (["--to", "s3://bucket/prefix", "--", "touch", "ran"], "s3 destinations are not part of this version"),
         (["--to"], "no -- before the command"),
         (["--to", "--", "touch", "ran"], "--to needs a value"),
         (["--linger", "soon", "--", "touch", "ran"], "--linger: 'soon' is not right"),

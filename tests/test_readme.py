@@ -15,7 +15,7 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if "my-queue" not in block])
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "my-" not in block])
 def test_every_shell_block_runs(sqstee: Sqstee, block: str) -> None:
     """As it stands, in a shell, with the installed command first on PATH."""
     environ = sqstee.environ | {"PATH": f"{Path(SCRIPT).parent}:{sqstee.environ['PATH']}"}

@@ -21,7 +21,18 @@ from sqstee.run.senders import Senders
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
-from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TIMEOUT, Failure, TransportError, limit_in
+from sqstee.transports.base import (
+    OPEN,
+    POISON,
+    REFRESH,
+    RETRY,
+    SIZE,
+    TIMEOUT,
+    Batches,
+    Failure,
+    TransportError,
+    limit_in,
+)
 from sqstee.transports.destination import parse
 from sqstee.transports.sqs import SqsSender
 
@@ -271,7 +282,7 @@ def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
     assert limits.request == 262144 < MAX_REQUEST_BYTES
 
 
-class Scripted:
+class Scripted(Batches):
     """A destination that answers as a function says; what it took is kept."""
 
     ordered = False

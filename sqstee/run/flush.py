@@ -135,7 +135,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
         open_sender(parse(to), f"{root}/{LOCAL_FILE_NAME}", int(str(meta["local_max"]))),
         wake,
         linger=0.0,
-        message_bytes=int(str(meta["message_bytes"])),
+        message_bytes=int(str(meta.get("message_bytes", 0))) or None,
         flush_timeout=timeout,
         compress=str(meta["compress"]),
         in_flight=in_flight,

@@ -9,6 +9,7 @@ from sqstee.transports.base import REFRESH, RETRY
 
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
+_ASKED_MOST_SECONDS = 300.0  # of a Retry-After: a proxy's mistake must not stop a node for a day
 
 
 class Health:
@@ -35,8 +36,8 @@ class Health:
         self.reason = ""
         self.permanent = False
 
-    def failure(self, kind: str, reason: str, now: float) -> None:
-        """Something was refused."""
+    def failure(self, kind: str, reason: str, now: float, after: float = 0.0) -> None:
+        """Something was refused; the destination asks to be left alone for `after` seconds."""
         self._failures += 1
         self.reason = reason
         # credentials may have just expired: only a new session that fails as well is final
@@ -44,4 +45,4 @@ class Health:
         self._last_kind = kind
         most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
         wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
-        self.not_before = now + wait
+        self.not_before = now + max(wait, min(after, _ASKED_MOST_SECONDS))

@@ -36,12 +36,14 @@ class Planned:
 class Limits:
     """The most bytes that a message and a request may count, attributes included, as learned from the destination.
 
+    A request has at most `entries` messages.
+
     After a request that took too long the next one is half as large, down to one billed unit; each success grows it.
     """
 
-    def __init__(self, message: int = MAX_REQUEST_BYTES) -> None:
-        self.message = message
-        self._most = self.request = MAX_REQUEST_BYTES
+    def __init__(self, request: int = MAX_REQUEST_BYTES, entries: int = MAX_ENTRIES) -> None:
+        self.message = self._most = self.request = request
+        self.entries = entries
 
     def message_at_most(self, size: int) -> None:
         """A message of more than `size` was refused for its size."""
@@ -238,12 +240,12 @@ def _joined(body: Body, group: list[tuple[int, int, bytes]]) -> Body:
 
 
 class Request:
-    """Bodies of one SendMessageBatch: at most ten, at most `limit` bytes with their attributes (but always one)."""
+    """Bodies of one call: within `limits`, attributes included, but always one."""
 
-    def __init__(self, limit: int = MAX_REQUEST_BYTES) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.planned: list[Planned] = []
         self.size = 0
-        self._limit = limit
+        self._limits = limits
 
     def fits(self, planned: Planned) -> bool:
         """Whether a body can be added."""
@@ -251,7 +253,7 @@ class Request:
             return True
         if planned.alone or self.planned[0].alone:
             return False
-        return len(self.planned) < MAX_ENTRIES and self.size + planned.body.size <= self._limit
+        return len(self.planned) < self._limits.entries and self.size + planned.body.size <= self._limits.request
 
     def add(self, planned: Planned) -> None:
         """Add a body that fits."""

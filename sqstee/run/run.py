@@ -43,9 +43,6 @@ class Front:
         self._settings = settings
         self._command = command
         self._destination = destination.parse(settings.to or "local")
-        if self._destination.kind in ("s3", "http"):
-            hint = "use a queue name, URL or ARN, or local"
-            raise SqsteeError(f"{self._destination.kind} destinations are not part of this version", hint)
         self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
         if settings.redact:
             from sqstee.run.redact import Masker, RedactingWriter
@@ -226,11 +223,13 @@ class Front:
             "job": settings.job,
             "labels": dict(settings.labels),
             "to": self._destination.text,
-            "linger": settings.linger,
-            "message_bytes": settings.message_bytes,
             "compress": settings.compress,
             "local_max": settings.local_max,
         }
+        if settings.linger is not None:
+            meta["linger"] = settings.linger
+        if settings.message_bytes is not None:
+            meta["message_bytes"] = settings.message_bytes
         return encode_object(meta)
 
     def _remove_spool(self) -> None:

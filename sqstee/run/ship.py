@@ -23,7 +23,10 @@ _ALONE = 8  # so many records refused one by one, and none taken: the destinatio
 
 
 class Shipper:
-    """Ships one run until it is closed and empty, or its time is over."""
+    """Ships one run until it is closed and empty, or its time is over.
+
+    `linger` and `message_bytes` are the sender's own where the user does not say.
+    """
 
     def __init__(
         self,
@@ -31,8 +34,8 @@ class Shipper:
         sender: Sender,
         wake: int,
         *,
-        linger: float,
-        message_bytes: int,
+        linger: float | None,
+        message_bytes: int | None,
         flush_timeout: float,
         compress: str,
         orphaned: Callable[[], None] = lambda: None,
@@ -44,14 +47,14 @@ class Shipper:
         self._in_flight = 1 if sender.ordered else in_flight
         self._reached = reached
         self._wake = wake
-        self._message_bytes = message_bytes
+        self._message_bytes = message_bytes or sender.body_bytes
         self._flush_timeout = flush_timeout
         self._compress = compress
         self._orphaned = orphaned
-        self._pace = Pace(linger)
+        self._pace = Pace(sender.linger if linger is None else linger)
         self._health = Health()
         self._source: Source | None = None
-        self._limits = Limits()
+        self._limits = Limits(sender.max_request_bytes, sender.max_entries)
         self._again: list[Planned] = []  # refused, to be sent again
         self._suspects: list[Planned] = []  # records that were refused by themselves, as nothing else was
         self._awake_until = 0.0
@@ -116,7 +119,7 @@ class Shipper:
 
     def _send_again(self, source: Source) -> None:
         while self._again and self._may_send():
-            request = Request(self._limits.request)
+            request = Request(self._limits)
             while self._again and request.fits(self._again[0]):
                 request.add(self._again.pop(0))
             self._submit(source, request)
@@ -187,7 +190,7 @@ class Shipper:
                 self._reached()
             elif self._source is None:
                 assert isinstance(answer, TransportError)
-                self._health.failure(answer.kind, str(answer), now)
+                self._health.failure(answer.kind, str(answer), now, answer.after)
             elif isinstance(answer, TransportError):
                 self._refused_whole(self._source, bodies, answer, now)
             else:
@@ -228,11 +231,11 @@ class Shipper:
             self._send_later(bodies)
         elif refusal.code == TIMEOUT and len(bodies) == 1 and size > BILLED_UNIT_BYTES and not self._senders.ordered:
             self._send_later(source.divide(bodies[0], 2))  # readers drop what comes twice
-            self._health.failure(refusal.kind, str(refusal), now)
+            self._health.failure(refusal.kind, str(refusal), now, refusal.after)
         else:
             self._send_later(bodies)
             if refusal.kind != SIZE:
-                self._health.failure(refusal.kind, str(refusal), now)
+                self._health.failure(refusal.kind, str(refusal), now, refusal.after)
 
     def _refused_one(self, source: Source, planned: Planned, refusal: Failure | TransportError, now: float) -> None:
         """One body was refused by itself."""
@@ -250,7 +253,7 @@ class Shipper:
                 self._suspect(source, planned, str(refusal), now)
         else:
             self._send_later([planned])
-            self._health.failure(refusal.kind, str(refusal), now)
+            self._health.failure(refusal.kind, str(refusal), now, refusal.after)
 
     def _too_large(self, source: Source, planned: Planned, limit: int | None) -> None:
         size = planned.body.size

@@ -17,6 +17,7 @@ from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segm
 from sqstee.run.spool import lock
 
 QUARANTINE = "quarantine"
+AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, planned or ready
 
 
 class Source:
@@ -83,7 +84,7 @@ class Source:
         request = self._request()
         count = len(request.planned)
         more = len(self.ready) > count
-        if not (more or count == MAX_ENTRIES or request.size + self._most_body_bytes > self._limits.request):
+        if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
             return None
         return self._hand_out(request) if count <= self._room() else None
 
@@ -225,9 +226,9 @@ class Source:
             os.close(fd)
         self.quarantined += body.last - body.first + 1
 
-    def _request(self, most: int = MAX_ENTRIES) -> Request:
+    def _request(self, most: int = PLAN_LIMIT) -> Request:
         """The next bodies that go together, compressed where `auto` wants that."""
-        request = Request(self._limits.request)
+        request = Request(self._limits)
         for planned in self.ready:
             if len(request.planned) >= most or not request.fits(planned):
                 break
@@ -244,7 +245,7 @@ class Source:
         return PLAN_LIMIT - len(self._planned)
 
     def _full(self) -> bool:
-        return len(self.ready) + len(self._planned) >= PLAN_LIMIT
+        return len(self.ready) + len(self._planned) >= min(PLAN_LIMIT, AHEAD_BYTES // self._most_body_bytes)
 
     def _save(self, next_seq: int, position: Position) -> bool:
         """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""

@@ -35,6 +35,10 @@ _CLASSES = {
         "MissingAuthenticationToken",
         "MissingAuthenticationTokenException",
         "NoCredentials",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "Http401",
     ),
     OPEN: (
         "AccessDenied",
@@ -56,8 +60,15 @@ _CLASSES = {
         "UnknownOperationException",
         "NoRegion",
         "Configuration",
+        "NoSuchBucket",
+        "InvalidBucketName",
+        "InvalidBucketState",
+        "AllAccessDisabled",
+        "AccountProblem",
+        "PermanentRedirect",
+        "KeyTooLongError",
     ),
-    SIZE: ("BatchRequestTooLong", "MessageTooLong", "RequestEntityTooLarge"),
+    SIZE: ("BatchRequestTooLong", "MessageTooLong", "RequestEntityTooLarge", "EntityTooLarge"),
     POISON: (
         "InvalidMessageContents",
         "InvalidParameterValue",
@@ -69,6 +80,8 @@ _CLASSES = {
         "InvalidBatchEntryId",
         "ValidationError",
         "ValidationException",
+        "Http400",
+        "Http422",
     ),
 }
 _CLASS_OF = {code: kind for kind, codes in _CLASSES.items() for code in codes}
@@ -86,6 +99,12 @@ _PASSING = frozenset(
         "TransactionInProgress",
         "SlowDown",
         "OverLimit",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "IncompleteBody",
+        "BadDigest",
+        "XAmzContentSHA256Mismatch",
+        "RequestTimeTooSkewed",
     )
 )
 
@@ -108,7 +127,7 @@ def classify(code: str, status: int = 0, sender_fault: bool = False, message: st
         return POISON
     if status == 413:
         return SIZE
-    return OPEN if 400 <= status < 500 and status not in (408, 429) else RETRY
+    return OPEN if 300 <= status < 500 and status not in (408, 425, 429) else RETRY
 
 
 def limit_in(message: str) -> int | None:
@@ -125,10 +144,14 @@ def _one_line(code: str, message: str) -> str:
 
 
 class TransportError(Exception):
-    """A call that failed as a whole: `kind` is its class, `code` the destination's own word for it."""
+    """A call that failed as a whole: `kind` is its class, `code` the destination's own word for it.
 
-    def __init__(self, kind: str, code: str, message: str) -> None:
+    `after` is how many seconds the destination asks to be left alone.
+    """
+
+    def __init__(self, kind: str, code: str, message: str, after: float = 0.0) -> None:
         super().__init__(_one_line(code, message))
+        self.after = after
         self.kind = kind
         self.code = code
         self.message = message
@@ -143,6 +166,7 @@ class Failure:
     """One body of a call that was not taken; the others were."""
 
     __slots__ = ("code", "index", "kind", "message")
+    after = 0.0  # as of a TransportError
 
     def __init__(self, index: int, kind: str, code: str, message: str) -> None:
         self.index = index
@@ -206,16 +230,42 @@ class QueueState:
         self.encryption = ""
 
 
+class Batches:
+    """How a destination wants what it gets: messages in batches, as Amazon SQS takes them at most.
+
+    `max_entries` bodies go into one call, together at most `max_request_bytes` with their attributes. `body_bytes` of
+    NDJSON are packed into a body, and a partial call waits `linger` seconds, where the user does not say otherwise.
+    """
+
+    max_entries = 10
+    max_request_bytes = 1024 * 1024
+    body_bytes = 256 * 1024
+    linger = 1.0
+
+
+class Objects(Batches):
+    """One body a call, large or late: each object costs as much as twelve messages of SQS, and a listing shows it."""
+
+    max_entries = 1
+    max_request_bytes = 4 * 1024 * 1024
+    body_bytes = 4 * 1024 * 1024
+    linger = 10.0
+
+
 class Sender(Protocol):
     """The sending half of a transport; its methods may be called from several threads at once."""
 
     ordered: bool  # the destination keeps the order of what it gets: one request at a time
+    max_entries: int  # these four as in Batches
+    max_request_bytes: int
+    body_bytes: int
+    linger: float
 
     def open(self) -> int:
         """Reach the destination; the largest message that it takes, in bytes. Raises TransportError."""
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """Hand over at most ten bodies, at most 1 MiB with their attributes; what was not taken.
+        """Hand over at most `max_entries` bodies, at most `max_request_bytes` in all; what was not taken.
 
         Raises TransportError where the call failed as a whole (it may have been carried out all the same).
         """
@@ -252,6 +302,10 @@ class Receiver(Protocol):
 
 def open_sender(destination: Destination, local_path: str, local_max: int) -> Sender:
     """The sender for a destination, not yet connected; `local_path` is where the local queue lies by default."""
+    if destination.kind == "s3":
+        from sqstee.transports.s3 import S3Sender
+
+        return S3Sender(destination)
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsSender
 
@@ -264,13 +318,24 @@ def open_sender(destination: Destination, local_path: str, local_max: int) -> Se
 
 
 def open_receiver(
-    destination: Destination, local_path: str, connections: int = 4, visibility: int | None = None
+    destination: Destination,
+    local_path: str,
+    connections: int = 4,
+    visibility: int | None = None,
+    *,
+    consume: bool = False,
+    shards: str = "",
 ) -> Receiver:
     """The receiver for a destination, not yet connected.
 
     `connections` is how many calls may be under way at once; `visibility` for how many seconds a received message is
-    hidden from others (default: what the queue says).
+    hidden from others (default: what the queue says). Of S3 one sees the objects in `shards` (as 00-7f; default: all);
+    with `consume` what it gives is to be deleted.
     """
+    if destination.kind == "s3":
+        from sqstee.transports.s3 import S3Receiver
+
+        return S3Receiver(destination, consume, shards, connections)
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsReceiver
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, RETRY, Failure, Message, QueueState, TransportError
+from sqstee.transports.base import OPEN, RETRY, Batches, Failure, Message, QueueState, TransportError
 
 _BUSY_SECONDS = 20.0
 _POLL_SECONDS = 0.02
@@ -36,7 +36,7 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-class LocalSender:
+class LocalSender(Batches):
     """Appends bodies; above `limit` bytes the oldest rows go, but never what was just stored."""
 
     ordered = False

@@ -10,7 +10,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Failure, Message, QueueState, TransportError, classify
+from sqstee.transports.base import (
+    OPEN,
+    REFRESH,
+    RETRY,
+    TIMEOUT,
+    Batches,
+    Failure,
+    Message,
+    QueueState,
+    TransportError,
+    classify,
+)
 from sqstee.transports.destination import Destination
 
 if TYPE_CHECKING:
@@ -62,7 +73,14 @@ class _Queue:
 
 
 def client_for(destination: Destination, connections: int, read_seconds: float) -> SQSClient:
-    """A client of a session of its own, in the destination's region, without retries (they are ours)."""
+    """A client for a queue, in its region."""
+    endpoint = _emulator(destination)
+    client: SQSClient = build_client("sqs", destination.region, endpoint, connections, read_seconds)
+    return client
+
+
+def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
+    """A client of a session of its own, so that it has the credentials of now; our time limits, no retries (ours)."""
     import boto3.session
     from botocore.config import Config
 
@@ -74,10 +92,8 @@ def client_for(destination: Destination, connections: int, read_seconds: float) 
         tcp_keepalive=True,
     )
     session = boto3.session.Session()
-    endpoint = _emulator(destination)
-    region = destination.region or session.region_name or ("us-east-1" if endpoint else None)
-    client: SQSClient = session.client("sqs", region_name=region, endpoint_url=endpoint, config=config)
-    return client
+    region = region or session.region_name or ("us-east-1" if endpoint else "")
+    return session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
 
 
 def _emulator(destination: Destination) -> str | None:
@@ -88,7 +104,7 @@ def _emulator(destination: Destination) -> str | None:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-class SqsSender:
+class SqsSender(Batches):
     """Sends bodies with SendMessageBatch, one call a request."""
 
     def __init__(self, destination: Destination, connections: int = 4) -> None:

@@ -1,0 +1,368 @@
+"""Amazon S3 as a queue: one object a body, found by listing, through boto3.
+
+A key is `prefix/<shard>/<run>/<first>-<last>.ndjson`, or `.ndjson.gz`: the numbers have 12 digits, so that a listing is
+in the run's order; the shard is the first two hex digits of the run's SHA-256, so that consumers can divide the work.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqstee.errors import SqsteeError
+from sqstee.record import CONTENT_TYPE, Body, gunzip
+from sqstee.transports.base import (
+    REFRESH,
+    Failure,
+    Message,
+    Objects,
+    QueueState,
+    TransportError,
+    classify,
+)
+from sqstee.transports.destination import Destination
+from sqstee.transports.sqs import READ_SECONDS, build_client, refusal_of
+
+ALL_SHARDS = "00-ff"
+_KEY = re.compile(r"(?P<shard>[0-9a-f]{2})/(?P<run>[^/]+)/(?P<first>\d{12})-(?P<last>\d{12})\.ndjson(?P<gz>\.gz)?")
+_RECEIVED_BYTES = 16 * 1024 * 1024  # of one `receive`, as far as listings tell
+_LOOK_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
+_LOOK_AGAIN_MOST_SECONDS = 10.0
+_LISTED_AT_ONCE = 1000  # S3 API reference, ListObjectsV2: the most
+_DELETED_AT_ONCE = 1000  # S3 API reference, DeleteObjects: the most
+_GONE = ("NoSuchKey", "404")  # another consumer was faster
+
+
+def shard(run: str) -> str:
+    """The two hex digits under which a run's objects lie."""
+    return hashlib.sha256(run.encode()).hexdigest()[:2]
+
+
+def key_of(prefix: str, body: Body) -> str:
+    """The key of a body's object; `prefix` is empty or ends in a slash."""
+    suffix = ".gz" if body.encoding else ""
+    return f"{prefix}{shard(body.run)}/{body.run}/{body.first:012d}-{body.last:012d}.ndjson{suffix}"
+
+
+def shard_range(text: str) -> tuple[str, str]:
+    """The first and last shard of `--shards`: two hex digits, or two such with a hyphen; raises SqsteeError."""
+    found = re.fullmatch(r"([0-9a-f]{2})(?:-([0-9a-f]{2}))?", (text or ALL_SHARDS).lower())
+    if not found or (found[2] or found[1]) < found[1]:
+        raise SqsteeError(f"{text!r} is not a range of shards", "two hex digits, or a range of them: --shards 00-7f")
+    return found[1], found[2] or found[1]
+
+
+class Bucket:
+    """A bucket, the prefix in it, and a client, made anew when credentials turn out to be missing or expired."""
+
+    def __init__(self, destination: Destination, connections: int = 4) -> None:
+        self.name = destination.name
+        prefix = destination.text[5:].partition("/")[2].strip("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._conditional = True
+
+    def call(self, operation: str, **parameters: object) -> Any:
+        """One call on the bucket; raises TransportError."""
+        try:
+            with self._lock:
+                if self._client is None:
+                    self._client = build_client("s3", "", None, self._connections, READ_SECONDS)
+                client = self._client
+            return getattr(client, operation)(Bucket=self.name, **parameters)
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal.kind == REFRESH:
+                with self._lock:
+                    self._client = None
+            raise refusal from error
+
+    def store(self, body: Body) -> str:
+        """Store a body under its key, unless it is there; the key."""
+        key = key_of(self.prefix, body)
+        data = binascii.a2b_base64(body.data) if body.encoding else body.data
+        parameters = {"Key": key, "Body": data, "ContentType": CONTENT_TYPE}
+        if not self._conditional:
+            self.call("put_object", **parameters)
+            return key
+        try:
+            self.call("put_object", IfNoneMatch="*", **parameters)
+        except TransportError as error:
+            if error.code in ("NotImplemented", "501"):  # an emulator's: the same bytes once more do no harm
+                self._conditional = False
+                return self.store(body)
+            if error.code not in ("PreconditionFailed", "412"):
+                raise
+        return key
+
+    def read(self, key: str) -> bytes | None:
+        """An object's content; None where it is gone."""
+        try:
+            answer = self.call("get_object", Key=key)
+        except TransportError as error:
+            if error.code in _GONE:
+                return None
+            raise
+        try:
+            data: bytes = answer["Body"].read()
+        except Exception as error:
+            raise refusal_of(error) from error
+        return data
+
+    def delete(self, keys: Sequence[str]) -> list[Failure]:
+        """Delete objects; those that could not be."""
+        failures = []
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            part = keys[start : start + _DELETED_AT_ONCE]
+            answer = self.call("delete_objects", Delete={"Objects": [{"Key": key} for key in part], "Quiet": True})
+            for entry in answer.get("Errors", ()):
+                code, message = str(entry.get("Code", "")), str(entry.get("Message", ""))
+                if code not in _GONE:
+                    failures.append(Failure(keys.index(entry["Key"]), classify(code, message=message), code, message))
+        return failures
+
+
+class S3Sender(Objects):
+    """Stores each body as an object; one that is there already counts as taken, so that repeating does no harm."""
+
+    ordered = False
+
+    def __init__(self, destination: Destination, connections: int = 4) -> None:
+        self._bucket = Bucket(destination, connections)
+
+    def open(self) -> int:
+        """Nothing is asked: who may put objects need not be allowed anything else."""
+        return self.max_request_bytes
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        """One PutObject a body."""
+        for body in bodies:
+            self._bucket.store(body)
+        return []
+
+    def close(self) -> None:
+        """Nothing: the connections end with the process."""
+
+
+class Found:
+    """An object in a listing."""
+
+    __slots__ = ("compressed", "first", "key", "last", "modified", "run", "size")
+
+    def __init__(self, key: str, parts: re.Match[str], size: int, modified: datetime) -> None:
+        self.key = key
+        self.run = parts["run"]
+        self.first = int(parts["first"])
+        self.last = int(parts["last"])
+        self.compressed = bool(parts["gz"])
+        self.size = size
+        self.modified = modified.timestamp()
+
+
+class Seen:
+    """The ranges of each run that were given out. Memory follows the holes in them, not their number."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[list[int]]] = {}  # of each run [first, last], apart from each other, in order
+
+    def covers(self, run: str, first: int, last: int) -> bool:
+        """Whether all of a range was given out."""
+        ranges = self._runs.get(run, [])
+        at = bisect_right(ranges, first, key=lambda one: one[0]) - 1
+        return at >= 0 and ranges[at][1] >= last
+
+    def add(self, run: str, first: int, last: int) -> None:
+        """A range is given out."""
+        ranges = self._runs.setdefault(run, [])
+        start = bisect_right(ranges, first, key=lambda one: one[0])
+        if start and ranges[start - 1][1] >= first - 1:
+            start -= 1
+        end = start
+        while end < len(ranges) and ranges[end][0] <= last + 1:
+            first, last = min(first, ranges[end][0]), max(last, ranges[end][1])
+            end += 1
+        ranges[start:end] = [[first, last]]
+
+    def remove(self, run: str, first: int, last: int) -> None:
+        """A range was not given out after all."""
+        kept: list[list[int]] = []
+        for one in self._runs.get(run, []):
+            parts = [one[0], min(one[1], first - 1)], [max(one[0], last + 1), one[1]]
+            kept += [part for part in parts if part[0] <= part[1]]
+        self._runs[run] = kept
+
+    def end(self, run: str, first: int) -> int:
+        """The last seq of the range that covers `first`."""
+        ranges = self._runs.get(run, [])
+        at = bisect_right(ranges, first, key=lambda one: one[0]) - 1
+        return ranges[at][1] if at >= 0 else first
+
+
+class Listing:
+    """Passes over the objects of a range of shards, in the order of their keys, again and again."""
+
+    def __init__(self, bucket: Bucket, shards: tuple[str, str]) -> None:
+        self._bucket = bucket
+        self._start = f"{bucket.prefix}{shards[0]}/"
+        self._beyond = f"{bucket.prefix}{shards[1]}0"  # '0' comes next after '/'
+        self._after = self._start
+        self.at_start = True
+
+    def page(self) -> list[Found]:
+        """The next objects; at the end of the range the pass begins anew."""
+        answer = self._bucket.call(
+            "list_objects_v2", Prefix=self._bucket.prefix, StartAfter=self._after, MaxKeys=_LISTED_AT_ONCE
+        )
+        entries = answer.get("Contents", ())
+        found = []
+        for entry in entries:
+            key = entry["Key"]
+            parts = _KEY.fullmatch(key, len(self._bucket.prefix))
+            if self._start <= key < self._beyond and parts:
+                found.append(Found(key, parts, entry["Size"], entry["LastModified"]))
+        if answer.get("IsTruncated") and entries and entries[-1]["Key"] < self._beyond:
+            self._after, self.at_start = entries[-1]["Key"], False
+        else:
+            self._after, self.at_start = self._start, True
+        return found
+
+    def skip(self, found: Found, last: int) -> None:
+        """Go on behind `last` in a run of which everything from `found` up to there is known."""
+        key = f"{found.key[: -len(found.key.rpartition('/')[2])]}{last:012d}-~"
+        if not self.at_start and key > self._after:
+            self._after = key
+
+
+class S3Receiver:
+    """Gives each object once, whenever it appears; `follows` unless what it gives is to be deleted."""
+
+    def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
+        self.follows = not consume
+        self.name = destination.text
+        self._bucket = Bucket(destination, connections)
+        self._range = shard_range(shards)
+        self._listing = Listing(self._bucket, self._range)
+        self._seen = Seen()
+        self._pending: deque[Found] = deque()
+        self._lock = threading.Lock()
+        self._listing_lock = threading.Lock()
+        self._look_again = 0.0
+        self._interval = _LOOK_AGAIN_SECONDS
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        """Objects that were not given before, in the order of their keys; lists at least once where none is known."""
+        deadline = time.monotonic() + wait
+        while True:
+            messages = self._read(self._take(limit))
+            if messages:
+                return messages
+            if wait:
+                time.sleep(max(0.0, min(self._look_again, deadline) - time.monotonic()))
+                if time.monotonic() < self._look_again:
+                    return []
+            if not self._look() and time.monotonic() >= deadline:
+                return []
+
+    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+        """Delete the objects."""
+        return self._bucket.delete([message.handle for message in messages])
+
+    def release(self, messages: Sequence[Message]) -> None:
+        """Nothing for others, who see every object; this receiver gives them again."""
+        with self._lock:
+            for message in messages:
+                parts = _KEY.fullmatch(message.handle, len(self._bucket.prefix))
+                if parts:
+                    self._seen.remove(parts["run"], int(parts["first"]), int(parts["last"]))
+
+    def stat(self) -> QueueState:
+        """Objects, bytes and the age of the oldest one, by listing all of them."""
+        listing, found = Listing(self._bucket, self._range), QueueState(0)
+        found.bytes, oldest = 0, None
+        while True:
+            for one in listing.page():
+                found.visible += 1
+                found.bytes += one.size
+                oldest = one.modified if oldest is None else min(oldest, one.modified)
+            if listing.at_start:
+                break
+        found.oldest = None if oldest is None else max(0.0, time.time() - oldest)
+        return found
+
+    def close(self) -> None:
+        """Nothing: the connections end with the process."""
+
+    def _take(self, limit: int) -> list[Found]:
+        """The next of those that are known, within the bounds of one `receive`."""
+        taken: list[Found] = []
+        with self._lock:
+            while self._pending and len(taken) < limit:
+                if taken and sum(one.size for one in taken) + self._pending[0].size > _RECEIVED_BYTES:
+                    break
+                taken.append(self._pending.popleft())
+        return taken
+
+    def _read(self, taken: list[Found]) -> list[Message]:
+        messages: list[Message] = []
+        for at, found in enumerate(taken):
+            try:
+                data = self._bucket.read(found.key)
+            except TransportError:
+                with self._lock:  # those before it are read already
+                    self._pending.extendleft(reversed(taken[at:]))
+                if messages:
+                    break
+                raise
+            if data is not None:
+                messages.append(_message(found, data))
+        return messages
+
+    def _look(self) -> bool:
+        """List until there is something new, or a whole pass has shown nothing; whether there is."""
+        with self._listing_lock:
+            if self._pending:
+                return True  # another thread has listed meanwhile
+            whole = self._listing.at_start
+            while True:
+                page = self._listing.page()
+                if self._note(page):
+                    self._interval = _LOOK_AGAIN_SECONDS
+                    return True
+                if self._listing.at_start:
+                    if whole:
+                        break
+                    whole = True
+            self._look_again = time.monotonic() + self._interval
+            self._interval = min(_LOOK_AGAIN_MOST_SECONDS, 2 * self._interval)
+            return False
+
+    def _note(self, page: list[Found]) -> bool:
+        """Remember what is new in a page, and whether there is anything."""
+        with self._lock:
+            fresh = [one for one in page if not self._seen.covers(one.run, one.first, one.last)]
+            for one in fresh:
+                self._seen.add(one.run, one.first, one.last)
+            self._pending.extend(fresh)
+            if page and not fresh:
+                self._listing.skip(page[-1], self._seen.end(page[-1].run, page[-1].first))
+        return bool(fresh)
+
+
+def _message(found: Found, data: bytes) -> Message:
+    if found.compressed:
+        try:
+            data = gunzip(data)
+        except ValueError:
+            pass  # left as it is: whoever decodes it says that it is no NDJSON
+    attributes = Body(b"", found.run, "", found.first, found.last).attributes
+    return Message(data, attributes, found.key, found.key, found.modified)

@@ -1,0 +1,305 @@
+"""S3 as a queue: objects put once, listed in order, read in shards, deleted; by the real command and alone."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from s3_server import S3Server
+from support import Sqstee, python, running, wait_for
+
+from sqstee.errors import SqsteeError
+from sqstee.record import Body, Encoder, decode
+from sqstee.transports.base import OPEN, REFRESH, RETRY, SIZE, Message, TransportError, classify
+from sqstee.transports.destination import parse
+from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard_range
+
+MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    """A server with a bucket `bkt`."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def client(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The same, with this process's environment set for it."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    return s3
+
+
+def body(run: str, first: int, last: int) -> Body:
+    """A body of the records `first`..`last`."""
+    lines = b"".join(b"%d\n" % seq for seq in range(first, last + 1))
+    return Body(Encoder(run, "host").lines(lines, "stdout", 0, first), run, "host", first, last)
+
+
+def seqs(messages: list[Message]) -> list[tuple[str, int]]:
+    """The records in messages."""
+    return [(item.run, item.seq) for message in messages for item in decode(message.data, message.attributes)]
+
+
+@pytest.mark.parametrize("compress", ["none", "gzip", "auto"])
+def test_a_command_is_stored_bit_for_bit(sqstee: Sqstee, s3: S3Server, compress: str) -> None:
+    """Both streams come back from the objects, the status is the command's, the keys say what is in them."""
+    words = ("--compress", compress, "--to", "s3://bkt/logs/here", "--", "sh", "-c")
+    found = sqstee.run(*words, "printf 'out\\n\\377\\0'; echo err >&2; exit 3", environ=s3.environ())
+    assert (found.stdout, found.stderr, found.returncode) == (b"out\n\xff\0", b"err\n", 3)
+    got = s3.rebuilt()
+    got.assert_whole()
+    assert (got.stdout, got.stderr, got.duplicates) == (b"out\n\xff\0", b"err\n", 0)
+    run = got.items[0].run
+    folder = f"logs/here/{hashlib.sha256(run.encode()).hexdigest()[:2]}/{run}"
+    for key in s3.names():
+        assert re.fullmatch(rf"{folder}/\d{{12}}-\d{{12}}\.ndjson(\.gz)?", key)
+    assert any(key.endswith(".gz") for key in s3.names()) == (compress == "gzip")
+    assert sqstee.waiting_runs() == []
+
+
+def test_objects_are_rolled_by_size(sqstee: Sqstee, s3: S3Server) -> None:
+    """12 MB of records become a handful of objects of at most 4 MiB, each put once and only if it is not there."""
+    found = sqstee.run("--host", "h", "--to", "s3://bkt", "--", *MANY, environ=s3.environ())
+    assert (found.returncode, found.stderr) == (0, b"")
+    got = s3.rebuilt()
+    got.assert_whole()
+    assert got.stdout == found.stdout
+    sizes = [len(s3.get(key)) for key in s3.names()]
+    assert max(sizes) <= 4 * 1024 * 1024
+    assert len(sizes) <= -(-sum(sizes) // (4 * 1024 * 1024)) + 3  # the first lines and the last leave early
+    assert [headers["if-none-match"] for headers in s3.puts()] == ["*"] * len(sizes)
+
+
+def test_a_trickle_is_rolled_by_time(sqstee: Sqstee, s3: S3Server) -> None:
+    """Lines over more than a linger of a queue's cost no object each: the first at once, the rest at the end."""
+    code = python("import time\nfor n in range(25): print(n, flush=True); time.sleep(0.1)")
+    assert sqstee.run("--to", "s3://bkt", "--", *code, environ=s3.environ()).stderr == b""
+    assert s3.rebuilt().stdout == b"".join(b"%d\n" % n for n in range(25))
+    assert len(s3.names()) <= 3
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "refused"])
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError", "ExpiredToken"])
+def test_passing_trouble_loses_and_doubles_nothing(sqstee: Sqstee, s3: S3Server, code: str, done: bool) -> None:
+    """A PUT that failed is repeated under its key; where it had been carried out it is there already."""
+    s3.faults.extend([(code, done)] * 2)
+    found = sqstee.run("--to", "s3://bkt", "--", *MANY, environ=s3.environ())
+    assert (found.returncode, found.stderr) == (0, b"")
+    got = s3.rebuilt()
+    got.assert_whole()
+    assert (got.stdout, got.duplicates) == (found.stdout, 0)
+    assert len(s3.puts()) > len(s3.names())
+
+
+def test_an_emulator_without_conditions_is_served_without(sqstee: Sqstee, s3: S3Server) -> None:
+    """Who does not know If-None-Match gets the same object without it."""
+    s3.conditional = False
+    assert sqstee.run("--to", "s3://bkt", "--", "echo", "hi", environ=s3.environ()).stderr == b""
+    s3.rebuilt().assert_whole()
+    assert s3.rebuilt().stdout == b"hi\n"
+
+
+def test_an_object_that_is_too_large_is_divided(sqstee: Sqstee, s3: S3Server) -> None:
+    """EntityTooLarge makes the bodies smaller; everything arrives."""
+    s3.faults.extend([("EntityTooLarge", False)] * 3)
+    found = sqstee.run("--to", "s3://bkt", "--", *MANY, environ=s3.environ())
+    assert (found.returncode, found.stderr) == (0, b"")
+    s3.rebuilt().assert_whole()
+    assert s3.rebuilt().stdout == found.stdout
+
+
+@pytest.mark.parametrize("bucket", ["missing", "bkt"])
+def test_what_is_refused_stays_and_is_flushed(sqstee: Sqstee, s3: S3Server, bucket: str) -> None:
+    """No such bucket, no permission: said in one line, kept, and shipped once the cause is gone."""
+    code = "NoSuchBucket"
+    if bucket == "bkt":
+        code = "AccessDenied"
+        s3.faults.append((code, False))
+    to = f"s3://{bucket}"
+    found = sqstee.run("--to", to, "--", "sh", "-c", "echo hi; exit 7", environ=s3.environ())
+    assert (found.stdout, found.returncode) == (b"hi\n", 7)
+    assert re.match(rf"sqstee: 1 line not delivered yet \({code}.*\): kept in .*\n$", found.stderr.decode())
+    if bucket == "missing":
+        s3.client.create_bucket(Bucket=bucket)
+    flushed = sqstee.run("flush", environ=s3.environ())
+    assert (flushed.returncode, flushed.stdout.split(b" ", 1)[1]) == (0, f"shipped to {to}\n".encode())
+    assert sqstee.waiting_runs() == []
+    if bucket == "bkt":
+        s3.rebuilt().assert_whole()
+
+
+def test_a_server_that_went_away_and_came_back_gets_everything(sqstee: Sqstee, s3: S3Server) -> None:
+    """Killed in the middle of a run, started again after it: flush ships the rest, nothing is lost."""
+    environ = s3.environ()
+    words = ("--flush-timeout", "1s", "--message-bytes", "16K", "--to", "s3://bkt")
+    code = python("import sys\nfor n in range(2000): print(n)\nsys.stdout.flush(); sys.stdin.read()")
+    with running(
+        sqstee.words(*words, "--", *code),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=sqstee.environ | environ,
+    ) as process:
+        wait_for(lambda: len(s3.names()) >= 3, "objects")
+        s3.stop()
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"not delivered yet (Network" in err
+    s3.start()
+    assert sqstee.run("flush", environ=environ).returncode == 0
+    got = s3.rebuilt()
+    got.assert_whole()
+    assert (got.stdout, got.duplicates) == (out, 0)
+
+
+def test_tail_follows_without_consuming_and_in_order(sqstee: Sqstee, s3: S3Server) -> None:
+    """The objects of a prefix, printed; they stay, and others' objects beside them do no harm."""
+    s3.client.put_object(Bucket="bkt", Key="logs/readme.txt", Body=b"not ours")
+    s3.client.put_object(Bucket="bkt", Key="logs/00/x/000000000000-000000000001.ndjson.tmp", Body=b"not ours")
+    out = sqstee.run("--compress", "gzip", "--to", "s3://bkt/logs", "--", "seq", "3000", environ=s3.environ()).stdout
+    before = s3.names()
+    for _ in range(2):
+        found = sqstee.run("tail", "s3://bkt/logs", "--no-follow", "-o", "raw", environ=s3.environ())
+        assert (found.stdout, found.returncode) == (out, 0), found.stderr
+    assert s3.names() == before
+
+
+def test_shards_divide_the_work(client: S3Server) -> None:
+    """Two consumers of half the shards each get every object exactly once, in the order of its run."""
+    sender = S3Sender(parse("s3://bkt/p"))
+    for run in range(20):
+        sender.send([body(f"RUN{run}", 0, 4), body(f"RUN{run}", 5, 5), body(f"RUN{run}", 6, 1000)])
+    halves = [S3Receiver(parse("s3://bkt/p"), shards=shards) for shards in ("00-7f", "80-ff")]
+    found = [[message for _ in range(20) for message in half.receive(10, 0)] for half in halves]
+    assert all(len(seqs(half)) >= 1001 for half in found)
+    assert sorted(seqs(found[0] + found[1])) == sorted((f"RUN{run}", seq) for run in range(20) for seq in range(1001))
+    for half in found:
+        for name in {name for name, _ in seqs(half)}:
+            assert [seq for one, seq in seqs(half) if one == name] == list(range(1001))
+    assert [half.stat().visible for half in halves] == [len(half) for half in found]
+
+
+def test_what_is_consumed_is_deleted(client: S3Server) -> None:
+    """A consumer deletes what it was given, and nothing else; what somebody else deleted first is no trouble."""
+    sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)
+    sender.send([body("RUN", first, first) for first in range(5)])
+    assert not receiver.follows
+    messages = receiver.receive(3, 0)
+    assert receiver.delete(messages) == []
+    assert len(client.names()) == 2
+    client.client.delete_object(Bucket="bkt", Key=key_of("", body("RUN", 3, 3)))
+    rest = receiver.receive(10, 0)
+    assert seqs(messages + rest) == [("RUN", seq) for seq in (0, 1, 2, 4)]
+    assert receiver.delete(rest * 2) == []
+    assert client.names() == []
+    assert receiver.receive(10, 0) == []
+
+
+def test_a_follower_finds_what_comes_later_wherever_it_lies(
+    client: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that appear before, between and behind the ones that are known, among more than one listing shows."""
+    monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 7)
+    sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"))
+    sender.send([body("LONG", seq, seq) for seq in range(60)])
+    given = [one for _ in range(20) for one in seqs(receiver.receive(10, 0))]
+    assert given == [("LONG", seq) for seq in range(60)]
+    later = [body("LONG", 61, 61), body("LONG", 60, 60), *(body(f"R{n}", 0, 0) for n in range(8))]
+    expected = set()
+    for one in later:
+        sender.send([one])
+        expected.add((one.run, one.first))
+        assert seqs(receiver.receive(10, 0)) == [(one.run, one.first)]
+    assert receiver.receive(10, 0) == []
+
+
+def test_what_is_released_is_given_again(client: S3Server) -> None:
+    """A consumer that could not handle a message gets it again; stat says what is there and how old it is."""
+    sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)
+    sender.send([body("RUN", 0, 3), body("RUN", 4, 9)])
+    first = receiver.receive(1, 0)
+    receiver.release(first)
+    assert sorted(seqs(receiver.receive(10, 0) + receiver.receive(10, 0))) == [("RUN", seq) for seq in range(10)]
+    state = receiver.stat()
+    assert (state.visible, state.bytes) == (2, sum(len(body("RUN", *one).data) for one in ((0, 3), (4, 9))))
+    assert state.oldest is not None
+    assert 0 <= state.oldest < 120
+
+
+def test_a_damaged_or_compressed_object_does_not_stop_a_reader(client: S3Server) -> None:
+    """A .gz that is none is given as it is, for the reader to say so; a good one is unpacked."""
+    for seq, data in ((0, b"no gzip"), (1, gzip.compress(body("RUN", 1, 1).data))):
+        key = key_of("", body("RUN", seq, seq)) + ".gz"
+        client.client.put_object(Bucket="bkt", Key=key, Body=data)
+    bad, good = S3Receiver(parse("s3://bkt")).receive(10, 0)
+    assert bad.data == b"no gzip"
+    assert seqs([good]) == [("RUN", 1)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), max_size=30), st.integers(0, 40), st.integers(0, 5))
+def test_seen_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], first: int, more: int) -> None:
+    """Whatever the order: what was added is covered, nothing else is, and removing takes back."""
+    seen, model = Seen(), set()
+    for start, length in added:
+        seen.add("r", start, start + length)
+        model |= set(range(start, start + length + 1))
+    assert seen.covers("r", first, first + more) == (set(range(first, first + more + 1)) <= model)
+    if first in model:
+        assert set(range(first, seen.end("r", first) + 1)) <= model
+        assert seen.end("r", first) + 1 not in model
+    seen.remove("r", first, first + more)
+    model -= set(range(first, first + more + 1))
+    assert {number for number in range(50) if seen.covers("r", number, number)} == model
+
+
+@pytest.mark.parametrize("text", ["7", "80-7f", "00-7g", "0-f", "00-7f-ff", "zz"])
+def test_shards_that_are_none_are_refused(text: str) -> None:
+    """One line and one hint."""
+    with pytest.raises(SqsteeError, match="is not a range of shards"):
+        shard_range(text)
+
+
+def test_shards_are_read() -> None:
+    """One, a range, all."""
+    assert [shard_range(text) for text in ("", "0a", "00-7F")] == [("00", "ff"), ("0a", "0a"), ("00", "7f")]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("SlowDown", 503, RETRY),
+        ("InternalError", 500, RETRY),
+        ("ConditionalRequestConflict", 409, RETRY),
+        ("RequestTimeout", 400, RETRY),
+        ("NoSuchBucket", 404, OPEN),
+        ("AccessDenied", 403, OPEN),
+        ("PermanentRedirect", 301, OPEN),
+        ("InvalidAccessKeyId", 403, REFRESH),
+        ("ExpiredToken", 400, REFRESH),
+        ("EntityTooLarge", 400, SIZE),
+        ("Whatever", 413, SIZE),
+    ],
+)
+def test_errors_of_s3_are_in_the_one_table(code: str, status: int, kind: str) -> None:
+    """Every code that a PUT can meet has its class."""
+    assert classify(code, status) == kind
+
+
+def test_a_receiver_says_what_is_wrong(client: S3Server) -> None:
+    """A bucket that does not exist is a refusal, not an empty queue."""
+    with pytest.raises(TransportError, match="NoSuchBucket") as raised:
+        S3Receiver(parse("s3://missing")).receive(10, 0)
+    assert raised.value.kind == OPEN
