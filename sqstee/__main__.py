@@ -7,7 +7,7 @@ import sys
 
 from sqstee.errors import EXIT_USAGE, SqsteeError
 
-VERBS = ("run", "tail", "flush", "measure", "demo")
+VERBS = ("run", "tail", "flush", "serve", "measure", "demo")
 
 
 def main() -> int:

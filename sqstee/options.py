@@ -159,8 +159,7 @@ RUN_OPTIONS = (
         "DEST",
         _destination,
         "",
-        "where the lines go: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST of a collector, or local[:PATH] "
-        "(default: local)",
+        "where the lines go: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)",
     ),
     Option("job", "NAME", str, "", "a name for this job, on every line"),
     Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
@@ -203,6 +202,7 @@ RUN_OPTIONS = (
     Option(
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
     ),
+    Option("token-file", "FILE", filled, "", "a file with the bearer token for a collector (else SQSTEE_TOKEN)"),
     Option("local-max", "SIZE", size, 1024**3, "the local queue's size; above it the oldest lines go (default: 1G)"),
     Option(
         "tty",
@@ -245,6 +245,7 @@ class Settings:
     message_bytes: int | None
     max_line: int
     compress: str
+    token_file: str
     local_max: int
     tty: str
     merge: bool

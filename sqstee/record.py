@@ -304,13 +304,17 @@ def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     import io
     import zlib
 
+    parts, rest = [], limit
     try:
-        found = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(limit + 1)
+        file = gzip.GzipFile(fileobj=io.BytesIO(packed))
+        while part := file.read(65536):  # a larger read would take its whole size at once
+            parts.append(part)
+            rest -= len(part)
+            if rest < 0:
+                raise ValueError(f"more than {limit} bytes when unpacked")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(str(error)) from error
-    if len(found) > limit:
-        raise ValueError(f"more than {limit} bytes when unpacked")
-    return found
+    return b"".join(parts)
 
 
 def load_lines(data: bytes) -> list[dict[str, object]]:

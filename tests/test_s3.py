@@ -208,9 +208,7 @@ def test_what_is_consumed_is_deleted(client: S3Server) -> None:
     assert receiver.receive(10, 0) == []
 
 
-def test_a_follower_finds_what_comes_later_wherever_it_lies(
-    client: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_follower_finds_what_comes_later_wherever_it_lies(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects that appear before, between and behind the ones that are known, among more than one listing shows."""
     monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 7)
     sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"))

@@ -53,7 +53,7 @@ def work(
 
     shipper = Shipper(
         folder,
-        open_sender(destination, local_path, settings.local_max),
+        open_sender(destination, local_path, settings.local_max, token_file=settings.token_file),
         wake,
         linger=settings.linger,
         message_bytes=settings.message_bytes,

@@ -132,7 +132,12 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     os.close(closing)
     shipper = Shipper(
         f"{root}/{run}",
-        open_sender(parse(to), f"{root}/{LOCAL_FILE_NAME}", int(str(meta["local_max"]))),
+        open_sender(
+            parse(to),
+            f"{root}/{LOCAL_FILE_NAME}",
+            int(str(meta["local_max"])),
+            token_file=str(meta.get("token_file", "")),
+        ),
         wake,
         linger=0.0,
         message_bytes=int(str(meta.get("message_bytes", 0))) or None,

@@ -43,6 +43,8 @@ class Front:
         self._settings = settings
         self._command = command
         self._destination = destination.parse(settings.to or "local")
+        if settings.token_file:
+            settings.token_file = os.path.abspath(settings.token_file)
         self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
         if settings.redact:
             from sqstee.run.redact import Masker, RedactingWriter
@@ -50,6 +52,8 @@ class Front:
             masker = Masker(settings.redact)
             self._make_writer = lambda segments, max_line: RedactingWriter(segments, max_line, masker)
         self._messages = Messages()
+        if self._destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
+            self._messages.add(f"the token goes to {self._destination.name} unencrypted: https:// would protect it")
         self._status: int | None = None
         self._usage: struct_rusage | None = None
         self._capturing = self._captured = False
@@ -226,6 +230,8 @@ class Front:
             "compress": settings.compress,
             "local_max": settings.local_max,
         }
+        if settings.token_file:
+            meta["token_file"] = settings.token_file
         if settings.linger is not None:
             meta["linger"] = settings.linger
         if settings.message_bytes is not None:

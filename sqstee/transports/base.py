@@ -300,8 +300,15 @@ class Receiver(Protocol):
         """Give connections back."""
 
 
-def open_sender(destination: Destination, local_path: str, local_max: int) -> Sender:
-    """The sender for a destination, not yet connected; `local_path` is where the local queue lies by default."""
+def open_sender(destination: Destination, local_path: str, local_max: int, *, token_file: str = "") -> Sender:
+    """The sender for a destination, not yet connected.
+
+    `local_path` is where the local queue lies by default, `token_file` holds the bearer token for a collector.
+    """
+    if destination.kind == "http":
+        from sqstee.transports.http import HttpSender
+
+        return HttpSender(destination, token_file)
     if destination.kind == "s3":
         from sqstee.transports.s3 import S3Sender
 
@@ -314,7 +321,7 @@ def open_sender(destination: Destination, local_path: str, local_max: int) -> Se
         from sqstee.transports.local import LocalSender
 
         return LocalSender(destination.name or local_path, local_max)
-    raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")
+    raise ValueError(destination.kind)
 
 
 def open_receiver(
@@ -344,4 +351,4 @@ def open_receiver(
         from sqstee.transports.local import LocalReceiver
 
         return LocalReceiver(destination.name or local_path, destination.text)
-    raise TransportError(OPEN, "Configuration", f"{destination.kind} destinations are not part of this version")
+    raise TransportError(OPEN, "Configuration", "a collector is not read: read the queue that it stores into")

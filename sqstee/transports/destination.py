@@ -33,6 +33,14 @@ class Destination:
         self.region = region
         self.account = account
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether what is sent to this collector goes over a network in the clear."""
+        host = self.name.lower()
+        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        inside = host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
+        return self.kind == "http" and self.url.startswith("http://") and not inside
+
 
 def parse(text: str) -> Destination:
     """Read a destination; raises SqsteeError where it is none of the forms."""
@@ -67,7 +75,7 @@ def _url(text: str) -> Destination:
         hint = "credentials come from AWS_ACCESS_KEY_ID, a profile or a role; configure others in a proxy"
         raise SqsteeError("a URL with a user or password is not a destination", hint)
     host, _, path = text.partition("://")[2].partition("/")
-    if not host or any(char.isspace() for char in text):
+    if not _is_host(host) or not text.isprintable() or " " in text:
         raise _malformed(text)
     account, _, name = path.rstrip("/").partition("/")
     if _is_account(account) and _is_queue_name(name):
@@ -86,6 +94,15 @@ def _region(host: str) -> str:
         return before[-2] if len(before) > 1 else ""
     before = before[:-1] if before[-1:] == ["vpce"] else before
     return before[-1] if len(before) > 1 else ""
+
+
+def _is_host(text: str) -> bool:
+    """A name or address, perhaps with a port; no user and password, which would be written to the spool."""
+    name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    if not colon:
+        name = text
+    right_port = not colon or (port.isascii() and port.isdigit() and int(port) < 65536)
+    return bool(name) and "@" not in text and right_port
 
 
 def _is_account(text: str) -> bool:

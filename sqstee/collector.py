@@ -1,0 +1,317 @@
+"""The HTTP collector: a WSGI application that stores posted NDJSON in a local queue, and answers when it is on disk.
+
+`application` is configured by the environment, for servers that load it by its name: SQSTEE_STORE (local:PATH),
+SQSTEE_TOKEN or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path but /health and /metrics stores its records.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqstee.errors import SqsteeError
+from sqstee.record import Body, DecodeError, Event, decode, gunzip
+from sqstee.transports.base import RETRY, Sender, TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.http import tokens
+from sqstee.transports.local import LocalSender
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+MAX_POST_BYTES = 4 * 1024 * 1024  # as it is sent, compressed or not
+MAX_RECORDS_BYTES = 8 * 1024 * 1024  # when unpacked
+MAX_BUSY = 64  # requests at once: what more come are told to come again
+_CHECKED_AT_ONCE = 512  # lines: memory follows these, not the request
+_UNPACKING = 2  # requests that are checked at once; more would share the interpreter, and need more memory
+_COMMIT_SECONDS = 10.0  # how long a request may wait for the disk
+_MAX_RUN = 128
+_AGAIN_SECONDS = 2  # what Retry-After says
+_LEAST_STORE_BYTES = 1024 * 1024
+
+_REASONS = {
+    200: "200 OK",
+    400: "400 Bad Request",
+    401: "401 Unauthorized",
+    404: "404 Not Found",
+    405: "405 Method Not Allowed",
+    411: "411 Length Required",
+    413: "413 Content Too Large",
+    415: "415 Unsupported Media Type",
+    503: "503 Service Unavailable",
+}
+_TEXT = "text/plain; charset=utf-8"
+
+
+class RefusedError(Exception):
+    """A request that is answered with `status` and one line of `reason`."""
+
+    def __init__(self, status: int, reason: str, *headers: tuple[str, str]) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class Collector:
+    """The WSGI application for one store and a set of tokens (none: everybody may post)."""
+
+    def __init__(self, store: Sender, accepted: Sequence[str] = ()) -> None:
+        self._committer = Committer(store)
+        self._store = store
+        self._tokens = [token.encode() for token in accepted]
+        self._unpacking = threading.BoundedSemaphore(_UNPACKING)
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI (PEP 3333)."""
+        headers: tuple[tuple[str, str], ...] = ()
+        try:
+            status, text = 200, self._answer(environ)
+        except RefusedError as refusal:
+            status, text, headers = refusal.status, f"{refusal.reason}\n", refusal.headers
+        body = text.encode()
+        with self._lock:
+            self._counts[f'sqstee_requests_total{{status="{status}"}}'] += 1
+        head = [("Content-Type", _TEXT), ("Content-Length", str(len(body))), *headers]
+        start_response(_REASONS[status], head)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    def _answer(self, environ: WSGIEnvironment) -> str:
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        if path in ("/health", "/metrics"):
+            if method not in ("GET", "HEAD"):
+                raise RefusedError(405, "it is only to be read", ("Allow", "GET, HEAD"))
+            if path == "/health":
+                return "ok\n"
+            self._authorize(environ)
+            return self._metrics()
+        if method != "POST":
+            raise RefusedError(405, "records are to be posted", ("Allow", "POST"))
+        self._authorize(environ)
+        return self._post(environ)
+
+    def _authorize(self, environ: WSGIEnvironment) -> None:
+        """Compare the bearer token with each of ours, in a time that says nothing about them."""
+        if not self._tokens:
+            return
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        token = given.strip().encode("latin-1", "replace")
+        matches = [hmac.compare_digest(token, accepted) for accepted in self._tokens]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise RefusedError(401, "the bearer token is missing or wrong", ("WWW-Authenticate", "Bearer"))
+
+    def _post(self, environ: WSGIEnvironment) -> str:
+        with self._lock:
+            if self._busy >= MAX_BUSY:
+                raise _again("too many requests")
+            self._busy += 1
+        try:
+            sent = _read(environ)
+            with self._unpacking:
+                bodies = blocks(_unpacked(sent, environ.get("HTTP_CONTENT_ENCODING", "")))
+            try:
+                self._committer.commit(bodies)
+            except TransportError as error:
+                _complain(environ, str(error))
+                raise _again("the records could not be stored") from None
+        finally:
+            with self._lock:
+                self._busy -= 1
+        records = sum(body.last - body.first + 1 for body in bodies)
+        with self._lock:
+            self._counts["sqstee_records_total"] += records
+            self._counts["sqstee_bytes_total"] += len(sent)
+        return f"{records} records\n"
+
+    def _metrics(self) -> str:
+        """In Prometheus' text format; counted in this process, since its start."""
+        with self._lock:
+            counts = dict(self._counts) | {"sqstee_requests_waiting": self._busy}
+        if isinstance(self._store, LocalSender):
+            counts["sqstee_rows_stored_total"] = self._store.stored
+            counts["sqstee_rows_dropped_total"] = self._store.dropped
+        return "".join(f"{name} {count}\n" for name, count in sorted(counts.items()))
+
+
+class _Ticket:
+    """Bodies on their way to the disk."""
+
+    __slots__ = ("bodies", "done", "error")
+
+    def __init__(self, bodies: list[Body]) -> None:
+        self.bodies = bodies
+        self.done = False
+        self.error: TransportError | None = None
+
+
+class Committer:
+    """Stores what all waiting requests have brought in one transaction: one wait for the disk serves all of them."""
+
+    def __init__(self, store: Sender) -> None:
+        self._store = store
+        self._waiting: list[_Ticket] = []
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    def commit(self, bodies: list[Body]) -> None:
+        """Come back when the bodies are on disk. Raises TransportError where they are not, or may not be."""
+        ticket = _Ticket(bodies)
+        with self._lock:
+            self._waiting.append(ticket)
+        if not self._turn.acquire(timeout=_COMMIT_SECONDS):
+            raise TransportError(RETRY, "Busy", "the disk is too slow")
+        try:
+            if not ticket.done:  # nobody has taken it along
+                self._commit_all()
+        finally:
+            self._turn.release()
+        if ticket.error:
+            raise ticket.error
+
+    def _commit_all(self) -> None:
+        with self._lock:
+            tickets, self._waiting = self._waiting, []
+        error = None
+        try:
+            self._store.send([body for ticket in tickets for body in ticket.bodies])
+        except TransportError as refusal:
+            error = refusal
+        except Exception as problem:
+            error = TransportError(RETRY, type(problem).__name__, str(problem))
+        for ticket in tickets:
+            ticket.error, ticket.done = error, True
+
+
+def _again(reason: str) -> RefusedError:
+    return RefusedError(503, reason, ("Retry-After", str(_AGAIN_SECONDS)))
+
+
+def _complain(environ: WSGIEnvironment, text: str) -> None:
+    environ["wsgi.errors"].write(f"sqstee: {text}\n")
+    environ["wsgi.errors"].flush()
+
+
+def _read(environ: WSGIEnvironment) -> bytes:
+    """The body of a request, as sent."""
+    length = _length(environ)
+    source, parts, rest = environ["wsgi.input"], [], MAX_POST_BYTES + 1 if length is None else length
+    while rest > 0:
+        part = source.read(min(rest, 65536))
+        if not part:
+            break
+        parts.append(part)
+        rest -= len(part)
+    if length is None and rest <= 0:
+        raise _too_large(MAX_POST_BYTES)
+    if length is not None and rest > 0:
+        raise RefusedError(400, "the request ends before its Content-Length")
+    return b"".join(parts)
+
+
+def _length(environ: WSGIEnvironment) -> int | None:
+    """The Content-Length; None where the server itself finds the end (a chunked request)."""
+    text = environ.get("CONTENT_LENGTH") or ""
+    if not text:
+        if environ.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" in environ:
+            return None
+        raise RefusedError(411, "a Content-Length is needed")
+    if not (text.isascii() and text.isdigit()):
+        raise RefusedError(400, "the Content-Length is no number")
+    if int(text) > MAX_POST_BYTES:
+        raise _too_large(MAX_POST_BYTES)
+    return int(text)
+
+
+def _too_large(limit: int) -> RefusedError:
+    return RefusedError(413, f"a request must be shorter than {limit} bytes")
+
+
+def _unpacked(sent: bytes, encoding: str) -> bytes:
+    if encoding.strip().lower() in ("", "identity"):
+        return sent
+    if encoding.strip().lower() != "gzip":
+        raise RefusedError(415, "the Content-Encoding is gzip or none", ("Accept-Encoding", "gzip"))
+    try:
+        return gunzip(sent, MAX_RECORDS_BYTES)
+    except ValueError as error:
+        if "bytes when unpacked" in str(error):
+            raise _too_large(MAX_RECORDS_BYTES) from None
+        raise RefusedError(400, f"not gzip: {error}") from None
+
+
+def blocks(data: bytes) -> list[Body]:
+    """NDJSON as rows for the store: of one run each, its seqs without a hole. Raises RefusedError where it is none."""
+    lines = [line for line in data.split(b"\n") if line]
+    if not lines:
+        raise RefusedError(400, "there is no record in the request")
+    found: list[Body] = []
+    start = 0
+    for number, (run, first, last) in enumerate(_ranges(lines)):
+        if found and found[-1].run == run and found[-1].last + 1 == first:
+            found[-1].last = last
+            continue
+        if found:
+            found[-1].data = b"\n".join(lines[start:number]) + b"\n"
+        start = number
+        found.append(Body(b"", run, "", first, last))
+    found[-1].data = b"\n".join(lines[start:]) + b"\n"
+    return found
+
+
+def _ranges(lines: list[bytes]) -> Iterable[tuple[str, int, int]]:
+    """The run, the first and the last seq of each line."""
+    for start in range(0, len(lines), _CHECKED_AT_ONCE):
+        try:
+            items = decode(b"\n".join(lines[start : start + _CHECKED_AT_ONCE]))
+        except DecodeError as error:
+            raise RefusedError(400, str(error)[:200]) from None
+        for item in items:
+            if not (0 < len(item.run) <= _MAX_RUN and item.run.isascii() and item.run.isprintable()):
+                raise RefusedError(400, "not a record of sqstee: a run has printable ASCII characters, at most 128")
+            yield item.run, item.seq, item.last if isinstance(item, Event) else item.seq
+
+
+def open_store(text: str, default: str, limit: int) -> LocalSender:
+    """The store that a destination names; raises SqsteeError where it is no local queue, or cannot be opened."""
+    destination = parse(text)
+    if destination.kind != "local" or not (destination.name or default):
+        raise SqsteeError(f"{text!r} is not a store", "the collector stores into a local queue: local:PATH")
+    store = LocalSender(destination.name or default, max(limit, _LEAST_STORE_BYTES), durable=True)
+    try:
+        store.open()
+    except TransportError as error:
+        raise SqsteeError(f"the store cannot be opened: {error.message}", "the form is local:PATH") from None
+    return store
+
+
+@functools.cache
+def _from_environment() -> Collector:
+    from sqstee import options
+
+    settings = options.load((), os.environ)
+    try:
+        accepted = tokens(settings.token_file)
+    except (OSError, ValueError) as error:
+        raise SqsteeError(f"the token cannot be read: {error}", "SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
+    return Collector(open_store(os.environ.get("SQSTEE_STORE", "local"), "", settings.local_max), accepted)
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """What mod_wsgi, gunicorn, granian or waitress loads by name; made at the first request, in the worker."""
+    try:
+        collector = _from_environment()
+    except SqsteeError as error:
+        _complain(environ, f"{error.message} ({error.hint})")
+        body = b"the collector is not configured\n"
+        head = [("Content-Type", _TEXT), ("Content-Length", str(len(body))), ("Retry-After", "30")]
+        start_response(_REASONS[503], head)
+        return [body]
+    return collector(environ, start_response)

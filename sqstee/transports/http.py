@@ -1,0 +1,192 @@
+"""An HTTP collector: one POST of NDJSON a body, over connections that are kept, with the standard library.
+
+The body is what `sqstee serve` and Vector's http_server source (newline_delimited, json) take as it is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import email.utils
+import http.client
+import os
+import ssl
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+
+from sqstee import __version__
+from sqstee.record import CONTENT_TYPE, Body
+from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Batches, Failure, TransportError, classify
+from sqstee.transports.destination import Destination
+
+TOKEN_VARIABLE = "SQSTEE_TOKEN"
+CONNECT_SECONDS = 10.0  # also bounds the upload of a request
+READ_SECONDS = 20.0
+_ANSWER_BYTES = 65536  # what is read of an answer, and what of it is shown
+_SHOWN_BYTES = 200
+
+
+def tokens(path: str) -> list[str]:
+    """The bearer tokens in a file (one a line), or else the one in SQSTEE_TOKEN; raises OSError, ValueError."""
+    if path:
+        with open(path, encoding="ascii") as file:
+            found = [line.strip() for line in file if line.strip()]
+        if not found:
+            raise ValueError(f"there is no token in {path}")
+    else:
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        found = [token] if token else []
+    if not all(token.isascii() and token.isprintable() for token in found):
+        raise ValueError("a token has printable ASCII characters only")
+    return found
+
+
+class HttpSender(Batches):
+    """Posts each body; its range in the records makes it harmless to post it again."""
+
+    ordered = False
+    max_entries = 1
+
+    def __init__(self, destination: Destination, token_file: str = "") -> None:
+        self._url = urllib.parse.urlsplit(destination.url)
+        self._token_file = token_file
+        self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
+        self._proxy = _proxy(self._url)
+        self._own = threading.local()  # a connection for each thread
+        self._authorization: str | None = None
+
+    def open(self) -> int:
+        """Read the token; the collector is not asked."""
+        self._read_token()
+        return self.max_request_bytes
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        """One POST a body."""
+        for body in bodies:
+            self._post(body)
+        return []
+
+    def close(self) -> None:
+        """Close this thread's connection; the others' end with their threads."""
+        self._drop()
+
+    def _read_token(self) -> str:
+        try:
+            found = tokens(self._token_file)
+        except (OSError, ValueError) as error:
+            raise TransportError(OPEN, "Configuration", f"the token cannot be read: {error}") from error
+        self._authorization = f"Bearer {found[0]}" if found else ""
+        return self._authorization
+
+    def _post(self, body: Body) -> None:
+        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"sqstee/{__version__}"}
+        data = body.data
+        if body.encoding:
+            data, headers["Content-Encoding"] = binascii.a2b_base64(data), "gzip"
+        authorization = self._read_token() if self._authorization is None else self._authorization
+        if authorization:
+            headers["Authorization"] = authorization
+        try:
+            status, reason, answer, after = self._call(data, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            if isinstance(error, TimeoutError):
+                raise TransportError(RETRY, TIMEOUT, str(error) or "no answer in time") from error
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise TransportError(OPEN, "Certificate", error.verify_message) from error
+            raise TransportError(RETRY, "Network", str(error) or type(error).__name__) from error
+        if not 200 <= status < 300:
+            raise self._refusal(status, reason, answer, after)
+
+    def _call(self, data: bytes, headers: dict[str, str]) -> tuple[int, str, bytes, float]:
+        """One request and its answer: status, reason, the beginning of its text, and the seconds of Retry-After.
+
+        A connection that the server has closed while it was idle is replaced once, at once.
+        """
+        kept = getattr(self._own, "connection", None) is not None
+        try:
+            return self._exchange(self._connection(), data, headers)
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            self._drop()
+            if not kept:
+                raise
+            return self._exchange(self._connection(), data, headers)
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, data: bytes, headers: dict[str, str]
+    ) -> tuple[int, str, bytes, float]:
+        if connection.sock is None:
+            connection.timeout = CONNECT_SECONDS
+            connection.connect()
+        connection.sock.settimeout(CONNECT_SECONDS)
+        try:
+            connection.request("POST", self._target, data, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            if connection.sock is None:
+                raise
+            # a server may refuse before it has read everything: then its answer is there
+        if connection.sock is not None:
+            connection.sock.settimeout(READ_SECONDS)
+        answer = connection.getresponse()
+        text = answer.read(_ANSWER_BYTES)
+        after = _seconds(answer.getheader("Retry-After", ""))
+        if answer.will_close or not answer.isclosed():
+            self._drop()
+        return answer.status, answer.reason, text, after
+
+    @property
+    def _target(self) -> str:
+        target = urllib.parse.urlunsplit(("", "", self._url.path or "/", self._url.query, ""))
+        if self._proxy and self._tls is None:
+            return f"http://{self._url.netloc}{target}"
+        return target
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """This thread's connection, not yet connected where it is new."""
+        connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._new_connection()
+        return connection
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        host, port = (self._proxy.hostname, self._proxy.port) if self._proxy else (self._url.hostname, self._url.port)
+        if self._tls is None:
+            return http.client.HTTPConnection(host or "", port)
+        connection = http.client.HTTPSConnection(host or "", port, context=self._tls)
+        if self._proxy:
+            connection.set_tunnel(self._url.hostname or "", self._url.port or 443)
+        return connection
+
+    def _drop(self) -> None:
+        connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._own.connection = None
+
+    def _refusal(self, status: int, reason: str, answer: bytes, after: float) -> TransportError:
+        code = f"Http{status}"
+        kind = classify(code, status)
+        if kind == REFRESH:
+            self._authorization = None  # the file may hold a new one by the next time
+        text = answer[:_SHOWN_BYTES].decode("utf-8", "replace").strip()
+        return TransportError(kind, code, f"{reason}: {text}" if text else reason, after)
+
+
+def _seconds(text: str) -> float:
+    """The seconds of a Retry-After header: a number, or a date (RFC 9110, 10.2.3); 0 where it is neither."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _proxy(url: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a URL."""
+    found = urllib.request.getproxies().get(url.scheme, "")
+    if not found or urllib.request.proxy_bypass(url.netloc):
+        return None
+    return urllib.parse.urlsplit(found if "://" in found else f"http://{found}")

@@ -1,0 +1,439 @@
+"""The collector: what it answers, that nothing acknowledged is lost, and that nothing wrong is stored or does harm."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from collecting import body, collecting, stored
+from support import clean_environment, running, wait_for
+
+from sqstee.collector import MAX_POST_BYTES, Collector, Committer, RefusedError, blocks, open_store
+from sqstee.errors import SqsteeError
+from sqstee.record import Body, Encoder
+from sqstee.transports.base import RETRY, Batches, Failure, TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.http import HttpSender
+from sqstee.transports.local import LocalSender
+
+GOOD = body("RUN", 0, 9).data
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalSender]:
+    """A store in the test's folder."""
+    found = open_store(f"local:{tmp_path}/store.db", "", 1 << 30)
+    yield found
+    found.close()
+
+
+def ask(
+    collector: Collector, data: bytes = b"", method: str = "POST", path: str = "/", **more: Any
+) -> tuple[int, dict[str, str], str]:
+    """One request through wsgiref's validator: status, headers, text."""
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_LENGTH": str(len(data))}
+    environ["QUERY_STRING"] = environ["SCRIPT_NAME"] = ""
+    environ["wsgi.input"] = io.BytesIO(data)
+    environ["wsgi.errors"] = io.StringIO()
+    environ |= more
+    setup_testing_defaults(environ)
+    got: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        got.extend((int(status[:3]), dict(headers)))
+        return lambda data: None
+
+    length = more.get("CONTENT_LENGTH", "")
+    checked = not length or (length.isascii() and length.isdigit())  # the validator refuses what is to be tested here
+    answer = (validator(collector) if checked else collector)(environ, start_response)
+    text = b"".join(answer).decode()
+    if checked:
+        answer.close()  # type: ignore[attr-defined]
+    return got[0], got[1], text
+
+
+def test_a_post_is_stored_and_posting_it_again_is_not(store: LocalSender, tmp_path: Path) -> None:
+    """200 both times; one row, with the range that is in it; gzip makes no difference."""
+    collector = Collector(store)
+    assert ask(collector, GOOD)[::2] == (200, "10 records\n")
+    assert ask(collector, GOOD)[::2] == (200, "10 records\n")
+    assert ask(collector, gzip.compress(GOOD), HTTP_CONTENT_ENCODING="gzip")[0] == 200
+    (row,) = stored(tmp_path / "store.db")
+    assert (row.data, row.attributes["run"], row.attributes["seq"]) == (GOOD, "RUN", "0-9")
+
+
+def test_records_of_several_runs_are_stored_apart(store: LocalSender, tmp_path: Path) -> None:
+    """A row for each run, and for each stretch without a hole; a gap event covers what it says."""
+    gap = Encoder("A", "host").event(b'{"event":"gap","from":12,"to":20,"message":"m","reason":"r"}', 0, 12)
+    parts = [body("A", 0, 3), body("B", 7, 7), body("A", 10, 11), Body(gap, "A", "host", 12, 20), body("A", 30, 30)]
+    assert ask(Collector(store), b"".join(part.data for part in parts))[0] == 200
+    rows = [(row.attributes["run"], row.attributes["seq"]) for row in stored(tmp_path / "store.db")]
+    assert rows == [("A", "0-3"), ("B", "7-7"), ("A", "10-20"), ("A", "30-30")]
+    assert b"".join(row.data for row in stored(tmp_path / "store.db")) == b"".join(part.data for part in parts)
+
+
+def test_health_and_metrics(store: LocalSender) -> None:
+    """Anybody may ask whether it is well; the figures are for those who hold the token."""
+    collector = Collector(store, ["secret"])
+    authorized: dict[str, Any] = {"HTTP_AUTHORIZATION": "Bearer secret"}
+    ask(collector, GOOD, **authorized)
+    ask(collector, GOOD)
+    assert ask(collector, method="GET", path="/health")[::2] == (200, "ok\n")
+    assert ask(collector, method="HEAD", path="/health")[::2] == (200, "")
+    assert ask(collector, method="GET", path="/metrics")[0] == 401
+    text = ask(collector, method="GET", path="/metrics", **authorized)[2]
+    for line in ('sqstee_requests_total{status="401"} 2', "sqstee_records_total 10", "sqstee_rows_stored_total 1"):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("Bearer one", 200),
+        ("bearer  two ", 200),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer on", 401),
+        ("Bearer onetwo", 401),
+        ("Basic one", 401),
+        ("Bearer \xff\u0100", 401),
+    ],
+)
+def test_one_of_the_tokens_is_asked_for(store: LocalSender, tmp_path: Path, given: str, status: int) -> None:
+    """The whole token, and nothing else; a request without it stores nothing."""
+    answer = ask(Collector(store, ["one", "two"]), GOOD, HTTP_AUTHORIZATION=given)
+    assert answer[0] == status
+    assert ("WWW-Authenticate" in answer[1]) == (status == 401)
+    assert len(stored(tmp_path / "store.db")) == (status == 200)
+
+
+def record(**fields: object) -> bytes:
+    """A record with some fields changed; None leaves one out."""
+    found = json.loads(body("RUN", 0, 0).data) | fields
+    return json.dumps({name: value for name, value in found.items() if value is not None}).encode() + b"\n"
+
+
+BAD: list[tuple[bytes, int, dict[str, str]]] = [
+    (b"", 400, {}),
+    (b"\n\n", 400, {}),
+    (b"not json\n", 400, {}),
+    (b"[]\n", 400, {}),
+    (b"1\n", 400, {}),
+    (b'"text"\n', 400, {}),
+    (b"null\n", 400, {}),
+    (b"{}\n", 400, {}),
+    (b"[" * 100_000, 400, {}),
+    (b'{"a":' * 100_000, 400, {}),
+    (b"9" * 100_000, 400, {}),
+    (GOOD[:-20], 400, {}),
+    (GOOD + b"\xff\n", 400, {}),
+    (GOOD + b"{}\n", 400, {}),
+    (record(run=None), 400, {}),
+    (record(run=""), 400, {}),
+    (record(run="x" * 129), 400, {}),
+    (record(run="\ud800"), 400, {}),
+    (record(run="a\nb"), 400, {}),
+    (record(seq=None), 400, {}),
+    (record(seq=-1), 400, {}),
+    (record(seq=2**63), 400, {}),
+    (record(seq=10**4000), 400, {}),
+    (record(seq="1"), 400, {}),
+    (record(seq=True), 400, {}),
+    (record(seq=1.0), 400, {}),
+    (record(event="gap", **{"from": 5, "to": 1}), 400, {}),
+    (record(event="gap"), 400, {}),
+    (record(stream=None), 400, {}),
+    (GOOD, 400, {"CONTENT_LENGTH": "x"}),
+    (GOOD, 400, {"CONTENT_LENGTH": "-1"}),
+    (GOOD, 400, {"CONTENT_LENGTH": "\u0661"}),
+    (GOOD, 411, {"CONTENT_LENGTH": ""}),
+    (GOOD, 400, {"CONTENT_LENGTH": str(len(GOOD) + 1)}),
+    (GOOD, 413, {"CONTENT_LENGTH": str(MAX_POST_BYTES + 1)}),
+    (GOOD, 413, {"CONTENT_LENGTH": "9" * 30}),
+    (b" " * (MAX_POST_BYTES + 1), 413, {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}),
+    (GOOD, 415, {"HTTP_CONTENT_ENCODING": "br"}),
+    (GOOD, 415, {"HTTP_CONTENT_ENCODING": "gzip, gzip"}),
+    (GOOD, 400, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (gzip.compress(GOOD)[:-1], 400, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (gzip.compress(GOOD)[:-8] + b"\0" * 8, 400, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (gzip.compress(GOOD) + b"rest", 400, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (zlib.compress(GOOD), 400, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (gzip.compress(b"\0" * 100_000_000, 1), 413, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (gzip.compress(b"a" * 5_000_000) * 4, 413, {"HTTP_CONTENT_ENCODING": "gzip"}),
+    (GOOD, 405, {"REQUEST_METHOD": "PUT"}),
+    (b"", 405, {"REQUEST_METHOD": "GET"}),
+    (GOOD, 405, {"PATH_INFO": "/metrics"}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD)))
+def test_a_bad_request_is_refused_and_stores_nothing(store: LocalSender, tmp_path: Path, number: int) -> None:
+    """Each has its 4xx and one line of reason."""
+    data, status, more = BAD[number]
+    answer = ask(Collector(store), data, **more)
+    assert answer[0] == status
+    assert len(answer[2].splitlines()) == 1
+    assert stored(tmp_path / "store.db") == []
+
+
+def test_blocks_keep_every_byte() -> None:
+    """Empty lines aside, and with a newline at the end that was missing."""
+    (one,) = blocks(b"\n" + GOOD.replace(b"\n", b"\n\n")[:-2])
+    assert (one.data, one.first, one.last) == (GOOD, 0, 9)
+    with pytest.raises(RefusedError):
+        blocks(GOOD + b"x")
+
+
+class Gate(Batches):
+    """A store that waits to be let through, and may refuse."""
+
+    ordered = False
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.calls: list[int] = []
+        self.refusal: TransportError | None = None
+
+    def open(self) -> int:
+        return 1
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        self.calls.append(len(bodies))
+        assert self.gate.wait(30)
+        if self.refusal:
+            raise self.refusal
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_waits_is_committed_together() -> None:
+    """While one transaction is on its way the others gather: two transactions serve all of them."""
+    gate = Gate()
+    committer = Committer(gate)
+    threads = [threading.Thread(target=committer.commit, args=([body("R", n, n)],)) for n in range(12)]
+    threads[0].start()
+    wait_for(lambda: gate.calls, "first transaction")
+    for thread in threads[1:]:
+        thread.start()
+    wait_for(lambda: len(committer._waiting) == 11, "all others")
+    gate.gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert gate.calls == [1, 11]
+
+
+def test_what_cannot_be_stored_is_not_acknowledged() -> None:
+    """A full disk is 503 with a Retry-After; nobody is told that his records are safe."""
+    gate = Gate()
+    gate.gate.set()
+    gate.refusal = TransportError(RETRY, "SQLite", "database or disk is full")
+    status, headers, _ = ask(Collector(gate), GOOD)
+    assert (status, headers["Retry-After"]) == (503, "2")
+
+
+def test_too_many_at_once_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request above the bound is answered at once, while the others wait for the disk."""
+    monkeypatch.setattr("sqstee.collector.MAX_BUSY", 1)
+    gate = Gate()
+    collector = Collector(gate)
+    first = threading.Thread(target=ask, args=(collector, GOOD))
+    first.start()
+    wait_for(lambda: gate.calls, "first request")
+    status, headers, _ = ask(collector, GOOD)
+    assert (status, headers["Retry-After"]) == (503, "2")
+    gate.gate.set()
+    first.join(30)
+    assert ask(collector, GOOD)[0] == 200
+
+
+@pytest.mark.parametrize("text", ["q", "s3://bucket", "http://host", "local:"])
+def test_a_store_is_a_local_queue(text: str) -> None:
+    """Anything else is refused in one line."""
+    with pytest.raises(SqsteeError):
+        open_store(text, "", 1)
+
+
+def test_the_oldest_rows_go_when_the_store_is_full(tmp_path: Path) -> None:
+    """They are counted, and what was just stored stays."""
+    found = open_store(f"local:{tmp_path}/store.db", "", 1)  # a mebibyte at least
+    sent = [body("RUN", first, first + 999, b"x" * 100) for first in range(0, 20_000, 1000)]
+    for one in sent:
+        found.send([one])
+    rows = stored(tmp_path / "store.db")
+    assert [row.data for row in rows] == [one.data for one in sent][-len(rows) :]
+    assert (found.stored, found.dropped) == (20, 20 - len(rows))
+    assert found.dropped > 0
+    found.close()
+
+
+@contextlib.contextmanager
+def gunicorn(store: Path, *words: str, **environ: str) -> Iterator[str]:
+    """gunicorn with the application by its name; its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        fd = listener.fileno()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--no-control-socket", *words]
+        env = clean_environment() | {"SQSTEE_STORE": f"local:{store}", "HOME": str(store.parent)} | environ
+        command += ["sqstee.collector:application"]
+        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=store.parent) as process:
+            yield url
+            process.terminate()
+
+
+@pytest.mark.parametrize("words", [("--threads", "4"), ("--workers", "2")], ids=["threads", "processes"])
+def test_gunicorn_serves_it(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """By its name, configured by the environment: senders post at once, keep their connections, nothing is lost."""
+    store = tmp_path / "store.db"
+    with gunicorn(store, *words, SQSTEE_TOKEN="secret") as url:
+        _post_from_many(url, "secret", 4, 20)
+        with pytest.raises(TransportError, match="Http401"), contextlib.closing(HttpSender(parse(url))) as sender:
+            sender.send([body("X", 0, 0)])
+    assert len(stored(store)) == 80
+
+
+def test_gunicorn_says_what_is_not_configured(tmp_path: Path) -> None:
+    """Without a store it answers 503, which senders repeat."""
+    with (
+        gunicorn(tmp_path / "store.db", SQSTEE_STORE="nonsense!") as url,
+        pytest.raises(TransportError) as raised,
+        contextlib.closing(HttpSender(parse(url))) as sender,
+    ):
+        sender.send([body("X", 0, 0)])
+    assert (raised.value.kind, raised.value.code, raised.value.after) == (RETRY, "Http503", 30.0)
+
+
+def _sender(url: str, token: str) -> HttpSender:
+    sender = HttpSender(parse(url))
+    sender._authorization = f"Bearer {token}"
+    return sender
+
+
+def _post_from_many(url: str, token: str, senders: int, bodies: int) -> None:
+    """Each sender posts its run's bodies; raises what one of them met."""
+    errors: list[Exception] = []
+
+    def work(name: str) -> None:
+        sender = _sender(url, token)
+        try:
+            for number in range(bodies):
+                sender.send([body(name, 10 * number, 10 * number + 9).compressed()])
+        except Exception as error:
+            errors.append(error)
+        finally:
+            sender.close()
+
+    threads = [threading.Thread(target=work, args=(f"RUN{number}",)) for number in range(senders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+
+
+def test_a_killed_collector_has_what_it_acknowledged(tmp_path: Path) -> None:
+    """kill -9 while eight senders post: every range that was answered with 200 is in the store, exactly once."""
+    store, acknowledged, port = tmp_path / "store.db", set(), 0
+    for attempt in range(3):
+        with collecting(store, port=port) as (process, url):
+            port = urlsplit(url).port or 0
+            stop = threading.Event()
+
+            def work(name: str, url: str = url, stop: threading.Event = stop) -> None:
+                sender = HttpSender(parse(url))
+                try:
+                    for first in range(0, 1_000_000, 10):
+                        if stop.is_set():
+                            return
+                        sender.send([body(name, first, first + 9)])
+                        acknowledged.add((name, f"{first}-{first + 9}"))
+                except TransportError:
+                    pass
+                finally:
+                    sender.close()
+
+            threads = [threading.Thread(target=work, args=(f"RUN{attempt}-{number}",)) for number in range(8)]
+            before = len(acknowledged)
+            for thread in threads:
+                thread.start()
+            while len(acknowledged) < before + 100:
+                assert any(thread.is_alive() for thread in threads)
+                stop.wait(0.01)
+            process.kill()
+            process.wait()
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+    rows = [(row.attributes["run"], row.attributes["seq"]) for row in stored(store)]
+    assert len(rows) == len(set(rows))
+    assert acknowledged <= set(rows)
+
+
+def test_a_thousand_bad_requests_do_no_harm(tmp_path: Path) -> None:
+    """Malformed, oversized, truncated, bombs, without a token: each a 4xx, memory bounded, nothing stored."""
+    store = tmp_path / "store.db"
+    with collecting(store, environ={"SQSTEE_TOKEN": "secret"}) as (process, url):
+        host = urlsplit(url).netloc
+        before = _resident(process.pid)
+        connection = http.client.HTTPConnection(host, timeout=30)
+        for number in range(1000):
+            data, _, more = BAD[number % len(BAD)]
+            if "CONTENT_LENGTH" in more:  # the server's parser is asked for those below
+                data, more = b" " * (MAX_POST_BYTES + 1) if number < 100 else b"{", {}
+            headers = {} if number % 7 == 0 else {"Authorization": "Bearer secret"}
+            if "HTTP_CONTENT_ENCODING" in more:
+                headers["Content-Encoding"] = more["HTTP_CONTENT_ENCODING"]
+            method, path = more.get("REQUEST_METHOD", "POST"), more.get("PATH_INFO", "/")
+            try:
+                connection.request(method, path, data, headers)
+                answer = connection.getresponse()
+                assert 400 <= answer.status < 500, (number, answer.status)
+                answer.read()
+            except (BrokenPipeError, ConnectionResetError):
+                assert len(data) > MAX_POST_BYTES  # refused before all of it was read
+            if number % 3 == 0 or len(data) > MAX_POST_BYTES:
+                connection.close()
+        for raw in (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n{}",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n{}",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n{}",
+            b"nonsense\r\n\r\n",
+        ):
+            with socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 0), 30) as peer:
+                peer.sendall(raw)
+                assert peer.recv(100).split()[1].startswith(b"4"), raw
+        with socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 0), 30) as peer:
+            peer.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + GOOD[:100])  # and no more
+        assert stored(store) == []
+        sender = _sender(url, "secret")
+        sender.send([body("RUN", 0, 9)])
+        sender.close()
+        assert [row.data for row in stored(store)] == [GOOD]
+        assert _resident(process.pid) - before < 150 * 1024 * 1024
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def _resident(pid: int) -> int:
+    """The most memory that a process ever had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024

@@ -1,0 +1,355 @@
+"""The sender of the HTTP transport: against scripted answers, and by the real command against the real collector."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import re
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from collecting import body, collecting, stored
+from support import Rebuilt, Sqstee, clean_environment, python, running, wait_for
+
+from sqstee.record import decode
+from sqstee.run.health import Health
+from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.http import HttpSender
+
+MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Scripted:
+    """A server that answers 200, or what `answers` holds; `close` ends the connection without an answer."""
+
+    def __init__(self) -> None:
+        self.answers: deque[Answer] = deque()
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.connections = 0
+        self.close_after_answer = False
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 10
+
+            def setup(self) -> None:
+                owner.connections += 1
+                super().setup()
+
+            def do_POST(self) -> None:
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                owner.got.append((self.path, {name.lower(): text for name, text in self.headers.items()}, data))
+                status, headers, text = owner.answers.popleft() if owner.answers else (200, {}, b"")
+                if not status:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(text)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+                self.close_connection = owner.close_after_answer or "Content-Length" in headers
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """A scripted server."""
+    found = Scripted()
+    threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def sending(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HttpSender]]:
+    """Makes senders to the scripted server, without a token."""
+    monkeypatch.delenv("SQSTEE_TOKEN", raising=False)
+    with contextlib.ExitStack() as stack:
+
+        def make(path: str = "/", token_file: str = "") -> HttpSender:
+            return stack.enter_context(contextlib.closing(HttpSender(parse(scripted.url + path), token_file)))
+
+        yield make
+
+
+Sending = Callable[..., HttpSender]
+
+
+def test_a_body_is_posted_as_it_is(scripted: Scripted, sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NDJSON with its type, the path and query of the URL, the token; compressed with Content-Encoding gzip."""
+    monkeypatch.setenv("SQSTEE_TOKEN", "secret")
+    one = body("RUN", 0, 99)
+    sending("/v1/lines?team=a").send([one, one.compressed()])
+    (path, headers, data), (_, packed_headers, packed) = scripted.got
+    assert (path, data) == ("/v1/lines?team=a", one.data)
+    assert (headers["content-type"], headers["authorization"]) == ("application/x-ndjson", "Bearer secret")
+    assert "content-encoding" not in headers
+    assert packed_headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed) == one.data
+    assert len(decode(data)) == 100  # newline_delimited, json
+
+
+def test_a_connection_is_kept(scripted: Scripted, sending: Sending) -> None:
+    """Many posts, one connection."""
+    sender = sending()
+    for seq in range(20):
+        sender.send([body("RUN", seq, seq)])
+    assert (len(scripted.got), scripted.connections) == (20, 1)
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(scripted: Scripted, sending: Sending) -> None:
+    """A server that closes after each answer, without saying so, costs no failure."""
+    scripted.close_after_answer = True
+    sender = sending()
+    for seq in range(5):
+        sender.send([body("RUN", seq, seq)])
+    assert len(scripted.got) == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, POISON),
+        (401, REFRESH),
+        (403, OPEN),
+        (404, OPEN),
+        (405, OPEN),
+        (408, RETRY),
+        (413, SIZE),
+        (415, OPEN),
+        (422, POISON),
+        (429, RETRY),
+        (301, OPEN),
+        (308, OPEN),
+        (500, RETRY),
+        (502, RETRY),
+        (503, RETRY),
+    ],
+)
+def test_answers_have_their_class(scripted: Scripted, sending: Sending, status: int, kind: str) -> None:
+    """The one table; the server's own words are in the message, on one line."""
+    scripted.answers.append((status, {}, b"what is\nwrong\x1b[31m"))
+    with pytest.raises(TransportError) as raised:
+        sending().send([body("RUN", 0, 0)])
+    assert (raised.value.kind, raised.value.code) == (kind, f"Http{status}")
+    assert str(raised.value).endswith("what is wrong\ufffd[31m")
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [("7", 7, 7), ("0", 0, 0), ("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), (formatdate(time.time() + 600), 30, 600)],
+)
+def test_retry_after_is_read(scripted: Scripted, sending: Sending, text: str, least: float, most: float) -> None:
+    """Seconds or a date; anything else is as if it were not there."""
+    scripted.answers.append((503, {"Retry-After": text}, b""))
+    with pytest.raises(TransportError) as raised:
+        sending().send([body("RUN", 0, 0)])
+    assert least <= raised.value.after <= most
+
+
+def test_retry_after_is_waited_for() -> None:
+    """At least as long as was asked, but not for ever."""
+    health = Health(jitter=lambda low, high: low)
+    health.failure(RETRY, "busy", 100.0, 7.0)
+    assert health.not_before == 107.0
+    health.failure(RETRY, "busy", 100.0, 1e9)
+    assert health.not_before == 400.0
+
+
+def test_a_token_that_was_replaced_is_read_again(scripted: Scripted, sending: Sending, tmp_path: Path) -> None:
+    """401 means: look into the file once more. The first line counts."""
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    sender = sending(token_file=str(file))
+    sender.send([body("RUN", 0, 0)])
+    file.write_text("new\nold\n")
+    scripted.answers.append((401, {}, b""))
+    with pytest.raises(TransportError):
+        sender.send([body("RUN", 1, 1)])
+    sender.send([body("RUN", 1, 1)])
+    assert [headers["authorization"] for _, headers, _ in scripted.got] == ["Bearer old", "Bearer old", "Bearer new"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"caf\xc3\xa9\n", b"a\x07b\n"])
+def test_a_token_file_that_cannot_be_used_is_named(sending: Sending, tmp_path: Path, content: bytes | None) -> None:
+    """Missing, empty, or not to be put into a header: no traceback, and nothing is sent without its token."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(TransportError, match="the token cannot be read") as raised:
+        sending(token_file=str(file)).open()
+    assert raised.value.kind == OPEN
+
+
+def test_a_proxy_is_used(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY takes the whole URL; NO_PROXY goes past it."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy", "SQSTEE_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", scripted.url)
+    with contextlib.closing(HttpSender(parse("http://collector.invalid:99/x"))) as sender:
+        sender.send([body("RUN", 0, 0)])
+    assert scripted.got[0][0] == "http://collector.invalid:99/x"
+    assert scripted.got[0][1]["host"] == "collector.invalid:99"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with contextlib.closing(HttpSender(parse(f"{scripted.url}/y"))) as sender:
+        sender.send([body("RUN", 0, 0)])
+    assert scripted.got[1][0] == "/y"
+
+
+def test_nobody_there_is_passing_trouble() -> None:
+    """A refused connection and a name that is not known are repeated."""
+    for url in ("http://127.0.0.1:1/", "http://collector.invalid/"):
+        with pytest.raises(TransportError, match="Network") as raised:
+            HttpSender(parse(url)).send([body("RUN", 0, 0)])
+        assert raised.value.kind == RETRY
+
+
+@pytest.mark.parametrize("compress", ["none", "auto", "gzip"])
+def test_a_command_is_collected_bit_for_bit(sqstee: Sqstee, tmp_path: Path, compress: str) -> None:
+    """Both streams come back from the collector's store, the status is the command's, tail reads it."""
+    store = tmp_path / "store.db"
+    with collecting(store) as (_, url):
+        words = ("--compress", compress, "--to", url, "--", "sh", "-c")
+        found = sqstee.run(*words, "printf 'out\\n\\377\\0'; seq 3000; echo err >&2; exit 3")
+    assert (found.stderr, found.returncode) == (b"err\n", 3)
+    got = Rebuilt((row.data, row.attributes) for row in stored(store))
+    got.assert_whole()
+    assert (got.stdout, got.stderr, got.duplicates) == (found.stdout, b"err\n", 0)
+    assert sqstee.waiting_runs() == []
+    shown = sqstee.run("tail", f"local:{store}", "--no-follow", "-o", "raw")
+    assert shown.stdout == found.stdout + b"err\n" or sorted(shown.stdout) == sorted(found.stdout + b"err\n")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(503, {"Retry-After": "1"}, b"")] * 2,
+        [(500, {}, b""), (429, {}, b""), (502, {}, b"")],
+        [(413, {}, b"")] * 2,
+        [(0, {}, b"")] * 3,
+        [(401, {}, b"")],
+        [(200, {"Content-Length": "100"}, b"short")],
+    ],
+    ids=["busy", "errors", "too-large", "dropped", "token", "truncated"],
+)
+def test_passing_trouble_loses_nothing(sqstee: Sqstee, scripted: Scripted, answers: list[Answer]) -> None:
+    """What passes is waited out, what is too large is divided: everything arrives, and nothing is said."""
+    scripted.answers.extend(answers)
+    found = sqstee.run("--to", scripted.url, "--", *MANY)
+    assert (found.returncode, found.stderr) == (0, b"")
+    got = Rebuilt((data, {}) for _, _, data in scripted.got)
+    got.assert_whole()
+    assert got.stdout == found.stdout
+
+
+def test_a_collector_that_was_killed_gets_the_rest_by_flush(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Killed in the middle of a run, started again after it: nothing is lost, nothing is stored twice."""
+    store = tmp_path / "store.db"
+    code = python("import sys\nfor n in range(2000): print(n)\nsys.stdout.flush(); sys.stdin.read()")
+    with collecting(store) as (process, url):
+        words = ("--flush-timeout", "1s", "--message-bytes", "16K", "--to", url)
+        with running(
+            sqstee.words(*words, "--", *code),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=sqstee.environ,
+        ) as wrapper:
+            wait_for(lambda: len(stored(store)) >= 3, "rows")
+            process.kill()
+            process.wait()
+            out, err = wrapper.communicate(timeout=30)
+    assert wrapper.returncode == 0
+    assert b"not delivered yet (Network" in err
+    with collecting(store, port=urlsplit(url).port or 0):
+        flushed = sqstee.run("flush")
+    assert (flushed.returncode, flushed.stdout.split(b" ", 1)[1]) == (0, f"shipped to {url}\n".encode())
+    got = Rebuilt((row.data, row.attributes) for row in stored(store))
+    got.assert_whole()
+    assert (got.stdout, got.duplicates) == (out, 0)
+
+
+def test_a_wrong_token_keeps_the_lines(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Said in one line; with the right token in the file that the run names, flush ships them."""
+    store, file = tmp_path / "store.db", tmp_path / "token"
+    file.write_text("wrong\n")
+    with collecting(store, environ={"SQSTEE_TOKEN": "right"}) as (_, url):
+        words = sqstee.words("--token-file", "token", "--to", url, "--", "echo", "hi")
+        found = subprocess.run(words, capture_output=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60)
+        assert (found.stdout, found.returncode) == (b"hi\n", 0)
+        assert re.match(r"sqstee: 1 line not delivered yet \(Http401: .*\): kept in .*\n$", found.stderr.decode())
+        file.write_text("right\n")
+        assert sqstee.run("flush").returncode == 0
+    assert Rebuilt((row.data, row.attributes) for row in stored(store)).stdout == b"hi\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "warned"),
+    [
+        ("http://collector.invalid/", "secret", True),
+        ("http://collector.invalid/", "", False),
+        ("https://collector.invalid/", "secret", False),
+        ("http://127.0.0.1:1/", "secret", False),
+        ("http://localhost:1/", "secret", False),
+        ("http://[::1]:1/", "secret", False),
+    ],
+)
+def test_a_token_in_the_clear_is_warned_about(sqstee: Sqstee, url: str, token: str, warned: bool) -> None:
+    """Over plain http to another host, and only there; the token itself is never shown."""
+    environ = {"SQSTEE_TOKEN": token, "SQSTEE_FLUSH_TIMEOUT": "0"}
+    found = sqstee.run("--to", url, "--", "true", environ=environ)
+    assert (b"goes to collector.invalid unencrypted" in found.stderr) == warned
+    assert b"secret" not in found.stderr
+    assert b"secret" not in sqstee.spooled()
+
+
+@pytest.mark.parametrize("url", ["http://user:pw@host/", "http://host:port/", "http://:80/", "http://host:70000/"])
+def test_urls_that_cannot_be_used_are_refused(sqstee: Sqstee, url: str) -> None:
+    """Before the command has started; a password would end up in the spool."""
+    found = sqstee.run("--to", url, "--", "true")
+    assert found.returncode == 125
+    assert b"is not a destination" in found.stderr
+
+
+def test_serve_says_what_is_wrong(tmp_path: Path) -> None:
+    """A port that is taken, a store that is none, a token file that is missing: one line and one hint."""
+    sqstee = Sqstee(tmp_path)
+    with collecting(tmp_path / "store.db") as (_, url):
+        for words in (
+            ("--port", str(urlsplit(url).port)),
+            ("--store", "queue"),
+            ("--store", "local:/dev/null/x"),
+            ("--token-file", str(tmp_path / "missing")),
+        ):
+            found = sqstee.run("serve", *(("--port", "0") if "--port" not in words else ()), *words)
+            assert found.returncode in (1, 125)
+            assert re.fullmatch(r"sqstee: .*\nhint: .*\n", found.stderr.decode()), found.stderr
+
+
+def test_a_collector_for_everybody_says_so(tmp_path: Path) -> None:
+    """On an address that others reach, without a token."""
+    words = [*Sqstee(tmp_path).words("serve", "--host", "0.0.0.0", "--port", "0"), "--store", f"local:{tmp_path}/s.db"]
+    with running(words, stderr=subprocess.PIPE, env=clean_environment() | {"HOME": str(tmp_path)}) as process:
+        assert process.stderr
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        process.terminate()
+        assert process.wait(30) == 0
+    assert b"anybody who reaches" in lines[1]
