@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from sqstee.transports.destination import Destination
+
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -111,6 +113,21 @@ def _destination(text: str) -> str:
     return parse(text).text
 
 
+def _bucket(text: str) -> str:
+    from sqstee.transports.destination import parse
+
+    if parse(text).kind != "s3":
+        raise ValueError("it takes a bucket")
+    return text
+
+
+def group(text: str) -> str:
+    """A message group id: 1 to 128 letters, digits and punctuation (SQS API reference, SendMessage)."""
+    if not (0 < len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("a group has 1 to 128 letters, digits and punctuation characters")
+    return text
+
+
 class Option:
     """One option: `--name`, SQSTEE_NAME and `name = …` mean the same.
 
@@ -202,6 +219,14 @@ RUN_OPTIONS = (
     Option(
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
     ),
+    Option("via-s3", "s3://BUCKET/PREFIX", _bucket, "", "store bodies there and send pointers to them, uncompressed"),
+    Option(
+        "group",
+        "NAME",
+        group,
+        "",
+        "the message group on a standard queue, for fair queues (on a FIFO queue it is the run)",
+    ),
     Option("token-file", "FILE", filled, "", "a file with the bearer token for a collector (else SQSTEE_TOKEN)"),
     Option("local-max", "SIZE", size, 1024**3, "the local queue's size; above it the oldest lines go (default: 1G)"),
     Option(
@@ -227,6 +252,8 @@ RUN_OPTIONS = (
     Option("strict", "", switch, False, "exit with 122 in the place of 0 where not every line was delivered"),
     Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
 )
+# What a sender needs to know beside its destination; it is kept with the run, for whoever ships it later.
+SENDER_OPTIONS = ("token_file", "via_s3", "group")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 
@@ -245,6 +272,8 @@ class Settings:
     message_bytes: int | None
     max_line: int
     compress: str
+    via_s3: str
+    group: str
     token_file: str
     local_max: int
     tty: str
@@ -385,3 +414,12 @@ def load(words: Iterable[str], environ: Mapping[str, str]) -> Settings:
     from_environment(settings, environ)
     from_words(settings, words)
     return settings
+
+
+def check(settings: Settings, destination: Destination) -> None:
+    """Refuse options that make no sense for a destination."""
+    if destination.kind != "sqs" and (settings.via_s3 or settings.group):
+        option = "--via-s3" if settings.via_s3 else "--group"
+        raise SqsteeError(f"{option} is for queues, not for {destination.text}", "the form is --to QUEUE")
+    if settings.group and destination.name.endswith(".fifo"):
+        raise SqsteeError("--group is for standard queues", "on a FIFO queue the message group is the run")

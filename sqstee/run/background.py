@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from sqstee.options import Settings
+from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.run import flush
 from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
@@ -53,7 +53,12 @@ def work(
 
     shipper = Shipper(
         folder,
-        open_sender(destination, local_path, settings.local_max, token_file=settings.token_file),
+        open_sender(
+            destination,
+            local_path,
+            settings.local_max,
+            **{name: getattr(settings, name) for name in SENDER_OPTIONS},
+        ),
         wake,
         linger=settings.linger,
         message_bytes=settings.message_bytes,

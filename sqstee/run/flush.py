@@ -8,6 +8,7 @@ import shutil
 import time
 
 from sqstee.errors import SqsteeError
+from sqstee.options import SENDER_OPTIONS
 from sqstee.run.recover import Tail, close_dead_run
 from sqstee.run.replay import read_meta, segments
 from sqstee.run.senders import IN_FLIGHT
@@ -136,7 +137,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
             parse(to),
             f"{root}/{LOCAL_FILE_NAME}",
             int(str(meta["local_max"])),
-            token_file=str(meta.get("token_file", "")),
+            **{name: str(meta.get(name, "")) for name in SENDER_OPTIONS},
         ),
         wake,
         linger=0.0,

@@ -8,6 +8,7 @@ import time
 
 from sqstee import __version__
 from sqstee.errors import SqsteeError
+from sqstee.options import SENDER_OPTIONS, check
 from sqstee.record import encode_object
 from sqstee.run import child, events, nest, shipment, signals, spool
 from sqstee.run.capture import Capture, Spooling, Stream, pump
@@ -45,6 +46,7 @@ class Front:
         self._destination = destination.parse(settings.to or "local")
         if settings.token_file:
             settings.token_file = os.path.abspath(settings.token_file)
+        check(settings, self._destination)
         self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
         if settings.redact:
             from sqstee.run.redact import Masker, RedactingWriter
@@ -230,12 +232,9 @@ class Front:
             "compress": settings.compress,
             "local_max": settings.local_max,
         }
-        if settings.token_file:
-            meta["token_file"] = settings.token_file
-        if settings.linger is not None:
-            meta["linger"] = settings.linger
-        if settings.message_bytes is not None:
-            meta["message_bytes"] = settings.message_bytes
+        for name in ("linger", "message_bytes", *SENDER_OPTIONS):
+            if getattr(settings, name) not in (None, ""):
+                meta[name] = getattr(settings, name)
         return encode_object(meta)
 
     def _remove_spool(self) -> None:

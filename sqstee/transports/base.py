@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sqstee.record import Body
 from sqstee.text import one_line
-from sqstee.transports.destination import Destination
+from sqstee.transports.destination import Destination, parse
 
 # What a refusal means for the sender:
 RETRY = "retry"  # passing trouble: the same again, later
@@ -300,10 +300,19 @@ class Receiver(Protocol):
         """Give connections back."""
 
 
-def open_sender(destination: Destination, local_path: str, local_max: int, *, token_file: str = "") -> Sender:
+def open_sender(
+    destination: Destination,
+    local_path: str,
+    local_max: int,
+    *,
+    token_file: str = "",
+    via_s3: str = "",
+    group: str = "",
+) -> Sender:
     """The sender for a destination, not yet connected.
 
-    `local_path` is where the local queue lies by default, `token_file` holds the bearer token for a collector.
+    `local_path` is where the local queue lies by default, `token_file` holds the bearer token for a collector. With
+    `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
     """
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
@@ -316,7 +325,12 @@ def open_sender(destination: Destination, local_path: str, local_max: int, *, to
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsSender
 
-        return SqsSender(destination)
+        queue = SqsSender(destination, group=group)
+        if not via_s3:
+            return queue
+        from sqstee.transports.offload import OffloadingSender
+
+        return OffloadingSender(queue, parse(via_s3))
     if destination.kind == "local":
         from sqstee.transports.local import LocalSender
 

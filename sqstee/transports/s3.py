@@ -90,20 +90,23 @@ class Bucket:
     def store(self, body: Body) -> str:
         """Store a body under its key, unless it is there; the key."""
         key = key_of(self.prefix, body)
-        data = binascii.a2b_base64(body.data) if body.encoding else body.data
-        parameters = {"Key": key, "Body": data, "ContentType": CONTENT_TYPE}
+        self.put(key, binascii.a2b_base64(body.data) if body.encoding else body.data, CONTENT_TYPE)
+        return key
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Store an object, unless there is one under its key, which then holds the same. Raises TransportError."""
+        parameters = {"Key": key, "Body": data, "ContentType": content_type}
         if not self._conditional:
             self.call("put_object", **parameters)
-            return key
+            return
         try:
             self.call("put_object", IfNoneMatch="*", **parameters)
         except TransportError as error:
             if error.code in ("NotImplemented", "501"):  # an emulator's: the same bytes once more do no harm
                 self._conditional = False
-                return self.store(body)
-            if error.code not in ("PreconditionFailed", "412"):
+                self.call("put_object", **parameters)
+            elif error.code not in ("PreconditionFailed", "412"):
                 raise
-        return key
 
     def read(self, key: str) -> bytes | None:
         """An object's content; None where it is gone."""

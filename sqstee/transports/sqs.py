@@ -34,6 +34,7 @@ LONG_POLL_SECONDS = 20  # the largest WaitTimeSeconds
 BATCH = 10  # entries of one call
 IN_FLIGHT_LIMIT = 120_000  # SQS developer guide, quotas: at that many ReceiveMessage answers OverLimit
 _READ_SLACK_SECONDS = 10
+_DATA_TYPES = {"ExtendedPayloadSize": b"Number"}  # of attributes; all others are of type String
 _STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
 
 
@@ -107,8 +108,9 @@ def _emulator(destination: Destination) -> str | None:
 class SqsSender(Batches):
     """Sends bodies with SendMessageBatch, one call a request."""
 
-    def __init__(self, destination: Destination, connections: int = 4) -> None:
+    def __init__(self, destination: Destination, connections: int = 4, group: str = "") -> None:
         self._queue = _Queue(destination, connections, READ_SECONDS)
+        self._group = group
         self.ordered = destination.name.endswith(".fifo")
         self._request = threading.local()
         self._hooked: object = None
@@ -132,7 +134,7 @@ class SqsSender(Batches):
         try:
             client, url = self._queue.client()
             self._hook(client)
-            self._request.body = request_json(url, bodies, fifo=self.ordered)
+            self._request.body = request_json(url, bodies, fifo=self.ordered, group=self._group)
             answer = client.send_message_batch(QueueUrl=url, Entries=[_STAND_IN])  # type: ignore[list-item]
         except Exception as error:
             raise self._refusal(error) from error
@@ -252,15 +254,19 @@ def queue_state(attributes: Mapping[Any, str]) -> QueueState:
     return found
 
 
-def request_json(url: str, bodies: Sequence[Body], fifo: bool) -> bytes:
-    """The JSON of a SendMessageBatch request, as boto3 would serialise it; bodies stay UTF-8 bytes throughout."""
-    entries = b", ".join(_entry_json(str(at), body, fifo) for at, body in enumerate(bodies))
+def request_json(url: str, bodies: Sequence[Body], fifo: bool, group: str = "") -> bytes:
+    """The JSON of a SendMessageBatch request, as boto3 would serialise it; bodies stay UTF-8 bytes throughout.
+
+    `group` is the group of a standard queue's messages (fair queues); on a FIFO queue the run is.
+    """
+    entries = b", ".join(_entry_json(str(at), body, fifo, group) for at, body in enumerate(bodies))
     return b'{"QueueUrl": %s, "Entries": [%s]}' % (_json(url.encode()), entries)
 
 
-def _entry_json(number: str, body: Body, fifo: bool) -> bytes:
+def _entry_json(number: str, body: Body, fifo: bool, group: str) -> bytes:
     attributes = b", ".join(
-        b'%s: {"StringValue": %s, "DataType": "String"}' % (_json(name.encode()), _json(value.encode()))
+        b'%s: {"StringValue": %s, "DataType": "%s"}'
+        % (_json(name.encode()), _json(value.encode()), _DATA_TYPES.get(name, b"String"))
         for name, value in body.attributes.items()
     )
     entry = b'{"Id": "%s", "MessageBody": %s, "MessageAttributes": {%s}' % (
@@ -269,9 +275,11 @@ def _entry_json(number: str, body: Body, fifo: bool) -> bytes:
         attributes,
     )
     if fifo:
-        group = body.run.encode()
+        run = body.run.encode()
         span = f"{body.first}-{body.last}".encode()
-        entry += b', "MessageDeduplicationId": "%s:%s", "MessageGroupId": "%s"' % (group, span, group)
+        entry += b', "MessageDeduplicationId": "%s:%s", "MessageGroupId": "%s"' % (run, span, run)
+    elif group:
+        entry += b', "MessageGroupId": %s' % _json(group.encode())
     return entry + b"}"
 
 

@@ -51,9 +51,7 @@ def main() -> None:
         elapsed = time.perf_counter() - started
         lines = sum(counts)
         kept = sum(row.data.count(b"\n") for row in stored(Path(folder) / "store.db"))
-        print(
-            f"{senders} senders: {lines} lines in {elapsed:.2f} s: {lines / elapsed:,.0f} lines/s; {kept} are in the store"
-        )
+        print(f"{senders} senders: {lines} lines in {elapsed:.2f} s: {lines / elapsed:,.0f} lines/s, {kept} stored")
 
 
 if __name__ == "__main__":

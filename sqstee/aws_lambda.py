@@ -1,0 +1,171 @@
+"""A Lambda handler for an SQS event source: `sqstee.aws_lambda.handler`.
+
+It writes the records of a batch as NDJSON to SQSTEE_LAMBDA_TO, `s3://bucket/prefix` or `stdout` (the default), and
+answers with the messages that could not be handled (ReportBatchItemFailures), so that a bad one never fails a batch.
+Objects are `prefix/date=…/host=…/run=…/<first>-<last>-<hash>.ndjson`; a batch that comes again as it was writes the
+same objects, which are there already, and other repetitions are known by `run` and `seq`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from sqstee.record import CONTENT_TYPE, decode, unpack
+from sqstee.transports.base import TransportError
+from sqstee.transports.destination import parse
+from sqstee.transports.offload import Payloads, Pointer, pointer_in
+from sqstee.transports.s3 import Bucket
+
+VARIABLE = "SQSTEE_LAMBDA_TO"
+Partition: TypeAlias = tuple[str, str, str]  # date, host, run
+Write: TypeAlias = Callable[[Partition, list["Line"]], None]
+
+
+class Line:
+    """A record as it came, and its seq."""
+
+    __slots__ = ("data", "seq")
+
+    def __init__(self, data: bytes, seq: int) -> None:
+        self.data = data
+        self.seq = seq
+
+
+class Message:
+    """One message of a batch: its records by partition, or why there are none."""
+
+    __slots__ = ("group", "id", "parts", "pointer", "problem")
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.id = str(record["messageId"])
+        self.group = str((record.get("attributes") or {}).get("MessageGroupId", ""))
+        self.parts: dict[Partition, list[Line]] = {}
+        self.pointer: Pointer | None = None
+        self.problem = ""
+
+
+def handler(event: Mapping[str, Any], context: object = None) -> dict[str, list[dict[str, str]]]:
+    """Handle a batch: `{"batchItemFailures": [{"itemIdentifier": message id}, …]}` of what was not written."""
+    if not isinstance(event.get("Records"), list):
+        raise ValueError("not an event of an SQS event source: it has no Records")
+    records = event["Records"]
+    payloads = Payloads()
+    messages = [_read(record, payloads) for record in records]
+    _drop_duplicates(messages)
+    ordered = any(str(record.get("eventSourceARN", "")).endswith(".fifo") for record in records)
+    if ordered:
+        _hold_groups_back(messages)
+    _write_all(messages, _writer(os.environ.get(VARIABLE) or "stdout"))
+    if ordered:
+        _hold_groups_back(messages)
+    for message in messages:
+        _finish(message, payloads)
+    return {"batchItemFailures": [{"itemIdentifier": message.id} for message in messages if message.problem]}
+
+
+def _read(record: Mapping[str, Any], payloads: Payloads) -> Message:
+    message = Message(record)
+    try:
+        attributes = {
+            name: str(value["stringValue"])
+            for name, value in (record.get("messageAttributes") or {}).items()
+            if isinstance(value.get("stringValue"), str)
+        }
+        body: bytes | str | None = record["body"]
+        message.pointer = pointer_in(record["body"], attributes)
+        if message.pointer:
+            body = payloads.read(message.pointer)
+        if body is not None:  # else it was written with an earlier delivery
+            message.parts = _partitioned(body, attributes)
+    except Exception as error:  # whatever is wrong with it, it is this message's alone
+        message.problem = f"{type(error).__name__}: {error}"
+    return message
+
+
+def _partitioned(body: bytes | str, attributes: dict[str, str]) -> dict[Partition, list[Line]]:
+    found: dict[Partition, list[Line]] = {}
+    data = unpack(body, attributes)
+    lines = [line for line in data.split(b"\n") if line]
+    for line, item in zip(lines, decode(data), strict=True):
+        partition = (item.timestamp[:10], item.host, item.run)
+        found.setdefault(partition, []).append(Line(line, item.seq))
+    return found
+
+
+def _drop_duplicates(messages: Iterable[Message]) -> None:
+    """What is in a batch twice is written once: standard queues deliver, and senders send, at least once."""
+    seen: set[tuple[str, bytes]] = set()
+    for message in messages:
+        for partition, lines in message.parts.items():
+            fresh = [line for line in lines if (partition[2], line.data) not in seen]
+            seen.update((partition[2], line.data) for line in fresh)
+            message.parts[partition] = fresh
+
+
+def _hold_groups_back(messages: Iterable[Message]) -> None:
+    """On a FIFO queue what comes behind a failure in its group fails with it: else it would overtake."""
+    failed: set[str] = set()
+    for message in messages:
+        if message.problem:
+            failed.add(message.group)
+        elif message.group in failed:
+            message.problem = "a message before it in its group failed"
+
+
+def _write_all(messages: list[Message], write: Write) -> None:
+    """A call for each partition; where it fails, so have the messages with records in it."""
+    partitions: dict[Partition, list[Message]] = {}
+    for message in messages:
+        if not message.problem:
+            for partition in message.parts:
+                partitions.setdefault(partition, []).append(message)
+    for partition, owners in partitions.items():
+        lines = [line for owner in owners for line in owner.parts[partition]]
+        try:
+            if lines:
+                write(partition, sorted(lines, key=lambda line: line.seq))
+        except Exception as error:  # so that the other partitions are written
+            for owner in owners:
+                owner.problem = f"{type(error).__name__}: {error}"
+
+
+def _finish(message: Message, payloads: Payloads) -> None:
+    """Say what is wrong with a message, on stderr; the object that a good one points to goes with it."""
+    if message.problem:
+        print(f"sqstee: message {message.id} failed: {message.problem}", file=sys.stderr)
+    elif message.pointer:
+        try:
+            payloads.delete(message.pointer)
+        except TransportError as error:  # it stays, as litter
+            print(f"sqstee: {message.pointer} could not be deleted: {error}", file=sys.stderr)
+
+
+def _writer(to: str) -> Write:
+    if to == "stdout":
+        return _to_stdout
+    destination = parse(to)
+    if destination.kind != "s3":
+        raise ValueError(f"{VARIABLE} is s3://bucket/prefix or stdout, not {to!r}")
+    bucket = Bucket(destination)
+
+    def write(partition: Partition, lines: list[Line]) -> None:
+        bucket.put(_key(bucket.prefix, partition, lines), b"".join(line.data + b"\n" for line in lines), CONTENT_TYPE)
+
+    return write
+
+
+def _to_stdout(partition: Partition, lines: list[Line]) -> None:
+    sys.stdout.write("".join(line.data.decode("utf-8", "replace") + "\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _key(prefix: str, partition: Partition, lines: list[Line]) -> str:
+    date, host, run = (urllib.parse.quote(part, safe="") for part in partition)
+    digest = hashlib.sha256(b"\n".join(line.data for line in lines)).hexdigest()[:16]
+    span = f"{lines[0].seq:012d}-{lines[-1].seq:012d}"
+    return f"{prefix}date={date}/host={host}/run={run}/{span}-{digest}.ndjson"

@@ -1,0 +1,201 @@
+"""The Lambda handler, with events of the shape that SQS event sources have, checked by Powertools' models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aws_lambda_powertools.utilities.data_classes import SQSEvent
+from aws_lambda_powertools.utilities.parser.models import SqsModel
+from s3_server import S3Server
+
+from sqstee.aws_lambda import handler
+from sqstee.record import Body, Encoder, decode
+from sqstee.transports.offload import POINTER_CLASS
+from sqstee.transports.s3 import key_of
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 with a bucket, which the handler writes to."""
+    with S3Server() as server:
+        for name, value in (server.environ() | {"SQSTEE_LAMBDA_TO": "s3://bkt/logs"}).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def body(run: str, first: int, last: int, host: str = "node17", day: int = 0) -> Body:
+    """A body of the records `first`..`last` of a day after 2026-11-21."""
+    lines = b"".join(b"line %d\n" % seq for seq in range(first, last + 1))
+    time_ns = (1_795_219_200 + 86_400 * day) * 10**9
+    return Body(Encoder(run, host).lines(lines, "stdout", time_ns, first), run, host, first, last)
+
+
+def record(number: int, text: str, attributes: dict[str, str], group: str = "") -> dict[str, Any]:
+    """One record of an event, as AWS's documentation shows it; Powertools' model must take it."""
+    more = {"MessageGroupId": group, "MessageDeduplicationId": "1", "SequenceNumber": "18849496460467696128"}
+    return {
+        "messageId": f"059f36b4-87a3-44ab-83d2-{number:012d}",
+        "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a...",
+        "body": text,
+        "attributes": {
+            "ApproximateReceiveCount": "1",
+            "SentTimestamp": "1545082649183",
+            "SenderId": "AIDAIENQZJOLO23YVJ4VO",
+            "ApproximateFirstReceiveTimestamp": "1545082649185",
+            **(more if group else {}),
+        },
+        "messageAttributes": {
+            name: {
+                "stringValue": value,
+                "stringListValues": [],
+                "binaryListValues": [],
+                "dataType": "Number" if name == "ExtendedPayloadSize" else "String",
+            }
+            for name, value in attributes.items()
+        },
+        "md5OfBody": hashlib.md5(text.encode()).hexdigest(),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-2:123456789012:my-queue{'.fifo' if group else ''}",
+        "awsRegion": "us-east-2",
+    }
+
+
+def event(*records: dict[str, Any]) -> dict[str, Any]:
+    """An event, after Powertools' models have taken it."""
+    found = {"Records": list(records)}
+    parsed = SqsModel.model_validate(found)
+    assert [one.messageId for one in parsed.Records] == [one.message_id for one in SQSEvent(found).records]
+    return found
+
+
+def message(number: int, one: Body, group: str = "") -> dict[str, Any]:
+    """A record that carries a body."""
+    return record(number, one.data.decode(), one.attributes, group)
+
+
+def failed(answer: dict[str, list[dict[str, str]]]) -> list[int]:
+    """The numbers of the messages that an answer names; its form is what ReportBatchItemFailures wants."""
+    assert list(answer) == ["batchItemFailures"]
+    assert all(list(item) == ["itemIdentifier"] for item in answer["batchItemFailures"])
+    return [int(item["itemIdentifier"].rpartition("-")[2]) for item in answer["batchItemFailures"]]
+
+
+def written(s3: S3Server) -> dict[str, list[tuple[str, int]]]:
+    """The records in each folder, as (run, seq)."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for name in s3.names():
+        if name.startswith("logs/"):
+            folder = name.rpartition("/")[0].removeprefix("logs/")
+            found.setdefault(folder, []).extend((item.run, item.seq) for item in decode(s3.get(name)))
+    return found
+
+
+def test_records_are_partitioned_by_date_host_and_run(s3: S3Server) -> None:
+    """Plain and compressed, in the order of their run; a body over midnight goes to two days."""
+    late = Body(body("A", 0, 1).data + body("A", 2, 3, day=1).data, "A", "node17", 0, 3)
+    parts = (body("B", 5, 9, "node/18"), late.compressed(), body("A", 4, 4, day=1))
+    answer = handler(event(*(message(number, part) for number, part in enumerate(parts))))
+    assert failed(answer) == []
+    assert written(s3) == {
+        "date=2026-11-21/host=node17/run=A": [("A", 0), ("A", 1)],
+        "date=2026-11-22/host=node17/run=A": [("A", 2), ("A", 3), ("A", 4)],
+        "date=2026-11-21/host=node%2F18/run=B": [("B", seq) for seq in range(5, 10)],
+    }
+
+
+def test_duplicates_within_a_batch_and_the_same_batch_again_are_written_once(s3: S3Server) -> None:
+    """Standard queues deliver at least once."""
+    batch = event(message(0, body("A", 0, 4)), message(1, body("A", 0, 4)), message(2, body("A", 3, 6)))
+    for _ in range(2):
+        assert failed(handler(batch)) == []
+    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", seq) for seq in range(7)]}
+    assert len(s3.names()) == 1
+
+
+BAD = [
+    "not ours",
+    "",
+    "{}",
+    "[]",
+    '{"timestamp":1}',
+    "[" * 100_000,
+    body("A", 0, 0).data.decode()[:-10],
+    '{"timestamp":"2026-11-21T00:00:00Z","host":"\\ud800","run":"r","seq":1,"stream":"stdout","message":"m"}',
+]
+
+
+@pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
+def test_one_bad_message_fails_alone(s3: S3Server, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """It is named, and said on stderr; the others are written. An empty body holds no record, and is no failure."""
+    answer = handler(event(message(0, body("A", 0, 0)), record(1, text, {}), message(2, body("A", 1, 1))))
+    assert failed(answer) == ([1] if text else [])
+    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", 0), ("A", 1)]}
+    assert ("message 059f36b4-87a3-44ab-83d2-000000000001 failed" in capsys.readouterr().err) == bool(text)
+
+
+def test_a_bad_compressed_body_fails_alone(s3: S3Server) -> None:
+    """Also when its attributes promise what it is not."""
+    bad = record(0, "no base64!", {"Content-Encoding": "gzip,base64"})
+    assert failed(handler(event(bad, message(1, body("A", 0, 0))))) == [0]
+    assert len(s3.names()) == 1
+
+
+def test_all_messages_may_fail(s3: S3Server) -> None:
+    """Then all of them are named, and nothing is raised."""
+    assert failed(handler(event(record(0, "x", {}), record(1, "y", {})))) == [0, 1]
+
+
+def test_behind_a_failure_a_fifo_group_waits(s3: S3Server) -> None:
+    """What follows in its group would overtake it; other groups go on."""
+    batch = event(
+        message(0, body("A", 0, 0), "A"),
+        record(1, "bad", {}, "A"),
+        message(2, body("A", 2, 2), "A"),
+        message(3, body("B", 0, 0), "B"),
+    )
+    assert failed(handler(batch)) == [1, 2]
+    assert sorted(written(s3)) == ["date=2026-11-21/host=node17/run=A", "date=2026-11-21/host=node17/run=B"]
+    assert list(written(s3).values()) == [[("A", 0)], [("B", 0)]]
+
+
+def test_what_cannot_be_written_fails_with_its_messages(s3: S3Server) -> None:
+    """One partition is refused: the messages with records in it come again, the others do not."""
+    s3.faults.append(("InternalError", False))
+    answer = handler(event(message(0, body("A", 0, 0)), message(1, body("B", 0, 0)), message(2, body("A", 1, 1))))
+    assert failed(answer) == [0, 2]
+    assert list(written(s3)) == ["date=2026-11-21/host=node17/run=B"]
+
+
+def test_pointers_are_followed_and_their_objects_deleted(s3: S3Server) -> None:
+    """The body is read from S3; a pointer to what is gone already was handled before; a failed one is kept."""
+    one, two = body("A", 0, 4), body("B", 0, 4)
+    for each in (one, two):
+        s3.client.put_object(Bucket="bkt", Key=key_of("bodies/", each), Body=each.data if each is one else b"bad")
+
+    def pointer(number: int, each: Body) -> dict[str, Any]:
+        text = json.dumps([POINTER_CLASS, {"s3BucketName": "bkt", "s3Key": key_of("bodies/", each)}])
+        return record(number, text, {"ExtendedPayloadSize": str(len(each.data))})
+
+    batch = event(pointer(0, one), pointer(1, two), pointer(2, body("C", 0, 0)))
+    assert failed(handler(batch)) == [1]
+    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", seq) for seq in range(5)]}
+    assert [name for name in s3.names() if name.startswith("bodies/")] == [key_of("bodies/", two)]
+    assert failed(handler(batch)) == [1]
+
+
+def test_stdout_is_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines themselves, for CloudWatch Logs."""
+    monkeypatch.delenv("SQSTEE_LAMBDA_TO", raising=False)
+    one = body("A", 0, 2)
+    assert failed(handler(event(message(0, one)))) == []
+    assert capsys.readouterr().out == one.data.decode()
+
+
+def test_what_is_no_batch_is_said() -> None:
+    """Another event source is a mistake in the template, not a message's."""
+    with pytest.raises(ValueError, match="not an event of an SQS event source"):
+        handler({"detail": {}})

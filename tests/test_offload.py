@@ -1,0 +1,165 @@
+"""--via-s3 and --group: what is stored and sent, and what an independent Extended Client Library makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+import sqs_extended_client  # noqa: F401  # it adds its ways to boto3's clients
+from fake_sqs import FakeSqs
+from s3_server import S3Server
+from support import Rebuilt, Sqstee, python
+
+from sqstee.record import Body, Encoder
+from sqstee.transports.offload import Payloads, Pointer, pointer_in
+
+MANY = python("import sys\nfor n in range(30000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
+
+
+@pytest.fixture
+def environ(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The strict SQS and an S3 with a bucket, and the environment that finds both, for us and for the command."""
+    with S3Server() as server:
+        found = server.environ() | fake_sqs.environ()
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture
+def client(environ: dict[str, str]) -> Iterator[Any]:
+    """boto3's SQS client with the Extended Client Library's support."""
+    found: Any = boto3.client("sqs", endpoint_url=environ["AWS_ENDPOINT_URL_SQS"])
+    found.large_payload_support = "bkt"
+    found.delete_payload_from_s3 = True
+    found.s3_client = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
+    yield found
+    found.s3_client.close()
+    found.close()
+
+
+def stored(environ: dict[str, str]) -> list[str]:
+    """The keys in the bucket."""
+    with_s3 = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
+    keys = [entry["Key"] for entry in with_s3.list_objects_v2(Bucket="bkt").get("Contents", ())]
+    with_s3.close()
+    return keys
+
+
+def received(client: Any, url: str) -> list[Any]:
+    """All messages in a queue."""
+    found: list[Any] = []
+    while messages := client.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+    ).get("Messages", []):
+        found += messages
+    return found
+
+
+@pytest.mark.parametrize("queue", ["q", "q.fifo"])
+def test_the_extended_client_reads_what_we_send(
+    sqstee: Sqstee, fake_sqs: FakeSqs, environ: dict[str, str], client: Any, queue: str
+) -> None:
+    """Bodies of up to 4 MiB behind pointers: bit for bit, and its delete takes the object along."""
+    if queue != "q":
+        fake_sqs.create_queue(queue, FifoQueue="true")
+    words = ("--via-s3", "s3://bkt/bodies", "--compress", "gzip", "--to", queue)
+    found = sqstee.run(*words, "--", *MANY, environ=environ)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert fake_sqs.counters().rejections == []
+    messages = []
+    for _ in range(10):  # of a FIFO group only so many are given at once
+        some = received(client, fake_sqs.url(queue))
+        for message in some:
+            client.delete_message(QueueUrl=fake_sqs.url(queue), ReceiptHandle=message["ReceiptHandle"])
+        messages += some
+    got = Rebuilt((message["Body"], {}) for message in messages)
+    got.assert_whole()
+    assert got.stdout == found.stdout
+    assert len(messages) <= 5
+    assert stored(environ) == []
+
+
+def test_we_read_what_the_extended_client_sends(fake_sqs: FakeSqs, environ: dict[str, str], client: Any) -> None:
+    """Its pointer resolves to the body that it was given; afterwards the object can be deleted, once or twice."""
+    data = Encoder("RUN", "host").lines(b"x" * 300_000 + b"\n", "stdout", 0, 0)
+    client.send_message(QueueUrl=fake_sqs.url("q"), MessageBody=data.decode(), MessageAttributes={})
+    (message,) = fake_sqs.sent("q")
+    pointer = pointer_in(message.body, message.attributes)
+    assert pointer
+    payloads = Payloads()
+    assert payloads.read(pointer) == data
+    payloads.delete(pointer)
+    payloads.delete(pointer)
+    assert payloads.read(pointer) is None
+    assert stored(environ) == []
+
+
+def test_what_no_library_names_so_is_not_deleted(environ: dict[str, str]) -> None:
+    """Whoever can send a message must not be able to delete what its reader may."""
+    s3 = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
+    for key in ("precious/data.csv", "a.ndjson"):
+        s3.put_object(Bucket="bkt", Key=key, Body=b"x")
+        Payloads().delete(Pointer("bkt", key))
+    s3.close()
+    assert len(stored(environ)) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "x", "[]", "{}", "[1,2]", '["other.Class",{"s3BucketName":"b","s3Key":"k"}]', "[" * 100_000, "[null,null]"],
+)
+def test_a_body_that_only_looks_like_a_pointer_is_none(body: str) -> None:
+    """Neither without the attribute, nor with it and another form."""
+    assert pointer_in(body, {"ExtendedPayloadSize": "1"}) is None
+    right = json.dumps(["software.amazon.payloadoffloading.PayloadS3Pointer", {"s3BucketName": "b", "s3Key": "k"}])
+    assert pointer_in(right, {}) is None
+    assert str(pointer_in(right, {"SQSLargePayloadSize": "1"})) == "s3://b/k"
+
+
+def test_a_run_that_stayed_behind_is_flushed_the_same_way(
+    sqstee: Sqstee, fake_sqs: FakeSqs, environ: dict[str, str], client: Any
+) -> None:
+    """The bucket and the group are kept with the run."""
+    words = ("--via-s3", "s3://bkt", "--group", "tenant-7", "--to", "later")
+    assert b"not delivered yet" in sqstee.run(*words, "--", "echo", "hi", environ=environ).stderr
+    fake_sqs.create_queue("later")
+    assert sqstee.run("flush", environ=environ).returncode == 0
+    assert [message.group for message in fake_sqs.sent("later")] == ["tenant-7"] * len(fake_sqs.sent("later"))
+    assert Rebuilt((message["Body"], {}) for message in received(client, fake_sqs.url("later"))).stdout == b"hi\n"
+
+
+def test_a_group_makes_a_fair_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Every message of a standard queue carries it, and no deduplication id."""
+    found = sqstee.run("--group", 'a"\\b', "--to", "q", "--", "seq", "5", environ=fake_sqs.environ())
+    assert found.stderr == b""
+    assert {(message.group, message.dedup_id) for message in fake_sqs.sent("q")} == {('a"\\b', None)}
+    assert fake_sqs.counters().rejections == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--via-s3", "queue", "--to", "q"),
+        ("--via-s3", "s3://bkt", "--to", "s3://bkt"),
+        ("--via-s3", "s3://bkt"),
+        ("--group", "g", "--to", "http://host/"),
+        ("--group", "g", "--to", "q.fifo"),
+        ("--group", "a b", "--to", "q"),
+        ("--group", "x" * 129, "--to", "q"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+    """Before the command has started, with the right form."""
+    found = sqstee.run(*words, "--", "touch", str(sqstee.folder / "ran"))
+    assert found.returncode == 125
+    assert len(found.stderr.splitlines()) == 2
+    assert not (sqstee.folder / "ran").exists()
+
+
+def test_pointers_count_their_attributes() -> None:
+    """The size attribute is one more of the ten that a message may have."""
+    assert len(Body(b"", "R", "h", 0, 0, "gzip,base64").attributes) < 9
