@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, DecodeError, Event, decode, gunzip
+from sqstee.record import Body, DecodeError, by_run, gunzip
 from sqstee.transports.base import RETRY, Sender, TransportError
 from sqstee.transports.destination import parse
 from sqstee.transports.http import tokens
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MAX_POST_BYTES = 4 * 1024 * 1024  # as it is sent, compressed or not
 MAX_RECORDS_BYTES = 8 * 1024 * 1024  # when unpacked
 MAX_BUSY = 64  # requests at once: what more come are told to come again
-_CHECKED_AT_ONCE = 512  # lines: memory follows these, not the request
 _UNPACKING = 2  # requests that are checked at once; more would share the interpreter, and need more memory
 _COMMIT_SECONDS = 10.0  # how long a request may wait for the disk
 _MAX_RUN = 128
@@ -116,7 +115,7 @@ class Collector:
         try:
             sent = _read(environ)
             with self._unpacking:
-                bodies = blocks(_unpacked(sent, environ.get("HTTP_CONTENT_ENCODING", "")))
+                bodies = _checked(_unpacked(sent, environ.get("HTTP_CONTENT_ENCODING", "")))
             try:
                 self._committer.commit(bodies)
             except TransportError as error:
@@ -247,36 +246,17 @@ def _unpacked(sent: bytes, encoding: str) -> bytes:
         raise RefusedError(400, f"not gzip: {error}") from None
 
 
-def blocks(data: bytes) -> list[Body]:
-    """NDJSON as rows for the store: of one run each, its seqs without a hole. Raises RefusedError where it is none."""
-    lines = [line for line in data.split(b"\n") if line]
-    if not lines:
+def _checked(data: bytes) -> list[Body]:
+    """Records as rows for the store, a stretch of one run each. Raises RefusedError where something is not a record."""
+    try:
+        found = by_run(data)
+    except DecodeError as error:
+        raise RefusedError(400, str(error)[:200]) from None
+    if not found:
         raise RefusedError(400, "there is no record in the request")
-    found: list[Body] = []
-    start = 0
-    for number, (run, first, last) in enumerate(_ranges(lines)):
-        if found and found[-1].run == run and found[-1].last + 1 == first:
-            found[-1].last = last
-            continue
-        if found:
-            found[-1].data = b"\n".join(lines[start:number]) + b"\n"
-        start = number
-        found.append(Body(b"", run, "", first, last))
-    found[-1].data = b"\n".join(lines[start:]) + b"\n"
+    if not all(0 < len(body.run) <= _MAX_RUN and body.run.isascii() and body.run.isprintable() for body in found):
+        raise RefusedError(400, "not a record of sqstee: a run has printable ASCII characters, at most 128")
     return found
-
-
-def _ranges(lines: list[bytes]) -> Iterable[tuple[str, int, int]]:
-    """The run, the first and the last seq of each line."""
-    for start in range(0, len(lines), _CHECKED_AT_ONCE):
-        try:
-            items = decode(b"\n".join(lines[start : start + _CHECKED_AT_ONCE]))
-        except DecodeError as error:
-            raise RefusedError(400, str(error)[:200]) from None
-        for item in items:
-            if not (0 < len(item.run) <= _MAX_RUN and item.run.isascii() and item.run.isprintable()):
-                raise RefusedError(400, "not a record of sqstee: a run has printable ASCII characters, at most 128")
-            yield item.run, item.seq, item.last if isinstance(item, Event) else item.seq
 
 
 def open_store(text: str, default: str, limit: int) -> LocalSender:

@@ -23,7 +23,7 @@ import pytest
 from collecting import body, collecting, stored
 from support import clean_environment, running, wait_for
 
-from sqstee.collector import MAX_POST_BYTES, Collector, Committer, RefusedError, blocks, open_store
+from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import RETRY, Batches, Failure, TransportError
@@ -141,6 +141,8 @@ BAD: list[tuple[bytes, int, dict[str, str]]] = [
     (b'{"a":' * 100_000, 400, {}),
     (b"9" * 100_000, 400, {}),
     (GOOD[:-20], 400, {}),
+    # right as a whole, wrong line by line: two records on one line, and one record on two
+    (record(seq=0)[:-1] + b"," + record(seq=1)[:-1] + b',{"a":[{}\n{}],' + record(seq=2)[1:], 400, {}),
     (GOOD + b"\xff\n", 400, {}),
     (GOOD + b"{}\n", 400, {}),
     (record(run=None), 400, {}),
@@ -191,12 +193,10 @@ def test_a_bad_request_is_refused_and_stores_nothing(store: LocalSender, tmp_pat
     assert stored(tmp_path / "store.db") == []
 
 
-def test_blocks_keep_every_byte() -> None:
+def test_every_byte_of_the_lines_is_kept(store: LocalSender, tmp_path: Path) -> None:
     """Empty lines aside, and with a newline at the end that was missing."""
-    (one,) = blocks(b"\n" + GOOD.replace(b"\n", b"\n\n")[:-2])
-    assert (one.data, one.first, one.last) == (GOOD, 0, 9)
-    with pytest.raises(RefusedError):
-        blocks(GOOD + b"x")
+    assert ask(Collector(store), b"\n" + GOOD.replace(b"\n", b"\n\n")[:-2])[0] == 200
+    assert [(row.data, row.attributes["seq"]) for row in stored(tmp_path / "store.db")] == [(GOOD, "0-9")]
 
 
 class Gate(Batches):
@@ -437,3 +437,14 @@ def _resident(pid: int) -> int:
     """The most memory that a process ever had, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+
+
+def test_bodies_of_several_runs_are_never_taken_for_one_another(tmp_path: Path) -> None:
+    """They have no run and no range: the local queue keeps all of them."""
+    found = LocalSender(str(tmp_path / "local.db"), 1 << 30)
+    for run in ("A", "B", "B"):
+        found.send([Body(body(run, 0, 0).data, "", "", 0, 0)])
+        found.send([body(run, 0, 0)])
+    found.close()
+    assert [row.attributes.get("run", "") for row in stored(tmp_path / "local.db")].count("") == 3
+    assert found.stored == 5

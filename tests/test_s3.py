@@ -192,6 +192,19 @@ def test_shards_divide_the_work(client: S3Server) -> None:
     assert [half.stat().visible for half in halves] == [len(half) for half in found]
 
 
+def test_a_body_of_several_runs_is_stored_by_run(client: S3Server) -> None:
+    """Its key must say what is in it: an object for each run, and for each stretch without a hole."""
+    parts = [body("A", 0, 5), body("B", 3, 9), body("A", 6, 9)]
+    joined = Body(b"".join(part.data for part in parts), "", "", 0, 0)
+    for one in (joined, joined.compressed()):
+        S3Sender(parse("s3://bkt")).send([one])
+    expected = {key_of("", part): part.data for part in parts}
+    plain = [name for name in client.names() if name.endswith(".ndjson")]
+    assert {name: client.get(name) for name in plain} == expected
+    packed = {name[:-3]: gzip.decompress(client.get(name)) for name in client.names() if name.endswith(".gz")}
+    assert packed == expected
+
+
 def test_what_is_consumed_is_deleted(client: S3Server) -> None:
     """A consumer deletes what it was given, and nothing else; what somebody else deleted first is no trouble."""
     sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)

@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
 _INSERT = f"""
 INSERT INTO body {_ROW} SELECT ?1, ?2, ?3, ?4, ?5, ?6
-WHERE NOT EXISTS (SELECT 1 FROM body WHERE run = ?2 AND first = ?3 AND last = ?4)
+WHERE ?2 = '' OR NOT EXISTS (SELECT 1 FROM body WHERE run = ?2 AND first = ?3 AND last = ?4)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
 _SCHEMA = """
@@ -44,9 +44,9 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 class LocalSender(Batches):
-    """Appends bodies, but no range that is there; above `limit` bytes the oldest rows go, never what was just stored.
+    """Appends bodies, but no range of a run that is there already.
 
-    With `durable` what `send` has taken survives the machine's death as well. `stored` and `dropped` count rows.
+    Above `limit` bytes the oldest rows go, never what was just stored. With `durable` what `send` has taken survives the machine's death as well. `stored` and `dropped` count rows.
     """
 
     ordered = False

@@ -11,6 +11,7 @@ import hashlib
 import re
 import threading
 import time
+import uuid
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from sqstee.errors import SqsteeError
-from sqstee.record import CONTENT_TYPE, Body, gunzip
+from sqstee.record import CONTENT_TYPE, Body, by_run, gunzip
 from sqstee.transports.base import (
     REFRESH,
     Failure,
@@ -88,8 +89,9 @@ class Bucket:
             raise refusal from error
 
     def store(self, body: Body) -> str:
-        """Store a body under its key, unless it is there; the key."""
-        key = key_of(self.prefix, body)
+        """Store a body under its key, unless it is there; the key. Without a run it is the content's own."""
+        digest = uuid.UUID(bytes=hashlib.sha256(body.data).digest()[:16])
+        key = key_of(self.prefix, body) if body.run else f"{self.prefix}{digest}"
         self.put(key, binascii.a2b_base64(body.data) if body.encoding else body.data, CONTENT_TYPE)
         return key
 
@@ -148,9 +150,10 @@ class S3Sender(Objects):
         return self.max_request_bytes
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """One PutObject a body."""
+        """One PutObject a body; for one with records of several runs, one for each of them."""
         for body in bodies:
-            self._bucket.store(body)
+            for part in [body] if body.run else by_run(body.plain().data):
+                self._bucket.store(part.compressed() if body.encoding and not part.encoding else part)
         return []
 
     def close(self) -> None:
