@@ -46,7 +46,8 @@ def _connect(path: str) -> sqlite3.Connection:
 class LocalSender(Batches):
     """Appends bodies, but no range of a run that is there already.
 
-    Above `limit` bytes the oldest rows go, never what was just stored. With `durable` what `send` has taken survives the machine's death as well. `stored` and `dropped` count rows.
+    Above `limit` bytes the oldest rows go, never what was just stored. With `durable` what `send` has taken outlives
+    the machine's death as well. `stored` and `dropped` count rows.
     """
 
     ordered = False
