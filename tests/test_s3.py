@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from s3_server import S3Server
-from support import Sqstee, python, running, wait_for
+from support import Sqstee, children, python, running, wait_for
 
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder, decode
@@ -163,6 +164,27 @@ def test_a_server_that_went_away_and_came_back_gets_everything(sqstee: Sqstee, s
     got = s3.rebuilt()
     got.assert_whole()
     assert (got.stdout, got.duplicates) == (out, 0)
+
+
+def test_a_killed_run_is_shipped_by_flush_without_doubles(sqstee: Sqstee, s3: S3Server) -> None:
+    """kill -9 of front and shipper while objects are on their way: the rest follows, under the keys of the plan."""
+    code = python("import sys\nfor n in range(20000): print(n, 'x' * 200)\nsys.stdout.flush(); sys.stdin.read()")
+    s3.faults.extend([("SlowDown", True), ("SlowDown", False)] * 2)
+    with running(
+        sqstee.words("--message-bytes", "64K", "--to", "s3://bkt", "--", *code),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=sqstee.environ | s3.environ(),
+    ) as process:
+        wait_for(lambda: len(s3.names()) >= 5, "objects")
+        for pid in [process.pid, *children(process.pid)]:
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: sqstee.run("flush", environ=s3.environ()).returncode == 0, "shipped rest")
+    got = s3.rebuilt()
+    got.assert_whole()
+    assert got.duplicates == 0
+    assert got.events[-1].fields["cause"] == "wrapper-died"
+    assert [line.split()[0] for line in got.stdout.splitlines()] == [b"%d" % n for n in range(len(got.records))]
 
 
 def test_tail_follows_without_consuming_and_in_order(sqstee: Sqstee, s3: S3Server) -> None:
