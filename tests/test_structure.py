@@ -202,6 +202,9 @@ WALL_CLOCK = {
     "sqstee.measure.receivers": {"time"},
     "sqstee.measure.sender": {"time"},
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
+    "sqstee.transports.http": {"time"},  # a Retry-After that names a date
+    "sqstee.transports.s3": {"time"},  # the age of an object
+    "sqstee.cli.tail": {"time"},  # --since counts back from now
 }
 
 
