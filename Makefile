@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
