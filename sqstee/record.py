@@ -137,7 +137,11 @@ def is_utf8(data: bytes) -> bool:
 
 
 class Body:
-    """One message body: the records `first`..`last` of one run, `lines` of them (a gap's record covers many)."""
+    """One message body: the records `first`..`last` of one run (a gap's record covers many seqs).
+
+    A body with records of several runs has no `run`, no `host` where theirs differ, and its `first` and `last` mean
+    nothing.
+    """
 
     __slots__ = ("data", "encoding", "first", "host", "last", "run")
 
@@ -152,13 +156,12 @@ class Body:
     @property
     def attributes(self) -> dict[str, str]:
         """The message attributes, all of type String."""
-        found = {
-            "content-type": CONTENT_TYPE,
-            "sqstee": FORMAT_VERSION,
-            "host": self.host,
-            "run": self.run,
-            "seq": f"{self.first}-{self.last}",
-        }
+        found = {"content-type": CONTENT_TYPE, "sqstee": FORMAT_VERSION}
+        if self.host:
+            found["host"] = self.host
+        if self.run:
+            found["run"] = self.run
+            found["seq"] = f"{self.first}-{self.last}"
         if self.encoding:
             found["Content-Encoding"] = self.encoding
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
+from node import Node
 from support import Sqstee
 
 
@@ -39,6 +40,12 @@ def fake_sqs() -> Iterator[FakeSqs]:
     with FakeSqs() as server:
         server.create_queue("q")
         yield server
+
+
+@pytest.fixture
+def node(sqstee: Sqstee, fake_sqs: FakeSqs) -> Node:
+    """A node with nothing running."""
+    return Node(sqstee, fake_sqs)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -116,6 +116,17 @@ class Rebuilt:
         self.events = [item for item in self.items if isinstance(item, Event)]
         self.records = [item for item in self.items if isinstance(item, Record)]
 
+    @classmethod
+    def of_many(cls, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> dict[str, Rebuilt]:
+        """The same of each run, where bodies hold the lines of several."""
+        lines: dict[str, list[bytes]] = {}
+        for data, attributes in bodies:
+            plain = Body(data if isinstance(data, bytes) else data.encode(), "", "", 0, 0)
+            plain.encoding = attributes.get("Content-Encoding", "")
+            for line in plain.plain().data.splitlines(keepends=True):
+                lines.setdefault(decode(line)[0].run, []).append(line)
+        return {run: cls([(b"".join(found), {})]) for run, found in lines.items()}
+
     def stream(self, name: str) -> bytes:
         """The bytes of one stream."""
         return b"".join(record.data for record in self.records if record.stream == name)

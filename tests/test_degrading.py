@@ -72,6 +72,7 @@ REST = [
     "sqstee.run.run:Front._take:bug:1",
     "sqstee.run.ending:Ending._end_run:bug:1",
     "sqstee.run.background:work:bug:1",
+    "sqstee.run.agency:serves:bug:1",
     "sqstee.run.ship:Shipper.run:bug:1",
     "sqstee.run.ship:Shipper._step:bug:2",
     "sqstee.run.ship:Senders.submit:bug:2",

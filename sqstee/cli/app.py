@@ -8,7 +8,7 @@ import sys
 import typer
 
 from sqstee import __version__
-from sqstee.cli import demo, flush, measure, serve, tail, wrap
+from sqstee.cli import agent, demo, flush, measure, serve, tail, wrap
 from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
 
 _ABOUT = """Run a command, pass its output through byte for byte, and ship every line to Amazon SQS.
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
 app.command("tail")(tail.tail)
 app.command("flush")(flush.flush)
+app.command("agent")(agent.agent)
 app.command("measure")(measure.measure)
 app.command("serve")(serve.serve)
 app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import _thread
 import os
-import signal
 import time
 
 from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.run import flush
+from sqstee.run.child import end_command
 from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
 from sqstee.transports.base import open_sender
@@ -38,11 +38,7 @@ def work(
     os.nice(_NICENESS)
 
     def orphaned() -> None:
-        _kill(command)
-        for real, saved in terminals.items():
-            from sqstee.run.terminal import restore
-
-            restore(real, saved)
+        end_command(command, terminals)
         _close_when_free(folder)
 
     def reached() -> None:
@@ -76,13 +72,6 @@ def work(
         reason = f"{type(error).__name__}: {error}"
     answer = f"{shipper.acknowledged}\t{shipper.quarantined}\t{shipper.requests}\t{reason}\n"
     os.write(report, answer.encode(errors="replace"))
-
-
-def _kill(pidfd: int) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except OSError:
-        pass
 
 
 def _close_when_free(folder: str) -> None:

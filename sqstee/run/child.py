@@ -140,6 +140,19 @@ class Child:
         return OSError(code, os.strerror(code))
 
 
+def end_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
+    """What is left to do for a front that died without a status: nobody will read the command's output, so it is
+    killed, and the terminals get the modes back that they had."""
+    try:
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+    except OSError:
+        pass
+    for real, saved in terminals.items():
+        from sqstee.run.terminal import restore
+
+        restore(real, saved)
+
+
 class Inherited:
     """What the process was started with, and the command must get: environment, signal mask, ignored signals."""
 

@@ -25,7 +25,7 @@ from sqstee.run.frame import (
     Range,
     gap_fields,
 )
-from sqstee.run.room import SEGMENT_SUFFIX
+from sqstee.run.room import SEGMENT_BYTES, SEGMENT_SUFFIX
 from sqstee.run.spool import segment_name
 
 TYPE_CHECKING = False
@@ -36,6 +36,9 @@ START: Position = (1, 0)
 PLAN_LIMIT = 16  # bodies that are handed out ahead of what is acknowledged
 PLAN_SLOTS = 32  # ranges that are kept: one that was divided has more
 _READ_BYTES = 1024 * 1024
+_MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # no frame is that long: its header is damaged
+# A spool may be its owner's and the reader the node's agent: no link is followed, no FIFO waited for.
+_UNTRUSTING = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Reader:
@@ -45,6 +48,7 @@ class Reader:
     """
 
     def __init__(self, folder: str, position: Position = START, expected: int = 0) -> None:
+        self.read_bytes = _READ_BYTES  # at once
         self._folder = folder
         self._segment, self._offset = position
         self._fd = -1
@@ -70,6 +74,11 @@ class Reader:
                 yield from self._checked(frame)
             self._advance(following[0])
 
+    @property
+    def expected(self) -> int:
+        """The first seq behind what was read."""
+        return self._expected
+
     def close(self) -> None:
         """Close the segment that is being read."""
         if self._fd >= 0:
@@ -92,7 +101,7 @@ class Reader:
     def _segment_frames(self) -> Iterator[Frame]:
         if self._fd < 0:
             try:
-                self._fd = os.open(self._path(self._segment), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._fd = os.open(self._path(self._segment), os.O_RDONLY | _UNTRUSTING)
             except FileNotFoundError:
                 return
         while self._fill(HEADER_BYTES):
@@ -106,7 +115,7 @@ class Reader:
         """Have `size` bytes at the offset in the buffer, if the file holds them."""
         start = self._offset - self._base
         if len(self._buffer) - start < size:
-            self._buffer = os.pread(self._fd, max(size, _READ_BYTES), self._offset)
+            self._buffer = os.pread(self._fd, max(size, self.read_bytes), self._offset)
             self._base = self._offset
             return len(self._buffer) >= size
         return True
@@ -119,6 +128,8 @@ class Reader:
         if header[:4] != MAGIC or zlib.crc32(header) != crc:
             return self._resynchronise()
         _, version, kind, flags, stream, time_ns, first, lines, length, payload_crc = HEADER.unpack(header)
+        if length > _MOST_PAYLOAD_BYTES:
+            return self._resynchronise()
         if not self._fill(HEADER_BYTES + length):
             self._incomplete(self._offset)
             return None
@@ -150,7 +161,9 @@ class Reader:
                 return None
             at = self._offset - self._base
             header = self._buffer[at : at + HEADER.size]
-            if zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]:
+            length = HEADER.unpack(header)[8]
+            whole = zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]
+            if whole and length <= _MOST_PAYLOAD_BYTES:
                 self._suspect = {0, 1, 2}
                 return self._parse()
 
@@ -216,8 +229,7 @@ class State:
     def save(self, next_seq: int, position: Position, plan: Sequence[Range]) -> None:
         """Write the state; raises OSError where the disk refuses, and then the one before stays in force."""
         if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self._path, flags, 0o600)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | _UNTRUSTING, 0o600)
         numbers = [seq for pair in plan for seq in pair]
         numbers += [0] * (2 * PLAN_SLOTS - len(numbers))
         slot = _SLOT.pack(
@@ -243,8 +255,8 @@ class State:
 
     def _load(self) -> None:
         try:
-            with open(self._path, "rb") as file:
-                data = file.read()
+            with open(self._path, "rb", opener=_opener) as file:
+                data = file.read(_SLOT_BYTES + _SLOT.size + HEADER_CRC.size)
         except FileNotFoundError:
             return
         for start in (0, _SLOT_BYTES):
@@ -261,17 +273,21 @@ class State:
             self.plan = [(numbers[2 * at], numbers[2 * at + 1]) for at in range(count)]
 
 
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | _UNTRUSTING)
+
+
 def read_meta(folder: str) -> bytes:
     """The META frame's payload of a run's first remaining segment; raises OSError or ValueError."""
     numbers = segments(folder)
     if not numbers:
         raise FileNotFoundError(f"{folder} holds no segment")
-    with open(f"{folder}/{segment_name(numbers[0])}", "rb") as file:
+    with open(f"{folder}/{segment_name(numbers[0])}", "rb", opener=_opener) as file:
         header = file.read(HEADER_BYTES)
         if len(header) < HEADER_BYTES or header[:4] != MAGIC:
             raise ValueError(f"{folder} has no readable first frame")
         fields = HEADER.unpack_from(header)
-        payload = file.read(fields[8])
+        payload = file.read(min(fields[8], _MOST_PAYLOAD_BYTES))
     if fields[2] != META or zlib.crc32(payload) != fields[9]:
         raise ValueError(f"{folder} has no readable first frame")
     return payload

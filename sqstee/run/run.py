@@ -252,10 +252,31 @@ class Front:
         if kept.writer is None:
             return
         command = self._command if self._settings.send_command else None
+        from sqstee.run import agency
+
         kept.writer.event(events.start(self._settings.job, self._child.pid, command))
         held = {kept.ship_lock, self._child.pidfd, *self._ends.terminals()}
-        kept.shipment = shipment.fork(held, self._ship)
+        served = agency.serves(kept.root, kept.destination, os.environ)
+        kept.shipment = shipment.fork(held, self._stand_by if served else self._ship)
         os.close(kept.ship_lock)
+
+    def _stand_by(self, wake: int, report: int) -> None:
+        """What the process does in the shipper's place while an agent ships."""
+        from sqstee.run import agency, standby
+
+        kept, settings = self._kept, self._settings
+        assert kept.writer
+        os.close(kept.ship_lock)
+        standby.StandBy(
+            kept.writer.folder,
+            wake,
+            report,
+            serves=lambda: agency.serves(kept.root, kept.destination, os.environ),
+            orphaned=lambda: child.end_command(self._child.pidfd, self._ends.terminals()),
+            ship=lambda woken_by: self._ship(woken_by, report),
+            flush_timeout=settings.flush_timeout,
+            patience=settings.flush_timeout if settings.strict or settings.summary else 0.0,
+        ).run()
 
     def _ship(self, wake: int, report: int) -> None:
         """What the shipper process does."""

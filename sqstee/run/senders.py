@@ -11,6 +11,7 @@ from sqstee.run.pack import Planned
 from sqstee.transports.base import RETRY, Failure, Sender, TransportError
 
 IN_FLIGHT = 4
+_END: list[Planned] = []  # by identity: a thread that gets it ends
 
 
 class Senders:
@@ -51,9 +52,15 @@ class Senders:
             self.busy -= 1
         return found
 
+    def close(self) -> None:
+        """Have the threads end when they are done; nothing may be submitted any more."""
+        for _ in range(self._running):
+            self._jobs.put(_END)
+        if not self.busy:
+            os.close(self.ready)
+
     def _work(self) -> None:
-        while True:
-            bodies = self._jobs.get()
+        while (bodies := self._jobs.get()) is not _END:
             self._results.append((bodies or [], self._call(bodies)))
             os.eventfd_write(self.ready, 1)
 

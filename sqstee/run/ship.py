@@ -13,6 +13,7 @@ from sqstee.run.pack import BILLED_UNIT_BYTES, Limits, Pace, Planned, Request
 from sqstee.run.senders import IN_FLIGHT, Senders
 from sqstee.run.shipment import CLOSE
 from sqstee.run.source import Source
+from sqstee.run.supply import Supply
 from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, Sender, TransportError
 
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
@@ -23,7 +24,7 @@ _ALONE = 8  # so many records refused one by one, and none taken: the destinatio
 
 
 class Shipper:
-    """Ships one run until it is closed and empty, or its time is over.
+    """Ships one run, or whatever `supply` makes, until it is closed and empty, or its time is over.
 
     `linger` and `message_bytes` are the sender's own where the user does not say.
     """
@@ -41,19 +42,19 @@ class Shipper:
         orphaned: Callable[[], None] = lambda: None,
         reached: Callable[[], None] = lambda: None,
         in_flight: int = IN_FLIGHT,
+        supply: Callable[[Limits], Supply] | None = None,
     ) -> None:
-        self._folder = folder
+        body_bytes = message_bytes or sender.body_bytes
+        self._make_supply = supply or (lambda limits: Source(folder, body_bytes, limits, compress))
         self._senders = Senders(sender, in_flight)
         self._in_flight = 1 if sender.ordered else in_flight
         self._reached = reached
         self._wake = wake
-        self._message_bytes = message_bytes or sender.body_bytes
         self._flush_timeout = flush_timeout
-        self._compress = compress
         self._orphaned = orphaned
         self._pace = Pace(sender.linger if linger is None else linger)
         self._health = Health()
-        self._source: Source | None = None
+        self._source: Supply | None = None
         self._limits = Limits(sender.max_request_bytes, sender.max_entries)
         self._again: list[Planned] = []  # refused, to be sent again
         self._suspects: list[Planned] = []  # records that were refused by themselves, as nothing else was
@@ -95,6 +96,10 @@ class Shipper:
             self._wait(now)
             self._collect()
 
+    def close(self) -> None:
+        """End the threads that send, once `run` has returned."""
+        self._senders.close()
+
     def remove(self) -> None:
         """Delete the run's folder, once it is shipped."""
         if self._source:
@@ -117,14 +122,14 @@ class Shipper:
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
 
-    def _send_again(self, source: Source) -> None:
+    def _send_again(self, source: Supply) -> None:
         while self._again and self._may_send():
             request = Request(self._limits)
             while self._again and request.fits(self._again[0]):
                 request.add(self._again.pop(0))
             self._submit(source, request)
 
-    def _send_full(self, source: Source, now: float) -> None:
+    def _send_full(self, source: Supply, now: float) -> None:
         while self._may_send() and not (self._again and self._senders.ordered):
             request = source.full_request()
             if request is None:
@@ -132,7 +137,7 @@ class Shipper:
             self._submit(source, request)
             self._pace.full_left(now, source.waiting)
 
-    def _send_partial(self, source: Source, now: float) -> None:
+    def _send_partial(self, source: Supply, now: float) -> None:
         due = now if self._close_at is not None else self._pace.due(self._senders.busy)
         if not source.caught_up or due is None or due > now:
             return
@@ -147,7 +152,7 @@ class Shipper:
     def _may_send(self) -> bool:
         return self._senders.busy < (self._in_flight if self._health.well else 1)
 
-    def _submit(self, source: Source, request: Request) -> None:
+    def _submit(self, source: Supply, request: Request) -> None:
         source.plan(request.planned)
         self._senders.submit(request.planned)
 
@@ -185,7 +190,7 @@ class Shipper:
             now = time.monotonic()
             if isinstance(answer, int):
                 self._limits.message_at_most(answer)
-                self._source = Source(self._folder, self._message_bytes, self._limits, self._compress)
+                self._source = self._make_supply(self._limits)
                 self._health.success()
                 self._reached()
             elif self._source is None:
@@ -196,7 +201,7 @@ class Shipper:
             else:
                 self._answered(self._source, bodies, answer, now)
 
-    def _answered(self, source: Source, bodies: list[Planned], failures: list[Failure], now: float) -> None:
+    def _answered(self, source: Supply, bodies: list[Planned], failures: list[Failure], now: float) -> None:
         """Some bodies of a request were taken, and some perhaps not."""
         failed = {failure.index for failure in failures}
         taken = [planned for at, planned in enumerate(bodies) if at not in failed]
@@ -209,14 +214,14 @@ class Shipper:
         if any(planned.original is None for planned in taken):
             self._convict(source)
 
-    def _acknowledge(self, source: Source, taken: list[Planned], now: float) -> None:
+    def _acknowledge(self, source: Supply, taken: list[Planned], now: float) -> None:
         try:
             source.acknowledge(taken)
         except OSError as error:  # the quarantine file: the gap events are sent again, until there is room for it
             self._send_later([planned for planned in taken if not planned.done])
             self._health.failure(RETRY, f"{error.strerror} ({error.filename})", now)
 
-    def _refused_whole(self, source: Source, bodies: list[Planned], refusal: TransportError, now: float) -> None:
+    def _refused_whole(self, source: Supply, bodies: list[Planned], refusal: TransportError, now: float) -> None:
         """A call failed: nobody knows which of its bodies was the reason, nor, after some errors, whether it failed."""
         size = sum(planned.body.size for planned in bodies)
         if refusal.kind == SIZE:
@@ -237,7 +242,7 @@ class Shipper:
             if refusal.kind != SIZE:
                 self._health.failure(refusal.kind, str(refusal), now, refusal.after)
 
-    def _refused_one(self, source: Source, planned: Planned, refusal: Failure | TransportError, now: float) -> None:
+    def _refused_one(self, source: Supply, planned: Planned, refusal: Failure | TransportError, now: float) -> None:
         """One body was refused by itself."""
         if planned.original is not None and refusal.kind in (SIZE, POISON):
             source.reinstate(planned)
@@ -255,7 +260,7 @@ class Shipper:
             self._send_later([planned])
             self._health.failure(refusal.kind, str(refusal), now, refusal.after)
 
-    def _too_large(self, source: Source, planned: Planned, limit: int | None) -> None:
+    def _too_large(self, source: Supply, planned: Planned, limit: int | None) -> None:
         size = planned.body.size
         self._limits.message_at_most(limit if limit and limit < size else max(_LEAST_BYTES, size // 2))
         parts = source.refit(planned)
@@ -263,7 +268,7 @@ class Shipper:
             source.substitute(planned, "larger than the destination takes")
         self._send_later(parts)
 
-    def _suspect(self, source: Source, planned: Planned, reason: str, now: float) -> None:
+    def _suspect(self, source: Supply, planned: Planned, reason: str, now: float) -> None:
         """A record was refused by itself: it is to blame, unless the destination takes nothing else either."""
         planned.reason = f"refused by the destination: {reason}"
         self._suspects.append(planned)
@@ -272,7 +277,7 @@ class Shipper:
             self._suspects = []
             self._health.failure(OPEN, reason, now)
 
-    def _convict(self, source: Source) -> None:
+    def _convict(self, source: Supply) -> None:
         """Something else was taken: gap events in the place of the suspects."""
         for planned in self._suspects:
             source.substitute(planned, planned.reason)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # What the front tells: there is something; the run has ended. A byte up to 64: take that signal off your pending ones.
 WAKE, CLOSE = b"w", b"c"
+LEFT = b"left\n"  # the answer of a process that leaves the rest to an agent
 
 
 class Shipment:
@@ -47,9 +48,11 @@ class Shipment:
             words = os.read(self._report, 65536).decode("utf-8", "replace")
         except OSError:
             words = ""
+        if words.encode() == LEFT:
+            return everything, 0, None, ""
         answer = words.rstrip("\n").split("\t", 3)
         if len(answer) == 4:
-            return int(answer[0]), int(answer[1]), int(answer[2]), answer[3]
+            return int(answer[0]), int(answer[1]), int(answer[2]) if answer[2] else None, answer[3]
         if not os.path.exists(folder):
             return everything, 0, None, ""
         from sqstee.run.replay import State

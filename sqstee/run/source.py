@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,16 +25,21 @@ class Source:
     `ready` holds bodies that wait for a request; those that were handed out stay planned until they and everything
     before them are acknowledged. `body_bytes` is how much is packed into a body, at most what `limits` allow. What
     no message can hold, or the destination refuses for good, goes to the quarantine file, and a gap event in its place.
+    Where `folder` is but another name of the run's folder `root` is the spool's.
     """
 
-    def __init__(self, folder: str, body_bytes: int, limits: Limits, compress: str) -> None:
+    encoder: type[Encoder] = Encoder
+
+    def __init__(self, folder: str, body_bytes: int, limits: Limits, compress: str, root: str = "") -> None:
         self.folder = folder
         self.quarantined = 0
+        self.body_bytes = body_bytes
+        self._root = root or os.path.dirname(folder)
+        self._name = "" if root else os.path.basename(folder)
         self._limits = limits
-        self._body_bytes = body_bytes
         self._compress = compress
         meta = json.loads(read_meta(folder))
-        self._encoder = Encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
+        self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
         self._state = State(folder)
         self._reader = Reader(folder, self._state.position, self._state.next)
         self._packer = Packer(self._encoder, self._most_body_bytes, self._state.next, self._state.plan)
@@ -176,7 +180,12 @@ class Source:
         writing = lock(self.folder, "writer")
         if writing is None:
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            for name in os.listdir(self.folder):
+                os.unlink(f"{self.folder}/{name}")
+            os.rmdir(f"{self._root}/{self._name or self._encoder.run}")
+        except OSError:  # there is nothing of ours left in it
+            pass
         os.close(writing)
 
     def _bodies(self) -> Iterator[Planned]:
@@ -185,7 +194,7 @@ class Source:
 
     @property
     def _most_body_bytes(self) -> int:
-        return min(self._body_bytes, self._limits.message, self._limits.request)
+        return min(self.body_bytes, self._limits.message, self._limits.request)
 
     def _extend(self, closed: Iterable[Planned]) -> None:
         for planned in closed:
@@ -216,15 +225,30 @@ class Source:
 
     def _put_aside(self, body: Body) -> None:
         """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
-        folder = f"{os.path.dirname(self.folder)}/{QUARANTINE}"
-        os.makedirs(folder, 0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(f"{folder}/{body.run}.ndjson", flags, 0o600)
+        folder = f"{self._root}/{QUARANTINE}"
         try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = -1
+        try:
+            fd = os.open(f"{body.run}.ndjson", flags, 0o600, dir_fd=inside)
+            self._give_to_owner(inside)
+            self._give_to_owner(fd)
             os.write(fd, body.data)
         finally:
-            os.close(fd)
+            os.close(inside)
+            if fd >= 0:
+                os.close(fd)
         self.quarantined += body.last - body.first + 1
+
+    def _give_to_owner(self, fd: int) -> None:
+        """What root makes for a user's run is the user's."""
+        owner = os.stat(self.folder).st_uid
+        if owner and os.fstat(fd).st_uid == 0:
+            os.fchown(fd, owner, -1)
 
     def _request(self, most: int = PLAN_LIMIT) -> Request:
         """The next bodies that go together, compressed where `auto` wants that."""

@@ -108,7 +108,8 @@ def _emulator(destination: Destination) -> str | None:
 class SqsSender(Batches):
     """Sends bodies with SendMessageBatch, one call a request."""
 
-    def __init__(self, destination: Destination, connections: int = 4, group: str = "") -> None:
+    def __init__(self, destination: Destination, connections: int = 16, group: str = "") -> None:
+        # so many at most: an agent's shippers share a client
         self._queue = _Queue(destination, connections, READ_SECONDS)
         self._group = group
         self.ordered = destination.name.endswith(".fifo")

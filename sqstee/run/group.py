@@ -1,0 +1,121 @@
+"""The runs of an agent that share a destination and a way to send to it: one shipper for all of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+
+from sqstee.run.fleet import Fleet, Run
+from sqstee.run.pack import Limits
+from sqstee.run.ship import Shipper
+from sqstee.run.shipment import CLOSE, WAKE
+from sqstee.transports.base import Sender
+
+
+class Manner:
+    """How a group's runs are shipped: equal ones are shipped together."""
+
+    __slots__ = ("compress", "linger", "local_max", "message_bytes", "sending", "to")
+
+    def __init__(
+        self,
+        to: str,
+        linger: float | None,
+        message_bytes: int | None,
+        compress: str,
+        local_max: int,
+        sending: dict[str, str],
+    ) -> None:
+        self.to = to
+        self.sending = sending  # the SENDER_OPTIONS
+        self.linger = linger
+        self.message_bytes = message_bytes
+        self.compress = compress
+        self.local_max = local_max
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes two the same."""
+        return (self.linger, self.message_bytes, self.compress, *self.sender_key)
+
+    @property
+    def sender_key(self) -> tuple[object, ...]:
+        """What makes their senders the same."""
+        return (self.to, self.local_max, *sorted(self.sending.items()))
+
+
+class Group:
+    """One shipper, in a thread of its own; `alive` while it ships, `used_at` is when it last had a run."""
+
+    def __init__(self, manner: Manner, sender: Sender, mixing: bool, flush_timeout: float) -> None:
+        self.manner = manner
+        self.failure = ""
+        self.alive = True
+        self.used_at = time.monotonic()
+        self.fleet: Fleet | None = None
+        self._body_bytes = manner.message_bytes or sender.body_bytes
+        self._mixing = mixing
+        self._inbox: deque[Run] = deque()
+        self._wake, self._waking = os.pipe()
+        os.set_blocking(self._waking, False)
+        self.closing = False
+        self._shipper = Shipper(
+            "",
+            sender,
+            self._wake,
+            linger=manner.linger,
+            message_bytes=manner.message_bytes,
+            flush_timeout=flush_timeout,
+            compress=manner.compress,
+            supply=self._supply,
+        )
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    @property
+    def reason(self) -> str:
+        """Why lines stay behind, if they do."""
+        return self.failure or self._shipper.reason
+
+    def look_at(self, run: Run) -> None:
+        """There is a new run, or something new in one."""
+        if not run.noted:
+            run.noted = True
+            self._inbox.append(run)
+            self._tell(WAKE)
+
+    def close(self) -> None:
+        """Ship what is there, within the flush timeout, and end; `closing` says whether it has heard it."""
+        self.closing = self.closing or self._tell(CLOSE)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end; afterwards its descriptors are closed, if it has ended."""
+        self._thread.join(seconds)
+        if not self._thread.is_alive() and self._waking >= 0:
+            os.close(self._wake)
+            os.close(self._waking)
+            self._waking = -1
+
+    def _supply(self, limits: Limits) -> Fleet:
+        self.fleet = Fleet(limits, self._body_bytes, self.manner.compress, self._mixing, self._inbox)
+        return self.fleet
+
+    def _work(self) -> None:
+        try:
+            self._shipper.run()
+            if self.fleet:
+                self.fleet.remove()
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+        if self.fleet:
+            self.fleet.close()
+        self._shipper.close()
+        self.alive = False
+
+    def _tell(self, word: bytes) -> bool:
+        try:
+            return self._waking >= 0 and os.write(self._waking, word) > 0
+        except BlockingIOError:  # it has enough to read
+            return False

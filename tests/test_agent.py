@@ -1,0 +1,304 @@
+"""Runs under an agent leave as soon as their commands do, and lose nothing by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from node import Node
+from support import PROGRAMS, Rebuilt, children, is_running, python, running, wait_for
+
+from sqstee.run import agency
+from sqstee.run.shipment import CLOSE, Shipment
+from sqstee.run.standby import StandBy
+
+POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
+
+
+def test_several_runs_are_packed_together(node: Node) -> None:
+    """Four commands at once: each arrives whole, with both streams, and bodies hold the lines of more than one."""
+    script = "seq 300; echo oops >&2; read x; seq 301 600"
+    with node.agent("--to", "q"), ExitStack() as stack:
+        running_ones = [
+            stack.enter_context(node.wrapping("sh", "-c", script, stderr=subprocess.DEVNULL)) for _ in range(4)
+        ]
+        wait_for(lambda: len(node.sqstee.waiting_runs()) == 4, "runs")
+        for process in running_ones:
+            process.communicate(b"\n", timeout=20)
+            assert process.returncode == 0
+        wait_for(node.idle, "delivery")
+    found = node.shipped()
+    assert len(found) == 4
+    for one in found.values():
+        one.assert_whole()
+        assert one.stdout == b"".join(b"%d\n" % n for n in range(1, 601))
+        assert one.stderr == b"oops\n"
+        assert one.duplicates == 0
+    assert any("run" not in message.attributes for message in node.server.sent("q"))
+    assert node.server.counters().rejected == 0
+
+
+def test_a_run_leaves_when_its_command_does_and_never_loads_boto3(node: Node, tmp_path: Path) -> None:
+    """Although the destination takes its time: nothing heavy is imported, and nothing for shipping at all."""
+    log = tmp_path / "imports"
+    environ = {"PYTHONPATH": str(PROGRAMS / "imports"), "IMPORTS_LOG": str(log)}
+    node.server.faults(black_hole=True)
+    with node.agent("--to", "q"):
+        found = node.wrap("seq", "1000", **environ)
+        assert (found.returncode, found.stderr, found.stdout.count(b"\n")) == (0, b"", 1000)
+        assert not node.idle()
+        names = {line.split()[1] for line in log.read_text().splitlines()}
+        assert "sqstee.run.standby" in names
+        heavy = ("boto3", "json", "hashlib", "random", "threading", "sqstee.run.ship", "sqstee.run.background")
+        assert [name for name in heavy if name in names] == []
+        node.server.clear_faults()
+        node.server.release()
+        wait_for(node.idle, "delivery", 60)
+    assert node.outputs() == [b"".join(b"%d\n" % n for n in range(1, 1001))]
+
+
+def test_a_killed_agent_loses_nothing(node: Node) -> None:
+    """kill -9 with requests in flight: the runs take over; what comes twice are whole ranges with the same bytes."""
+    script = "seq 20000; read x; seq 20001 20100"
+    node.server.faults(latency_ms=50)
+    with ExitStack() as stack:
+        with node.agent("--to", "q") as agent:
+            code = "import select, sys\nwhile not select.select([0], [], [], 0.02)[0]: print('busy', flush=True)"
+            busy = stack.enter_context(node.wrapping(*python(code)))
+            wrapped = [stack.enter_context(node.wrapping("sh", "-c", script)) for _ in range(3)]
+            wait_for(lambda: node.server.counters().active > 0 and len(node.shipped()) > 1, "requests in flight")
+            agent.kill()
+        node.server.clear_faults()
+        expected = b"".join(b"%d\n" % n for n in range(1, 20001))
+        before = len(node.outputs()[-1])
+        wait_for(lambda: node.outputs()[:3] == [expected] * 3 and len(node.outputs()[-1]) > before, "take-over", 40)
+        for process in (*wrapped, busy):
+            process.communicate(b"\n", timeout=30)
+    assert node.outputs()[:3] == [b"".join(b"%d\n" % n for n in range(1, 20101))] * 3
+    for one in node.shipped().values():
+        one.assert_whole()
+    lines = [line for message in node.server.sent("q") for line in message.body.splitlines()]
+    by_seq: dict[tuple[str, int], set[str]] = {}
+    for line in lines:
+        fields = json.loads(line)
+        by_seq.setdefault((fields["run"], fields["seq"]), set()).add(line)
+    assert all(len(versions) == 1 for versions in by_seq.values())
+    assert node.idle()
+
+
+def test_a_run_that_ends_as_the_agent_dies_ships_itself(node: Node) -> None:
+    """At its end a run asks once more whether the agent is there."""
+    with node.agent("--to", "q") as agent, node.wrapping("sh", "-c", "echo one; read x; echo two") as process:
+        wait_for(lambda: node.outputs() == [b"one\n"], "first line")
+        agent.kill()
+        agent.wait(20)
+        process.communicate(b"\n", timeout=30)
+        assert process.returncode == 0
+        assert node.idle()
+        assert node.outputs() == [b"one\ntwo\n"]
+
+
+def test_a_killed_front_under_an_agent(node: Node) -> None:
+    """The command dies with it, the agent closes the run and delivers it."""
+    with node.agent("--to", "q"):
+        with node.wrapping("sh", "-c", "echo $$; exec tail -f /dev/null") as process:
+            wait_for(lambda: any(node.outputs()), "first line")
+            command = int(node.outputs()[0])
+            process.kill()
+        wait_for(lambda: not is_running(command), "end of the command")
+        wait_for(node.idle, "delivery")
+    (found,) = node.shipped().values()
+    found.assert_whole()
+    assert found.events[-1].fields["cause"] == "wrapper-died"
+
+
+def test_poison_in_one_run_costs_no_other(node: Node) -> None:
+    """What the queue refuses is put aside and reported as a gap in its own run; every other run is untouched."""
+    node.server.faults(failed_entries=[POISONOUS])
+    code = "for n in range(500): print('poisonous' if n == 250 else f'line {n}')"
+    with node.agent("--to", "q"):
+        with ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(node.wrapping("seq", "500"))
+            stack.enter_context(node.wrapping(*python(code)))
+        wait_for(node.idle, "delivery")
+    outputs = node.outputs()
+    assert outputs.count(b"".join(b"%d\n" % n for n in range(1, 501))) == 5
+    (hurt,) = [one for one in node.shipped().values() if b"line" in one.stdout]
+    hurt.assert_whole()
+    assert hurt.stdout == b"".join(b"line %d\n" % n for n in range(500) if n != 250)
+    assert [event.event for one in node.shipped().values() for event in one.events].count("gap") == 1
+    (kept,) = (node.sqstee.spool / "quarantine").iterdir()
+    assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"poisonous\n"
+
+
+def test_a_flood_in_one_run_starves_no_other(node: Node) -> None:
+    """A small run's line arrives while megabytes of another's wait."""
+    node.server.faults(latency_ms=300)
+    big = 40_000_000
+    with node.agent("--to", "q"), node.wrapping("sh", "-c", f"yes {'x' * 400} | head -c {big}; read x") as flood:
+        wait_for(lambda: node.server.counters().payload_bytes > 3_000_000, "flood")
+        node.wrap("echo", "small")
+        wait_for(lambda: b"small\n" in node.outputs(), "small run's line")
+        behind = big - max(len(one) for one in node.outputs())
+        assert behind > 5_000_000
+        node.server.clear_faults()
+        flood.communicate(b"\n", timeout=60)
+        wait_for(node.idle, "delivery", 60)
+    assert [len(one) for one in node.outputs()] == [6, big]
+
+
+@pytest.mark.parametrize("difference", ["credentials", "destination", "profile"])
+def test_a_run_that_the_agent_does_not_fit_ships_itself(node: Node, difference: str) -> None:
+    """Other credentials, another destination: the lines are there when the run ends, the agent had no part in it."""
+    node.server.create_queue("other")
+    to = "other" if difference == "destination" else "q"
+    environ = {"AWS_ACCESS_KEY_ID": "AKIAOTHER"} if difference == "credentials" else {}
+    if difference == "profile":
+        path = node.sqstee.folder / "credentials"
+        path.write_text("[default]\n")
+        environ = {"AWS_SHARED_CREDENTIALS_FILE": str(path)}
+    with node.agent("--to", "q"):
+        node.wrap("echo", "mine", to=to, **environ)
+        assert node.idle()
+        assert node.outputs(to) == [b"mine\n"]
+        assert "run" in node.server.sent(to)[0].attributes
+    if difference == "credentials":
+        assert set(node.server.counters().access_keys) == {"AKIAOTHER"}
+
+
+def test_sixty_four_runs_at_once(node: Node) -> None:
+    """All arrive whole in few requests, and none of the fronts waits."""
+    script = "for i in 1 2 3; do seq 100; sleep 0.1; done"
+    with node.agent("--to", "q"):
+        with ExitStack() as stack:
+            for _ in range(64):
+                stack.enter_context(node.wrapping("sh", "-c", script))
+        wait_for(node.idle, "delivery", 60)
+    expected = b"".join(b"%d\n" % n for n in range(1, 101)) * 3
+    assert node.outputs() == [expected] * 64
+    assert node.server.counters().calls["SendMessageBatch"] < 64
+    for one in node.shipped().values():
+        one.assert_whole()
+
+
+def test_a_fifo_queue_gets_bodies_of_one_run(node: Node) -> None:
+    """There the group is the run: every message has its group, and within it the order."""
+    node.server.create_queue("q.fifo")
+    with node.agent():
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(node.wrapping("seq", "2000", to="q.fifo"))
+        wait_for(node.idle, "delivery")
+    messages = node.server.sent("q.fifo")
+    assert all(message.group == message.attributes["run"] for message in messages)
+    assert node.outputs("q.fifo") == [b"".join(b"%d\n" % n for n in range(1, 2001))] * 3
+
+
+def test_the_local_queue_works_under_an_agent(node: Node) -> None:
+    """With nothing configured at all."""
+    with node.agent("--to", "local"):
+        assert node.sqstee.wrap("seq", "10").returncode == 0
+        wait_for(lambda: node.idle() and (node.sqstee.spool / "local.db").exists(), "delivery")
+        assert node.sqstee.run("tail", "--no-follow", "-o", "raw").stdout == b"".join(b"%d\n" % n for n in range(1, 11))
+
+
+def test_what_decides_about_the_destination_is_in_the_digest(tmp_path: Path) -> None:
+    """Regions, roles, endpoints, proxies and the shared files where they exist; secrets and the rest are not."""
+    base = {"HOME": str(tmp_path), "AWS_PROFILE": "a"}
+    plain = agency.digest(agency.selectors(base), "q")
+    assert (
+        agency.digest(agency.selectors(base | {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "/", "AWS_REGION": ""}), "q")
+        == plain
+    )
+    for name in ("AWS_REGION", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_ACCESS_KEY_ID"):
+        assert agency.digest(agency.selectors(base | {name: "x"}), "q") != plain
+    assert agency.digest(agency.selectors(base), "r") != plain
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text("")
+    assert agency.digest(agency.selectors(base), "q") != plain
+
+
+def test_a_file_that_nobody_holds_is_not_trusted(tmp_path: Path) -> None:
+    """What a dead agent published, and what a reader's lock pretends, is nothing."""
+    import fcntl
+
+    path = tmp_path / "agent"
+    text = agency.digest(agency.selectors({}), agency.ANY)
+    path.write_text(text)
+    assert not agency.serves(str(tmp_path), "q", {})
+    code = "import fcntl, sys; f = open(*sys.argv[1:3]); fcntl.lockf(f, int(sys.argv[3])); print(flush=True); input()"
+    for mode, kind, expected in (("r", fcntl.LOCK_SH, False), ("r+", fcntl.LOCK_EX, True)):
+        with running([*python(code), str(path), mode, str(kind)], stdin=-1, stdout=-1) as process:
+            assert process.stdout
+            process.stdout.readline()
+            assert agency.serves(str(tmp_path), "q", {}) == expected
+            process.communicate(b"\n", timeout=20)
+
+
+def test_a_wrapper_under_an_agent_is_small(node: Node) -> None:
+    """Front and stand-by: at most 12 MiB of proportional set size."""
+    with node.agent("--to", "q"), node.wrapping("sh", "-c", "seq 2000; read x") as process:
+        wait_for(lambda: any(node.outputs()), "lines")
+        pids = [process.pid, max(children(process.pid))]
+        sizes = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+        kib = [int(line.split()[1]) for text in sizes for line in text.splitlines() if line.startswith("Pss:")]
+        assert len(kib) == 2
+        assert sum(kib) <= 12 * 1024, kib
+        process.communicate(b"\n", timeout=20)
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered: bool) -> None:
+    """Where the front has to know the outcome, the stand-by waits until the agent has removed the run."""
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    folder = tmp_path / "RUN"
+    folder.mkdir()
+    (wake, waking), (report, reporting) = os.pipe(), os.pipe()
+    asked = []
+
+    def serves() -> bool:
+        asked.append(True)
+        if delivered and len(asked) > 3:
+            folder.rmdir()
+        return True
+
+    os.write(waking, CLOSE)
+    patience = 30.0 if delivered else 0.2
+    try:
+        StandBy(
+            str(folder),
+            wake,
+            reporting,
+            serves=serves,
+            orphaned=lambda: pytest.fail("the front lives"),
+            ship=lambda fd: pytest.fail("the agent ships"),
+            flush_timeout=patience,
+            patience=patience,
+        ).run()
+        assert len(asked) > 3
+        answer = Shipment(0, -1, report).answer(str(folder), 7)
+        assert answer == ((7, 0, None, "") if delivered else (0, 0, None, "another process has not delivered it yet"))
+    finally:
+        for fd in (wake, waking, report, reporting):
+            os.close(fd)
+
+
+def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:
+    """They are about the delivery: the run leaves once the agent has removed it, and says what became of its lines."""
+    with node.agent("--to", "q"):
+        words = ("--to", "q", "--strict", "--summary", "--", "seq", "100")
+        found = node.sqstee.run(*words, environ=node.server.environ())
+        assert (found.returncode, node.outputs()) == (0, [found.stdout])
+        assert b"100 delivered" in found.stderr
+        node.server.faults(errors=[{"code": "InternalError"}])
+        words = ("--to", "q", "--strict", "--flush-timeout", "1s", "--", "seq", "100")
+        found = node.sqstee.run(*words, environ=node.server.environ())
+        assert found.returncode == 1
+        assert b"not delivered yet" in found.stderr
+        node.server.clear_faults()
+        wait_for(node.idle, "delivery", 60)

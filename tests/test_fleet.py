@@ -1,0 +1,290 @@
+"""Many runs shipped as one supply: packed together, each whole, none at another's expense."""
+
+from __future__ import annotations
+
+import os
+import random
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from support import Rebuilt
+
+from sqstee.record import Body
+from sqstee.run.fleet import QUANTUM_BYTES, Fleet, Run
+from sqstee.run.pack import MAX_REQUEST_BYTES, Limits
+from sqstee.run.ship import Shipper
+from sqstee.run.shipment import CLOSE
+from sqstee.run.spool import Writer, create
+from sqstee.transports.base import POISON, RETRY, SIZE, TIMEOUT, Batches, Failure, TransportError
+
+LOCKS: dict[str, list[int]] = {}
+Answer = Callable[[Sequence[Body]], list[Failure]]
+
+
+class Scripted(Batches):
+    """A destination that answers as a function says; what it took is kept."""
+
+    ordered = False
+
+    def __init__(self, answer: Answer = lambda bodies: []) -> None:
+        self.answer = answer
+        self.taken: list[Body] = []
+        self.sizes: list[list[int]] = []
+
+    def open(self) -> int:
+        return MAX_REQUEST_BYTES
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        self.sizes.append([body.size for body in bodies])
+        failures = self.answer(bodies)
+        failed = {failure.index for failure in failures}
+        self.taken += [body for at, body in enumerate(bodies) if at not in failed]
+        return failures
+
+    def close(self) -> None:
+        pass
+
+
+def spooled(root: Path, name: str, host: str = "h") -> tuple[Writer, Run]:
+    """A run's spool; its locks are let go when it is shipped."""
+    meta = b'{"run":"%s","host":"%s"}' % (name.encode(), host.encode())
+    writer, *locks = create(str(root), name, meta, 32768, 1024**3, "auto")
+    run = Run(name, f"{root}/{name}", str(root))
+    LOCKS[run.folder] = locks
+    return writer, run
+
+
+def lines(name: str, first: int, count: int, length: int = 100) -> bytes:
+    """Lines that tell their run and number."""
+    return b"".join(f"{name} {number}".encode().ljust(length - 1) + b"\n" for number in range(first, first + count))
+
+
+def ship(
+    runs: Sequence[Run], sender: Scripted, mixing: bool = True, compress: str = "none", message_bytes: int = 262144
+) -> bool:
+    """Ship these runs to their end; whether everything was taken."""
+    inbox = deque(runs)
+    for run in runs:
+        run.ended = True
+        for fd in LOCKS.pop(run.folder, ()):
+            os.close(fd)
+    wake, closing = os.pipe()
+    os.write(closing, CLOSE)
+    shipper = Shipper(
+        "",
+        sender,
+        wake,
+        linger=0.0,
+        message_bytes=message_bytes,
+        flush_timeout=20.0,
+        compress=compress,
+        supply=lambda limits: Fleet(limits, message_bytes, compress, mixing, inbox),
+    )
+    try:
+        return shipper.run()
+    finally:
+        os.close(wake)
+        os.close(closing)
+
+
+def taken(sender: Scripted) -> dict[str, bytes]:
+    """The stdout of each run in what a destination took."""
+    everything = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken)
+    return {run: found.stdout for run, found in everything.items()}
+
+
+def write(root: Path, counts: dict[str, int]) -> tuple[list[Run], dict[str, bytes]]:
+    """So many lines of each run, in chunks as they are captured."""
+    runs, expected = [], {}
+    for name, count in counts.items():
+        writer, run = spooled(root, name)
+        expected[name] = lines(name, 0, count)
+        for at in range(0, len(expected[name]), 65536):
+            writer.write(0, expected[name][at : at + 65536])
+        writer.close()
+        runs.append(run)
+    return runs, expected
+
+
+@pytest.mark.parametrize("compress", ["none", "auto", "gzip"])
+@pytest.mark.parametrize("mixing", [True, False])
+def test_many_runs_arrive_whole_in_few_requests(tmp_path: Path, mixing: bool, compress: str) -> None:
+    """Small and large ones; a body has several runs' lines only where that is wanted, and the folders are gone."""
+    runs, expected = write(tmp_path, {f"R{number}": number * 50 for number in range(1, 41)} | {"FLOOD": 30_000})
+    sender = Scripted()
+    assert ship(runs, sender, mixing, compress)
+    assert taken(sender) == expected
+    assert any("run" not in body.attributes for body in sender.taken) == mixing
+    assert all("seq" in body.attributes for body in sender.taken if "run" in body.attributes)
+    assert all(sum(sizes) <= MAX_REQUEST_BYTES and len(sizes) <= 10 for sizes in sender.sizes)
+    if mixing and compress == "none":
+        total = sum(sum(sizes) for sizes in sender.sizes)
+        assert len(sender.sizes) <= total / (0.8 * MAX_REQUEST_BYTES) + 2
+    assert os.listdir(tmp_path) == []
+    assert all(run.gone and not run.failure for run in runs)
+
+
+def test_bodies_of_several_hosts_name_none(tmp_path: Path) -> None:
+    """Every line names its own; the attribute is there only where it is true of all."""
+    (one, first), (two, second) = spooled(tmp_path, "A", "node1"), spooled(tmp_path, "B", "node2")
+    for writer in (one, two):
+        writer.write(0, b"hi\n")
+        writer.close()
+    sender = Scripted()
+    assert ship([first, second], sender)
+    (body,) = sender.taken
+    assert "host" not in body.attributes
+    assert b'"host":"node1"' in body.data
+    assert b'"host":"node2"' in body.data
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_kind_of_refusal_in_any_order(tmp_path: Path, seed: int) -> None:
+    """Calls and entries that fail, shrink, time out and poison at random: each run arrives whole but for its poison."""
+    chance = random.Random(seed)
+    counts = {f"R{number}": chance.choice((1, 10, 300, 3000)) for number in range(30)}
+    runs, expected = write(tmp_path, counts)
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        if any(body.size > 100_000 for body in bodies):
+            raise TransportError(SIZE, "BatchRequestTooLong", "")
+        kind = chance.random()
+        if kind < 0.1:
+            raise TransportError(RETRY, TIMEOUT, "Read timed out")
+        if kind < 0.15 and len(bodies) > 1:
+            raise TransportError(POISON, "ValidationError", "")
+        bad = [at for at, body in enumerate(bodies) if b'"R3 7 ' in body.data]
+        failures = [Failure(at, POISON, "InvalidMessageContents", "no") for at in bad]
+        for at in range(len(bodies)):
+            if at not in bad and chance.random() < 0.1:
+                failures.append(Failure(at, RETRY, "InternalError", ""))
+        return failures
+
+    expected["R3"] = b"".join(
+        line for line in expected["R3"].splitlines(keepends=True) if not line.startswith(b"R3 7 ")
+    )
+    sender = Scripted(answer)
+    assert ship(runs, sender)
+    assert taken(sender) == expected
+    assert os.listdir(tmp_path) in ([], ["quarantine"])
+
+
+def test_a_flood_delays_nobody_by_more_than_a_round(tmp_path: Path) -> None:
+    """With a backlog of megabytes in two runs the lines of the others are in the first requests."""
+    counts = {"FLOOD1": 60_000, "FLOOD2": 60_000} | {f"R{number}": 5 for number in range(20)}
+    runs, expected = write(tmp_path, counts)
+    sender = Scripted()
+    assert ship(runs, sender)
+    assert taken(sender) == expected
+    early = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken[:10])
+    assert {name: found.stdout for name, found in early.items() if name.startswith("R")} == {
+        name: data for name, data in expected.items() if name.startswith("R")
+    }
+    half = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken[: len(sender.taken) // 2])
+    one, two = len(half["FLOOD1"].stdout), len(half["FLOOD2"].stdout)
+    assert abs(one - two) <= 8 * 4 * QUANTUM_BYTES
+
+
+def test_memory_does_not_grow_with_the_number_of_runs(tmp_path: Path) -> None:
+    """A backlog in 200 runs: what is packed and in flight is bounded by requests, not by runs."""
+    peaks = []
+    for number in (20, 200):
+        root = tmp_path / str(number)
+        root.mkdir()
+        runs, expected = write(root, {f"R{n}": 1500 for n in range(number)})
+        size = sum(map(len, expected.values()))
+        del expected
+        sender = Discarding()
+        tracemalloc.start()
+        assert ship(runs, sender)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sender.bytes > size
+    assert max(peaks) < 32_000_000, peaks
+
+
+class Discarding(Scripted):
+    """Keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        self.bytes += sum(len(body.data) for body in bodies)
+        return []
+
+
+def test_damage_in_one_run_is_its_own(tmp_path: Path) -> None:
+    """A run that cannot be read is given up, with its spool as it was; the others arrive."""
+    runs, expected = write(tmp_path, {"A": 10, "B": 10, "C": 10})
+    writer, broken = spooled(tmp_path, "D")
+    writer.event({"event": "gap", "from": "x", "message": "forged"})
+    writer.close()
+    (tmp_path / "B" / "00000001.seg").write_bytes(b"nothing of ours")
+    sender = Scripted()
+    assert ship([*runs, broken], sender)
+    del expected["B"]
+    assert taken(sender) == expected
+    assert [bool(run.failure) for run in (*runs, broken)] == [False, True, False, True]
+    assert sorted(os.listdir(tmp_path)) == ["B", "D"]
+
+
+def test_an_event_cannot_speak_for_another_run(tmp_path: Path) -> None:
+    """What a spool holds under an event's name is written anew: no second line, no other run, no refused character."""
+    (one, first), (two, second) = spooled(tmp_path, "A"), spooled(tmp_path, "B")
+    one.event({"event": "start", "message": "\x01\u2028\ufffe", "run": "B", "seq": 0, "x": 1})
+    two.write(0, b"mine\n")
+    for writer in (one, two):
+        writer.close()
+    sender = Scripted()
+    assert ship([first, second], sender)
+    found = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken)
+    assert found["B"].stdout == b"mine\n"
+    assert [event.fields["x"] for event in found["A"].events] == [1]
+
+
+def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:
+    """A fleet that ends between its plan and the answer: the next one sends the same ranges, of each run by itself."""
+    runs, expected = write(tmp_path, {"A": 700, "B": 2000, "C": 5})
+    fleet = Fleet(Limits(), 262144, "none", True, deque(runs))
+    fleet.read()
+    fleet.close_open_body()
+    request = fleet.partial_request()
+    fleet.plan(request.planned)
+    fleet.close()
+    sent = [
+        (member.body.run, member.body.first, member.body.last, member.body.data)
+        for planned in request.planned
+        for member in getattr(planned, "members", (planned,))
+    ]
+    again = [Run(run.name, run.folder, run.root) for run in runs]
+    sender = Scripted()
+    assert ship(again, sender, mixing=False)
+    assert taken(sender) == expected
+    found = [(body.run, body.first, body.last, body.data) for body in sender.taken]
+    assert all(slice_ in found for slice_ in sent)
+
+
+def test_runs_that_are_put_to_rest_lose_nothing(tmp_path: Path) -> None:
+    """More backlogged runs than may keep their buffers, with unfinished lines: every slice goes on where it was."""
+    runs = []
+    expected = {}
+    for number in range(25):
+        writer, run = spooled(tmp_path, f"R{number}")
+        data = b"".join(b"%d %d" % (number, at) + b"x" * (at % 97) + b"\n" for at in range(6000))
+        for at in range(0, len(data), 5001):
+            writer.write(at % 2, data[at : at + 5001])
+        writer.cut(0)
+        writer.cut(1)
+        writer.close()
+        expected[run.name] = sum(map(len, (data,)))
+        runs.append(run)
+    sender = Scripted()
+    assert ship(runs, sender, message_bytes=65536)
+    found = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken)
+    assert {name: len(one.stdout) + len(one.stderr) for name, one in found.items()} == expected
+    assert all(one.duplicates == 0 for one in found.values())
