@@ -12,6 +12,7 @@ import pytest
 from node import Node
 from support import PROGRAMS, Rebuilt, children, is_running, python, running, wait_for
 
+from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.run import agency
 from sqstee.run.shipment import CLOSE, Shipment
 from sqstee.run.standby import StandBy
@@ -296,9 +297,9 @@ def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:
         assert (found.returncode, node.outputs()) == (0, [found.stdout])
         assert b"100 delivered" in found.stderr
         node.server.faults(errors=[{"code": "InternalError"}])
-        words = ("--to", "q", "--strict", "--flush-timeout", "1s", "--", "seq", "100")
-        found = node.sqstee.run(*words, environ=node.server.environ())
-        assert found.returncode == 1
+        late = ("--to", "q", "--strict", "--flush-timeout", "1s", "--", "seq", "100")
+        found = node.sqstee.run(*late, environ=node.server.environ())
+        assert found.returncode == EXIT_UNDELIVERED
         assert b"not delivered yet" in found.stderr
         node.server.clear_faults()
         wait_for(node.idle, "delivery", 60)
