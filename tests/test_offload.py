@@ -8,13 +8,17 @@ from typing import Any
 
 import boto3
 import pytest
-import sqs_extended_client  # noqa: F401  # it adds its ways to boto3's clients
 from fake_sqs import FakeSqs
 from s3_server import S3Server
 from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.offload import Payloads, Pointer, pointer_in
+
+_PLAIN_SESSION = boto3.session.Session
+from sqs_extended_client.client import SQSExtendedClientSession  # noqa: E402  # it puts itself into boto3's place
+
+boto3.session.Session = boto3.Session = _PLAIN_SESSION  # type: ignore[misc]  # where other tests want boto3 itself
 
 MANY = python("import sys\nfor n in range(30000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
 
@@ -32,7 +36,9 @@ def environ(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
 @pytest.fixture
 def client(environ: dict[str, str]) -> Iterator[Any]:
     """boto3's SQS client with the Extended Client Library's support."""
-    found: Any = boto3.client("sqs", endpoint_url=environ["AWS_ENDPOINT_URL_SQS"])
+    found: Any = SQSExtendedClientSession().client(  # type: ignore[no-untyped-call]
+        "sqs", endpoint_url=environ["AWS_ENDPOINT_URL_SQS"]
+    )
     found.large_payload_support = "bkt"
     found.delete_payload_from_s3 = True
     found.s3_client = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
