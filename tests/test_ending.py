@@ -143,7 +143,7 @@ def lost(sqstee: Sqstee, fault: str, *words: str, code: int = 0) -> subprocess.C
 
 
 FAULTS = [
-    "sqstee.run.spool:open_root:full:1",
+    "sqstee.run.folder:open_root:full:1",
     "sqstee.run.spool:Segments.append:full:2",
     "sqstee.run.spool:Writer.write:bug:1",
     "sqstee.run.shipment:fork:many:1",
@@ -207,7 +207,7 @@ def test_summary_of_what_waits(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 def test_summary_without_a_capture(sqstee: Sqstee) -> None:
     """It is not silent about a spool that could not be used."""
-    found = lost(sqstee, "sqstee.run.spool:open_root:full:1", "--summary")
+    found = lost(sqstee, "sqstee.run.folder:open_root:full:1", "--summary")
     assert found.stderr.decode().splitlines()[1:] == [
         "sqstee: summary: nothing was captured; the line above says why",
     ]

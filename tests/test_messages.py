@@ -19,7 +19,7 @@ ADVICE = re.compile(
     r"|the shipped copy is not|as without it|make room|cannot be unmounted|the line above"
 )
 FAULTS = {
-    "spool": "sqstee.run.spool:open_root:full:1",
+    "spool": "sqstee.run.folder:open_root:full:1",
     "no thread, no fsync": "sqstee.run.durable:Syncer.start:thread:1",
     "dropped": "sqstee.run.spool:Segments.append:full:2",
     "a bug in the writer": "sqstee.run.spool:Writer.write:bug:1",
@@ -27,8 +27,8 @@ FAULTS = {
     "no shipper": "sqstee.run.shipment:fork:many:1",
     "no relay": "sqstee.run.signals:Relay.__init__:bug:1",
     "no keys": "sqstee.run.capture:Capture.watch_keys:bug:1",
-    "relaying": "sqstee.run.run:Front._take:bug:1",
-    "a bug in our end": "sqstee.run.run:Front._start_capture:bug:1",
+    "relaying": "sqstee.run.supervision:Supervision._take:bug:1",
+    "a bug in our end": "sqstee.run.supervision:Supervision._start_capture:bug:1",
     "not delivered": "sqstee.transports.local:LocalSender.send:bug:1",
     "delivery": "sqstee.run.ending:Ending._deliver:bug:1",
     "the shipper's code": "sqstee.run.ship:Shipper.run:bug:1",

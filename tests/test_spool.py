@@ -13,7 +13,7 @@ from support import Rebuilt
 
 from sqstee.errors import SqsteeError
 from sqstee.record import Encoder, encode_object
-from sqstee.run import spool
+from sqstee.run import folder, spool
 from sqstee.run.frame import META
 from sqstee.run.pack import Packer, Planned
 from sqstee.run.replay import Reader, State, read_meta, segments
@@ -252,8 +252,8 @@ def test_a_spool_folder_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("link", "open", "file"):
         with pytest.raises(SqsteeError):
-            spool.open_root(str(tmp_path / name))
-    assert spool.open_root(str(tmp_path / "real")) == str(tmp_path / "real")
+            folder.open_root(str(tmp_path / name))
+    assert folder.open_root(str(tmp_path / "real")) == str(tmp_path / "real")
 
 
 def test_ulids_sort_by_time() -> None:

@@ -193,7 +193,7 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 # Where the wall clock is read, and why: all waits and deadlines are by the monotonic clock, which no change can move.
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
-    "sqstee.run.run": {"time_ns"},  # the ULID of the run
+    "sqstee.run.supervision": {"time_ns"},  # the ULID of the run
     "sqstee.run.spool": {"time_ns"},  # the timestamps of frames
     "sqstee.run.source": {"time_ns"},  # that of a gap event
     "sqstee.run.flush": {"time"},  # the age of a folder by its modification time

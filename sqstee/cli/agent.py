@@ -26,7 +26,7 @@ def agent(
     (mode 1777), it serves them all, and only for the destinations that are given.
     """
     from sqstee import options
-    from sqstee.run.spool import open_root
+    from sqstee.run.folder import open_root
 
     folder = _folder(spool or options.load((), os.environ).spool)
     if status:
@@ -40,7 +40,7 @@ def agent(
 
 def _folder(configured: str) -> str:
     """The folder that is served: root serves the one of all users where there is one."""
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
 
     if configured:
         return os.path.abspath(configured)

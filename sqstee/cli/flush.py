@@ -30,7 +30,7 @@ def flush(
     from sqstee import options
     from sqstee.errors import SqsteeError
     from sqstee.run import flush as work
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
 
     settings = options.load((), os.environ)
     try:

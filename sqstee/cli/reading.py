@@ -44,7 +44,7 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
 def local_path() -> str:
     """Where the local queue lies by default: in the spool folder."""
     from sqstee import options
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
     from sqstee.transports.destination import LOCAL_FILE_NAME
 
     settings = options.load((), os.environ)

@@ -22,7 +22,7 @@ def serve(
     """Collect what `--to http://HOST:PORT/` posts, into a local queue that `sqstee tail` reads."""
     from sqstee import options
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
     from sqstee.transports.destination import LOCAL_FILE_NAME
     from sqstee.transports.http import tokens
 

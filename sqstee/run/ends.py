@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from sqstee.run.capture import Stream
 from sqstee.run.output import Output, PipeOutput, is_plain_pipe, open_output
+from sqstee.run.stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,35 +1,24 @@
-"""`sqstee -- COMMAND`: wires child, capture, spool and shipper, and answers with the command's own status."""
+"""`sqstee -- COMMAND`: starts the command, which is all that is loaded before it, and hands over to supervision."""
 
 from __future__ import annotations
 
-import _thread
 import os
-import time
 
-from sqstee import __version__
-from sqstee.errors import SqsteeError
-from sqstee.options import SENDER_OPTIONS, check
-from sqstee.record import encode_object
-from sqstee.run import child, events, nest, shipment, signals, spool
-from sqstee.run.capture import Capture, Spooling, Stream, pump
-from sqstee.run.ending import Ending, Kept
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.options import check
+from sqstee.run import child, nest, signals
 from sqstee.run.ends import Ends
-from sqstee.run.messages import Messages
-from sqstee.run.output import keeps_boundaries, readable_bytes
+from sqstee.run.folder import default_root
+from sqstee.run.output import keeps_boundaries
+from sqstee.run.stream import pump
 from sqstee.transports import destination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
-    from collections.abc import Callable
-    from resource import struct_rusage
     from typing import NoReturn
 
     from sqstee.options import Settings
-else:  # the Python half of signal costs 8 ms (enum)
-    import _signal
-
-_DRAIN_SECONDS = 0.1  # how long a command's last output before a stop may take to get out
+    from sqstee.run.redact import Masker
 
 
 def run(settings: Settings, command: list[str]) -> NoReturn:
@@ -38,7 +27,7 @@ def run(settings: Settings, command: list[str]) -> NoReturn:
 
 
 class Front:
-    """The process that the caller sees: it starts the others, attends to signals, and dies as the command died."""
+    """The process that the caller sees, up to the command's start."""
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -47,33 +36,19 @@ class Front:
         if settings.token_file:
             settings.token_file = os.path.abspath(settings.token_file)
         check(settings, self._destination)
-        self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
+        self._masker: Masker | None = None
         if settings.redact:
-            from sqstee.run.redact import Masker, RedactingWriter
+            from sqstee.run.redact import Masker
 
-            masker = Masker(settings.redact)
-            self._make_writer = lambda segments, max_line: RedactingWriter(segments, max_line, masker)
-        self._messages = Messages()
-        if self._destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
-            self._messages.add(f"the token goes to {self._destination.name} unencrypted: https:// would protect it")
-        self._status: int | None = None
-        self._usage: struct_rusage | None = None
-        self._capturing = self._captured = False
-        self._relay: signals.Relay | None = None
-        self._kept = Kept()
-        self._spooling = Spooling(None, None)
-        self._streams: list[Stream] = []
+            self._masker = Masker(settings.redact)
 
     def run(self) -> NoReturn:
-        """Everything from the first fork to the last exit."""
+        """Start the command, and see to it until its end."""
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
-        self._ending_signals = signals.ENDING - ignored - inherited.mask
         try:
             closed = child.occupy_closed_fds()
             others = child.inherited_fds()
-            import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
-
             signals.keep_children()
             captured = {1, 2} - closed - self._left_alone(inherited, closed)
             if not captured:
@@ -81,85 +56,44 @@ class Front:
             self._ends = Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
-            self._capture = Capture(self._streams)
-            self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             self._child = child.start(self._command, self._ends.of_command, inherited)
         except SqsteeError:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
             raise child.passthrough(self._command, inherited, str(error)) from None
-        self._started = time.monotonic()
         self._ends.close_those_of_command()
         for fd in others:
             child.close_quietly(fd)
         for fd in (0, *({1} - captured)):
-            os.dup2(self._null, fd)
+            child.put_null(fd)
         os.umask(0o077)
+        self._supervise(signals.ENDING - ignored - inherited.mask)
+
+    def _supervise(self, ending_signals: frozenset[int]) -> NoReturn:
+        """From here on the command runs: all that is not needed to start it is loaded now."""
         try:
-            self._supervise()
-        except SqsteeError:  # it could not be executed
-            raise
-        except BaseException as error:
-            self._rescue(error)
+            from sqstee.run.supervision import Supervision
 
-    def _rescue(self, error: BaseException) -> NoReturn:
-        """A bug of ours, with the command running: pass through, wait for it, answer with its status."""
-        if not self._capturing:
-            pump(self._streams)
-        signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
-        if self._status is None:
-            self._status = os.waitpid(self._child.pid, 0)[1]
-        try:
-            what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
-            self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
-            self._messages.say(unfinished=False)
-        except Exception:  # the status is worth more than the words
-            pass
-        self._ending().exit(self._status)
+            supervision = Supervision(
+                self._settings,
+                self._command,
+                self._destination,
+                self._masker,
+                self._child,
+                self._ends,
+                self._streams,
+                ending_signals,
+            )
+        except Exception:  # its files have gone, or there is no memory: the command comes first
+            self._pass_through()
+        supervision.run()
 
-    def _supervise(self) -> NoReturn:
-        """From here on the command runs: whatever fails is ours, and it must not notice."""
-        guarded, flush = self._messages.guarded, "`sqstee flush` ships what is kept"
-        guarded("the output was not captured", "choose another folder with --spool DIR", self._open_spool)
-        failure = self._child.started()
-        if failure is not None:
-            guarded("the spool of a run that never was stays", "`sqstee flush` removes it", self._remove_spool)
-            raise child.failure_to_start(self._command, failure)
-        guarded("the working directory stays in use", "it cannot be unmounted meanwhile", lambda: os.chdir("/"))
-        guarded("nothing is shipped in the background", flush, self._begin)
-        guarded("signals are not relayed as they should be", "send them to the command", self._make_relay)
-        guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
-        if self._kept.syncer:
-            guarded("--fsync is not in force", "other lines are kept as without it", self._kept.syncer.start)
-        self._spooling = self._capture.spooling = Spooling(
-            self._kept.writer, self._kept.shipment, self._settings.flush_timeout
-        )
-        self._start_capture()
-        self._attend()
-        assert self._status is not None
-        assert self._usage is not None
-        ending = self._ending()
-        ending.run(self._status, self._usage, self._duration)
-        ending.exit(self._status)
-
-    def _ending(self) -> Ending:
-        return Ending(
-            self._settings,
-            self._ends,
-            self._capture,
-            self._spooling,
-            self._kept,
-            self._messages,
-            self._run_capture,
-            self._take_while_delivering,
-            self._ending_signals,
-        )
-
-    def _watch_keys(self) -> None:
-        self._capture.watch_keys(self._child.pid)
-
-    def _make_relay(self) -> None:
-        self._relay = signals.Relay(self._child.pid, self._kept.shipment)
+    def _pass_through(self) -> NoReturn:
+        pump(self._streams)
+        status = os.waitpid(self._child.pid, 0)[1]
+        if os.WIFSIGNALED(status):
+            signals.die_by(os.WTERMSIG(status))
+        os._exit(os.WEXITSTATUS(status) or EXIT_FAILURE)
 
     def _left_alone(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
         """The outputs that are not ours to capture: an outer sqstee does, they are an interactive shell's, or each
@@ -180,7 +114,7 @@ class Front:
         """The destination, with what tells two local queues apart."""
         if self._destination.kind != "local":
             return self._destination.text
-        path = self._destination.name or self._settings.spool or spool.default_root()
+        path = self._destination.name or self._settings.spool or default_root()
         try:
             return os.path.abspath(path)
         except OSError:  # the folder that we are in is gone
@@ -192,198 +126,3 @@ class Front:
         outer = inherited.environ.get(nest.VARIABLE.encode(), b"")
         environ = {**inherited.environ, nest.VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
-
-    def _open_spool(self) -> None:
-        """Make the run's folder."""
-        settings, kept = self._settings, self._kept
-        self._run = spool.new_ulid(time.time_ns())
-        kept.root = spool.open_root(settings.spool or spool.default_root())
-        kept.local = f"{kept.root}/{destination.LOCAL_FILE_NAME}"
-        if self._destination.kind == "local":
-            kept.local = os.path.abspath(self._destination.name or kept.local)
-            self._destination = destination.parse(f"local:{kept.local}")
-        kept.destination = self._destination.text
-        created = spool.create(
-            kept.root,
-            self._run,
-            self._meta(),
-            settings.max_line,
-            settings.spool_max,
-            settings.on_full,
-            self._make_writer,
-        )
-        kept.writer, kept.writer_lock, kept.ship_lock = created
-        if settings.fsync:
-            from sqstee.run.durable import Syncer
-            from sqstee.run.room import SEGMENT_SUFFIX
-
-            kept.syncer = Syncer(kept.writer.folder, SEGMENT_SUFFIX)
-            kept.writer.tell(kept.syncer.note)
-
-    def _meta(self) -> bytes:
-        settings = self._settings
-        meta: dict[str, object] = {
-            "version": __version__,
-            "run": self._run,
-            "host": settings.host or os.uname().nodename,
-            "job": settings.job,
-            "labels": dict(settings.labels),
-            "to": self._destination.text,
-            "compress": settings.compress,
-            "local_max": settings.local_max,
-        }
-        for name in ("linger", "message_bytes", *SENDER_OPTIONS):
-            if getattr(settings, name) not in (None, ""):
-                meta[name] = getattr(settings, name)
-        return encode_object(meta)
-
-    def _remove_spool(self) -> None:
-        writer = self._kept.writer
-        if writer is None:
-            return
-        writer.close()
-        for name in os.listdir(writer.folder):
-            os.unlink(f"{writer.folder}/{name}")
-        os.rmdir(writer.folder)
-
-    def _begin(self) -> None:
-        """Write the start event and fork the shipper."""
-        kept = self._kept
-        if kept.writer is None:
-            return
-        command = self._command if self._settings.send_command else None
-        from sqstee.run import agency
-
-        kept.writer.event(events.start(self._settings.job, self._child.pid, command))
-        held = {kept.ship_lock, self._child.pidfd, *self._ends.terminals()}
-        served = agency.serves(kept.root, kept.destination, os.environ)
-        kept.shipment = shipment.fork(held, self._stand_by if served else self._ship)
-        os.close(kept.ship_lock)
-
-    def _stand_by(self, wake: int, report: int) -> None:
-        """What the process does in the shipper's place while an agent ships."""
-        from sqstee.run import agency, standby
-
-        kept, settings = self._kept, self._settings
-        assert kept.writer
-        os.close(kept.ship_lock)
-        standby.StandBy(
-            kept.writer.folder,
-            wake,
-            report,
-            serves=lambda: agency.serves(kept.root, kept.destination, os.environ),
-            orphaned=lambda: child.end_command(self._child.pidfd, self._ends.terminals()),
-            ship=lambda woken_by: self._ship(woken_by, report),
-            flush_timeout=settings.flush_timeout,
-            patience=settings.flush_timeout if settings.strict or settings.summary else 0.0,
-        ).run()
-
-    def _ship(self, wake: int, report: int) -> None:
-        """What the shipper process does."""
-        from sqstee.run import background  # boto3 and all: only ever in this process
-
-        kept = self._kept
-        assert kept.writer
-        background.work(
-            kept.writer.folder,
-            self._settings,
-            self._destination,
-            kept.local,
-            wake,
-            report,
-            self._child.pidfd,
-            self._ends.terminals(),
-        )
-
-    def _start_capture(self) -> None:
-        main = _thread.get_ident()
-
-        def work() -> None:
-            self._run_capture()
-            _signal.pthread_kill(main, _signal.SIGCHLD)
-
-        self._capturing = True
-        try:
-            _thread.start_new_thread(work, ())
-        except RuntimeError:  # no thread can be had: attend to signals between the chunks
-            self._run_capture(self._take_signals)
-
-    def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
-        try:
-            self._capture.run(tick)
-        except Exception as error:
-            self._spooling.failure = f"{type(error).__name__}: {error}"
-            self._spooling.writer = None
-            pump(self._capture.open)
-        finally:
-            self._captured = True
-
-    def _take_signals(self) -> None:
-        while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
-            self._take(info)
-
-    def _attend(self) -> None:
-        """Relay signals until the command has ended and its output is out."""
-        while self._status is None or not self._captured:
-            info = _signal.sigwaitinfo(signals.WAITED)
-            if self._status is not None and info.si_signo in self._ending_signals:
-                if self._capture.stop_waiting():
-                    continue
-                signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
-            try:
-                self._take(info)
-            except Exception as error:
-                advice = f"send them to the command, process {self._child.pid}"
-                self._messages.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
-                pid, status, usage = os.wait4(self._child.pid, os.WNOHANG)
-                if pid:
-                    self._command_changed(status, usage)
-
-    def _take(self, info: _signal.struct_siginfo) -> None:
-        if info.si_signo == _signal.SIGCHLD:
-            self._reap()
-        elif self._status is None:
-            if info.si_signo == _signal.SIGWINCH:
-                self._ends.copy_sizes()
-            if self._relay:
-                self._relay.take(info)
-            elif info.si_code != signals.SI_KERNEL:
-                os.kill(self._child.pid, info.si_signo)
-
-    def _reap(self) -> None:
-        """Take the statuses of all who ended; as PID 1 there are others' too."""
-        while True:
-            try:
-                pid, status, usage = os.wait3(os.WNOHANG | os.WUNTRACED)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid == self._child.pid:
-                self._command_changed(status, usage)
-            elif self._kept.shipment and pid == self._kept.shipment.pid and not os.WIFSTOPPED(status):
-                self._kept.shipment.pid = 0
-
-    def _command_changed(self, status: int, usage: struct_rusage) -> None:
-        if os.WIFSTOPPED(status):
-            signals.wait_until(self._drained, _DRAIN_SECONDS)
-            if self._relay:
-                self._relay.stop_with(os.WSTOPSIG(status))
-            self._ends.copy_modes()
-            return
-        self._status, self._usage = status, usage
-        self._duration = time.monotonic() - self._started
-        self._capture.finish()
-
-    def _drained(self) -> bool:
-        """Whether what the command wrote is out."""
-        try:
-            return not any(stream.pending or readable_bytes(stream.source) for stream in self._capture.open)
-        except OSError:
-            return True
-
-    def _take_while_delivering(self, number: int) -> None:
-        if number in signals.JOB_STOPS:
-            signals.stop(number)
-        elif number == _signal.SIGCHLD:
-            self._reap()

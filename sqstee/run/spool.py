@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import time
 
 from sqstee.errors import SqsteeError
 from sqstee.record import encode_object
+from sqstee.run.folder import OTHER_FOLDER
 from sqstee.run.frame import CUT, EVENT, FRESH, GAP, HEADER_BYTES, LINES, META, gap_fields, pack_frame_header
 from sqstee.run.room import SEGMENT_SUFFIX, FullError, Room, Unbounded
 
@@ -26,39 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _GAP_BYTES = 512  # of a gap frame, at most
-_OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
-
-
-def default_root() -> str:
-    """The spool folder where none is configured: node-local, and the administrator's if it was made for all (1777)."""
-    shared = "/var/spool/sqstee"
-    try:
-        if stat.S_IMODE(os.lstat(shared).st_mode) == 0o1777:
-            return f"{shared}/{os.getuid()}"
-    except OSError:
-        pass
-    return f"/var/tmp/sqstee-{os.getuid()}"
-
-
-def open_root(path: str) -> str:
-    """Make the spool folder (0700) where it is missing and verify that it is ours; returns its absolute path.
-
-    Raises SqsteeError where it cannot be used: somebody else's, a symlink, readable by others.
-    """
-    path = os.path.abspath(path)
-    hint = _OTHER_FOLDER
-    try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        found = os.lstat(path)
-    except OSError as error:
-        raise SqsteeError(f"the spool folder {path} cannot be made: {error.strerror}", hint) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise SqsteeError(f"the spool folder {path} is a symlink or a file", hint)
-    if found.st_uid != os.getuid():
-        raise SqsteeError(f"the spool folder {path} belongs to another user", hint)
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise SqsteeError(f"the spool folder {path} can be read by others", f"chmod 700 {path}")
-    return path
 
 
 def new_ulid(time_ns: int) -> str:
@@ -428,7 +395,7 @@ def create(
     try:
         segments, writing, shipping = _create(root, run, meta, spool_max, on_full)
     except OSError as error:
-        raise SqsteeError(f"the spool folder {root} cannot be written: {error.strerror}", _OTHER_FOLDER) from None
+        raise SqsteeError(f"the spool folder {root} cannot be written: {error.strerror}", OTHER_FOLDER) from None
     return make(segments, max_line), writing, shipping
 
 

@@ -1,0 +1,42 @@
+"""Where the spool folder is, and that it is ours."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sqstee.errors import SqsteeError
+
+OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
+
+
+def default_root() -> str:
+    """The spool folder where none is configured: node-local, and the administrator's if it was made for all (1777)."""
+    shared = "/var/spool/sqstee"
+    try:
+        if stat.S_IMODE(os.lstat(shared).st_mode) == 0o1777:
+            return f"{shared}/{os.getuid()}"
+    except OSError:
+        pass
+    return f"/var/tmp/sqstee-{os.getuid()}"
+
+
+def open_root(path: str) -> str:
+    """Make the spool folder (0700) where it is missing and verify that it is ours; returns its absolute path.
+
+    Raises SqsteeError where it cannot be used: somebody else's, a symlink, readable by others.
+    """
+    path = os.path.abspath(path)
+    hint = OTHER_FOLDER
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise SqsteeError(f"the spool folder {path} cannot be made: {error.strerror}", hint) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise SqsteeError(f"the spool folder {path} is a symlink or a file", hint)
+    if found.st_uid != os.getuid():
+        raise SqsteeError(f"the spool folder {path} belongs to another user", hint)
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise SqsteeError(f"the spool folder {path} can be read by others", f"chmod 700 {path}")
+    return path
