@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Terminal:

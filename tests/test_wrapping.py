@@ -633,18 +633,25 @@ def comm(pid: int) -> str:
 def full_screen(name: str) -> Callable[[Terminal], None]:
     """How to use a full-screen program until it shows what it should, and to leave it."""
 
+    def reads_keys(terminal: Terminal) -> None:
+        """What is typed before the program has set its modes is lost, bare as well."""
+        wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "modes of a program that reads keys")
+
     def pager(terminal: Terminal) -> None:
         terminal.expect(b"line 20")
+        reads_keys(terminal)
         terminal.type(b" ")
         terminal.expect(b"line 40")
         terminal.type(b"q")
 
     def editor(terminal: Terminal) -> None:
         terminal.expect(b"line 20")
+        reads_keys(terminal)
         terminal.type(b"ddGAtyped\x1b:wq\r")
 
     def table(terminal: Terminal) -> None:
         terminal.expect(b"PID")
+        reads_keys(terminal)
         terminal.type(b"q")
 
     return {"less": pager, "more": pager, "vi": editor, "top": table, "watch": table}[name]
@@ -787,6 +794,7 @@ def test_top_can_be_stopped(sqstee: Sqstee, prefix: Prefix) -> None:
         terminal.expect(b"prompt> ")
         terminal.type(b"fg\n")
         terminal.expect(b"PID")
+        reads_keys(terminal)
         terminal.type(b"q")
         terminal.expect(b"prompt> ")
         terminal.type(b"exit 0\n")
