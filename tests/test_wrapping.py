@@ -794,7 +794,6 @@ def test_top_can_be_stopped(sqstee: Sqstee, prefix: Prefix) -> None:
         terminal.expect(b"prompt> ")
         terminal.type(b"fg\n")
         terminal.expect(b"PID")
-        reads_keys(terminal)
         terminal.type(b"q")
         terminal.expect(b"prompt> ")
         terminal.type(b"exit 0\n")
