@@ -219,6 +219,14 @@ RUN_OPTIONS = (
     Option(
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
     ),
+    Option(
+        "fallback",
+        "DEST",
+        _destination,
+        "",
+        "where lines go that the destination refuses, or cannot take for --fallback-after",
+    ),
+    Option("fallback-after", "TIME", duration, 30.0, "how long a destination may take nothing before (default: 30s)"),
     Option("via-s3", "s3://BUCKET/PREFIX", _bucket, "", "store bodies there and send pointers to them, uncompressed"),
     Option(
         "group",
@@ -253,7 +261,7 @@ RUN_OPTIONS = (
     Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
 )
 # What a sender needs to know beside its destination; it is kept with the run, for whoever ships it later.
-SENDER_OPTIONS = ("token_file", "via_s3", "group")
+SENDER_OPTIONS = ("token_file", "via_s3", "group", "fallback", "fallback_after")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 
@@ -272,6 +280,8 @@ class Settings:
     message_bytes: int | None
     max_line: int
     compress: str
+    fallback: str
+    fallback_after: float
     via_s3: str
     group: str
     token_file: str
@@ -418,6 +428,8 @@ def load(words: Iterable[str], environ: Mapping[str, str]) -> Settings:
 
 def check(settings: Settings, destination: Destination) -> None:
     """Refuse options that make no sense for a destination."""
+    if settings.fallback == destination.text:
+        raise SqsteeError("--fallback names the destination itself", "the form is --fallback DEST, another one")
     if destination.kind != "sqs" and (settings.via_s3 or settings.group):
         option = "--via-s3" if settings.via_s3 else "--group"
         raise SqsteeError(f"{option} is for queues, not for {destination.text}", "the form is --to QUEUE")

@@ -13,6 +13,7 @@ from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
 from sqstee.transports.base import open_sender
 from sqstee.transports.destination import Destination
+from sqstee.transports.fallback import FallbackSender
 
 _NICENESS = 15  # where shipper and command compete for the cores the command wins
 _FREE_SECONDS = 1.0
@@ -47,14 +48,11 @@ def work(
         except RuntimeError:  # no thread can be had: the next run tries again
             pass
 
+    sending = {name: getattr(settings, name) for name in SENDER_OPTIONS}
+    sender = open_sender(destination, local_path, settings.local_max, **sending)
     shipper = Shipper(
         folder,
-        open_sender(
-            destination,
-            local_path,
-            settings.local_max,
-            **{name: getattr(settings, name) for name in SENDER_OPTIONS},
-        ),
+        sender,
         wake,
         linger=settings.linger,
         message_bytes=settings.message_bytes,
@@ -62,6 +60,7 @@ def work(
         compress=settings.compress,
         orphaned=orphaned,
         reached=reached,
+        closing=sender.hurry if isinstance(sender, FallbackSender) else lambda seconds: None,
     )
     reason = ""
     try:

@@ -41,6 +41,7 @@ class Shipper:
         compress: str,
         orphaned: Callable[[], None] = lambda: None,
         reached: Callable[[], None] = lambda: None,
+        closing: Callable[[float], None] = lambda seconds: None,
         in_flight: int = IN_FLIGHT,
         supply: Callable[[Limits], Supply] | None = None,
     ) -> None:
@@ -49,6 +50,7 @@ class Shipper:
         self._senders = Senders(sender, in_flight)
         self._in_flight = 1 if sender.ordered else in_flight
         self._reached = reached
+        self._closing = closing
         self._wake = wake
         self._flush_timeout = flush_timeout
         self._orphaned = orphaned
@@ -184,6 +186,7 @@ class Shipper:
         if not words:
             self._orphaned()
         self._close_at = now + self._flush_timeout
+        self._closing(self._flush_timeout)
 
     def _collect(self) -> None:
         for bodies, answer in self._senders.collect():

@@ -17,6 +17,7 @@ OPEN = "open"  # the destination refuses everything: stop for a while
 SIZE = "size"  # larger than this destination takes: repack
 POISON = "poison"  # something in these very records will never be taken
 
+_FALLBACK_SECONDS = 30.0
 TIMEOUT = "Timeout"  # the code of a call that took too long: a smaller one may not
 
 _CLASSES = {
@@ -308,12 +309,21 @@ def open_sender(
     token_file: str = "",
     via_s3: str = "",
     group: str = "",
+    fallback: str = "",
+    fallback_after: float | str = "",
 ) -> Sender:
     """The sender for a destination, not yet connected.
 
     `local_path` is where the local queue lies by default, `token_file` holds the bearer token for a collector. With
-    `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
+    `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue. `fallback` is the
+    destination for what this one refuses, or cannot take for `fallback_after` seconds.
     """
+    if fallback:
+        from sqstee.transports.fallback import FallbackSender
+
+        primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
+        second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
+        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS))
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
 
