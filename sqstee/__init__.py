@@ -6,16 +6,18 @@ The public names are loaded when they are first used, so that a wrapped command 
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["Event", "Record", "decode"]
+__all__ = ["Event", "Handler", "Record", "configure", "decode"]
+_IN_HANDLER = ("Handler", "configure")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sqstee.handler import Handler, configure
     from sqstee.record import Event, Record, decode
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from sqstee import record
+        import importlib
 
-        return getattr(record, name)
+        return getattr(importlib.import_module("sqstee.handler" if name in _IN_HANDLER else "sqstee.record"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -416,6 +416,25 @@ def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:
     return ("/etc/sqstee.toml", f"{folder}/sqstee.toml") if folder else ("/etc/sqstee.toml",)
 
 
+def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """The settings for a program that gives them as Python values, by attribute; they win over environment and files.
+
+    `label` may be a mapping. Raises TypeError for a name that is no option, SqsteeError for a value that is not right.
+    """
+    settings = load((), environ)
+    for name, value in values.items():
+        option = _BY_FLAG.get("--" + name.replace("_", "-"))
+        if option is None:
+            raise TypeError(f"{name!r} is not an option of sqstee")
+        if not option.repeat:
+            settings.take(option, str(value), name)
+            continue
+        texts = [f"{key}={text}" for key, text in value.items()] if isinstance(value, dict) else value
+        for text in texts if isinstance(texts, list | tuple) else (texts,):
+            settings.take(option, str(text), name)
+    return settings
+
+
 def load(words: Iterable[str], environ: Mapping[str, str]) -> Settings:
     """The settings from the configuration files, the environment and the command line; later ones win."""
     settings = Settings()

@@ -16,6 +16,7 @@ CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS
 STREAMS = ("stdout", "stderr", "output")
 MAX_SEQ = 2**63 - 2  # what every store of numbers can hold, and one more
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # of one body: far above what a sender packs into a message
+LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of a line that came from Python's logging
 
 # What a body must not contain as it is. JSON: controls, `"` and `\`. SQS: everything outside #x9 #xA #xD
 # #x20-#xD7FF #xE000-#xFFFD #x10000-#x10FFFF, that is U+FFFE and U+FFFF besides the controls. Consumers that call
@@ -80,12 +81,12 @@ class Encoder:
         if labels:
             self._run += b',"labels":%s' % encode_object(dict(labels))
 
-    def lines(self, block: bytes, stream: str, time_ns: int, first: int, eol: bool = True) -> bytes:
-        """The records of the lines in `block`, numbered from `first`, as NDJSON.
+    def lines(self, block: bytes, stream: str, time_ns: int, first: int, eol: bool = True, level: str = "") -> bytes:
+        """The records of the lines in `block`, numbered from `first`, as NDJSON; with a `level` where one is given.
 
         Every line in `block` ends in a newline; with `eol` false the last one does not, and its record says so.
         """
-        head = self._head(stream, time_ns)
+        head = self._head(stream, time_ns, level)
         if not eol:
             cut = block.rfind(b"\n") + 1
             whole = self._whole(block[:cut], head, first) if cut else b""
@@ -97,9 +98,10 @@ class Encoder:
         head = b'{"timestamp":"%s"%s%s,"seq":%d,' % (timestamp(time_ns).encode(), self._host, self._run, seq)
         return head + payload[1:] + b"\n"
 
-    def _head(self, stream: str, time_ns: int) -> bytes:
+    def _head(self, stream: str, time_ns: int, level: str) -> bytes:
         stamp = timestamp(time_ns).encode()
-        return b'{"timestamp":"%s"%s,"stream":"%s"%s,"seq":' % (stamp, self._host, stream.encode(), self._run)
+        kind = b'"%s","level":"%s"' % (stream.encode(), level.encode()) if level else b'"%s"' % stream.encode()
+        return b'{"timestamp":"%s"%s,"stream":%s%s,"seq":' % (stamp, self._host, kind, self._run)
 
     def _whole(self, block: bytes, head: bytes, first: int) -> bytes:
         if not is_utf8(block):
@@ -194,10 +196,11 @@ class Record:
     """One line of a stream.
 
     `timestamp` RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
-    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8.
+    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8; `level` one
+    of LEVELS, empty but for lines of Python's logging.
     """
 
-    __slots__ = ("eol", "host", "job", "labels", "message", "raw", "run", "seq", "stream", "timestamp")
+    __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = str(fields["timestamp"])
@@ -206,6 +209,7 @@ class Record:
         self.run = str(fields["run"])
         self.seq = _integer(fields["seq"])
         self.message = str(fields["message"])
+        self.level = str(fields.get("level", ""))
         self.eol = fields.get("eol", True) is not False
         raw = fields.get("raw")
         self.raw = binascii.a2b_base64(raw, strict_mode=True) if isinstance(raw, str) else None
@@ -222,6 +226,8 @@ class Record:
     def fields(self) -> dict[str, object]:
         """As in the wire format."""
         found: dict[str, object] = {name: getattr(self, name) for name in ("timestamp", "host", "stream", "run")}
+        if self.level:
+            found["level"] = self.level
         if self.job:
             found["job"] = self.job
         if self.labels:

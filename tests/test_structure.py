@@ -111,7 +111,7 @@ def test_who_may_import_whom(path: Path) -> None:
         if belongs(imported, "rich"):
             assert belongs(name, "sqstee.cli", "sqstee.read.show"), imported
         if belongs(imported, "sqstee.run"):
-            assert belongs(name, "sqstee.run", "sqstee.cli", "sqstee.__main__"), imported
+            assert belongs(name, "sqstee.run", "sqstee.cli", "sqstee.__main__", "sqstee.handler"), imported
         if belongs(imported, "sqstee.read"):
             assert belongs(name, "sqstee.read", "sqstee.cli"), imported
         if belongs(imported, "sqstee.measure"):
@@ -194,6 +194,7 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
     "sqstee.run.supervision": {"time_ns"},  # the ULID of the run
+    "sqstee.run.logged": {"time_ns"},  # the same
     "sqstee.run.spool": {"time_ns"},  # the timestamps of frames
     "sqstee.run.source": {"time_ns"},  # that of a gap event
     "sqstee.run.flush": {"time"},  # the age of a folder by its modification time

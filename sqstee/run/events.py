@@ -1,17 +1,38 @@
-"""The fields of a run's own events."""
+"""What a run says of itself: its META frame, and the fields of its own events."""
 
 from __future__ import annotations
 
 import os
 
 from sqstee import __version__
+from sqstee.options import SENDER_OPTIONS
+from sqstee.record import encode_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from resource import struct_rusage
 
+    from sqstee.options import Settings
     from sqstee.run.spool import Writer
+
+
+def meta(settings: Settings, run: str, to: str) -> bytes:
+    """The payload of a run's META frames: all that whoever ships it later needs to know; no secrets."""
+    fields: dict[str, object] = {
+        "version": __version__,
+        "run": run,
+        "host": settings.host or os.uname().nodename,
+        "job": settings.job,
+        "labels": dict(settings.labels),
+        "to": to,
+        "compress": settings.compress,
+        "local_max": settings.local_max,
+    }
+    for name in ("linger", "message_bytes", *SENDER_OPTIONS):
+        if getattr(settings, name) not in (None, ""):
+            fields[name] = getattr(settings, name)
+    return encode_object(fields)
 
 
 def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object]:
@@ -43,6 +64,12 @@ def end_of_command(
     if still_open:
         fields["open"] = list(still_open)
     return fields
+
+
+def end_of_process(duration_s: float, writer: Writer) -> dict[str, object]:
+    """A process that logged has ended, or its handler was closed; its status is not known to us."""
+    fields: dict[str, object] = {"event": "exit", "message": "the log was closed", "duration_s": round(duration_s, 3)}
+    return fields | _totals(writer)
 
 
 def end_of_streams(writer: Writer) -> dict[str, object]:

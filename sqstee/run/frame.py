@@ -6,8 +6,9 @@ A frame is HEADER, header CRC, payload. All integers are little-endian; CRCs are
     | payload length I | payload CRC I | header CRC I (over all of the header before it)
 
 LINES holds the bytes as they were read, an unfinished line included: it goes on in the stream's next frame. With CUT
-the frame ends a piece that has no newline; with FRESH whatever was unfinished before it is to be forgotten. So (run,
-seq) of every line follows from the frames alone.
+the frame ends a piece that has no newline; with FRESH whatever was unfinished before it is to be forgotten. Above
+LEVEL_SHIFT the flags hold the lines' level (an index into record.LEVELS). So (run, seq) of every line follows from the
+frames alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HEADER_BYTES = HEADER.size + HEADER_CRC.size
 
 META, LINES, EVENT, GAP = 1, 2, 3, 4
 CUT, FRESH = 1, 2
+LEVEL_SHIFT = 2
 
 Position = tuple[int, int]  # segment number, offset in bytes
 Range = tuple[int, int]  # first and last seq, both included

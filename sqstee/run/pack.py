@@ -6,8 +6,8 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from sqstee.record import STREAMS, Body, Encoder, attributes_size
-from sqstee.run.frame import CUT, FRESH, LINES, Frame, Position, Range
+from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
+from sqstee.run.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
 
 # Amazon SQS: a batch has at most ten entries and 1 MiB, each message at most 1 MiB, attributes included.
 MAX_ENTRIES = 10
@@ -151,7 +151,8 @@ class Packer:
                 count = _SLICE_LINES
                 end = nth_newline(block, count, at) + 1
             eol = count < lines or not frame.flags & CUT
-            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol)
+            level = LEVELS[frame.flags >> LEVEL_SHIFT]
+            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count
 

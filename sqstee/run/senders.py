@@ -11,6 +11,7 @@ from sqstee.run.pack import Planned
 from sqstee.transports.base import RETRY, Failure, Sender, TransportError
 
 IN_FLIGHT = 4
+THREADS: set[int] = set()  # the idents of all threads that call a transport, in whatever run
 _END: list[Planned] = []  # by identity: a thread that gets it ends
 
 
@@ -36,8 +37,13 @@ class Senders:
         self.busy += 1
         self.requests += bodies is not None
         if self._running < min(self.busy, self._threads):
-            self._running += 1
-            _thread.start_new_thread(self._work, ())
+            try:
+                _thread.start_new_thread(self._work, ())
+                self._running += 1
+            except RuntimeError:  # no thread can be had: the interpreter is ending, or the limit on them is reached
+                if not self._running:
+                    self._do(bodies)
+                    return
         self._jobs.put(bodies)
 
     def collect(self) -> list[tuple[list[Planned], list[Failure] | int | TransportError]]:
@@ -60,9 +66,14 @@ class Senders:
             os.close(self.ready)
 
     def _work(self) -> None:
+        THREADS.add(_thread.get_ident())
         while (bodies := self._jobs.get()) is not _END:
-            self._results.append((bodies or [], self._call(bodies)))
-            os.eventfd_write(self.ready, 1)
+            self._do(bodies)
+        THREADS.discard(_thread.get_ident())
+
+    def _do(self, bodies: list[Planned] | None) -> None:
+        self._results.append((bodies or [], self._call(bodies)))
+        os.eventfd_write(self.ready, 1)
 
     def _call(self, bodies: list[Planned] | None) -> list[Failure] | int | TransportError:
         try:

@@ -18,12 +18,25 @@ import time
 from sqstee.errors import SqsteeError
 from sqstee.record import encode_object
 from sqstee.run.folder import OTHER_FOLDER
-from sqstee.run.frame import CUT, EVENT, FRESH, GAP, HEADER_BYTES, LINES, META, gap_fields, pack_frame_header
+from sqstee.run.frame import (
+    CUT,
+    EVENT,
+    FRESH,
+    GAP,
+    HEADER_BYTES,
+    LEVEL_SHIFT,
+    LINES,
+    META,
+    gap_fields,
+    pack_frame_header,
+)
 from sqstee.run.room import SEGMENT_SUFFIX, FullError, Room, Unbounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from sqstee.run.redact import Masker
 
 _GAP_BYTES = 512  # of a gap frame, at most
 
@@ -183,6 +196,10 @@ class Segments:
         if not self._unfinished[stream]:
             del self._unfinished[stream]
 
+    def abandon(self) -> None:
+        """Let go of the current segment, in a process that has only inherited it."""
+        self._close()
+
     def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -223,6 +240,7 @@ class Writer:
         self.bytes = 0
         self.dropped = 0
         self.reasons: dict[str, int] = {}  # why lines were dropped, and how many
+        self.level = 0  # of the lines that are written from here on: an index into record.LEVELS
         self._partial = [0] * streams  # bytes of the unfinished line
         self._losing = [False] * streams  # the unfinished line has lost a part: drop the rest of it too
         self._fresh = [False] * streams  # the next frame must not be joined to what the spool holds of its stream
@@ -290,6 +308,10 @@ class Writer:
             return self._segments.ready(size, self.next_seq)
         return self._segments.ready(size + _GAP_BYTES, self._gap_from)
 
+    def abandon(self) -> None:
+        """Let go of the files and write nothing, in a process that has only inherited them."""
+        self._segments.abandon()
+
     def _pieces(self, stream: int, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
         """Cut `chunk` wherever more than the longest line would come without a newline."""
         start = at = 0
@@ -309,7 +331,7 @@ class Writer:
     def _append_lines(self, stream: int, piece: bytes, cut: bool) -> None:
         lines = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
-        flags = (CUT if cut else 0) | (FRESH if self._fresh[stream] else 0)
+        flags = (CUT if cut else 0) | (FRESH if self._fresh[stream] else 0) | self.level << LEVEL_SHIFT
         self._partial[stream] = rest if lines else self._partial[stream] + rest
         self.lines += lines
         if self._append(LINES, piece, lines, stream, flags, reserved=not piece):
@@ -397,6 +419,15 @@ def create(
     except OSError as error:
         raise SqsteeError(f"the spool folder {root} cannot be written: {error.strerror}", OTHER_FOLDER) from None
     return make(segments, max_line), writing, shipping
+
+
+def writer_for(masker: Masker | None) -> Callable[[Segments, int], Writer]:
+    """What makes the writer of a run: one that masks, where there is something to mask with."""
+    if not masker:
+        return Writer
+    from sqstee.run.redact import RedactingWriter
+
+    return lambda segments, max_line: RedactingWriter(segments, max_line, masker)
 
 
 def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> tuple[Segments, int, int]:

@@ -7,10 +7,7 @@ import os
 import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
 import time
 
-from sqstee import __version__
 from sqstee.errors import SqsteeError
-from sqstee.options import SENDER_OPTIONS
-from sqstee.record import encode_object
 from sqstee.run import child, events, shipment, signals, spool
 from sqstee.run.capture import Capture, Spooling
 from sqstee.run.ending import Ending, Kept
@@ -58,11 +55,7 @@ class Supervision:
         self._ends = ends
         self._streams = streams
         self._ending_signals = ending_signals
-        self._make_writer: Callable[[spool.Segments, int], spool.Writer] = spool.Writer
-        if masker:
-            from sqstee.run.redact import RedactingWriter
-
-            self._make_writer = lambda segments, max_line: RedactingWriter(segments, max_line, masker)
+        self._make_writer = spool.writer_for(masker)
         self._messages = Messages()
         if destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
             self._messages.add(f"the token goes to {destination.name} unencrypted: https:// would protect it")
@@ -156,7 +149,7 @@ class Supervision:
         created = spool.create(
             kept.root,
             self._run,
-            self._meta(),
+            events.meta(settings, self._run, self._destination.text),
             settings.max_line,
             settings.spool_max,
             settings.on_full,
@@ -169,23 +162,6 @@ class Supervision:
 
             kept.syncer = Syncer(kept.writer.folder, SEGMENT_SUFFIX)
             kept.writer.tell(kept.syncer.note)
-
-    def _meta(self) -> bytes:
-        settings = self._settings
-        meta: dict[str, object] = {
-            "version": __version__,
-            "run": self._run,
-            "host": settings.host or os.uname().nodename,
-            "job": settings.job,
-            "labels": dict(settings.labels),
-            "to": self._destination.text,
-            "compress": settings.compress,
-            "local_max": settings.local_max,
-        }
-        for name in ("linger", "message_bytes", *SENDER_OPTIONS):
-            if getattr(settings, name) not in (None, ""):
-                meta[name] = getattr(settings, name)
-        return encode_object(meta)
 
     def _remove_spool(self) -> None:
         writer = self._kept.writer

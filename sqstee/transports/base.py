@@ -348,6 +348,16 @@ def open_sender(
     raise ValueError(destination.kind)
 
 
+def load(destination: Destination) -> None:
+    """Import all that sending there will import, so that it is not done at a moment that matters."""
+    if destination.kind in ("sqs", "s3"):
+        from sqstee.transports.sqs import load as load_client
+
+        load_client(destination.kind)
+    elif destination.kind == "local":
+        from sqstee.transports import local  # noqa: F401
+
+
 def open_receiver(
     destination: Destination,
     local_path: str,

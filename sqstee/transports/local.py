@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 from sqstee.record import Body
@@ -19,6 +20,7 @@ INSERT INTO body {_ROW} SELECT ?1, ?2, ?3, ?4, ?5, ?6
 WHERE ?2 = '' OR NOT EXISTS (SELECT 1 FROM body WHERE run = ?2 AND first = ?3 AND last = ?4)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
+_FORK_SECONDS = 5.0  # how long a fork may wait for a transaction
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS body (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,6 +45,13 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
+# Held by whoever is in SQLite, and by a fork: with a connection open, the locks that SQLite knows of would be wrong in
+# the child, and the file at risk (How To Corrupt An SQLite Database File, 2.6).
+_gate = threading.Lock()
+_gate_held = False
+_senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
+
+
 class LocalSender(Batches):
     """Appends bodies, but no range of a run that is there already.
 
@@ -57,31 +66,35 @@ class LocalSender(Batches):
         self._limit = limit
         self._durable = durable
         self.stored = self.dropped = 0
-        self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        with _gate:
+            _senders.add(self)
 
     def open(self) -> int:
         """Open or make the file; a message has no limit of its own here, SQS's is kept."""
         try:
+            with _gate:
+                self._connect()
+        except (OSError, sqlite3.Error) as error:
+            raise _refusal(error, self._path) from error
+        return 1024 * 1024
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
             os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
             self._connection = _connect(self._path)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
-        except (OSError, sqlite3.Error) as error:
-            raise _refusal(error, self._path) from error
-        return 1024 * 1024
+        return self._connection
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Store the bodies in one transaction."""
         now = time.time()
         rows = [(now, body.run, body.first, body.last, body.encoding, body.data) for body in bodies]
-        with self._lock:
-            if self._connection is None:
-                self.open()
-            assert self._connection is not None
+        with _gate:
             try:
-                self._store(self._connection, rows)
-            except sqlite3.Error as error:
+                self._store(self._connect(), rows)
+            except (OSError, sqlite3.Error) as error:
                 raise _refusal(error, self._path) from error
         return []
 
@@ -121,6 +134,22 @@ class LocalSender(Batches):
             if excess <= 0:
                 break
         return dropped
+
+
+def _before_fork() -> None:
+    global _gate_held
+    _gate_held = _gate.acquire(timeout=_FORK_SECONDS)
+    if _gate_held:
+        for sender in list(_senders):
+            sender.close()  # the next `send` opens it again
+
+
+def _after_fork() -> None:
+    if _gate_held:
+        _gate.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class LocalReceiver:

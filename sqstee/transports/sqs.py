@@ -38,6 +38,16 @@ _DATA_TYPES = {"ExtendedPayloadSize": b"Number"}  # of attributes; all others ar
 _STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
 
 
+def load(service: str) -> None:
+    """Import what a first call imports. Stand-ins for credentials keep boto3 from looking for real ones."""
+    import encodings.idna  # noqa: F401  # by getaddrinfo
+
+    import boto3.session
+
+    session = boto3.session.Session("-", "-", region_name="us-east-1")
+    session.client(service)  # type: ignore[call-overload]  # one of those that are used
+
+
 class _Queue:
     """One queue and a client for it, made anew when credentials turn out to be missing or expired."""
 

@@ -1,0 +1,220 @@
+"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same code, in a thread of the process.
+
+    import logging, sqstee
+
+    sqstee.configure(to="my-queue", job="nightly")
+    logging.info("hello")
+
+Settings come from where the command takes them (configuration files, SQSTEE_* variables); arguments win.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sqstee import options
+from sqstee.errors import SqsteeError
+from sqstee.record import LEVELS
+from sqstee.run.logged import LoggedRun
+from sqstee.run.senders import THREADS
+from sqstee.transports.destination import parse
+
+_TRY_AGAIN_SECONDS = 10.0  # after a spool that could not be opened
+
+_handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
+
+
+class Handler(logging.Handler):
+    """A logging handler that appends each line to the spool and returns; a daemon thread ships.
+
+    `settings` are the options of `sqstee run` by their names with underscores (to, job, label, host, spool, linger,
+    flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for a value that is not
+    right, TypeError for a name that is no option.
+
+    A record of many lines becomes as many lines, each with the record's level. They carry the stream `stderr`, where
+    logging would write them. The run begins with the first line, so that a process which never logs costs nothing. A
+    forked child gets a run of its own, and so does whoever unpickles the handler. At exit the rest is delivered within
+    the flush timeout; what is not stays in the spool, for `sqstee flush` and the next run on the host. `close` may be
+    called before: the next line begins a new run.
+    """
+
+    terminator = "\n"
+
+    def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: object) -> None:
+        super().__init__(level)
+        self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
+        self._settings = options.given(self.given, os.environ)
+        if self._settings.token_file:
+            self._settings.token_file = os.path.abspath(self._settings.token_file)
+        options.check(self._settings, parse(self._settings.to or "local"))
+        self._pid = os.getpid()
+        self._run: LoggedRun | None = None
+        self._pending: deque[tuple[int, bytes]] = deque()
+        self._writing = False
+        self._not_before = 0.0
+        self._lost = 0
+        _handlers.add(self)
+
+    def __reduce__(self) -> tuple[Callable[..., Handler], tuple[object, ...]]:
+        return _rebuild, (type(self), self.given, self.level, self.formatter)
+
+    @property
+    def run(self) -> str:
+        """The id of the run that is being written; empty before its first line."""
+        return self._run.id if self._run and self._pid == os.getpid() else ""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As of any handler, but for what the shipping itself logs: that would never come to an end, and must not wait
+        for the lock of a handler that is being closed."""
+        if threading.get_ident() in THREADS:
+            return False
+        return super().handle(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record to the spool."""
+        try:
+            data = _encode(self.format(record) + self.terminator)
+            level = min(len(LEVELS) - 1, max(1, record.levelno // 10))
+            self._pending.append((level, data))
+            if not self._writing:  # else a signal's handler logs while we do
+                self._write()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wake the thread that ships; waits for nothing."""
+        with self._locked():
+            if self._run and self._pid == os.getpid():
+                self._run.wake()
+
+    def close(self) -> None:
+        """End the run and deliver its rest, for at most the flush timeout."""
+        with self._locked():
+            run, self._run = self._current(), None
+            lost, self._lost = self._lost, 0
+        try:
+            said = run.close() if run else ""
+        except KeyboardInterrupt:
+            said = ""
+        if said:
+            _say(said)
+        if lost:
+            _say(f"{lost} log records dropped: the spool could not be opened")
+        super().close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's run."""
+        self._pid = os.getpid()
+        run, self._run = self._run, None
+        self._pending.clear()
+        self._writing, self._lost = False, 0
+        if run:
+            run.abandon()
+
+    def _locked(self) -> threading.RLock:
+        assert self.lock
+        return self.lock
+
+    def _current(self) -> LoggedRun | None:
+        if self._pid != os.getpid():  # forked by something that does not call Python's hooks
+            self.forget()
+        return self._run
+
+    def _write(self) -> None:
+        self._writing = True
+        try:
+            while self._pending:
+                run = self._current() or self._open()
+                level, data = self._pending.popleft()
+                if run:
+                    run.write(level, data)
+                else:
+                    self._lost += 1
+        finally:
+            self._writing = False
+
+    def _open(self) -> LoggedRun | None:
+        if time.monotonic() < self._not_before:
+            return None
+        try:
+            self._run = LoggedRun(self._settings)
+        except (SqsteeError, OSError) as error:
+            if not self._lost:
+                _say(f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", ""))
+            self._not_before = time.monotonic() + _TRY_AGAIN_SECONDS
+            return None
+        _close_with_worker(self)
+        return self._run
+
+
+def configure(
+    to: str = "", *, logger: str = "", level: int | str = logging.INFO, format: str = "", **settings: Any
+) -> Handler:
+    """Have a logger (the root's by default) ship its lines from `level` up; the handler that does.
+
+    To be called in every process that logs, as often as one likes: the same call again returns the same handler. All
+    arguments can be pickled, so that `client.run(sqstee.configure, to="q")` configures Dask's workers.
+    """
+    target = logging.getLogger(logger or None)
+    handler = Handler(to, **settings)
+    for found in target.handlers:
+        if isinstance(found, Handler) and found.given == handler.given:
+            handler = found
+    handler.setLevel(level)
+    if format:
+        handler.setFormatter(logging.Formatter(format))
+    if target.getEffectiveLevel() > handler.level:
+        target.setLevel(handler.level)
+    target.addHandler(handler)
+    return handler
+
+
+def _rebuild(kind: type[Handler], given: dict[str, Any], level: int, formatter: logging.Formatter | None) -> Handler:
+    handler = kind(**given)
+    handler.setLevel(level)
+    handler.setFormatter(formatter)
+    return handler
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; the bytes of file names that were none come back as they were."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _close_with_worker(handler: Handler) -> None:
+    """Processes of multiprocessing end without atexit: there its own finalizers are the end."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
+        util.Finalize(None, _close, args=(weakref.ref(handler),), exitpriority=-1000)
+
+
+def _close(reference: weakref.ref[Handler]) -> None:
+    handler = reference()
+    if handler:
+        handler.close()
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, f"sqstee: {text}\n".encode(errors="replace"))
+    except OSError:
+        pass
+
+
+def _forget_all() -> None:
+    for handler in list(_handlers):
+        handler.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

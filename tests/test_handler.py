@@ -1,0 +1,274 @@
+"""sqstee.Handler: Python's logging to the strict server, through forks, spawns, kills, exits and bad settings."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from support import Rebuilt, Sqstee, running, wait_for
+
+import sqstee as package
+from sqstee.errors import SqsteeError
+from sqstee.record import Event, Record, decode
+
+START = "import logging, os, sys, threading, sqstee\nlog = logging.getLogger('job')\n"
+
+
+def program(tmp_path: Path, code: str) -> list[str]:
+    """A program that logs: a file, as multiprocessing's spawn wants it."""
+    path = tmp_path / "job.py"
+    path.write_text(START + code)
+    return [sys.executable, str(path)]
+
+
+def run(sqstee: Sqstee, words: list[str], server: FakeSqs | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    environ = sqstee.environ | (server.environ() if server else {})
+    return subprocess.run(words, capture_output=True, text=True, env=environ, timeout=60, check=False)
+
+
+def by_run(bodies: list[tuple[str | bytes, dict[str, str]]]) -> list[Rebuilt]:
+    """What arrived, a run each, in the order of their beginning."""
+    found: dict[str, list[tuple[str | bytes, dict[str, str]]]] = {}
+    for data, attributes in bodies:
+        found.setdefault(decode(data, attributes)[0].run, []).append((data, attributes))
+    return [Rebuilt(found[name]) for name in sorted(found)]
+
+
+def arrived(server: FakeSqs) -> list[Rebuilt]:
+    """The runs on the queue, each whole; nothing was refused."""
+    runs = by_run([(message.body, message.attributes) for message in server.sent("q")])
+    for one in runs:
+        one.assert_whole()
+    assert server.counters().rejections == []
+    return runs
+
+
+def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """A line each, a traceback many, any text; nobody has to close anything."""
+    code = (
+        "more = {'job': 'nightly', 'label': {'team': 'data'}}\n"
+        "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s', **more)\n"
+        "log.debug('one'); log.warning('two \\udcff \\ud800 \\u2028'); log.log(35, 'thr\\nee')\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('four')\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    (one,) = arrived(fake_sqs)
+    assert [(record.level, record.message) for record in one.records[:4]] == [
+        ("DEBUG", "job one"),
+        ("WARNING", "job two \\udcff \\ud800 \u2028"),
+        ("WARNING", "job thr"),
+        ("WARNING", "ee"),
+    ]
+    assert {record.level for record in one.records[4:]} == {"ERROR"}
+    assert one.records[-1].message.startswith("ZeroDivisionError")
+    assert {(item.job, item.labels["team"]) for item in one.items} == {("nightly", "data")}
+    assert {record.stream for record in one.records} == {"stderr"}
+    assert sqstee.waiting_runs() == []
+
+
+def test_who_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
+    """No run, no folder, no thread before the first line."""
+    found = run(sqstee, program(tmp_path, "sqstee.configure(to='q')\nprint(threading.active_count())"))
+    assert (found.stdout, found.stderr) == ("1\n", "")
+    assert not sqstee.spool.exists()
+
+
+@pytest.mark.parametrize("to", ["q", "local"])
+def test_a_forked_child_has_a_run_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, to: str) -> None:
+    """Forks at once and while lines are being shipped; children that log, and end as os.fork's children should."""
+    code = (
+        f"handler = sqstee.configure(to={to!r}, linger=0)\n"
+        "for n in range(6):\n"
+        "    log.info('parent %d', n)\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        log.info('child %d', n); handler.close(); os._exit(0)\n"
+        "    os.waitpid(pid, 0)\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stderr) == (0, "")
+    runs = arrived(fake_sqs)
+    if to == "local":
+        runs = by_run([(body.data, body.attributes) for body in sqstee.local_bodies()])
+    assert runs[0].stderr == b"".join(b"parent %d\n" % n for n in range(6))
+    assert sorted(one.stderr for one in runs[1:]) == [b"child %d\n" % n for n in range(6)]
+    assert sqstee.waiting_runs() == []
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_multiprocessing_ship_and_flush(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, method: str
+) -> None:
+    """A pool of workers; a spawned one gets the handler by pickle. They end without atexit; nothing stays."""
+    code = (
+        "import multiprocessing\n"
+        "def begin(handler):\n"
+        "    logging.getLogger('work').addHandler(handler)\n"
+        "def work(n):\n"
+        "    logging.getLogger('work').warning('line %d', n)\n"
+        "if __name__ == '__main__':\n"
+        "    handler = sqstee.Handler('q', job='pool')\n"
+        "    logging.getLogger('main').addHandler(handler)\n"
+        "    logging.getLogger('main').warning('before')\n"
+        f"    context = multiprocessing.get_context({method!r})\n"
+        "    with context.Pool(2, begin, (handler,)) as pool:\n"
+        "        pool.map(work, range(20), 1)\n"
+        "        pool.close(); pool.join()\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stderr) == (0, "")
+    first, *others = arrived(fake_sqs)
+    assert first.stderr == b"before\n"
+    assert sorted(b"".join(one.stderr for one in others).split(b"\n")) == sorted(
+        [b"", *(b"line %d" % n for n in range(20))]
+    )
+    assert {item.job for one in (first, *others) for item in one.items} == {"pool"}
+    assert sqstee.waiting_runs() == []
+
+
+def test_many_threads_write_whole_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Each thread's order is kept, no line is broken, and a signal's handler may log in between."""
+    code = (
+        "import signal\n"
+        "sqstee.configure(to='q')\n"
+        "signal.signal(signal.SIGALRM, lambda *_: log.error('alarm'))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)\n"
+        "def work(t):\n"
+        "    for n in range(500): log.info('%d %d', t, n)\n"
+        "threads = [threading.Thread(target=work, args=(t,)) for t in range(4)]\n"
+        "[t.start() for t in threads]; work(9); [t.join() for t in threads]\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stderr) == (0, "")
+    (one,) = arrived(fake_sqs)
+    lines = [record.message for record in one.records if record.message != "alarm"]
+    assert len(lines) < len(one.records)
+    for thread in (0, 1, 2, 3, 9):
+        assert [line for line in lines if line.startswith(f"{thread} ")] == [f"{thread} {n}" for n in range(500)]
+
+
+def test_what_the_shipping_logs_is_not_shipped(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """At level DEBUG boto3 logs each request: it would never come to an end."""
+    code = "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s')\nlog.debug('hi')\n"
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stderr) == (0, "")
+    (one,) = arrived(fake_sqs)
+    assert [record.message for record in one.records] == ["job hi"]
+
+
+def test_a_destination_that_never_answers_holds_nobody(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Lines go to the spool at once; at exit the flush timeout is the bound, and one line says what stays."""
+    fake_sqs.faults(black_hole=True)
+    code = "sqstee.configure(to='q', flush_timeout=0.5)\nfor n in range(5000): log.info('line %d', n)\nprint('done')\n"
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stdout) == (0, "done\n")
+    assert re.fullmatch(
+        r"sqstee: the log is not delivered whole yet.*: kept in .*, `sqstee flush` ships it\n", found.stderr
+    )
+    fake_sqs.release()
+    fake_sqs.clear_faults()
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    (one,) = arrived(fake_sqs)
+    assert len(one.records) == 5000
+
+
+def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Also while a forked child lives on: it holds none of its parent's locks."""
+    code = (
+        "sqstee.configure(to='q')\n"
+        "for n in range(100): log.info('line %d', n)\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    print(os.getpid(), flush=True); sys.stdin.read(); os._exit(0)\n"
+        "threading.Event().wait()\n"
+    )
+    fake_sqs.faults(refuse=True)
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(program(tmp_path, code), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        fake_sqs.clear_faults()
+        assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+        process.stdin.close()
+    (one,) = arrived(fake_sqs)
+    assert one.stderr == b"".join(b"line %d\n" % n for n in range(100))
+    assert one.events[-1].fields["cause"] == "wrapper-died"
+
+
+def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
+) -> None:
+    """The thread ships by itself; `close` delivers, and the next line is a new run's."""
+    code = (
+        "handler = sqstee.configure(to='q')\n"
+        "log.info('first'); first = handler.run; sys.stdin.readline()\n"
+        "handler.close(); log.info('second'); assert handler.run not in ('', first)\n"
+    )
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(program(tmp_path, code), stdin=subprocess.PIPE, env=environ) as process:
+        wait_for(lambda: any(b'"first"' in message.body.encode() for message in fake_sqs.sent("q")), "first line")
+        process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert [one.stderr for one in arrived(fake_sqs)] == [b"first\n", b"second\n"]
+
+
+def test_a_spool_that_cannot_be_made_is_said_once(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The program goes on, and at its end the dropped records are counted."""
+    (tmp_path / "file").write_text("")
+    code = f"sqstee.configure(to='q', spool={str(tmp_path / 'file' / 'spool')!r})\nfor n in range(5): log.info('x')\n"
+    found = run(sqstee, program(tmp_path, code))
+    assert found.returncode == 0
+    first, last = found.stderr.splitlines()
+    assert first.startswith("sqstee: the log is not shipped: the spool folder")
+    assert last == "sqstee: 5 log records dropped: the spool could not be opened"
+
+
+def test_a_configuration_travels_by_pickle_and_by_dictionary(sqstee: Sqstee, tmp_path: Path) -> None:
+    """As Spark, Dask and logging.config hand it over; the same call again gives the same handler."""
+    logger = logging.getLogger("travels")
+    handler = package.configure("local", logger="travels", level="WARNING", format="%(message)s!", spool=str(tmp_path))
+    try:
+        again = package.configure("local", logger="travels", level="WARNING", format="%(message)s", spool=str(tmp_path))
+        assert again is handler
+        assert logger.handlers == [handler]
+        copy = pickle.loads(pickle.dumps(handler))
+        assert (copy.given, copy.level) == (handler.given, logging.WARNING)
+        handlers = {"h": {"class": "sqstee.Handler", "to": "local", "level": "ERROR", "spool": str(tmp_path)}}
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "handlers": handlers})
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("given", [{"to": "no queue!"}, {"linger": "soon"}, {"label": ["novalue"]}])
+def test_a_setting_that_is_not_right_is_told_at_once(given: dict[str, object]) -> None:
+    """Where the handler is made, not where it first logs."""
+    with pytest.raises(SqsteeError, match="|".join(given)):
+        package.Handler(**given)  # type: ignore[arg-type]
+
+
+def test_a_setting_that_is_none_is_a_type_error() -> None:
+    """As any wrong keyword."""
+    with pytest.raises(TypeError, match="'lingre' is not an option"):
+        package.Handler("q", lingre=1)
+
+
+def test_what_is_public_is_typed() -> None:
+    """The lazy names are there, and what they are."""
+    assert sorted(package.__all__) == ["Event", "Handler", "Record", "configure", "decode"]
+    assert (package.Event, package.Record, package.decode) == (Event, Record, decode)
+    assert issubclass(package.Handler, logging.Handler)
+    assert (Path(package.__file__).parent / "py.typed").exists()
