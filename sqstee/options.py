@@ -160,6 +160,11 @@ class Option:
         return f"--{self.name}"
 
     @property
+    def shown(self) -> str:
+        """As in help and documents: what a switch is given for, where it is on by default, is its opposite."""
+        return f"--no-{self.name}" if not self.metavar and self.default else self.flag
+
+    @property
     def variable(self) -> str:
         """As in the environment."""
         return f"SQSTEE_{self.attribute.upper()}"
@@ -178,8 +183,16 @@ RUN_OPTIONS = (
         "",
         "where the lines go: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)",
     ),
+    Option("profile", "NAME", filled, "", "take the settings of [profile.NAME] in the configuration files as well"),
     Option("job", "NAME", str, "", "a name for this job, on every line"),
     Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
+    Option(
+        "auto-labels",
+        "",
+        switch,
+        True,
+        "no labels from the surroundings (batch systems, Spark, Kubernetes, cron: sqstee(1) lists them)",
+    ),
     Option("host", "NAME", host, "", "the host's name on every line (default: the node's own)"),
     Option("spool", "DIR", filled, "", "where captured lines wait until they are delivered, on a local disk"),
     Option(
@@ -269,8 +282,10 @@ class Settings:
     """The values of the `run` options, by attribute."""
 
     to: str
+    profile: str
     job: str
     label: tuple[str, ...]
+    auto_labels: bool
     host: str
     spool: str
     spool_max: int
@@ -296,6 +311,8 @@ class Settings:
     summary: bool
 
     def __init__(self) -> None:
+        self.sources: dict[str, str] = {}  # where a value came from, by attribute; those that are not here are defaults
+        self.surroundings: dict[str, str] = {}
         for option in RUN_OPTIONS:
             setattr(self, option.attribute, option.default)
 
@@ -311,40 +328,46 @@ class Settings:
         if option.repeat:
             value = (*getattr(self, option.attribute), value)
         setattr(self, option.attribute, value)
+        self.sources[option.attribute] = source
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels as a mapping."""
-        return {key: value for key, _, value in (text.partition("=") for text in self.label)}
+        """The labels as a mapping: those of the surroundings, then those that were given, which win."""
+        return self.surroundings | {key: value for key, _, value in (text.partition("=") for text in self.label)}
 
 
-def from_words(settings: Settings, words: Iterable[str]) -> None:
-    """Read the options of a command line: `--name VALUE`, `--name=VALUE`, `--switch`, `--no-switch`."""
+class Given:
+    """One value as text, and where it stands: a flag, a variable, or file and line."""
+
+    __slots__ = ("option", "source", "text")
+
+    def __init__(self, option: Option, text: str, source: str) -> None:
+        self.option = option
+        self.text = text
+        self.source = source
+
+
+def from_words(words: Iterable[str]) -> list[Given]:
+    """The options of a command line: `--name VALUE`, `--name=VALUE`, `--switch`, `--no-switch`."""
+    found: list[Given] = []
     rest = iter(words)
     for word in rest:
         flag, equals, text = word.partition("=")
         option = _BY_FLAG.get(flag)
         if option is None:
-            if not equals and _switched_off(settings, flag):
-                continue
-            raise _unknown(word)
-        if not option.metavar:
-            settings.take(option, text if equals else "true", flag)
-            continue
-        if not equals:
-            found = next(rest, None)
-            if found is None:
+            option = _BY_FLAG.get("--" + flag.removeprefix("--no-"))
+            if equals or option is None or option.metavar or not flag.startswith("--no-"):
+                raise _unknown(word)
+            text = "false"
+        elif not option.metavar:
+            text = text if equals else "true"
+        elif not equals:
+            following = next(rest, None)
+            if following is None:
                 raise SqsteeError(f"{flag} needs a value", f"the form is {flag} {option.metavar}")
-            text = found
-        settings.take(option, text, flag)
-
-
-def _switched_off(settings: Settings, flag: str) -> bool:
-    option = _BY_FLAG.get("--" + flag.removeprefix("--no-"))
-    if option is None or option.metavar or not flag.startswith("--no-"):
-        return False
-    settings.take(option, "false", flag)
-    return True
+            text = following
+        found.append(Given(option, text, flag))
+    return found
 
 
 def _unknown(word: str) -> SqsteeError:
@@ -354,38 +377,81 @@ def _unknown(word: str) -> SqsteeError:
     return SqsteeError(f"{word!r} is not an option", f"the command goes after --, as in: sqstee -- {word}")
 
 
-def from_environment(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Read the SQSTEE_* variables; an empty one counts as unset."""
+def from_environment(environ: Mapping[str, str]) -> list[Given]:
+    """The SQSTEE_* variables; an empty one counts as unset."""
+    found = []
     for option in RUN_OPTIONS:
         text = environ.get(option.variable)
         if text:
-            for part in text.split(option.separator) if option.repeat else (text,):
-                settings.take(option, part, option.variable)
+            parts = text.split(option.separator) if option.repeat else (text,)
+            found += [Given(option, part, option.variable) for part in parts]
+    return found
 
 
-def from_file(settings: Settings, path: str) -> None:
-    """Read the flat `key = value` lines of a configuration file that may be missing.
+class File:
+    """A configuration file: the values outside of any table, and those of each profile."""
 
-    This is the part of TOML that the front needs: tomllib would cost 27 ms. Tables are left to those who read it whole.
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.values: list[Given] = []
+        self.profiles: dict[str, list[tuple[str, str, str]]] = {}  # key, text and source: read when it is chosen
+
+    def profile(self, name: str) -> list[Given]:
+        """The values of a profile, none where the file has no such one."""
+        return [given for line in self.profiles.get(name, ()) for given in _line(*line, in_profile=True)]
+
+
+def from_file(path: str) -> File:
+    """Read the `key = value` lines of a configuration file that may be missing, and those of its [profile.NAME] tables.
+
+    This is the part of TOML that the front needs: tomllib would cost 27 ms. Other tables are left to others.
     """
+    found = File(path)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().split("\n")
     except OSError:
-        return
+        return found
+    table = ""
     for number, line in enumerate(lines, 1):
         line = line.strip()
-        if line.startswith("["):
-            return
-        if not line or line.startswith("#"):
-            continue
-        key, _, text = line.partition("=")
-        option = _BY_FLAG.get("--" + key.strip().replace("_", "-"))
         source = f"{path}:{number}"
-        if option is None:
-            raise SqsteeError(f"{source}: unknown key {key.strip()!r}", "sqstee run --help lists the options")
-        for part in _values(text.strip(), source):
-            settings.take(option, part, source)
+        if line.startswith("["):
+            table = _table(line, source, strict=not table or table.startswith("profile."))
+            if table.startswith("profile."):
+                found.profiles.setdefault(table[8:], [])
+        elif line and not line.startswith("#"):
+            key, _, text = line.partition("=")
+            if not table:
+                found.values += _line(key.strip(), text.strip(), source)
+            elif table.startswith("profile."):
+                found.profiles[table[8:]].append((key.strip(), text.strip(), source))
+    return found
+
+
+def _line(key: str, text: str, source: str, in_profile: bool = False) -> list[Given]:
+    option = _BY_FLAG.get("--" + key.replace("_", "-"))
+    if option is None or (in_profile and option.name == "profile"):
+        raise SqsteeError(f"{source}: unknown key {key!r}", "sqstee run --help lists the options")
+    values = _values(text, source)
+    if len(values) != 1 and not option.repeat:
+        raise SqsteeError(f"{source}: {key} takes one value", f'the form is {key} = "…"')
+    return [Given(option, value, source) for value in values]
+
+
+def _table(line: str, source: str, strict: bool) -> str:
+    """The name in a table's header, each part without its quotes; of an array of tables one that is no profile's.
+
+    Unless `strict`, what is none may be a row of an array, in a table that is not ours to read.
+    """
+    name, bracket, rest = line[1:].partition("]")
+    malformed = not bracket or (rest.strip() and not rest.strip().startswith("#"))
+    if line.startswith("[[") or (malformed and not strict):
+        return "[]"
+    if malformed:
+        raise SqsteeError(f"{source}: the table's name cannot be read", "the form is [profile.NAME]")
+    first, dot, second = name.partition(".")
+    return first.strip() + dot + second.strip().strip("\"'")
 
 
 def _values(text: str, source: str) -> list[str]:
@@ -395,7 +461,11 @@ def _values(text: str, source: str) -> list[str]:
     rest = text[1:] if array else text
     while True:
         rest = rest.lstrip(" \t,")
-        if not rest or rest.startswith("#") or (array and rest.startswith("]")):
+        if array and rest.startswith("]"):
+            return found
+        if not rest or rest.startswith("#"):
+            if array:
+                raise SqsteeError(f"{source}: the array does not end", "write it on one line")
             return found
         if rest[0] in "\"'":
             value, quote, rest = rest[1:].partition(rest[0])
@@ -421,7 +491,7 @@ def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
 
     `label` may be a mapping. Raises TypeError for a name that is no option, SqsteeError for a value that is not right.
     """
-    settings = load((), environ)
+    settings = load((), environ, str(values.get("profile", "")))
     for name, value in values.items():
         option = _BY_FLAG.get("--" + name.replace("_", "-"))
         if option is None:
@@ -435,13 +505,25 @@ def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def load(words: Iterable[str], environ: Mapping[str, str]) -> Settings:
-    """The settings from the configuration files, the environment and the command line; later ones win."""
+def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> Settings:
+    """The settings from the configuration files, the environment and the command line; later ones win.
+
+    A profile counts as part of the files: the chosen one's values win over those outside of tables. `profile` is the
+    choice of a program, which wins over all others.
+    """
+    files = [from_file(path) for path in configuration_files(environ)]
+    chosen = [*from_environment(environ), *from_words(words)]
+    flat = [given for file in files for given in file.values]
+    for given in (*flat, *chosen) if not profile else ():
+        if given.option.name == "profile":
+            profile = given.text
     settings = Settings()
-    for path in configuration_files(environ):
-        from_file(settings, path)
-    from_environment(settings, environ)
-    from_words(settings, words)
+    for given in (*flat, *_profile(files, profile), *chosen):
+        settings.take(given.option, given.text, given.source)
+    if settings.auto_labels:
+        from sqstee.surroundings import labels
+
+        settings.surroundings = labels(environ)
     return settings
 
 
@@ -454,3 +536,12 @@ def check(settings: Settings, destination: Destination) -> None:
         raise SqsteeError(f"{option} is for queues, not for {destination.text}", "the form is --to QUEUE")
     if settings.group and destination.name.endswith(".fifo"):
         raise SqsteeError("--group is for standard queues", "on a FIFO queue the message group is the run")
+
+
+def _profile(files: list[File], name: str) -> list[Given]:
+    if name and not any(name in file.profiles for file in files):
+        known = sorted({known for file in files for known in file.profiles})
+        places = " or ".join(file.path for file in files)
+        hint = f"the profiles are {', '.join(known)}" if known else f"the form is [profile.{name}], in {places}"
+        raise SqsteeError(f"there is no profile {name!r} in the configuration files", hint)
+    return [given for file in files for given in file.profile(name)]

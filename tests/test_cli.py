@@ -69,7 +69,7 @@ def test_help_and_version(sqstee: Sqstee) -> None:
     for words in (("run", "--help"), ("--help", "--", "x")):
         text = sqstee.run(*words).stdout.decode()
         for option in options.RUN_OPTIONS:
-            assert option.flag in text or words[0] == "--help"
+            assert option.shown in text or words[0] == "--help"
     assert sqstee.run("--version").stdout.startswith(b"sqstee 0.")
 
 

@@ -21,6 +21,7 @@ PURE = {
     "sqstee.errors",
     "sqstee.options",
     "sqstee.text",
+    "sqstee.surroundings",
     "sqstee.run.frame",
     "sqstee.run.pack",
     "sqstee.read.order",

@@ -28,7 +28,7 @@ def explain(words: list[str] = typer.Argument(None, hidden=True)) -> None:
 def _rows() -> list[str]:
     rows = []
     for option in RUN_OPTIONS:
-        left = f"  {option.flag} {option.metavar}".rstrip()
+        left = f"  {option.shown} {option.metavar}".rstrip()
         help_lines = textwrap.wrap(option.help, 76)
         if len(left) > 32:
             rows.append(left)

@@ -1,0 +1,73 @@
+"""What surrounds a run (a batch system, Spark, Kubernetes, cron), as labels, from one table. Pure but for /proc.
+
+Every line carries its labels, so there are few, and only those that lead from a line back to the job.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+# label, variable it is taken from, variable that must be set as well ("" for none), what it is
+TABLE = (
+    ("slurm_job_id", "SLURM_JOB_ID", "", "Slurm: the job"),
+    ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID", "", "Slurm: the task of a job array"),
+    ("slurm_procid", "SLURM_PROCID", "SLURM_STEP_ID", "Slurm: the rank of a process that srun started"),
+    ("pbs_job_id", "PBS_JOBID", "", "PBS and Torque: the job"),
+    ("pbs_array_index", "PBS_ARRAY_INDEX", "", "PBS: the index in a job array"),
+    ("lsf_job_id", "LSB_JOBID", "", "LSF: the job"),
+    ("lsf_job_index", "LSB_JOBINDEX", "", "LSF: the index in a job array"),
+    ("sge_job_id", "JOB_ID", "SGE_ROOT", "Grid Engine: the job"),
+    ("sge_task_id", "SGE_TASK_ID", "SGE_ROOT", "Grid Engine: the task of a job array"),
+    ("aws_batch_job_id", "AWS_BATCH_JOB_ID", "", "AWS Batch: the job"),
+    ("aws_batch_array_index", "AWS_BATCH_JOB_ARRAY_INDEX", "", "AWS Batch: the index in a job array"),
+    ("spark_application_id", "SPARK_APPLICATION_ID", "", "Spark on Kubernetes: the application"),
+    ("spark_executor_id", "SPARK_EXECUTOR_ID", "", "Spark on Kubernetes: the executor"),
+    ("yarn_container_id", "CONTAINER_ID", "NM_HOST", "YARN, as under Spark: the container"),
+    ("kubernetes_pod", "HOSTNAME", "KUBERNETES_SERVICE_HOST", "Kubernetes: the pod"),
+    ("airflow_dag_id", "AIRFLOW_CTX_DAG_ID", "", "Airflow: the DAG"),
+    ("airflow_task_id", "AIRFLOW_CTX_TASK_ID", "", "Airflow: the task"),
+    ("airflow_run_id", "AIRFLOW_CTX_DAG_RUN_ID", "", "Airflow: the DAG's run"),
+    ("github_run_id", "GITHUB_RUN_ID", "GITHUB_ACTIONS", "GitHub Actions: the workflow's run"),
+)
+STARTED_BY = ("started_by", "cron or at, where one of their daemons is a parent")  # the label that is no variable's
+_NOT_AN_INDEX = {("SGE_TASK_ID", "undefined"), ("LSB_JOBINDEX", "0")}  # how some say that there is no array
+_MOST_CHARACTERS = 128
+_DAEMONS = {"cron": "cron", "crond": "cron", "fcron": "cron", "anacron": "cron", "atd": "at"}
+_GENERATIONS = 3  # cron forks once before it starts a shell
+
+
+def labels(environ: Mapping[str, str]) -> dict[str, str]:
+    """The labels of an environment; a process without TERM may also be cron's."""
+    found = {}
+    for label, variable, also, _ in TABLE:
+        value = environ.get(variable)
+        if value and (not also or also in environ) and (variable, value) not in _NOT_AN_INDEX:
+            found[label] = value[:_MOST_CHARACTERS]
+    if "TERM" not in environ and not found:
+        daemon = started_by(parents())
+        if daemon:
+            found[STARTED_BY[0]] = daemon
+    return found
+
+
+def started_by(names: Iterable[str]) -> str:
+    """cron or at, where one of these is the name of its daemon."""
+    return next((_DAEMONS[name.lower()] for name in names if name.lower() in _DAEMONS), "")
+
+
+def parents() -> Iterable[str]:
+    """The names of this process's parents, nearest first."""
+    pid = "self"
+    for generation in range(_GENERATIONS + 1):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                head, _, rest = file.read().rpartition(b")")
+        except OSError:
+            return
+        if generation:
+            yield head.partition(b"(")[2].decode(errors="replace")
+        pid = rest.split()[1].decode()
+        if pid in ("0", "1"):
+            return

@@ -1,0 +1,154 @@
+"""Configuration files with profiles, where values come from, and labels from the surroundings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Sqstee
+
+from sqstee import options, surroundings
+from sqstee.errors import SqsteeError
+
+FILE = """\
+to = "local"
+job = "flat"   # a comment
+linger = "2s"
+
+[profile.nightly]  # another
+to = "nightly-logs"
+label = ["team=data", 'kind=batch']
+
+[ profile . "test one" ]
+linger = "5s"
+
+[agent]
+whatever = { left = "alone" }
+rows = [
+  [1, 2],
+  [3],
+]
+
+[[arrays]]
+of = "tables"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment whose configuration file is FILE."""
+    return configured(tmp_path, FILE)
+
+
+def configured(tmp_path: Path, text: str) -> dict[str, str]:
+    """An environment with this configuration file."""
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "sqstee.toml").write_text(text)
+    return {"HOME": str(tmp_path), "TERM": "dumb"}
+
+
+def test_a_profile_wins_over_the_rest_of_the_file(home: dict[str, str]) -> None:
+    """By option or variable; environment and options win over it."""
+    assert options.load((), home).to == "local"
+    settings = options.load(("--profile", "nightly"), home)
+    assert (settings.to, settings.job, settings.linger) == ("nightly-logs", "flat", 2.0)
+    assert settings.labels == {"team": "data", "kind": "batch"}
+    assert options.load((), home | {"SQSTEE_PROFILE": "nightly"}).to == "nightly-logs"
+    assert options.load((), home | {"SQSTEE_PROFILE": "nightly", "SQSTEE_TO": "other"}).to == "other"
+    settings = options.load(("--to=mine", "--profile=test one"), home | {"SQSTEE_PROFILE": "nightly"})
+    assert (settings.to, settings.linger, settings.labels) == ("mine", 5.0, {})
+    assert options.given({"profile": "nightly"}, home).to == "nightly-logs"
+
+
+def test_a_value_that_looks_like_the_option_is_none(home: dict[str, str]) -> None:
+    """--job takes the word behind it, whatever it is."""
+    assert options.load(("--job", "--profile", "--host", "nightly"), home).profile == ""
+
+
+def test_where_a_value_came_from_is_known(home: dict[str, str]) -> None:
+    """File and line, variable, or flag."""
+    settings = options.load(("--host", "h", "--profile", "nightly"), home | {"SQSTEE_LINGER": "3s"})
+    path = f"{home['HOME']}/.config/sqstee.toml"
+    assert settings.sources == {
+        "to": f"{path}:6",
+        "job": f"{path}:2",
+        "linger": "SQSTEE_LINGER",
+        "label": f"{path}:7",
+        "host": "--host",
+        "profile": "--profile",
+    }
+
+
+def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are(home: dict[str, str]) -> None:
+    """A mistyped name must not send lines elsewhere."""
+    with pytest.raises(SqsteeError, match="there is no profile 'nigthly'") as caught:
+        options.load(("--profile", "nigthly"), home)
+    assert caught.value.hint == "the profiles are nightly, test one"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[profile.x]\nbogus = 1\n", 2),
+        ("\n[profile.x]\nlinger = 'soon'\n", 3),
+        ("[profile.x]\nprofile = 'y'\n", 2),
+        ("[profile.x\n", 1),
+        ("[profile.x] to = 'q'\n", 1),
+        ("label = [\n  'a=1',\n]\n", 1),
+        ("to =\n", 1),
+        ("to = ['a', 'b']\n", 1),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, text: str, line: int) -> None:
+    """Exit 125 before anything is started, one line and one hint."""
+    environ = configured(tmp_path, text)
+    with pytest.raises(SqsteeError, match=rf"sqstee\.toml:{line}: ") as caught:
+        options.load(("--profile", "x"), environ)
+    assert caught.value.hint
+
+
+def test_a_mistake_in_a_profile_that_is_not_chosen_harms_nobody(tmp_path: Path) -> None:
+    """Others' jobs go on while somebody edits the node's file."""
+    assert options.load((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
+
+
+@pytest.mark.parametrize("row", surroundings.TABLE, ids=lambda row: str(row[0]))
+def test_every_surrounding_becomes_a_label(row: tuple[str, str, str, str]) -> None:
+    """Where its variable is set, and the one that tells whose it is."""
+    label, variable, also, _ = row
+    environ = {variable: "77", "TERM": "dumb"}
+    assert surroundings.labels(environ | {also: "x"} if also else environ) == {label: "77"}
+    if also:
+        assert surroundings.labels(environ) == {}
+
+
+def test_labels_that_are_given_win_and_all_others_can_be_left_out(home: dict[str, str]) -> None:
+    """--label over the surroundings; --no-auto-labels."""
+    environ = home | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SGE_ROOT": "/", "SGE_TASK_ID": "undefined"}
+    assert options.load((), environ).labels == {"slurm_job_id": "12", "slurm_array_task_id": "3"}
+    words = ("--label", "slurm_job_id=mine")
+    assert options.load(words, environ).labels == {"slurm_job_id": "mine", "slurm_array_task_id": "3"}
+    assert options.load(("--no-auto-labels",), environ).labels == {}
+    assert options.load((), environ | {"SQSTEE_AUTO_LABELS": "false"}).labels == {}
+
+
+def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
+    """A program called cron that starts a shell that starts us, without a terminal."""
+    cron = tmp_path / "cron"
+    cron.symlink_to(sys.executable)
+    code = "from sqstee.surroundings import labels; print(labels({}))"
+    inner = f"import os; os.system(\"'{sys.executable}' -c '{code}'; :\")"
+    environ = os.environ | {"PYTHONPATH": str(Path(options.__file__).parent.parent)}
+    found = subprocess.run([cron, "-S", "-c", inner], capture_output=True, text=True, check=True, env=environ)
+    assert found.stdout == "{'started_by': 'cron'}\n"
+    assert surroundings.started_by(["bash", "CROND"]) == "cron"
+    assert surroundings.started_by(["bash", "sshd"]) == ""
+
+
+def test_lines_carry_them(sqstee: Sqstee) -> None:
+    """End to end."""
+    assert sqstee.run("--", "echo", "hi", environ={"SLURM_JOB_ID": "5", "TERM": "dumb"}).returncode == 0
+    assert {item.labels["slurm_job_id"] for item in sqstee.local().items} == {"5"}
