@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format generate clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
@@ -19,6 +19,10 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The manual page's tables, the completions and README's options, from the program itself.
+generate: $(VENV)/.lint
+	$(BIN)/python tools/generate.py
 
 # One file for each extra that is installed; all install the package itself, in place.
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml sqstee/launcher

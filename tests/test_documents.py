@@ -1,0 +1,112 @@
+"""The documents say what the program does: generated parts are fresh, every option is everywhere, pages are clean."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import generate
+import pytest
+from program import Flag, Verb, exit_statuses, verbs
+from support import Sqstee
+
+from sqstee.options import RUN_OPTIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "man").iterdir())
+FISH = (ROOT / "completions/sqstee.fish").read_text()
+
+
+@pytest.mark.parametrize("name", generate.files())
+def test_what_is_generated_is_fresh(name: str) -> None:
+    """`make generate` would change nothing."""
+    assert (ROOT / name).read_text() == generate.files()[name], f"stale: run `{generate.COMMAND}`"
+
+
+def plain(page: Path) -> str:
+    """A page's text without the escapes that matter here."""
+    return page.read_text().replace("\\-", "-")
+
+
+def sections(text: str) -> dict[str, str]:
+    """A page's sections by name."""
+    parts = re.split(r"^\.SH (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def flags_of(verb: Verb) -> set[str]:
+    """All spellings of a verb's options."""
+    return {name for flag in verb.flags for name in flag.names}
+
+
+def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
+    """Program, manual page, README and completions name the same options."""
+    expected = {option.shown for option in RUN_OPTIONS}
+    page = sections(plain(ROOT / "man/sqstee.1"))
+    assert set(re.findall(r"^\.TP\n\\fB(--[a-z-]+)\\fR", page["OPTIONS"], re.MULTILINE)) == expected
+    variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {"SQSTEE_NEST"}
+    assert variables == {option.variable for option in RUN_OPTIONS}
+    assert set(re.findall(r"^\| `(--[a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == expected
+    in_fish = re.findall(r"'__sqstee_uses run'.* -l ([a-z-]+)", FISH)
+    assert {f"--{name}" for name in in_fish} == expected | {"--help"}
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=lambda verb: str(verb.name))
+def test_every_verbs_options_are_those_of_its_help(sqstee: Sqstee, verb: Verb) -> None:
+    """What `--help` shows is in the manual page and in the completions."""
+    text = sqstee.run(verb.name, "--help").stdout.decode()
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) & flags_of(verb)
+    expected = {name for name in flags_of(verb) if name.startswith("--")}
+    assert shown | {"--help"} == expected
+    page = plain(ROOT / "man/sqstee.1")
+    assert verb.name == "run" or f".SS \\fBsqstee {verb.name}\\fR" in page
+    assert all(f"\\fB{name}\\fR" in page for name in expected - {"--help"})
+    in_fish = re.findall(rf"'__sqstee_uses {verb.name}' (.*) -d '", FISH)
+    assert {f"--{name}" for line in in_fish for name in re.findall(r"-l ([a-z-]+)", line)} == expected
+    for name in ("sqstee.bash", "_sqstee"):
+        completion = (ROOT / "completions" / name).read_text()
+        assert all(flag in completion for flag in expected), name
+
+
+def test_every_exit_status_is_told_and_none_twice() -> None:
+    """The constants in errors.py are the manual page's."""
+    numbers = [status for status, _ in exit_statuses()]
+    assert len(numbers) == len(set(numbers)) > 3
+    text = sections(plain(ROOT / "man/sqstee.1"))["EXIT STATUS"]
+    assert [int(number) for number in re.findall(r"^\.B (\d+)$", text, re.MULTILINE)] == numbers
+
+
+def test_options_that_prose_names_exist() -> None:
+    """No text speaks of an option that is not there (any more)."""
+    known = {name for verb in verbs() for name in flags_of(verb)} | {option.flag for option in RUN_OPTIONS}
+    known |= {"--version", "--verbose", "--no-SWITCH"}
+    for page in PAGES:
+        text = re.sub(r"\\f[BIRP]|\\&", "", plain(page))
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?:[A-Z]+)?", text))
+        assert named <= known | {"--no-"}, (page.name, named - known)
+
+
+def test_a_help_text_never_outgrows_its_own_words() -> None:
+    """A flag without a word of help is a flag that nobody can use."""
+    flags: list[Flag] = [flag for verb in verbs() for flag in verb.flags]
+    assert [flag.names for flag in flags if not flag.help.strip()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
+def test_pages_are_clean_under_groff(page: Path) -> None:
+    """All warnings on, none given."""
+    words = ["groff", "-ww", "-k", "-man", "-Tutf8", str(page)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+    assert "sqstee" in found.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+def test_pages_are_clean_under_mandoc(page: Path) -> None:
+    """Lint finds nothing, not even of style."""
+    found = subprocess.run(["mandoc", "-Tlint", str(page)], capture_output=True, text=True, check=False)
+    assert found.stdout + found.stderr == ""

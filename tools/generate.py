@@ -1,0 +1,70 @@
+"""Writes all that is generated: the manual page's tables, the completions, README's options.
+
+`make generate`; with --check nothing is written, and the status is 1 where something would change.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from program import ROOT
+
+import completions
+import man
+from sqstee.options import RUN_OPTIONS
+
+COMMAND = "make generate"
+
+
+def files() -> dict[str, str]:
+    """Each generated file and what it should hold."""
+    page = (ROOT / "man/sqstee.1").read_text()
+    for name, body in man.sections().items():
+        page = _replaced(page, f'.\\" generated: {name}\n', '.\\" end\n', body)
+    readme = (ROOT / "README.md").read_text()
+    return {
+        "man/sqstee.1": page,
+        "README.md": _replaced(readme, "<!-- generated: options -->\n", "<!-- end -->\n", options_table()),
+        "completions/sqstee.bash": completions.bash(),
+        "completions/_sqstee": completions.zsh(),
+        "completions/sqstee.fish": completions.fish(),
+    }
+
+
+def options_table() -> str:
+    """The options of `run`, as README shows them."""
+    rows = ["| option | |", "|---|---|"]
+    for option in RUN_OPTIONS:
+        form = f"{option.shown} {option.metavar}".strip().replace("|", "\\|")
+        rows.append(f"| `{form}` | {option.help.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def _replaced(text: str, begin: str, end: str, body: str) -> str:
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"the lines {begin.strip()!r} and {end.strip()!r} are missing")
+    return before + begin + body + end + rest.partition(end)[2]
+
+
+def main() -> int:
+    """Write, or with --check compare."""
+    stale = [name for name, text in files().items() if _current(name) != text]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"{name} is not what the program says; run: {COMMAND}")
+        return 1 if stale else 0
+    for name, text in files().items():
+        if name in stale:
+            (ROOT / name).write_text(text)
+            print(f"wrote {name}")
+    return 0
+
+
+def _current(name: str) -> str:
+    path = ROOT / name
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
