@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format generate clean
+.PHONY: demo test lint format generate zipapp clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
@@ -35,5 +35,9 @@ $(VENV)/.lint: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,test]'
 	touch $@
 
+# Everything in one file, for nodes without pip.
+zipapp: $(VENV)/.lint
+	$(BIN)/python tools/bundle.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

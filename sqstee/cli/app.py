@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from sqstee import __version__
 from sqstee.cli import agent, demo, flush, measure, serve, tail, wrap
 from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
 
@@ -35,17 +34,17 @@ app.command("serve")(serve.serve)
 app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"sqstee {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(False, "--version", help="Show the version."),
+    verbose: bool = typer.Option(False, "--verbose", help="With --version: what a bug report should say."),
 ) -> None:
-    pass
+    if version:
+        from sqstee.cli.version import lines
+
+        for line in lines(verbose):
+            typer.echo(line)
+        raise typer.Exit
 
 
 def main(words: list[str]) -> int:

@@ -1,0 +1,52 @@
+"""`sqstee --version`, and with --verbose what a bug report should say. No values that could be secret."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+
+_PACKAGES = ("boto3", "botocore", "urllib3", "rich", "typer")
+_OTHER_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NO_COLOR", "TERM", "LANG", "LC_ALL", "PYTHONPATH")
+
+
+def lines(verbose: bool) -> Iterator[str]:
+    """The version, and the surroundings where they are asked for."""
+    from sqstee import __version__
+
+    yield f"sqstee {__version__}"
+    if verbose:
+        for name, what in _details():
+            yield f"{name:16}{what}"
+
+
+def _details() -> Iterator[tuple[str, str]]:
+    import sqstee
+    from sqstee import options
+    from sqstee.run.spool import default_root
+
+    yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
+    yield "started as", sys.argv[0]
+    yield "Python", f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
+    yield "platform", platform.platform()
+    for name in _PACKAGES:
+        yield name, _version_of(name)
+    for path in options.configuration_files(os.environ):
+        yield "configuration", path if os.path.exists(path) else f"{path} (there is none)"
+    settings = options.load((), os.environ)
+    for name, source in sorted(settings.sources.items()):
+        yield "set", f"{name.replace('_', '-')} ({source})"
+    root = os.path.abspath(settings.spool or default_root())
+    yield "spool", root if os.path.isdir(root) else f"{root} (there is none yet)"
+    names = [name for name in sorted(os.environ) if name.startswith(("AWS_", "SQSTEE_")) or name in _OTHER_VARIABLES]
+    yield "variables", " ".join(names) or "none"
+
+
+def _version_of(name: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
