@@ -62,14 +62,11 @@ def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Pa
 
 
 def test_help_and_version(sqstee: Sqstee) -> None:
-    """One screen for the root; every option of run in its help."""
-    root = sqstee.run("--help", environ={"COLUMNS": "80"})
-    assert root.returncode == 0
-    assert len(root.stdout.splitlines()) <= 40
+    """Every option of run in its help, which --help before a command shows as well."""
     for words in (("run", "--help"), ("--help", "--", "x")):
         text = sqstee.run(*words).stdout.decode()
         for option in options.RUN_OPTIONS:
-            assert option.shown in text or words[0] == "--help"
+            assert option.shown in text
     assert sqstee.run("--version").stdout.startswith(b"sqstee 0.")
 
 

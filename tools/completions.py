@@ -21,7 +21,7 @@ def _value(flag: Flag) -> str:
 
 
 def _takes_destination(verb: Verb) -> bool:
-    return any(argument.strip("[]…") in ("DEST", "QUEUE") for argument in verb.arguments)
+    return any(argument.shown.strip("[]…") in ("DEST", "QUEUE") for argument in verb.arguments)
 
 
 # bash

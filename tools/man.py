@@ -33,7 +33,7 @@ def _wrapped(words: str) -> list[str]:
 
 
 def _sentence(words: str) -> str:
-    words = words.strip()
+    words = " ".join(words.split())
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
@@ -46,7 +46,7 @@ def _options() -> str:
 
 
 def _command(verb: Verb) -> str:
-    arguments = "".join(f" \\fI{text(one)}\\fR" for one in verb.arguments)
+    arguments = "".join(f" \\fI{text(one.shown)}\\fR" for one in verb.arguments)
     head = f".SS \\fBsqstee {text(verb.name)}\\fR [\\fIOPTIONS\\fR]{arguments}\n{text(_sentence(verb.help))}\n"
     return head + "".join(map(_flag, verb.flags[:-1]))
 

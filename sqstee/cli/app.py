@@ -10,16 +10,8 @@ import typer
 from sqstee.cli import agent, demo, flush, measure, serve, tail, wrap
 from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
 
-_ABOUT = """Run a command, pass its output through byte for byte, and ship every line to Amazon SQS.
-
-    sqstee [OPTIONS] -- COMMAND [ARG…]
-
-Everything after -- is the command, untouched; `sqstee run --help` lists the OPTIONS.
-"""
-
 app = typer.Typer(
     name="sqstee",
-    help=_ABOUT,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -47,8 +39,19 @@ def _root(
         raise typer.Exit
 
 
+def _help(word: str) -> int:
+    from sqstee.cli import help
+
+    width = help.columns()
+    verb = next((verb for verb in help.verbs() if verb.name == word), None)
+    typer.echo(help.of_verb(verb, width) if verb else help.root(width))
+    return 0
+
+
 def main(words: list[str]) -> int:
     """Run a verb: its exit status."""
+    if set(words[: words.index("--") if "--" in words else None]) & {"-h", "--help"}:
+        return _help(words[0])
     try:
         return int(app(words, prog_name="sqstee", standalone_mode=False) or 0)
     except SqsteeError:

@@ -1,0 +1,184 @@
+"""What the verbs are and take, from typer's tree and the one table of `run`'s options, and `--help` made of it.
+
+Help has its own form, for one width of any size down to 40 columns: below 60 an option stands above its text.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqstee.options import RUN_OPTIONS, Option
+
+_MOST_COLUMNS = 100
+_STACKED_BELOW = 60
+_COLUMN = 34  # of an option's text
+# As people need them; a verb that is not here comes last.
+_ORDER = ("run", "tail", "drain", "top", "stat", "flush", "check", "agent", "serve", "measure", "demo")
+
+_USAGE = ["sqstee [OPTIONS] -- COMMAND [ARG…]", "sqstee VERB [OPTIONS] [ARG…]"]
+_ABOUT = (
+    "Runs COMMAND, passes its output through byte for byte, and ships every line to Amazon SQS in the background. "
+    "Everything behind -- is the command, untouched."
+)
+_MORE = "`sqstee run --help` lists the options, `sqstee VERB --help` those of a verb; --version shows the version."
+_RUN = (
+    "Runs COMMAND, passes its stdout and stderr through byte for byte, and ships every line in the background. "
+    "The exit status is COMMAND's own."
+)
+_RUN_MORE = (
+    "Each option is also a variable, SQSTEE_NAME, and a key of /etc/sqstee.toml and ~/.config/sqstee.toml; the later "
+    "ones win: file, variable, option."
+)
+
+
+class Flag:
+    """One option of a verb: all its spellings, the value that it takes ('' for none), and what it does."""
+
+    def __init__(self, names: list[str], metavar: str, help: str, repeat: bool = False) -> None:
+        self.names = names
+        self.metavar = metavar
+        self.help = help
+        self.repeat = repeat
+
+    @property
+    def choices(self) -> list[str]:
+        """The words that it takes, where its value is one of a few."""
+        return self.metavar.split("|") if "|" in self.metavar else []
+
+    @property
+    def shown(self) -> str:
+        """As in the help."""
+        return f"{', '.join(self.names)} {self.metavar}".rstrip()
+
+
+class Argument:
+    """A positional argument: as in the usage, and what it is."""
+
+    def __init__(self, shown: str, help: str) -> None:
+        self.shown = shown
+        self.help = help
+
+
+class Verb:
+    """One verb: what it does, its positional arguments, and its options in the order of its help."""
+
+    def __init__(self, name: str, help: str, arguments: list[Argument], flags: list[Flag]) -> None:
+        self.name = name
+        self.help = help
+        self.arguments = arguments
+        self.flags = flags
+
+    @property
+    def summary(self) -> str:
+        """The first sentence, without its full stop."""
+        return " ".join(self.help.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+HELP = Flag(["-h", "--help"], "", "Show what there is to choose from.")
+
+
+def verbs() -> list[Verb]:
+    """All verbs, in the order of the help."""
+    import typer.main
+
+    from sqstee.cli.app import app
+
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group's own
+    found = [_verb(name, command) for name, command in commands.items() if not command.hidden]
+    return sorted(found, key=lambda verb: _ORDER.index(verb.name) if verb.name in _ORDER else len(_ORDER))
+
+
+def _verb(name: str, command: Any) -> Verb:
+    if name == "run":
+        flags = [_run_flag(option) for option in RUN_OPTIONS]
+        return Verb(name, command.help, [Argument("-- COMMAND [ARG…]", "")], [*flags, HELP])
+    shown = [one for one in command.params if not getattr(one, "hidden", False)]
+    arguments = [_argument(one) for one in shown if one.param_type_name == "argument"]
+    flags = [_flag(one) for one in shown if one.param_type_name == "option"]
+    return Verb(name, command.help or "", arguments, [*flags, HELP])
+
+
+def _run_flag(option: Option) -> Flag:
+    return Flag([option.shown], option.metavar, option.help, option.repeat)
+
+
+def _argument(parameter: Any) -> Argument:
+    text = (parameter.metavar or parameter.name.upper()).removeprefix("[").removesuffix("]")
+    text += "…" if parameter.nargs == -1 and "…" not in text else ""
+    return Argument(text if parameter.required else f"[{text}]", getattr(parameter, "help", "") or "")
+
+
+def _flag(parameter: Any) -> Flag:
+    metavar = "" if parameter.is_flag else parameter.metavar or str(parameter.type.name).upper()
+    names = [*parameter.opts, *parameter.secondary_opts]
+    return Flag(names, metavar, _with_default(parameter), parameter.multiple)
+
+
+def _with_default(parameter: Any) -> str:
+    text, default = parameter.help or "", parameter.default
+    if not isinstance(default, str | int | float) or isinstance(default, bool) or default == "" or "default" in text:
+        return text
+    return f"{text.rstrip('.')} (default: {default})."
+
+
+def columns() -> int:
+    """The width to write for."""
+    return min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
+
+
+def root(width: int) -> str:
+    """`sqstee --help`."""
+    lines = [*_usage(_USAGE, width), "", *_wrapped(_ABOUT, width), ""]
+    names = [verb for verb in verbs() if verb.name != "run"]
+    left = max(len(verb.name) for verb in names) + 4
+    for verb in names:
+        lines += textwrap.wrap(
+            verb.summary, width, initial_indent=f"  {verb.name}".ljust(left), subsequent_indent=" " * left
+        )
+    return "\n".join([*lines, "", *_wrapped(_MORE, width)])
+
+
+def of_verb(verb: Verb, width: int) -> str:
+    """`sqstee VERB --help`."""
+    if verb.name == "run":
+        usage, texts = "sqstee [run] [OPTIONS] -- COMMAND [ARG…]", [_RUN, _RUN_MORE]
+    else:
+        usage = " ".join(["sqstee", verb.name, "[OPTIONS]", *(one.shown for one in verb.arguments)])
+        texts = verb.help.split("\n\n")
+    lines = _usage([usage], width)
+    for text in texts:
+        lines += ["", *_wrapped(text, width)]
+    rows = [(one.shown, one.help) for one in verb.arguments if one.help]
+    if rows:
+        lines += ["", "Arguments:", *_table(rows, width)]
+    return "\n".join([*lines, "", "Options:", *_table([(flag.shown, flag.help) for flag in verb.flags], width)])
+
+
+def _usage(forms: list[str], width: int) -> list[str]:
+    lines = []
+    for number, form in enumerate(forms):
+        head = "       " if number else "Usage: "
+        lines += textwrap.wrap(form, width, initial_indent=head, subsequent_indent="         ")
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _table(rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
+    stacked = width < _STACKED_BELOW
+    indent = " " * (6 if stacked else _COLUMN)
+    for left, text in rows:
+        lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent)
+        head = f"  {left}"
+        if stacked or len(head) > _COLUMN - 2:
+            yield from textwrap.wrap(head, width, subsequent_indent="    ", drop_whitespace=True) if stacked else [head]
+        elif lines:
+            lines[0] = head.ljust(_COLUMN) + lines[0].lstrip()
+        else:
+            lines = [head]
+        yield from lines
