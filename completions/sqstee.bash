@@ -66,7 +66,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | tail | flush | demo) verb=${words[1]} ;;
+            run | tail | flush | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -91,6 +91,13 @@ _sqstee() {
             _sqstee_offer dir
             return
             ;;
+        run:--spool-max)
+            return
+            ;;
+        run:--on-full)
+            _sqstee_offer words "auto block drop"
+            return
+            ;;
         run:--linger)
             return
             ;;
@@ -107,6 +114,16 @@ _sqstee() {
             _sqstee_offer words "auto gzip none"
             return
             ;;
+        run:--via-s3)
+            return
+            ;;
+        run:--group)
+            return
+            ;;
+        run:--token-file)
+            _sqstee_offer file
+            return
+            ;;
         run:--local-max)
             return
             ;;
@@ -114,12 +131,49 @@ _sqstee() {
             _sqstee_offer words "auto always never pass"
             return
             ;;
+        run:--redact)
+            return
+            ;;
+        tail:--host)
+            return
+            ;;
+        tail:--stream)
+            return
+            ;;
+        tail:--run)
+            return
+            ;;
+        tail:--job)
+            return
+            ;;
+        tail:-i | tail:--include)
+            return
+            ;;
+        tail:-e | tail:--exclude)
+            return
+            ;;
+        tail:-H | tail:--highlight)
+            return
+            ;;
+        tail:--since)
+            return
+            ;;
         tail:-o | tail:--output)
             _sqstee_offer words "default raw json"
             return
             ;;
+        tail:--template)
+            return
+            ;;
+        tail:--reorder-window)
+            return
+            ;;
         tail:--color)
             _sqstee_offer words "auto always never"
+            return
+            ;;
+        tail:--rest)
+            _sqstee_offer words "FILE DEST"
             return
             ;;
         flush:--timeout)
@@ -129,20 +183,147 @@ _sqstee() {
             _sqstee_offer dir
             return
             ;;
+        serve:--host)
+            return
+            ;;
+        serve:--port)
+            return
+            ;;
+        serve:--store)
+            _sqstee_offer dest
+            return
+            ;;
+        serve:--token-file)
+            _sqstee_offer file
+            return
+            ;;
+        serve:--threads)
+            return
+            ;;
+        measure:--messages)
+            return
+            ;;
+        measure:--receivers)
+            return
+            ;;
+        measure:--processes)
+            return
+            ;;
+        measure:--mode)
+            return
+            ;;
+        measure:--blocks)
+            return
+            ;;
+        measure:--rate)
+            return
+            ;;
+        measure:--batch)
+            return
+            ;;
+        measure:--size)
+            return
+            ;;
+        measure:--senders)
+            return
+            ;;
+        measure:--wait)
+            return
+            ;;
+        measure:--pause)
+            return
+            ;;
+        measure:--settle)
+            return
+            ;;
+        measure:--timeout)
+            return
+            ;;
+        measure:--records)
+            _sqstee_offer dir
+            return
+            ;;
+        measure:--dynamodb)
+            return
+            ;;
+        measure:--id)
+            return
+            ;;
+        measure:--join)
+            return
+            ;;
+        measure:--remove)
+            return
+            ;;
+        measure:--histogram)
+            return
+            ;;
+        measure:-o | measure:--output)
+            _sqstee_offer words "text json"
+            return
+            ;;
+        measure:--seed)
+            return
+            ;;
+        measure:--seeds)
+            return
+            ;;
+        measure:--hosts)
+            return
+            ;;
+        measure:--replicas)
+            return
+            ;;
+        measure:--sample)
+            return
+            ;;
+        measure:--miss)
+            return
+            ;;
+        measure:--lag-probability)
+            return
+            ;;
+        measure:--lag-median)
+            return
+            ;;
+        measure:--lag-sigma)
+            return
+            ;;
+        measure:--interval)
+            return
+            ;;
+        measure:--ratio)
+            return
+            ;;
+        measure:--power)
+            return
+            ;;
+        measure:--alpha)
+            return
+            ;;
+        measure:--base-ppm)
+            return
+            ;;
     esac
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run tail flush demo --"
+                _sqstee_offer words "run tail flush serve measure demo --"
             else
-                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --linger --flush-timeout --message-bytes --max-line --compress --local-max --tty --merge --unbuffer --send-command -h --help --version --"
+                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary -h --help --version --"
             fi
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow -o --output --color -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since -o --output --template --reorder-window --color --delete-unmatched --rest -h --help"; else _sqstee_offer dest; fi
             ;;
         flush)
-            _sqstee_offer words "--list --dry-run --timeout --spool -h --help"
+            _sqstee_offer words "--list --dry-run --timeout --spool --quiet -q -h --help"
+            ;;
+        serve)
+            _sqstee_offer words "--host --port --store --token-file --threads -h --help"
+            ;;
+        measure)
+            _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"
             ;;
         demo)
             _sqstee_offer words "-h --help"

@@ -45,11 +45,11 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
     """Program, manual page, README and completions name the same options."""
     expected = {option.shown for option in RUN_OPTIONS}
     page = sections(plain(ROOT / "man/sqstee.1"))
-    assert set(re.findall(r"^\.TP\n\\fB(--[a-z-]+)\\fR", page["OPTIONS"], re.MULTILINE)) == expected
+    assert set(re.findall(r"^\.TP\n\\fB(--[a-z0-9-]+)\\fR", page["OPTIONS"], re.MULTILINE)) == expected
     variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {"SQSTEE_NEST"}
     assert variables == {option.variable for option in RUN_OPTIONS}
-    assert set(re.findall(r"^\| `(--[a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == expected
-    in_fish = re.findall(r"'__sqstee_uses run'.* -l ([a-z-]+)", FISH)
+    assert set(re.findall(r"^\| `(--[a-z0-9-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == expected
+    in_fish = re.findall(r"'__sqstee_uses run'.* -l ([a-z0-9-]+)", FISH)
     assert {f"--{name}" for name in in_fish} == expected | {"--help"}
 
 
@@ -57,14 +57,14 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
 def test_every_verbs_options_are_those_of_its_help(sqstee: Sqstee, verb: Verb) -> None:
     """What `--help` shows is in the manual page and in the completions."""
     text = sqstee.run(verb.name, "--help").stdout.decode()
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) & flags_of(verb)
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) & flags_of(verb)
     expected = {name for name in flags_of(verb) if name.startswith("--")}
     assert shown | {"--help"} == expected
     page = plain(ROOT / "man/sqstee.1")
     assert verb.name == "run" or f".SS \\fBsqstee {verb.name}\\fR" in page
     assert all(f"\\fB{name}\\fR" in page for name in expected - {"--help"})
     in_fish = re.findall(rf"'__sqstee_uses {verb.name}' (.*) -d '", FISH)
-    assert {f"--{name}" for line in in_fish for name in re.findall(r"-l ([a-z-]+)", line)} == expected
+    assert {f"--{name}" for line in in_fish for name in re.findall(r"-l ([a-z0-9-]+)", line)} == expected
     for name in ("sqstee.bash", "_sqstee"):
         completion = (ROOT / "completions" / name).read_text()
         assert all(flag in completion for flag in expected), name
@@ -84,7 +84,7 @@ def test_options_that_prose_names_exist() -> None:
     known |= {"--version", "--verbose", "--no-SWITCH"}
     for page in PAGES:
         text = re.sub(r"\\f[BIRP]|\\&", "", plain(page))
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?:[A-Z]+)?", text))
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+(?:[A-Z]+)?", text))
         assert named <= known | {"--no-"}, (page.name, named - known)
 
 

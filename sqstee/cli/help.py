@@ -106,22 +106,28 @@ def _run_flag(option: Option) -> Flag:
 
 
 def _argument(parameter: Any) -> Argument:
-    text = (parameter.metavar or parameter.name.upper()).removeprefix("[").removesuffix("]")
+    text = parameter.metavar or parameter.name.upper()
     text += "…" if parameter.nargs == -1 and "…" not in text else ""
-    return Argument(text if parameter.required else f"[{text}]", getattr(parameter, "help", "") or "")
+    shown = text if parameter.required or "[" in text else f"[{text}]"
+    return Argument(shown, getattr(parameter, "help", "") or "")
 
 
 def _flag(parameter: Any) -> Flag:
-    metavar = "" if parameter.is_flag else parameter.metavar or str(parameter.type.name).upper()
+    metavar = "" if parameter.is_flag else parameter.metavar or _kind_of(parameter.default)
     names = [*parameter.opts, *parameter.secondary_opts]
     return Flag(names, metavar, _with_default(parameter), parameter.multiple)
+
+
+def _kind_of(default: object) -> str:
+    """The metavar of an option that has none of its own."""
+    return "NUMBER" if isinstance(default, int | float) else "TEXT"
 
 
 def _with_default(parameter: Any) -> str:
     text, default = parameter.help or "", parameter.default
     if not isinstance(default, str | int | float) or isinstance(default, bool) or default == "" or "default" in text:
         return text
-    return f"{text.rstrip('.')} (default: {default})."
+    return f"{text.rstrip('.')} (default: {default if isinstance(default, str) else format(default, 'g')})."
 
 
 def columns() -> int:
@@ -135,9 +141,10 @@ def root(width: int) -> str:
     names = [verb for verb in verbs() if verb.name != "run"]
     left = max(len(verb.name) for verb in names) + 4
     for verb in names:
-        lines += textwrap.wrap(
-            verb.summary, width, initial_indent=f"  {verb.name}".ljust(left), subsequent_indent=" " * left
-        )
+        summary = verb.summary
+        if width >= _STACKED_BELOW:  # a line for each: all fit one screen
+            summary = textwrap.shorten(summary, width - left, placeholder="…")
+        lines += _wrap(summary, width, f"  {verb.name}".ljust(left), " " * left)
     return "\n".join([*lines, "", *_wrapped(_MORE, width)])
 
 
@@ -161,22 +168,26 @@ def _usage(forms: list[str], width: int) -> list[str]:
     lines = []
     for number, form in enumerate(forms):
         head = "       " if number else "Usage: "
-        lines += textwrap.wrap(form, width, initial_indent=head, subsequent_indent="         ")
+        lines += _wrap(form, width, head, "         ")
     return lines
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), width, initial_indent="  ", subsequent_indent="  ")
+    return _wrap(" ".join(text.split()), width, "  ", "  ")
+
+
+def _wrap(text: str, width: int, first: str, others: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
 
 def _table(rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
     stacked = width < _STACKED_BELOW
     indent = " " * (6 if stacked else _COLUMN)
     for left, text in rows:
-        lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent)
+        lines = _wrap(text, width, indent, indent)
         head = f"  {left}"
         if stacked or len(head) > _COLUMN - 2:
-            yield from textwrap.wrap(head, width, subsequent_indent="    ", drop_whitespace=True) if stacked else [head]
+            yield from _wrap(left, width, "  ", "    ") if stacked else [head]
         elif lines:
             lines[0] = head.ljust(_COLUMN) + lines[0].lstrip()
         else:
