@@ -155,3 +155,5 @@ complete -c sqstee -n '__sqstee_uses measure' -l alpha -x -d 'The plan: how prob
 complete -c sqstee -n '__sqstee_uses measure' -l base-ppm -x -d 'The plan: the one rate, ppm (the original\'s long polling: 20) (default: 20).'
 complete -c sqstee -n '__sqstee_uses measure' -s h -l help -d 'Show what there is to choose from.'
 complete -c sqstee -n '__sqstee_uses demo' -s h -l help -d 'Show what there is to choose from.'
+complete -c sqstee -n __sqstee_first -l version -d 'Show the version.'
+complete -c sqstee -n __sqstee_first -l verbose -d 'With --version: more.'

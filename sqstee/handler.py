@@ -57,6 +57,7 @@ class Handler(logging.Handler):
         options.check(self._settings, parse(self._settings.to or "local"))
         self._pid = os.getpid()
         self._run: LoggedRun | None = None
+        self._closing: LoggedRun | None = None
         self._pending: deque[tuple[int, bytes]] = deque()
         self._writing = False
         self._not_before = 0.0
@@ -98,12 +99,14 @@ class Handler(logging.Handler):
     def close(self) -> None:
         """End the run and deliver its rest, for at most the flush timeout."""
         with self._locked():
-            run, self._run = self._current(), None
+            run = self._closing = self._current()
+            self._run = None
             lost, self._lost = self._lost, 0
         try:
             said = run.close() if run else ""
         except KeyboardInterrupt:
             said = ""
+        self._closing = None
         if said:
             _say(said)
         if lost:
@@ -113,11 +116,12 @@ class Handler(logging.Handler):
     def forget(self) -> None:
         """In a forked child: let go of the parent's run."""
         self._pid = os.getpid()
-        run, self._run = self._run, None
+        for run in (self._run, self._closing):
+            if run:
+                run.abandon()
+        self._run = self._closing = None
         self._pending.clear()
         self._writing, self._lost = False, 0
-        if run:
-            run.abandon()
 
     def _locked(self) -> threading.RLock:
         assert self.lock

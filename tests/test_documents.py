@@ -46,7 +46,10 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
     expected = {option.shown for option in RUN_OPTIONS}
     page = sections(plain(ROOT / "man/sqstee.1"))
     assert set(re.findall(r"^\.TP\n\\fB(--[a-z0-9-]+)\\fR", page["OPTIONS"], re.MULTILINE)) == expected
-    variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {"SQSTEE_NEST"}
+    variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {
+        "SQSTEE_NEST",
+        "SQSTEE_TOKEN",
+    }
     assert variables == {option.variable for option in RUN_OPTIONS}
     assert set(re.findall(r"^\| `(--[a-z0-9-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == expected
     in_fish = re.findall(r"'__sqstee_uses run'.* -l ([a-z0-9-]+)", FISH)
@@ -68,6 +71,15 @@ def test_every_verbs_options_are_those_of_its_help(sqstee: Sqstee, verb: Verb) -
     for name in ("sqstee.bash", "_sqstee"):
         completion = (ROOT / "completions" / name).read_text()
         assert all(flag in completion for flag in expected), name
+
+
+def test_every_variable_that_the_program_reads_is_told() -> None:
+    """Also those that are no option's."""
+    code = "".join(path.read_text() for path in (ROOT / "sqstee").rglob("*.py"))
+    named = set(re.findall(r"[\"'](SQSTEE_[A-Z_0-9]*[A-Z0-9])[\"']", code))
+    assert {"SQSTEE_NEST", "SQSTEE_TOKEN"} <= named
+    page = plain(ROOT / "man/sqstee.1")
+    assert {name for name in named if name not in page} == set()
 
 
 def test_every_exit_status_is_told_and_none_twice() -> None:

@@ -54,6 +54,22 @@ class LoggedRun:
             self._local = os.path.abspath(self._destination.name or self._local)
             self._destination = parse(f"local:{self._local}")
         self.id = spool.new_ulid(time.time_ns())
+        self._wake_reading, self._wake = os.pipe()
+        try:
+            self._open()
+        except BaseException:
+            self._let_go("_wake_reading", "_wake")
+            raise
+        self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending, or the limit on threads is reached: `close` ships
+            self._threaded = False
+        else:
+            self._threaded = True
+
+    def _open(self) -> None:
+        settings = self._settings
         self._writer, self._writer_lock, self._ship_lock = spool.create(
             self.root,
             self.id,
@@ -65,17 +81,9 @@ class LoggedRun:
         )
         self._syncer = self._sync() if settings.fsync else None
         self._writer.event(events.start(settings.job, os.getpid(), None))
-        self._wake_reading, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         if self._destination.kind == "local":
             load(self._destination)  # its hooks must be there before anybody forks
-        self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is ending, or the limit on threads is reached: `close` ships
-            self._threaded = False
-        else:
-            self._threaded = True
 
     def write(self, level: int, data: bytes) -> None:
         """Spool whole lines of a level (an index into record.LEVELS)."""
@@ -96,7 +104,7 @@ class LoggedRun:
         self._writer.close()
         if self._syncer:
             self._syncer.finish()
-        os.close(self._writer_lock)
+        self._let_go("_writer_lock")
         self._tell(CLOSE)
         if not self._threaded:
             self._ship()
@@ -104,17 +112,21 @@ class LoggedRun:
             self._thread.join(self._settings.flush_timeout + _GRACE_SECONDS if self._threaded else None)
         except RuntimeError:  # it never started
             pass
-        os.close(self._wake)
+        self._let_go("_wake")
         return self._answer()
 
     def abandon(self) -> None:
         """Let go of it in a forked child: it is the parent's."""
-        for fd in (self._writer_lock, self._ship_lock, self._wake, self._wake_reading):
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+        self._let_go("_writer_lock", "_ship_lock", "_wake", "_wake_reading")
         self._writer.abandon()
+
+    def _let_go(self, *names: str) -> None:
+        """Close descriptors, each once: its number may be another's by now."""
+        for name in names:
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
 
     def _sync(self) -> Syncer:
         syncer = Syncer(self._writer.folder, SEGMENT_SUFFIX)
@@ -157,8 +169,7 @@ class LoggedRun:
         except Exception as error:
             self._reason = f"{type(error).__name__}: {error}"
         finally:
-            os.close(self._ship_lock)
-            os.close(self._wake_reading)
+            self._let_go("_ship_lock", "_wake_reading")
             THREADS.discard(_thread.get_ident())
 
     def _answer(self) -> str:
