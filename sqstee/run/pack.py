@@ -14,6 +14,7 @@ MAX_ENTRIES = 10
 MAX_REQUEST_BYTES = 1024 * 1024
 BILLED_UNIT_BYTES = 64 * 1024
 
+_LEVEL_OF = dict(enumerate(LEVELS))  # a later version may have more
 _SLICE_LINES = 1024  # encoded at once: a chunk of empty lines grows two-hundredfold
 COLLECT_SECONDS = 0.03  # what one burst writes within this time leaves in one request
 
@@ -151,7 +152,7 @@ class Packer:
                 count = _SLICE_LINES
                 end = nth_newline(block, count, at) + 1
             eol = count < lines or not frame.flags & CUT
-            level = LEVELS[frame.flags >> LEVEL_SHIFT]
+            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT, "")
             records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count
