@@ -66,7 +66,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | tail | flush | serve | measure | demo) verb=${words[1]} ;;
+            run | tail | flush | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -181,6 +181,17 @@ _sqstee() {
             ;;
         flush:--spool)
             _sqstee_offer dir
+            return
+            ;;
+        agent:--to)
+            _sqstee_offer dest
+            return
+            ;;
+        agent:--spool)
+            _sqstee_offer dir
+            return
+            ;;
+        agent:--flush-timeout)
             return
             ;;
         serve:--host)
@@ -308,7 +319,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run tail flush serve measure demo --"
+                _sqstee_offer words "run tail flush agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary -h --help --version --"
             fi
@@ -318,6 +329,9 @@ _sqstee() {
             ;;
         flush)
             _sqstee_offer words "--list --dry-run --timeout --spool --quiet -q -h --help"
+            ;;
+        agent)
+            _sqstee_offer words "--to --spool --once --status --flush-timeout -h --help"
             ;;
         serve)
             _sqstee_offer words "--host --port --store --token-file --threads -h --help"

@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run tail flush serve measure demo
+    if set -q words[2]; and contains -- $words[2] run tail flush agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -54,6 +54,7 @@ complete -c sqstee -n 'not __sqstee_before_command' -a '(__sqstee_command)'
 complete -c sqstee -n __sqstee_first -a run -d 'Wrap a command (as `sqstee [OPTIONS] -- COMMAND`)'
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
 complete -c sqstee -n __sqstee_first -a flush -d 'Ship what earlier runs left in the spool'
+complete -c sqstee -n __sqstee_first -a agent -d 'Ship for every run on this host: one process, one connection pool, the lines of all runs packed together'
 complete -c sqstee -n __sqstee_first -a serve -d 'Collect what `--to http://HOST:PORT/` posts, into a local queue that `sqstee tail` reads'
 complete -c sqstee -n __sqstee_first -a measure -d 'How often does a queue deliver twice, and how late?'
 complete -c sqstee -n __sqstee_first -a demo -d 'The whole path in one terminal, against an SQS in this process'
@@ -109,6 +110,12 @@ complete -c sqstee -n '__sqstee_uses flush' -l timeout -x -d 'The time for each 
 complete -c sqstee -n '__sqstee_uses flush' -l spool -x -a '(__fish_complete_directories (commandline -ct))' -d 'The spool folder (default: as for run).'
 complete -c sqstee -n '__sqstee_uses flush' -l quiet -s q -d 'Say only what stays in the spool, and why.'
 complete -c sqstee -n '__sqstee_uses flush' -s h -l help -d 'Show what there is to choose from.'
+complete -c sqstee -n '__sqstee_uses agent' -l to -x -a '(__sqstee_destinations)' -d 'A destination that it ships to, as runs name it.'
+complete -c sqstee -n '__sqstee_uses agent' -l spool -x -a '(__fish_complete_directories (commandline -ct))' -d 'The spool folder (default: as for run).'
+complete -c sqstee -n '__sqstee_uses agent' -l once -d 'Ship what is there, and end: for cron.'
+complete -c sqstee -n '__sqstee_uses agent' -l status -d 'Show what the running agent does.'
+complete -c sqstee -n '__sqstee_uses agent' -l flush-timeout -x -d 'How long to deliver at the end.'
+complete -c sqstee -n '__sqstee_uses agent' -s h -l help -d 'Show what there is to choose from.'
 complete -c sqstee -n '__sqstee_uses serve' -l host -x -d 'The address to listen on (default: 127.0.0.1).'
 complete -c sqstee -n '__sqstee_uses serve' -l port -x -d 'The port to listen on; 0 takes a free one (default: 8080).'
 complete -c sqstee -n '__sqstee_uses serve' -l store -x -a '(__sqstee_destinations)' -d 'The local queue to store into (default: local).'

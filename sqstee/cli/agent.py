@@ -87,8 +87,10 @@ def _configured() -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise SqsteeError(f"{path} cannot be read: {error}") from None
         tables = [at for at, line in enumerate(lines) if line.lstrip().startswith("[")]
-        try:  # what is before the first table is not quite TOML
-            table = tomllib.loads("\n".join(lines[tables[0] :])).get("agent", {}) if tables else {}
+        own = [at for at in tables if lines[at].lstrip().startswith("[agent]")][:1]
+        end = min([at for at in tables if own and at > own[0]], default=len(lines))
+        try:  # what is outside of it, as of a profile, is not quite TOML
+            table = tomllib.loads("\n".join(lines[own[0] : end])).get("agent", {}) if own else {}
         except tomllib.TOMLDecodeError as error:
             raise SqsteeError(f"{path} cannot be read: {error}", 'the form is to = ["DEST"] under [agent]') from None
         names = table.get("to", []) if isinstance(table, dict) else [0]
