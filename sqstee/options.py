@@ -311,8 +311,8 @@ class Settings:
     summary: bool
 
     def __init__(self) -> None:
-        self.sources: dict[str, str] = {}  # where a value came from, by attribute; those that are not here are defaults
-        self.surroundings: dict[str, str] = {}
+        self.sources: dict[str, str] = {}  # where a value came from, by attribute; what is not here is a default
+        self.surroundings: Mapping[str, str] = {}  # the environment to take labels from
         for option in RUN_OPTIONS:
             setattr(self, option.attribute, option.default)
 
@@ -333,7 +333,10 @@ class Settings:
     @property
     def labels(self) -> dict[str, str]:
         """The labels as a mapping: those of the surroundings, then those that were given, which win."""
-        return self.surroundings | {key: value for key, _, value in (text.partition("=") for text in self.label)}
+        from sqstee.surroundings import labels  # once the command runs
+
+        given = {key: value for key, _, value in (text.partition("=") for text in self.label)}
+        return labels(self.surroundings) | given
 
 
 class Given:
@@ -521,9 +524,7 @@ def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") ->
     for given in (*flat, *_profile(files, profile), *chosen):
         settings.take(given.option, given.text, given.source)
     if settings.auto_labels:
-        from sqstee.surroundings import labels
-
-        settings.surroundings = labels(environ)
+        settings.surroundings = environ
     return settings
 
 

@@ -40,7 +40,9 @@ _GENERATIONS = 3  # cron forks once before it starts a shell
 
 def labels(environ: Mapping[str, str]) -> dict[str, str]:
     """The labels of an environment; a process without TERM may also be cron's."""
-    found = {}
+    found: dict[str, str] = {}
+    if not environ:
+        return found
     for label, variable, also, _ in TABLE:
         value = environ.get(variable)
         if value and (not also or also in environ) and (variable, value) not in _NOT_AN_INDEX:

@@ -139,7 +139,7 @@ def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
     """A program called cron that starts a shell that starts us, without a terminal."""
     cron = tmp_path / "cron"
     cron.symlink_to(sys.executable)
-    code = "from sqstee.surroundings import labels; print(labels({}))"
+    code = "from sqstee.surroundings import labels; print(labels(dict(HOME=str())))"
     inner = f"import os; os.system(\"'{sys.executable}' -c '{code}'; :\")"
     environ = os.environ | {"PYTHONPATH": str(Path(options.__file__).parent.parent)}
     found = subprocess.run([cron, "-S", "-c", inner], capture_output=True, text=True, check=True, env=environ)
