@@ -114,6 +114,13 @@ _sqstee() {
             _sqstee_offer words "auto gzip none"
             return
             ;;
+        run:--fallback)
+            _sqstee_offer dest
+            return
+            ;;
+        run:--fallback-after)
+            return
+            ;;
         run:--via-s3)
             return
             ;;
@@ -321,7 +328,7 @@ _sqstee() {
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
                 _sqstee_offer words "run tail flush agent serve measure demo --"
             else
-                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary -h --help --version --"
+                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary -h --help --version --"
             fi
             ;;
         tail)

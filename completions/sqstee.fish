@@ -72,6 +72,8 @@ complete -c sqstee -n '__sqstee_uses run' -l flush-timeout -x -d 'how long to de
 complete -c sqstee -n '__sqstee_uses run' -l message-bytes -x -d 'NDJSON packed into one message, before compression (default: 256K; for S3 4M)'
 complete -c sqstee -n '__sqstee_uses run' -l max-line -x -d 'longer lines are sent in pieces of this size (default: 32K)'
 complete -c sqstee -n '__sqstee_uses run' -l compress -x -a 'auto gzip none' -d 'compress message bodies (default: none)'
+complete -c sqstee -n '__sqstee_uses run' -l fallback -x -a '(__sqstee_destinations)' -d 'where lines go that the destination refuses, or cannot take for --fallback-after'
+complete -c sqstee -n '__sqstee_uses run' -l fallback-after -x -d 'how long a destination may take nothing before (default: 30s)'
 complete -c sqstee -n '__sqstee_uses run' -l via-s3 -x -d 'store bodies there and send pointers to them, uncompressed'
 complete -c sqstee -n '__sqstee_uses run' -l group -x -d 'the message group on a standard queue, for fair queues (on a FIFO queue it is the run)'
 complete -c sqstee -n '__sqstee_uses run' -l token-file -r -F -d 'a file with the bearer token for a collector (else SQSTEE_TOKEN)'
