@@ -22,8 +22,9 @@ TIMEOUT = 60.0
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what configures sqstee or AWS clients."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SQSTEE_", "AWS_"))}
+    """This process's environment without what configures sqstee, AWS clients, or a make below this one."""
+    ours = ("SQSTEE_", "AWS_", "MAKE", "MFLAGS")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 class Sqstee:

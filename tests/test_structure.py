@@ -206,6 +206,7 @@ WALL_CLOCK = {
     "sqstee.run.agent": {"time"},  # in the status, for people
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
+    "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
 }
