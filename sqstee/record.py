@@ -203,12 +203,12 @@ class Record:
     __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
 
     def __init__(self, fields: dict[str, object]) -> None:
-        self.timestamp = str(fields["timestamp"])
-        self.host = str(fields["host"])
-        self.stream = str(fields["stream"])
-        self.run = str(fields["run"])
+        self.timestamp = _text(fields["timestamp"])
+        self.host = _text(fields["host"])
+        self.stream = _text(fields["stream"])
+        self.run = _text(fields["run"])
         self.seq = _integer(fields["seq"])
-        self.message = str(fields["message"])
+        self.message = _text(fields["message"])
         self.level = str(fields.get("level", ""))
         self.eol = fields.get("eol", True) is not False
         raw = fields.get("raw")
@@ -250,11 +250,11 @@ class Event:
     __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
 
     def __init__(self, fields: dict[str, object]) -> None:
-        self.timestamp = str(fields["timestamp"])
-        self.host = str(fields["host"])
-        self.run = str(fields["run"])
+        self.timestamp = _text(fields["timestamp"])
+        self.host = _text(fields["host"])
+        self.run = _text(fields["run"])
         self.seq = _integer(fields["seq"])
-        self.event = str(fields["event"])
+        self.event = _text(fields["event"])
         self.message = str(fields.get("message", ""))
         self.job = str(fields.get("job", ""))
         self.labels = _labels(fields.get("labels"))
@@ -366,6 +366,12 @@ def _item(fields: dict[str, object]) -> Record | Event:
     if isinstance(item, Event) and item.event == "gap" and not item.seq == _integer(item.fields["from"]) <= item.last:
         raise ValueError("a gap event's own seq is its first")
     return item
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"expected a text, not {value!r:.40}")
 
 
 def _integer(value: object) -> int:

@@ -94,6 +94,10 @@ class Follower:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
         self._read(lambda: self.pump.is_empty(idle) or self._is_peek_over())
 
+    def has_holes(self) -> bool:
+        """Whether lines are missing of any run that is known."""
+        return any(self.order.holes(run) for run in self._active)
+
     def _read(self, is_over: Callable[[], bool]) -> None:
         self.pump.start()
         try:

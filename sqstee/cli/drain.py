@@ -1,0 +1,245 @@
+"""`sqstee drain`: empty destinations fast, into files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from sqstee.errors import EXIT_MISSING, EXIT_OPEN, SqsteeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqstee.read.collect import Limits, Progress
+    from sqstee.read.stop import Stop
+    from sqstee.read.store import Store, Verdict
+    from sqstee.transports.base import Receiver
+
+_REDRAW_SECONDS = 0.2
+_MOST_SHOWN = 40  # complete runs that are listed one by one
+
+
+def drain(
+    dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several are merged."),
+    output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
+    layout: str = typer.Option("streams", "--layout", metavar="streams|ndjson", help="What the files hold."),
+    packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
+    form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The form of the verdicts."),
+    concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Receivers at a time, of a process."),
+    processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes: one does some 3,000 messages/s."),
+    max_messages: int = typer.Option(0, "--max-messages", min=0, help="Stop after so many (default: all)."),
+    visibility: str = typer.Option(
+        "", "--visibility-timeout", metavar="TIME", help="Hide what is received so long (default: the queue's)."
+    ),
+    wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="One long poll: 1s to 20s."),
+    idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop when nothing came for so long."),
+) -> int:
+    """Empty destinations fast: each message is on disk before it is deleted; then the files are put together.
+
+    The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. Killed at
+    any moment it can be run again and goes on; a later run into the same folder fills what was missing.
+
+    Status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 a failure.
+    """
+    from sqstee.cli.reading import failures, seconds_of
+    from sqstee.read.collect import Limits
+    from sqstee.read.files import LAYOUTS
+    from sqstee.read.stop import Stop
+
+    if layout not in LAYOUTS:
+        raise SqsteeError(f"{layout!r} is not a layout", f"the form is --layout {'|'.join(LAYOUTS)}")
+    if form not in ("default", "json"):
+        raise SqsteeError(f"{form!r} is not a form of output", "the form is -o default|json")
+    hidden = round(seconds_of(visibility, "--visibility-timeout")) if visibility else None
+    if hidden is not None and not 1 <= hidden <= 43200:
+        raise SqsteeError("--visibility-timeout is from 1s to 12h", "the form is --visibility-timeout TIME")
+    limits = Limits(concurrency, max(1.0, seconds_of(wait, "--wait-time")), seconds_of(idle, "--idle-timeout"))
+    limits.most = max_messages or None
+    with failures("drain"), Stop() as stop:
+        if output == "-":
+            return _to_stdout(dest, limits, hidden, stop)
+        return _Draining(dest, limits, hidden, processes, stop).into(output, layout, packed, form == "json")
+
+
+def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, stop: Stop) -> int:
+    """Records as NDJSON, each message deleted once its lines were written."""
+    from sqstee.cli.reading import opened
+    from sqstee.read.follow import Follower
+    from sqstee.read.show import Output, Printer, Style
+
+    places = opened(dest, consume=True, peek=False, visibility=visibility, connections=2 * limits.threads)
+    printer = Printer(Output(1), Output(2), Style("json"))
+    follower = Follower(
+        places.receivers,
+        printer,
+        stop,
+        True,
+        from_start=True,
+        threads=limits.threads,
+        wait=limits.wait,
+        most=limits.most,
+    )
+    follower.drain(0.0 if all(one.follows for one in places.receivers) else limits.idle)
+    return stop.status or (EXIT_MISSING if follower.has_holes() else 0)
+
+
+class _Draining:
+    """One drain into a folder."""
+
+    def __init__(self, dest: Sequence[str], limits: Limits, visibility: int | None, processes: int, stop: Stop) -> None:
+        self._dest, self._limits, self._visibility = dest, limits, visibility
+        self._processes, self._stop = processes, stop
+        self._line = _Line(dest)
+        self.statuses: set[str] = set()
+
+    def into(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
+        """Collect, assemble, tell the verdicts: the exit status."""
+        from sqstee.read.store import Store
+
+        store = Store(os.path.abspath(folder), layout, packed)
+        try:
+            try:
+                self._collect(store)
+            except Exception:
+                if store.journaled:
+                    self._assemble(store, as_json)
+                raise
+            self._assemble(store, as_json)
+        finally:
+            store.close()
+        if self._stop.signal:
+            return self._stop.status
+        return EXIT_MISSING if "missing" in self.statuses else EXIT_OPEN if "open" in self.statuses else 0
+
+    def _collect(self, store: Store) -> None:
+        from sqstee.read.crew import collect
+
+        collect(
+            store.hidden, self._open, self._limits, self._processes, self._stop, self._line.tell, self._line.remark,
+            self._line.is_shown,
+        )  # fmt: skip
+        self._line.end()
+
+    def _open(self) -> Sequence[Receiver]:
+        from sqstee.cli.reading import opened
+
+        connections = self._limits.threads + self._limits.deleters
+        places = opened(self._dest, consume=True, peek=False, visibility=self._visibility, connections=connections)
+        return places.receivers
+
+    def _assemble(self, store: Store, as_json: bool) -> None:
+        report = _Report(as_json)
+
+        def tell(verdict: Verdict) -> None:
+            self.statuses.add(verdict.state)
+            report.add(verdict)
+
+        store.assemble(tell, self._line.assembled)
+        self._line.end()
+        report.end()
+
+
+class _Line:
+    """What is going on, as one line on a terminal's stderr; remarks on lines of their own."""
+
+    def __init__(self, dest: Sequence[str]) -> None:
+        self.is_shown = sys.stderr.isatty()
+        self._name = ", ".join(dest)
+        self._started = self._drawn = time.monotonic()
+        self._width = 0
+
+    def tell(self, progress: Progress) -> None:
+        """How far the collection is."""
+        elapsed = max(0.001, time.monotonic() - self._started)
+        rate = progress.received / elapsed
+        parts = [f"{progress.received:,} messages", f"{progress.bytes / 1048576:,.1f} MiB", f"{rate:,.0f}/s"]
+        if progress.waiting is not None:
+            parts.append(f"{progress.waiting:,} left")
+            if progress.waiting and rate >= 1:
+                from sqstee.read.show import duration
+
+                parts.append(f"about {duration(max(1, round(progress.waiting / rate)))}")
+        self._draw("   ".join([self._name, *parts]))
+
+    def assembled(self, lines: int) -> None:
+        """How far the files are."""
+        self._draw(f"{self._name}   putting together   {lines:,} lines")
+
+    def remark(self, text: str) -> None:
+        """A remark above the line."""
+        from sqstee.read.show import neutral
+
+        self.end()
+        os.write(2, f"sqstee: {neutral(text)}\n".encode())
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._width:
+            os.write(2, b"\r\x1b[K")
+            self._width = 0
+
+    def _draw(self, text: str) -> None:
+        now = time.monotonic()
+        if not self.is_shown or now - self._drawn < _REDRAW_SECONDS:
+            return
+        self._drawn = now
+        self._width = os.get_terminal_size(2).columns
+        os.write(2, f"\r\x1b[K{text[: max(0, self._width - 1)]}".encode())
+
+
+class _Report:
+    """The verdicts: complete runs up to a number, all others always, and the sums."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._counts = {"complete": 0, "missing": 0, "open": 0}
+        self._lines = 0
+        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def add(self, verdict: Verdict) -> None:
+        """Show a verdict."""
+        self._counts[verdict.state] += 1
+        self._lines += verdict.lines
+        if self._as_json:
+            import json
+
+            typer.echo(json.dumps(verdict.fields))
+        elif verdict.state != "complete" or self._counts["complete"] <= _MOST_SHOWN:
+            typer.echo(self._text(verdict))
+
+    def end(self) -> None:
+        """Show the sums."""
+        if self._as_json:
+            return
+        runs = sum(self._counts.values())
+        more = self._counts["complete"] - _MOST_SHOWN
+        if more > 0:
+            typer.echo(f"… and {more:,} more complete")
+        states = ", ".join(f"{count:,} {state}" for state, count in self._counts.items() if count)
+        typer.echo(f"{runs:,} run{'' if runs == 1 else 's'}{f': {states}' if runs else ''}; {self._lines:,} lines")
+
+    def _text(self, verdict: Verdict) -> str:
+        from sqstee.read.show import neutral
+
+        name = f"{verdict.host} {verdict.job or verdict.run}"
+        parts = [f"{verdict.lines:,} lines"]
+        if verdict.missing:
+            ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
+            more = ", …" if len(verdict.ranges) > 5 else ""
+            parts.append(f"{verdict.missing:,} missing so far (seq {ranges}{more})")
+        if verdict.gapped:
+            parts.append(f"{verdict.gapped:,} dropped by the sender")
+        if verdict.duplicates:
+            parts.append(f"{verdict.duplicates:,} duplicates left out")
+        if verdict.result:
+            parts.append(verdict.result)
+        elif not verdict.ended:
+            parts.append("not ended")
+        code = {"complete": "32", "missing": "31", "open": "33"}[verdict.state]
+        state = f"{verdict.state:8}"
+        state = f"\x1b[{code}m{state}\x1b[0m" if self._colour else state
+        return f"{state} {neutral(name)}: {neutral(', '.join(parts))}"

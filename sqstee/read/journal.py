@@ -1,0 +1,155 @@
+"""A journal of received bodies: append-only segments of checksummed frames, on disk before a message is deleted.
+
+A frame is a header (magic, length of the meta data, length of the body, CRC-32 of both), the meta data (JSON: message
+id, when it was sent, attributes of a foreign message), and the body, unpacked. A segment is written by one process
+only and never appended to by a later one, so that a torn tail needs no repair: its messages come again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+
+SUFFIX = ".journal"
+_SEGMENT_BYTES = 64 * 1024 * 1024
+_MAGIC = b"sqj\x01"
+_HEAD = struct.Struct("<4sIII")
+_MOST_META = 1024 * 1024
+
+
+class Frame:
+    """One body in a segment: `at` is the frame's own offset, `body_at` its body's."""
+
+    __slots__ = ("at", "attributes", "body", "body_at", "id", "sent", "size")
+
+    def __init__(self, at: int, meta: bytes, body: bytes) -> None:
+        self.id, self.sent, self.attributes = json.loads(meta)
+        self.at = at
+        self.body = body
+        self.body_at = at + _HEAD.size + len(meta)
+        self.size = _HEAD.size + len(meta) + len(body)
+
+
+def meta_of(id: str, sent: float, attributes: dict[str, str]) -> bytes:
+    """The meta data of one message."""
+    return json.dumps([id, sent, attributes]).encode()
+
+
+class Journal:
+    """Appends frames; its methods may be called from several threads at once. They raise OSError."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._name = f"{time.time_ns():020d}-{os.getpid()}"
+        self._numbers = itertools.count()
+        self._fd = -1
+        self._size = 0
+
+    def append(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write frames of (meta data, body); a failed write leaves nothing behind."""
+        parts: list[bytes] = []
+        for meta, body in entries:
+            parts += (_HEAD.pack(_MAGIC, len(meta), len(body), zlib.crc32(body, zlib.crc32(meta))), meta, body)
+        with self._lock:
+            if self._fd < 0 or self._size >= _SEGMENT_BYTES:
+                self._rotate()
+            try:
+                self._size += _write_all(self._fd, parts)
+            except OSError:
+                os.ftruncate(self._fd, self._size)
+                raise
+
+    def sync(self) -> None:
+        """Have everything that was appended on disk."""
+        with self._lock:
+            fd = os.dup(self._fd) if self._fd >= 0 else -1
+        if fd >= 0:
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Close the segment."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _rotate(self) -> None:
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
+            os.close(self._fd)
+        path = f"{self._folder}/{self._name}-{next(self._numbers):06d}{SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._fd, self._size = os.open(path, flags, 0o600), 0
+        sync_folder(self._folder)
+
+
+def _write_all(fd: int, parts: list[bytes]) -> int:
+    """Write all parts, which may take more than one call; how many bytes they are."""
+    total = sum(map(len, parts))
+    written = os.writev(fd, parts) if len(parts) <= 1000 else 0
+    if written < total:
+        rest = memoryview(b"".join(parts))[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    return total
+
+
+def sync_folder(path: str) -> None:
+    """Have a folder's entries on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def segments(folder: str) -> list[str]:
+    """The paths of a folder's segments, oldest first."""
+    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX)]
+
+
+def frames(path: str) -> Iterator[Frame]:
+    """The whole frames of a segment. Damage is skipped up to the next whole frame; a torn tail is the usual case."""
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < end:
+            frame = _frame(file.fileno(), at, end)
+            if frame is None:
+                at = _next_magic(file.fileno(), at + 1, end)
+                continue
+            yield frame
+            at += frame.size
+
+
+def _frame(fd: int, at: int, end: int) -> Frame | None:
+    head = os.pread(fd, _HEAD.size, at)
+    if len(head) < _HEAD.size:
+        return None
+    magic, meta_size, body_size, checksum = _HEAD.unpack(head)
+    if magic != _MAGIC or meta_size > _MOST_META or at + _HEAD.size + meta_size + body_size > end:
+        return None
+    data = os.pread(fd, meta_size + body_size, at + _HEAD.size)
+    if zlib.crc32(data) != checksum:
+        return None
+    return Frame(at, data[:meta_size], data[meta_size:])
+
+
+def _next_magic(fd: int, at: int, end: int) -> int:
+    while at < end:
+        data = os.pread(fd, 1024 * 1024, at)
+        found = data.find(_MAGIC)
+        if found >= 0:
+            return at + found
+        at += max(1, len(data) - len(_MAGIC) + 1)
+    return end
