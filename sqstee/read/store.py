@@ -22,7 +22,8 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.read.files import Appending, RunFiles
 from sqstee.read.index import Index, Place
 from sqstee.read.journal import Journal, frames, meta_of, segments, sync_folder
-from sqstee.record import DecodeError, load_lines, timestamp
+from sqstee.read.plain import plain_lines
+from sqstee.record import load_lines, timestamp
 
 HIDDEN = ".sqstee"
 FOREIGN = "_foreign"
@@ -363,22 +364,37 @@ class _Writing:
     def _write(self, data: bytes, first: int, last: int, skip: int) -> None:
         """Write the lines of first..last but for the first `skip`. Raises UntrustedError where they are not these."""
         try:
-            items = load_lines(data)
-            if len(items) != last - first + 1:
-                raise UntrustedError
-            if self._files is None:
-                self._open(str(items[0]["host"]))
-            self.verdict.job = self.verdict.job or str(items[0].get("job", ""))
-            streams = self._streams(items, first, skip)
-        except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            streams = self._plain(data, first, last) if not skip else None
+            if streams is None:
+                streams = self._checked(data, first, last, skip)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UntrustedError from error
         assert self._files is not None
         if self._assembly.streams:
-            for stream, parts in streams.items():
-                self._files.write(stream, b"".join(parts))
+            for stream, text in streams.items():
+                self._files.write(stream, text)
         else:
             lines = data if not skip else b"".join([line for line in data.splitlines(keepends=True) if line][skip:])
             self._files.write("ndjson", lines if lines.endswith(b"\n") else lines + b"\n")
+
+    def _plain(self, data: bytes, first: int, last: int) -> dict[str, bytes] | None:
+        """The bytes of each stream, the fast way; None where it is not that simple."""
+        if self._files is None:
+            return None
+        streams = plain_lines(data, self.verdict.run, first, last - first + 1)
+        if streams is not None:
+            self.verdict.lines += last - first + 1
+        return streams
+
+    def _checked(self, data: bytes, first: int, last: int, skip: int) -> dict[str, bytes]:
+        """The bytes of each stream by JSON."""
+        items = load_lines(data)
+        if len(items) != last - first + 1:
+            raise UntrustedError
+        if self._files is None:
+            self._open(str(items[0]["host"]))
+        self.verdict.job = self.verdict.job or str(items[0].get("job", ""))
+        return {stream: b"".join(parts) for stream, parts in self._streams(items, first, skip).items()}
 
     def _streams(self, items: list[dict[str, Any]], first: int, skip: int) -> dict[str, list[bytes]]:
         """The bytes of each stream in these records; every one is checked."""

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,9 +119,7 @@ import os
 os._exit(0)
 """
     environ = clean_environment() | server.environ()
-    found = subprocess.run(
-        [sys.executable, "-c", f"{code}"], env=environ, capture_output=True, check=False, text=True
-    )
+    found = subprocess.run([sys.executable, "-c", f"{code}"], env=environ, capture_output=True, check=False, text=True)
     return float(found.stdout)
 
 
