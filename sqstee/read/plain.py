@@ -40,7 +40,10 @@ def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, byte
             messages.append(message)
     if head or len(rest) != count:
         return None
-    return {stream: _unescaped(messages) for stream, messages in streams.items()}
+    try:
+        return {stream: _unescaped(messages) for stream, messages in streams.items()}
+    except ValueError:
+        return None
 
 
 def _stream(prefix: bytes, run: str) -> str | None:
@@ -56,10 +59,15 @@ def _stream(prefix: bytes, run: str) -> str | None:
 
 
 def _unescaped(messages: list[bytes]) -> bytes:
-    """The insides of JSON strings as the lines that they were, a newline after each."""
+    """The insides of JSON strings as the lines that they were, a newline after each.
+
+    Raises ValueError where a quote ends one early: a record has more behind its message.
+    """
     messages.append(b"")
     text = b"\n".join(messages)
-    if b"\\" not in text:
-        return text
-    found: str = json.loads(b'"%s"' % text, strict=False)  # strict would refuse the newlines between them
-    return found.encode("utf-8", "surrogatepass")
+    if b"\\" in text:
+        found: str = json.loads(b'"%s"' % text, strict=False)  # strict would refuse the newlines between them
+        return found.encode("utf-8", "surrogatepass")
+    if b'"' in text:
+        raise ValueError
+    return text

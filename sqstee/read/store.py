@@ -412,6 +412,8 @@ class _Writing:
                 continue
             lines += 1
             stream = item["stream"]
+            if not isinstance(stream, str):
+                raise UntrustedError
             if "raw" in item or "eol" in item:
                 self._odd(item, stream, streams, texts)
                 continue
