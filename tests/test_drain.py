@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def files(folder: Path) -> dict[str, bytes]:
     """Every file that a user sees, by its path in the folder."""
     found = (path for path in folder.rglob("*") if path.is_file() and ".sqstee" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def at_most(server: FakeSqs, queue: str, left: int) -> bool:
+    """Whether a queue holds so few messages."""
+    return len(server.messages(queue)) <= left
 
 
 def journal(folder: Path, *bodies: bytes, id: str = "") -> None:
@@ -206,7 +212,7 @@ class TestFaults:
         command = sqstee.words("drain", "k", "-O", str(out), *FAST, "--concurrency", "2")
         for left in (280, 150, 0):
             with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ | fake_sqs.environ()) as process:
-                wait_for(lambda left=left: len(fake_sqs.messages("k")) <= left, f"only {left} messages")
+                wait_for(partial(at_most, fake_sqs, "k", left), f"only {left} messages")
                 process.kill()
             fake_sqs.advance(61)
         found = sqstee.run("drain", "k", "-O", str(out), *FAST, environ=fake_sqs.environ())

@@ -35,6 +35,14 @@ PURE = {
     "sqstee.measure.simulate",
     "sqstee.measure.statistics",
 }
+BOTO3 = {
+    "sqstee.transports.sqs",
+    "sqstee.transports.sqs_probe",
+    "sqstee.transports.cloudwatch",
+    "sqstee.transports.experiment",
+    "sqstee.transports.s3",
+    "sqstee.cli.demo",
+}
 HEAVY = {
     "boto3",
     "botocore",
@@ -101,12 +109,11 @@ def belongs(name: str, *parents: str) -> bool:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_who_may_import_whom(path: Path) -> None:
-    """run and read are apart; only the transports sqs and s3 use boto3, only cli typer, only cli and show rich."""
+    """run and read are apart; only the transports use boto3, only cli typer, only cli and show rich."""
     name = name_of(path)
     for imported, _ in imports(path):
         if belongs(imported, "boto3", "botocore"):
-            users = ("sqstee.transports.sqs", "sqstee.transports.s3", "sqstee.transports.experiment", "sqstee.cli.demo")
-            assert name in users, imported
+            assert name in BOTO3, imported
         if belongs(imported, "typer"):
             assert belongs(name, "sqstee.cli"), imported
         if belongs(imported, "rich"):

@@ -1,0 +1,49 @@
+"""What CloudWatch knows of a queue and the queue itself does not: the oldest message's age, and traffic."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sqstee.transports.base import TransportError
+from sqstee.transports.destination import Destination
+from sqstee.transports.sqs import refusal_of
+
+_PERIOD = 60  # seconds: the finest that SQS publishes
+_LOOK_BACK = 15 * _PERIOD  # figures may lag some minutes
+METRICS = {
+    "oldest": ("ApproximateAgeOfOldestMessage", "Maximum"),
+    "sent": ("NumberOfMessagesSent", "Sum"),
+    "received": ("NumberOfMessagesReceived", "Sum"),
+    "deleted": ("NumberOfMessagesDeleted", "Sum"),
+    "empty_receives": ("NumberOfEmptyReceives", "Sum"),
+}
+
+
+def metrics(destination: Destination) -> dict[str, float]:
+    """The latest value of each of METRICS that is there: `oldest` in seconds, the others counts of one minute.
+
+    The age leaves out messages that were received three times and more. Raises TransportError.
+    """
+    try:
+        import boto3.session
+
+        client: Any = boto3.session.Session().client("cloudwatch", region_name=destination.region or None)
+        now = time.time()
+        answer = client.get_metric_data(
+            MetricDataQueries=[_query(name, *metric, destination.name) for name, metric in METRICS.items()],
+            StartTime=datetime.fromtimestamp(now - _LOOK_BACK, UTC),
+            EndTime=datetime.fromtimestamp(now, UTC),
+            ScanBy="TimestampDescending",
+        )
+    except Exception as error:
+        refusal = refusal_of(error)
+        raise TransportError(refusal.kind, refusal.code, refusal.message) from error
+    return {found["Id"]: float(found["Values"][0]) for found in answer["MetricDataResults"] if found["Values"]}
+
+
+def _query(name: str, metric: str, statistic: str, queue: str) -> dict[str, object]:
+    dimensions = [{"Name": "QueueName", "Value": queue}]
+    what = {"Namespace": "AWS/SQS", "MetricName": metric, "Dimensions": dimensions}
+    return {"Id": name, "MetricStat": {"Metric": what, "Period": _PERIOD, "Stat": statistic}}
