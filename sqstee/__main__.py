@@ -7,7 +7,7 @@ import sys
 
 from sqstee.errors import EXIT_USAGE, SqsteeError
 
-VERBS = ("run", "tail", "drain", "stat", "flush", "agent", "serve", "measure", "demo")
+VERBS = ("run", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
 
 def main() -> int:

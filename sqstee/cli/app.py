@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from sqstee.cli import agent, demo, drain, flush, measure, serve, stat, tail, wrap
+from sqstee.cli import agent, check, demo, drain, flush, measure, serve, stat, tail, top, wrap
 from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
 
 app = typer.Typer(
@@ -20,7 +20,9 @@ app = typer.Typer(
 app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
 app.command("tail")(tail.tail)
 app.command("drain")(drain.drain)
+app.command("top")(top.top)
 app.command("stat")(stat.stat)
+app.command("check")(check.check)
 app.command("flush")(flush.flush)
 app.command("agent")(agent.agent)
 app.command("measure")(measure.measure)

@@ -1,0 +1,168 @@
+"""`sqstee check`: prove the path, step by step, with the one thing to do about each failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+
+if TYPE_CHECKING:
+    from sqstee.options import Settings
+    from sqstee.transports.destination import Destination
+    from sqstee.transports.sqs_probe import Step
+
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
+_ROOM = 1024**3  # bytes: the default size of a spool
+
+
+def check(
+    dest: str = typer.Argument("", metavar="[DEST]", help="What to check (default: what --to would be)."),
+    role: str = typer.Option("both", "--for", metavar="send|receive|both", help="Which permissions are needed."),
+    round_trip: bool = typer.Option(False, "--round-trip", help="Send one message and receive it again."),
+    output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The form."),
+    spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
+) -> int:
+    """Prove the path: configuration, credentials, network, clock, each permission, limits, spool.
+
+    Nothing is sent unless --round-trip says so. Status: 0 nothing failed; 1 something did.
+    """
+    from sqstee import options
+    from sqstee.transports.destination import parse
+
+    if output not in ("default", "json"):
+        raise SqsteeError(f"{output!r} is not a form of output", "the form is -o default|json")
+    if role not in ("send", "receive", "both"):
+        raise SqsteeError(f"{role!r} is not a role", "the form is --for send|receive|both")
+    settings = options.load((), os.environ)
+    destination = parse(dest or settings.to or "local")
+    failed = False
+    for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
+        failed = failed or step.state == "failed"
+        _say(step, output == "json")
+    return EXIT_FAILURE if failed else 0
+
+
+def _steps(
+    destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
+) -> Iterator[Step]:
+    from sqstee.transports.sqs_probe import FAILED, OK, ROLES, Probe, Step
+
+    yield from _configuration(destination, given)
+    if destination.kind == "sqs":
+        actions = ROLES["send"] + ROLES["receive"] if role == "both" else ROLES[role]
+        probe = Probe(destination, actions)
+        reached = True
+        for step in probe.steps():
+            reached = reached and step.state != FAILED
+            yield step
+        if round_trip and reached:
+            yield probe.round_trip()
+    elif destination.kind == "local":
+        yield _local(destination)
+    else:
+        text = f"{destination.kind} destinations are not part of this version"
+        yield Step("destination", FAILED, text, "choose a queue")
+    yield from _spool(settings, spool)
+    if destination.kind == "sqs" and not round_trip:
+        yield Step("round trip", OK, "not asked for (--round-trip)")
+
+
+def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
+    """Each value that is not the default, and where it came from: the last source wins."""
+    from sqstee import options
+    from sqstee.transports.sqs_probe import OK, Step
+
+    found: dict[str, tuple[object, str]] = {}
+    paths = options.configuration_files(os.environ)
+    for path in (*paths, ""):
+        settings, defaults = options.Settings(), options.Settings()
+        if path:
+            options.from_file(settings, path)
+        else:
+            options.from_environment(settings, os.environ)
+        for option in options.RUN_OPTIONS:
+            value = getattr(settings, option.attribute)
+            if value != getattr(defaults, option.attribute):
+                found[option.name] = value, path or option.variable
+    source = "the command line" if given else found.pop("to", ("", "the default"))[1]
+    yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {source}")
+    for name, (value, source) in found.items():
+        if name != "to":
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            yield Step(name, OK, f"{shown}, from {source}")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_CA_BUNDLE"):
+        if os.environ.get(name):
+            yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")
+
+
+def _local(destination: Destination) -> Step:
+    from sqstee.cli.reading import local_path
+    from sqstee.transports.base import TransportError, open_receiver
+    from sqstee.transports.sqs_probe import FAILED, OK, Step
+
+    try:
+        state = open_receiver(destination, local_path()).stat()
+    except TransportError as error:
+        return Step("local queue", FAILED, str(error), "choose another file with --to local:PATH")
+    return Step("local queue", OK, f"{state.visible:,} messages in {destination.name or local_path()}")
+
+
+def _spool(settings: Settings, spool: str) -> Iterator[Step]:
+    """Whether a run could keep its lines: the folder, its room, its disk."""
+    from sqstee.run.spool import default_root
+    from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
+
+    root = os.path.abspath(spool or settings.spool or default_root())
+    advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
+    there = root
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        yield Step("spool", FAILED, f"{there} cannot be written", advice)
+        return
+    if there == root and os.stat(root).st_uid != os.getuid():
+        yield Step("spool", FAILED, f"{root} belongs to another user", advice)
+        return
+    kind = _filesystem(there)
+    if kind in _REMOTE:
+        local = "a spool belongs on a local disk: SQSTEE_SPOOL=/var/tmp/…"
+        yield Step("spool", WARNING, f"{root} lies on {kind}", local)
+    found = os.statvfs(there)
+    room = found.f_bavail * found.f_frsize
+    state = OK if room > _ROOM else WARNING
+    yield Step("spool", state, f"{root}, {room / 2**30:,.1f} GiB free", "make room, or choose another disk")
+
+
+def _filesystem(path: str) -> str:
+    """The type of the file system that a path lies on (proc(5), mountinfo)."""
+    best, kind = "", ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            point = fields.split()[4]
+            if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+                best, kind = point, rest.split()[0]
+    return kind
+
+
+def _say(step: Step, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({name: getattr(step, name) for name in ("name", "state", "text", "advice")}))
+        return
+    from sqstee.read.show import neutral
+
+    state = f"{step.state:7}"
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        code = {"ok": "32", "warning": "33", "failed": "31"}[step.state]
+        state = f"\033[{code}m{state}\033[0m"
+    typer.echo(f"{state} {step.name}: {neutral(step.text)}")
+    if step.advice and step.state != "ok":
+        typer.echo(f"        → {neutral(step.advice)}")
+    sys.stdout.flush()

@@ -1,0 +1,150 @@
+"""sqstee top: each run's state, what needs attention first."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from fake_sqs import FakeSqs
+from receiving import event_of, in_flight, lines_of, put, whole_run
+from support import SCRIPT, Sqstee
+from terminal import Terminal
+
+from sqstee.read.board import Board, RunState
+from sqstee.read.receive import Item, blocks
+from sqstee.record import Body
+from sqstee.transports.base import Message
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def items(*bodies: Body) -> list[Item]:
+    """The records and events of bodies."""
+    return [item for body in bodies for block in blocks(Message(body.data, {}, "")) for item in block]
+
+
+def board(clock: Clock, *bodies: Body) -> Board:
+    """A board that has seen these."""
+    found = Board(lambda board: None, clock)
+    found.items(items(*bodies))
+    return found
+
+
+def only(found: Board) -> RunState:
+    """The one run of a board."""
+    (run,) = found.runs(60.0)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"exit_code": 0}, "ok"),
+        ({"exit_code": 3}, "failed"),
+        ({"signal": 9}, "failed"),
+        ({"cause": "wrapper-died"}, "failed"),
+        ({"exit_code": 0, "open": ["stdout"]}, "running"),
+    ],
+)
+def test_how_a_run_ended(fields: dict[str, Any], state: str) -> None:
+    """By its exit event; one whose streams are still open runs on, until its end event."""
+    clock = Clock()
+    found = board(clock, event_of("start", 0), event_of("exit", 1, **fields))
+    assert only(found).state(clock(), 60.0) == state
+    if state == "running":
+        found.items(items(event_of("end", 2)))
+        assert only(found).state(clock(), 60.0) == "ok"
+
+
+def test_silence_and_rates() -> None:
+    """A run of which nothing is heard is silent; rates are of the last ten seconds."""
+    clock = Clock()
+    found = board(clock, lines_of(0, 49))
+    assert only(found).rate("stdout", clock()) == 5.0
+    clock.now += 61
+    assert only(found).state(clock(), 60.0) == "silent"
+    assert only(found).rate("stdout", clock()) == 0.0
+    found.items(items(lines_of(50, 50)))
+    assert only(found).state(clock(), 60.0) == "running"
+    assert only(found).lines("stdout") == 51
+
+
+def test_what_is_missing_until_it_comes() -> None:
+    """Holes count, late lines fill them; what the sender dropped stays."""
+    clock = Clock()
+    found = board(clock, *whole_run(3, "R"))
+    found.remark("", kind="missing", run="R", first=2, last=5)
+    assert only(found).missing == 4
+    assert only(found).state(clock(), 60.0) == "missing"
+    found.remark("", kind="late", run="R", first=2, last=5)
+    assert only(found).state(clock(), 60.0) == "ok"
+    found.remark("", kind="gap", run="R", first=2, last=3)
+    assert (only(found).dropped, only(found).state(clock(), 60.0)) == (2, "missing")
+
+
+def test_memory_is_bounded_and_failures_are_kept() -> None:
+    """Of very many runs those that ended well are forgotten first."""
+    clock = Clock()
+    found = board(clock, *whole_run(1, "bad", status=1))
+    for number in range(6000):
+        clock.now += 1
+        found.items(items(event_of("start", 0, f"r{number}"), event_of("exit", 1, f"r{number}", exit_code=0)))
+    runs = found.runs(60.0)
+    assert len(runs) == 5000
+    assert runs[0].run == "bad"
+    assert runs[1].run == "r5999"
+
+
+def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--peek gives everything back; what needs attention comes first."""
+    put(fake_sqs, whole_run(30, "01GOOD", job="good"))
+    put(fake_sqs, whole_run(5, "01BAD", status=2, job="bad", host="node2"))
+    put(fake_sqs, [event_of("start", 0, "01RUN", job="busy"), lines_of(1, 2, "01RUN", stream="stderr", job="busy")])
+    for _ in range(2):
+        found = sqstee.run("top", "q", "--peek", environ=fake_sqs.environ() | {"COLUMNS": "100"})
+        assert found.returncode == 0, found.stderr
+        rows = found.stdout.decode().splitlines()
+        assert rows[0].startswith("3 runs: 1 failed, 1 running, 1 ok")
+        assert re.match(r"failed 1\.5 s +node2 +bad +5 +0 +\S+ +- +exit of it", rows[2])
+        assert re.match(r"running +node1 +busy +0 +2 +\S+ +- +line 2", rows[3])
+        assert re.match(r"ok 1\.5 s +node1 +good +30 +0 +\S+ +- +line 30", rows[4])
+    assert in_flight(fake_sqs) == 0
+    found = sqstee.run("top", "q", "--consume", "--no-follow", "-o", "json", environ=fake_sqs.environ())
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [(line["job"], line["state"]) for line in lines] == [("bad", "failed"), ("busy", "running"), ("good", "ok")]
+    assert lines[0]["streams"]["stdout"]["lines"] == 5
+    assert fake_sqs.messages("q") == []
+
+
+@pytest.mark.parametrize("size", [(10, 80), (24, 120)])
+def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
+    """On a terminal it is drawn again as lines come, fits, and ^C leaves the terminal as it was."""
+    sqstee.run("--job", "one", "--", "sh", "-c", "seq 5; printf 'evil \\\\033[2J\\\\n'; exit 4")
+    environ = sqstee.environ | {"TERM": "xterm-256color"}
+    with Terminal([SCRIPT, "top", "local"], environ, size) as terminal:
+        terminal.expect(b"failed")
+        sqstee.run("--job", "two", "--", "echo", "hello there")
+        terminal.expect(b"two")
+        terminal.expect(b"hello")
+        terminal.type(b"\x03")
+        assert terminal.wait() == 0
+    assert b"\x1b[2J" not in terminal.output.partition(b"evil")[2]
+    assert b"\x1b[?1049l" in terminal.output
+    lines = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", terminal.output).decode().split("\r\n")
+    assert max(len(line.split("\x1b")[0]) for line in lines[1:-1]) <= size[1] * 2
+
+
+def test_a_queue_asks_what_is_meant(sqstee: Sqstee) -> None:
+    """As tail does."""
+    found = sqstee.run("top", "q")
+    assert found.returncode == 125
+    assert b"a queue has no way to read without taking" in found.stderr
