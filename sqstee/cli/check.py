@@ -50,7 +50,7 @@ def check(
 def _steps(
     destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
 ) -> Iterator[Step]:
-    from sqstee.transports.sqs_probe import FAILED, OK, ROLES, Probe, Step
+    from sqstee.transports.sqs_probe import FAILED, ROLES, Probe, Step
 
     yield from _configuration(destination, given)
     if destination.kind == "sqs":
@@ -68,8 +68,6 @@ def _steps(
         text = f"{destination.kind} destinations are not part of this version"
         yield Step("destination", FAILED, text, "choose a queue")
     yield from _spool(settings, spool)
-    if destination.kind == "sqs" and not round_trip:
-        yield Step("round trip", OK, "not asked for (--round-trip)")
 
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:

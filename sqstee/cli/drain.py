@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
+_RATE_SECONDS = 3.0  # over which the rate is taken
 _MOST_SHOWN = 40  # complete runs that are listed one by one
 
 
@@ -150,19 +152,28 @@ class _Line:
         self.is_shown = sys.stderr.isatty()
         self._name = ", ".join(dest)
         self._started = self._drawn = time.monotonic()
+        self._samples: deque[tuple[float, int]] = deque()
         self._width = 0
 
     def tell(self, progress: Progress) -> None:
         """How far the collection is."""
-        elapsed = max(0.001, time.monotonic() - self._started)
-        rate = progress.received / elapsed
-        parts = [f"{progress.received:,} messages", f"{progress.bytes / 1048576:,.1f} MiB", f"{rate:,.0f}/s"]
-        if progress.waiting is not None:
-            parts.append(f"{progress.waiting:,} left")
-            if progress.waiting and rate >= 1:
+        now = time.monotonic()
+        self._samples.append((now, progress.received))
+        while now - self._samples[0][0] > _RATE_SECONDS:
+            self._samples.popleft()
+        (then, before) = self._samples[0]
+        rate = (progress.received - before) / (now - then) if now - then > 0.5 else 0.0
+        parts = [f"{progress.received:,} messages", f"{progress.bytes / 1048576:,.1f} MiB"]
+        if rate:
+            parts.append(f"{rate:,.0f}/s")
+        if not rate and now - self._started > _RATE_SECONDS:
+            parts.append("looking whether more comes")
+        elif progress.waiting:
+            parts.append(f"about {progress.waiting:,} left")
+            if rate >= 1:
                 from sqstee.read.show import duration
 
-                parts.append(f"about {duration(max(1, round(progress.waiting / rate)))}")
+                parts.append(duration(max(1, round(progress.waiting / rate))))
         self._draw("   ".join([self._name, *parts]))
 
     def assembled(self, lines: int) -> None:

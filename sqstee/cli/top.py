@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _REDRAW_SECONDS = 0.25
 _PEEK_VISIBILITY = 120  # seconds
+_WIDE = 100  # columns from which there is room for all
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
 
 
@@ -150,18 +151,17 @@ class _Table:
 
         now = time.monotonic()
         runs = board.runs(self._silent)
-        table = Table(box=None, pad_edge=False, expand=width < 1000, header_style="bold dim")
-        table.add_column("state", no_wrap=True)
-        table.add_column("host", no_wrap=True, max_width=20)
-        table.add_column("job", no_wrap=True, max_width=20)
-        for name in ("stdout", "stderr"):
+        wide = width >= _WIDE
+        table = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
+        table.add_column("state", no_wrap=True, min_width=13)
+        table.add_column("host", no_wrap=True, max_width=24 if wide else 11)
+        table.add_column("job", no_wrap=True, max_width=24 if wide else 13)
+        for name in ("stdout", "stderr", *(["lines/s"] if wide else []), "missing"):
             table.add_column(name, justify="right", no_wrap=True, min_width=7)
-        table.add_column("lines/s", justify="right", no_wrap=True, min_width=7)
-        table.add_column("missing", justify="right", no_wrap=True, min_width=7)
-        table.add_column("last line" if width >= 100 else "last", no_wrap=True, ratio=1, overflow="ellipsis")
+        table.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
         room = len(runs) if not height else max(1, height - 3 - len(board.remarks))
         for run in runs[:room]:
-            table.add_row(*self._row(run, now))
+            table.add_row(*self._row(run, now, wide))
         counts: dict[str, int] = {}
         for run in runs:
             state = run.state(now, self._silent)
@@ -174,7 +174,7 @@ class _Table:
             parts.append(table)
         return Group(*parts)
 
-    def _row(self, run: RunState, now: float) -> list[RenderableType]:
+    def _row(self, run: RunState, now: float, wide: bool) -> list[RenderableType]:
         from rich.text import Text
 
         from sqstee.read.show import duration, neutral
@@ -195,7 +195,7 @@ class _Table:
             Text(neutral(run.job or run.run)),
             Text(f"{out:,}"),
             Text(f"{run.lines('stderr'):,}"),
-            Text(f"{rate:,.1f}" if rate else "-"),
+            *([Text(f"{rate:,.1f}" if rate else "-")] if wide else []),
             Text(f"{gone:,}" if gone else "-", "magenta" if gone else ""),
             Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"),
         ]

@@ -74,7 +74,7 @@ class Collector:
         self._failure: OSError | None = None
         self._waiting: int | None = None
         self._ask_at = 0.0
-        self.started = time.monotonic()
+        self._asked = 0  # messages received when the queue was asked last
 
     def run(self, stop: Stop, tell: Callable[[Progress], None], ask: bool = False) -> None:
         """Collect until nothing comes any more or `stop` says so. Raises TransportError and OSError.
@@ -105,7 +105,10 @@ class Collector:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(self._pump.received, self._pump.bytes, self._returns.deleted, self._waiting)
+        received, waiting = self._pump.received, self._waiting
+        if waiting is not None:
+            waiting = max(0, waiting - (received - self._asked))
+        return Progress(received, self._pump.bytes, self._returns.deleted, waiting)
 
     def _take(self, receiver: Receiver, messages: list[Message]) -> None:
         """In a receiving thread: journal what came."""
@@ -164,6 +167,7 @@ class Collector:
         if now < self._ask_at:
             return
         self._ask_at = now + _ASK_SECONDS
+        self._asked = self._pump.received
         try:
             self._waiting = sum(one.stat().visible for one in self._receivers if not one.follows)
         except TransportError:
