@@ -333,6 +333,16 @@ class TestOptions:
         assert [json.loads(line)["seq"] for line in found.stdout.splitlines()] == [*range(22)]
         assert fake_sqs.messages("q") == []
 
+    def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """A group gives nothing more until what it gave is deleted: that is done at once."""
+        fake_sqs.create_queue("o.fifo")
+        bodies = [event_of("start", 0), *(lines_of(n + 1, n + 1) for n in range(60)), event_of("exit", 61)]
+        put(fake_sqs, bodies, "o.fifo")
+        out = sqstee.folder / "out"
+        found = sqstee.run("drain", "o.fifo", "-O", str(out), *FAST, environ=fake_sqs.environ())
+        assert found.returncode == 0, found.stdout
+        assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 60)
+
     def test_a_local_queue_is_copied(self, sqstee: Sqstee) -> None:
         """What is followed without consuming stays, and a second drain adds nothing."""
         made = sqstee.run("--host", "h", "--", "seq", "100")

@@ -110,7 +110,10 @@ def failures(verb: str) -> Iterator[None]:
         raise SqsteeError(str(error), hint, EXIT_FAILURE) from None
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror}"
-        raise SqsteeError(what, "what was not written is still at the destination", EXIT_FAILURE) from None
+        hint = "nothing is deleted that was not written"
+        if verb == "drain":
+            hint = "make room, then drain again: what came is in the folder, everything else in the queue"
+        raise SqsteeError(what, hint, EXIT_FAILURE) from None
 
 
 def color_of(text: str) -> bool:

@@ -125,7 +125,7 @@ class Collector:
             for held, message in zip(handles, messages, strict=True):
                 (self._left if is_pointer(message) else self._unsynced).append(held)
             self._unsynced_bytes += sum(len(body) for _, body in entries)
-            if self._unsynced_bytes >= _SYNC_BYTES:
+            if self._unsynced_bytes >= _SYNC_BYTES or receiver.ordered:
                 self._sync_now.set()
 
     def _sync_in_groups(self) -> None:

@@ -38,10 +38,10 @@ def collect(
     if processes == 1:
         _collect(folder, open_receivers, limits, stop, tell, remark, ask)
         return
-    crew = [
-        _Member(folder, open_receivers, _share(limits, processes, number), stop, ask and number == 0)
-        for number in range(processes)
-    ]
+    crew: list[_Member] = []
+    for number in range(processes):
+        share = _share(limits, processes, number)
+        crew.append(_Member(folder, open_receivers, share, stop, ask and number == 0, crew))
     problem = _watch(crew, stop, tell, remark)
     if problem:
         raise SqsteeError(problem, "what came before that is in the folder", EXIT_FAILURE)
@@ -81,6 +81,7 @@ class _Member:
         limits: Limits,
         stop: Stop,
         ask: bool,
+        others: Sequence[_Member],
     ) -> None:
         self.progress = Progress()
         self._rest = b""
@@ -88,8 +89,9 @@ class _Member:
         self.told, telling = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self.asking)
-            os.close(self.told)
+            for member in (self, *others):  # an end held here too would never be at its end
+                os.close(member.asking)
+                os.close(member.told)
             _serve(folder, open_receivers, limits, stop, ask, asked, telling)
         os.close(asked)
         os.close(telling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -14,6 +15,7 @@ from sqstee.read.journal import Frame, frames
 from sqstee.read.spans import spans
 
 _BATCH = 1000
+_MOST_OPEN = 64
 _SCHEMA = """
 CREATE TABLE span (run TEXT, first INTEGER, last INTEGER, segment INTEGER, frame INTEGER, at INTEGER, size INTEGER);
 CREATE TABLE gap (run TEXT, first INTEGER, last INTEGER, segment INTEGER, frame INTEGER, at INTEGER, size INTEGER);
@@ -56,7 +58,7 @@ class Index:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -4096", "temp_store = FILE"):
             self._database.execute(f"PRAGMA {pragma}")
         self._database.executescript(_SCHEMA)
-        self._fds = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in segments]
+        self._fds: OrderedDict[int, int] = OrderedDict()  # of segments, the one read last at the end
         self._rows: dict[str, list[tuple[object, ...]]] = {"span": [], "gap": [], "line": [], "kept": []}
         for number, path in enumerate(segments):
             for frame in frames(path):
@@ -67,7 +69,7 @@ class Index:
     def close(self) -> None:
         """Remove it; the journal stays."""
         self._database.close()
-        for fd in self._fds:
+        for fd in self._fds.values():
             os.close(fd)
         self._remove()
 
@@ -96,7 +98,7 @@ class Index:
 
     def read(self, place: Place | Line) -> bytes:
         """The lines at a place."""
-        return os.pread(self._fds[place.segment], place.size, place.at)
+        return os.pread(self._open(place.segment), place.size, place.at)
 
     def keep(self, place: Place) -> None:
         """Note that a frame must stay in the journal."""
@@ -108,6 +110,15 @@ class Index:
         query = "SELECT DISTINCT segment, frame FROM kept ORDER BY segment, frame"
         for segment, rows in groupby(self._database.execute(query), itemgetter(0)):
             yield segment, [row[1] for row in rows]
+
+    def _open(self, segment: int) -> int:
+        """A segment's descriptor; of very many only some are open."""
+        if segment not in self._fds:
+            if len(self._fds) >= _MOST_OPEN:
+                os.close(self._fds.popitem(last=False)[1])
+            self._fds[segment] = os.open(self.segments[segment], os.O_RDONLY | os.O_CLOEXEC)
+        self._fds.move_to_end(segment)
+        return self._fds[segment]
 
     def _add(self, number: int, frame: Frame, trust: bool) -> None:
         found, foreign = spans(frame.body, trust)

@@ -113,6 +113,13 @@ class Store:
         `progress` is told the lines written so far. Raises OSError (a full disk): the journal stays, and a later call
         does it all.
         """
+        try:
+            self._assemble(tell, progress)
+        except sqlite3.Error as error:  # a full disk, most likely
+            hint = "make room, then drain again: nothing that came is lost"
+            raise SqsteeError(f"{self.hidden}: {error}", hint, EXIT_FAILURE) from None
+
+    def _assemble(self, tell: Callable[[Verdict], None], progress: Callable[[int], None]) -> None:
         for trust in (True, False):
             found: list[Verdict] = []
             index = Index(f"{self.hidden}/index.db", segments(self.hidden), trust)
@@ -193,7 +200,8 @@ class _Assembly:
                 os.sync()
             self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite has rolled back by itself where the disk is full
+                self._database.execute("ROLLBACK")
             raise
         self._add_open()
 

@@ -284,6 +284,7 @@ class Receiver(Protocol):
 
     name: str  # the destination, as given
     follows: bool  # reading does not consume, so that nothing needs to be deleted
+    ordered: bool  # what was received holds back what comes behind it, until it is deleted
 
     def receive(self, limit: int, wait: float) -> list[Message]:
         """At most `limit` messages, waiting at most `wait` seconds for the first. Raises TransportError."""

@@ -156,6 +156,7 @@ class LocalReceiver:
     """Follows the rows in the order in which they were stored; nothing is consumed."""
 
     follows = True
+    ordered = False
 
     def __init__(self, path: str, name: str = "local") -> None:
         self.name = name

@@ -179,6 +179,7 @@ class SqsReceiver:
 
     def __init__(self, destination: Destination, connections: int = 4, visibility: int | None = None) -> None:
         self.name = destination.text
+        self.ordered = destination.name.endswith(".fifo")
         self._queue = _Queue(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
         self._options: dict[str, int] = {} if visibility is None else {"VisibilityTimeout": visibility}
 
@@ -193,6 +194,8 @@ class SqsReceiver:
                 MessageSystemAttributeNames=["SentTimestamp"],
                 **self._options,  # type: ignore[arg-type]
             )
+            if "html" in answer["ResponseMetadata"]["HTTPHeaders"].get("content-type", ""):
+                raise TransportError(RETRY, "NoAnswer", "ReceiveMessage: a page of a proxy's, not an answer")
         return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
@@ -233,6 +236,8 @@ class SqsReceiver:
         """The client and the queue's URL; whatever is raised comes out as TransportError."""
         try:
             yield self._queue.client()
+        except TransportError:
+            raise
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.kind == REFRESH:
