@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sqstee.read.follow import Received, by_receiver
 from sqstee.read.journal import Journal, meta_of
-from sqstee.read.pump import Pump, Returns
+from sqstee.read.pump import PAUSE, Pump, Returns
 from sqstee.read.receive import is_pointer
 from sqstee.read.stop import Stop
 from sqstee.record import DecodeError, unpack
@@ -64,6 +64,7 @@ class Collector:
     ) -> None:
         self._receivers, self._journal, self._limits, self._remark = receivers, journal, limits, remark
         self._pump = Pump(receivers, self._take, remark, limits.threads, limits.wait, most=limits.most)
+        self._pump.pause = PAUSE
         self._returns = Returns(limits.deleters)
         self._lock = threading.Lock()
         self._unsynced: list[Received] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 from sqstee.read.hold import Holding
 from sqstee.read.match import Filter
 from sqstee.read.order import Emission, Emit, Gap, Late, Missing, Order
-from sqstee.read.pump import Inbox, Pump, Returns
+from sqstee.read.pump import PAUSE, Inbox, Pump, Returns
 from sqstee.read.receive import Foreign, Item, is_gap, is_pointer, read
 from sqstee.read.stop import Stop, StoppedError
 from sqstee.record import Event
@@ -92,6 +92,7 @@ class Follower:
 
     def drain(self, idle: float = 0.0) -> None:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
+        self.pump.pause = PAUSE
         self._read(lambda: self.pump.is_empty(idle) or self._is_peek_over())
 
     def has_holes(self) -> bool:

@@ -21,6 +21,7 @@ _FIRST_GUESS = 256 * 1024  # bytes of a body before any was seen
 _COPIES = 3.5  # answer, its text and its bodies are in memory at the same time
 _FIRST_ATTEMPTS = 3
 _MOST_SECONDS = 30.0
+PAUSE = 0.15  # seconds: longer than those who decide take to look
 _FOLLOW_SECONDS = 0.1  # one look at a destination that is followed without consuming
 _ASK_SECONDS = 1.0  # between two questions whether a queue is empty
 _GIVE_UP_SECONDS = 30.0
@@ -39,7 +40,8 @@ class Pump:
 
     `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `most`: stop after so
     many messages. All threads but one of each receiver sleep while nothing comes. What stops it by itself is in
-    `failure`; trouble that passes is told to `remark`.
+    `failure`; trouble that passes is told to `remark`. `pause`: seconds after an empty answer, for whoever decides then
+    whether to go on, as stopping awaits the next long poll; 0 where lines are to be shown at once.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Pump:
         self._succeeded = self._told = False
         self._stopping = threading.Event()
         self._busy = {id(receiver): threading.Event() for receiver in receivers}
+        self.pause = 0.0
         self.failure: Exception | None = None
         self.received = self.bytes = 0
         self._empties = {id(receiver): 0 for receiver in receivers}
@@ -126,6 +129,8 @@ class Pump:
                 attempt = 0
                 if messages:
                     self._take(receiver, messages)
+                elif self.pause:
+                    self._stopping.wait(self.pause)
             except TransportError as error:
                 attempt += 1
                 self._trouble(receiver, error, attempt)

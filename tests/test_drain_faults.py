@@ -1,0 +1,256 @@
+"""sqstee drain when things go wrong: kills, signals, full disks, damage, and any order, duplication and loss."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from draining import FAST, assembled, at_most, drained, files, journal
+from fake_sqs import FakeSqs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support import Sqstee, running, wait_for
+
+from sqstee.read.journal import Journal, frames, meta_of, segments
+from sqstee.read.plain import plain_lines
+from sqstee.read.spans import spans
+from sqstee.read.store import Store
+from sqstee.record import Body, Encoder
+
+
+class TestFaults:
+    def test_killed_at_any_moment_it_goes_on(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """kill -9 after a growing number of deletes; the last drain finds everything, and nothing twice."""
+        fake_sqs.create_queue("k", VisibilityTimeout=60)
+        fake_sqs.faults(latency_ms=10)
+        runs = [f"01JDRUN{number:019d}" for number in range(3)]
+        for run in runs:
+            put(fake_sqs, [event_of("start", 0, run)], "k")
+            put(fake_sqs, [lines_of(n * 20 + 1, n * 20 + 20, run) for n in range(100)], "k")
+            put(fake_sqs, [event_of("exit", 2001, run, exit_code=0)], "k")
+        out = sqstee.folder / "out"
+        command = sqstee.words("drain", "k", "-O", str(out), *FAST, "--concurrency", "2")
+        for left in (280, 150, 0):
+            with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ | fake_sqs.environ()) as process:
+                wait_for(partial(at_most, fake_sqs, "k", left), f"only {left} messages")
+                process.kill()
+            fake_sqs.advance(61)
+        found = sqstee.run("drain", "k", "-O", str(out), *FAST, environ=fake_sqs.environ())
+        assert found.returncode == 0, found.stdout
+        assert files(out) == {f"node1/{run}.stdout": expected(1, 2000) for run in runs}
+        assert fake_sqs.messages("k") == []
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("processes", ["1", "2"])
+    def test_asked_to_stop_it_leaves_nothing_in_flight(
+        self, sqstee: Sqstee, fake_sqs: FakeSqs, number: int, processes: str
+    ) -> None:
+        """What was received is in the files and deleted; everything else can be received at once."""
+        put(fake_sqs, [event_of("start", 0)] + [lines_of(n + 1, n + 1) for n in range(600)])
+        fake_sqs.faults(latency_ms=20)
+        out = sqstee.folder / "out"
+        words = ("drain", "q", "-O", str(out), "--processes", processes, "--concurrency", "2")
+        environ = sqstee.environ | fake_sqs.environ()
+        with running(sqstee.words(*words), stdout=subprocess.PIPE, env=environ, start_new_session=True) as process:
+            wait_for(lambda: len(fake_sqs.messages("q")) < 550, "some deletes")
+            os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+            process.communicate(timeout=30)
+        assert process.returncode == 128 + number
+        left = fake_sqs.messages("q")
+        assert not any(message.in_flight for message in left)
+        lines = files(out)[f"node1/{RUN}.stdout"].splitlines(keepends=True)
+        there = {f"line {json.loads(message.body)['seq']}\n".encode() for message in left}
+        assert {*lines} | there >= {f"line {n + 1}\n".encode() for n in range(600)}
+        assert len(lines) == len({*lines})
+
+    def test_a_full_disk_deletes_nothing_that_is_not_stored(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """What could not be journaled is given back; one line says why."""
+        put(fake_sqs, [event_of("start", 0)] + [lines_of(n * 500 + 1, n * 500 + 500) for n in range(20)])
+        words = sqstee.words("drain", "q", "-O", str(sqstee.folder / "out"), *FAST)
+        found = subprocess.run(
+            ["sh", "-c", 'ulimit -f 300; exec "$@"', "sh", *words],
+            capture_output=True,
+            env=sqstee.environ | fake_sqs.environ(),
+            timeout=60,
+            check=False,
+        )
+        assert found.returncode == 1
+        assert b"File too large" in found.stderr
+        assert b"Traceback" not in found.stderr
+        left = fake_sqs.messages("q")
+        assert left
+        assert in_flight(fake_sqs) == 0
+        found = drained(sqstee, fake_sqs)
+        assert files(sqstee.folder / "out")[f"node1/{RUN}.stdout"] == expected(1, 10000)
+
+    def test_deletes_that_fail_are_repeated_or_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """Failed entries once: deleted in the end. Refused for good: stored, and said to come again."""
+        put(fake_sqs, whole_run(3))
+        failing: dict[str, Any] = {"operation": "DeleteMessageBatch", "times": 2}
+        fake_sqs.faults(failed_entries=[failing])
+        found = drained(sqstee, fake_sqs)
+        assert (found.returncode, found.stderr, fake_sqs.messages("q")) == (0, b"", [])
+        put(fake_sqs, whole_run(3))
+        fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
+        found = drained(sqstee, fake_sqs)
+        assert b"3 messages are stored and will come again all the same" in found.stderr
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 2000), st.binary(max_size=40), st.booleans())
+    def test_damage_costs_the_frame_that_it_hits(self, at: int, junk: bytes, cut: bool) -> None:
+        """A torn tail or bytes that are not ours: every other frame is found."""
+        with tempfile.TemporaryDirectory() as folder:
+            writer = Journal(folder)
+            bodies = [b"%d" % n * 100 for n in range(8)]
+            writer.append([(meta_of(str(n), 0.0, {}), body) for n, body in enumerate(bodies)])
+            writer.close()
+            (path,) = segments(folder)
+            whole = list(frames(path))
+            assert [frame.body for frame in whole] == bodies
+            data = Path(path).read_bytes()
+            at = min(at, len(data))
+            Path(path).write_bytes(data[:at] + (junk if cut else junk + data[at + len(junk) :]))
+            found = [frame.body for frame in frames(path)]
+            for frame in whole:
+                hit = frame.at + frame.size > at and (cut or frame.at < at + len(junk))
+                assert hit or frame.body in found
+            assert set(found) <= set(bodies)
+
+    def test_a_stranger_to_the_folder_waits(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """Two drains into one folder at once are refused."""
+        out = sqstee.folder / "out"
+        store = Store(str(out), "streams", False)
+        try:
+            found = drained(sqstee, fake_sqs)
+        finally:
+            store.close()
+        assert found.returncode == 1
+        assert b"another drain is working in" in found.stderr
+
+
+RUNS = ("A", "B")
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[dict[str, list[bytes]], list[list[bytes]]]:
+    """Two runs' lines, and rounds of bodies: any cut, any order, any duplication, any loss, runs mixed in a body."""
+    wrote = {run: draw(st.lists(st.binary(max_size=6), min_size=1, max_size=12)) for run in RUNS}
+    records = {run: [_record(run, seq, line) for seq, line in enumerate(lines)] for run, lines in wrote.items()}
+    pieces = st.tuples(st.sampled_from(RUNS), st.integers(0, 11), st.integers(1, 5)).map(
+        lambda piece: b"".join(records[piece[0]][piece[1] : piece[1] + piece[2]])
+    )
+    bodies = st.lists(pieces, min_size=1, max_size=3).map(b"".join)
+    return wrote, draw(st.lists(st.lists(bodies, max_size=6), min_size=1, max_size=3))
+
+
+def _record(run: str, seq: int, line: bytes) -> bytes:
+    line = line.replace(b"\n", b"")
+    stream = ("stdout", "stderr")[seq % 3 == 0]
+    return Encoder(run, "h").lines(line + b"\n" * (seq % 5 != 4), stream, 0, seq, eol=seq % 5 != 4)
+
+
+def _streams(wrote: dict[str, list[bytes]], seen: Iterable[tuple[str, int]]) -> dict[str, bytes]:
+    """The files that these seqs make."""
+    found: dict[str, bytes] = {}
+    for run, seq in sorted(seen):
+        name = f"h/{run}.{('stdout', 'stderr')[seq % 3 == 0]}"
+        found[name] = found.get(name, b"") + wrote[run][seq].replace(b"\n", b"") + b"\n" * (seq % 5 != 4)
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories(), st.booleans())
+def test_any_history_makes_the_files_of_what_was_seen(
+    history: tuple[dict[str, list[bytes]], list[list[bytes]]], packed: bool
+) -> None:
+    """After each round: exactly what came so far, in order, once, and the verdict names what did not."""
+    wrote, rounds = history
+    folder = Path(tempfile.mkdtemp())
+    try:
+        seen: set[tuple[str, int]] = set()
+        for bodies in rounds:
+            seen |= {(line["run"], line["seq"]) for body in bodies for line in map(json.loads, body.splitlines())}
+            if any(bodies):
+                journal(folder, *filter(None, bodies))
+            verdicts = assembled(folder, packed=packed)
+            suffix = ".gz" if packed else ""
+            got = {name.removesuffix(".gz"): data for name, data in files(folder).items() if name.endswith(suffix)}
+            if packed:
+                got = {name: gzip.decompress(data) for name, data in got.items()}
+            assert {name: data for name, data in got.items() if data} == {
+                name: data for name, data in _streams(wrote, seen).items() if data
+            }
+            for run in RUNS:
+                seqs = {seq for one, seq in seen if one == run}
+                if seqs:
+                    assert verdicts[run].missing == max(seqs) + 1 - len(seqs)
+                    assert verdicts[run].lines == len(seqs)
+    finally:
+        shutil.rmtree(folder)
+
+
+LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LINES, st.sampled_from(["", 'j"b\\', 'x","message":"']), st.integers(0, 10**12))
+def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, first: int) -> None:
+    """The fast way gives the same bytes, or none at all; and so does the index."""
+    block = b"".join(line + b"\n" for line in lines)
+    data = Encoder("R", "h", job, {"message": "m"} if job else None).lines(block, "stdout", 0, first)
+    found = plain_lines(data, "R", first, len(lines))
+    assert found in (None, {"stdout": block})
+    if not job and all(line.isascii() for line in lines):
+        assert found == {"stdout": block}
+    assert plain_lines(data, "R", first + 1, len(lines)) is None
+    assert plain_lines(data, "S", first, len(lines)) is None
+    assert plain_lines(data, "R", first, len(lines) + 1) is None
+    for trust in (True, False):
+        ((span,), foreign) = spans(data, trust)
+        assert (span.run, span.first, span.last, span.size) == ("R", first, first + len(lines) - 1, len(data))
+        assert foreign == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[0] + lines[2] + lines[1] + lines[3],
+        lambda lines: lines[0] + lines[1] + lines[1] + lines[3],
+        lambda lines: lines[0] + lines[1].replace(b'"run":"A"', b'"run":"B"') + lines[2] + lines[3],
+        lambda lines: lines[0] + lines[1].replace(b'"message"', b'"massage"') + lines[2] + lines[3],
+        lambda lines: lines[0] + lines[1].replace(b'"stdout"', b"7") + lines[2] + lines[3],
+        lambda lines: lines[0] + lines[1].replace(b'"message":"', b'"message":["') + lines[2] + lines[3],
+        lambda lines: lines[0] + b"\n" + lines[1] + b"junk\n" + lines[2] + lines[3][:-1],
+    ],
+)
+def test_a_body_that_only_looks_whole_is_read_line_by_line(tmp_path: Path, change: Any) -> None:
+    """What its first and last line promise is checked: the good lines are found, the others are foreign or missing."""
+    lines = [Encoder("A", "h").lines(b"%d\n" % seq, "stdout", 0, seq) for seq in range(4)]
+    journal(tmp_path, change(lines))
+    verdict = assembled(tmp_path)["A"]
+    got = files(tmp_path)["h/A.stdout"].split()
+    assert got == sorted(set(got))
+    assert verdict.lines == len(got)
+    assert len(got) + verdict.missing == 4
+
+
+def test_a_body_of_whatever_json_cannot_stop_a_drain(tmp_path: Path) -> None:
+    """Numbers, lists, deep nesting, bytes: kept as foreign, and the run beside them is whole."""
+    good: Body = lines_of(0, 3)
+    junk = [b"7\n", b"[1,2]\n", b"null", b"[" * 50000, b"\xff\xfe\x00", b'{"seq":0}\n']
+    junk.append(b'{"run":{},"seq":0}\n{"run":{}}\n')
+    journal(tmp_path, *junk, good.data)
+    assert assembled(tmp_path)[RUN].lines == 4
+    assert files(tmp_path)[f"node1/{RUN}.stdout"] == expected(0, 3)
+    assert len(files(tmp_path)["_foreign/messages.ndjson"].splitlines()) == 8
