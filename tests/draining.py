@@ -10,7 +10,8 @@ from fake_sqs import FakeSqs
 from support import Sqstee
 
 from sqstee.read.journal import Journal, meta_of
-from sqstee.read.store import Store, Verdict
+from sqstee.read.store import Store
+from sqstee.read.verdict import Verdict
 
 FAST = ("--idle-timeout", "0.5s")
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from sqstee.read.follow import Follower
 from sqstee.read.hold import Holding
 from sqstee.read.match import earliest
 from sqstee.read.order import Order
-from sqstee.read.pump import Returns
 from sqstee.read.receive import Item
+from sqstee.read.returns import Returns
 from sqstee.read.show import Output, Printer, Style, check_template, duration
 from sqstee.read.stop import Stop
 from sqstee.record import Body, decode
@@ -282,6 +283,35 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
         wait_for(lambda: fake_sqs.messages("q") == [], "deletion of what was printed")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
+
+
+def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing lines of a run that has ended are lost once the queue has been empty for so long; said once."""
+    monkeypatch.setattr("sqstee.read.follow._LOST_SECONDS", 0.2)
+    monkeypatch.setattr("sqstee.read.follow._ASK_SECONDS", 0.05)
+    start, _, end = whole_run(9)
+    bodies = [start, lines_of(1, 2), lines_of(6, 9), end]
+    queue = Queue([Message(body.data, {}, str(at), str(at)) for at, body in enumerate(bodies)])
+
+    class Sink:
+        def __init__(self) -> None:
+            self.kinds: list[tuple[object, object, object]] = []
+
+        def items(self, items: object, late: bool = False) -> None:
+            pass
+
+        def remark(self, text: str, **fields: object) -> None:
+            self.kinds.append((fields["kind"], fields["first"], fields["last"]))
+            if fields["kind"] == "lost":
+                threading.Timer(0.3, setattr, (stop, "signal", 15)).start()
+
+        def flush(self) -> None:
+            pass
+
+    sink = Sink()
+    with Stop() as stop:
+        Follower([queue], sink, stop, True, window=0.1).follow()
+    assert sink.kinds == [("missing", 3, 5), ("lost", 3, 5)]
 
 
 def test_gap_events_are_said_also_where_only_bytes_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from sqstee.read.collect import Limits, Progress
     from sqstee.read.stop import Stop
-    from sqstee.read.store import Store, Verdict
+    from sqstee.read.store import Store
+    from sqstee.read.verdict import Verdict
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from sqstee.read.follow import Received, by_receiver
 from sqstee.read.journal import Journal, meta_of
-from sqstee.read.pump import PAUSE, Pump, Returns
+from sqstee.read.pump import PAUSE, Pump
 from sqstee.read.receive import is_pointer
+from sqstee.read.returns import Returns
 from sqstee.read.stop import Stop
 from sqstee.record import DecodeError, unpack
 from sqstee.transports.base import Message, Receiver, TransportError

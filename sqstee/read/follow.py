@@ -7,35 +7,27 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from sqstee.read import remarks
 from sqstee.read.hold import Holding
 from sqstee.read.match import Filter
-from sqstee.read.order import Emission, Emit, Gap, Late, Missing, Order
-from sqstee.read.pump import PAUSE, Inbox, Pump, Returns
+from sqstee.read.order import Emission, Emit, Gap, Late, Order
+from sqstee.read.pump import PAUSE, Inbox, Pump
 from sqstee.read.receive import Foreign, Item, is_gap, is_pointer, read
+from sqstee.read.remarks import Sink
+from sqstee.read.returns import Returns
 from sqstee.read.stop import Stop, StoppedError
 from sqstee.record import Event
-from sqstee.transports.base import Message, Receiver
+from sqstee.transports.base import Message, Receiver, TransportError
 
 _LOOK_SECONDS = 0.1  # how often a signal and the end are looked for while nothing comes
+_LOST_SECONDS = 60.0  # a queue's figures may lag a minute
+_ASK_SECONDS = 10.0  # between two questions whether it is empty
 _MOST_RUNS = 10_000  # known at a time; the one that has been silent longest is forgotten
 _MOST_FOREIGN = 20_000  # message ids of foreign messages that are known as duplicates
 _MOST_PEEKED = 100_000  # messages held: at 120,000 in flight a queue answers nobody any more
 _MOST_REPEATS = 200  # messages met again in a row: the pass takes longer than they stay hidden
 
 Received = tuple[Receiver, Message]
-
-
-class Sink(Protocol):
-    """Where items go in their order: a printer, a board, the rest that a filter leaves."""
-
-    def items(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
-        """Take items; `late` ones belong further up."""
-
-    def remark(self, text: str, **fields: object) -> None:
-        """Take a remark about what was read."""
-
-    def flush(self) -> None:
-        """Have everything written; raises OSError where that fails."""
 
 
 class Rest(Protocol):
@@ -85,6 +77,9 @@ class Follower:
         self._peeked: set[str] = set()
         self._repeats = 0
         self._remarks: list[str] = []
+        self._receivers = receivers
+        self._ended: set[str] = set()  # runs whose end was seen, while something of them is missing
+        self._ask_at = 0.0
 
     def follow(self) -> None:
         """Read until asked to stop. Raises TransportError and OSError."""
@@ -104,6 +99,7 @@ class Follower:
         try:
             while not self._stop.signal and not self.pump.is_over and not is_over():
                 self._step(self._inbox.get(self._patience()))
+                self._look_for_loss()
             if not self._stop.signal:
                 self._step(self._inbox.get(0.0), at_end=True)
         except StoppedError:
@@ -218,15 +214,16 @@ class Follower:
                 self._hand_on(emission.items)
             elif isinstance(emission, Late):
                 self._hand_on(emission.items, late=True)
-                self._late(emission)
+                remarks.late(self._sink, emission)
             elif isinstance(emission, Gap):
                 self._hand_on((emission.item,), late=emission.is_late)
-                self._gap(emission)
+                remarks.gap(self._sink, emission)
             else:
-                self._missing(emission)
+                remarks.missing(self._sink, emission)
             self._done += self._holding.passed(emission.run, self.order.border(emission.run))
 
     def _hand_on(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
+        self._note_end(items)
         wanted = self._wanted
         if wanted is None:
             self._sink.items(items, late)
@@ -235,21 +232,28 @@ class Follower:
         if self._rest:
             self._rest.keep([item for item in items if not wanted(item)])
 
-    def _missing(self, missing: Missing) -> None:
-        span = {"run": missing.run, "first": missing.first, "last": missing.last, "age_s": round(missing.age, 3)}
-        text = f"{_lines(missing)} missing so far {_of(missing)}, waited for {missing.age:.1f} s"
-        self._sink.remark(text, kind="missing", **span)
+    def _look_for_loss(self) -> None:
+        """What is missing of an ended run is lost once the queue has been empty for longer than it hides a message."""
+        now = time.monotonic()
+        if not self._ended or now - self.pump.last_message < _LOST_SECONDS or now < self._ask_at:
+            return
+        self._ask_at = now + _ASK_SECONDS
+        try:
+            states = [receiver.stat() for receiver in self._receivers if not receiver.follows]
+        except TransportError:
+            return
+        hidden = max((state.visibility_timeout or 0.0 for state in states), default=0.0)
+        if now - self.pump.last_message < hidden or any(one.visible + one.in_flight + one.delayed for one in states):
+            return
+        for run in sorted(self._ended):
+            for first, last in self.order.holes(run):
+                remarks.lost(self._sink, run, first, last)
+        self._ended.clear()
 
-    def _late(self, late: Late[Item]) -> None:
-        span = {"run": late.run, "first": late.first, "last": late.last}
-        self._sink.remark(f"{_lines(late)} came late {_of(late)}", kind="late", **span)
-
-    def _gap(self, gap: Gap[Item]) -> None:
-        span = {"run": gap.run, "first": gap.first, "last": gap.last}
-        assert isinstance(gap.item, Event)
-        reason = str(gap.item.fields.get("reason", ""))
-        text = f"{_lines(gap)} dropped by the sender {_of(gap)}: {gap.item.message or reason}"
-        self._sink.remark(text, kind="gap", reason=reason, **span)
+    def _note_end(self, items: Sequence[Item | Foreign]) -> None:
+        last = items[-1]
+        if isinstance(last, Event) and last.event in ("exit", "end") and self.order.holes(last.run):
+            self._ended.add(last.run)
 
     def _remark(self, text: str) -> None:
         """A remark from whatever thread: said by the one that reads."""
@@ -286,13 +290,3 @@ def by_receiver(received: Iterable[Received]) -> Iterator[tuple[Receiver, list[M
     for receiver, message in received:
         found.setdefault(id(receiver), (receiver, []))[1].append(message)
     yield from found.values()
-
-
-def _lines(span: Missing | Late[Item] | Gap[Item]) -> str:
-    count = span.last - span.first + 1
-    return f"{count} line{'s' if count > 1 else ''}"
-
-
-def _of(span: Missing | Late[Item] | Gap[Item]) -> str:
-    seqs = f"seq {span.first}" if span.first == span.last else f"seq {span.first}-{span.last}"
-    return f"of run {span.run} ({seqs})"
