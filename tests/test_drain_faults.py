@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -105,6 +106,22 @@ class TestFaults:
         fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
         found = drained(sqstee, fake_sqs)
         assert b"3 messages are stored and will come again all the same" in found.stderr
+
+    def test_a_sync_that_failed_never_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Linux reports a lost write once: what was journaled then is not deleted, however often one asks."""
+
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        writer = Journal(str(tmp_path))
+        writer.append([(meta_of("a", 0.0, {}), b"body")])
+        monkeypatch.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            writer.sync()
+        monkeypatch.undo()
+        with pytest.raises(OSError, match="Input/output"):
+            writer.sync()
+        writer.close()
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 2000), st.binary(max_size=40), st.booleans())

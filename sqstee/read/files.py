@@ -6,6 +6,8 @@ import os
 import zlib
 from collections.abc import Iterator
 
+from sqstee.read.journal import sync_folder
+
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _LONGEST_NAME = 120
@@ -103,9 +105,12 @@ class RunFiles:
         return {suffix: file.mark() for suffix, file in self._open.items()}
 
     def close(self, sync: bool) -> None:
-        """Close all."""
+        """Close all, and have them on disk, their names included."""
         for file in self._open.values():
             file.close(sync)
+        if sync and self._open:
+            sync_folder(self._folder)
+            sync_folder(os.path.dirname(self._folder))
 
     def paths(self) -> Iterator[str]:
         """The paths."""

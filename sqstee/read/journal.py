@@ -51,6 +51,7 @@ class Journal:
         self._numbers = itertools.count()
         self._fd = -1
         self._size = 0
+        self._unsynced: OSError | None = None  # a sync that failed: asked again, Linux says that all is well
 
     def append(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Write frames of (meta data, body); a failed write leaves nothing behind."""
@@ -67,12 +68,14 @@ class Journal:
                 raise
 
     def sync(self) -> None:
-        """Have everything that was appended on disk."""
+        """Have everything that was appended on disk; once that failed it fails for ever."""
         with self._lock:
+            if self._unsynced:
+                raise self._unsynced
             fd = os.dup(self._fd) if self._fd >= 0 else -1
         if fd >= 0:
             try:
-                os.fdatasync(fd)
+                self._sync(fd)
             finally:
                 os.close(fd)
 
@@ -83,9 +86,16 @@ class Journal:
                 os.close(self._fd)
                 self._fd = -1
 
+    def _sync(self, fd: int) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            self._unsynced = error
+            raise
+
     def _rotate(self) -> None:
         if self._fd >= 0:
-            os.fdatasync(self._fd)
+            self._sync(self._fd)
             os.close(self._fd)
         path = f"{self._folder}/{self._name}-{next(self._numbers):06d}{SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC

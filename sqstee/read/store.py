@@ -231,6 +231,8 @@ class _Assembly:
         if file is not None:
             size = file.mark()
             file.close(sync=True)
+            sync_folder(f"{self._folder}/{FOREIGN}")
+            sync_folder(self._folder)
             self._database.execute("INSERT OR REPLACE INTO folder VALUES ('foreign', ?)", (str(size),))
 
     def _add_open(self) -> None:

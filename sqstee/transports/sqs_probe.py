@@ -18,16 +18,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqstee.record import Encoder
-from sqstee.transports.base import OPEN, REFRESH, TransportError
+from sqstee.transports.base import OPEN, REFRESH, TIMEOUT, TransportError
 from sqstee.transports.destination import Destination
-from sqstee.transports.sqs import MAX_MESSAGE_BYTES, queue_state, refusal_of
+from sqstee.transports.sqs import MAX_MESSAGE_BYTES, client_for, queue_state, refusal_of
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 ROLES = {
     "send": ("sqs:SendMessage",),
     "receive": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
 }
-_SECONDS = 5.0
+_SECONDS = 5.0  # to connect
+_READ_SECONDS = 30.0
 _SKEW_WARNING, _SKEW_FATAL = 30.0, 300.0  # signatures are refused above five minutes (IAM user guide)
 _SHORT_VISIBILITY = 10.0
 _ROUND_TRIP_SECONDS = 20.0
@@ -70,7 +71,6 @@ class Probe:
 
     def _credentials(self) -> Iterator[Step]:
         import boto3.session
-        from botocore.config import Config
 
         session = boto3.session.Session()
         try:
@@ -92,10 +92,7 @@ class Probe:
             return
         source = "the destination's" if self._destination.region else "the environment's or profile's"
         yield Step("region", OK, f"{region} ({source})")
-        parts = urlsplit(emulator)
-        config = Config(connect_timeout=_SECONDS, read_timeout=30, retries={"total_max_attempts": 2})
-        endpoint = f"{parts.scheme}://{parts.netloc}" if emulator else None
-        self._client = session.client("sqs", region_name=region, endpoint_url=endpoint, config=config)
+        self._client = client_for(self._destination, 1, _READ_SECONDS)
 
     def _network(self) -> Iterator[Step]:
         endpoint = urlsplit(self._client.meta.endpoint_url)
@@ -171,7 +168,7 @@ class Probe:
             refusal = refusal_of(error)
             if refusal.kind == REFRESH or "AccessDenied" in refusal.code or "Kms" in refusal.code:
                 return Step(action, FAILED, str(refusal), self._advice(refusal, action))
-            if refusal.code in ("Network", "QueueDoesNotExist") or "InternalError" in refusal.code:
+            if refusal.code in ("Network", TIMEOUT, "QueueDoesNotExist") or "InternalError" in refusal.code:
                 return Step(action, FAILED, str(refusal), self._advice(refusal, action))
         return Step(action, OK, "allowed")
 
