@@ -130,7 +130,7 @@ def test_the_local_queue_and_a_bad_spool(sqstee: Sqstee, tmp_path: Path) -> None
     sqstee.run("--", "seq", "3")
     found = sqstee.run("check")
     assert found.returncode == 0
-    assert b"messages in" in found.stdout
+    assert b"bodies in" in found.stdout
     (tmp_path / "file").write_text("")
     found = sqstee.run("check", "--spool", str(tmp_path / "file"))
     assert found.returncode == 1

@@ -169,3 +169,39 @@ def test_what_makes_no_sense_is_refused(sqstee: Sqstee, words: tuple[str, ...]) 
 def test_pointers_count_their_attributes() -> None:
     """The size attribute is one more of the ten that a message may have."""
     assert len(Body(b"", "R", "h", 0, 0, "gzip,base64").attributes) < 9
+
+
+def test_our_readers_fetch_and_delete_the_bodies(sqstee: Sqstee, fake_sqs: FakeSqs, environ: dict[str, str]) -> None:
+    """tail --peek shows what pointers point to and leaves it; drain stores it, and deletes message and object."""
+    words = ("--via-s3", "s3://bkt/p", "--host", "h", "--to", "q", "--", "seq", "500")
+    made = sqstee.run(*words, environ=environ)
+    there = stored(environ)
+    assert there
+    found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=environ)
+    assert (found.stdout, stored(environ)) == (made.stdout, there)
+    out = sqstee.folder / "out"
+    found = sqstee.run("drain", "q", "-O", str(out), "--idle-timeout", "0.5s", environ=environ)
+    assert found.returncode == 0, found.stderr
+    assert [path.read_bytes() for path in out.glob("h/*.stdout")] == [made.stdout]
+    assert (fake_sqs.messages("q"), stored(environ)) == ([], [])
+
+
+def test_a_body_that_cannot_be_read_stays(sqstee: Sqstee, fake_sqs: FakeSqs, environ: dict[str, str]) -> None:
+    """Without its bucket a pointer is left in the queue, and that is said."""
+    sqstee.run("--via-s3", "s3://bkt/p", "--to", "q", "--", "seq", "5", environ=environ)
+    (message, *_) = fake_sqs.messages("q")
+    lost = environ | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
+    found = sqstee.run("tail", "q", "--consume", "--no-follow", environ=lost)
+    assert b"a message is left in the queue: its body in S3 could not be read" in found.stderr
+    assert message.id in [one.id for one in fake_sqs.messages("q") if not one.in_flight]
+
+
+def test_s3_is_drained(sqstee: Sqstee, environ: dict[str, str]) -> None:
+    """Objects become files, and are deleted."""
+    made = sqstee.run("--host", "h", "--to", "s3://bkt/d", "--", "seq", "500", environ=environ)
+    assert stored(environ)
+    out = sqstee.folder / "out"
+    found = sqstee.run("drain", "s3://bkt/d", "-O", str(out), "--idle-timeout", "0.5s", environ=environ)
+    assert found.returncode == 0, found.stderr
+    assert [path.read_bytes() for path in out.glob("h/*.stdout")] == [made.stdout]
+    assert stored(environ) == []

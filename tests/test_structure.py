@@ -216,6 +216,9 @@ WALL_CLOCK = {
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
+    "sqstee.read.journal": {"time_ns"},  # the name of a segment
+    "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
+    "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the clock against the server's; a timestamp
 }
 
 

@@ -50,7 +50,7 @@ def check(
 def _steps(
     destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
 ) -> Iterator[Step]:
-    from sqstee.transports.sqs_probe import FAILED, ROLES, Probe, Step
+    from sqstee.transports.sqs_probe import FAILED, ROLES, WARNING, Probe, Step
 
     yield from _configuration(destination, given)
     if destination.kind == "sqs":
@@ -62,11 +62,11 @@ def _steps(
             yield step
         if round_trip and reached:
             yield probe.round_trip()
-    elif destination.kind == "local":
-        yield _local(destination)
+    elif destination.kind == "http":
+        advice = f"sqstee --to {destination.text} -- true"
+        yield Step("collector", WARNING, "is not tried: a post would be stored", advice)
     else:
-        text = f"{destination.kind} destinations are not part of this version"
-        yield Step("destination", FAILED, text, "choose a queue")
+        yield _looked_at(destination)
     yield from _spool(settings, spool)
 
 
@@ -98,7 +98,7 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
             yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")
 
 
-def _local(destination: Destination) -> Step:
+def _looked_at(destination: Destination) -> Step:
     from sqstee.cli.reading import local_path
     from sqstee.transports.base import TransportError, open_receiver
     from sqstee.transports.sqs_probe import FAILED, OK, Step
@@ -106,8 +106,13 @@ def _local(destination: Destination) -> Step:
     try:
         state = open_receiver(destination, local_path()).stat()
     except TransportError as error:
-        return Step("local queue", FAILED, str(error), "choose another file with --to local:PATH")
-    return Step("local queue", OK, f"{state.visible:,} messages in {destination.name or local_path()}")
+        advice = {
+            "local": "choose another file with --to local:PATH",
+            "s3": "check the bucket's name and region, and s3:ListBucket, s3:GetObject (to read), s3:PutObject (to send)",
+        }
+        return Step("contents", FAILED, str(error), advice[destination.kind])
+    where = destination.text if destination.kind == "s3" else destination.name or local_path()
+    return Step("contents", OK, f"{state.visible:,} bodies in {where}")
 
 
 def _spool(settings: Settings, spool: str) -> Iterator[Step]:

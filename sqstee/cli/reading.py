@@ -63,7 +63,9 @@ def opened(
         problem = "a queue has no way to read without taking" if not consume else "only one of --consume and --peek"
         hint = "choose --consume (delete what was printed) or --peek (one pass, given back)"
         raise SqsteeError(problem, hint)
-    places = Places(found, [open_receiver(one, local_path(), connections, visibility) for one in found])
+    local = local_path()
+    receivers = [open_receiver(one, local, connections, visibility, consume=consume) for one in found]
+    places = Places(found, receivers)
     places.consumed = consume
     if peek and queues:
         for one, receiver in zip(found, places.receivers, strict=True):

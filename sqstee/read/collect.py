@@ -159,7 +159,7 @@ class Collector:
                 self._returns.release(receiver, messages)
         self._returns.close()
         if self._left and not (self._failure or self._pump.failure):
-            self._remark(f"{len(self._left)} messages are left in the queue: their bodies lie in S3")
+            self._remark(f"{len(self._left)} messages are left in the queue: their bodies in S3 could not be read")
         if self._returns.failed:
             problem = self._returns.problem
             self._remark(f"{self._returns.failed} messages are stored and will come again all the same: {problem}")

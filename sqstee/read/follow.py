@@ -135,7 +135,7 @@ class Follower:
 
     def _take(self, receiver: Receiver, message: Message) -> None:
         if is_pointer(message):
-            self._leave(receiver, message, "its body lies in S3, which this version does not read")
+            self._leave(receiver, message, "its body in S3 could not be read")
             return
         if not self._consume and not receiver.follows and self._is_peeked(receiver, message):
             return

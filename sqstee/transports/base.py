@@ -379,9 +379,10 @@ def open_receiver(
 
         return S3Receiver(destination, consume, shards, connections)
     if destination.kind == "sqs":
+        from sqstee.transports.offload import FetchingReceiver
         from sqstee.transports.sqs import SqsReceiver
 
-        return SqsReceiver(destination, connections, visibility)
+        return FetchingReceiver(SqsReceiver(destination, connections, visibility), connections)
     if destination.kind == "local":
         from sqstee.transports.local import LocalReceiver
 

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import Failure, Objects
+from sqstee.transports.base import Failure, Message, Objects, QueueState, TransportError
 from sqstee.transports.destination import Destination
 from sqstee.transports.s3 import Bucket
-from sqstee.transports.sqs import SqsSender
+from sqstee.transports.sqs import SqsReceiver, SqsSender
 
 POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 SIZE_ATTRIBUTE = "ExtendedPayloadSize"
@@ -123,3 +123,67 @@ class OffloadingSender(Objects):
     def close(self) -> None:
         """Give connections back."""
         self._queue.close()
+
+
+class FetchingReceiver:
+    """A queue's receiver that gives the body itself in the place of a pointer, and deletes it with its message.
+
+    A pointer whose body cannot be read stays a pointer: whoever reads it must not delete it. One whose body is gone, as
+    it went with an earlier delivery, is empty.
+    """
+
+    follows = False
+
+    def __init__(self, queue: SqsReceiver, connections: int = 4) -> None:
+        self._queue = queue
+        self.name, self.ordered = queue.name, queue.ordered
+        self._payloads = Payloads(connections)
+        self._lock = threading.Lock()
+        self._fetched: dict[str, Pointer] = {}  # by receipt handle: what is held and not done with
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        """One ReceiveMessage, and a GetObject for each pointer."""
+        messages = self._queue.receive(limit, wait)
+        for message in messages:
+            if pointer := pointer_in(message.data, message.attributes):
+                self._fetch(message, pointer)
+        return messages
+
+    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+        """Delete messages, then what those that are deleted pointed to; a body that stays behind does no harm."""
+        failures = self._queue.delete(messages)
+        failed = {failure.index for failure in failures}
+        for at, message in enumerate(messages):
+            if at not in failed and (pointer := self._forget(message)):
+                try:
+                    self._payloads.delete(pointer)
+                except TransportError:
+                    pass  # not allowed, or away: a lifecycle rule of the bucket removes it
+        return failures
+
+    def release(self, messages: Sequence[Message]) -> None:
+        """Give messages back; their bodies stay."""
+        for message in messages:
+            self._forget(message)
+        self._queue.release(messages)
+
+    def stat(self) -> QueueState:
+        """As of the queue."""
+        return self._queue.stat()
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._queue.close()
+
+    def _fetch(self, message: Message, pointer: Pointer) -> None:
+        try:
+            data = self._payloads.read(pointer)
+        except TransportError:
+            return
+        message.data = data or b""
+        with self._lock:
+            self._fetched[message.handle] = pointer
+
+    def _forget(self, message: Message) -> Pointer | None:
+        with self._lock:
+            return self._fetched.pop(message.handle, None)

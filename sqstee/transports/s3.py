@@ -252,6 +252,8 @@ class Listing:
 class S3Receiver:
     """Gives each object once, whenever it appears; `follows` unless what it gives is to be deleted."""
 
+    ordered = False
+
     def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
         self.follows = not consume
         self.name = destination.text
