@@ -108,7 +108,7 @@ def _looked_at(destination: Destination) -> Step:
     except TransportError as error:
         advice = {
             "local": "choose another file with --to local:PATH",
-            "s3": "check the bucket's name and region, and s3:ListBucket, s3:GetObject (to read), s3:PutObject (to send)",
+            "s3": "check the bucket, its region, and s3:ListBucket, s3:GetObject (to read), s3:PutObject (to send)",
         }
         return Step("contents", FAILED, str(error), advice[destination.kind])
     where = destination.text if destination.kind == "s3" else destination.name or local_path()
