@@ -33,10 +33,11 @@ LINE = b"x" * 111 + b"\n"
 def fill(server: FakeSqs, lines: int, each: int) -> bytes:
     """Store a run's lines, `each` to a message; what the command wrote."""
     encoder = Encoder(RUN, "node-0123456789")
-    bodies, size, wrote = [], 0, b""
+    wrote: list[bytes] = []
+    bodies, size = [], 0
     for first in range(0, lines, each):
         block = b"".join(b"%08d" % seq + LINE for seq in range(first, min(lines, first + each)))
-        wrote += block
+        wrote.append(block)
         bodies.append(encoder.lines(block, "stdout", 1_700_000_000_000_000_000, first).decode())
         size += len(bodies[-1])
         if size > 4_000_000 or len(bodies) == 1000:
@@ -44,7 +45,7 @@ def fill(server: FakeSqs, lines: int, each: int) -> bytes:
             bodies, size = [], 0
     if bodies:
         server.put("q", *bodies)
-    return wrote
+    return b"".join(wrote)
 
 
 def peak_kib(pid: int) -> int:
