@@ -117,7 +117,7 @@ def _looked_at(destination: Destination) -> Step:
 
 def _spool(settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could keep its lines: the folder, its room, its disk."""
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
 
     root = os.path.abspath(spool or settings.spool or default_root())

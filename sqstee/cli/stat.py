@@ -148,7 +148,7 @@ def _spool(spool: str) -> dict[str, object]:
     """This host's spool: runs that wait, runs that are alive, records and bytes."""
     from sqstee import options
     from sqstee.run.flush import Waiting, waiting_runs
-    from sqstee.run.spool import default_root
+    from sqstee.run.folder import default_root
 
     settings = options.load((), os.environ)
     root = os.path.abspath(spool or settings.spool or default_root())
