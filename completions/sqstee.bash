@@ -66,7 +66,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | tail | flush | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -183,10 +183,70 @@ _sqstee() {
             _sqstee_offer words "FILE DEST"
             return
             ;;
+        drain:-O | drain:--output-dir)
+            _sqstee_offer words "DIR -"
+            return
+            ;;
+        drain:--layout)
+            _sqstee_offer words "streams ndjson"
+            return
+            ;;
+        drain:-o | drain:--output)
+            _sqstee_offer words "default json"
+            return
+            ;;
+        drain:--concurrency)
+            return
+            ;;
+        drain:--processes)
+            return
+            ;;
+        drain:--max-messages)
+            return
+            ;;
+        drain:--visibility-timeout)
+            return
+            ;;
+        drain:--wait-time)
+            return
+            ;;
+        drain:--idle-timeout)
+            return
+            ;;
+        top:--silent)
+            return
+            ;;
+        top:-o | top:--output)
+            _sqstee_offer words "default json"
+            return
+            ;;
+        stat:--interval)
+            return
+            ;;
+        stat:-o | stat:--output)
+            _sqstee_offer words "default json prometheus"
+            return
+            ;;
+        stat:--spool)
+            _sqstee_offer dir
+            return
+            ;;
         flush:--timeout)
             return
             ;;
         flush:--spool)
+            _sqstee_offer dir
+            return
+            ;;
+        check:--for)
+            _sqstee_offer words "send receive both"
+            return
+            ;;
+        check:-o | check:--output)
+            _sqstee_offer words "default json"
+            return
+            ;;
+        check:--spool)
             _sqstee_offer dir
             return
             ;;
@@ -326,7 +386,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run tail flush agent serve measure demo --"
+                _sqstee_offer words "run tail drain top stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary -h --help --version --"
             fi
@@ -334,8 +394,20 @@ _sqstee() {
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since -o --output --template --reorder-window --color --delete-unmatched --rest -h --help"; else _sqstee_offer dest; fi
             ;;
+        drain)
+            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
+            ;;
+        top)
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent -o --output -h --help"; else _sqstee_offer dest; fi
+            ;;
+        stat)
+            if [[ $cur == -* ]]; then _sqstee_offer words "--watch --interval --cloudwatch -o --output --spool -h --help"; else _sqstee_offer dest; fi
+            ;;
         flush)
             _sqstee_offer words "--list --dry-run --timeout --spool --quiet -q -h --help"
+            ;;
+        check)
+            if [[ $cur == -* ]]; then _sqstee_offer words "--for --round-trip -o --output --spool -h --help"; else _sqstee_offer dest; fi
             ;;
         agent)
             _sqstee_offer words "--to --spool --once --status --flush-timeout -h --help"

@@ -508,8 +508,8 @@ def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> Settings:
-    """The settings from the configuration files, the environment and the command line; later ones win.
+def in_force(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> list[Given]:
+    """What the configuration files, the environment and the command line say; later ones win.
 
     A profile counts as part of the files: the chosen one's values win over those outside of tables. `profile` is the
     choice of a program, which wins over all others.
@@ -520,8 +520,13 @@ def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") ->
     for given in (*flat, *chosen) if not profile else ():
         if given.option.name == "profile":
             profile = given.text
+    return [*flat, *_profile(files, profile), *chosen]
+
+
+def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> Settings:
+    """The settings as they are in force."""
     settings = Settings()
-    for given in (*flat, *_profile(files, profile), *chosen):
+    for given in in_force(words, environ, profile):
         settings.take(given.option, given.text, given.source)
     if settings.auto_labels:
         settings.surroundings = environ

@@ -118,8 +118,8 @@ def test_where_each_value_came_from(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     folder.mkdir()
     (folder / "sqstee.toml").write_text('to = "other"\nlinger = "2s"\njob = "a"\n')
     found = sqstee.run("check", environ=fake_sqs.environ() | {"SQSTEE_JOB": "b"}).stdout.decode()
-    assert f"destination: other (sqs), from {folder}/sqstee.toml" in found
-    assert f"linger: 2.0, from {folder}/sqstee.toml" in found
+    assert f"destination: other (sqs), from {folder}/sqstee.toml:1" in found
+    assert f"linger: 2s, from {folder}/sqstee.toml:2" in found
     assert "job: b, from SQSTEE_JOB" in found
     found = sqstee.run("check", "q", environ=fake_sqs.environ() | {"SQSTEE_TO": "z"}).stdout.decode()
     assert "destination: q (sqs), from the command line" in found

@@ -71,28 +71,16 @@ def _steps(
 
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
-    """Each value that is not the default, and where it came from: the last source wins."""
+    """Each value that was given, and where: the last source wins."""
     from sqstee import options
     from sqstee.transports.sqs_probe import OK, Step
 
-    found: dict[str, tuple[object, str]] = {}
-    paths = options.configuration_files(os.environ)
-    for path in (*paths, ""):
-        settings, defaults = options.Settings(), options.Settings()
-        if path:
-            options.from_file(settings, path)
-        else:
-            options.from_environment(settings, os.environ)
-        for option in options.RUN_OPTIONS:
-            value = getattr(settings, option.attribute)
-            if value != getattr(defaults, option.attribute):
-                found[option.name] = value, path or option.variable
-    source = "the command line" if given else found.pop("to", ("", "the default"))[1]
-    yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {source}")
-    for name, (value, source) in found.items():
-        if name != "to":
-            shown = ",".join(value) if isinstance(value, tuple) else value
-            yield Step(name, OK, f"{shown}, from {source}")
+    found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
+    _, source = found.pop("to", ("", "the default"))
+    where = "the command line" if given else source
+    yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
+    for name, (text, source) in found.items():
+        yield Step(name, OK, f"{text}, from {source}")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_CA_BUNDLE"):
         if os.environ.get(name):
             yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")

@@ -11,7 +11,7 @@ import json
 _MESSAGE = b',"message":"'
 _END = b'"}\n'
 _SEQ = b'"seq":'
-_HEAD_FIELDS = {"timestamp", "host", "stream", "run", "job", "labels"}
+_HEAD_FIELDS = {"timestamp", "host", "stream", "run", "job", "labels", "level"}
 
 
 def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, bytes] | None:
