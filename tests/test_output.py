@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from sqstee.run.output import PIPE_BUF, PIPE_BYTES, is_plain_pipe, piece_end
+from sqstee.run.output import PIPE_BUF, PIPE_BYTES, piece_end
+from sqstee.run.pipes import is_plain_pipe
 
 
 def through_pipe(writes: Iterable[bytes]) -> bytes:

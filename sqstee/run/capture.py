@@ -11,7 +11,8 @@ import select
 import time
 
 from sqstee.run.child import put_null
-from sqstee.run.output import readable_bytes
+from sqstee.run.output import PipeOutput
+from sqstee.run.pipes import is_plain_pipe, readable_bytes
 from sqstee.run.room import LOOK_SECONDS
 from sqstee.run.shipment import WAKE
 from sqstee.run.stream import READER_LEFT, Stream
@@ -116,6 +117,8 @@ class Capture:
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
+            if isinstance(stream.output, PipeOutput) and stream.pty is None:
+                stream.output.from_pipe = is_plain_pipe(stream.source)
             self._watch_output(stream, 0)
             self._watch(stream.source, select.EPOLLIN, stream)
 

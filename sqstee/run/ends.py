@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sqstee.run.output import Output, PipeOutput, is_plain_pipe, open_output
+from sqstee.run.output import Output, open_output
 from sqstee.run.stream import Stream
 
 TYPE_CHECKING = False
@@ -37,14 +37,11 @@ class Ends:
 
     def streams(self) -> list[Stream]:
         """What the capture loop works on."""
-        found = []
         self.on_stderr = {fd for fd in self._sources if _is_stderr(fd)}
-        for fd, source in self._sources.items():
-            pty, output = self._ptys.get(fd), output_of(fd)
-            if isinstance(output, PipeOutput) and pty is None:
-                output.from_pipe = is_plain_pipe(source)
-            found.append(Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output, pty))
-        return found
+        return [
+            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output_of(fd), self._ptys.get(fd))
+            for fd, source in self._sources.items()
+        ]
 
     def close_those_of_command(self) -> None:
         """Once the command has them; else no stream would ever end."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,10 +42,16 @@ def identity(fd: int) -> str:
 
 
 def _hash(destination: str) -> str:
-    return f"{zlib.crc32(os.fsencode(destination)):08x}"
+    """FNV-1a, in 64 bits: it needs no module that would have to be loaded before the command's start."""
+    found = 0xCBF29CE484222325
+    for byte in os.fsencode(destination):
+        found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{found:016x}"
 
 
 def _has_reader(fd: int) -> bool:
+    import select
+
     poll = select.poll()
     poll.register(fd, 0)
     return not poll.poll(0)

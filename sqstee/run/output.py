@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-from _struct import Struct
 
 PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
 PIPE_BYTES = 16 * PIPE_BUF  # how much a new pipe holds
 _SHORT_BYTES = 64  # a chunk that much shorter than PIPE_BYTES still tells its pages
-_FIONREAD = 0x541B
 _RWF_NOWAIT = 8
-_INT = Struct("i")
-
-
-def readable_bytes(fd: int) -> int:
-    """How many bytes a pipe, socket or terminal holds."""
-    return int(_INT.unpack(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"))[0])
 
 
 class Output:
@@ -175,11 +166,6 @@ def open_output(fd: int) -> Output:
         own = _own_description(fd)
         return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
     return Output(fd)
-
-
-def is_plain_pipe(fd: int) -> bool:
-    """Whether a pipe has the default size and this machine's pages the common one."""
-    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == PIPE_BYTES and os.sysconf("SC_PAGE_SIZE") == PIPE_BUF
 
 
 def keeps_boundaries(fd: int) -> bool:

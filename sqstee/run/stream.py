@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ class Stream:
 
 def pump(streams: list[Stream]) -> None:
     """Pass through and nothing else, for when the capture loop has failed: the plainest one there is."""
+    import select
+
     running = [stream for stream in streams if not stream.pending or _write_all(stream.fd, stream.pending)]
     while running:
         poll = select.poll()
@@ -99,6 +100,8 @@ def _write_all(fd: int, data: bytes | memoryview) -> bool:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
+            import select
+
             room = select.poll()
             room.register(fd, select.POLLOUT)
             room.poll()

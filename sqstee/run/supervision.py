@@ -13,7 +13,7 @@ from sqstee.run.capture import Capture, Spooling
 from sqstee.run.ending import Ending, Kept
 from sqstee.run.folder import default_root, open_root
 from sqstee.run.messages import Messages
-from sqstee.run.output import readable_bytes
+from sqstee.run.pipes import readable_bytes
 from sqstee.run.stream import Stream, pump
 from sqstee.transports.destination import LOCAL_FILE_NAME, Destination, parse
 

@@ -7,7 +7,6 @@ One string everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, q
 from __future__ import annotations
 
 from sqstee.errors import SqsteeError
-from sqstee.text import without_userinfo
 
 FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
 LOCAL_FILE_NAME = "local.db"  # the local queue, in the spool folder
@@ -71,6 +70,8 @@ def _arn(text: str) -> Destination:
 
 def _url(text: str) -> Destination:
     """A URL whose path is /<account>/<queue> is a queue, any other one is a collector."""
+    from sqstee.text import without_userinfo  # the front has no URL to look at, mostly
+
     if without_userinfo(text) != text:  # it would end up in the spool, and in messages
         hint = "credentials come from AWS_ACCESS_KEY_ID, a profile or a role; configure others in a proxy"
         raise SqsteeError("a URL with a user or password is not a destination", hint)
@@ -116,4 +117,6 @@ def _is_queue_name(text: str) -> bool:
 
 
 def _malformed(text: str) -> SqsteeError:
+    from sqstee.text import without_userinfo
+
     return SqsteeError(f"{without_userinfo(text)!r} is not a destination", f"a destination is {FORMS}")
