@@ -130,6 +130,8 @@ def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
     """On a terminal it is drawn again as lines come, fits, and ^C leaves the terminal as it was."""
     sqstee.run("--job", "one", "--", "sh", "-c", "seq 5; printf 'evil \\\\033[2J\\\\n'; exit 4")
     environ = sqstee.environ | {"TERM": "xterm-256color"}
+    for name in ("COLUMNS", "LINES"):  # they would win over the terminal's size
+        environ.pop(name, None)
     with Terminal([SCRIPT, "top", "local"], environ, size) as terminal:
         terminal.expect(b"failed")
         sqstee.run("--job", "two", "--", "echo", "hello there")
