@@ -22,7 +22,7 @@ format: $(VENV)/.lint
 
 # The manual page's tables, the completions and README's options, from the program itself.
 generate: $(VENV)/.lint
-	$(BIN)/python tools/generate.py
+	$(BIN)/python tests/tools/generate.py
 
 # One file for each extra that is installed; all install the package itself, in place.
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml sqstee/launcher
@@ -37,7 +37,7 @@ $(VENV)/.lint: pyproject.toml
 
 # Everything in one file, for nodes without pip.
 zipapp: $(VENV)/.lint
-	$(BIN)/python tools/bundle.py
+	$(BIN)/python tests/tools/bundle.py
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -270,7 +270,7 @@ def test_bad_configurations(node: Node) -> None:
         assert b"Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("unit", sorted(Path(__file__).parent.parent.glob("systemd/*/*.service")), ids=str)
+@pytest.mark.parametrize("unit", sorted(Path(__file__).parent.parent.glob("sqstee/systemd/*/*.service")), ids=str)
 def test_the_units(unit: Path) -> None:
     """They start the verb, restart it before runs take over, and leave it time to deliver; systemd has no complaint."""
     values = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")

@@ -114,7 +114,7 @@ def test_the_source_archive_is_complete(built: Path) -> None:
     """What the tests and the generated files need is in it."""
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {"README.md", "CHANGELOG.md", "Makefile", "tests/conftest.py", "tools/generate.py", "man/sqstee.1"}
+    expected = {"README.md", "CHANGELOG.md", "Makefile", "tests/conftest.py", "tests/tools/generate.py", "man/sqstee.1"}
     assert expected | {"sqstee/launcher", "completions/_sqstee"} <= names
 
 
@@ -125,7 +125,7 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     target = tmp_path_factory.mktemp("pyz") / "sqstee.pyz"
     found = subprocess.run(
-        [sys.executable, str(ROOT / "tools/bundle.py"), str(target)], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "tests/tools/bundle.py"), str(target)], capture_output=True, text=True, check=False
     )
     if found.returncode == bundle.NO_PACKAGES:
         pytest.skip("pip does not reach the packages that go into the file")

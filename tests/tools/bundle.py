@@ -17,7 +17,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NO_PACKAGES = 3  # the exit status where pip did not get what is needed
 _SERVICES = {"sqs", "s3", "sts", "sso", "sso-oidc", "signin", "cloudwatch"}
 _CONSTRAINTS = ["typer<0.29"]  # needs pydantic, and so compiled code
@@ -54,7 +54,7 @@ def build(target: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         collect(Path(name))
         payload = packed(Path(name))
-    main = (ROOT / "tools/unpack.py").read_text().replace("@DIGEST@", hashlib.sha256(payload).hexdigest()[:16])
+    main = (ROOT / "tests/tools/unpack.py").read_text().replace("@DIGEST@", hashlib.sha256(payload).hexdigest()[:16])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), main)

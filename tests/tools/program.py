@@ -9,7 +9,7 @@ from sqstee import errors
 from sqstee.cli.help import Flag, Verb, verbs
 
 __all__ = ["Flag", "Verb", "exit_statuses", "verbs"]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def exit_statuses() -> list[tuple[int, str]]:
