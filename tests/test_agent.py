@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fake_sqs import FakeSqs
 from node import Node
-from support import PROGRAMS, Rebuilt, children, is_running, python, running, wait_for
+from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, python, running, wait_for
 
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.run import agency
@@ -303,3 +304,18 @@ def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:
         assert b"not delivered yet" in found.stderr
         node.server.clear_faults()
         wait_for(node.idle, "delivery", 60)
+
+
+def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Whether there is one, what it does, and whether it ships for runs as this one would be."""
+    node = Node(sqstee, fake_sqs)
+    environ = fake_sqs.environ()
+    assert b"each run ships for itself" in sqstee.run("check", "q", environ=environ).stdout
+    with node.agent("--to", "q") as process:
+        found = sqstee.run("stat", "q", "-o", "json", environ=environ).stdout.splitlines()
+        assert json.loads(found[-1])["agent"]["pid"] == process.pid
+        assert b"ships for runs as this one" in sqstee.run("check", "q", environ=environ).stdout
+        other = environ | {"AWS_PROFILE": "other"}
+        assert b"does not serve this destination" in sqstee.run("check", "q", environ=other).stdout
+    found = sqstee.run("stat", "q", "-o", "prometheus", environ=environ).stdout.splitlines()
+    assert found[-1] == b"sqstee_agent_up 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -143,3 +144,12 @@ def test_bad_input(sqstee: Sqstee, words: tuple[str, ...]) -> None:
     found = sqstee.run("check", *words)
     assert found.returncode == 125
     assert found.stderr.count(b"\n") == 2
+
+
+def test_a_profile_or_an_endpoint_that_is_none(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """What boto3 refuses before any call is a failed step with its advice, as any other."""
+    for wrong, step in (({"AWS_PROFILE": "nobody"}, b"credentials"), ({"AWS_ENDPOINT_URL_SQS": "none"}, b"endpoint")):
+        found = sqstee.run("check", "q", environ=fake_sqs.environ() | wrong)
+        assert found.returncode == 1
+        assert re.search(rb"^failed  " + step + rb": .+\n +\S+ .+", found.stdout, re.MULTILINE), found.stdout
+        assert b"Traceback" not in found.stderr

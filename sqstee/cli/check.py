@@ -67,7 +67,7 @@ def _steps(
         yield Step("collector", WARNING, "is not tried: a post would be stored", advice)
     else:
         yield _looked_at(destination)
-    yield from _spool(settings, spool)
+    yield from _spool(destination, settings, spool)
 
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
@@ -103,7 +103,7 @@ def _looked_at(destination: Destination) -> Step:
     return Step("contents", OK, f"{state.visible:,} bodies in {where}")
 
 
-def _spool(settings: Settings, spool: str) -> Iterator[Step]:
+def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could keep its lines: the folder, its room, its disk."""
     from sqstee.run.folder import default_root
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
@@ -127,6 +127,26 @@ def _spool(settings: Settings, spool: str) -> Iterator[Step]:
     room = found.f_bavail * found.f_frsize
     state = OK if room > _ROOM else WARNING
     yield Step("spool", state, f"{root}, {room / 2**30:,.1f} GiB free", "make room, or choose another disk")
+    yield _agent(destination, root)
+
+
+def _agent(destination: Destination, root: str) -> Step:
+    """Whether an agent ships for runs as this one would be."""
+    from sqstee.run import agency
+    from sqstee.run.presence import read_status
+    from sqstee.transports.destination import LOCAL_FILE_NAME
+    from sqstee.transports.sqs_probe import OK, WARNING, Step
+
+    found = read_status(root)
+    if found is None:
+        return Step("agent", OK, "none: each run ships for itself")
+    name = f"process {found.get('pid', '?')}"
+    local = os.path.abspath(destination.name or f"{root}/{LOCAL_FILE_NAME}")
+    name_of_run = f"local:{local}" if destination.kind == "local" else destination.text
+    if agency.serves(root, name_of_run, os.environ):
+        return Step("agent", OK, f"{name} ships for runs as this one")
+    advice = "start it with the same --to and AWS settings, or leave it: such runs ship for themselves"
+    return Step("agent", WARNING, f"{name} does not serve this destination with these AWS settings", advice)
 
 
 def _filesystem(path: str) -> str:

@@ -145,10 +145,11 @@ class _Look:
 
 
 def _spool(spool: str) -> dict[str, object]:
-    """This host's spool: runs that wait, runs that are alive, records and bytes."""
+    """This host's spool: runs that wait, runs that are alive, records and bytes; and what its agent says."""
     from sqstee import options
     from sqstee.run.flush import Waiting, waiting_runs
     from sqstee.run.folder import default_root
+    from sqstee.run.presence import read_status
 
     settings = options.load((), os.environ)
     root = os.path.abspath(spool or settings.spool or default_root())
@@ -164,6 +165,7 @@ def _spool(spool: str) -> dict[str, object]:
         "waiting": sum(not run.alive for run in runs),
         "records": sum(run.records for run in runs),
         "bytes": sum(run.bytes for run in runs),
+        "agent": read_status(root),
     }
 
 
@@ -217,6 +219,12 @@ def _picture(looks: Sequence[_Look], spool: dict[str, object], bars: int) -> Tex
     _row(text, "running", f"{spool['running']:,}", "runs that a wrapper is writing")
     _row(text, "waiting", f"{spool['waiting']:,}", "runs that sqstee flush ships")
     _row(text, "records", f"{spool['records']:,}", f"not acknowledged yet; {_size(int(str(spool['bytes'])))} on disk")
+    agent = spool["agent"]
+    if isinstance(agent, dict):
+        did = f"{agent.get('records', '?')} records in {agent.get('requests', '?')} requests"
+        _row(text, "agent", str(agent.get("pid", "?")), f"serves {agent.get('runs', '?')} runs; {did}")
+    else:
+        _row(text, "agent", "none", "each run ships for itself")
     text.rstrip()
     return text
 
@@ -291,6 +299,7 @@ def _prometheus(looks: Sequence[_Look], spool: dict[str, object]) -> list[str]:
     lines += [f'sqstee_up{{destination="{_label(look.destination.text)}"}} {int(not look.problem)}' for look in looks]
     for name in ("running", "waiting", "records", "bytes"):
         lines += [f"# TYPE sqstee_spool_{name} gauge", f"sqstee_spool_{name} {spool[name]}"]
+    lines += ["# TYPE sqstee_agent_up gauge", f"sqstee_agent_up {int(spool['agent'] is not None)}"]
     return lines
 
 

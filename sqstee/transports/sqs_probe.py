@@ -72,12 +72,13 @@ class Probe:
     def _credentials(self) -> Iterator[Step]:
         import boto3.session
 
-        session = boto3.session.Session()
         try:
+            session = boto3.session.Session()
             found = session.get_credentials()
             frozen = found.get_frozen_credentials() if found else None
         except Exception as error:
-            yield Step("credentials", FAILED, refusal_of(error).message, "aws sts get-caller-identity says more")
+            advice = "look at AWS_PROFILE; aws sts get-caller-identity says more"
+            yield Step("credentials", FAILED, refusal_of(error).message, advice)
             return
         if found is None or frozen is None or not frozen.access_key:
             advice = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role"
@@ -92,7 +93,10 @@ class Probe:
             return
         source = "the destination's" if self._destination.region else "the environment's or profile's"
         yield Step("region", OK, f"{region} ({source})")
-        self._client = client_for(self._destination, 1, _READ_SECONDS)
+        try:
+            self._client = client_for(self._destination, 1, _READ_SECONDS)
+        except Exception as error:
+            yield Step("endpoint", FAILED, refusal_of(error).message, "look at AWS_ENDPOINT_URL_SQS and the profile")
 
     def _network(self) -> Iterator[Step]:
         endpoint = urlsplit(self._client.meta.endpoint_url)
