@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format generate zipapp clean
+.PHONY: bench demo test lint format generate zipapp clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 4 --dist worksteal
+
+# The machine should have nothing else to do meanwhile: what it prints is in tests/bench/RESULTS.md.
+bench: $(VENV)/.test
+	$(BIN)/python tests/bench/all.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

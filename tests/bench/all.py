@@ -1,0 +1,100 @@
+"""Every bench in turn: what they print goes to RESULTS.md beside this file, and the plots that README shows are drawn.
+
+make bench                              everything (about a quarter of an hour)
+python tests/bench/all.py shipping.py   some of them, the others' results stay
+python tests/bench/all.py --plots       the plots anew from RESULTS.md
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+from bench.plot import bars, curves
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "RESULTS.md"
+BENCHES = {
+    "startup.py": [],
+    "wrapping.py": [],
+    "shipping.py": ["1000000"],
+    "nodes.py": ["1", "8", "64"],
+    "pace.py": ["60"],
+    "outage.py": [],
+    "receiving.py": ["packed", "300000"],
+    "delay.py": [],
+    "collector.py": ["8", "6"],
+}
+
+
+def results() -> dict[str, str]:
+    """By bench, what was measured last."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    return dict(re.findall(r"^## (\S+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+def measure(name: str) -> str:
+    """Run one bench; its own output, tables as they are."""
+    command = [sys.executable, str(FOLDER / name), *BENCHES[name]]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return shown(found.stdout)
+
+
+def shown(text: str) -> str:
+    """As it is where it holds Markdown tables, else as preformatted text."""
+    text = text.strip()
+    return f"{text}\n\n" if "\n|" in text else f"```\n{text}\n```\n\n"
+
+
+def write(found: dict[str, str]) -> None:
+    """Save what was measured."""
+    parts = ["# What the benches said\n\nWritten by `make bench`; the machine is named where a bench names it.\n\n"]
+    parts += [f"## {name}\n\n{found[name]}" for name in BENCHES if name in found]
+    RESULTS.write_text("".join(parts).rstrip() + "\n")
+
+
+def tables(text: str) -> list[list[str]]:
+    """The rows of Markdown tables, without their heads."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [row for row in rows if any(cell[:1].isdigit() for cell in row[1:])]
+
+
+def number(cell: str) -> float:
+    """A figure of a table."""
+    return float(cell.replace(",", ""))
+
+
+def draw(found: dict[str, str]) -> None:
+    """The plots."""
+    rates = {
+        f"{row[0]}, {row[1]}": number(row[5])
+        for row in tables(found.get("shipping.py", ""))
+        if row[2] == "20" and row[3] == "120"
+    }
+    if rates:
+        (FOLDER / "rates.svg").write_text(bars("Lines of 120 bytes to a queue 20 ms away", "lines/s", rates))
+    memory: dict[str, list[tuple[float, float]]] = {}
+    for row in tables(found.get("nodes.py", "")):
+        memory.setdefault(row[1], []).append((number(row[0]), number(row[3])))
+    if memory:
+        (FOLDER / "memory.svg").write_text(curves("Memory of all of sqstee on a node", "wrappers", "MiB", memory))
+
+
+def main() -> None:
+    """Measure what is asked for, and draw."""
+    names = sys.argv[1:] or list(BENCHES)
+    found = results()
+    for name in names if names != ["--plots"] else ():
+        print(f"{name} …", flush=True)
+        found[name] = measure(name)
+        write(found)
+    draw(found)
+
+
+if __name__ == "__main__":
+    main()
