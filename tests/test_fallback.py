@@ -127,6 +127,19 @@ def test_neither_takes_it(two: tuple[FallbackSender, Scripted, Scripted, Clock])
         sender.send([line(0)])
 
 
+def test_at_the_end_half_of_the_time_is_the_fallbacks(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """The command has ended: what is left is not waited away."""
+    sender, primary, fallback, clock = two
+    primary.trouble = TransportError(RETRY, "InternalError", "why")
+    sender.hurry(6.0)
+    clock.now = 2.9
+    with pytest.raises(TransportError):
+        sender.send([line(0)])
+    clock.now = 3.1
+    assert sender.send([line(0)]) == []
+    assert len(fallback.taken) == 1
+
+
 def test_a_queue_that_is_not_there(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """Everything is in the fallback, bit for bit, and nothing stays behind."""
     path = tmp_path / "second.db"
@@ -144,7 +157,7 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
     """Half of the flush time belongs to the fallback, however long --fallback-after is."""
     path = tmp_path / "second.db"
     fake_sqs.faults(refuse=True)
-    words = ("--to", "q", "--fallback", f"local:{path}", "--flush-timeout", "8s", "--")
+    words = ("--to", "q", "--fallback", f"local:{path}", "--fallback-after", "1h", "--flush-timeout", "30s", "--")
     found = sqstee.run(*words, "seq", "1000", environ=fake_sqs.environ())
     assert (found.returncode, found.stderr) == (0, b"")
     got = sqstee.local(path)

@@ -241,6 +241,21 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
     assert health.well
 
 
+def test_at_the_end_the_waits_are_short() -> None:
+    """What is left of the flush time is used; what a destination asked for is kept to."""
+    health = Health(lambda low, high: high)
+    for _ in range(10):
+        health.failure(RETRY, "trouble", 100.0)
+    assert health.not_before == 130.0
+    health.hurry(100.0)
+    assert health.not_before == 101.0
+    health.failure(RETRY, "trouble", 101.0)
+    assert health.not_before == 102.0
+    health.failure(RETRY, "trouble", 102.0, after=20.0)
+    health.hurry(102.0)
+    assert health.not_before == 122.0
+
+
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=60), st.integers(300, 3000))
 def test_refitting_a_body_keeps_every_record(lines: list[bytes], limit: int) -> None:
     """As few bodies as fit the limit, but for records that are larger by themselves."""

@@ -207,6 +207,16 @@ def test_interrupt_ends_a_shell_loop(sqstee: Sqstee, prefix: Prefix) -> None:
         assert b"it" not in terminal.output
 
 
+def has_pending(pid: int, number: int) -> bool:
+    """Whether a process has still to take a signal; the niced shipper takes a key's when it gets to it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    found = re.search(r"^ShdPnd:\t(\w+)$", status, re.MULTILINE)
+    return bool(found and int(found.group(1), 16) >> (number - 1) & 1)
+
+
 def test_one_interrupt_key_is_one_sigint(sqstee: Sqstee, prefix: Prefix) -> None:
     """The terminal gives ^C to the whole group: it is not forwarded."""
     with Terminal([*prefix, *COUNT, "INT"], sqstee.environ) as terminal:
@@ -214,7 +224,8 @@ def test_one_interrupt_key_is_one_sigint(sqstee: Sqstee, prefix: Prefix) -> None
         for _ in range(2):
             terminal.type(b"\x03")
             terminal.expect(b"got 2\r\n")
-        os.kill(terminal.pid, signal.SIGINT)  # and a kill(2) right after is not taken for the key's
+        wait_for(lambda: not any(has_pending(pid, signal.SIGINT) for pid in children(terminal.pid)), "witness")
+        os.kill(terminal.pid, signal.SIGINT)  # and a kill(2) after that is not taken for the key's
         terminal.expect(b"got 2\r\n")
         os.kill(terminal.pid, signal.SIGUSR2)
         assert terminal.wait() == 3

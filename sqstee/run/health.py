@@ -9,6 +9,7 @@ from sqstee.transports.base import REFRESH, RETRY
 
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MOST_SECONDS = 30.0
+_HURRIED_SECONDS = 1.0
 _ASKED_MOST_SECONDS = 300.0  # of a Retry-After: a proxy's mistake must not stop a node for a day
 
 
@@ -19,6 +20,8 @@ class Health:
         self._jitter = jitter
         self._failures = 0
         self._last_kind = ""
+        self._most = _BACKOFF_MOST_SECONDS
+        self._asked_until = 0.0
         self.not_before = 0.0
         self.reason = ""
         self.permanent = False
@@ -43,6 +46,13 @@ class Health:
         # credentials may have just expired: only a new session that fails as well is final
         self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
         self._last_kind = kind
-        most = min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
+        most = min(self._most, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
         wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
-        self.not_before = now + max(wait, min(after, _ASKED_MOST_SECONDS))
+        self._asked_until = now + min(after, _ASKED_MOST_SECONDS)
+        self.not_before = max(now + wait, self._asked_until)
+
+    def hurry(self, now: float) -> None:
+        """The end is near: from here on passing trouble is waited out in steps of at most a second."""
+        self._most = _HURRIED_SECONDS
+        if not self.permanent:
+            self.not_before = max(min(self.not_before, now + _HURRIED_SECONDS), self._asked_until)

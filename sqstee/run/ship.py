@@ -19,6 +19,7 @@ from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, 
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
 _LAST_SIGNAL = 64
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
+_SHORT_SECONDS = 60.0
 _LEAST_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
 _ALONE = 8  # so many records refused one by one, and none taken: the destination is at fault
 
@@ -187,6 +188,8 @@ class Shipper:
             self._orphaned()
         self._close_at = now + self._flush_timeout
         self._closing(self._flush_timeout)
+        if self._flush_timeout <= _SHORT_SECONDS:  # nobody waits for what takes longer: it must not press
+            self._health.hurry(now)
 
     def _collect(self) -> None:
         for bodies, answer in self._senders.collect():
