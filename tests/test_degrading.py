@@ -63,6 +63,7 @@ REST = [
     "sqstee.run.delivery:Delivery._wait:bug:1",
     "sqstee.run.ending:Ending._tell:bug:1",
     "sqstee.run.messages:Messages.add:bug:1",
+    "sqstee.run.supervision:Supervision.__init__:bug:1",
     "sqstee.run.supervision:Supervision._begin:bug:1",
     "sqstee.run.ending:Ending._deliver:bug:1",
     "sqstee.run.supervision:Supervision._make_relay:bug:1",
@@ -98,6 +99,56 @@ def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, f
     assert lines == ["err 1", "err 2", "err 3"]
     assert len(found.stderr.splitlines()) <= 6
     assert (tmp_path / "injected").exists(), "the fault was not met"
+
+
+UNSUPERVISED = [
+    "sqstee.run.supervision:Supervision.__init__:bug:1",
+    "sqstee.run.supervision:Supervision._supervise:bug:1",
+]
+
+
+@pytest.mark.parametrize("fault", UNSUPERVISED)
+@pytest.mark.parametrize("status", [0, 7])
+def test_without_supervision_the_status_is_the_commands(
+    sqstee: Sqstee, tmp_path: Path, fault: str, status: int
+) -> None:
+    """Output and status exact, 0 as well, and one line that says so."""
+    found = sqstee.run("--", "sh", "-c", f"echo out; exit {status}", environ=injecting(tmp_path, fault))
+    assert (found.stdout, found.returncode) == (b"out\n", status)
+    (said,) = found.stderr.splitlines()
+    assert b"ZeroDivisionError: a bug" in said
+
+
+@pytest.mark.parametrize("fault", UNSUPERVISED[:1])
+def test_without_supervision_a_command_that_is_not_there(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
+    """127, and the line that says so."""
+    found = sqstee.run("--", "no-such-command", environ=injecting(tmp_path, fault))
+    assert (found.stdout, found.returncode) == (b"", 127)
+    assert b"no-such-command: command not found" in found.stderr
+
+
+@pytest.mark.parametrize("fault", UNSUPERVISED)
+def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
+    """A SIGTERM to sqstee alone is the command's; one that kills it is our end as well."""
+    script = "trap 'echo trapped' TERM; echo first; read x; read x; trap - TERM; echo second; read x"
+    words = sqstee.words("--", "sh", "-c", script)
+    environ = sqstee.environ | injecting(tmp_path, fault)
+    pipe = subprocess.PIPE
+    with running(words, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"first\n"
+        wait_for((tmp_path / "injected").exists, "fault")
+        os.kill(process.pid, signal.SIGTERM)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"trapped\n"
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"second\n"
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(

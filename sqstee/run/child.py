@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
 
@@ -42,14 +43,19 @@ def occupy_closed_fds() -> set[int]:
     """
     closed = {fd for fd in (0, 1, 2) if not _is_open(fd)}
     for fd in sorted(closed):
-        if os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) != fd:
+        if open_null() != fd:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return closed
 
 
+def open_null() -> int:
+    """What takes the place of a descriptor that we have no use for."""
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
 def put_null(fd: int) -> None:
     """Replace one of our own descriptors by /dev/null."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    null = open_null()
     os.dup2(null, fd, inheritable=True)
     os.close(null)
 
@@ -82,6 +88,11 @@ def say(text: str) -> None:
         os.write(2, text.encode(errors="replace"))
     except OSError:
         pass
+
+
+def say_uncaptured(reason: str) -> None:
+    """The one warning of a command that runs all the same."""
+    say(f"sqstee: the output is not captured: {reason}\n")
 
 
 def close_quietly(fd: int) -> None:
@@ -117,12 +128,13 @@ def _ignored_by_parent() -> set[int]:
 
 
 class Child:
-    """The running command. `pidfd` is its process, whatever becomes of the number."""
+    """The running command. `pidfd` is its process, whatever becomes of the number; `began` is when it was forked."""
 
-    __slots__ = ("_failure", "pid", "pidfd")
+    __slots__ = ("_failure", "began", "pid", "pidfd")
 
     def __init__(self, pid: int, failure: int) -> None:
         self.pid = pid
+        self.began = time.monotonic()
         self._failure = failure
         try:
             self.pidfd = os.pidfd_open(pid)
@@ -251,6 +263,6 @@ def passthrough(command: list[str], inherited: Inherited, reason: str) -> Sqstee
     With a reason there is one warning, since the output should have been captured.
     """
     if reason:
-        say(f"sqstee: the output is not captured: {reason}\n")
+        say_uncaptured(reason)
     inherited.restore_signals()
     return failure_to_start(command, execute(command, inherited.environ))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import SqsteeError
 from sqstee.options import check
 from sqstee.run import child, nest, signals
 from sqstee.run.ends import Ends
@@ -56,6 +56,7 @@ class Front:
             self._ends = Ends(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
+            null = child.open_null()
             self._child = child.start(self._command, self._ends.of_command, inherited)
         except SqsteeError:
             raise
@@ -65,7 +66,8 @@ class Front:
         for fd in others:
             child.close_quietly(fd)
         for fd in (0, *({1} - captured)):
-            child.put_null(fd)
+            os.dup2(null, fd, inheritable=True)
+        os.close(null)
         os.umask(0o077)
         self._supervise(signals.ENDING - ignored - inherited.mask)
 
@@ -84,16 +86,20 @@ class Front:
                 self._streams,
                 ending_signals,
             )
-        except Exception:  # its files have gone, or there is no memory: the command comes first
-            self._pass_through()
+        except Exception as error:  # its files have gone, or there is no memory: the command comes first
+            self._pass_through(f"{type(error).__name__}: {error}")
         supervision.run()
 
-    def _pass_through(self) -> NoReturn:
-        pump(self._streams)
-        status = os.waitpid(self._child.pid, 0)[1]
+    def _pass_through(self, reason: str) -> NoReturn:
+        """Without supervision: the output, the signals that are sent to us, and the status."""
+        failure = self._child.started()
+        if failure is not None:
+            raise child.failure_to_start(self._command, failure)
+        child.say_uncaptured(reason)
+        status = signals.attend(self._child.pid, lambda: pump(self._streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))
-        os._exit(os.WEXITSTATUS(status) or EXIT_FAILURE)
+        os._exit(os.WEXITSTATUS(status))
 
     def _left_alone(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
         """The outputs that are not ours to capture: an outer sqstee does, they are an interactive shell's, or each

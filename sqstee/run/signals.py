@@ -159,15 +159,44 @@ def stop(number: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
 
 
-def die_by(number: int) -> NoReturn:
-    """End by the signal that ended the command, without a core of our own; as PID 1, which cannot, with 128 + n."""
-    import resource
+def attend(pid: int, work: Callable[[], None]) -> int:
+    """Do `work` while the command `pid` runs, and send it what processes send to us; its wait status, once both are
+    done. The plainest way there is: without a thread the signals come after the work."""
+    import _thread
+
+    working, main = [True], _thread.get_ident()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            working.clear()
+            _signal.pthread_kill(main, _signal.SIGCHLD)
 
     try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:
+        run()
+    status: int | None = None
+    while status is None or working:
+        info = _signal.sigwaitinfo(WAITED)
+        if info.si_signo == _signal.SIGCHLD:
+            ended, found = (0, 0) if status is not None else os.waitpid(pid, os.WNOHANG)
+            status = found if ended else status
+        elif status is None and info.si_code != SI_KERNEL:
+            os.kill(pid, info.si_signo)
+    return status
+
+
+def die_by(number: int) -> NoReturn:
+    """End by the signal that ended the command, without a core of our own; as PID 1, which cannot, with 128 + n."""
+    try:
+        import resource
+
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
         resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))  # 1: core(5), no pipe either
         _signal.signal(number, _signal.SIG_DFL)
-    except (OSError, ValueError):
+    except (ImportError, OSError, ValueError):
         pass
     os.kill(os.getpid(), number)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})

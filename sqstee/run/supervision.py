@@ -66,7 +66,6 @@ class Supervision:
         self._kept = Kept()
         self._spooling = Spooling(None, None)
         self._capture = Capture(streams)
-        self._started = time.monotonic()
 
     def run(self) -> NoReturn:
         """Everything up to the last exit."""
@@ -79,11 +78,10 @@ class Supervision:
 
     def _rescue(self, error: BaseException) -> NoReturn:
         """A bug of ours, with the command running: pass through, wait for it, answer with its status."""
-        if not self._capturing:
-            pump(self._streams)
-        signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
         if self._status is None:
-            self._status = os.waitpid(self._child.pid, 0)[1]
+            self._status = signals.attend(self._child.pid, self._see_out)
+        else:
+            self._see_out()
         try:
             what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
             self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
@@ -91,6 +89,12 @@ class Supervision:
         except Exception:  # the status is worth more than the words
             pass
         self._ending().exit(self._status)
+
+    def _see_out(self) -> None:
+        """Pass through what is left of the output."""
+        if not self._capturing:
+            pump(self._streams)
+        signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
         """Whatever fails from here on is ours, and the command must not notice."""
@@ -298,7 +302,7 @@ class Supervision:
             self._ends.copy_modes()
             return
         self._status, self._usage = status, usage
-        self._duration = time.monotonic() - self._started
+        self._duration = time.monotonic() - self._child.began
         self._capture.finish()
 
     def _drained(self) -> bool:
