@@ -12,7 +12,7 @@ import pytest
 from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Rebuilt, Sqstee, python, running, wait_for
+from support import PROGRAMS, Rebuilt, Sqstee, python, running, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.run.health import Health
@@ -437,6 +437,63 @@ def test_several_poisonous_records(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     kept = b"".join(path.read_bytes() for path in (sqstee.spool / "quarantine").iterdir())
     assert Rebuilt([(kept, {})]).stdout == b"".join(b"poisonous %d\n" % n for n in bad)
     assert sorted((got.stdout + Rebuilt([(kept, {})]).stdout).splitlines()) == sorted(found.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "Source._replace:kill:1",  # refused, and not divided yet
+        "Source._replace:kill-after:2",  # divided and planned, and not sent again yet
+        "Source.substitute:kill-after:1",  # known to be the one, and the gap event not sent yet
+        "Source._put_aside:kill:1",  # the gap event was taken, and the record is not put aside yet
+        "Source._give_to_owner:kill-after:2",  # its file is there, and empty
+        "write_whole:kill-after:1",  # put aside, and not acknowledged yet
+    ],
+)
+def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
+    """kill -9 between any two steps of putting a record aside: flush ends it, and every line is in one place."""
+    fake_sqs.faults(failed_entries=[POISONOUS])
+    code = python("for n in range(2000): print('poisonous' if n == 700 else f'line {n}')")
+    environ = fake_sqs.environ() | {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECTED": str(tmp_path / "injected")}
+    found = sqstee.run("--to", "q", "--", *code, environ=environ | {"INJECT": f"sqstee.run.source:{moment}"})
+    assert (tmp_path / "injected").exists(), "the moment never came"
+    assert b"the background process was ended" in found.stderr
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    assert sqstee.waiting_runs() == ["quarantine"]
+    got = shipped(fake_sqs)
+    got.assert_whole()
+    assert got.stdout == found.stdout.replace(b"poisonous\n", b"")
+    (kept,) = (sqstee.spool / "quarantine").iterdir()
+    assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"poisonous\n"
+
+
+def test_a_disk_that_takes_half_of_what_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written in part is taken back, and the record stays in the spool until there is room for it."""
+    write = os.write
+    partly: list[int] = []
+
+    def writev(fd: int, parts: Sequence[bytes]) -> int:
+        data = b"".join(parts)
+        if not data.startswith(b"{") or partly:
+            return write(fd, data)
+        partly.append(write(fd, data[:30]))
+        monkeypatch.setattr(os, "write", full)
+        return 30
+
+    def full(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        raise OSError(28, "No space left on device")
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        bad = [at for at, body in enumerate(bodies) if b"%099d" % 7 in body.data]
+        return [Failure(at, POISON, "InvalidMessageContents", "no") for at in bad]
+
+    monkeypatch.setattr(os, "writev", writev)
+    sender = Scripted(answer)
+    shipper, complete = ship(tmp_path, sender, 100)
+    assert (complete, shipper.quarantined, partly) == (True, 1, [30])
+    (kept,) = (tmp_path / "quarantine").iterdir()
+    assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"%099d\n" % 7
 
 
 def test_a_queue_smaller_than_it_says(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -143,11 +143,11 @@ def test_credentials_that_expire_at_the_end(sqstee: Sqstee, fake_sqs: FakeSqs) -
 def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A META frame that failed left a segment without one, which nobody could read later."""
     writer = Writer(Segments(str(tmp_path), META), 100)
-    real = spool._write_whole
-    monkeypatch.setattr(spool, "_write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    real = spool.write_whole
+    monkeypatch.setattr(spool, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     writer.event({"event": "start", "message": ""})
     writer.write(0, b"lost\n")
-    monkeypatch.setattr(spool, "_write_whole", real)
+    monkeypatch.setattr(spool, "write_whole", real)
     writer.write(0, b"kept\n")
     writer.close()
     frames = list(Reader(str(tmp_path)).frames())

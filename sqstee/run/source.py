@@ -13,7 +13,7 @@ from sqstee.run import pack
 from sqstee.run.frame import Position, Range, gap_fields
 from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, Limits, Packer, Planned, Request
 from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segments_before, read_meta
-from sqstee.run.spool import lock
+from sqstee.run.spool import lock, write_whole
 
 QUARANTINE = "quarantine"
 AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, planned or ready
@@ -230,14 +230,17 @@ class Source:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             pass
+        name = f"{body.run}.ndjson"
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = -1
         try:
-            fd = os.open(f"{body.run}.ndjson", flags, 0o600, dir_fd=inside)
+            fd = os.open(name, flags, 0o600, dir_fd=inside)
             self._give_to_owner(inside)
             self._give_to_owner(fd)
-            os.write(fd, body.data)
+            write_whole(fd, body.data, b"", os.fstat(fd).st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{folder}/{name}") from None
         finally:
             os.close(inside)
             if fd >= 0:

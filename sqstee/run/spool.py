@@ -166,7 +166,7 @@ class Segments:
         head = self._head(first)
         fd = os.open(path, flags, 0o600)
         try:
-            _write_whole(fd, head, b"", 0)
+            write_whole(fd, head, b"", 0)
         except OSError:
             os.close(fd)
             raise
@@ -206,7 +206,7 @@ class Segments:
             self._fd = -1
 
     def _write(self, header: bytes, payload: bytes) -> None:
-        _write_whole(self._fd, header, payload, self._size)
+        write_whole(self._fd, header, payload, self._size)
         self._size += len(header) + len(payload)
 
 
@@ -214,8 +214,8 @@ def _do_nothing() -> None:
     pass
 
 
-def _write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
-    """Append both or nothing: what was written in part is truncated back to `size`."""
+def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
+    """Append both or nothing, raising OSError: what was written in part is truncated back to `size`."""
     try:
         written = os.writev(fd, (header, payload))
         while written < len(header) + len(payload):  # a short write: the next one says why

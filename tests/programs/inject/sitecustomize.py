@@ -1,12 +1,13 @@
 """Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1.
 
 It fails from that call on, or, with `first-last`, in these calls. `hang` does not fail: the call waits until there is a
-file $INJECTED.go.
+file $INJECTED.go; `kill` kills the process before the call, `kill-after` after it.
 """
 
 import importlib.abc
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +40,12 @@ def _patch(module: ModuleType) -> None:
         if int(first) <= calls <= int(last or calls):
             with open(os.environ["INJECTED"], "w"):
                 pass
-            if _ERROR != "hang":
+            if _ERROR in _ERRORS:
                 raise _ERRORS[_ERROR]
+            if _ERROR == "kill-after":
+                real(*arguments, **named)
+            if _ERROR != "hang":
+                os.kill(os.getpid(), signal.SIGKILL)
             while not os.path.exists(f"{os.environ['INJECTED']}.go"):
                 time.sleep(0.01)
         return real(*arguments, **named)
