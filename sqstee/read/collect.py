@@ -15,7 +15,7 @@ from sqstee.read.stop import Stop
 from sqstee.record import DecodeError, unpack
 from sqstee.transports.base import Message, Receiver, TransportError
 
-_SYNC_SECONDS = 0.5
+_SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
 _LOOK_SECONDS = 0.1
 _ASK_SECONDS = 5.0

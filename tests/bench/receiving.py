@@ -1,7 +1,7 @@
-"""Lines per second and memory of `sqstee drain`, from the strict SQS at a round trip of 20 ms.
+"""Lines per second and memory of `sqstee drain`, from the strict SQS at a round trip of 20 (else MS) milliseconds.
 
     python tests/bench/receiving.py packed [LINES]          a backlog of full bodies
-    python tests/bench/receiving.py single [MESSAGES [PROCESSES]]  one line a message, beside bare boto3 threads
+    python tests/bench/receiving.py single [MESSAGES [PROCESSES [MS]]]  one line a message, beside bare boto3 threads
 
 The lines are 120 bytes long with their newline. The clock of `packed` runs from the first request to the last, and
 then to the end of the process, with the files put together; starting Python and waiting whether more comes is told
@@ -124,17 +124,18 @@ os._exit(0)
     return float(found.stdout)
 
 
-def single(messages: int, processes: int) -> None:
+def single(messages: int, processes: int, milliseconds: int) -> None:
     """One line a message."""
     for _ in range(2):
-        with FakeSqs("q", latency_ms=20) as server:
+        with FakeSqs("q", latency_ms=milliseconds) as server:
             fill(server, messages, 1)
             seconds = bare(server, messages, 16)
-        with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=20) as server:
+        with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=milliseconds) as server:
             fill(server, messages, 1)
             _, deleting, assembling, peak = drain(server, folder, "--processes", str(processes))
         print(
-            f"{messages:,} messages: boto3 with 16 threads {messages / seconds:,.0f}/s, drain "
+            f"{messages:,} messages, processes: {processes}, round trip {milliseconds} ms: "
+            f"boto3 with 16 threads {messages / seconds:,.0f}/s, drain "
             f"{messages / deleting:,.0f}/s ({seconds / deleting:.2f} of it), files in {assembling:.2f} s, "
             f"at most {peak / 1024:.1f} MiB a process"
         )
@@ -147,7 +148,7 @@ def main() -> None:
     if words[0] == "packed":
         packed(*(numbers or [1_000_000]))
     else:
-        single(*(numbers + [5000, 1][len(numbers) :]))
+        single(*(numbers + [5000, 1, 20][len(numbers) :]))
 
 
 if __name__ == "__main__":
