@@ -22,7 +22,8 @@ from sqstee.run import spool
 from sqstee.run.pack import Packer
 from sqstee.run.replay import Reader, delete_segments_before, segments
 from sqstee.run.room import FullError, Room, Unbounded, used
-from sqstee.run.spool import Segments, Writer
+from sqstee.run.segments import Segments, segment_name
+from sqstee.run.writer import Writer
 
 META = encode_object({"run": "RUN", "host": "h"})
 MIB = 1024 * 1024
@@ -405,7 +406,7 @@ def test_auto_waits_for_ten_seconds_without_progress(tmp_path: Path) -> None:
     (tmp_path / "a" / "state").write_bytes(b"saved")
     assert later(1)
     assert not later(11)
-    os.unlink(tmp_path / "a" / spool.segment_name(3))  # one is not enough for everything that is to be written
+    os.unlink(tmp_path / "a" / segment_name(3))  # one is not enough for everything that is to be written
     clock.now += 1
     with pytest.raises(FullError):
         room.grant(0, MIB, 0)

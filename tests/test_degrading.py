@@ -27,15 +27,15 @@ SPOOL = [
     "sqstee.run.spool:create:full:1",
     "sqstee.run.spool:lock:bug:1",
     "sqstee.run.spool:lock:full:2",
-    "sqstee.run.spool:Writer.event:bug:1",
-    "sqstee.run.spool:Writer.event:bug:2",
-    "sqstee.run.spool:Writer.write:bug:1",
-    "sqstee.run.spool:Writer.write:bug:3",
-    "sqstee.run.spool:Writer.cut:bug:1",
-    "sqstee.run.spool:Writer.close:bug:1",
-    "sqstee.run.spool:Segments.append:full:1",
-    "sqstee.run.spool:Segments.append:full:3",
-    "sqstee.run.spool:write_whole:full:2",
+    "sqstee.run.writer:Writer.event:bug:1",
+    "sqstee.run.writer:Writer.event:bug:2",
+    "sqstee.run.writer:Writer.write:bug:1",
+    "sqstee.run.writer:Writer.write:bug:3",
+    "sqstee.run.writer:Writer.cut:bug:1",
+    "sqstee.run.writer:Writer.close:bug:1",
+    "sqstee.run.segments:Segments.append:full:1",
+    "sqstee.run.segments:Segments.append:full:3",
+    "sqstee.run.segments:write_whole:full:2",
     "sqstee.run.events:start:bug:1",
     "sqstee.run.events:end_of_command:bug:1",
 ]
@@ -247,7 +247,7 @@ def test_a_spool_folder_that_is_not_safe_costs_one_line(sqstee: Sqstee, tmp_path
 def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: str) -> None:
     """What could not be written meanwhile is counted, reported and said; everything before and behind it arrives."""
     script = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.01; done"
-    fault = f"sqstee.run.spool:write_whole:{error}:5-9"
+    fault = f"sqstee.run.segments:write_whole:{error}:5-9"
     found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=injecting(tmp_path, fault))
     lines = found.stdout.splitlines()
     assert lines == [b"line %d" % n for n in range(60)]
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: 
 
 def test_a_disk_that_hangs_does_not_keep_back_what_was_read(sqstee: Sqstee, tmp_path: Path) -> None:
     """As with tee: what was read is out before the spool is written, signals are relayed, and nothing is lost."""
-    fault = "sqstee.run.spool:write_whole:hang:3"
+    fault = "sqstee.run.segments:write_whole:hang:3"
     script = "trap 'echo trapped; exit 7' TERM; echo first; while :; do sleep 0.05; done"
     words = sqstee.words("--to", "local", "--", "sh", "-c", script)
     environ = sqstee.environ | injecting(tmp_path, fault)

@@ -144,8 +144,8 @@ def lost(sqstee: Sqstee, fault: str, *words: str, code: int = 0) -> subprocess.C
 
 FAULTS = [
     "sqstee.run.folder:open_root:full:1",
-    "sqstee.run.spool:Segments.append:full:2",
-    "sqstee.run.spool:Writer.write:bug:1",
+    "sqstee.run.segments:Segments.append:full:2",
+    "sqstee.run.writer:Writer.write:bug:1",
     "sqstee.run.shipment:fork:many:1",
     "sqstee.transports.local:LocalSender.send:bug:1",
     "sqstee.run.ending:Ending._deliver:bug:1",

@@ -17,7 +17,8 @@ from sqstee.run.fleet import QUANTUM_BYTES, Fleet, Run
 from sqstee.run.pack import MAX_REQUEST_BYTES, Limits
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
-from sqstee.run.spool import Writer, create
+from sqstee.run.spool import create
+from sqstee.run.writer import Writer
 from sqstee.transports.base import POISON, RETRY, SIZE, TIMEOUT, Batches, Failure, TransportError
 
 LOCKS: dict[str, list[int]] = {}

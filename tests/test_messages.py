@@ -21,8 +21,8 @@ ADVICE = re.compile(
 FAULTS = {
     "spool": "sqstee.run.folder:open_root:full:1",
     "no thread, no fsync": "sqstee.run.durable:Syncer.start:thread:1",
-    "dropped": "sqstee.run.spool:Segments.append:full:2",
-    "a bug in the writer": "sqstee.run.spool:Writer.write:bug:1",
+    "dropped": "sqstee.run.segments:Segments.append:full:2",
+    "a bug in the writer": "sqstee.run.writer:Writer.write:bug:1",
     "a bug in the event": "sqstee.run.events:end_of_command:bug:1",
     "no shipper": "sqstee.run.shipment:fork:many:1",
     "no relay": "sqstee.run.signals:Relay.__init__:bug:1",

@@ -12,7 +12,7 @@ import pytest
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, children, running, wait_for
 
-from sqstee.run.spool import segment_name
+from sqstee.run.segments import segment_name
 
 LINES = b"".join(b"%d\n" % n for n in range(1, 2001))
 

@@ -19,7 +19,7 @@ from sqstee.run import redact
 from sqstee.run.redact import MASK, Masker, RedactingWriter
 from sqstee.run.replay import Reader
 from sqstee.run.room import Unbounded
-from sqstee.run.spool import Segments
+from sqstee.run.segments import Segments
 
 SECRET = b"AKIA0123456789ABCDEF"
 PATTERN = "AKIA[0-9A-Z]{16}"

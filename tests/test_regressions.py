@@ -15,13 +15,14 @@ from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, children, python, running, wait_for
 
 from sqstee.record import Body, Encoder, encode_object
-from sqstee.run import spool
+from sqstee.run import segments
 from sqstee.run.frame import GAP, LINES, Frame, gap_fields
 from sqstee.run.pack import Limits, Packer
 from sqstee.run.replay import Reader, State
 from sqstee.run.room import Unbounded
+from sqstee.run.segments import Segments, segment_name
 from sqstee.run.source import Source
-from sqstee.run.spool import Segments, Writer, segment_name
+from sqstee.run.writer import Writer
 from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError, classify
 from sqstee.transports.local import LocalSender
 
@@ -143,11 +144,11 @@ def test_credentials_that_expire_at_the_end(sqstee: Sqstee, fake_sqs: FakeSqs) -
 def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A META frame that failed left a segment without one, which nobody could read later."""
     writer = Writer(Segments(str(tmp_path), META), 100)
-    real = spool.write_whole
-    monkeypatch.setattr(spool, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    real = segments.write_whole
+    monkeypatch.setattr(segments, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     writer.event({"event": "start", "message": ""})
     writer.write(0, b"lost\n")
-    monkeypatch.setattr(spool, "write_whole", real)
+    monkeypatch.setattr(segments, "write_whole", real)
     writer.write(0, b"kept\n")
     writer.close()
     frames = list(Reader(str(tmp_path)).frames())

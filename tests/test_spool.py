@@ -18,7 +18,8 @@ from sqstee.run.frame import META
 from sqstee.run.pack import Packer, Planned
 from sqstee.run.replay import Reader, State, read_meta, segments
 from sqstee.run.room import Unbounded
-from sqstee.run.spool import Segments, Writer
+from sqstee.run.segments import Segments, segment_name
+from sqstee.run.writer import Writer
 
 ENCODER = Encoder("RUN", "h")
 META_JSON = encode_object({"run": "RUN", "host": "h"})
@@ -129,9 +130,9 @@ def test_every_segment_begins_with_the_meta_frame(tmp_path: Path) -> None:
     write(new_writer(tmp_path), [(0, b"x" * 19 + b"\n", False)] * 30)
     numbers = segments(str(tmp_path))
     assert len(numbers) > 2
-    os.unlink(tmp_path / spool.segment_name(numbers[0]))
+    os.unlink(tmp_path / segment_name(numbers[0]))
     assert json.loads(read_meta(str(tmp_path))) == json.loads(META_JSON)
-    first = (tmp_path / spool.segment_name(numbers[1])).read_bytes()
+    first = (tmp_path / segment_name(numbers[1])).read_bytes()
     assert first[5] == META
 
 
@@ -194,7 +195,7 @@ def test_damage_becomes_a_gap_and_never_garbage(tmp_path: Path, part: str) -> No
     """A flipped byte costs the lines of its frame, and the line that goes on from it; all else arrives."""
     writer = new_writer(tmp_path, max_line=100, limit=10**6)
     write(writer, [(0, b"line %d\n" % number, False) for number in range(10)] + [(1, b"err\n", False)])
-    path = tmp_path / spool.segment_name(1)
+    path = tmp_path / segment_name(1)
     data = bytearray(path.read_bytes())
     at = data.index(b"line 4")
     data[at if part == "payload" else at - 30] ^= 0xFF
@@ -211,7 +212,7 @@ def test_damage_becomes_a_gap_and_never_garbage(tmp_path: Path, part: str) -> No
 def test_a_torn_tail_is_left_for_later(tmp_path: Path) -> None:
     """Half a frame at the end is not read until the rest of it is there."""
     write(new_writer(tmp_path, limit=10**6), [(0, b"whole\n", False)])
-    path = tmp_path / spool.segment_name(1)
+    path = tmp_path / segment_name(1)
     data = path.read_bytes()
     path.write_bytes(data[:-3])
     reader = Reader(str(tmp_path))

@@ -203,7 +203,8 @@ WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
     "sqstee.run.supervision": {"time_ns"},  # the ULID of the run
     "sqstee.run.logged": {"time_ns"},  # the same
-    "sqstee.run.spool": {"time_ns"},  # the timestamps of frames
+    "sqstee.run.segments": {"time_ns"},  # the timestamps of frames
+    "sqstee.run.writer": {"time_ns"},  # the same
     "sqstee.run.source": {"time_ns"},  # that of a gap event
     "sqstee.run.flush": {"time"},  # the age of a folder by its modification time
     "sqstee.run.room": {"time_ns"},  # how long ago a state file was written, by its modification time

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqstee.run.shipment import Shipment
-    from sqstee.run.spool import Writer
+    from sqstee.run.writer import Writer
 
 IDLE_SECONDS = 5.0  # an unfinished line that is idle for so long is shipped as it is
 _WAKE_SECONDS = 0.1

@@ -17,7 +17,8 @@ from sqstee.run.group import Group, Manner
 from sqstee.run.recover import close_dead_run
 from sqstee.run.replay import START, read_meta, segments
 from sqstee.run.room import SEGMENT_BYTES
-from sqstee.run.spool import lock, segment_name
+from sqstee.run.segments import segment_name
+from sqstee.run.spool import lock
 from sqstee.transports.destination import parse
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqstee.run.output import Output
     from sqstee.run.shipment import Shipment
-    from sqstee.run.spool import Writer
+    from sqstee.run.writer import Writer
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 

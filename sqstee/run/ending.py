@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqstee.run.ends import Ends
     from sqstee.run.messages import Messages
     from sqstee.run.shipment import Shipment
-    from sqstee.run.spool import Writer
+    from sqstee.run.writer import Writer
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     from sqstee.options import Settings
-    from sqstee.run.spool import Writer
+    from sqstee.run.writer import Writer
 
 
 def meta(settings: Settings, run: str, to: str) -> bytes:

@@ -8,7 +8,9 @@ import os
 
 from sqstee.run.frame import CUT, EVENT, FRESH, LINES, Frame
 from sqstee.run.replay import Reader, State, read_meta
-from sqstee.run.spool import Segments, Writer, lock
+from sqstee.run.segments import Segments
+from sqstee.run.spool import lock
+from sqstee.run.writer import Writer
 
 _STREAMS = 3
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from sqstee.errors import SqsteeError
-from sqstee.run.spool import Segments, Writer
+from sqstee.run.segments import Segments
+from sqstee.run.writer import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from sqstee.run.frame import (
     gap_fields,
 )
 from sqstee.run.room import SEGMENT_BYTES, SEGMENT_SUFFIX
-from sqstee.run.spool import segment_name
+from sqstee.run.segments import segment_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the front looks at the state file

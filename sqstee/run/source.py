@@ -13,7 +13,8 @@ from sqstee.run import pack
 from sqstee.run.frame import Position, Range, gap_fields
 from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, Limits, Packer, Planned, Request
 from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segments_before, read_meta
-from sqstee.run.spool import lock, write_whole
+from sqstee.run.segments import write_whole
+from sqstee.run.spool import lock
 
 QUARANTINE = "quarantine"
 AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, planned or ready
