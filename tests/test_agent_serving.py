@@ -46,7 +46,7 @@ def test_once(node: Node) -> None:
     for number in range(3):
         node.wrap("echo", str(number), to="later")
     assert len(node.sqstee.waiting_runs()) == 3
-    words = ("agent", "--once", "--flush-timeout", "3s")
+    words = ("agent", "--once", "--flush-timeout", "20s")
     found = node.sqstee.run(*words, environ=node.server.environ())
     assert found.returncode == 1
     assert found.stdout.count(b"stays in the spool: ") == 3

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Sqstee, clean_environment
+from support import Sqstee
 
 ROOT = Path(__file__).parent.parent
 SHARED = (
@@ -65,7 +65,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     """As of a new user, with the installed program first on PATH."""
-    environ = clean_environment() | {"HOME": str(folder), "SQSTEE_SPOOL": str(folder / "spool")}
+    environ = Sqstee(folder).environ
     environ.pop("PYTHONPATH", None)
     return environ
 

@@ -523,7 +523,7 @@ def test_a_whole_call_that_is_refused_for_one_entry(sqstee: Sqstee, fake_sqs: Fa
 def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """Every entry is the sender's fault, it says: nothing is put aside, and flush delivers once it is well."""
     fake_sqs.faults(failed_entries=[{"code": "InvalidMessageContents", "sender_fault": True}])
-    found = sqstee.run("--to", "q", "--flush-timeout", "5s", "--", "seq", "100", environ=fake_sqs.environ())
+    found = sqstee.run("--to", "q", "--flush-timeout", "30s", "--", "seq", "100", environ=fake_sqs.environ())
     assert re.fullmatch(rb"sqstee: 100 lines not delivered yet \(InvalidMessageContents.*\n", found.stderr)
     assert not (sqstee.spool / "quarantine").exists()
     fake_sqs.clear_faults()

@@ -296,8 +296,8 @@ def test_a_gap_over_planned_ranges() -> None:
 
 
 def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
-    """Two megabytes of empty lines with a long label took 320 MiB."""
-    code = "import os\nfor _ in range(8): os.write(1, b'\\n' * 65536)"
+    """Megabytes of empty lines with a long label took 320 MiB: 128 KiB become 140 MB of JSON."""
+    code = "import os\nfor _ in range(2): os.write(1, b'\\n' * 65536)"
     command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "60s", "--", *python(code))
     peak = 0
     with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
@@ -307,7 +307,7 @@ def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
             time.sleep(0.02)  # the shipper is niced: whoever polls without a pause starves it
         assert process.wait() == 0
     assert 0 < peak < 75 * 1024
-    assert len(sqstee.local().records) == 8 * 65536
+    assert len(sqstee.local().records) == 2 * 65536
 
 
 def peak_kib(pid: int) -> int:
