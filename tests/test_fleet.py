@@ -6,10 +6,11 @@ import os
 import random
 import tracemalloc
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from scripted import Scripted
 from support import Rebuilt
 
 from sqstee.record import Body
@@ -19,34 +20,9 @@ from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
 from sqstee.run.writer import Writer
-from sqstee.transports.base import POISON, RETRY, SIZE, TIMEOUT, Batches, Failure, TransportError
+from sqstee.transports.base import POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
 
 LOCKS: dict[str, list[int]] = {}
-Answer = Callable[[Sequence[Body]], list[Failure]]
-
-
-class Scripted(Batches):
-    """A destination that answers as a function says; what it took is kept."""
-
-    ordered = False
-
-    def __init__(self, answer: Answer = lambda bodies: []) -> None:
-        self.answer = answer
-        self.taken: list[Body] = []
-        self.sizes: list[list[int]] = []
-
-    def open(self) -> int:
-        return MAX_REQUEST_BYTES
-
-    def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        self.sizes.append([body.size for body in bodies])
-        failures = self.answer(bodies)
-        failed = {failure.index for failure in failures}
-        self.taken += [body for at, body in enumerate(bodies) if at not in failed]
-        return failures
-
-    def close(self) -> None:
-        pass
 
 
 def spooled(root: Path, name: str, host: str = "h") -> tuple[Writer, Run]:

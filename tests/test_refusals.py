@@ -12,6 +12,7 @@ import pytest
 from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import Scripted
 from support import PROGRAMS, Rebuilt, Sqstee, python, running, wait_for
 
 from sqstee.record import Body, Encoder
@@ -28,7 +29,6 @@ from sqstee.transports.base import (
     RETRY,
     SIZE,
     TIMEOUT,
-    Batches,
     Failure,
     TransportError,
     limit_in,
@@ -295,30 +295,6 @@ def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
     for _ in range(5):
         limits.success()
     assert limits.request == 262144 < MAX_REQUEST_BYTES
-
-
-class Scripted(Batches):
-    """A destination that answers as a function says; what it took is kept."""
-
-    ordered = False
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.taken: list[Body] = []
-        self.sizes: list[list[int]] = []
-
-    def open(self) -> int:
-        return MAX_REQUEST_BYTES
-
-    def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        self.sizes.append([body.size for body in bodies])
-        failures: list[Failure] = self.answer(bodies)
-        failed = {failure.index for failure in failures}
-        self.taken += [body for at, body in enumerate(bodies) if at not in failed]
-        return failures
-
-    def close(self) -> None:
-        pass
 
 
 def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 20.0) -> tuple[Shipper, bool]:

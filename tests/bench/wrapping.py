@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -78,7 +79,8 @@ def rate(prefix: list[str], environ: dict[str, str], stop_shipper: bool = False)
         elapsed = time.perf_counter() - started
         shippers = children(process.pid)
         for pid in (*shippers, process.pid):  # what is left to deliver is not what is measured
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     return MEGABYTES / elapsed
 
 
