@@ -49,10 +49,11 @@ def node(sqstee: Sqstee, fake_sqs: FakeSqs) -> Node:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _keys_are_heard() -> None:
-    """A shell starts its background jobs with ^C and ^\\ ignored, and everything that these start inherits that."""
+def _signals_are_heard() -> None:
+    """A shell starts its background jobs with ^C and ^\\ ignored, nohup with a hangup; whatever these start inherits it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ def program(tmp_path: Path, code: str) -> list[str]:
 def run(sqstee: Sqstee, words: list[str], server: FakeSqs | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
     environ = sqstee.environ | (server.environ() if server else {})
+    environ["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"  # from 3.12 on, of a fork beside threads
     return subprocess.run(words, capture_output=True, text=True, env=environ, timeout=60, check=False)
 
 

@@ -16,8 +16,9 @@ _BUSY_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
 _INSERT = f"""
-INSERT INTO body {_ROW} SELECT ?1, ?2, ?3, ?4, ?5, ?6
-WHERE ?2 = '' OR NOT EXISTS (SELECT 1 FROM body WHERE run = ?2 AND first = ?3 AND last = ?4)
+INSERT INTO body {_ROW} SELECT * FROM
+(SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data) AS new WHERE new.run = '' OR NOT EXISTS
+(SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
 _FORK_SECONDS = 5.0  # how long a fork may wait for a transaction
