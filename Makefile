@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench demo test lint format generate zipapp clean
+.PHONY: bench demo test lint format generate pictures zipapp clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
@@ -27,6 +27,10 @@ format: $(VENV)/.lint
 # The manual page's tables, the completions and README's options, from the program itself.
 generate: $(VENV)/.lint
 	$(BIN)/python tests/tools/generate.py
+
+# README's pictures of terminals: what the commands print, drawn anew.
+pictures: $(VENV)/.test
+	$(BIN)/python tests/tools/pictures.py
 
 # One file for each extra that is installed; all install the package itself, in place.
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml sqstee/launcher

@@ -50,7 +50,7 @@ def node(sqstee: Sqstee, fake_sqs: FakeSqs) -> Node:
 
 @pytest.fixture(autouse=True, scope="session")
 def _signals_are_heard() -> None:
-    """A shell starts its background jobs with ^C and ^\\ ignored, nohup with a hangup; whatever these start inherits it."""
+    """A shell starts its background jobs with ^C and ^\\ ignored, nohup with hangups; what they start inherits that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

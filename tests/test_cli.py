@@ -141,7 +141,7 @@ def test_tail_shows_lines_with_host_and_stream(sqstee: Sqstee) -> None:
     lines = found.stdout.decode().splitlines()
     assert "node1 stdout out" in lines
     assert "node1 stderr err" in lines
-    assert lines[0] == "node1 event  j: j started"
+    assert lines[0] == "node1 event  j started"
     assert lines[-1].startswith("node1 event  j: exited with status 0")
     assert sqstee.run("tail", "--no-follow").stdout == found.stdout  # nothing is consumed
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -420,13 +421,32 @@ def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
         assert "\u202e".encode() not in terminal.output
 
 
+@pytest.mark.parametrize("variable", [{}, {"NO_COLOR": "1"}])
+def test_on_a_terminal_hosts_are_aligned_and_remarks_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
+    """Lines of short and long names begin in one column; what is said beside them is yellow, unless NO_COLOR is set."""
+    other = RUN.replace("A", "B")
+    to = stored(
+        sqstee, lines_of(0, 0, host="node17"), lines_of(0, 0, other, host="n2"), lines_of(2, 2, other, host="n2")
+    )
+    command = [SCRIPT, "tail", to, "--no-follow"]
+    with Terminal(command, sqstee.environ | {"TERM": "xterm"} | variable, (24, 60)) as terminal:
+        assert terminal.wait() == 0
+    assert (b"\x1b[33msqstee: 1 line missing so far" in terminal.output) == (not variable)
+    text = re.sub(r"\x1b\[\d*m", "", terminal.output.decode())
+    assert "node17 stdout line 0\r\n" in text
+    assert "n2     stdout line 2\r\n" in text
+    piped = sqstee.run("tail", to, "--no-follow")
+    assert b"n2 stdout line 2\n" in piped.stdout
+    assert piped.stderr.startswith(b"sqstee: 1 line missing so far")
+
+
 def test_events_tell_status_and_duration(sqstee: Sqstee) -> None:
     """A person sees how a run ended and how long it took; a failed one in red."""
     sqstee.run("--job", "bad", "--", "sh", "-c", "echo x; exit 3")
     lines = sqstee.run("tail", "--no-follow", "--color", "always").stdout.decode().splitlines()
-    assert "bad: bad started" in lines[0]
+    assert "\x1b[2mbad started\x1b[0m" in lines[0]
     assert "\x1b[31mbad: exited with status 3 after " in lines[-1]
-    assert lines[-1].endswith(" s, 1 lines\x1b[0m") or lines[-1].endswith(" s, 1 line\x1b[0m")
+    assert lines[-1].endswith(" s, 1 line\x1b[0m")
 
 
 def test_template_and_highlight(sqstee: Sqstee) -> None:

@@ -125,7 +125,24 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
     assert fake_sqs.messages("q") == []
 
 
-@pytest.mark.parametrize("size", [(10, 80), (24, 120)])
+@pytest.mark.parametrize("columns", [40, 49, 60, 66, 79, 80, 100, 160])
+def test_a_table_of_any_width(sqstee: Sqstee, columns: int) -> None:
+    """State, host and job are always there; the figures and the last line as far as there is room, in whole columns."""
+    sqstee.run("--host", "compute-node-17", "--job", "nightly-etl-of-all", "--", "sh", "-c", "seq 123456; exit 4")
+    sqstee.run("--host", "n2", "--job", "j", "--", "echo", "last words " * 20)
+    rows = sqstee.run("top", "--no-follow", environ={"COLUMNS": str(columns)}).stdout.decode().splitlines()
+    assert len(rows) == 4
+    assert max(map(len, rows)) <= columns
+    names = rows[1].split()
+    shown = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50, "line": 80}
+    assert [name for name in names if name in shown] == [name for name, least in shown.items() if columns >= least]
+    assert re.match(r"failed [\d.]+ s +compute\S+ +nightly\S+", rows[2])
+    assert ("123,456" in rows[2]) == (columns >= 66)
+    assert ("exited" in rows[2]) == (columns >= 80)
+    assert re.match(r"ok [\d.]+ s +n2 +j\b", rows[3])
+
+
+@pytest.mark.parametrize("size", [(10, 40), (10, 80), (24, 120)])
 def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
     """On a terminal it is drawn again as lines come, fits, and ^C leaves the terminal as it was."""
     sqstee.run("--job", "one", "--", "sh", "-c", "seq 5; printf 'evil \\\\033[2J\\\\n'; exit 4")
@@ -136,7 +153,7 @@ def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
         terminal.expect(b"failed")
         sqstee.run("--job", "two", "--", "echo", "hello there")
         terminal.expect(b"two")
-        terminal.expect(b"hello")
+        terminal.expect(b"hello" if size[1] >= 80 else b"2 runs")
         terminal.type(b"\x03")
         assert terminal.wait() == 0
     assert b"\x1b[2J" not in terminal.output.partition(b"evil")[2]

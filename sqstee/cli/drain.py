@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.errors import EXIT_MISSING, EXIT_OPEN, SqsteeError
+from sqstee.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,7 +180,7 @@ class _Line:
 
     def assembled(self, lines: int) -> None:
         """How far the files are."""
-        self._draw(f"{self._name}   putting together   {lines:,} lines")
+        self._draw(f"{self._name}   putting together   {count(lines, 'line')}")
 
     def remark(self, text: str) -> None:
         """A remark above the line."""
@@ -232,13 +233,13 @@ class _Report:
         if more > 0:
             typer.echo(f"… and {more:,} more complete")
         states = ", ".join(f"{count:,} {state}" for state, count in self._counts.items() if count)
-        typer.echo(f"{runs:,} run{'' if runs == 1 else 's'}{f': {states}' if runs else ''}; {self._lines:,} lines")
+        typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
         from sqstee.read.show import neutral
 
         name = f"{verdict.host} {verdict.job or verdict.run}"
-        parts = [f"{verdict.lines:,} lines"]
+        parts = [count(verdict.lines, "line")]
         if verdict.missing:
             ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
             more = ", …" if len(verdict.ranges) > 5 else ""

@@ -91,7 +91,7 @@ def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], col
         raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
     if template and output != "default":
         raise SqsteeError("only one of --template and -o", "leave -o out, or --template")
-    return Style(output, colour, sys.stdout.isatty(), template, highlight)
+    return Style(output, colour, sys.stdout.isatty(), template, highlight, colour and sys.stderr.isatty())
 
 
 def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:

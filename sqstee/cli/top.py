@@ -14,6 +14,7 @@ from sqstee.errors import SqsteeError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
     from sqstee.cli.reading import Places
     from sqstee.read.board import Board, RunState
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 _REDRAW_SECONDS = 0.25
 _PEEK_VISIBILITY = 120  # seconds
-_WIDE = 100  # columns from which there is room for all
+_COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # and the terminal's width from which they show
+_LAST_LINE = 80  # the width from which that shows
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
 
 
@@ -149,32 +151,37 @@ class _Table:
         from rich.table import Table
         from rich.text import Text
 
+        from sqstee.read.show import neutral
+
         now = time.monotonic()
         runs = board.runs(self._silent)
-        wide = width >= _WIDE
+        host, job = (24, 24) if width >= _COLUMNS["lines/s"] else (11, 13) if width >= _LAST_LINE else (9, 12)
         table = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
         table.add_column("state", no_wrap=True, min_width=13)
-        table.add_column("host", no_wrap=True, max_width=24 if wide else 11)
-        table.add_column("job", no_wrap=True, max_width=24 if wide else 13)
-        for name in ("stdout", "stderr", *(["lines/s"] if wide else []), "missing"):
+        table.add_column("host", no_wrap=True, max_width=host)
+        table.add_column("job", no_wrap=True, max_width=job)
+        for name in _shown(width):
             table.add_column(name, justify="right", no_wrap=True, min_width=7)
-        table.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
+        if width >= _LAST_LINE:
+            table.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
         room = len(runs) if not height else max(1, height - 3 - len(board.remarks))
         for run in runs[:room]:
-            table.add_row(*self._row(run, now, wide))
+            table.add_row(*self._row(run, now, width))
         counts: dict[str, int] = {}
         for run in runs:
             state = run.state(now, self._silent)
             counts[state] = counts.get(state, 0) + 1
         sums = ", ".join(f"{count:,} {state}" for state, count in counts.items())
         head = f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {sums}" if sums else "no runs yet"
-        parts: list[RenderableType] = [Text(head, "bold")]
-        parts += [Text(f"sqstee: {remark}", "yellow") for remark in board.remarks]
+        cut = bool(height)  # a line of the screen for each
+        parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
+        for remark in board.remarks:
+            parts.append(Text(f"sqstee: {neutral(remark)}", "yellow", no_wrap=cut, overflow="ellipsis"))
         if runs:
             parts.append(table)
         return Group(*parts)
 
-    def _row(self, run: RunState, now: float, wide: bool) -> list[RenderableType]:
+    def _row(self, run: RunState, now: float, width: int) -> list[Text]:
         from rich.text import Text
 
         from sqstee.read.show import duration, neutral
@@ -189,13 +196,19 @@ class _Table:
         rate = sum(run.rate(name, now) for name in run.streams)
         last = run.result if run.failed and run.result else run.last_line
         gone = run.missing + run.dropped
-        return [
-            Text(shown, _STYLES[state]),
-            Text(neutral(run.host)),
-            Text(neutral(run.job or run.run)),
-            Text(f"{out:,}"),
-            Text(f"{run.lines('stderr'):,}"),
-            *([Text(f"{rate:,.1f}" if rate else "-")] if wide else []),
-            Text(f"{gone:,}" if gone else "-", "magenta" if gone else ""),
-            Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"),
-        ]
+        figures = {
+            "stdout": Text(f"{out:,}"),
+            "stderr": Text(f"{run.lines('stderr'):,}"),
+            "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
+            "missing": Text(f"{gone:,}" if gone else "-", "magenta" if gone else ""),
+        }
+        row = [Text(shown, _STYLES[state]), Text(neutral(run.host)), Text(neutral(run.job or run.run))]
+        row += [figures[name] for name in _shown(width)]
+        if width >= _LAST_LINE:
+            row.append(Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"))
+        return row
+
+
+def _shown(width: int) -> list[str]:
+    """The figures that there is room for."""
+    return [name for name, least in _COLUMNS.items() if width >= least]

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from sqstee.errors import SqsteeError
 from sqstee.read.receive import Foreign, Item, stream_of
 from sqstee.record import Event, Record
+from sqstee.text import count
 
 FORMATS = ("default", "raw", "json")
 TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
+_WIDEST_HOST = 24  # characters up to which hosts are aligned
 _HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is left to stderr
 
 # What a terminal would obey: C0 and C1 controls (CSI as one character is among these), and what turns the direction
@@ -60,7 +62,8 @@ class Output:
 
 class Style:
     """How lines look: `form` one of FORMATS; `template` in its place; `colour`; `safe` for a terminal: control
-    characters of remote hosts are made visible; `highlight`: expressions to point out."""
+    characters of remote hosts are made visible, and hosts aligned; `highlight`: expressions to point out;
+    `coloured_remarks`: remarks go to a terminal as well."""
 
     def __init__(
         self,
@@ -69,12 +72,14 @@ class Style:
         safe: bool = False,
         template: str = "",
         highlight: Sequence[re.Pattern[str]] = (),
+        coloured_remarks: bool = False,
     ) -> None:
         self.form = form
         self.colour = colour
         self.safe = safe or colour
         self.template = template
         self.highlight = highlight if colour else ()
+        self.coloured_remarks = coloured_remarks
         if template:
             check_template(template)
 
@@ -86,6 +91,7 @@ class Printer:
         self._out = out
         self._remarks = remarks
         self._style = style
+        self._width = 0  # of the widest host so far
         renders: dict[str, Callable[[Shown, bool], bytes]] = {
             "default": self._line,
             "raw": self._raw,
@@ -100,6 +106,8 @@ class Printer:
     def remark(self, text: str, **fields: object) -> None:
         """A remark of our own, beside the lines; as JSON where they are."""
         line = json.dumps({"remark": text, **fields}) if self._style.form == "json" else f"sqstee: {neutral(text)}"
+        if self._style.coloured_remarks and self._style.form != "json":
+            line = f"\033[33m{line}\033[0m"
         self._remarks.write(line.encode("utf-8", "replace") + b"\n")
         self._remarks.flush()
 
@@ -111,14 +119,16 @@ class Printer:
         mark = "late " if late else ""
         stream = stream_of(item) or "-"
         message = described(item) if isinstance(item, Event) else item.message
-        prefix = f"{item.host or '-'} {stream:6} {mark}"
+        host = item.host or "-"
         if self._style.safe:
-            prefix, message = neutral(prefix), neutral(message)
+            host, stream, message = neutral(host), neutral(stream), neutral(message)
+            self._width = max(self._width, min(len(host), _WIDEST_HOST))
+        prefix = f"{host.ljust(self._width)} {stream:6} {mark}"
         if not self._style.colour:
             return f"{prefix}{message}\n".encode("utf-8", "replace")
-        host = _HOST_COLOURS[zlib.crc32(item.host.encode("utf-8", "replace")) % len(_HOST_COLOURS)]
+        code = _HOST_COLOURS[zlib.crc32(item.host.encode("utf-8", "replace")) % len(_HOST_COLOURS)]
         body = self._painted(message, _code(item))
-        return f"\033[{host}m{prefix}\033[0m{body}\n".encode("utf-8", "replace")
+        return f"\033[{code}m{prefix}\033[0m{body}\n".encode("utf-8", "replace")
 
     def _painted(self, message: str, code: str) -> str:
         for pattern in self._style.highlight:
@@ -186,13 +196,14 @@ def check_template(template: str) -> None:
 
 def described(event: Event) -> str:
     """An event for a person: whose it is, what happened, how long it took."""
-    text = f"{event.job or event.run}: {event.message}"
+    whose = event.job or event.run
+    text = event.message if event.message.startswith(f"{whose} ") else f"{whose}: {event.message}"
     took = event.fields.get("duration_s")
     if isinstance(took, int | float):
         text += f" after {duration(took)}"
     lines = event.fields.get("lines")
     if isinstance(lines, int):
-        text += f", {lines:,} lines"
+        text += f", {count(lines, 'line')}"
     return text
 
 
