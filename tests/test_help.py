@@ -25,6 +25,7 @@ def test_the_root_is_one_screen_and_names_every_verb_once(sqstee: Sqstee) -> Non
     assert max(map(len, lines)) <= 80
     named = [line.split()[0] for line in lines if re.match(r"  [a-z]+  +[A-Z]", line)]
     assert sorted([*named, "run"]) == sorted(VERBS)
+    assert "…" not in "".join(lines[2:])  # what is too long is cut behind a clause
     assert sqstee.run("-h", environ={"COLUMNS": "80"}).stdout == found.stdout
 
 

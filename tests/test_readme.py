@@ -33,3 +33,24 @@ def test_every_option_is_in_the_help_of_its_verb(sqstee: Sqstee) -> None:
     named = set(re.findall(r"`(--[a-z-]+)", README.read_text()))
     assert named
     assert [flag for flag in sorted(named) if flag not in text] == []
+
+
+PICTURES = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_there_and_ask_no_network(name: str) -> None:
+    """Each is a file beside README, whole by itself: without a font, a style or a picture from elsewhere."""
+    text = (README.parent / name).read_text()
+    assert text.lstrip().startswith("<svg")
+    assert not re.search(r"@import|@font-face|url\(\s*['\"]?https?:|(href|src)=['\"]https?:", text)
+    assert "/tmp/" not in text
+
+
+def test_links_within_it_lead_somewhere() -> None:
+    """A heading for every `(#anchor)`, by the rule of GitHub's anchors."""
+    headings = re.findall(r"^#+ (.+)$", README.read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = re.findall(r"\]\(#([^)]+)\)", README.read_text())
+    assert len(linked) > 10
+    assert set(linked) <= anchors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -155,6 +156,32 @@ def test_spark(sqstee: Sqstee, queue: FakeSqs) -> None:
     got.assert_whole()
     assert got.stdout == struct.pack("!i", port) + out
     assert got.stderr == err
+
+
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("pyspark") and shutil.which("java")), reason="pyspark and java are not installed"
+)
+@pytest.mark.slow
+def test_a_real_spark(sqstee: Sqstee, queue: FakeSqs) -> None:
+    """Spark itself computes what it should through the launcher, and what its workers print is on the queue."""
+    (text,) = blocks("Spark", "sh")
+    code = (
+        "from pyspark import SparkConf, SparkContext\n"
+        "def square(n):\n"
+        "    print('worker got', n, flush=True)\n"
+        "    return n * n\n"
+        "conf = SparkConf().setMaster('local[2]').set('spark.driver.host', '127.0.0.1')\n"
+        "context = SparkContext(conf=conf)\n"
+        "print('sum', context.parallelize(range(8), 4).map(square).sum())\n"
+        "context.stop()\n"
+    )
+    program = script(sqstee, "job.py", code)
+    path = f"{Path(sys.executable).parent}:{sqstee.environ['PATH']}"
+    found = run(sqstee, [sys.executable, program], PATH=path, PYSPARK_PYTHON=script(sqstee, "launcher", text))
+    assert "sum 140\n" in found.stdout, found.stderr
+    wait_for(lambda: len(shipped(queue)) >= 8, "lines of the workers")
+    got = sorted(re.findall(r"worker got \d", "\n".join(record.message for record in shipped(queue))))
+    assert got == [f"worker got {n}" for n in range(8)]
 
 
 @pytest.mark.parametrize("tool", ["xargs", "parallel"])

@@ -5,6 +5,7 @@ Help has its own form, for one width of any size down to 40 columns: below 60 an
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -143,9 +144,17 @@ def root(width: int) -> str:
     for verb in names:
         summary = verb.summary
         if width >= _STACKED_BELOW:  # a line for each: all fit one screen
-            summary = textwrap.shorten(summary, width - left, placeholder="…")
+            summary = _shortened(summary, width - left)
         lines += _wrap(summary, width, f"  {verb.name}".ljust(left), " " * left)
     return "\n".join([*lines, "", *_wrapped(_MORE, width)])
+
+
+def _shortened(text: str, width: int) -> str:
+    """As many whole clauses as fit; of a first one that is too long as many words."""
+    ends = [found.start() for found in re.finditer(r"[:;,] ", text) if found.start() <= width]
+    if len(text) <= width or not ends:
+        return textwrap.shorten(text, width, placeholder="…")
+    return text[: ends[-1]]
 
 
 def of_verb(verb: Verb, width: int) -> str:
