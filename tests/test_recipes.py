@@ -168,7 +168,8 @@ def test_a_real_spark(sqstee: Sqstee, queue: FakeSqs) -> None:
     code = (
         "from pyspark import SparkConf, SparkContext\n"
         "def square(n):\n"
-        "    print('worker got', n, flush=True)\n"
+        "    import os\n"
+        "    os.write(1, b'worker got %d\\n' % n)\n"
         "    return n * n\n"
         "conf = SparkConf().setMaster('local[2]').set('spark.driver.host', '127.0.0.1')\n"
         "context = SparkContext(conf=conf)\n"
