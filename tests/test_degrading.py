@@ -30,7 +30,7 @@ SPOOL = [
     "sqstee.run.writer:Writer.event:bug:1",
     "sqstee.run.writer:Writer.event:bug:2",
     "sqstee.run.writer:Writer.write:bug:1",
-    "sqstee.run.writer:Writer.write:bug:3",
+    "sqstee.run.writer:Writer.write:bug:2",
     "sqstee.run.writer:Writer.cut:bug:1",
     "sqstee.run.writer:Writer.close:bug:1",
     "sqstee.run.segments:Segments.append:full:1",

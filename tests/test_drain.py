@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from draining import FAST, assembled, drained, files, journal
 from fake_sqs import FakeSqs
+from hypothesis import given
+from hypothesis import strategies as st
 from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
-from support import Sqstee
+from support import SCRIPT, Sqstee
+from terminal import Terminal
 
+from sqstee.cli.progress import fitted
 from sqstee.read.files import safe_name
 from sqstee.read.journal import segments
 
@@ -217,3 +222,30 @@ class TestOptions:
             found = sqstee.run(*words, environ=fake_sqs.environ())
             assert found.returncode == 1
             assert found.stderr.decode().startswith("sqstee: missing: QueueDoesNotExist")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int) -> None:
+    """A line that fits, with what is left before all else, and that is gone before a verdict is printed."""
+    put(fake_sqs, whole_run(10))
+    fake_sqs.put("q", *["plain text"] * 300)
+    fake_sqs.faults(latency_ms=80.0)
+    words = [SCRIPT, "drain", "q", "-O", str(sqstee.folder / "out"), *FAST, "--concurrency", "1"]
+    environ = sqstee.environ | fake_sqs.environ() | {"TERM": "xterm", "NO_COLOR": "1"}
+    with Terminal(words, environ, (24, columns)) as terminal:
+        assert terminal.wait() == 0
+    drawn = terminal.output.decode().split("\r\x1b[K")
+    shown = [text for text in drawn if re.search(r"\d messages", text)]
+    assert shown
+    assert any("left" in text for text in shown)
+    assert max(map(len, shown)) < columns
+    assert any(text.startswith("complete node1 ") for text in drawn)  # behind what wipes the line out
+
+
+@given(st.lists(st.text("ab", max_size=30), min_size=4, max_size=5), st.integers(0, 120))
+def test_a_line_is_fitted(parts: list[str], width: int) -> None:
+    """Never wider, whole where there is room, and what is spared is spared in order."""
+    line = fitted(parts, width, ((2,), (0, 2)))
+    assert len(line) <= width
+    whole = "   ".join(part for part in parts if part)
+    assert line == whole or len(whole) > width

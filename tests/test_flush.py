@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 
+import pytest
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
 from terminal import Terminal
@@ -69,15 +70,21 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert sorted(found) == [b"1\n2\n3\n", b"1\n2\n3\n4\n"]
 
 
-def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """How many of how many records, while it works; the result stays on the screen."""
+@pytest.mark.parametrize(("columns", "shown"), [(40, b"%"), (80, b"/3002")])
+def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int, shown: bytes) -> None:
+    """How much of a run is shipped, while it works, on a line that is never cut; the result stays on the screen."""
     run = leave(sqstee, fake_sqs, "q", "seq", "3000")
     fake_sqs.faults(latency_ms=700)
-    with Terminal(sqstee.words("flush"), sqstee.environ | fake_sqs.environ() | {"TERM": "xterm"}) as terminal:
+    environ = sqstee.environ | fake_sqs.environ() | {"TERM": "xterm", "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES"):
+        environ.pop(name, None)
+    with Terminal(sqstee.words("flush"), environ, (24, columns)) as terminal:
         terminal.expect(run.encode())
-        terminal.expect(b"/3002")
+        terminal.expect(shown)
         terminal.expect(f"{run}: shipped to q".encode())
         assert terminal.wait() == 0
+    assert "…" not in terminal.output.decode()
+    assert b"\x1b[3" not in terminal.output
 
 
 def test_what_flush_makes_is_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
+_SPARE = ((2,), (2, 3), (0, 2, 3))  # what goes where the line is too long: the size, then the rate, then the name
 _RATE_SECONDS = 3.0  # over which the rate is taken
 _MOST_SHOWN = 40  # complete runs that are listed one by one
 
@@ -140,6 +141,7 @@ class _Draining:
 
         def tell(verdict: Verdict) -> None:
             self.statuses.add(verdict.state)
+            self._line.end()  # it may be the terminal's line where the verdict goes
             report.add(verdict)
 
         store.assemble(tell, self._line.assembled)
@@ -165,22 +167,21 @@ class _Line:
             self._samples.popleft()
         (then, before) = self._samples[0]
         rate = (progress.received - before) / (now - then) if now - then > 0.5 else 0.0
-        parts = [f"{progress.received:,} messages", f"{progress.bytes / 1048576:,.1f} MiB"]
-        if rate:
-            parts.append(f"{rate:,.0f}/s")
+        left = time_left = ""
         if not rate and now - self._started > _RATE_SECONDS:
-            parts.append("looking whether more comes")
+            left = "looking whether more comes"
         elif progress.waiting:
-            parts.append(f"about {progress.waiting:,} left")
+            left = f"about {progress.waiting:,} left"
             if rate >= 1:
                 from sqstee.read.show import duration
 
-                parts.append(duration(max(1, round(progress.waiting / rate))))
-        self._draw("   ".join([self._name, *parts]))
+                time_left = duration(max(1, round(progress.waiting / rate)))
+        size = f"{progress.bytes / 1048576:,.1f} MiB"
+        self._draw(f"{progress.received:,} messages", size, f"{rate:,.0f}/s" if rate else "", left, time_left)
 
     def assembled(self, lines: int) -> None:
         """How far the files are."""
-        self._draw(f"{self._name}   putting together   {count(lines, 'line')}")
+        self._draw("putting together", count(lines, "line"))
 
     def remark(self, text: str) -> None:
         """A remark above the line."""
@@ -195,13 +196,16 @@ class _Line:
             os.write(2, b"\r\x1b[K")
             self._width = 0
 
-    def _draw(self, text: str) -> None:
+    def _draw(self, *parts: str) -> None:
         now = time.monotonic()
         if not self.is_shown or now - self._drawn < _REDRAW_SECONDS:
             return
         self._drawn = now
+        from sqstee.cli.progress import fitted
+
         self._width = os.get_terminal_size(2).columns
-        os.write(2, f"\r\x1b[K{text[: max(0, self._width - 1)]}".encode())
+        text = fitted([self._name, *parts], max(0, self._width - 1), _SPARE)
+        os.write(2, f"\r\x1b[K{text}".encode())
 
 
 class _Report:

@@ -95,19 +95,24 @@ def _progress(root: str, run: str) -> Iterator[None]:
     import threading
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sqstee.cli.progress import NARROW_BELOW
     from sqstee.run.replay import State
 
     folder, ended = f"{root}/{run}", threading.Event()
     start, total = State(folder).next, found.records
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns.append(TimeRemainingColumn())
+    if console.width < NARROW_BELOW:
+        columns[1:] = [TextColumn("{task.percentage:>3.0f}%")]
 
     def watch() -> None:
         while not ended.wait(_PROGRESS_SECONDS):
             progress.update(task, completed=max(0, State(folder).next - start) if os.path.isdir(folder) else total)
 
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(run, total=total)
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -332,6 +332,8 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    from sqstee.cli.progress import NARROW_BELOW
+
     console = Console(stderr=True)
     if joined:
         yield lambda progress: typer.echo(f"receiving in block {progress.block}, {progress.mode}", err=True)
@@ -339,7 +341,10 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
     if not console.is_terminal:
         yield lambda progress: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}")]
+    narrow = console.width < NARROW_BELOW
+    if narrow:
+        del columns[1]
     with Bar(*columns, console=console, refresh_per_second=5) as bar:
         task = bar.add_task("", total=None, counts="")
 
@@ -349,10 +354,16 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
                 description=f"block {progress.block} of {progress.blocks}, {progress.mode}",
                 total=progress.messages,
                 completed=progress.received,
-                counts=f"sent {progress.sent:,}  received {progress.received:,}  again {progress.again:,}",
+                counts=_counts(progress, narrow),
             )
 
         yield show
+
+
+def _counts(progress: Progress, narrow: bool) -> str:
+    if narrow:
+        return f"{progress.received:,}/{progress.messages:,}"
+    return f"sent {progress.sent:,}  received {progress.received:,}  again {progress.again:,}"
 
 
 # -- the report
