@@ -90,6 +90,35 @@ def test_every_exit_status_is_told_and_none_twice() -> None:
     assert [int(number) for number in re.findall(r"^\.B (\d+)$", text, re.MULTILINE)] == numbers
 
 
+def test_readme_tells_every_exit_status_and_no_other() -> None:
+    """Those of errors.py, and 0."""
+    section = (ROOT / "README.md").read_text().partition("\n## Exit status\n")[2].partition("\n## ")[0]
+    assert {int(number) for number in re.findall(r"\b\d+\b", section)} == {0} | {
+        number for number, _ in exit_statuses()
+    }
+
+
+def test_variables_that_prose_names_exist() -> None:
+    """README and the pages speak of no variable that nothing reads."""
+    code = "".join(path.read_text() for path in (ROOT / "sqstee").rglob("*.py"))
+    known = {option.variable for option in RUN_OPTIONS} | set(re.findall(r"\bSQSTEE_[A-Z0-9_]*[A-Z0-9]\b", code))
+    for path in (ROOT / "README.md", *PAGES):
+        named = set(re.findall(r"\bSQSTEE_[A-Z0-9_]*[A-Z0-9]\b", plain(path))) - {"SQSTEE_NAME"}
+        assert named <= known, (path.name, named - known)
+
+
+def test_keys_of_configuration_files_that_prose_shows_exist() -> None:
+    """In the examples of sqstee.toml(5) and of README, and the file as a whole is one that the program takes."""
+    examples = [plain(ROOT / "man/sqstee.toml.5").partition(".nf\n")[2].partition(".fi")[0]]
+    examples += re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    known = {option.shown.removeprefix("--") for option in RUN_OPTIONS} | {"profile"}
+    for example in examples:
+        keys = set(re.findall(r"^([a-z-]+) *=", example, re.MULTILINE))
+        assert keys
+        assert keys <= known | {"agent"}, keys - known
+    assert len(examples) > 2
+
+
 def test_options_that_prose_names_exist() -> None:
     """No text speaks of an option that is not there (any more)."""
     known = {name for verb in verbs() for name in flags_of(verb)} | {option.flag for option in RUN_OPTIONS}

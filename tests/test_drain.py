@@ -227,16 +227,16 @@ class TestOptions:
 @pytest.mark.parametrize("columns", [40, 80])
 def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int) -> None:
     """A line that fits, with what is left before all else, and that is gone before a verdict is printed."""
-    put(fake_sqs, whole_run(10))
-    fake_sqs.put("q", *["plain text"] * 300)
+    lines = [lines_of(first, first + 4999) for first in range(1, 150_001, 5000)]
+    put(fake_sqs, [event_of("start", 0), *lines, event_of("exit", 150_001, exit_code=0)])
+    fake_sqs.put("q", *["plain text"] * 200)
     fake_sqs.faults(latency_ms=80.0)
     words = [SCRIPT, "drain", "q", "-O", str(sqstee.folder / "out"), *FAST, "--concurrency", "1"]
     environ = sqstee.environ | fake_sqs.environ() | {"TERM": "xterm", "NO_COLOR": "1"}
     with Terminal(words, environ, (24, columns)) as terminal:
         assert terminal.wait() == 0
     drawn = terminal.output.decode().split("\r\x1b[K")
-    shown = [text for text in drawn if re.search(r"\d messages", text)]
-    assert shown
+    shown = [text for text in drawn if re.search(r"\d messages|putting together", text)]
     assert any("left" in text for text in shown)
     assert max(map(len, shown)) < columns
     assert any(text.startswith("complete node1 ") for text in drawn)  # behind what wipes the line out
