@@ -16,7 +16,7 @@ from sqstee.text import count
 
 FORMATS = ("default", "raw", "json")
 TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
-_WIDEST_HOST = 24  # characters up to which hosts are aligned
+_HOST_WIDTHS = (6, 24)  # characters from which, and up to which, hosts are aligned
 _HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is left to stderr
 
 # What a terminal would obey: C0 and C1 controls (CSI as one character is among these), and what turns the direction
@@ -91,7 +91,7 @@ class Printer:
         self._out = out
         self._remarks = remarks
         self._style = style
-        self._width = 0  # of the widest host so far
+        self._width = _HOST_WIDTHS[0] if style.safe else 0  # of the widest host so far
         renders: dict[str, Callable[[Shown, bool], bytes]] = {
             "default": self._line,
             "raw": self._raw,
@@ -122,7 +122,7 @@ class Printer:
         host = item.host or "-"
         if self._style.safe:
             host, stream, message = neutral(host), neutral(stream), neutral(message)
-            self._width = max(self._width, min(len(host), _WIDEST_HOST))
+            self._width = max(self._width, min(len(host), _HOST_WIDTHS[1]))
         prefix = f"{host.ljust(self._width)} {stream:6} {mark}"
         if not self._style.colour:
             return f"{prefix}{message}\n".encode("utf-8", "replace")

@@ -116,13 +116,19 @@ class Stage:
 def tail(stage: Stage) -> bytes:
     """Three jobs, one line of one of them lost."""
     stage.fill(without="node2")
-    return stage.on_terminal("tail", QUEUE, "--consume", "--no-follow", "-H", r"[\d,]+ rows", rows=30)
+
+    def see(terminal: Terminal) -> None:
+        terminal.expect(b"train: exited")
+        terminal.expect(b"\n")
+
+    output = stage.on_terminal("tail", QUEUE, "--consume", "-H", r"[\d,]+ rows", rows=30, until=see)
+    return output.partition(b"^C")[0]
 
 
 def drain(stage: Stage) -> bytes:
     """The verdicts."""
     stage.fill(without="node2")
-    return stage.on_terminal("drain", QUEUE, "-O", f"{stage.sqstee.folder}/logs", "--idle-timeout", "1s", rows=30)
+    return stage.on_terminal("drain", QUEUE, "-O", f"{stage.sqstee.folder}/logs", rows=30)
 
 
 def stat(stage: Stage) -> bytes:
