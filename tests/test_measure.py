@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
+from terminal import Terminal
 
 from sqstee.measure.analyse import analyse
 from sqstee.measure.experiment import Conductor, Settings
@@ -361,3 +363,16 @@ def test_records_go_to_dynamodb_too(sqstee: Sqstee) -> None:
     assert len(items) == len(lines) > 120
     seqs = {(int(item["seq"]), item["message_id"]) for item in items if item["record"] == "delivery"}
     assert seqs == {(line["seq"], line["message_id"]) for line in lines if line["record"] == "delivery"}
+
+
+def test_progress_fits_a_narrow_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Where there is no room for a bar: the block and how many came, on a line that is not cut."""
+    words = ["measure", "q", "--messages", "20", "--blocks", "1", *QUICK]
+    environ = sqstee.environ | fake_sqs.environ() | {"TERM": "xterm", "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES"):
+        environ.pop(name, None)
+    with Terminal([*sqstee.words(*words), "--records", str(tmp_path / "records")], environ, (24, 40)) as terminal:
+        assert terminal.wait() == 0
+    progress = terminal.output.decode().partition("records in")[0]
+    assert re.search(r"block \d of 2, \w+ 20/20\r", progress)
+    assert "…" not in progress
