@@ -181,7 +181,7 @@ class _Line:
 
     def assembled(self, lines: int) -> None:
         """How far the files are."""
-        self._draw("putting together", count(lines, "line"))
+        self._draw(f"putting together   {count(lines, 'line')}")
 
     def remark(self, text: str) -> None:
         """A remark above the line."""
