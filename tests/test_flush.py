@@ -27,7 +27,7 @@ def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     nothing = sqstee.run("flush", environ=fake_sqs.environ())
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, b"", b"")
     good, bad = leave(sqstee, fake_sqs, "q", "seq", "3"), leave(sqstee, fake_sqs, "missing", "seq", "3")
-    found = sqstee.run("flush", "-q", "--timeout", "1s", environ=fake_sqs.environ())
+    found = sqstee.run("flush", "-q", "--timeout", "5s", environ=fake_sqs.environ())
     assert (found.returncode, found.stdout) == (1, b"")
     start = f"{bad}: stays in the spool, 5 records for missing: QueueDoesNotExist: "
     assert found.stderr.decode().startswith(start), found.stderr
