@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 import time
 
@@ -43,6 +44,7 @@ def work(
         _close_when_free(folder)
 
     def reached() -> None:
+        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         try:
             _thread.start_new_thread(flush.flush_others, (folder,))
         except RuntimeError:  # no thread can be had: the next run tries again

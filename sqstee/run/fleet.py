@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import Body, Encoder, attributes_size
 from sqstee.run import pack
+from sqstee.run.compress import Compressor
 from sqstee.run.frame import CUT, LINES
-from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, Limits, Packer, Planned, Request
-from sqstee.run.replay import PLAN_LIMIT, Reader
+from sqstee.run.pack import MAX_ENTRIES, Limits, Packer, Planned, Request
+from sqstee.run.replay import Reader
 from sqstee.run.senders import IN_FLIGHT
 from sqstee.run.source import Source
 
@@ -74,11 +75,6 @@ class Lane(Source):
         """Bytes that are handed out."""
         return sum(len(planned.body.data) for planned in self._planned)
 
-    @property
-    def blocked(self) -> bool:
-        """Whether its plan is full until something is acknowledged."""
-        return len(self.ready) + len(self._planned) >= PLAN_LIMIT
-
     def planned(self, planned: Planned) -> bool:
         """Whether it was handed out here and is not acknowledged."""
         return planned in self._planned
@@ -135,7 +131,7 @@ class Lane(Source):
             yield from self._packer.add(frame)
 
     def _full(self) -> bool:
-        return len(self.ready) >= self._wanted or super()._full()
+        return len(self.ready) >= self._wanted or self.blocked
 
 
 class Run:
@@ -191,6 +187,7 @@ class Fleet:
         self._limits = limits
         self._message_bytes = message_bytes
         self._compress = compress
+        self._compressor = Compressor(compress)
         self._mixing = mixing
         self._inbox = inbox
         self._runs: dict[str, Run] = {}
@@ -216,7 +213,8 @@ class Fleet:
         while self._inbox:
             self._arrive(self._inbox.popleft())
         passed = 0
-        while self._turns and passed < len(self._turns) and self._held < self._enough:
+        ready = self._ready_bytes
+        while self._turns and passed < len(self._turns) and ready + self._held < self._enough:
             run = self._turns.popleft()
             lane = run.lane
             if lane is None:
@@ -243,13 +241,14 @@ class Fleet:
                 size += len(planned.body.data)
         if members:
             self._close(members)
+        self._ready.extend(self._compressor.rest())
         self._holding.clear()
         self._held = 0
         self._let_rest()
 
     def full_request(self) -> Request | None:
         """The next bodies that fill a request, once there are enough of them."""
-        if self._held + sum(planned.body.size for planned in self._ready) < self._enough:
+        if self._ready_bytes + self._held < self._enough:
             return None
         if sum(run.lane.unacknowledged for run in self._runs.values() if run.lane) > IN_FLIGHT * self._limits.request:
             return None
@@ -331,6 +330,10 @@ class Fleet:
         return len(lanes), sum(lane.records for lane in lanes if lane)
 
     @property
+    def _ready_bytes(self) -> int:
+        return sum(len(planned.body.data) for planned in self._ready)
+
+    @property
     def _most_body_bytes(self) -> int:
         return min(self._message_bytes, self._limits.message, self._limits.request)
 
@@ -395,10 +398,7 @@ class Fleet:
             return []
 
     def _close(self, members: list[Planned]) -> None:
-        planned = Mixed(members) if len(members) > 1 else members[0]
-        if self._compress == "gzip" or (self._compress == "auto" and planned.body.size > BILLED_UNIT_BYTES):
-            planned.body = planned.body.compressed()
-        self._ready.append(planned)
+        self._ready.extend(self._compressor.add(Mixed(members) if len(members) > 1 else members[0]))
 
     def _let_rest(self) -> None:
         """Keep the files and buffers of the latest few."""
@@ -434,7 +434,7 @@ class Fleet:
         if run.lane:
             run.lane.close()
         self._forget(run)
-        ready, self._ready = self._ready, deque()
+        ready, self._ready = [*self._ready, *self._compressor.rest()], deque()
         for planned in ready:  # what is in no request yet is not to be planned by another lane of the same run
             found = _members(planned)
             kept = [member for member in found if member.body.run != run.name]
@@ -442,6 +442,7 @@ class Fleet:
                 self._ready.append(planned)
             elif kept:
                 self._close(kept)
+        self._ready.extend(self._compressor.rest())
 
     def _forget(self, run: Run) -> None:
         if run.lane and run.name in self._runs:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # the front looks at the state file
     from collections.abc import Iterator, Sequence
 
 START: Position = (1, 0)
-PLAN_LIMIT = 16  # bodies that are handed out ahead of what is acknowledged
-PLAN_SLOTS = 32  # ranges that are kept: one that was divided has more
+PLAN_LIMIT = 50  # bodies ahead of what is acknowledged: four requests of ten, and the one that is packed meanwhile
+PLAN_SLOTS = 100  # ranges that are kept: one that was divided has more
 _READ_BYTES = 1024 * 1024
 _MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # no frame is that long: its header is damaged
 # A spool may be its owner's and the reader the node's agent: no link is followed, no FIFO waited for.
@@ -206,7 +206,7 @@ def _damaged(first: int, lines: int) -> bytes:
 
 
 _SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
-_SLOT_BYTES = 1024
+_SLOT_BYTES = 2048
 _STATE_MAGIC = b"sqts"
 
 

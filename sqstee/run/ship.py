@@ -138,6 +138,7 @@ class Shipper:
             if request is None:
                 return
             self._submit(source, request)
+            source.read()
             self._pace.full_left(now, source.waiting)
 
     def _send_partial(self, source: Supply, now: float) -> None:

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import pack
+from sqstee.run.compress import Compressor
 from sqstee.run.frame import Position, Range, gap_fields
-from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_ENTRIES, Limits, Packer, Planned, Request
+from sqstee.run.pack import MAX_ENTRIES, Limits, Packer, Planned, Request
 from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segments_before, read_meta
 from sqstee.run.segments import write_whole
 from sqstee.run.spool import lock
 
 QUARANTINE = "quarantine"
-AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, planned or ready
+AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
 
 
 class Source:
@@ -39,6 +40,7 @@ class Source:
         self._name = "" if root else os.path.basename(folder)
         self._limits = limits
         self._compress = compress
+        self._compressor = Compressor(compress)
         meta = json.loads(read_meta(folder))
         self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
         self._state = State(folder)
@@ -61,12 +63,18 @@ class Source:
         return bool(self.ready) or self._packer.size > 0
 
     @property
+    def blocked(self) -> bool:
+        """Whether so much is ahead that nothing is packed until something is acknowledged."""
+        ahead = [*self.ready, *self._planned]
+        return len(ahead) >= PLAN_LIMIT or sum(len(planned.body.data) for planned in ahead) >= AHEAD_BYTES
+
+    @property
     def done(self) -> bool:
         """Whether nothing waits and nothing is unacknowledged, as far as was read."""
         return not self.waiting and not self._planned
 
     def read(self) -> None:
-        """Pack what the spool holds by now, at most so far ahead that memory stays bounded."""
+        """Pack what the spool holds by now, until there is a full request, or as much as memory may hold."""
         self.caught_up = False
         self._packer.limit_to(self._most_body_bytes)
         while not self._full():
@@ -76,13 +84,15 @@ class Source:
             if planned is None:
                 self._packing = None
                 self.caught_up = True
-                self._free_read()
-                return
-            self._extend((planned,))
+                break
+            self._extend(self._compressor.add(planned))
+        self._extend(self._compressor.rest())
+        if self.caught_up:
+            self._free_read()
 
     def close_open_body(self) -> None:
         """Make what is packed so far ready, although the body is not full."""
-        self._extend(self._packer.flush())
+        self._extend(self._compressor.now(planned) for planned in self._packer.flush())
 
     def full_request(self) -> Request | None:
         """The next bodies that fill a request, once there are enough of them and the plan has room."""
@@ -118,6 +128,8 @@ class Source:
                 if planned.original:
                     self._put_aside(planned.original)
                 planned.done = True
+                body = planned.body  # what waits for one before it takes no memory
+                planned.body = Body(b"", body.run, body.host, body.first, body.last)
             except OSError as error:
                 problem = error
         self._free()
@@ -199,12 +211,7 @@ class Source:
 
     def _extend(self, closed: Iterable[Planned]) -> None:
         for planned in closed:
-            self.ready.extend(self._fitting(self._compressed(planned)))
-
-    def _compressed(self, planned: Planned) -> Planned:
-        if self._compress == "gzip" or (self._compress == "auto" and planned.body.size > BILLED_UNIT_BYTES):
-            planned.body = planned.body.compressed()
-        return planned
+            self.ready.extend(self._fitting(planned))
 
     def _fitting(self, planned: Planned) -> list[Planned]:
         """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
@@ -220,9 +227,7 @@ class Source:
         if len(bodies) == 1:
             return [planned]
         # only behind the last one can everything that follows be rebuilt from where the whole one ended
-        return [self._compressed(Planned(body, None)) for body in bodies[:-1]] + [
-            self._compressed(Planned(bodies[-1], planned.resume))
-        ]
+        return [self._compressor.now(Planned(body, planned.resume if body is bodies[-1] else None)) for body in bodies]
 
     def _put_aside(self, body: Body) -> None:
         """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
@@ -273,7 +278,10 @@ class Source:
         return PLAN_LIMIT - len(self._planned)
 
     def _full(self) -> bool:
-        return len(self.ready) + len(self._planned) >= min(PLAN_LIMIT, AHEAD_BYTES // self._most_body_bytes)
+        size = sum(len(planned.body.data) for planned in self.ready)
+        if len(self.ready) >= self._limits.entries or size + self._most_body_bytes > self._limits.request:
+            return True
+        return self.blocked
 
     def _save(self, next_seq: int, position: Position) -> bool:
         """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""

@@ -30,7 +30,7 @@ class Supply(Protocol):
         """Whether the last `read` came to the end of what is written."""
 
     def read(self) -> None:
-        """Pack what is written by now, at most so far ahead that memory stays bounded."""
+        """Pack what is written by now, until there is a full request, or as much as memory may hold."""
 
     def close_open_body(self) -> None:
         """Make what is packed so far ready, although the body is not full."""
