@@ -34,7 +34,7 @@ _JOIN_SECONDS = 0.01
 _GRACE_SECONDS = 2.0  # over the flush timeout
 _NICENESS = 15
 _SPARE_FDS = 256
-_FDS_OF_A_RUN = 5
+_FDS_OF_A_RUN = 6
 
 
 class Plan:

@@ -6,6 +6,7 @@ A folder is opened once, component by component, without following links, and fr
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -18,9 +19,10 @@ from sqstee.run.recover import close_dead_run
 from sqstee.run.replay import START, read_meta, segments
 from sqstee.run.room import SEGMENT_BYTES
 from sqstee.run.segments import segment_name
-from sqstee.run.spool import lock
+from sqstee.run.spool import lock, open_lock
 from sqstee.transports.destination import parse
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -46,6 +48,10 @@ class Folder:
         except OSError:
             return True
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+
+    def open(self, name: str) -> int:
+        """Open a file in it for reading, following no link and waiting for no FIFO. Raises OSError."""
+        return os.open(name, _FILE, dir_fd=self._fd)
 
     def close(self) -> None:
         """Let go of it."""
@@ -78,7 +84,7 @@ def manner_of(folder: str, run: str) -> Manner:
 class Charge:
     """One run, from the moment its `ship` lock was taken."""
 
-    __slots__ = ("_changed", "_folder", "_number", "_segment", "_shipping", "_size", "group", "looks", "run")
+    __slots__ = ("_changed", "_folder", "_number", "_segment", "_shipping", "_size", "_writer", "group", "looks", "run")
 
     def __init__(self, folder: Folder, shipping: int, run: Run, group: Group) -> None:
         self.run = run
@@ -90,11 +96,12 @@ class Charge:
         self._size = -1
         self._changed = True
         _own_state(folder)
+        self._writer = open_lock(folder.path, "writer")  # kept: to open it anew for each look costs more than the look
         self._segment = self._open(self._number)
 
     def grown(self, closely: bool) -> bool:
         """Whether there is more than at the last call; a segment begun out of silence is seen when looked `closely`."""
-        size = os.fstat(self._segment).st_size if self._segment >= 0 else 0
+        size = os.lseek(self._segment, 0, os.SEEK_END) if self._segment >= 0 else 0  # in a fifth of fstat's time
         before, self._changed = self._changed, size != self._size
         self._size = size
         ceased = before and not self._changed  # a segment that no longer grows may be full
@@ -114,10 +121,11 @@ class Charge:
 
     def is_written(self) -> bool:
         """Whether its front, or the front's heir, lives."""
-        writing = lock(self._folder.path, "writer")
-        if writing is None:
+        try:
+            fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        os.close(writing)
+        fcntl.flock(self._writer, fcntl.LOCK_UN)
         return False
 
     def end(self) -> None:
@@ -135,14 +143,14 @@ class Charge:
         """Let go of the run; whether it is shipped and removed."""
         removed = self._folder.gone
         self._close_segment()
+        os.close(self._writer)
         os.close(self._shipping)
         self._folder.close()
         return removed
 
     def _open(self, segment: int) -> int:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            return os.open(f"{self._folder.path}/{segment_name(segment)}", flags)
+            return self._folder.open(segment_name(segment))
         except OSError:
             return -1
 
@@ -180,8 +188,7 @@ def _give_to_owner(folder: Folder) -> None:
     if os.geteuid() == folder.owner:
         return
     for number in segments(folder.path):
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        _give(os.open(f"{folder.path}/{segment_name(number)}", flags), folder.owner)
+        _give(folder.open(segment_name(number)), folder.owner)
 
 
 def _give(fd: int, owner: int) -> None:

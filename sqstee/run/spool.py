@@ -32,9 +32,14 @@ def new_ulid(time_ns: int) -> str:
     return "".join(alphabet[value >> shift & 31] for shift in range(125, -1, -5))
 
 
+def open_lock(folder: str, name: str) -> int:
+    """Open the lock file `name` of a run's folder, without taking it."""
+    return os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
 def lock(folder: str, name: str) -> int | None:
     """Take the lock file `name` of a run's folder; the descriptor that holds it, or None where another does."""
-    fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = open_lock(folder, name)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
