@@ -1,9 +1,10 @@
 """A node full of wrappers, with and without the agent: memory, CPU, requests, and how late the last line is.
 
-    python tests/bench/nodes.py [WRAPPERS…]
+    python tests/bench/nodes.py [--seconds SECONDS] [WRAPPERS…]
 
-Each wrapper runs a process that prints 3,000 lines of 120 bytes within ten seconds, as Spark executors do; a million
-flat out shows growth. Memory is the proportional set size of sqstee's own processes, CPU what all of them used.
+Each wrapper runs a process that prints 3,000 lines of 120 bytes within ten seconds, as Spark executors do (300 a
+second for other SECONDS). Memory is the proportional set size of sqstee's own processes, CPU what all of them used. A
+row for which the machine has not the memory is left out, and says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
@@ -23,18 +25,45 @@ from bench.common import Row, machine, proportional_kib, table
 from fake_sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
-LINES, SECONDS = 3000, 10
+SECONDS = 10
+RATE = 300  # lines a second
 # Says when it starts: so many at once take a while to start, which is not what is measured.
-JOB = f"""
-import os, time
-start = time.time()
-for n in range({LINES}):
-    rest = start + n * {SECONDS} / {LINES} - time.time()
+JOB = """
+import os, sys, time
+lines, seconds, start = int(sys.argv[1]), int(sys.argv[2]), time.time()
+for n in range(lines):
+    rest = start + n * seconds / lines - time.time()
     if rest > 0.001:
         time.sleep(rest)
     os.write(1, b"%017.6f %s\\n" % (time.time(), b"x" * 101))
 """
 HEAD = ("wrappers", "", "MiB a wrapper", "MiB in all", "CPU s of sqstee", "requests", "billed", "last line s")
+HOW = ("by themselves", "agent")
+_MIB_OF_A_JOB, _MIB_BY_ITSELF, _MIB_UNDER_AN_AGENT, _MIB_BESIDE = 10, 42, 12, 512
+
+
+class Node:
+    """What was found out: `each` and `peak` in MiB, `cpu` in seconds, `ended` the time of the last wrapper's exit."""
+
+    def __init__(self, server: FakeSqs) -> None:
+        self.server = server
+        self.each = self.peak = self.cpu = self.ended = 0.0
+        self._cpu: dict[int, float] = {}
+
+    def watch(self, processes: list[subprocess.Popen[bytes]], ours: set[int]) -> None:
+        """Look at the processes until all have ended; `ours` are those of an agent."""
+        while any(process.poll() is None for process in processes):
+            fronts = [process.pid for process in processes if process.poll() is None]
+            found = {pid for front in fronts for pid in (front, *children(front))} | ours
+            of_sqstee = [pid for pid in found if is_sqstee(pid)]
+            self._cpu |= {pid: cpu_seconds(pid) for pid in of_sqstee}
+            peak = proportional_kib(of_sqstee) / 1024
+            if peak > self.peak:
+                wrappers = proportional_kib([pid for pid in of_sqstee if pid not in ours]) / 1024
+                self.peak, self.each = peak, wrappers / max(1, len(fronts))
+            time.sleep(0.5)
+        self.ended = time.time()
+        self.cpu = sum(self._cpu.values())
 
 
 def cpu_seconds(pid: int) -> float:
@@ -59,42 +88,27 @@ def agent(folder: str, environ: dict[str, str]) -> Iterator[int]:
         process.send_signal(signal.SIGTERM)
 
 
-def node(wrappers: int, with_agent: bool) -> Row:
-    """One row."""
+@contextlib.contextmanager
+def running(wrappers: int, with_agent: bool, words: list[str], discard: bool = True) -> Iterator[Node]:
+    """So many wrappers of a command, run to their end, and all that they wrote delivered."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory()) + "/spool"
         os.mkdir(folder, 0o700)
-        server = stack.enter_context(FakeSqs("q", latency_ms=20, discard=True))
+        server = stack.enter_context(FakeSqs("q", latency_ms=20, discard=discard))
         environ = clean_environment() | server.environ() | {"SQSTEE_SPOOL": folder, "SQSTEE_TO": "q"}
         ours: set[int] = set()
         if with_agent:
             ours.add(stack.enter_context(agent(folder, environ)))
+        wrapped = [SCRIPT, "--", sys.executable, "-c", *words]
         processes = [
-            stack.enter_context(
-                subprocess.Popen([SCRIPT, "--", sys.executable, "-c", JOB], env=environ, stdout=subprocess.DEVNULL)
-            )
+            stack.enter_context(subprocess.Popen(wrapped, env=environ, stdout=subprocess.DEVNULL))
             for _ in range(wrappers)
         ]
-        cpu: dict[int, float] = {}
-        peak, each = 0, 0.0
-        while any(process.poll() is None for process in processes):
-            fronts = [process.pid for process in processes if process.poll() is None]
-            found = {pid for front in fronts for pid in (front, *children(front))} | ours
-            of_sqstee = [pid for pid in found if is_sqstee(pid)]
-            cpu |= {pid: cpu_seconds(pid) for pid in of_sqstee}
-            kib = proportional_kib(of_sqstee)
-            if kib > peak:
-                peak = kib
-                each = proportional_kib([pid for pid in of_sqstee if pid not in ours]) / max(1, len(fronts)) / 1024
-            time.sleep(0.5)
-        ended = time.time()
+        node = Node(server)
+        node.watch(processes, ours)
         while with_agent and any(len(name) == 26 for name in os.listdir(folder)):
             time.sleep(0.05)
-        requests = server.requests("SendMessageBatch")
-        late = max(request.at for request in requests) - ended
-        billed = server.counters().billed
-        how = "agent" if with_agent else "by themselves"
-        return (wrappers, how, each, peak / 1024, sum(cpu.values()), len(requests), billed, late)
+        yield node
 
 
 def is_sqstee(pid: int) -> bool:
@@ -106,11 +120,35 @@ def is_sqstee(pid: int) -> bool:
         return False
 
 
+def lacking_mib(wrappers: int, with_agent: bool) -> int:
+    """How much memory the machine lacks for so many; 0 where there is enough."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
+    each = _MIB_OF_A_JOB + (_MIB_UNDER_AN_AGENT if with_agent else _MIB_BY_ITSELF)
+    return max(0, wrappers * each + _MIB_BESIDE - available)
+
+
+def row(wrappers: int, with_agent: bool, seconds: int) -> Row:
+    """One row."""
+    how = HOW[with_agent]
+    lacking = lacking_mib(wrappers, with_agent)
+    if lacking:
+        return (wrappers, how, f"left out: {lacking:,} MiB too little memory", "", "", "", "", "")
+    with running(wrappers, with_agent, [JOB, str(RATE * seconds), str(seconds)]) as node:
+        requests = node.server.requests("SendMessageBatch")
+        late = max(request.at for request in requests) - node.ended
+        billed = node.server.counters().billed
+        return (wrappers, how, node.each, node.peak, node.cpu, len(requests), billed, late)
+
+
 def main() -> None:
     """Print the table."""
+    words, seconds = sys.argv[1:], SECONDS
+    if words[:1] == ["--seconds"]:
+        seconds, words = int(words[1]), words[2:]
     print(machine())
-    counts = [int(word) for word in sys.argv[1:]] or [1, 8, 64]
-    print(table(HEAD, [node(count, with_agent) for count in counts for with_agent in (False, True)]))
+    counts = [int(word) for word in words] or [1, 8, 64]
+    print(table(HEAD, [row(count, with_agent, seconds) for count in counts for with_agent in (False, True)]))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
 """The sending rule: requests, billed requests and the delay of lines, simulated and measured.
 
-    python tests/bench/pace.py [SECONDS]
+    python tests/bench/pace.py [--minutes MINUTES] [--flat LINES] [--runs RUNS]
 
 Each load is simulated with the shipper's own rule (sqstee.run.pack.Pace) on a clock of its own, and measured with
-the real command against the strict SQS at a round trip of 20 ms; for SECONDS (600) where it has no end of its own.
+the real command against the strict SQS at a round trip of 20 ms; for MINUTES (10) where it has no end of its own. The
+slow loads run side by side, RUNS (64) runs under one agent among them; then comes what is flat out, by itself.
 Delay is from the command's write to the moment at which a receiver could have the line.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from bench.burst import times as times_of
+from bench.common import Row, machine, table
+from bench.nodes import running
 from fake_sqs import FakeSqs
 from support import SCRIPT, clean_environment
 
-from sqstee.record import decode
 from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Pace
 
 ROUND_TRIP = 0.02
@@ -40,21 +43,30 @@ for at in times:
         time.sleep(rest)
     os.write(1, b"%017.6f %s\\n" % (time.time(), b"x" * 101))
 """
+# Writes one such line a second.
+TRICKLE = """
+import os, sys, time
+start = time.time()
+for n in range(int(sys.argv[1])):
+    time.sleep(max(0.0, start + n - time.time()))
+    os.write(1, b"%017.6f %s\\n" % (time.time(), b"x" * 101))
+"""
+HEAD = ("load", "", "lines", "requests", "billed", "p50 ms", "max ms")
+Found = tuple[int, int, list[float]]  # requests, billed requests, delays
 
 
 def loads(seconds: float) -> dict[str, list[float]]:
-    """The times of the lines of each load."""
-    burst = [at + n / 1000 for at in range(0, 60, 10) for n in range(40)]
+    """The times of the lines of each slow load."""
+    burst = [at + n / 1000 for at in range(0, int(seconds), 10) for n in range(40)]
     return {
         "1 line/s": [float(n) for n in range(int(seconds))],
         "10 lines/s": [n / 10 for n in range(int(seconds * 10))],
-        "3,000 lines in 10 s": [n / 300 for n in range(3000)],
+        "3,000 lines in 10 s": [n / 300 for n in range(min(3000, int(300 * seconds)))],
         "40 lines every 10 s": burst,
-        "100,000 flat out": [0.0] * 100_000,
     }
 
 
-def simulate(times: list[float]) -> tuple[int, int, list[float]]:
+def simulate(times: list[float]) -> Found:
     """Requests, billed requests and delays, by the rule alone: no process, no network but its round trip."""
     pace, now, at = Pace(LINGER), 0.0, 0
     waiting: list[float] = []
@@ -93,37 +105,61 @@ def simulate(times: list[float]) -> tuple[int, int, list[float]]:
     return requests, billed, sorted(delays)
 
 
-def measure(times: list[float]) -> tuple[int, int, list[float]]:
+def measure(times: list[float]) -> Found:
     """The same with the real command."""
     with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=ROUND_TRIP * 1000) as server:
-        words = [SCRIPT, "--spool", f"{folder}/spool", "--to", "q", "--", sys.executable, "-c", WRITER]
+        words = [SCRIPT, "--spool", f"{folder}/spool", "--to", "q", "--flush-timeout", "60s", "--"]
         environ = clean_environment() | server.environ()
         text = " ".join(map(str, times)).encode()
-        subprocess.run(words, input=text, stdout=subprocess.DEVNULL, env=environ, check=True)
-        found = server.counters()
-        delays = []
-        for message in server.sent("q"):
-            for record in decode(message.body, message.attributes):
-                if record.message[:1].isdigit():
-                    delays.append(message.sent_at - float(record.message.split()[0]))
-        return found.calls["SendMessageBatch"], found.billed, sorted(delays)
+        command = [*words, sys.executable, "-c", WRITER]
+        subprocess.run(command, input=text, stdout=subprocess.DEVNULL, env=environ, check=True)
+        return found_by(server)
 
 
-def row(name: str, how: str, found: tuple[int, int, list[float]]) -> str:
+def measure_agent(runs: int, seconds: float) -> Found:
+    """So many runs of a line a second under one agent."""
+    with running(runs, True, [TRICKLE, str(int(seconds))], discard=False) as node:
+        return found_by(node.server)
+
+
+def found_by(server: FakeSqs) -> Found:
+    """What the server has seen."""
+    found = server.counters()
+    delays = sorted(receivable - written for receivable, written in times_of(server))
+    return found.calls["SendMessageBatch"], found.billed, delays
+
+
+def row(name: str, how: str, found: Found) -> Row:
     """One line of the table; the median and the greatest delay in milliseconds."""
     requests, billed, delays = found
-    middle, most = delays[len(delays) // 2] * 1000, delays[-1] * 1000
-    return f"{name:22}{how:12}{len(delays):>9,}{requests:>10,}{billed:>8,}{middle:>10.0f}{most:>10.0f}"
+    return (name, how, len(delays), requests, billed, delays[len(delays) // 2] * 1000, delays[-1] * 1000)
 
 
-def main(arguments: Iterable[str] = sys.argv[1:]) -> None:
+def rows(seconds: float, flat: int, runs: int) -> list[Row]:
+    """Everything that the table shows."""
+    found: list[Row] = []
+    slow = loads(seconds)
+    of_many = f"{runs} runs of 1 line/s, one agent"
+    with ThreadPoolExecutor(len(slow) + 1) as pool:
+        measured = {name: pool.submit(measure, times) for name, times in slow.items()}
+        measured[of_many] = pool.submit(measure_agent, runs, seconds)
+        slow[of_many] = sorted(n + run / runs for n in range(int(seconds)) for run in range(runs))
+        for name, times in slow.items():
+            found += [row(name, "simulated", simulate(times)), row(name, "measured", measured[name].result())]
+    name, times = f"{flat:,} flat out", [0.0] * flat
+    return [*found, row(name, "simulated", simulate(times)), row(name, "measured", measure(times))]
+
+
+def main() -> None:
     """Print the table."""
-    seconds = float(next(iter(arguments), 600))
-    print(f"{datetime.now():%Y-%m-%d}, round trip {ROUND_TRIP * 1000:.0f} ms, linger {LINGER:.0f} s")
-    print(f"{'load':22}{'':12}{'lines':>9}{'requests':>10}{'billed':>8}{'p50 ms':>10}{'max ms':>10}")
-    for name, times in loads(seconds).items():
-        print(row(name, "simulated", simulate(times)))
-        print(row(name, "measured", measure(times)), flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--flat", type=int, default=100_000)
+    parser.add_argument("--runs", type=int, default=64)
+    options = parser.parse_args()
+    print(machine())
+    print(f"\nRound trip {ROUND_TRIP * 1000:.0f} ms, linger {LINGER:.0f} s.\n")
+    print(table(HEAD, rows(options.minutes * 60, options.flat, options.runs)))
 
 
 if __name__ == "__main__":
