@@ -12,8 +12,9 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 # The machine should have nothing else to do meanwhile: what it prints is in tests/bench/RESULTS.md.
+# BENCH=--quick takes two minutes and keeps nothing; BENCH=shipping.py is one of them.
 bench: $(VENV)/.test
-	$(BIN)/python tests/bench/all.py
+	$(BIN)/python tests/bench/all.py $(BENCH)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

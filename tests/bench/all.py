@@ -1,7 +1,8 @@
 """Every bench in turn: what they print goes to RESULTS.md beside this file, and the plots that README shows are drawn.
 
-make bench                              everything (about a quarter of an hour)
-python tests/bench/all.py shipping.py   some of them, the others' results stay
+make bench                              everything (about three quarters of an hour)
+make bench BENCH=--quick                everything with small counts (two minutes), printed and not kept
+python tests/bench/all.py shipping.py   some of them, the others' results stay; with --quick as above
 python tests/bench/all.py --plots       the plots anew from RESULTS.md
 """
 
@@ -19,16 +20,20 @@ from bench.plot import bars, curves
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
-BENCHES = {
-    "startup.py": [],
-    "wrapping.py": [],
-    "shipping.py": ["1000000"],
-    "nodes.py": ["1", "8", "64"],
-    "pace.py": ["60"],
-    "outage.py": [],
-    "receiving.py": ["packed", "300000"],
-    "delay.py": [],
-    "collector.py": ["8", "6"],
+# What each is given, and what it is given for a quick look.
+BENCHES: dict[str, tuple[list[str], list[str]]] = {
+    "startup.py": ([], ["10"]),
+    "wrapping.py": ([], ["1", "50", "20000"]),
+    "shipping.py": (["1000000"], ["20000", "20"]),
+    "growth.py": ([], ["1000", "10000", "100000"]),
+    "nodes.py": (["1", "8", "64", "256"], ["--seconds", "2", "1", "4"]),
+    "burst.py": ([], ["8", "3"]),
+    "looking.py": ([], ["1", "16"]),
+    "pace.py": ([], ["--minutes", "0.1", "--flat", "10000", "--runs", "4"]),
+    "outage.py": ([], ["1", "20000"]),
+    "receiving.py": (["packed", "300000"], ["packed", "20000"]),
+    "delay.py": ([], ["10"]),
+    "collector.py": (["8", "6"], ["2", "1"]),
 }
 
 
@@ -38,9 +43,9 @@ def results() -> dict[str, str]:
     return dict(re.findall(r"^## (\S+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
 
 
-def measure(name: str) -> str:
+def measure(name: str, quick: bool = False) -> str:
     """Run one bench; its own output, tables as they are."""
-    command = [sys.executable, str(FOLDER / name), *BENCHES[name]]
+    command = [sys.executable, str(FOLDER / name), *BENCHES[name][quick]]
     found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     return shown(found.stdout)
 
@@ -80,20 +85,36 @@ def draw(found: dict[str, str]) -> None:
         (FOLDER / "rates.svg").write_text(bars("Lines of 120 bytes to a queue 20 ms away", "lines/s", rates))
     memory: dict[str, list[tuple[float, float]]] = {}
     for row in tables(found.get("nodes.py", "")):
-        memory.setdefault(row[1], []).append((number(row[0]), number(row[3])))
+        if row[3]:  # where there was memory for so many
+            memory.setdefault(row[1], []).append((number(row[0]), number(row[3])))
     if memory:
         (FOLDER / "memory.svg").write_text(curves("Memory of all of sqstee on a node", "wrappers", "MiB", memory))
+    growth = tables(found.get("growth.py", ""))
+    if growth:
+        series = {
+            "milliseconds of processor time": [(number(row[0]), 1000 * number(row[1])) for row in growth],
+            "MiB": [(number(row[0]), number(row[4])) for row in growth],
+        }
+        (FOLDER / "growth.svg").write_text(
+            curves("What lines cost: time grows with them, memory does not", "lines", "", series)
+        )
 
 
 def main() -> None:
     """Measure what is asked for, and draw."""
-    names = sys.argv[1:] or list(BENCHES)
+    words = sys.argv[1:]
+    quick = "--quick" in words
+    names = [word for word in words if not word.startswith("--")] or list(BENCHES)
     found = results()
-    for name in names if names != ["--plots"] else ():
+    for name in names if "--plots" not in words else ():
         print(f"{name} …", flush=True)
-        found[name] = measure(name)
-        write(found)
-    draw(found)
+        if quick:
+            print(measure(name, quick), flush=True)
+        else:
+            found[name] = measure(name)
+            write(found)
+    if not quick:
+        draw(found)
 
 
 if __name__ == "__main__":

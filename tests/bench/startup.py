@@ -1,6 +1,6 @@
 """Start-up: from the exec of sqstee to the command's first instruction, beside a bare `python3 -c pass`.
 
-    python tests/bench/startup.py
+    python tests/bench/startup.py [ROUNDS]
 
 The command is a shell that opens a named pipe; what the same shell takes by itself is taken off. All are run in turn.
 """
@@ -51,13 +51,14 @@ def median(found: list[float]) -> float:
 
 def main() -> None:
     """Print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         fifo = f"{folder}/fifo"
         os.mkfifo(fifo)
         environ = clean_environment() | {"SQSTEE_SPOOL": f"{folder}/spool", "HOME": folder}
         plain = [SCRIPT, "--"]
         times: dict[str, list[float]] = {}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             rows: dict[str, Callable[[], float]] = {
                 "python3 -c pass": lambda: until_end([sys.executable, "-c", "pass"], environ),
                 "the shell alone": lambda: until_open([], fifo, environ),

@@ -1,6 +1,6 @@
 """What the wrapper adds for the command: delay of each line, and bytes per second, beside the bare command and tee.
 
-    python tests/bench/wrapping.py
+    python tests/bench/wrapping.py [ROUNDS [MEGABYTES [BACKLOG]]]
 
 Everything is measured in turn in one run, since machines differ and are shared: the ratios count.
 """
@@ -40,10 +40,10 @@ for _ in range({LINES}):
     while time.perf_counter() < until:
         time.sleep(0.0002)
 """
-FLOOD = f"""
-import os
+FLOOD = """
+import os, sys
 block = (b"x" * 119 + b"\\n") * 546
-for _ in range({MEGABYTES} * 1000000 // len(block)):
+for _ in range(int(sys.argv[1]) * 1000000 // len(block)):
     os.write(1, block)
 """
 
@@ -62,12 +62,13 @@ def delays(prefix: list[str], environ: dict[str, str], backlog: int = 0) -> list
     return sorted(found)
 
 
-def rate(prefix: list[str], environ: dict[str, str], stop_shipper: bool = False) -> float:
+def rate(prefix: list[str], environ: dict[str, str], megabytes: int, stop_shipper: bool = False) -> float:
     """Megabytes per second through a pipe to a reader that throws them away, from the first byte to the last.
 
     With `stop_shipper` the shipper stands still, as if it had a core of its own.
     """
-    with subprocess.Popen([*prefix, sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, env=environ) as process:
+    words = [*prefix, sys.executable, "-c", FLOOD, str(megabytes)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         os.read(process.stdout.fileno(), 1)
         started = time.perf_counter()
@@ -81,33 +82,35 @@ def rate(prefix: list[str], environ: dict[str, str], stop_shipper: bool = False)
         for pid in (*shippers, process.pid):  # what is left to deliver is not what is measured
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    return MEGABYTES / elapsed
+    return megabytes / elapsed
 
 
 def main() -> None:
     """Print both tables."""
+    numbers = [int(word) for word in sys.argv[1:]]
+    rounds, megabytes, backlog = numbers + [ROUNDS, MEGABYTES, BACKLOG][len(numbers) :]
     with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=20, sink=True, discard=True) as server:
         environ = clean_environment() | server.environ()
         wrapped = [SCRIPT, "--spool", f"{folder}/spool", "--to", "q", "--flush-timeout", "0", "--"]
         tee = ["sh", "-c", f'"$@" | tee {folder}/tee', "tee"]
         os.setpriority(os.PRIO_PROCESS, server.pid, 19)  # in life the queue is on another machine
         print(f"{'delay of a line, microseconds':32}{'median':>10}{'p99':>10}{'max':>10}")
-        for _ in range(ROUNDS):
-            for name, prefix, backlog in (
+        for _ in range(rounds):
+            for name, prefix, before in (
                 ("bare", [], 0),
                 ("tee FILE", tee, 0),
                 ("sqstee, boto3 being imported", wrapped, 0),
-                ("tee FILE, after 300,000 lines", tee, BACKLOG),
-                ("sqstee, a backlog being shipped", wrapped, BACKLOG),
+                (f"tee FILE, after {backlog:,} lines", tee, backlog),
+                ("sqstee, a backlog being shipped", wrapped, backlog),
             ):
-                found = delays(prefix, environ, backlog)
+                found = delays(prefix, environ, before)
                 print(f"{name:32}{found[len(found) // 2]:10.0f}{found[len(found) * 99 // 100]:10.0f}{found[-1]:10.0f}")
         print(f"\n{'bytes per second':32}{'MB/s':>10}{'to tee':>10}")
-        for _ in range(ROUNDS):
-            through_tee = rate(tee, environ)
+        for _ in range(rounds):
+            through_tee = rate(tee, environ, megabytes)
             print(f"{'tee FILE':32}{through_tee:10.0f}{1:10.2f}")
             for name, stop_shipper in (("sqstee", False), ("sqstee, shipper at a standstill", True)):
-                through_us = rate(wrapped, environ, stop_shipper)
+                through_us = rate(wrapped, environ, megabytes, stop_shipper)
                 shutil.rmtree(f"{folder}/spool")
                 print(f"{name:32}{through_us:10.0f}{through_us / through_tee:10.2f}")
 
