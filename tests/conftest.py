@@ -17,6 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-steps", type=int, default=300, help="steps of each random sequence of faults")
     parser.addoption("--fault-seeds", type=int, default=2, help="how many random sequences of faults")
     parser.addoption("--fault-kills", type=int, default=50, help="kills at random moments, of front and shipper each")
+    parser.addoption("--benches", action="store_true", help="run the benches that take longer as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the benches that a gate does not wait for."""
+    left_out = [] if config.getoption("--benches") else [item for item in items if item.get_closest_marker("bench")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

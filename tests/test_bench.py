@@ -1,0 +1,112 @@
+"""The benches work: each is run with small counts and what it prints is read, so that they do not rot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from bench import all as benches
+from bench.plot import bars, curves
+
+FOLDER = Path(benches.__file__).parent
+# What each is given, and how many lines with figures it prints.
+SMALL: dict[str, tuple[list[str], int]] = {
+    "startup.py": (["2"], 4),
+    "growth.py": (["100", "1000"], 2),
+    "looking.py": (["1", "2"], 2),
+    "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 12),
+    "receiving.py": (["packed", "2000"], 1),
+    "delay.py": (["2"], 2),
+    "collector.py": (["1", "0.2"], 1),
+}
+# These take longer, ten seconds each on a busy machine: with --benches.
+LARGE: dict[str, tuple[list[str], int]] = {
+    "shipping.py": (["1000", "2"], 10),
+    "wrapping.py": (["1", "5", "1000"], 8),
+    "nodes.py": (["--seconds", "1", "2", "1000000"], 2),
+    "burst.py": (["2", "1"], 2),
+    "outage.py": (["1", "2000"], 8),
+}
+
+
+def run(name: str, arguments: list[str]) -> str:
+    """What a bench prints."""
+    command = [sys.executable, str(FOLDER / name), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def figures(text: str) -> list[list[float]]:
+    """The numbers of each row of a bench's tables, or of each line where it has none; only where there are two or more."""
+    rows = benches.tables(text) or [line.replace(":", " ").split() for line in text.splitlines()]
+    found = [[number for cell in row for number in numbers(cell)] for row in rows]
+    return [row for row in found if len(row) > 1]
+
+
+def numbers(cell: str) -> list[float]:
+    """The number that a cell is, if it is one."""
+    try:
+        return [benches.number(cell)]
+    except ValueError:
+        return []
+
+
+def test_every_bench_is_run_by_one_command_and_by_these_tests() -> None:
+    """No bench is forgotten."""
+    here = {path.name for path in FOLDER.glob("*.py")} - {"all.py", "common.py", "plot.py", "__init__.py"}
+    assert here == set(benches.BENCHES) == SMALL.keys() | LARGE.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_bench(name: str) -> None:
+    """It ends well and prints its figures."""
+    arguments, count = SMALL[name]
+    text = run(name, arguments)
+    assert len(figures(text)) == count, text
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_bench(name: str) -> None:
+    """The same of those that take longer; where there is not the memory for so many, a row says so."""
+    arguments, count = LARGE[name]
+    text = run(name, arguments)
+    assert len(figures(text)) == count, text
+    assert ("left out" in text) == (name == "nodes.py")
+
+
+def test_results_are_read_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before stays; the plots show it."""
+    monkeypatch.setattr(benches, "FOLDER", tmp_path)
+    monkeypatch.setattr(benches, "RESULTS", tmp_path / "RESULTS.md")
+    memory = "| wrappers | | each | all |\n|--|--|--|--|\n| 1 | agent | 7.1 | 54.7 |\n| 256 | agent | left out | |\n"
+    benches.write({"nodes.py": benches.shown(f"a machine\n{memory}"), "delay.py": benches.shown("12 ms")})
+    found = benches.results()
+    assert set(found) == {"nodes.py", "delay.py"}
+    assert found["delay.py"].strip() == "```\n12 ms\n```"
+    benches.draw(found)
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["memory.svg"]
+    assert "54.7" in (tmp_path / "memory.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        bars("Lines", "lines/s", {"one & two": 44.0, "three": 403_813.0}),
+        curves("Memory", "wrappers", "MiB", {"<alone>": [(1, 42.2), (64, 2321)], "agent": [(1, 54.7), (64, 418)]}),
+    ],
+    ids=["bars", "curves"],
+)
+def test_a_plot_is_an_image_with_everything_inside(drawn: str) -> None:
+    """Well-formed, and no text begins outside of it."""
+    root = ElementTree.fromstring(drawn)
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    texts = list(root.iter("{http://www.w3.org/2000/svg}text"))
+    assert len(texts) > 6
+    for text in texts:
+        assert 0 <= float(text.attrib["x"]) <= width
+        assert 0 <= float(text.attrib["y"]) <= height
