@@ -41,7 +41,7 @@ def run(name: str, arguments: list[str]) -> str:
 
 
 def figures(text: str) -> list[list[float]]:
-    """The numbers of each row of a bench's tables, or of each line where it has none; only where there are two or more."""
+    """The numbers of each row of a bench's tables, or of each line where it has none; two or more."""
     rows = benches.tables(text) or [line.replace(":", " ").split() for line in text.splitlines()]
     found = [[number for cell in row for number in numbers(cell)] for row in rows]
     return [row for row in found if len(row) > 1]

@@ -4,6 +4,7 @@ make bench                              everything (about three quarters of an h
 make bench BENCH=--quick                everything with small counts (two minutes), printed and not kept
 python tests/bench/all.py shipping.py   some of them, the others' results stay; with --quick as above
 python tests/bench/all.py --plots       the plots anew from RESULTS.md
+python tests/bench/all.py --scale       what many clusters would cost by RESULTS.md: README's table
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from bench.common import DOLLARS, table
 from bench.plot import bars, curves
 
 FOLDER = Path(__file__).parent
@@ -100,10 +103,41 @@ def draw(found: dict[str, str]) -> None:
         )
 
 
+def scale(found: dict[str, str], clusters: int = 20, cores: int = 2000, wrappers: int = 64) -> str:
+    """What a wrapper on each core of so many clusters costs, by what was measured on a node of so many wrappers."""
+    nodes = clusters * cores // wrappers
+    alone, agent = [row for row in tables(found["nodes.py"]) if number(row[0]) == wrappers]
+    million = next(number(row[7]) for row in tables(found["shipping.py"]) if row[:2] == ["sqstee", "strict"])
+    shippers = (nodes * wrappers, nodes)
+    requests = [count * 86_400 for count in shippers]
+    rows: list[tuple[str, str, str]] = []
+
+    def add(name: str, values: Iterable[float], form: str = "{:,.0f}") -> None:
+        one, two = (form.format(value) for value in values)
+        rows.append((name, one, two))
+
+    pair = (alone, agent)
+    add("memory of a wrapper", (number(row[2]) for row in pair), "{:.1f} MiB")
+    add(f"memory of a node's {wrappers}", (number(row[3]) for row in pair), "{:,.0f} MiB")
+    add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in pair), "{:,.0f} GiB")
+    add("processor time of a node's burst", (number(row[4]) for row in pair), "{:.1f} s")
+    add("connections, at most four a shipper", (4 * count for count in shippers))
+    add("requests a second, if all trickle", shippers)
+    add("requests a day for that, millions", (count / 1e6 for count in requests))
+    add("dollars a day for that", (count * DOLLARS for count in requests))
+    add("billed requests of a burst of all", (number(row[6]) * nodes for row in pair))
+    add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in pair), "{:.2f}")
+    add("dollars for a million lines at once", [million * DOLLARS] * 2, "{:.4f}")
+    return table(("", "each for itself", "one agent a node"), rows)
+
+
 def main() -> None:
     """Measure what is asked for, and draw."""
     words = sys.argv[1:]
     quick = "--quick" in words
+    if "--scale" in words:
+        print(scale(results()))
+        return
     names = [word for word in words if not word.startswith("--")] or list(BENCHES)
     found = results()
     for name in names if "--plots" not in words else ():

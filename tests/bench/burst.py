@@ -13,13 +13,12 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
-from bench.common import Row, machine, table
+from bench.common import DOLLARS, Row, machine, table
 from bench.nodes import HOW, JOB, RATE, running
 from fake_sqs import FakeSqs
 
 from sqstee.record import decode
 
-DOLLARS = 0.40 / 1_000_000  # a billed request of a standard queue, us-east-1
 HEAD = ("", "lines", "requests", "billed", "dollars", "CPU s", "MiB", "p50 ms", "p99 ms", "until all is there ms")
 
 

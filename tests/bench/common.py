@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+DOLLARS = 0.40 / 1_000_000  # a billed request of a standard queue, us-east-1
 Row = Sequence[object]
 
 

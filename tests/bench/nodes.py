@@ -99,7 +99,8 @@ def running(wrappers: int, with_agent: bool, words: list[str], discard: bool = T
         ours: set[int] = set()
         if with_agent:
             ours.add(stack.enter_context(agent(folder, environ)))
-        wrapped = [SCRIPT, "--", sys.executable, "-c", *words]
+        # all is delivered, however long so many imports of boto3 take
+        wrapped = [SCRIPT, "--flush-timeout", "600s", "--", sys.executable, "-c", *words]
         processes = [
             stack.enter_context(subprocess.Popen(wrapped, env=environ, stdout=subprocess.DEVNULL))
             for _ in range(wrappers)
