@@ -4,7 +4,9 @@
 
 The senders get lines of 120 bytes from a program; the queue answers after a round trip, and is once the strict server,
 which checks everything, and once a sink, which checks nothing. All in one run, since machines differ. The plain senders
-make REQUESTS (300) only: their rate is that of the round trip.
+make REQUESTS (300) only: their rate is that of the round trip. The lines are a number and one letter, but for those of
+the access log, which compresses as logs do; compression is gzip at level 1, by ISA-L where that is installed (`make
+bench` has it).
 """
 
 from __future__ import annotations
@@ -29,6 +31,22 @@ for first in range(0, int(sys.argv[1]), 100):
     sys.stdout.write("".join("%07d" % (first + n) + rest for n in range(100)))
 """
 
+# Lines as servers log them, in the same lengths: addresses, times, paths, statuses and sizes, none like the one before.
+ACCESS_LOG = """
+import random, sys
+length, words, chance = int(sys.argv[2]), "user order item cart search login static api".split(), random.Random(1)
+def line(n):
+    address = ".".join(str(chance.randrange(256)) for _ in range(4))
+    path = "/".join(chance.choice(words) + str(chance.randrange(9999)) for _ in range(4))
+    status, size = chance.choice((200, 200, 200, 304, 404, 500)), chance.randrange(99999)
+    clock = f"{n % 24:02}:{n % 60:02}:{n % 59:02}"
+    text = f'{address} - - [{clock}] "GET /{path}" {status} {size} {chance.random():.6f}'
+    return text[: length - 1].ljust(length - 1) + "\\n"
+lines = [line(n) for n in range(10_000)]
+for first in range(0, int(sys.argv[1]), 100):
+    sys.stdout.write("".join(lines[(first + n) % 10_000] for n in range(100)))
+"""
+
 # What people write first: boto3, one connection, one or ten lines a request.
 SIMPLE = """
 import itertools, socket, sys
@@ -48,17 +66,17 @@ while batch := list(itertools.islice(lines, many)):
 HEAD = ("sender", "queue", "round trip ms", "line bytes", "lines", "lines/s", "requests", "billed per million", "MiB")
 
 
-def sqstee(lines: int, length: int, round_trip: int, sink: bool, *options: str) -> Row:
+def sqstee(lines: int, length: int, round_trip: int, sink: bool, *options: str, producer: str = PRODUCER) -> Row:
     """One run of the real command."""
     with tempfile.TemporaryDirectory() as folder, server(round_trip, sink) as queue:
         words = [SCRIPT, "--spool", f"{folder}/spool", "--host", "node-0123456789", "--flush-timeout", "600s"]
-        command = [*words, "--to", "q", *options, "--", sys.executable, "-c", PRODUCER, str(lines), str(length)]
+        command = [*words, "--to", "q", *options, "--", sys.executable, "-c", producer, str(lines), str(length)]
         started, peak = time.perf_counter(), 0
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=clean_environment() | queue.environ()) as process:
             while process.poll() is None:
                 peak = max(peak, proportional_kib([process.pid, *children(process.pid)]))
                 time.sleep(0.02)
-        name = " ".join(("sqstee", *options))
+        name = " ".join(("sqstee", *options)) + (", access log" if producer == ACCESS_LOG else "")
         return row(name, queue, sink, round_trip, length, lines, time.perf_counter() - started, peak)
 
 
@@ -104,6 +122,7 @@ def rows(lines: int, requests: int) -> list[Row]:
     for sink in (False, True):
         for options in ((), ("--compress", "auto")):
             found.append(sqstee(lines, 120, 20, sink, *options))
+    found.append(sqstee(lines, 120, 20, True, "--compress", "auto", producer=ACCESS_LOG))
     for round_trip in (1, 100):
         found.append(sqstee(lines, 120, round_trip, True))
     for length in (20, 1000):
