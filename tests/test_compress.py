@@ -1,0 +1,59 @@
+"""Bodies compressed beside packing: in order, unchanged in what they say, whatever threads can be had."""
+
+from __future__ import annotations
+
+import _thread
+
+import pytest
+
+from sqstee.record import Body
+from sqstee.run.compress import Compressor
+from sqstee.run.pack import Planned
+
+
+def bodies(count: int) -> list[Planned]:
+    """Large ones, and a small one among every seven."""
+    return [
+        Planned(Body(b"%d line\n" % number * (20 if number % 7 == 0 else 20_000), "R", "h", number, number), None)
+        for number in range(count)
+    ]
+
+
+def through(compressor: Compressor, given: list[Planned]) -> list[Planned]:
+    """All of them, as they come out."""
+    return [done for planned in given for done in compressor.add(planned)] + list(compressor.rest())
+
+
+@pytest.mark.parametrize(("mode", "compressed"), [("none", 0), ("auto", 17), ("gzip", 20)])
+def test_bodies_come_out_in_order(mode: str, compressed: int) -> None:
+    """Compressed where that is wanted, the large ones alone with `auto`; the records are the same."""
+    given = bodies(20)
+    data = [planned.body.data for planned in given]
+    found = through(Compressor(mode), given)
+    assert [planned.body.first for planned in found] == list(range(20))
+    assert [planned.body.plain().data for planned in found] == data
+    assert sum(bool(planned.body.encoding) for planned in found) == compressed
+
+
+def test_without_threads_who_waits_compresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit on threads nothing is lost, and nothing waits for ever."""
+
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    found = through(Compressor("auto"), bodies(20))
+    assert [planned.body.first for planned in found] == list(range(20))
+    assert sum(bool(planned.body.encoding) for planned in found) == 17
+
+
+def test_a_body_that_cannot_be_compressed_goes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of memory, say: it is sent all the same."""
+
+    def fail(_: Body) -> Body:
+        raise MemoryError
+
+    monkeypatch.setattr(Body, "compressed", fail)
+    found = through(Compressor("gzip"), bodies(10))
+    assert [planned.body.first for planned in found] == list(range(10))
+    assert not any(planned.body.encoding for planned in found)
