@@ -10,6 +10,7 @@ import time
 from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.run import flush
 from sqstee.run.child import end_command
+from sqstee.run.flood import Flood
 from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
 from sqstee.transports.base import open_sender
@@ -62,6 +63,7 @@ def work(
         compress=settings.compress,
         orphaned=orphaned,
         reached=reached,
+        flood=Flood(folder, settings.spool_max, settings.on_full).until,
         closing=sender.hurry if isinstance(sender, FallbackSender) else lambda seconds: None,
     )
     reason = ""

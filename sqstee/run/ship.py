@@ -27,7 +27,8 @@ _ALONE = 8  # so many records refused one by one, and none taken: the destinatio
 class Shipper:
     """Ships one run, or whatever `supply` makes, until it is closed and empty, or its time is over.
 
-    `linger` and `message_bytes` are the sender's own where the user does not say.
+    `linger` and `message_bytes` are the sender's own where the user does not say. `flood` says until when nothing more
+    is to be read, by the monotonic clock.
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class Shipper:
         reached: Callable[[], None] = lambda: None,
         closing: Callable[[float], None] = lambda seconds: None,
         in_flight: int = IN_FLIGHT,
+        flood: Callable[[], float] = lambda: 0.0,
         supply: Callable[[Limits], Supply] | None = None,
     ) -> None:
         body_bytes = message_bytes or sender.body_bytes
         self._make_supply = supply or (lambda limits: Source(folder, body_bytes, limits, compress))
         self._senders = Senders(sender, in_flight)
         self._in_flight = 1 if sender.ordered else in_flight
+        self._flood = flood
+        self._held_until = 0.0
         self._reached = reached
         self._closing = closing
         self._wake = wake
@@ -116,6 +120,9 @@ class Shipper:
             if not self._senders.busy:
                 self._senders.submit(None)
             return
+        self._held_until = self._flood() if self._close_at is None else 0.0
+        if self._held_until > now:
+            return
         self._source.read()
         if self._source.waiting:
             self._pace.waiting(now)
@@ -164,6 +171,8 @@ class Shipper:
         times = [self._close_at] if self._close_at is not None else []
         if self._health.not_before > now:
             times.append(self._health.not_before)
+        elif self._held_until > now:
+            times.append(self._held_until)
         elif self._source:
             due = self._pace.due(self._senders.busy)
             if due is not None and self._may_send() and self._source.caught_up:
