@@ -104,7 +104,8 @@ class Faults(TypedDict, total=False):
     seed             restarts the generator that all probabilities draw from
     latency_ms       a real delay before each answer, in parallel for every connection
     errors           list of trigger dicts with code (a name or code of `rules.ERRORS`, or one of your own;
-                     InternalError), status, message
+                     InternalError), status, message; and, of no meaning to SQS but to what is served in its
+                     place (fake_web), headers, and stored (True: carried out all the same)
     failed_entries   list of trigger dicts per batch entry with code (InternalError), sender_fault (False),
                      message, contains (strikes only bodies with that text), stored (True: carried out and
                      yet Failed); without operation they are about SendMessageBatch
@@ -148,7 +149,7 @@ class Faults(TypedDict, total=False):
 
 
 DIALECTS = frozenset({"short-codes", "exception-suffix", "prefixed-codes", "no-sender-fault", "characters-500"})
-_ERROR_FIELDS = frozenset({"code", "status", "message"})
+_ERROR_FIELDS = frozenset({"code", "status", "message", "headers", "stored"})
 _ENTRY_FIELDS = frozenset({"code", "sender_fault", "message", "contains", "stored"})
 _ANSWER_FAULTS = ("dropped", "truncated", "garbage", "slow")
 _DEFAULT_FAULTS: Faults = {
@@ -423,7 +424,11 @@ def _seal(plain: str) -> str:
 
 
 class InjectedError(SqsError):
-    """An error that the faults ask for: not a rejection of what the client sent."""
+    """An error that the faults ask for: not a rejection of what the client sent. `given` is the fault's fields."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__(given.get("code", "InternalFailure"), given.get("message", INTERNAL), given.get("status"))
+        self.given = given
 
 
 class ClientGoneError(Exception):
@@ -440,6 +445,7 @@ class Call:
     alive: Callable[[], bool]
     payload: int = 0  # bytes of messages sent or received, for the bill
     entries: int = 0
+    started: float = field(default_factory=time.time)
 
 
 class Service:
@@ -870,12 +876,10 @@ class Service:
         """Raise the error that the faults in force ask for, if any."""
         plan = self.plan
         if plan.throttle.probability > 0 and self._throttled(plan, operation):
-            raise InjectedError("RequestThrottled", "Rate exceeded")
+            raise InjectedError({"code": "RequestThrottled", "message": "Rate exceeded"})
         for trigger in plan.errors:
             if self._strike("errors", trigger, operation):
-                given = trigger.fields
-                words = given.get("message", INTERNAL)
-                raise InjectedError(given.get("code", "InternalFailure"), words, given.get("status"))
+                raise InjectedError(trigger.fields)
 
     def _throttled(self, plan: FaultPlan, operation: str) -> bool:
         """By probability, or by a bucket of `rate` calls a second that holds a second's worth."""
@@ -945,7 +949,7 @@ class Service:
             self.rejections.clear()
             self.requests.clear()
 
-    def note(self, call: Call, started: float, size: int, answered: int, status: int, code: str) -> None:
+    def note(self, call: Call, size: int, answered: int, status: int, code: str) -> None:
         """Count a finished request."""
         with self.lock:
             self.calls[call.operation] += 1
@@ -959,7 +963,7 @@ class Service:
                 self.keys[call.key] += 1
             self.requests.append(
                 {
-                    "at": started,
+                    "at": call.started,
                     "operation": call.operation,
                     "bytes": size,
                     "entries": call.entries,
@@ -1008,6 +1012,27 @@ class Service:
         header = "" if "short-codes" in dialects else f"{code};{error.fault}"
         body = {"__type": kind, "message": error.message}
         return error.status, json.dumps(body).encode(), header
+
+    @staticmethod
+    def operation(method: str, path: str, headers: Mapping[str, str]) -> str:
+        """What a request asks for, as calls are counted and faults are aimed."""
+        return headers.get("x-amz-target", "").partition("AmazonSQS.")[2] or f"{method} {path}"[:80]
+
+    def respond(self, call: Call, headers: Mapping[str, str], path: str, body: bytearray) -> bytes:
+        """Carry a request out, and count it: the whole response. Raises ClientGoneError."""
+        status, answer, query_error, code = 200, b"", "", ""
+        if self.sink and call.operation in {"SendMessage", "SendMessageBatch"}:
+            answer = _sink(body, call)
+        else:
+            try:
+                answer = self.answer(call, headers, path, body)
+            except SqsError as error:
+                status, answer, query_error = self.error_answer(error)
+                code = error.code
+                if not isinstance(error, InjectedError) and error.status < 500:
+                    self._reject(call.operation, error)
+        self.note(call, len(body), len(answer), status, code)
+        return _response(status, answer, query_error)
 
     def answer(self, call: Call, headers: Mapping[str, str], path: str, body: bytearray) -> bytes:
         """Carry a request out: authenticate, inject errors, parse, do. Raises SqsError or ClientGoneError."""
@@ -1129,13 +1154,13 @@ class Connection:
             self.sock.sendall(_response(status, answer))
             return True
         self._count()
-        operation = headers.get("x-amz-target", "").partition("AmazonSQS.")[2] or f"{method} {path}"[:80]
         service = self.service
+        operation = service.operation(method, path, headers)
         with service.lock:
             service.active += 1
             service.counters["max_in_flight"] = max(service.counters["max_in_flight"], service.active)
         try:
-            return self._sqs(Call(operation, "", "", self.alive), path, headers)
+            return self._call(Call(operation, "", "", self.alive), path, headers)
         finally:
             with service.lock:
                 service.active -= 1
@@ -1149,9 +1174,9 @@ class Connection:
             self.service.counters["connections"] += 1
             self.service.open += 1
 
-    def _sqs(self, call: Call, path: str, headers: Mapping[str, str]) -> bool:
-        """Serve one SQS request with the faults in force."""
-        service, plan, started = self.service, self.service.plan, time.time()
+    def _call(self, call: Call, path: str, headers: Mapping[str, str]) -> bool:
+        """Serve one request to the service with the faults in force."""
+        service, plan = self.service, self.service.plan
         if plan.refuse or service._strike("reset", plan.reset, call.operation):
             self.reset()
             return False
@@ -1162,26 +1187,14 @@ class Connection:
             return False
         if plan.black_hole == "before":
             service.hold(self.alive)
-        status, answer, query_error = 200, b"", ""
-        code = ""
-        if service.sink and call.operation in {"SendMessage", "SendMessageBatch"}:
-            answer = _sink(body, call)
-        else:
-            try:
-                answer = service.answer(call, headers, path, body)
-            except SqsError as error:
-                status, answer, query_error = service.error_answer(error)
-                code = error.code
-                if not isinstance(error, InjectedError) and error.status < 500:
-                    service._reject(call.operation, error)
-        service.note(call, started, len(body), len(answer), status, code)
-        left = plan.latency - (time.time() - started)
+        response = service.respond(call, headers, path, body)
+        left = plan.latency - (time.time() - call.started)
         if left > 0:
             time.sleep(left)
         if plan.black_hole == "after":
             service.hold(self.alive)
         keep = headers.get("connection", "").lower() != "close"
-        return self._send(call.operation, _response(status, answer, query_error), plan) and keep
+        return self._send(call.operation, response, plan) and keep
 
     def _send(self, operation: str, response: bytes, plan: FaultPlan) -> bool:
         """Send an answer, or what the faults make of it; whether the connection goes on."""
@@ -1195,7 +1208,8 @@ class Connection:
                 return True
             else:
                 body = response.find(b"\r\n\r\n") + 4
-                self.sock.sendall(response[: (body + len(response)) // 2] if name == "truncated" else b"")
+                end = (body + len(response)) // 2 if body < len(response) else body // 2
+                self.sock.sendall(response[:end] if name == "truncated" else b"")
                 return False
         self.sock.sendall(response)
         return True

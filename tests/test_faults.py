@@ -7,53 +7,45 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
+import targets
 from programs.chatter import lines, written
 from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, wait_for
+from targets import Target
 
 from sqstee.record import decode
 
 pytestmark = pytest.mark.fault
 
 CHUNK_BYTES = 65536
-SENDING = {"operation": "SendMessageBatch"}
-FAULTS: dict[str, dict[str, Any]] = {
-    "internal errors": {"errors": [{"probability": 0.4, "code": "InternalError", "status": 500}]},
-    "throttling": {"throttle": {"probability": 0.4}},
-    "failed entries": {"failed_entries": [{"probability": 0.4, "code": "InternalError"}]},
-    "failed but stored": {"failed_entries": [{"probability": 0.4, "code": "InternalError", "stored": True}]},
-    "no answer": {"dropped": {"probability": 0.4, **SENDING}},
-    "resets": {"reset": {"probability": 0.4}},
-    "cut answers": {"truncated": {"probability": 0.4}},
-    "made-up answers": {"garbage": {"probability": 0.4}},
-    "no server": {"refuse": True},
-    "black hole": {"black_hole": "before"},
-    "held answers": {"black_hole": "after"},
-    "slow": {"latency_ms": 80},
-    "access denied": {"errors": [{"code": "AccessDenied", "status": 403}]},
-    "no queue": {"errors": [{"code": "QueueDoesNotExist", "status": 400, **SENDING}]},
-    "expired credentials": {"errors": [{"code": "ExpiredToken", "status": 403}]},
-    "poison": {"failed_entries": [{"probability": 0.3, "code": "InvalidMessageContents", "sender_fault": True}]},
-    "whole calls refused": {"errors": [{"probability": 0.4, "code": "ValidationError", "status": 400, **SENDING}]},
-    "too large": {"errors": [{"probability": 0.4, "code": "BatchRequestTooLong", "status": 400, **SENDING}]},
-}
+MANY_REQUESTS = ("--linger", "0.1s", "--message-bytes", "16K")
+SHARE = {"sqs": 1, "http": 6, "s3": 8}  # a part of the steps and kills, so that a gate can wait
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    """A destination of the kind that the test's parameter names."""
+    with targets.target(request.param, tmp_path) as found:
+        yield found
+
+
+everywhere = pytest.mark.parametrize("target", targets.FAULTS, indirect=True)
 
 
 class Run:
     """A wrapped chatter, and what it was told to write."""
 
-    def __init__(self, sqstee: Sqstee, environ: dict[str, str], number: int) -> None:
+    def __init__(self, sqstee: Sqstee, target: Target, number: int) -> None:
         self.job = f"job-{number}"
         self.expected = {1: b"", 2: b""}
         self._written = {1: 0, 2: 0}
         self.status = 0
         self.front_was_killed = False
-        words = ("--to", "q", "--job", self.job, "--flush-timeout", "1s", "--linger", "0.1s", "--")
+        words = ("--to", target.to, "--job", self.job, *MANY_REQUESTS, "--flush-timeout", "1s", "--")
         self._paths = {fd: sqstee.folder / f"{self.job}.{fd}" for fd in (1, 2)}
         with open(self._paths[1], "wb") as out, open(self._paths[2], "wb") as err:
             self.process = subprocess.Popen(
@@ -61,7 +53,7 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                env=environ,
+                env=sqstee.environ | target.environ,
             )
         wait_for(lambda: len(children(self.process.pid)) == 2, "shipper")
         found = {is_chatter(pid): pid for pid in children(self.process.pid)}
@@ -125,12 +117,11 @@ def is_chatter(pid: int) -> bool:
         return False
 
 
-def delivered(server: FakeSqs, sqstee: Sqstee) -> dict[str, Rebuilt]:
-    """By job: what the queue ever accepted, and what was put aside in the place of a gap event."""
-    bodies: dict[str, list[tuple[str | bytes, dict[str, str]]]] = {}
-    for message in server.sent("q"):
-        job = decode(message.body, message.attributes)[0].job
-        bodies.setdefault(job, []).append((message.body, message.attributes))
+def delivered(target: Target, sqstee: Sqstee) -> dict[str, Rebuilt]:
+    """By job: what the destination ever accepted, and what was put aside in the place of a gap event."""
+    bodies: dict[str, targets.Bodies] = {}
+    for data, attributes in target.bodies():
+        bodies.setdefault(decode(data, attributes)[0].job, []).append((data, attributes))
     folder = sqstee.spool / "quarantine"
     for path in folder.iterdir() if folder.exists() else ():
         data = path.read_bytes()
@@ -138,14 +129,13 @@ def delivered(server: FakeSqs, sqstee: Sqstee) -> dict[str, Rebuilt]:
     return {job: Rebuilt(found) for job, found in bodies.items()}
 
 
-def heal(sqstee: Sqstee, server: FakeSqs, runs: list[Run]) -> None:
+def heal(sqstee: Sqstee, target: Target, runs: list[Run]) -> None:
     """The trouble is over: one flush, and the spool is empty."""
-    server.clear_faults()
-    server.release()
+    target.heal()
     for run in runs:
         wait_for(run.is_over, f"end of {run}", 30)
-    wait_for(lambda: server.counters().active == 0, "end of old requests")
-    found = sqstee.run("flush", environ=server.environ())
+    wait_for(lambda: target.active == 0, "end of old requests")
+    found = sqstee.run("flush", environ=target.environ)
     assert (found.returncode, found.stderr) == (0, b""), found.stdout
     assert [name for name in sqstee.waiting_runs() if name != "quarantine"] == []
 
@@ -174,20 +164,31 @@ def runs() -> Iterator[list[Run]]:
         run.clean_up()
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_alone(sqstee: Sqstee, fake_sqs: FakeSqs, runs: list[Run], name: str) -> None:
-    """A run begins, goes on and ends under it; after healing and one flush everything is there."""
-    fake_sqs.faults(seed=1, **FAULTS[name])
-    run = Run(sqstee, sqstee.environ | fake_sqs.environ(), 0)
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [(kind, name) for kind, faults in targets.FAULTS.items() for name in faults],
+    indirect=["target"],
+)
+def test_each_fault_alone(sqstee: Sqstee, target: Target, runs: list[Run], name: str) -> None:
+    """A run begins, goes on and ends under it; after healing and one flush everything is there, and nothing twice."""
+    target.seed(1)
+    target.fault(name)
+    run = Run(sqstee, target, 0)
     runs.append(run)
     for fd in (1, 2, 1):
         run.write(fd, 3000, 100)
+    if name not in targets.UNCOUNTED:
+        while not target.struck:
+            run.write(1, 10, 100)
+            time.sleep(0.01)
     run.end(3)
-    heal(sqstee, fake_sqs, runs)
-    assert_exact(run, delivered(fake_sqs, sqstee)[run.job])
+    heal(sqstee, target, runs)
+    got = delivered(target, sqstee)[run.job]
+    assert_exact(run, got)
+    assert got.duplicates == 0 or not target.keeps_one or name in targets.DIVIDING
 
 
-def step(choice: random.Random, sqstee: Sqstee, server: FakeSqs, runs: list[Run]) -> None:
+def step(choice: random.Random, sqstee: Sqstee, target: Target, runs: list[Run]) -> None:
     """One thing that happens, at random."""
     alive = [run for run in runs if run.process.returncode is None and not run.front_was_killed]
     what = choice.choices(
@@ -195,16 +196,15 @@ def step(choice: random.Random, sqstee: Sqstee, server: FakeSqs, runs: list[Run]
         [40, 10, 6, 6, 3, 2, 1, 1, 1],
     )[0]
     if (what == "begin" and len(alive) < 3) or not alive:
-        runs.append(Run(sqstee, sqstee.environ | server.environ(), len(runs)))
+        runs.append(Run(sqstee, target, len(runs)))
         return
     run = choice.choice(alive)
     if what == "write":
         run.write(choice.choice([1, 2]), choice.choice([1, 10, 300]), choice.choice([2, 80, 120, 2000]))
     elif what == "fault":
-        server.faults(**FAULTS[choice.choice(list(FAULTS))])
+        target.fault(choice.choice(list(target.known)))
     elif what == "well":
-        server.clear_faults()
-        server.release()
+        target.heal()
     elif what == "end":
         run.end(choice.randrange(4))
     elif what.startswith("kill"):
@@ -217,37 +217,37 @@ def step(choice: random.Random, sqstee: Sqstee, server: FakeSqs, runs: list[Run]
             if not is_running(run.shipper):  # nobody is left who would end it
                 run.kill(run.command)
     elif what == "flush":
-        server.clear_faults()
-        server.release()
-        sqstee.run("flush", "--timeout", "2s", environ=server.environ())
+        target.heal()
+        sqstee.run("flush", "--timeout", "2s", environ=target.environ)
 
 
+@everywhere
 def test_many_faults_in_a_row(
-    sqstee: Sqstee, fake_sqs: FakeSqs, runs: list[Run], fault_steps: int, fault_seed: int
+    sqstee: Sqstee, target: Target, runs: list[Run], fault_steps: int, fault_seed: int
 ) -> None:
     """Seeded random sequences of output, faults, kills, recoveries, of several runs at once."""
     choice = random.Random(fault_seed)
-    fake_sqs.faults(seed=fault_seed)
-    for _ in range(fault_steps):
-        step(choice, sqstee, fake_sqs, runs)
+    target.seed(fault_seed)
+    for _ in range(fault_steps // SHARE[target.kind]):
+        step(choice, sqstee, target, runs)
     for run in runs:
         if run.process.returncode is None and not run.front_was_killed:
             run.end(0)
-    heal(sqstee, fake_sqs, runs)
-    got = delivered(fake_sqs, sqstee)
+    heal(sqstee, target, runs)
+    got = delivered(target, sqstee)
     for run in runs:
         assert_exact(run, got[run.job])
 
 
+@everywhere
 @pytest.mark.parametrize("victim", ["front", "shipper"])
 def test_kills_at_random_moments(
-    sqstee: Sqstee, fake_sqs: FakeSqs, runs: list[Run], victim: str, fault_kills: int
+    sqstee: Sqstee, target: Target, runs: list[Run], victim: str, fault_kills: int
 ) -> None:
     """kill -9 of the front: nothing that reached the reader is missing but a chunk in hand; of the shipper: nothing."""
     choice = random.Random(victim)
-    environ = sqstee.environ | fake_sqs.environ()
-    for number in range(fault_kills):
-        run = Run(sqstee, environ, number)
+    for number in range(fault_kills // SHARE[target.kind]):
+        run = Run(sqstee, target, number)
         runs.append(run)
         for _ in range(choice.randrange(1, 30)):
             run.write(choice.choice([1, 2]), choice.choice([1, 100, 3000]), 100)
@@ -257,7 +257,7 @@ def test_kills_at_random_moments(
             run.end(0)
         else:
             run.process.communicate(timeout=30)
-    heal(sqstee, fake_sqs, runs)
-    got = delivered(fake_sqs, sqstee)
+    heal(sqstee, target, runs)
+    got = delivered(target, sqstee)
     for run in runs:
         assert_exact(run, got[run.job])
