@@ -165,6 +165,9 @@ _sqstee() {
         tail:--since)
             return
             ;;
+        tail:--shards)
+            return
+            ;;
         tail:-o | tail:--output)
             _sqstee_offer words "default raw json"
             return
@@ -207,6 +210,9 @@ _sqstee() {
         drain:--visibility-timeout)
             return
             ;;
+        drain:--shards)
+            return
+            ;;
         drain:--wait-time)
             return
             ;;
@@ -221,6 +227,9 @@ _sqstee() {
             return
             ;;
         stat:--interval)
+            return
+            ;;
+        stat:--shards)
             return
             ;;
         stat:-o | stat:--output)
@@ -392,16 +401,16 @@ _sqstee() {
             fi
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since -o --output --template --reorder-window --color --delete-unmatched --rest -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards -o --output --template --reorder-window --color --delete-unmatched --rest -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
-            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
             ;;
         top)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent -o --output -h --help"; else _sqstee_offer dest; fi
             ;;
         stat)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--watch --interval --cloudwatch -o --output --spool -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--watch --interval --cloudwatch --shards -o --output --spool -h --help"; else _sqstee_offer dest; fi
             ;;
         flush)
             _sqstee_offer words "--list --dry-run --timeout --spool --quiet -q -h --help"

@@ -20,7 +20,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder, decode
 from sqstee.transports.base import OPEN, REFRESH, RETRY, SIZE, Message, TransportError, classify
 from sqstee.transports.destination import parse
-from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard_range
+from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard, shard_range
 
 MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
 
@@ -212,6 +212,36 @@ def test_shards_divide_the_work(client: S3Server) -> None:
         for name in {name for name, _ in seqs(half)}:
             assert [seq for one, seq in seqs(half) if one == name] == list(range(1001))
     assert [half.stat().visible for half in halves] == [len(half) for half in found]
+
+
+def test_verbs_read_their_shards(sqstee: Sqstee, client: S3Server) -> None:
+    """tail, stat and drain see what lies in their part of the bucket; two drains with half of it each see all."""
+    bodies = [body(f"RUN{run}", 0, 4) for run in range(12)]
+    S3Sender(parse("s3://bkt/p")).send(bodies)
+    below = {one.run for one in bodies if shard(one.run) <= "7f"}
+    assert 0 < len(below) < 12
+    environ = client.environ()
+    shown = sqstee.run("tail", "s3://bkt/p", "--no-follow", "-o", "json", "--shards", "00-7f", environ=environ)
+    assert {item.run for item in decode(shown.stdout)} == below
+    told = sqstee.run("stat", "s3://bkt/p", "-o", "json", "--interval", "0", "--shards", "80-FF", environ=environ)
+    assert f'"visible": {12 - len(below)},'.encode() in told.stdout
+    for shards in ("00-7f", "80-ff"):
+        words = ("s3://bkt/p", "-O", str(sqstee.folder / shards), "--layout", "ndjson", "--shards", shards)
+        sqstee.run("drain", *words, "--idle-timeout", "0.5s", environ=environ)
+    halves = [{path.stem for path in (sqstee.folder / shards).rglob("*.ndjson")} for shards in ("00-7f", "80-ff")]
+    assert halves == [below, {one.run for one in bodies} - below]
+    assert client.names() == []
+
+
+@pytest.mark.parametrize("words", [("tail",), ("stat",), ("drain", "-O", "out")])
+def test_shards_are_of_s3_alone(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+    """Where there is none to read, and where they are no range: one line, one hint, 125."""
+    for dest, shards, problem in (("local", "00-7f", b"--shards divides s3"), ("s3://bkt", "7f-00", b"'7f-00' is not")):
+        found = sqstee.run(*words, dest, "--shards", shards)
+        assert (found.returncode, found.stdout) == (125, b"")
+        first, second = found.stderr.splitlines()
+        assert first.startswith(b"sqstee: " + problem)
+        assert second.startswith(b"hint: ")
 
 
 def test_a_body_of_several_runs_is_stored_by_run(client: S3Server) -> None:

@@ -40,6 +40,7 @@ def drain(
     visibility: str = typer.Option(
         "", "--visibility-timeout", metavar="TIME", help="Hide what is received so long (default: the queue's)."
     ),
+    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Of S3 this part of 00-ff only, as 00-7f."),
     wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="One long poll: 1s to 20s."),
     idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop when nothing came for so long."),
 ) -> int:
@@ -66,17 +67,18 @@ def drain(
     limits.most = max_messages or None
     with failures("drain"), Stop() as stop:
         if output == "-":
-            return _to_stdout(dest, limits, hidden, stop)
-        return _Draining(dest, limits, hidden, processes, stop).into(output, layout, packed, form == "json")
+            return _to_stdout(dest, limits, hidden, shards, stop)
+        return _Draining(dest, limits, hidden, shards, processes, stop).into(output, layout, packed, form == "json")
 
 
-def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, stop: Stop) -> int:
+def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, stop: Stop) -> int:
     """Records as NDJSON, each message deleted once its lines were written."""
     from sqstee.cli.reading import opened
     from sqstee.read.follow import Follower
     from sqstee.read.show import Output, Printer, Style
 
-    places = opened(dest, consume=True, peek=False, visibility=visibility, connections=2 * limits.threads)
+    connections = 2 * limits.threads
+    places = opened(dest, consume=True, peek=False, visibility=visibility, connections=connections, shards=shards)
     printer = Printer(Output(1), Output(2), Style("json"))
     follower = Follower(
         places.receivers,
@@ -95,8 +97,10 @@ def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, stop
 class _Draining:
     """One drain into a folder."""
 
-    def __init__(self, dest: Sequence[str], limits: Limits, visibility: int | None, processes: int, stop: Stop) -> None:
-        self._dest, self._limits, self._visibility = dest, limits, visibility
+    def __init__(
+        self, dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, processes: int, stop: Stop
+    ) -> None:
+        self._dest, self._limits, self._visibility, self._shards = dest, limits, visibility, shards
         self._processes, self._stop = processes, stop
         self._line = _Line(dest)
         self.statuses: set[str] = set()
@@ -133,7 +137,8 @@ class _Draining:
         from sqstee.cli.reading import opened
 
         connections = self._limits.threads + self._limits.deleters
-        places = opened(self._dest, consume=True, peek=False, visibility=self._visibility, connections=connections)
+        hidden, shards = self._visibility, self._shards
+        places = opened(self._dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards)
         return places.receivers
 
     def _assemble(self, store: Store, as_json: bool) -> None:

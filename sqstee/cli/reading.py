@@ -51,20 +51,38 @@ def local_path() -> str:
     return f"{os.path.abspath(settings.spool or default_root())}/{LOCAL_FILE_NAME}"
 
 
+def check_shards(text: str, found: Sequence[Destination]) -> None:
+    """Raise SqsteeError where --shards is no range, or there is no S3 to read."""
+    if not text:
+        return
+    from sqstee.transports.s3 import shard_range
+
+    shard_range(text)
+    if not any(one.kind == "s3" for one in found):
+        raise SqsteeError("--shards divides s3:// destinations, and there is none", "leave --shards out")
+
+
 def opened(
-    texts: Sequence[str] | None, *, consume: bool, peek: bool, visibility: int | None = None, connections: int = 8
+    texts: Sequence[str] | None,
+    *,
+    consume: bool,
+    peek: bool,
+    visibility: int | None = None,
+    connections: int = 8,
+    shards: str = "",
 ) -> Places:
     """Open destinations for a verb that has --consume and --peek; raises SqsteeError where neither is chosen."""
     from sqstee.transports.base import open_receiver
 
     found = destinations(texts)
+    check_shards(shards, found)
     queues = [one for one in found if one.kind == "sqs"]
     if queues and consume == peek:
         problem = "a queue has no way to read without taking" if not consume else "only one of --consume and --peek"
         hint = "choose --consume (delete what was printed) or --peek (one pass, given back)"
         raise SqsteeError(problem, hint)
     local = local_path()
-    receivers = [open_receiver(one, local, connections, visibility, consume=consume) for one in found]
+    receivers = [open_receiver(one, local, connections, visibility, consume=consume, shards=shards) for one in found]
     places = Places(found, receivers)
     places.consumed = consume
     if peek and queues:

@@ -29,6 +29,7 @@ def stat(
     watch: bool = typer.Option(False, "--watch", help="Go on looking, until ^C."),
     interval: str = typer.Option("1s", "--interval", metavar="TIME", help="Between two looks; 0 for one look only."),
     cloudwatch: bool = typer.Option(False, "--cloudwatch", help="Ask CloudWatch too: oldest message, traffic."),
+    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Of S3 this part of 00-ff only, as 00-7f."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|json|prometheus", help="The form."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
 ) -> int:
@@ -36,13 +37,15 @@ def stat(
 
     Rates need two looks, an interval apart. A status of 1 says that a destination could not be asked.
     """
-    from sqstee.cli.reading import destinations, seconds_of
+    from sqstee.cli.reading import check_shards, destinations, seconds_of
     from sqstee.read.stop import Stop
 
     if output not in FORMATS:
         raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
     seconds = seconds_of(interval, "--interval")
-    looks = [_Look(one, cloudwatch) for one in destinations(dest)]
+    found = destinations(dest)
+    check_shards(shards, found)
+    looks = [_Look(one, cloudwatch, shards) for one in found]
     with Stop() as stop:
         if watch and output == "default":
             _watch(looks, spool, max(0.2, seconds), stop)
@@ -70,7 +73,7 @@ def _sleep(seconds: float, stop: object) -> bool:
 class _Look:
     """One destination, looked at again and again."""
 
-    def __init__(self, destination: Destination, cloudwatch: bool) -> None:
+    def __init__(self, destination: Destination, cloudwatch: bool, shards: str) -> None:
         from sqstee.cli.reading import local_path
         from sqstee.read.gauge import Gauge
         from sqstee.transports.base import TransportError, open_receiver
@@ -82,7 +85,7 @@ class _Look:
         self._cloudwatch = cloudwatch
         self._dead: Receiver | None = None
         try:
-            self._receiver: Receiver | None = open_receiver(destination, local_path())
+            self._receiver: Receiver | None = open_receiver(destination, local_path(), shards=shards)
         except TransportError as error:
             self._receiver, self.problem = None, str(error)
 

@@ -33,6 +33,7 @@ def tail(
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="Not the lines that contain it."),
     highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Point it out."),
     since: str = typer.Option("", "--since", metavar="TIME", help="Lines from then on: 10m, 2h, or RFC 3339."),
+    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Of S3 this part of 00-ff only, as 00-7f."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The form of a line."),
     template: str = typer.Option("", "--template", metavar="TEXT", help="The form as '{time} {host} {message}'."),
     window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
@@ -59,7 +60,8 @@ def tail(
     seconds = seconds_of(window, "--reorder-window")
     printer = Printer(Output(sys.stdout.fileno()), Output(sys.stderr.fileno()), style)
     with failures("tail"), Stop() as stop:
-        places = opened(dest, consume=consume, peek=peek, visibility=_PEEK_VISIBILITY if peek else None)
+        hidden = _PEEK_VISIBILITY if peek else None
+        places = opened(dest, consume=consume, peek=peek, visibility=hidden, shards=shards)
         if wanted.is_active and places.consumed:
             _check_filter(delete_unmatched, rest)
         once = peek or not follow
