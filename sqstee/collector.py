@@ -19,7 +19,7 @@ from sqstee.record import Body, DecodeError, by_run, gunzip
 from sqstee.transports.base import RETRY, Sender, TransportError
 from sqstee.transports.destination import parse
 from sqstee.transports.http import tokens
-from sqstee.transports.local import LocalSender
+from sqstee.transports.local import FULL, LocalSender
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -67,6 +67,7 @@ class Collector:
         self._unpacking = threading.BoundedSemaphore(_UNPACKING)
         self._lock = threading.Lock()
         self._busy = 0
+        self._trouble = ""  # with the store, as it was said
         self._counts: Counter[str] = Counter()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -119,8 +120,9 @@ class Collector:
             try:
                 self._committer.commit(bodies)
             except TransportError as error:
-                _complain(environ, str(error))
-                raise _again("the records could not be stored") from None
+                self._tell(environ, _advice(error) if error.code == FULL else str(error))
+                raise _again("the records could not be stored", round(error.after)) from None
+            self._tell(environ, "")
         finally:
             with self._lock:
                 self._busy -= 1
@@ -130,13 +132,22 @@ class Collector:
             self._counts["sqstee_bytes_total"] += len(sent)
         return f"{records} records\n"
 
+    def _tell(self, environ: WSGIEnvironment, trouble: str) -> None:
+        """Say what is wrong with the store, once; and when it is over."""
+        with self._lock:
+            before, self._trouble = self._trouble, trouble
+        if trouble != before:
+            _complain(environ, trouble or "records are stored again")
+
     def _metrics(self) -> str:
         """In Prometheus' text format; counted in this process, since its start."""
         with self._lock:
             counts = dict(self._counts) | {"sqstee_requests_waiting": self._busy}
+            counts["sqstee_store_refuses"] = int(bool(self._trouble))
         if isinstance(self._store, LocalSender):
             counts["sqstee_rows_stored_total"] = self._store.stored
-            counts["sqstee_rows_dropped_total"] = self._store.dropped
+            counts["sqstee_store_bytes"] = self._store.size
+            counts["sqstee_store_limit_bytes"] = self._store.limit
         return "".join(f"{name} {count}\n" for name, count in sorted(counts.items()))
 
 
@@ -189,8 +200,12 @@ class Committer:
             ticket.error, ticket.done = error, True
 
 
-def _again(reason: str) -> RefusedError:
-    return RefusedError(503, reason, ("Retry-After", str(_AGAIN_SECONDS)))
+def _again(reason: str, seconds: int = 0) -> RefusedError:
+    return RefusedError(503, reason, ("Retry-After", str(seconds or _AGAIN_SECONDS)))
+
+
+def _advice(full: TransportError) -> str:
+    return f"{full.message}: nothing is taken until `sqstee drain` has made room, or SQSTEE_LOCAL_MAX is larger"
 
 
 def _complain(environ: WSGIEnvironment, text: str) -> None:
@@ -264,7 +279,7 @@ def open_store(text: str, default: str, limit: int) -> LocalSender:
     destination = parse(text)
     if destination.kind != "local" or not (destination.name or default):
         raise SqsteeError(f"{text!r} is not a store", "the collector stores into a local queue: local:PATH")
-    store = LocalSender(destination.name or default, max(limit, _LEAST_STORE_BYTES), durable=True)
+    store = LocalSender(destination.name or default, max(limit, _LEAST_STORE_BYTES), durable=True, keeps=True)
     try:
         store.open()
     except TransportError as error:

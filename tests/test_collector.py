@@ -21,7 +21,7 @@ from wsgiref.validate import validator
 
 import pytest
 from collecting import body, collecting, stored
-from support import clean_environment, running, wait_for
+from support import Sqstee, clean_environment, running, wait_for
 
 from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.errors import SqsteeError
@@ -29,7 +29,7 @@ from sqstee.record import Body, Encoder
 from sqstee.transports.base import RETRY, Batches, Failure, TransportError
 from sqstee.transports.destination import parse
 from sqstee.transports.http import HttpSender
-from sqstee.transports.local import LocalSender
+from sqstee.transports.local import LocalReceiver, LocalSender
 
 GOOD = body("RUN", 0, 9).data
 
@@ -270,17 +270,58 @@ def test_a_store_is_a_local_queue(text: str) -> None:
         open_store(text, "", 1)
 
 
-def test_the_oldest_rows_go_when_the_store_is_full(tmp_path: Path) -> None:
-    """They are counted, and what was just stored stays."""
+def test_a_full_store_takes_nothing_more_and_loses_nothing(tmp_path: Path) -> None:
+    """503 with Retry-After, said once; what it has is acknowledged again; when rows are consumed it goes on."""
     found = open_store(f"local:{tmp_path}/store.db", "", 1)  # a mebibyte at least
-    sent = [body("RUN", first, first + 999, b"x" * 100) for first in range(0, 20_000, 1000)]
-    for one in sent:
-        found.send([one])
-    rows = stored(tmp_path / "store.db")
-    assert [row.data for row in rows] == [one.data for one in sent][-len(rows) :]
-    assert (found.stored, found.dropped) == (20, 20 - len(rows))
-    assert found.dropped > 0
+    collector, errors = Collector(found), io.StringIO()
+    heard: dict[str, Any] = {"wsgi.errors": errors}
+    sent = [body("RUN", first, first + 999, b"x" * 100).data for first in range(0, 20_000, 1000)]
+    answers = [ask(collector, data, **heard) for data in sent]
+    taken = [status for status, _, _ in answers].index(503)
+    assert 1 < taken < 20
+    assert [status for status, _, _ in answers] == [200] * taken + [503] * (20 - taken)
+    assert answers[-1][1]["Retry-After"] == "10"
+    assert [row.data for row in stored(tmp_path / "store.db")] == sent[:taken]
+    assert errors.getvalue().count("is full") == len(errors.getvalue().splitlines()) == 1
+    metrics = ask(collector, method="GET", path="/metrics")[2].splitlines()
+    assert {"sqstee_store_refuses 1", "sqstee_store_limit_bytes 1048576", f"sqstee_rows_stored_total {taken}"} <= set(
+        metrics
+    )
+    assert ask(collector, sent[0])[0] == 200  # it is there
+    consumer = LocalReceiver(f"{tmp_path}/store.db", consume=True)
+    consumer.delete(consumer.receive(2, 0))
+    consumer.close()
+    assert ask(collector, sent[taken], **heard)[0] == 200
+    assert [row.data for row in stored(tmp_path / "store.db")] == sent[2 : taken + 1]
     found.close()
+
+
+def test_one_request_always_fits_an_empty_store(tmp_path: Path) -> None:
+    """However small the bound is: else its sender would wait for ever."""
+    found = open_store(f"local:{tmp_path}/store.db", "", 1)
+    assert ask(Collector(found), body("RUN", 0, 9999, b"x" * 200).data)[0] == 200
+    assert found.size > found.limit
+    found.close()
+
+
+def test_a_full_collector_leaves_the_lines_with_their_sender(sqstee: Sqstee, tmp_path: Path) -> None:
+    """They stay in its spool, nothing is lost; drained, the store takes the rest, and the two are the whole."""
+    store, out = tmp_path / "store.db", tmp_path / "out"
+    with collecting(store, environ={"SQSTEE_LOCAL_MAX": "1M"}) as (process, url):
+        words = ("--to", url, "--flush-timeout", "1s", "--message-bytes", "64K", "--", "seq", "20000")
+        found = sqstee.run(*words)
+        assert found.returncode == 0
+        assert b"not delivered yet (Http503" in found.stderr
+        flushed = 1
+        while flushed:
+            assert sqstee.run("drain", f"local:{store}", "-O", str(out), "--idle-timeout", "0").returncode in (0, 3, 4)
+            flushed = sqstee.run("flush", "--timeout", "1s").returncode
+        assert sqstee.run("drain", f"local:{store}", "-O", str(out), "--idle-timeout", "0").returncode == 0
+        process.terminate()
+        assert process.stderr
+        assert process.stderr.read().count(b"is full") >= 1
+    assert b"".join(path.read_bytes() for path in out.rglob("*.stdout")) == found.stdout
+    assert stored(store) == []
 
 
 @contextlib.contextmanager

@@ -189,12 +189,13 @@ class TestOptions:
         assert found.returncode == 0, found.stdout
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 60)
 
-    def test_a_local_queue_is_copied(self, sqstee: Sqstee) -> None:
-        """What is followed without consuming stays, and a second drain adds nothing."""
+    def test_a_local_queue_is_emptied(self, sqstee: Sqstee) -> None:
+        """As any other destination; a second drain adds nothing."""
         made = sqstee.run("--host", "h", "--", "seq", "100")
         out = sqstee.folder / "out"
         for _ in range(2):
-            assert sqstee.run("drain", "local", "-O", str(out)).returncode == 0
+            assert sqstee.run("drain", "local", "-O", str(out), *FAST).returncode == 0
+            assert sqstee.local_bodies() == []
             assert list(files(out).values()) == [made.stdout]
 
     @pytest.mark.parametrize(

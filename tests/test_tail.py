@@ -528,3 +528,12 @@ def test_several_destinations_are_merged(tmp_path: Path) -> None:
         Follower(queues, sink, stop, True, window=5.0).drain()
     assert ((tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()) == (expected(0, 9), b"")
     assert [[one.handle for batch in queue.deleted for one in batch] for queue in queues] == [["a", "c"], ["b"]]
+
+
+def test_a_local_queue_is_consumed_where_that_is_asked_for(sqstee: Sqstee) -> None:
+    """Followed by default; with --consume what was printed is gone, and nothing else."""
+    out = sqstee.wrap("seq", "100").stdout
+    for words, left in (((), True), (("--consume",), False)):
+        found = sqstee.run("tail", "local", "--no-follow", "-o", "raw", *words)
+        assert (found.stdout, found.returncode) == (out, 0), found.stderr
+        assert bool(sqstee.local_bodies()) == left

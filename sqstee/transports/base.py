@@ -372,7 +372,7 @@ def open_receiver(
 
     `connections` is how many calls may be under way at once; `visibility` for how many seconds a received message is
     hidden from others (default: what the queue says). Of S3 one sees the objects in `shards` (as 00-7f; default: all);
-    with `consume` what it gives is to be deleted.
+    with `consume` what S3 and the local queue give is to be deleted, as it is with SQS anyway.
     """
     if destination.kind == "s3":
         from sqstee.transports.s3 import S3Receiver
@@ -386,5 +386,5 @@ def open_receiver(
     if destination.kind == "local":
         from sqstee.transports.local import LocalReceiver
 
-        return LocalReceiver(destination.name or local_path, destination.text)
+        return LocalReceiver(destination.name or local_path, destination.text, consume)
     raise TransportError(OPEN, "Configuration", "a collector is not read: read the queue that it stores into")

@@ -21,6 +21,8 @@ INSERT INTO body {_ROW} SELECT * FROM
 (SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
+FULL = "Full"  # the code of the refusal of a store that keeps what it has
+_FULL_SECONDS = 10.0  # how long the senders leave it alone
 _FORK_SECONDS = 5.0  # how long a fork may wait for a transaction
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS body (
@@ -56,17 +58,19 @@ _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 class LocalSender(Batches):
     """Appends bodies, but no range of a run that is there already.
 
-    Above `limit` bytes the oldest rows go, never what was just stored. With `durable` what `send` has taken outlives
-    the machine's death as well. `stored` and `dropped` count rows.
+    Above `limit` bytes the oldest rows go, never what was just stored; a store that `keeps` takes nothing more instead,
+    until somebody has consumed rows (but always one request into an empty one). With `durable` what `send` has taken
+    outlives the machine's death as well. `stored` counts rows, `size` is what all of them occupy, in bytes.
     """
 
     ordered = False
 
-    def __init__(self, path: str, limit: int, durable: bool = False) -> None:
+    def __init__(self, path: str, limit: int, durable: bool = False, keeps: bool = False) -> None:
         self._path = path
-        self._limit = limit
+        self.limit = limit
         self._durable = durable
-        self.stored = self.dropped = 0
+        self._keeps = keeps
+        self.stored = self.size = 0
         self._connection: sqlite3.Connection | None = None
         with _gate:
             _senders.add(self)
@@ -75,7 +79,7 @@ class LocalSender(Batches):
         """Open or make the file; a message has no limit of its own here, SQS's is kept."""
         try:
             with _gate:
-                self._connect()
+                self.size = _size(self._connect())
         except (OSError, sqlite3.Error) as error:
             raise _refusal(error, self._path) from error
         return 1024 * 1024
@@ -110,31 +114,43 @@ class LocalSender(Batches):
         try:
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
             stored = connection.executemany(_INSERT, rows).rowcount
-            dropped = self._drop_oldest(connection, newest)
+            if self._keeps:
+                self._refuse_excess(connection, newest, stored)
+            else:
+                self._drop_oldest(connection, newest)
+            self.size = _size(connection)
             connection.execute("COMMIT")
             self.stored += stored
-            self.dropped += dropped
-        except sqlite3.Error:
+        except (sqlite3.Error, TransportError):
             if connection.in_transaction:  # SQLite has rolled back by itself where the disk is full
                 connection.execute("ROLLBACK")
             raise
 
-    def _drop_oldest(self, connection: sqlite3.Connection, newest: int) -> int:
-        def pragma(name: str) -> int:
-            return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+    def _refuse_excess(self, connection: sqlite3.Connection, newest: int, stored: int) -> None:
+        """Raise TransportError where what was just `stored` does not fit beside the rows up to `newest`."""
+        if stored and newest and _size(connection) > self.limit:
+            problem = f"{self._path} is full ({self.limit:,} bytes)"
+            raise TransportError(RETRY, FULL, problem, _FULL_SECONDS)
 
-        excess = (pragma("page_count") - pragma("freelist_count")) * pragma("page_size") - self._limit
-        dropped = 0
+    def _drop_oldest(self, connection: sqlite3.Connection, newest: int) -> None:
+        excess = _size(connection) - self.limit
         if excess <= 0:
-            return dropped
+            return
         query = "SELECT id, length(data) FROM body WHERE id <= ? ORDER BY id"
         for row, size in connection.execute(query, (newest,)):
             connection.execute("DELETE FROM body WHERE id = ?", (row,))
             excess -= size
-            dropped += 1
             if excess <= 0:
                 break
-        return dropped
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    """The bytes that rows and index occupy; room that is free in the file does not count."""
+
+    def pragma(name: str) -> int:
+        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
 
 
 def _before_fork() -> None:
@@ -154,13 +170,13 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 class LocalReceiver:
-    """Follows the rows in the order in which they were stored; nothing is consumed."""
+    """Follows the rows in the order in which they were stored; with `consume` those that it gives are to be deleted."""
 
-    follows = True
     ordered = False
 
-    def __init__(self, path: str, name: str = "local") -> None:
+    def __init__(self, path: str, name: str = "local", consume: bool = False) -> None:
         self.name = name
+        self.follows = not consume
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
@@ -176,11 +192,23 @@ class LocalReceiver:
             time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
-        """Nothing: a follower leaves the rows for others."""
+        """Delete the rows, in one transaction; a follower leaves them for others."""
+        if self.follows or not messages:
+            return []
+        try:
+            with self._lock:
+                if connection := self._open():
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany("DELETE FROM body WHERE id = ?", [(one.handle,) for one in messages])
+                    connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _refusal(error, self._path) from error
         return []
 
     def release(self, messages: Sequence[Message]) -> None:
-        """Nothing: a follower holds no message."""
+        """Nothing for others, who see every row; this receiver gives them again."""
+        with self._lock:
+            self._seen = min([self._seen, *(int(one.handle) - 1 for one in messages)])
 
     def stat(self) -> QueueState:
         """The rows, all of them visible to each follower."""
