@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import targets
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, python
+from support import Rebuilt, Sqstee, children, python, running, wait_for
 
 from sqstee.record import Body, Encoder, Event, decode
 from sqstee.transports.base import OPEN, POISON, RETRY, Batches, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.owed import Owed
 
 
 class Scripted(Batches):
@@ -116,6 +121,124 @@ def test_a_record_refused_for_good_goes_to_the_fallback(two: tuple[FallbackSende
     many = Body(line(3, b"poison").data + line(4).data, "RUN", "host", 3, 4)
     (failure,) = sender.send([many])
     assert failure.kind == POISON
+
+
+def test_a_body_of_several_runs_is_divided_first(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """An agent's body has no range of its own: one poisonous line does not take the others elsewhere."""
+    sender, primary, fallback, _ = two
+    primary.refuses = b"poison"
+    lines = [Encoder(run, "host").lines(b"poison\n", "stdout", 0, 0) for run in ("A", "B")]
+    (failure,) = sender.send([Body(b"".join(lines), "", "host", 0, 0)])
+    assert (failure.kind, fallback.taken) == (POISON, [])
+
+
+def test_the_fallback_gets_bodies_of_its_own_size(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Where it takes one at a time those that follow on one another are joined, and it lingers as it wants to."""
+    sender, primary, fallback, clock = two
+    fallback.max_entries, fallback.linger = 1, 10.0
+    primary.trouble = TransportError(OPEN, "AccessDenied", "why")
+    assert sender.linger == 1.0
+    other = Body(Encoder("OTHER", "host").lines(b"hi\n", "stdout", 0, 7), "OTHER", "host", 7, 7)
+    assert sender.send([line(0), line(1), line(2), other, line(5), line(6, b"x" * 500).compressed()]) == []
+    assert sender.linger == 10.0
+    ranges = [(body.run, body.first, body.last) for body in fallback.taken]
+    assert ranges == [("RUN", 0, 2), ("OTHER", 7, 7), ("RUN", 5, 5), ("RUN", 6, 6)]
+    assert [item.seq for item in decode(fallback.taken[0].data)] == [0, 1, 2]
+    fallback.body_bytes = 2 * len(line(10).data)
+    sender.send([line(seq) for seq in range(10, 15)])
+    assert [(body.first, body.last) for body in fallback.taken[4:]] == [(10, 11), (12, 13), (14, 14)]
+    primary.trouble, clock.now = None, 31.0
+    assert sender.send([line(20)]) == []
+    assert sender.linger == 1.0
+
+
+def test_what_is_refused_together_goes_alone(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Of joined bodies only the one that is at fault is not taken."""
+    sender, primary, fallback, _ = two
+    fallback.max_entries, fallback.refuses = 1, b"poison"
+    primary.trouble = TransportError(OPEN, "AccessDenied", "why")
+    (failure,) = sender.send([line(0), line(1, b"poison"), line(2)])
+    assert (failure.index, failure.kind) == (1, POISON)
+    assert [body.first for body in fallback.taken] == [0, 2]
+
+
+OWING = """
+import sys
+from sqstee.record import Body
+from sqstee.transports.owed import Owed
+owed = Owed(sys.argv[1], "pair")
+for first in (0, 10, 50):
+    owed.add([Body(b"", "RUN", "host", first, first + 9)])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) -> None:
+    """While the process lives it is its own; killed, the next of the same pair has it, once."""
+    command = [*python(OWING), str(tmp_path)]
+    next_one, stranger = Owed(str(tmp_path), "pair"), Owed(str(tmp_path), "another")
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout
+        assert owner.stdout.readline() == b"ready\n"
+        assert Owed(str(tmp_path), "pair").due(10) == []
+        owner.kill()
+    assert stranger.due(10) == []
+    found = next_one.due(10)
+    assert [(one.run, one.first, one.last) for one in found] == [("RUN", 0, 19), ("RUN", 50, 59)]
+    assert Owed(str(tmp_path), "pair").due(10) == []
+    next_one.paid(found)
+    assert list((tmp_path / ".owed").iterdir()) == []
+
+
+def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
+    """Lines that are whole count; a file of a fortnight ago is removed, whosever it is."""
+    folder = tmp_path / ".owed"
+    Owed(str(tmp_path), "pair").add([Body(b"", "RUN", "host", 3, 4)])
+    (mine,) = folder.iterdir()
+    whole = mine.read_bytes()
+    (folder / "pair-torn").write_bytes(b"\n" + whole + whole.replace(b"3", b"1") + b"{}\n\0\xff" + whole[:-5])
+    (folder / "other-old").write_bytes(whole)
+    os.utime(folder / "other-old", (0, 0))
+    mine.unlink()
+    assert [(one.first, one.last) for one in Owed(str(tmp_path), "pair").due(10)] == [(3, 4)]
+    assert not (folder / "other-old").exists()
+
+
+def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """kill -9 of all of it: when the queue is there again, what ships the rest tells it which lines are elsewhere."""
+    path = tmp_path / "second.db"
+    code = python("import sys\nfor n in range(500): print(n)\nsys.stdout.flush(); sys.stdin.read()")
+    words = sqstee.words("--to", "late", "--fallback", f"local:{path}", "--", *code)
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
+        wait_for(lambda: path.exists() and len(sqstee.local(path).records) == 500, "lines")
+        wait_for(lambda: list((sqstee.spool / ".owed").glob("*-*")), "debt")
+        for pid in (*children(wrapper.pid), wrapper.pid):
+            os.kill(pid, signal.SIGKILL)
+    fake_sqs.create_queue("late")
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    queued = [(message.body, message.attributes) for message in fake_sqs.sent("late")]
+    gaps = [event for event in Rebuilt(queued).events if event.event == "gap"]
+    elsewhere = [item.seq for item in sqstee.local(path).items]
+    assert [(gap.seq, gap.last) for gap in gaps] == [(elsewhere[0], elsewhere[-1])]
+    assert gaps[0].fields["at"] == f"local:{path}"
+    got = Rebuilt([*((body.data, body.attributes) for body in sqstee.local_bodies(path)), *queued])
+    got.assert_whole()
+    assert got.stdout == b"".join(b"%d\n" % n for n in range(500))
+    assert list((sqstee.spool / ".owed").iterdir()) == []
+
+
+def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """As many as S3 itself would get, not one for each second."""
+    code = python("import time\nfor n in range(20): print(n, flush=True); time.sleep(0.25)")
+    with targets.target("s3", tmp_path) as bucket:
+        environ = fake_sqs.environ() | bucket.environ
+        found = sqstee.run("--to", "missing", "--fallback", bucket.to, "--", *code, environ=environ)
+        got = Rebuilt(bucket.bodies())
+        assert len(bucket.bodies()) <= 3
+    got.assert_whole()
+    assert (got.stdout, found.stderr) == (found.stdout, b"")
 
 
 def test_neither_takes_it(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:

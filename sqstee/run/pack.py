@@ -287,7 +287,7 @@ class Pace:
     """
 
     def __init__(self, linger: float) -> None:
-        self._linger = linger
+        self.linger = linger
         self._paid_until = -1e9  # one linger for each that has left, from when it was due
         self._since: float | None = None
 
@@ -302,14 +302,14 @@ class Pace:
 
     def partial_left(self, now: float, waiting: bool) -> None:
         """A partial request has left."""
-        self._paid_until = max(self._paid_until, now) + self._linger
+        self._paid_until = max(self._paid_until, now) + self.linger
         self._since = now if waiting else None
 
     def due(self, in_flight: int) -> float | None:
         """The time at which the partial request may leave; None while nothing waits."""
         if self._since is None:
             return None
-        latest = max(self._since + 3 * self._linger, self._since + COLLECT_SECONDS)
+        latest = max(self._since + 3 * self.linger, self._since + COLLECT_SECONDS)
         if in_flight:
             return latest
-        return min(latest, max(self._since + COLLECT_SECONDS, self._paid_until - self._linger))
+        return min(latest, max(self._since + COLLECT_SECONDS, self._paid_until - self.linger))

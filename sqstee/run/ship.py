@@ -59,6 +59,8 @@ class Shipper:
         self._wake = wake
         self._flush_timeout = flush_timeout
         self._orphaned = orphaned
+        self._sender = sender
+        self._lingers_as_sender = linger is None
         self._pace = Pace(sender.linger if linger is None else linger)
         self._health = Health()
         self._source: Supply | None = None
@@ -123,6 +125,8 @@ class Shipper:
         self._held_until = self._flood() if self._close_at is None else 0.0
         if self._held_until > now:
             return
+        if self._lingers_as_sender:
+            self._pace.linger = self._sender.linger  # while a fallback stands in it is the fallback's
         self._source.read()
         if self._source.waiting:
             self._pace.waiting(now)

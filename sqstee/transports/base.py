@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -315,16 +316,21 @@ def open_sender(
 ) -> Sender:
     """The sender for a destination, not yet connected.
 
-    `local_path` is where the local queue lies by default, `token_file` holds the bearer token for a collector. With
-    `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue. `fallback` is the
-    destination for what this one refuses, or cannot take for `fallback_after` seconds.
+    `local_path` is where the local queue lies by default: in the spool folder. `token_file` holds the bearer token for
+    a collector. With `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
+    `fallback` is the destination for what this one refuses, or cannot take for `fallback_after` seconds.
     """
     if fallback:
+        import hashlib
+
         from sqstee.transports.fallback import FallbackSender
+        from sqstee.transports.owed import Owed
 
         primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
         second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
-        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS))
+        pair = hashlib.sha256(f"{destination.text}\0{fallback}".encode()).hexdigest()[:16]
+        owed = Owed(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
+        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), owed=owed)
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
 

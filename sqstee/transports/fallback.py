@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sqstee.record import Body, Encoder, by_run, encode_object
 from sqstee.transports.base import OPEN, POISON, SIZE, Failure, Sender, TransportError
+from sqstee.transports.owed import Owed
 
 _PROBE_SECONDS = 30.0  # how long the first destination is left alone before the next bodies try it again
 
@@ -17,8 +18,12 @@ class FallbackSender:
 
     It opens on a permanent refusal, and after `after` seconds in which nothing was taken. Every 30 s the next real
     bodies try the primary first; when it takes them the circuit closes, and the primary gets a gap event for what went
-    elsewhere (reason `fallback`, `at` says where). A single record that the primary refuses for good goes to the
-    fallback by itself. What went to the primary without an answer may be at both: readers drop it by its seq.
+    elsewhere (reason `fallback`, `at` says where; `owed` keeps that until it is told). A single record that the primary
+    refuses for good goes to the fallback by itself. What went to the primary without an answer may be at both: readers
+    drop it by its seq.
+
+    While the circuit is open `linger` is the fallback's, and bodies of a request that follow on one another are joined
+    where it takes one at a time: an object in S3 costs as much as twelve requests to SQS.
     """
 
     def __init__(
@@ -28,6 +33,7 @@ class FallbackSender:
         at: str,
         after: float,
         clock: Callable[[], float] = time.monotonic,
+        owed: Owed | None = None,
     ) -> None:
         self._primary = primary
         self._fallback = fallback
@@ -38,7 +44,7 @@ class FallbackSender:
         self._progress = clock()
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
-        self._owed: list[Body] = []
+        self._owed = owed or Owed("", "")
         self.ordered = primary.ordered
         self.max_entries = primary.max_entries
         self.max_request_bytes = primary.max_request_bytes
@@ -100,11 +106,13 @@ class FallbackSender:
     def _open_circuit(self) -> None:
         with self._lock:
             self._probe_at = self._clock() + _PROBE_SECONDS
+            self.linger = self._fallback.linger
 
     def _took(self) -> None:
         with self._lock:
             self._progress = self._clock()
             self._probe_at = None
+            self.linger = self._primary.linger
 
     def _reach_fallback(self) -> int:
         limit = self._fallback.open()
@@ -115,11 +123,10 @@ class FallbackSender:
         if not self._reached:
             self._reach_fallback()
         failures: list[Failure] = []
-        size = self._fallback.max_entries
-        for start in range(0, len(bodies), size):
-            part = bodies[start : start + size]
+        start = 0
+        for part in self._calls(bodies):
             try:
-                found = self._fallback.send(part)
+                found = self._sent(part)
             except TransportError as error:
                 if not start:
                     raise
@@ -127,15 +134,49 @@ class FallbackSender:
             failed = {failure.index for failure in found}
             self._owe([body for at, body in enumerate(part) if at not in failed])
             failures += [Failure(start + one.index, one.kind, one.code, one.message) for one in found]
+            start += len(part)
         return failures
+
+    def _calls(self, bodies: Sequence[Body]) -> Iterator[Sequence[Body]]:
+        """The bodies as they go to the fallback, those of one call together."""
+        part: list[Body] = []
+        for body in bodies:
+            if part and not (len(part) < self._fallback.max_entries or self._continues(part, body)):
+                yield part
+                part = []
+            part.append(body)
+        if part:
+            yield part
+
+    def _continues(self, part: Sequence[Body], body: Body) -> bool:
+        """Whether a body can be joined to those before it, as one of the fallback's own size."""
+        before = part[-1]
+        follows = bool(body.run) and before.run == body.run and before.last + 1 == body.first
+        alike = before.encoding == body.encoding
+        size = sum(len(one.data) for one in part) + len(body.data)
+        return self._fallback.max_entries == 1 and follows and alike and size <= self._fallback.body_bytes
+
+    def _sent(self, part: Sequence[Body]) -> list[Failure]:
+        """One call, with the bodies joined where it takes one only; each by itself if they are refused so."""
+        if len(part) <= self._fallback.max_entries:
+            return self._fallback.send(part)
+        try:
+            failures = self._fallback.send([_joined(part)])
+        except TransportError as error:
+            if error.kind not in (SIZE, POISON):
+                raise
+            failures = [Failure(0, error.kind, error.code, error.message)]
+        if not failures:
+            return []
+        alone = [(at, self._fallback.send([body])) for at, body in enumerate(part)]
+        return [Failure(at, one.kind, one.code, one.message) for at, found in alone for one in found]
 
     def _divert(self, bodies: Sequence[Body], failures: list[Failure]) -> list[Failure]:
         """Send to the fallback what the primary will never take: single records, and what it refuses altogether."""
         left = []
         for failure in failures:
             body = bodies[failure.index]
-            single = failure.kind in (POISON, SIZE) and body.first == body.last and b'"event":' not in body.plain().data
-            if not single and failure.kind != OPEN:
+            if failure.kind != OPEN and not (failure.kind in (POISON, SIZE) and _is_single(body)):
                 left.append(failure)
                 continue
             try:
@@ -145,29 +186,19 @@ class FallbackSender:
         return left
 
     def _owe(self, bodies: Sequence[Body]) -> None:
-        """Note which seqs of which run the primary does not have; ranges side by side become one."""
-        for body in bodies:
-            for part in [body] if body.run else by_run(body.plain().data):
-                with self._lock:
-                    for before in self._owed:
-                        if before.run == part.run and before.last + 1 == part.first:
-                            before.last = part.last
-                            break
-                    else:
-                        self._owed.append(Body(b"", part.run, part.host, part.first, part.last))
+        """Note which seqs of which run the primary does not have."""
+        self._owed.add(part for body in bodies for part in ([body] if body.run else by_run(body.plain().data)))
 
     def _tell(self) -> None:
         """Gap events for the primary, whose readers would miss these lines otherwise; what fails is told later."""
-        with self._lock:
-            owed, self._owed = self._owed[: self.max_entries], self._owed[self.max_entries :]
+        owed = self._owed.due(self._primary.max_entries)
         if not owed:
             return
         try:
             failed = {failure.index for failure in self._primary.send([self._gap(body) for body in owed])}
         except TransportError:
-            failed = set(range(len(owed)))
-        with self._lock:
-            self._owed += [body for at, body in enumerate(owed) if at in failed]
+            return
+        self._owed.paid(body for at, body in enumerate(owed) if at not in failed)
 
     def _gap(self, body: Body) -> Body:
         lines = body.last - body.first + 1
@@ -181,3 +212,15 @@ class FallbackSender:
         }
         data = Encoder(body.run, body.host).event(encode_object(fields), time.time_ns(), body.first)
         return Body(data, body.run, body.host, body.first, body.last)
+
+
+def _is_single(body: Body) -> bool:
+    """Whether a body is one line, and no event; one with the lines of several runs has no range of its own."""
+    return bool(body.run) and body.first == body.last and b'"event":' not in body.plain().data
+
+
+def _joined(part: Sequence[Body]) -> Body:
+    """Bodies that follow on one another as one."""
+    first, last = part[0], part[-1]
+    found = Body(b"".join(body.plain().data for body in part), first.run, first.host, first.first, last.last)
+    return found.compressed() if first.encoding else found
