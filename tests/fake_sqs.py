@@ -102,7 +102,8 @@ class Faults(TypedDict, total=False):
     """Every fault there is; each call of `FakeSqs.faults` replaces the fields that it names.
 
     seed             restarts the generator that all probabilities draw from
-    latency_ms       a real delay before each answer, in parallel for every connection
+    latency_ms       a real delay, half of it before a request is carried out and half before its answer, in
+                     parallel for every connection
     errors           list of trigger dicts with code (a name or code of `rules.ERRORS`, or one of your own;
                      InternalError), status, message; and, of no meaning to SQS but to what is served in its
                      place (fake_web), headers, and stored (True: carried out all the same)
@@ -1187,10 +1188,9 @@ class Connection:
             return False
         if plan.black_hole == "before":
             service.hold(self.alive)
+        time.sleep(plan.latency / 2)
         response = service.respond(call, headers, path, body)
-        left = plan.latency - (time.time() - call.started)
-        if left > 0:
-            time.sleep(left)
+        time.sleep(plan.latency / 2)
         if plan.black_hole == "after":
             service.hold(self.alive)
         keep = headers.get("connection", "").lower() != "close"

@@ -150,11 +150,13 @@ class FakeS3:
     """One bucket of a strict Amazon S3: what it takes is whole, what it lists is in order; path-style, no signatures.
 
     Modelled from the API reference: PutObject with If-None-Match, Content-MD5 and checksums, GetObject, DeleteObject,
-    DeleteObjects, ListObjectsV2 with StartAfter, MaxKeys and a continuation token.
+    DeleteObjects, ListObjectsV2 with StartAfter, MaxKeys and a continuation token. With `discard` objects are checked,
+    and empty afterwards.
     """
 
-    def __init__(self, bucket: str) -> None:
+    def __init__(self, bucket: str, discard: bool = False) -> None:
         self.bucket = bucket
+        self._discard = discard
         self.objects: dict[str, bytes] = {}
         self._modified: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -196,7 +198,7 @@ class FakeS3:
             return self.refusal("NotImplemented", 501, "A header you provided implies functionality")
         if condition and key in self.objects:
             return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
-        self.objects[key] = asked.body
+        self.objects[key] = b"" if self._discard else asked.body
         self._modified[key] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         return Answer(200, b"", {"ETag": f'"{_etag(asked.body)}"'})
 

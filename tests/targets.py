@@ -92,12 +92,17 @@ class Target:
         self.to = to
         self.server = server
         self.environ = dict(environ)
-        self.known = FAULTS[kind]
+        self.known = FAULTS.get(kind, _SQS)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Further words of the command line."""
+        return ()
 
     @property
     def keeps_one(self) -> bool:
         """Whether a body that is sent again is stored once."""
-        return self.kind != "sqs"
+        return not isinstance(self.server, FakeSqs)
 
     @property
     def struck(self) -> int:
@@ -129,9 +134,23 @@ class Target:
 
 
 class _Queue(Target):
+    second: Path
+
     def bodies(self) -> Bodies:
         assert isinstance(self.server, FakeSqs)
         return [(message.body, message.attributes) for message in self.server.sent("q")]
+
+
+class _Fallback(_Queue):
+    """A queue, and a local one behind it; what is there comes first, as a record beats the gap event in its place."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("--fallback", f"local:{self.second}", "--fallback-after", "0.2s")
+
+    def bodies(self) -> Bodies:
+        behind = [(row.data, row.attributes) for row in stored(self.second)] if self.second.exists() else []
+        return [*behind, *super().bodies()]
 
 
 class _Collector(Target):
@@ -151,9 +170,11 @@ class _Bucket(Target):
 @contextmanager
 def target(kind: str, folder: Path, latency_ms: float = 0.0) -> Iterator[Target]:
     """A destination of one kind; `folder` is its own."""
-    if kind == "sqs":
+    if kind in ("sqs", "fallback"):
         with FakeSqs("q", latency_ms=latency_ms) as queue:
-            yield _Queue(kind, "q", queue, queue.environ())
+            found = (_Queue if kind == "sqs" else _Fallback)(kind, "q", queue, queue.environ())
+            found.second = folder / "second.db"
+            yield found
     elif kind == "s3":
         s3 = FakeS3("bkt")
         with FakeWeb(s3, latency_ms) as web:

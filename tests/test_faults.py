@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fault
 
 CHUNK_BYTES = 65536
 MANY_REQUESTS = ("--linger", "0.1s", "--message-bytes", "16K")
-SHARE = {"sqs": 1, "http": 6, "s3": 8}  # a part of the steps and kills, so that a gate can wait
+SHARE = {"sqs": 1, "http": 6, "s3": 8, "fallback": 8}  # a part of the steps and kills, so that a gate can wait
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
         yield found
 
 
-everywhere = pytest.mark.parametrize("target", targets.FAULTS, indirect=True)
+everywhere = pytest.mark.parametrize("target", SHARE, indirect=True)
 
 
 class Run:
@@ -45,7 +45,7 @@ class Run:
         self._written = {1: 0, 2: 0}
         self.status = 0
         self.front_was_killed = False
-        words = ("--to", target.to, "--job", self.job, *MANY_REQUESTS, "--flush-timeout", "1s", "--")
+        words = ("--to", target.to, *target.options, "--job", self.job, *MANY_REQUESTS, "--flush-timeout", "1s", "--")
         self._paths = {fd: sqstee.folder / f"{self.job}.{fd}" for fd in (1, 2)}
         with open(self._paths[1], "wb") as out, open(self._paths[2], "wb") as err:
             self.process = subprocess.Popen(
