@@ -166,7 +166,7 @@ OWING = """
 import sys
 from sqstee.record import Body
 from sqstee.transports.owed import Owed
-owed = Owed(sys.argv[1], "pair")
+owed = Owed(sys.argv[1], {"to": "pair"})
 for first in (0, 10, 50):
     owed.add([Body(b"", "RUN", "host", first, first + 9)])
 print("ready", flush=True)
@@ -177,16 +177,16 @@ sys.stdin.read()
 def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) -> None:
     """While the process lives it is its own; killed, the next of the same pair has it, once."""
     command = [*python(OWING), str(tmp_path)]
-    next_one, stranger = Owed(str(tmp_path), "pair"), Owed(str(tmp_path), "another")
+    next_one, stranger = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "another"})
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == b"ready\n"
-        assert Owed(str(tmp_path), "pair").due(10) == []
+        assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
         owner.kill()
     assert stranger.due(10) == []
     found = next_one.due(10)
     assert [(one.run, one.first, one.last) for one in found] == [("RUN", 0, 19), ("RUN", 50, 59)]
-    assert Owed(str(tmp_path), "pair").due(10) == []
+    assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
     next_one.paid(found)
     assert list((tmp_path / ".owed").iterdir()) == []
 
@@ -194,14 +194,16 @@ def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) ->
 def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     """Lines that are whole count; a file of a fortnight ago is removed, whosever it is."""
     folder = tmp_path / ".owed"
-    Owed(str(tmp_path), "pair").add([Body(b"", "RUN", "host", 3, 4)])
+    Owed(str(tmp_path), {"to": "pair"}).add([Body(b"", "RUN", "host", 3, 4)])
     (mine,) = folder.iterdir()
     whole = mine.read_bytes()
-    (folder / "pair-torn").write_bytes(b"\n" + whole + whole.replace(b"3", b"1") + b"{}\n\0\xff" + whole[:-5])
+    pair = mine.name.partition("-")[0]
+    torn = b"\n" + whole + whole.replace(b"3", b"1") + b"{}\n\0\xff" + whole[:-5]
+    (folder / f"{pair}-torn").write_bytes(torn)
     (folder / "other-old").write_bytes(whole)
     os.utime(folder / "other-old", (0, 0))
     mine.unlink()
-    assert [(one.first, one.last) for one in Owed(str(tmp_path), "pair").due(10)] == [(3, 4)]
+    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]
     assert not (folder / "other-old").exists()
 
 
@@ -227,6 +229,23 @@ def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, t
     got.assert_whole()
     assert got.stdout == b"".join(b"%d\n" % n for n in range(500))
     assert list((sqstee.spool / ".owed").iterdir()) == []
+
+
+def test_flush_tells_what_is_owed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Also where nothing else is left to ship; as long as the queue is away nothing is said, and nothing forgotten."""
+    words = ("--to", "late", "--fallback", f"local:{tmp_path}/second.db", "--", "seq", "9")
+    assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
+    assert sqstee.waiting_runs() == []
+    found = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
+    fake_sqs.create_queue("late")
+    found = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout) == (0, b"late: told which lines are at its fallback\n")
+    (message,) = fake_sqs.sent("late")
+    (gap,) = decode(message.body)
+    assert isinstance(gap, Event)
+    assert (gap.event, gap.seq, gap.last) == ("gap", 0, 10)
+    assert sqstee.run("flush", environ=fake_sqs.environ()).stdout == b""
 
 
 def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:

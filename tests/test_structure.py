@@ -215,6 +215,7 @@ WALL_CLOCK = {
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
+    "sqstee.transports.owed": {"time"},  # the age of a file by its modification time
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
     "sqstee.read.journal": {"time_ns"},  # the name of a segment

@@ -44,6 +44,9 @@ def flush(
     os.umask(0o077)
     try:
         left = [run for run in runs if not _ship(root, run, seconds, quiet)]
+        for destination in work.settle(root):
+            if not quiet:
+                typer.echo(f"{destination}: told which lines are at its fallback")
     except KeyboardInterrupt:
         rest = work.waiting_runs(root)
         records = sum(found.records for run in rest if (found := _waiting(root, run)))

@@ -17,6 +17,8 @@ from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
 from sqstee.transports.base import open_sender
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.owed import pairs
 
 ULID_LENGTH = 26
 _OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
@@ -110,6 +112,23 @@ def _remove_empty(folder: str) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     os.close(writing)
     return True
+
+
+def settle(root: str) -> list[str]:
+    """Tell the first destinations of fallbacks what went to the second ones; those that were told something.
+
+    What is away, or owed by a process that lives, is told later: every line is delivered, the rest is a courtesy.
+    """
+    told = []
+    for pair in pairs(root):
+        try:
+            to = parse(pair.pop("to"))
+            sender = open_sender(to, f"{root}/{LOCAL_FILE_NAME}", 0, **pair)
+            if isinstance(sender, FallbackSender) and sender.settle():
+                told.append(to.text)
+        except Exception:  # the destination is away, or the file is damaged or another version's
+            pass
+    return told
 
 
 def flush_others(own: str) -> None:

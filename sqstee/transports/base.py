@@ -321,14 +321,18 @@ def open_sender(
     `fallback` is the destination for what this one refuses, or cannot take for `fallback_after` seconds.
     """
     if fallback:
-        import hashlib
-
         from sqstee.transports.fallback import FallbackSender
         from sqstee.transports.owed import Owed
 
         primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
         second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
-        pair = hashlib.sha256(f"{destination.text}\0{fallback}".encode()).hexdigest()[:16]
+        pair = {
+            "to": destination.text,
+            "fallback": fallback,
+            "token_file": token_file,
+            "via_s3": via_s3,
+            "group": group,
+        }
         owed = Owed(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
         return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), owed=owed)
     if destination.kind == "http":

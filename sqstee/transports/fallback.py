@@ -44,7 +44,7 @@ class FallbackSender:
         self._progress = clock()
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
-        self._owed = owed or Owed("", "")
+        self._owed = owed or Owed("", {})
         self.ordered = primary.ordered
         self.max_entries = primary.max_entries
         self.max_request_bytes = primary.max_request_bytes
@@ -82,6 +82,14 @@ class FallbackSender:
             self._took()
             self._tell()
         return self._divert(bodies, failures)
+
+    def settle(self) -> int:
+        """Tell the primary all that it is owed; how many ranges that were. Raises TransportError where it is away."""
+        self._primary.open()
+        told = 0
+        while owed := self._tell():
+            told += owed
+        return told
 
     def close(self) -> None:
         """Give connections back."""
@@ -189,16 +197,21 @@ class FallbackSender:
         """Note which seqs of which run the primary does not have."""
         self._owed.add(part for body in bodies for part in ([body] if body.run else by_run(body.plain().data)))
 
-    def _tell(self) -> None:
-        """Gap events for the primary, whose readers would miss these lines otherwise; what fails is told later."""
+    def _tell(self) -> int:
+        """Gap events for the primary, whose readers would miss these lines otherwise; what fails is told later.
+
+        How many were told.
+        """
         owed = self._owed.due(self._primary.max_entries)
         if not owed:
-            return
+            return 0
         try:
             failed = {failure.index for failure in self._primary.send([self._gap(body) for body in owed])}
         except TransportError:
-            return
-        self._owed.paid(body for at, body in enumerate(owed) if at not in failed)
+            return 0
+        told = [body for at, body in enumerate(owed) if at not in failed]
+        self._owed.paid(told)
+        return len(told)
 
     def _gap(self, body: Body) -> Body:
         lines = body.last - body.first + 1

@@ -1,19 +1,22 @@
 """Which lines a destination lacks because another took them: kept on disk until it has been told.
 
-SPOOL/.owed/<key>-<name> is one process's debt: on each line a CRC and a range, {run, host, from, to}. Its owner holds a
-lock on it; what a dead process has left, anybody with the same key may take over.
+SPOOL/.owed/<key>-<name> is one process's debt. On each line are a CRC and an object: on the first the pair of
+destinations that it is between, then the ranges {run, host, from, to}. Its owner holds a lock on it; what a dead
+process has left, anybody with the same pair may take over.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from sqstee.record import Body
 
@@ -26,14 +29,16 @@ _FILE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Owed:
-    """The debts of one sender; `root` is the spool folder (empty: they die with the process), `key` names its pair.
+    """The debts of one sender; `root` is the spool folder (empty: they die with the process).
 
-    What the disk refuses is kept in memory alone: a debt is worth less than the lines.
+    `pair` says how to reach the two destinations: never a secret. What the disk refuses is kept in memory alone: a debt
+    is worth less than the lines.
     """
 
-    def __init__(self, root: str, key: str) -> None:
+    def __init__(self, root: str, pair: Mapping[str, str]) -> None:
         self._root = root
-        self._key = key
+        self._pair = _line(pair)
+        self._key = hashlib.sha256(f"{pair.get('to')}\0{pair.get('fallback')}".encode()).hexdigest()[:16]
         self._lock = threading.Lock()
         self._ranges: list[Body] = []
         self._file = -1
@@ -75,13 +80,14 @@ class Owed:
         """One write over the whole, the rest blank; no file where nothing is owed."""
         if not self._root:
             return
-        data = b"".join(map(_line, self._ranges))
+        data = b"".join(map(_range, self._ranges))
         try:
             if not data:
                 self._remove()
                 return
             if self._file < 0:
                 self._make()
+            data = self._pair + data
             os.pwrite(self._file, data + b"\n" * (self._size - len(data)), 0)
             self._size = max(self._size, len(data))
         except OSError:
@@ -152,8 +158,9 @@ class Owed:
             old = time.time() - os.fstat(file).st_mtime > _MOST_AGE_SECONDS
             ours = name.startswith(f"{self._key}-")
             if ours and not old:
-                for debt in _debts(os.read(file, _MOST_BYTES)):
-                    self._join(*debt)
+                for debt in _objects(os.read(file, _MOST_BYTES)):
+                    if "run" in debt:
+                        self._join(debt["run"], debt["host"], debt["from"], debt["to"])
                 self._save()
             if ours or old:
                 os.unlink(name, dir_fd=folder)
@@ -163,15 +170,35 @@ class Owed:
             os.close(file)
 
 
-def _line(owed: Body) -> bytes:
-    fields = json.dumps({"run": owed.run, "host": owed.host, "from": owed.first, "to": owed.last}).encode()
-    return b"%08x %s\n" % (zlib.crc32(fields), fields)
+def pairs(root: str) -> list[dict[str, str]]:
+    """The pairs of destinations between which something is owed, each once."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        for name in os.listdir(f"{root}/{FOLDER}"):
+            with open(f"{root}/{FOLDER}/{name}", "rb", opener=_opener) as file:
+                for pair in _objects(file.readline()):
+                    found[name.partition("-")[0]] = pair
+    except OSError:
+        pass
+    return list(found.values())
 
 
-def _debts(data: bytes) -> Iterator[tuple[str, str, int, int]]:
-    """Run, host, first and last of each line; what is torn is left out."""
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _range(owed: Body) -> bytes:
+    return _line({"run": owed.run, "host": owed.host, "from": owed.first, "to": owed.last})
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
+    data = json.dumps(fields).encode()
+    return b"%08x %s\n" % (zlib.crc32(data), data)
+
+
+def _objects(data: bytes) -> Iterator[dict[str, Any]]:
+    """The object of each line; what is torn is left out."""
     for line in data.splitlines():
         crc, _, fields = line.partition(b" ")
         if crc == b"%08x" % zlib.crc32(fields):
-            found = json.loads(fields)
-            yield found["run"], found["host"], found["from"], found["to"]
+            yield json.loads(fields)
