@@ -51,7 +51,7 @@ def drain(
 
     Status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 a failure.
     """
-    from sqstee.cli.reading import failures, seconds_of
+    from sqstee.cli.reading import check_shards, destinations, failures, seconds_of
     from sqstee.read.collect import Limits
     from sqstee.read.files import LAYOUTS
     from sqstee.read.stop import Stop
@@ -65,6 +65,7 @@ def drain(
         raise SqsteeError("--visibility-timeout is from 1s to 12h", "the form is --visibility-timeout TIME")
     limits = Limits(concurrency, max(1.0, seconds_of(wait, "--wait-time")), seconds_of(idle, "--idle-timeout"))
     limits.most = max_messages or None
+    check_shards(shards, destinations(dest))  # before there is a folder
     with failures("drain"), Stop() as stop:
         if output == "-":
             return _to_stdout(dest, limits, hidden, shards, stop)
