@@ -10,6 +10,7 @@ import functools
 import hmac
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _UNPACKING = 2  # requests that are checked at once; more would share the interp
 _COMMIT_SECONDS = 10.0  # how long a request may wait for the disk
 _MAX_RUN = 128
 _AGAIN_SECONDS = 2  # what Retry-After says
+_SAY_AGAIN_SECONDS = 3600.0
 _LEAST_STORE_BYTES = 1024 * 1024
 
 _REASONS = {
@@ -67,7 +69,9 @@ class Collector:
         self._unpacking = threading.BoundedSemaphore(_UNPACKING)
         self._lock = threading.Lock()
         self._busy = 0
-        self._trouble = ""  # with the store, as it was said
+        self._refused = False  # by the store, the latest of what was posted
+        self._said = ""
+        self._say_again_at = 0.0
         self._counts: Counter[str] = Counter()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -133,17 +137,20 @@ class Collector:
         return f"{records} records\n"
 
     def _tell(self, environ: WSGIEnvironment, trouble: str) -> None:
-        """Say what is wrong with the store, once; and when it is over."""
+        """Note what is wrong with the store, if anything; say it once, and again now and then."""
+        now = time.monotonic()
         with self._lock:
-            before, self._trouble = self._trouble, trouble
-        if trouble != before:
-            _complain(environ, trouble or "records are stored again")
+            self._refused = bool(trouble)
+            if not trouble or (trouble == self._said and now < self._say_again_at):
+                return
+            self._said, self._say_again_at = trouble, now + _SAY_AGAIN_SECONDS
+        _complain(environ, trouble)
 
     def _metrics(self) -> str:
         """In Prometheus' text format; counted in this process, since its start."""
         with self._lock:
             counts = dict(self._counts) | {"sqstee_requests_waiting": self._busy}
-            counts["sqstee_store_refuses"] = int(bool(self._trouble))
+            counts["sqstee_store_refuses"] = int(self._refused)
         if isinstance(self._store, LocalSender):
             counts["sqstee_rows_stored_total"] = self._store.stored
             counts["sqstee_store_bytes"] = self._store.size
