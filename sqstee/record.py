@@ -138,6 +138,9 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
+_MOST_GAP_BYTES = 65536  # host, job and labels included
+
+
 class Body:
     """One message body: the records `first`..`last` of one run (a gap's record covers many seqs).
 
@@ -172,6 +175,17 @@ class Body:
     def size(self) -> int:
         """What the message counts against SQS's limits, in bytes: the body and its attributes."""
         return len(self.data) + attributes_size(self.attributes)
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether it is one gap event and nothing else: it must not stand for the records of its range.
+
+        A destination that takes each range once would take it for them, if it came first and they come after all.
+        """
+        if len(self.data) > _MOST_GAP_BYTES:
+            return False
+        data = self.plain().data
+        return b'"event":"gap"' in data and data.count(b"\n") == 1
 
     def compressed(self) -> Body:
         """This body as base64(gzip(NDJSON)), the same bytes each time; itself where that is no smaller."""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import md5
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 from xml.sax.saxutils import escape
 
 from fake_sqs import ACCESS_KEY, REGION, SECRET_KEY, Call, Faults, InjectedError, Server, Service
@@ -59,6 +59,9 @@ class Application(Protocol):
 
     def refusal(self, code: str, status: int, message: str) -> Answer:
         """An error as this service writes it."""
+
+
+A = TypeVar("A", bound=Application)
 
 
 class Web(Service):
@@ -108,6 +111,11 @@ class FakeWeb:
         self.clear_faults()
         self._server.refuse()
         self._server.reserved.close()
+
+    def serve(self, around: Callable[[Application], A]) -> A:
+        """Have the application behind another one; that."""
+        self._service.application = found = around(self._service.application)
+        return found
 
     def environ(self) -> dict[str, str]:
         """Environment variables that send boto3's S3 to it."""

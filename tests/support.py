@@ -112,7 +112,8 @@ class Rebuilt:
         for data, attributes in bodies:
             for item in decode(data, dict(attributes)):
                 self.duplicates += item.seq in found
-                found.setdefault(item.seq, item)
+                if isinstance(found.setdefault(item.seq, item), Event) and isinstance(item, Record):
+                    found[item.seq] = item  # a record beats the gap event in its place
         self.items = [found[seq] for seq in sorted(found)]
         self.events = [item for item in self.items if isinstance(item, Event)]
         self.records = [item for item in self.items if isinstance(item, Record)]

@@ -77,6 +77,14 @@ def test_a_post_is_stored_and_posting_it_again_is_not(store: LocalSender, tmp_pa
     assert (row.data, row.attributes["run"], row.attributes["seq"]) == (GOOD, "RUN", "0-9")
 
 
+def test_a_gap_event_does_not_keep_its_records_out(store: LocalSender, tmp_path: Path) -> None:
+    """The same range, and something else in it: both are stored, once each."""
+    gap = Encoder("RUN", "host").event(b'{"event":"gap","from":0,"to":9,"message":"m","reason":"r"}', 0, 0)
+    for data in (gap, GOOD, gap, GOOD):
+        assert ask(Collector(store), data)[0] == 200
+    assert [row.data for row in stored(tmp_path / "store.db")] == [gap, GOOD]
+
+
 def test_records_of_several_runs_are_stored_apart(store: LocalSender, tmp_path: Path) -> None:
     """A row for each run, and for each stretch without a hole; a gap event covers what it says."""
     gap = Encoder("A", "host").event(b'{"event":"gap","from":12,"to":20,"message":"m","reason":"r"}', 0, 12)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 import targets
-from support import Rebuilt, Sqstee, python
+from fake_web import Answer, Application, Asked, FakeWeb
+from support import Rebuilt, Sqstee, children, python, running, wait_for
 
 NOISY = python(r"""
 import os
@@ -63,3 +68,50 @@ def test_the_same_records_everywhere(by_way: dict[str, Rebuilt]) -> None:
     assert len(by_way["local none"].records) == 2041
     for way, got in by_way.items():
         assert (_shape(got), got.duplicates) == (expected, 0), way
+
+
+class Picky:
+    """Refuses a line, takes the gap event in its place, and does not answer that; well again when `go_on` is set."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.refusal = application.refusal
+        self.took_gap = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, asked: Asked) -> Answer:
+        """Carry a request out."""
+        if b"poisonous" in asked.body and not self.go_on.is_set():
+            return self.refusal("InvalidParameterValue", 422, "no")
+        answer = self._application(asked)
+        if b'"event":"gap"' in asked.body and not self.go_on.is_set():
+            self.took_gap.set()
+            self.go_on.wait(60)
+        return answer
+
+
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_a_gap_event_does_not_stand_for_its_records(sqstee: Sqstee, tmp_path: Path, kind: str) -> None:
+    """Killed before its answer came: the record was put aside nowhere, is sent again, and must not count as there."""
+    code = python("import sys\nfor n in range(9): print('poisonous' if n == 5 else n, flush=True)\nsys.stdin.read()")
+    with targets.target(kind, tmp_path) as target:
+        assert isinstance(target.server, FakeWeb)
+        picky = target.server.serve(Picky)
+        environ = sqstee.environ | target.environ
+        words = sqstee.words("--to", target.to, "--linger", "0", "--", *code)
+        with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
+            assert picky.took_gap.wait(30)
+            for pid in (*children(wrapper.pid), wrapper.pid):
+                os.kill(pid, signal.SIGKILL)
+        picky.go_on.set()
+        wait_for(lambda: target.active == 0, "end of the held answer")
+        assert sqstee.run("flush", environ=target.environ).returncode == 0
+        bodies = target.bodies()
+        read = "s3://bkt/logs" if kind == "s3" else f"local:{tmp_path}/collected.db"
+        shown = sqstee.run("tail", read, "--no-follow", "-o", "raw", "--stream", "stdout", environ=target.environ)
+    assert any(b'"event":"gap"' in data for data, _ in bodies if isinstance(data, bytes))
+    got = Rebuilt(bodies)
+    got.assert_whole()
+    assert got.stdout == b"0\n1\n2\n3\n4\npoisonous\n6\n7\n8\n"
+    assert b"poisonous\n" in shown.stdout
+    assert not (sqstee.spool / "quarantine").exists()

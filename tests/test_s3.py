@@ -214,6 +214,20 @@ def test_shards_divide_the_work(client: S3Server) -> None:
     assert [half.stat().visible for half in halves] == [len(half) for half in found]
 
 
+def test_a_gap_event_and_its_records_are_both_given(client: S3Server) -> None:
+    """Whichever comes first, and once each: readers let the record win."""
+    payload = b'{"event":"gap","message":"m","from":3,"to":3,"reason":"r"}'
+    gap = Body(Encoder("RUN", "host").event(payload, 0, 3), "RUN", "host", 3, 3)
+    sender, follower = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"))
+    sender.send([gap, gap, body("RUN", 0, 2)])
+    assert seqs(follower.receive(10, 0)) == [("RUN", 0), ("RUN", 1), ("RUN", 2), ("RUN", 3)]
+    sender.send([body("RUN", 3, 3), gap, gap.compressed()])
+    (record,) = follower.receive(10, 0)
+    assert record.data == body("RUN", 3, 3).data
+    assert follower.receive(10, 0) == []
+    assert len(client.names()) == 3
+
+
 def test_verbs_read_their_shards(sqstee: Sqstee, client: S3Server) -> None:
     """tail, stat and drain see what lies in their part of the bucket; two drains with half of it each see all."""
     bodies = [body(f"RUN{run}", 0, 4) for run in range(12)]

@@ -133,6 +133,17 @@ def sends(server: FakeSqs) -> list[Send]:
     return [Send(request.payload) for request in server.requests("SendMessageBatch")]
 
 
+def test_a_gap_event_has_a_deduplication_id_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """So that the record in whose place it was sent can still come, within the five minutes."""
+    fake_sqs.create_queue("q.fifo", FifoQueue="true")
+    fault = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}
+    fake_sqs.faults(failed_entries=[fault])
+    sqstee.run("--to", "q.fifo", "--", "sh", "-c", "echo a; echo poisonous; echo b", environ=fake_sqs.environ())
+    ids = {message.dedup_id for message in fake_sqs.sent("q.fifo") if '"event":"gap"' in message.body}
+    (message,) = [message for message in fake_sqs.sent("q.fifo") if '"event":"gap"' in message.body]
+    assert ids == {f"{message.group}:{message.attributes['seq']}:gap"}
+
+
 def test_a_fifo_queue_gets_group_and_deduplication_ids(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """Group = run, deduplication id = run:first-last."""
     fake_sqs.create_queue("q.fifo", FifoQueue="true")

@@ -16,9 +16,9 @@ _BUSY_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
 _INSERT = f"""
-INSERT INTO body {_ROW} SELECT * FROM
+INSERT INTO body {_ROW} SELECT time, run, first, last, encoding, data FROM
 (SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data) AS new WHERE new.run = '' OR NOT EXISTS
-(SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last)
+(SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last AND body.data = new.data)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
 FULL = "Full"  # the code of the refusal of a store that keeps what it has
@@ -56,7 +56,7 @@ _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 
 
 class LocalSender(Batches):
-    """Appends bodies, but no range of a run that is there already.
+    """Appends bodies, but none that is there already: a gap event does not stand for the records in its range.
 
     Above `limit` bytes the oldest rows go, never what was just stored; a store that `keeps` takes nothing more instead,
     until somebody has consumed rows (but always one request into an empty one). With `durable` what `send` has taken

@@ -22,7 +22,7 @@ POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 SIZE_ATTRIBUTE = "ExtendedPayloadSize"
 _LEGACY = ("com.amazon.sqs.javamessaging.MessageS3Pointer", "SQSLargePayloadSize")
 # What these libraries and we name such objects: nothing else is deleted on the word of a message.
-_OURS = r"[0-9a-f]{2}/[^/]+/[0-9]{12}-[0-9]{12}\.ndjson"
+_OURS = r"[0-9a-f]{2}/[^/]+/[0-9]{12}-[0-9]{12}(?:-gap)?\.ndjson"
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _PAYLOAD_KEY = re.compile(rf"(?:.*/)?(?:{_OURS}|{_UUID})")
 
@@ -87,13 +87,19 @@ class Payloads:
 class _PointerBody(Body):
     """A pointer in the place of a body: the same run and range, the attribute with the real size."""
 
-    __slots__ = ("_payload_size",)
+    __slots__ = ("_payload_is_gap", "_payload_size")
 
     def __init__(self, body: Body, pointer: Pointer) -> None:
         where = {"s3BucketName": pointer.bucket, "s3Key": pointer.key}
         data = json.dumps([POINTER_CLASS, where], separators=(",", ":")).encode()
         super().__init__(data, body.run, body.host, body.first, body.last)
         self._payload_size = len(body.data)
+        self._payload_is_gap = body.is_gap
+
+    @property
+    def is_gap(self) -> bool:
+        """As of the body."""
+        return self._payload_is_gap
 
     @property
     def attributes(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Amazon S3 as a queue: one object a body, found by listing, through boto3.
 
 A key is `prefix/<shard>/<run>/<first>-<last>.ndjson`, or `.ndjson.gz`: the numbers have 12 digits, so that a listing is
-in the run's order; the shard is the first two hex digits of the run's SHA-256, so that consumers can divide the work.
+in the run's order; the shard is the first two hex digits of the run's SHA-256, so that consumers can divide the work. A
+gap event by itself is `<first>-<last>-gap.ndjson`: it does not stand for the records of its range.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from sqstee.transports.destination import Destination
 from sqstee.transports.sqs import READ_SECONDS, build_client, refusal_of
 
 ALL_SHARDS = "00-ff"
-_KEY = re.compile(r"(?P<shard>[0-9a-f]{2})/(?P<run>[^/]+)/(?P<first>\d{12})-(?P<last>\d{12})\.ndjson(?P<gz>\.gz)?")
+_KEY = re.compile(
+    r"(?P<shard>[0-9a-f]{2})/(?P<run>[^/]+)/(?P<first>\d{12})-(?P<last>\d{12})(?P<gap>-gap)?\.ndjson(?P<gz>\.gz)?"
+)
 _RECEIVED_BYTES = 16 * 1024 * 1024  # of one `receive`, as far as listings tell
 _LOOK_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
 _LOOK_AGAIN_MOST_SECONDS = 10.0
@@ -49,8 +52,8 @@ def shard(run: str) -> str:
 
 def key_of(prefix: str, body: Body) -> str:
     """The key of a body's object; `prefix` is empty or ends in a slash."""
-    suffix = ".gz" if body.encoding else ""
-    return f"{prefix}{shard(body.run)}/{body.run}/{body.first:012d}-{body.last:012d}.ndjson{suffix}"
+    gap, suffix = "-gap" if body.is_gap else "", ".gz" if body.encoding else ""
+    return f"{prefix}{shard(body.run)}/{body.run}/{body.first:012d}-{body.last:012d}{gap}.ndjson{suffix}"
 
 
 def shard_range(text: str) -> tuple[str, str]:
@@ -161,13 +164,14 @@ class S3Sender(Objects):
 
 
 class Found:
-    """An object in a listing."""
+    """An object in a listing; `series` tells its run's records and gap events apart."""
 
-    __slots__ = ("compressed", "first", "key", "last", "modified", "run", "size")
+    __slots__ = ("compressed", "first", "key", "last", "modified", "run", "series", "size")
 
     def __init__(self, key: str, parts: re.Match[str], size: int, modified: datetime) -> None:
         self.key = key
         self.run = parts["run"]
+        self.series = _series(parts)
         self.first = int(parts["first"])
         self.last = int(parts["last"])
         self.compressed = bool(parts["gz"])
@@ -176,7 +180,7 @@ class Found:
 
 
 class Seen:
-    """The ranges of each run that were given out. Memory follows the holes in them, not their number."""
+    """The ranges of each series that were given out. Memory follows the holes in them, not their number."""
 
     def __init__(self) -> None:
         self._runs: dict[str, list[list[int]]] = {}  # of each run [first, last], apart from each other, in order
@@ -291,7 +295,7 @@ class S3Receiver:
             for message in messages:
                 parts = _KEY.fullmatch(message.handle, len(self._bucket.prefix))
                 if parts:
-                    self._seen.remove(parts["run"], int(parts["first"]), int(parts["last"]))
+                    self._seen.remove(_series(parts), int(parts["first"]), int(parts["last"]))
 
     def stat(self) -> QueueState:
         """Objects, bytes and the age of the oldest one, by listing all of them."""
@@ -357,13 +361,17 @@ class S3Receiver:
     def _note(self, page: list[Found]) -> bool:
         """Remember what is new in a page, and whether there is anything."""
         with self._lock:
-            fresh = [one for one in page if not self._seen.covers(one.run, one.first, one.last)]
+            fresh = [one for one in page if not self._seen.covers(one.series, one.first, one.last)]
             for one in fresh:
-                self._seen.add(one.run, one.first, one.last)
+                self._seen.add(one.series, one.first, one.last)
             self._pending.extend(fresh)
-            if page and not fresh:
-                self._listing.skip(page[-1], self._seen.end(page[-1].run, page[-1].first))
+            if page and not fresh and page[-1].series == page[-1].run:
+                self._listing.skip(page[-1], self._seen.end(page[-1].series, page[-1].first))
         return bool(fresh)
+
+
+def _series(parts: re.Match[str]) -> str:
+    return parts["run"] + (parts["gap"] or "")
 
 
 def _message(found: Found, data: bytes) -> Message:

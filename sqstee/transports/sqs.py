@@ -297,7 +297,7 @@ def _entry_rest(body: Body, fifo: bool, group: str) -> bytes:
     rest = b'"MessageAttributes": {%s}' % attributes
     if fifo:
         run = body.run.encode()
-        span = f"{body.first}-{body.last}".encode()
+        span = f"{body.first}-{body.last}{':gap' if body.is_gap else ''}".encode()
         rest += b', "MessageDeduplicationId": "%s:%s", "MessageGroupId": "%s"' % (run, span, run)
     elif group:
         rest += b', "MessageGroupId": "%s"' % _escaped(group.encode())
