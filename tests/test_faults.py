@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fault
 
 CHUNK_BYTES = 65536
 MANY_REQUESTS = ("--linger", "0.1s", "--message-bytes", "16K")
-SHARE = {"sqs": 1, "http": 6, "s3": 8, "fallback": 8}  # a part of the steps and kills, so that a gate can wait
+SHARE = {"sqs": 1, "http": 8, "s3": 10, "fallback": 10}  # a part of the steps and kills, so that a gate can wait
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_each_fault_alone(sqstee: Sqstee, target: Target, runs: list[Run], name:
     run = Run(sqstee, target, 0)
     runs.append(run)
     for fd in (1, 2, 1):
-        run.write(fd, 3000, 100)
+        run.write(fd, 1000, 100)
     if name not in targets.UNCOUNTED:
         while not target.struck:
             run.write(1, 10, 100)

@@ -17,8 +17,11 @@ _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
 _INSERT = f"""
 INSERT INTO body {_ROW} SELECT time, run, first, last, encoding, data FROM
-(SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data) AS new WHERE new.run = '' OR NOT EXISTS
-(SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last AND body.data = new.data)
+(SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data, ? AS is_gap) AS new
+WHERE new.run = '' OR NOT EXISTS (
+    SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last
+    AND (body.data = new.data OR NOT (new.is_gap OR instr(body.data, CAST('"event":"gap"' AS BLOB))))
+)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
 FULL = "Full"  # the code of the refusal of a store that keeps what it has
@@ -56,7 +59,7 @@ _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 
 
 class LocalSender(Batches):
-    """Appends bodies, but none that is there already: a gap event does not stand for the records in its range.
+    """Appends bodies, but no range of a run that is there already; a gap event does not stand for its records.
 
     Above `limit` bytes the oldest rows go, never what was just stored; a store that `keeps` takes nothing more instead,
     until somebody has consumed rows (but always one request into an empty one). With `durable` what `send` has taken
@@ -95,7 +98,7 @@ class LocalSender(Batches):
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Store the bodies in one transaction."""
         now = time.time()
-        rows = [(now, body.run, body.first, body.last, body.encoding, body.data) for body in bodies]
+        rows = [(now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap) for body in bodies]
         with _gate:
             try:
                 self._store(self._connect(), rows)
@@ -109,7 +112,7 @@ class LocalSender(Batches):
             self._connection.close()
             self._connection = None
 
-    def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, int, int, str, bytes]]) -> None:
+    def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, int, int, str, bytes, bool]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
