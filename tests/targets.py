@@ -168,23 +168,23 @@ class _Bucket(Target):
 
 
 @contextmanager
-def target(kind: str, folder: Path, latency_ms: float = 0.0) -> Iterator[Target]:
+def target(kind: str, folder: Path) -> Iterator[Target]:
     """A destination of one kind; `folder` is its own."""
     if kind in ("sqs", "fallback"):
-        with FakeSqs("q", latency_ms=latency_ms) as queue:
+        with FakeSqs("q") as queue:
             found = (_Queue if kind == "sqs" else _Fallback)(kind, "q", queue, queue.environ())
             found.second = folder / "second.db"
             yield found
     elif kind == "s3":
         s3 = FakeS3("bkt")
-        with FakeWeb(s3, latency_ms) as web:
+        with FakeWeb(s3) as web:
             bucket = _Bucket(kind, "s3://bkt/logs", web, web.environ())
             bucket.s3 = s3
             yield bucket
     else:
         path = folder / "collected.db"
         store = open_store(f"local:{path}", "", 1 << 30)
-        with FakeWeb(Wsgi(Collector(store, [TOKEN])), latency_ms) as web:
+        with FakeWeb(Wsgi(Collector(store, [TOKEN]))) as web:
             collector = _Collector(kind, f"{web.url}/", web, {"SQSTEE_TOKEN": TOKEN})
             collector.store = path
             yield collector

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -198,7 +199,9 @@ def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     (mine,) = folder.iterdir()
     whole = mine.read_bytes()
     pair = mine.name.partition("-")[0]
-    torn = b"\n" + whole + whole.replace(b"3", b"1") + b"{}\n\0\xff" + whole[:-5]
+    mad = (b'{"run":"R","host":5,"from":0,"to":1}', b'{"run":"R","host":"h","from":9,"to":1}', b"[]", b"{", b"[" * 9999)
+    torn = b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in mad)
+    torn += whole + whole.replace(b"3", b"1") + b"{}\n\0\xff" + whole[:-5]
     (folder / f"{pair}-torn").write_bytes(torn)
     (folder / "other-old").write_bytes(whole)
     os.utime(folder / "other-old", (0, 0))

@@ -21,7 +21,9 @@ from typing import Any
 from sqstee.record import Body
 
 FOLDER = ".owed"
-_MOST_BYTES = 4 * 1024 * 1024  # of what is taken over from one process
+_MOST_BYTES = 1024 * 1024  # of what is taken over from one process
+_MOST_RANGES = 8192  # the oldest of more are forgotten
+_LOOKED_AT = 1024  # of the latest ranges, for the one that goes on: more than there are runs at a time
 _MOST_AGE_SECONDS = 14 * 86400.0  # Amazon SQS: the longest retention; who would read it has no other lines of then
 _ADOPT_SECONDS = 60.0
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -70,11 +72,12 @@ class Owed:
             self._save()
 
     def _join(self, run: str, host: str, first: int, last: int) -> None:
-        for before in self._ranges:
+        for before in self._ranges[-_LOOKED_AT:]:
             if before.run == run and before.first <= first <= before.last + 1:
                 before.last = max(before.last, last)
                 return
         self._ranges.append(Body(b"", run, host, first, last))
+        del self._ranges[:-_MOST_RANGES]
 
     def _save(self) -> None:
         """One write over the whole, the rest blank; no file where nothing is owed."""
@@ -158,9 +161,8 @@ class Owed:
             old = time.time() - os.fstat(file).st_mtime > _MOST_AGE_SECONDS
             ours = name.startswith(f"{self._key}-")
             if ours and not old:
-                for debt in _objects(os.read(file, _MOST_BYTES)):
-                    if "run" in debt:
-                        self._join(debt["run"], debt["host"], debt["from"], debt["to"])
+                for debt in _debts(os.read(file, _MOST_BYTES)):
+                    self._join(*debt)
                 self._save()
             if ours or old:
                 os.unlink(name, dir_fd=folder)
@@ -183,6 +185,15 @@ def pairs(root: str) -> list[dict[str, str]]:
     return list(found.values())
 
 
+def _debts(data: bytes) -> Iterator[tuple[str, str, int, int]]:
+    """Run, host, first and last of each line that is a range: to an agent for all users it is somebody else's word."""
+    for fields in _objects(data):
+        run, host, first, last = (fields.get(name) for name in ("run", "host", "from", "to"))
+        words = isinstance(run, str) and isinstance(host, str) and run
+        if words and isinstance(first, int) and isinstance(last, int) and 0 <= first <= last:
+            yield str(run), str(host), first, last
+
+
 def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
@@ -201,4 +212,9 @@ def _objects(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         crc, _, fields = line.partition(b" ")
         if crc == b"%08x" % zlib.crc32(fields):
-            yield json.loads(fields)
+            try:
+                found = json.loads(fields)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                yield found
