@@ -218,7 +218,8 @@ def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, t
     environ = sqstee.environ | fake_sqs.environ()
     with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
         wait_for(lambda: path.exists() and len(sqstee.local(path).records) == 500, "lines")
-        wait_for(lambda: list((sqstee.spool / ".owed").glob("*-*")), "debt")
+        owed = sqstee.spool / ".owed"
+        wait_for(lambda: any(b'"to": 500}' in path.read_bytes() for path in owed.glob("*-*")), "debt")
         for pid in (*children(wrapper.pid), wrapper.pid):
             os.kill(pid, signal.SIGKILL)
     fake_sqs.create_queue("late")
