@@ -1,4 +1,4 @@
-"""The verbs' command line: typer's tree, and the one place where their errors are printed."""
+"""The verbs' command line, and the one place where their errors are printed."""
 
 from __future__ import annotations
 
@@ -7,40 +7,8 @@ import sys
 
 import typer
 
-from sqstee.cli import agent, check, demo, drain, flush, measure, serve, stat, tail, top, wrap
+from sqstee.cli.tree import app
 from sqstee.errors import EXIT_INTERRUPTED, SqsteeError
-
-app = typer.Typer(
-    name="sqstee",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
-app.command("tail")(tail.tail)
-app.command("drain")(drain.drain)
-app.command("top")(top.top)
-app.command("stat")(stat.stat)
-app.command("check")(check.check)
-app.command("flush")(flush.flush)
-app.command("agent")(agent.agent)
-app.command("measure")(measure.measure)
-app.command("serve")(serve.serve)
-app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: bool = typer.Option(False, "--version", help="Show the version."),
-    verbose: bool = typer.Option(False, "--verbose", help="With --version: what a bug report should say."),
-) -> None:
-    if version:
-        from sqstee.cli.version import lines
-
-        for line in lines(verbose):
-            typer.echo(line)
-        raise typer.Exit
 
 
 def _help(word: str) -> int:

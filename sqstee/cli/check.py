@@ -88,7 +88,8 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
 
 def _looked_at(destination: Destination) -> Step:
     from sqstee.cli.reading import local_path
-    from sqstee.transports.base import TransportError, open_receiver
+    from sqstee.transports.base import TransportError
+    from sqstee.transports.opening import open_receiver
     from sqstee.transports.sqs_probe import FAILED, OK, Step
 
     try:

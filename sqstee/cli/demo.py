@@ -116,8 +116,8 @@ class Receiving(threading.Thread):
     def _receive(self) -> None:
         from sqstee.read.order import Emit, Order
         from sqstee.read.receive import Item, blocks
-        from sqstee.transports.base import open_receiver
         from sqstee.transports.destination import parse
+        from sqstee.transports.opening import open_receiver
 
         receiver = open_receiver(parse(self._url), "")
         order: Order[Item] = Order(from_start=True, window=_SETTLE_SECONDS)

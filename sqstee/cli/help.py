@@ -85,7 +85,7 @@ def verbs() -> list[Verb]:
     """All verbs, in the order of the help."""
     import typer.main
 
-    from sqstee.cli.app import app
+    from sqstee.cli.tree import app
 
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group's own
     found = [_verb(name, command) for name, command in commands.items() if not command.hidden]

@@ -72,7 +72,7 @@ def opened(
     shards: str = "",
 ) -> Places:
     """Open destinations for a verb that has --consume and --peek; raises SqsteeError where neither is chosen."""
-    from sqstee.transports.base import open_receiver
+    from sqstee.transports.opening import open_receiver
 
     found = destinations(texts)
     check_shards(shards, found)

@@ -76,7 +76,8 @@ class _Look:
     def __init__(self, destination: Destination, cloudwatch: bool, shards: str) -> None:
         from sqstee.cli.reading import local_path
         from sqstee.read.gauge import Gauge
-        from sqstee.transports.base import TransportError, open_receiver
+        from sqstee.transports.base import TransportError
+        from sqstee.transports.opening import open_receiver
 
         self.destination = destination
         self.gauge: Gauge = Gauge()
@@ -114,8 +115,9 @@ class _Look:
         self.metrics = metrics(self.destination)
 
     def _look_at_dead(self, arn: str) -> None:
-        from sqstee.transports.base import TransportError, open_receiver
+        from sqstee.transports.base import TransportError
         from sqstee.transports.destination import parse
+        from sqstee.transports.opening import open_receiver
 
         try:
             if self._dead is None:

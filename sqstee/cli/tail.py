@@ -142,8 +142,8 @@ def _rest(text: str) -> Rest:
     """A destination where the text is one (also a queue's name), else a file."""
     from sqstee.cli.reading import local_path
     from sqstee.read.rest import FileRest, SenderRest
-    from sqstee.transports.base import open_sender
     from sqstee.transports.destination import parse
+    from sqstee.transports.opening import open_sender
 
     try:
         destination = parse(text)

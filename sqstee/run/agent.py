@@ -21,8 +21,9 @@ from sqstee.run.group import Group, Manner
 from sqstee.run.presence import Presence
 from sqstee.run.replay import segments
 from sqstee.run.spool import lock
-from sqstee.transports.base import Sender, TransportError, open_sender
+from sqstee.transports.base import Sender, TransportError
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+from sqstee.transports.opening import open_sender
 
 LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
 _CLOSELY = 5  # every so many looks: whether the front lives, and a segment was begun early

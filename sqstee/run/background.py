@@ -13,9 +13,9 @@ from sqstee.run.child import end_command
 from sqstee.run.flood import Flood
 from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
-from sqstee.transports.base import open_sender
 from sqstee.transports.destination import Destination
 from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.opening import open_sender
 
 _NICENESS = 15  # where shipper and command compete for the cores the command wins
 _FREE_SECONDS = 1.0

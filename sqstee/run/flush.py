@@ -15,9 +15,9 @@ from sqstee.run.senders import IN_FLIGHT
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
-from sqstee.transports.base import open_sender
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
 from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.opening import open_sender
 from sqstee.transports.owed import pairs
 
 ULID_LENGTH = 26

@@ -22,8 +22,8 @@ from sqstee.run.room import SEGMENT_SUFFIX
 from sqstee.run.senders import THREADS
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE, WAKE
-from sqstee.transports.base import load, open_sender
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+from sqstee.transports.opening import load, open_sender
 
 if TYPE_CHECKING:
     from sqstee.run.redact import Masker

@@ -1,0 +1,39 @@
+"""Typer's tree of the verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from sqstee.cli import agent, check, demo, drain, flush, measure, serve, stat, tail, top, wrap
+
+app = typer.Typer(
+    name="sqstee",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
+app.command("tail")(tail.tail)
+app.command("drain")(drain.drain)
+app.command("top")(top.top)
+app.command("stat")(stat.stat)
+app.command("check")(check.check)
+app.command("flush")(flush.flush)
+app.command("agent")(agent.agent)
+app.command("measure")(measure.measure)
+app.command("serve")(serve.serve)
+app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version."),
+    verbose: bool = typer.Option(False, "--verbose", help="With --version: what a bug report should say."),
+) -> None:
+    if version:
+        from sqstee.cli.version import lines
+
+        for line in lines(verbose):
+            typer.echo(line)
+        raise typer.Exit
