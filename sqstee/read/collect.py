@@ -158,6 +158,8 @@ class Collector:
             if not receiver.follows:
                 self._returns.release(receiver, messages)
         self._returns.close()
+        for receiver in self._receivers:
+            receiver.close()
         if self._left and not (self._failure or self._pump.failure):
             self._remark(f"{len(self._left)} messages are left in the queue: their bodies in S3 could not be read")
         if self._returns.failed:

@@ -278,6 +278,8 @@ class Follower:
                 latest = {message.id or message.handle: message for message in messages}
                 self.returns.release(receiver, list(latest.values()))
         self.returns.close()
+        for receiver in self._receivers:
+            receiver.close()
         self._say()
         if self.returns.failed:
             many = f"{self.returns.failed} message{'s' if self.returns.failed > 1 else ''}"
