@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from collecting import collecting, stored
 from fake_sqs import FakeSqs
 from receiving import in_flight, lines_of, put
 from support import Sqstee
@@ -153,3 +154,33 @@ def test_a_profile_or_an_endpoint_that_is_none(sqstee: Sqstee, fake_sqs: FakeSqs
         assert found.returncode == 1
         assert re.search(rb"^failed  " + step + rb": .+\n +\S+ .+", found.stdout, re.MULTILINE), found.stdout
         assert b"Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "said"),
+    [
+        ("secret", "ok", "takes posts with this token"),
+        ("other", "failed", "one of the collector's tokens"),
+        ("", "failed", "one of the collector's tokens"),
+    ],
+)
+def test_a_collector_and_its_token(sqstee: Sqstee, tmp_path: Path, given: str, state: str, said: str) -> None:
+    """An empty post tells whether it is there and takes the token; nothing is stored."""
+    store = tmp_path / "store.db"
+    with collecting(store, environ={"SQSTEE_TOKEN": "secret"}) as (_, url):
+        found = sqstee.run("check", url, "-o", "json", environ={"SQSTEE_TOKEN": given} if given else {})
+    steps = {step["name"]: step for step in map(json.loads, found.stdout.splitlines())}
+    assert (found.returncode, steps["collector"]["state"]) == (int(state == "failed"), state)
+    assert said in steps["collector"]["text"] + steps["collector"]["advice"]
+    assert stored(store) == []
+
+
+def test_a_collector_that_is_not_there(sqstee: Sqstee) -> None:
+    """Nobody listens: one line, and what to look at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        found = sqstee.run("check", f"http://127.0.0.1:{taken.getsockname()[1]}/")
+    assert found.returncode == 1
+    assert b"failed  collector: Network: " in found.stdout
+    assert b"check host and port" in found.stdout
+    assert found.stderr == b""

@@ -136,7 +136,7 @@ def heal(sqstee: Sqstee, target: Target, runs: list[Run]) -> None:
         wait_for(run.is_over, f"end of {run}", 30)
     wait_for(lambda: target.active == 0, "end of old requests")
     found = sqstee.run("flush", environ=target.environ)
-    assert (found.returncode, found.stderr) == (0, b""), found.stdout
+    assert (found.returncode, found.stderr) == (0, b""), (found.stdout, found.stderr)
     assert [name for name in sqstee.waiting_runs() if name != "quarantine"] == []
 
 

@@ -50,7 +50,7 @@ def check(
 def _steps(
     destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
 ) -> Iterator[Step]:
-    from sqstee.transports.sqs_probe import FAILED, ROLES, WARNING, Probe, Step
+    from sqstee.transports.sqs_probe import FAILED, ROLES, Probe
 
     yield from _configuration(destination, given)
     if destination.kind == "sqs":
@@ -63,8 +63,7 @@ def _steps(
         if round_trip and reached:
             yield probe.round_trip()
     elif destination.kind == "http":
-        advice = f"sqstee --to {destination.text} -- true"
-        yield Step("collector", WARNING, "is not tried: a post would be stored", advice)
+        yield _posted_to(destination, settings.token_file)
     else:
         yield _looked_at(destination)
     yield from _spool(destination, settings, spool)
@@ -102,6 +101,34 @@ def _looked_at(destination: Destination) -> Step:
         return Step("contents", FAILED, str(error), advice[destination.kind])
     where = destination.text if destination.kind == "s3" else destination.name or local_path()
     return Step("contents", OK, f"{state.visible:,} bodies in {where}")
+
+
+def _posted_to(destination: Destination, token_file: str) -> Step:
+    """An empty post: a collector refuses it for that, once it has accepted the token, and nothing is stored."""
+    from sqstee.record import Body
+    from sqstee.transports.base import TransportError
+    from sqstee.transports.http import HttpSender
+    from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
+
+    sender = HttpSender(destination, token_file)
+    try:
+        sender.send([Body(b"", "", "", 0, 0)])
+    except TransportError as error:
+        if error.code not in ("Http400", "Http422"):
+            advice = {
+                "Configuration": "name a readable file with --token-file, or leave it out",
+                "Http401": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
+                "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
+                "Http404": "check the path behind the host",
+                "Certificate": "name the authority's file in SSL_CERT_FILE",
+            }
+            state = WARNING if error.code in ("Http429", "Http503") else FAILED
+            busy = "it is there: what is refused now waits in the spool"
+            reach = "check host and port, and that the collector runs there"
+            return Step("collector", state, str(error), advice.get(error.code, busy if state == WARNING else reach))
+    finally:
+        sender.close()
+    return Step("collector", OK, f"{destination.text} takes posts{' with this token' if sender.authorized else ''}")
 
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:

@@ -72,6 +72,11 @@ class HttpSender(Batches):
         """Close this thread's connection; the others' end with their threads."""
         self._drop()
 
+    @property
+    def authorized(self) -> bool:
+        """Whether a token is sent along."""
+        return bool(self._authorization)
+
     def _read_token(self) -> str:
         try:
             found = tokens(self._token_file)
