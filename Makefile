@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/sqstee demo
 
+# Compiled first: the tests start some thousand processes, which may not be allowed to keep what they compile.
 test: $(VENV)/.test
+	$(BIN)/python -m compileall -q sqstee tests
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 # The machine should have nothing else to do meanwhile: what it prints is in tests/bench/RESULTS.md.
