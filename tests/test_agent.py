@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -288,6 +289,44 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
     finally:
         for fd in (wake, waking, report, reporting):
             os.close(fd)
+
+
+@pytest.mark.parametrize(("lives", "least", "most"), [(True, 30.0, 60.0), (False, 5.0, 10.0)])
+def test_a_run_that_nobody_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool, least: float, most: float
+) -> None:
+    """It ships itself: soon where the agent has died, and after some time where it lives and does not come to it."""
+    folder = tmp_path / "RUN"
+    folder.mkdir()
+    wake, front = os.pipe()
+    now = time.monotonic()
+    start, until = now, now + 2 * most
+    shipped: list[float] = []
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.5
+        if now > until:
+            os.close(front)  # it never ships: the front's death ends this
+        return now
+
+    monkeypatch.setattr("sqstee.run.standby.time.monotonic", clock)
+    monkeypatch.setattr("sqstee.run.standby._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sqstee.run.standby.os.nice", lambda by: 0)
+    StandBy(
+        str(folder),
+        wake,
+        wake,
+        serves=lambda: lives,
+        orphaned=lambda: None,
+        ship=lambda woken_by: shipped.append(now - start),
+        flush_timeout=0.0,
+    ).run()
+    monkeypatch.undo()
+    assert len(shipped) == 1
+    assert least <= shipped[0] <= most + 5
+    os.close(wake)
+    os.close(front)
 
 
 def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:

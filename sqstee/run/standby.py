@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _NICENESS = 15
 _LOOK_SECONDS = 2.0
 _UNATTENDED_SECONDS = 5.0  # for how long nobody may ship before it is done here, and as much again at most by chance
+_LIVING_FACTOR = 6  # an agent that lives may have hundreds of runs to open first: to load boto3 in each helps nobody
 _LAST_SIGNAL = 64
 _PATIENT_LOOK_SECONDS = 0.02
 
@@ -96,11 +97,15 @@ class StandBy:
         if shipping is None:
             self._free_since = None
             return None
-        if self._free_since is not None and now - self._free_since >= self._unattended:
+        if self._free_since is not None and now - self._free_since >= self._patience_with_agent():
             return shipping
         self._free_since = self._free_since or now
         os.close(shipping)
         return None
+
+    def _patience_with_agent(self) -> float:
+        """For how many seconds nobody may ship this run."""
+        return self._unattended * (_LIVING_FACTOR if self._serves() else 1)
 
     def _lock(self) -> int | None:
         try:

@@ -27,7 +27,7 @@ RESULTS = FOLDER / "RESULTS.md"
 BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "startup.py": ([], ["10"]),
     "wrapping.py": ([], ["1", "50", "20000"]),
-    "shipping.py": (["1000000"], ["20000", "20"]),
+    "shipping.py": (["5000000"], ["20000", "20"]),
     "ways.py": (["1000000", "20"], ["20000", "2"]),
     "growth.py": ([], ["1000", "10000", "100000"]),
     "nodes.py": (["1", "8", "64", "256"], ["--seconds", "2", "1", "4"]),
