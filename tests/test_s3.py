@@ -96,7 +96,7 @@ def test_a_trickle_is_rolled_by_time(sqstee: Sqstee, s3: S3Server) -> None:
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError", "ExpiredToken"])
 def test_passing_trouble_loses_and_doubles_nothing(sqstee: Sqstee, s3: S3Server, code: str, done: bool) -> None:
     """A PUT that failed is repeated under its key; where it had been carried out it is there already."""
-    s3.faults.extend([(code, done)] * 2)
+    s3.faults.extend([(code, done)] * (1 if code == "ExpiredToken" else 2))  # the new session is in order
     found = sqstee.run("--to", "s3://bkt", "--", *MANY, environ=s3.environ())
     assert (found.returncode, found.stderr) == (0, b"")
     got = s3.rebuilt()

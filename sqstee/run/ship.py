@@ -120,6 +120,7 @@ class Shipper:
             return
         if self._source is None:
             if not self._senders.busy:
+                self._health.trying()
                 self._senders.submit(None)
             return
         self._held_until = self._flood() if self._close_at is None else 0.0
@@ -169,6 +170,7 @@ class Shipper:
 
     def _submit(self, source: Supply, request: Request) -> None:
         source.plan(request.planned)
+        self._health.trying()
         self._senders.submit(request.planned)
 
     def _wait(self, now: float) -> None:
