@@ -284,7 +284,7 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
             patience=patience,
         ).run()
         assert len(asked) > 3
-        answer = Shipment(0, -1, report).answer(str(folder), 7)
+        answer = Shipment(0, -1, report).answer(str(folder), 7, "unsaid")
         assert answer == ((7, 0, None, "") if delivered else (0, 0, None, "another process has not delivered it yet"))
     finally:
         for fd in (wake, waking, report, reporting):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from node import Node
-from support import SCRIPT, children, wait_for
+from support import SCRIPT, children, kill, wait_for
 
 from sqstee.options import Settings
 from sqstee.run.spool import create
@@ -27,8 +27,7 @@ def test_an_agent_that_is_started_late_takes_what_is_there(node: Node) -> None:
         wait_for(lambda: b"killed" in node.sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         command, shipper = sorted(children(process.pid))
-        for pid in (shipper, process.pid, command):
-            os.kill(pid, signal.SIGKILL)
+        kill(shipper, process.pid, command)
     node.server.create_queue("later")
     with node.agent():
         wait_for(node.idle, "delivery")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import targets
 from fake_web import Answer, Application, Asked, FakeWeb
-from support import Rebuilt, Sqstee, children, python, running, wait_for
+from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
 NOISY = python(r"""
 import os
@@ -101,8 +99,7 @@ def test_a_gap_event_does_not_stand_for_its_records(sqstee: Sqstee, tmp_path: Pa
         words = sqstee.words("--to", target.to, "--linger", "0", "--", *code)
         with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
             assert picky.took_gap.wait(30)
-            for pid in (*children(wrapper.pid), wrapper.pid):
-                os.kill(pid, signal.SIGKILL)
+            kill(*children(wrapper.pid), wrapper.pid)
         picky.go_on.set()
         wait_for(lambda: target.active == 0, "end of the held answer")
         assert sqstee.run("flush", environ=target.environ).returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import zlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import targets
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, python, running, wait_for
+from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
 from sqstee.record import Body, Encoder, Event, decode
 from sqstee.transports.base import OPEN, POISON, RETRY, Batches, Failure, TransportError
@@ -220,8 +219,7 @@ def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, t
         wait_for(lambda: path.exists() and len(sqstee.local(path).records) == 500, "lines")
         owed = sqstee.spool / ".owed"
         wait_for(lambda: any(b'"to": 500}' in path.read_bytes() for path in owed.glob("*-*")), "debt")
-        for pid in (*children(wrapper.pid), wrapper.pid):
-            os.kill(pid, signal.SIGKILL)
+        kill(*children(wrapper.pid), wrapper.pid)
     fake_sqs.create_queue("late")
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
     queued = [(message.body, message.attributes) for message in fake_sqs.sent("late")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, running, wait_for
+from support import Rebuilt, Sqstee, children, kill, running, wait_for
 
 from sqstee.run.segments import segment_name
 
@@ -30,8 +30,7 @@ def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
         wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         command, shipper = sorted(children(process.pid))
-        for pid in (shipper, process.pid, command):  # so that nobody sees another's death and tells it
-            os.kill(pid, signal.SIGKILL)
+        kill(shipper, process.pid, command)
     (run,) = sqstee.waiting_runs()
     return run
 

@@ -368,7 +368,8 @@ def test_a_destination_that_takes_no_record_is_at_fault(tmp_path: Path) -> None:
 
 def test_requests_refused_together_are_one_refusal_of_their_credentials(tmp_path: Path) -> None:
     """What was in flight with the old session says nothing about the new one: the run goes on, also at its end."""
-    together, refused = threading.Barrier(2, timeout=20.0), []
+    together = threading.Barrier(2, timeout=20.0)
+    refused: list[Sequence[Body]] = []
 
     def answer(bodies: Sequence[Body]) -> list[Failure]:
         if len(refused) < 2:

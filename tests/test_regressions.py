@@ -371,6 +371,25 @@ def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
         assert errors == b""
 
 
+def test_a_shipper_that_hangs_is_late_not_ended(sqstee: Sqstee) -> None:
+    """It does not end in its time: the reason named our own kill in the place of why."""
+    with running(
+        sqstee.words(*LOCAL, "--flush-timeout", "0.5s", "--", "sh", "-c", "echo $$; read x"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=sqstee.environ,
+    ) as process:
+        assert process.stdout
+        command = int(process.stdout.readline())
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        (shipper,) = [pid for pid in children(process.pid) if pid != command]
+        os.kill(shipper, signal.SIGSTOP)
+        _, errors = process.communicate(b"\n", timeout=20)
+    assert process.returncode == 0
+    assert b"not delivered yet (not done within 0.5 s): kept in " in errors
+
+
 def test_a_full_local_queue_is_passing_trouble(tmp_path: Path) -> None:
     """SQLite rolls back by itself: our own ROLLBACK hid that the disk was full."""
     sender = LocalSender(str(tmp_path / "q.db"), 10**9)

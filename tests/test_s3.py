@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from s3_server import S3Server
-from support import Sqstee, children, python, running, wait_for
+from support import Sqstee, children, kill, python, running, wait_for
 
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder, decode
@@ -177,8 +176,7 @@ def test_a_killed_run_is_shipped_by_flush_without_doubles(sqstee: Sqstee, s3: S3
         env=sqstee.environ | s3.environ(),
     ) as process:
         wait_for(lambda: len(s3.names()) >= 5, "objects")
-        for pid in [process.pid, *children(process.pid)]:
-            os.kill(pid, signal.SIGKILL)
+        kill(process.pid, *children(process.pid))
     wait_for(lambda: sqstee.run("flush", environ=s3.environ()).returncode == 0, "shipped rest")
     got = s3.rebuilt()
     got.assert_whole()

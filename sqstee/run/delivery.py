@@ -139,6 +139,7 @@ class Delivery:
         self._ending = ending
         self._take = take
         self._started = time.monotonic()
+        self._late = f"not done within {seconds:g} s"
         self._cut_short = cut_short
         self._progress = Progress(unfinished)
         self.figures = Figures(writer.lines, writer.bytes, writer.reasons)
@@ -157,12 +158,15 @@ class Delivery:
         shipment = self._shipment
         shipment.close()
         self._wait(_GRACE_SECONDS, lambda: not shipment.pid)
+        unsaid = "the background process was ended"
         if shipment.pid:
+            unsaid = self._late
             self._kill(shipment)
-        acknowledged, figures.quarantined, figures.requests, reason = shipment.answer(writer.folder, writer.next_seq)
+        answer = shipment.answer(writer.folder, writer.next_seq, unsaid)
+        acknowledged, figures.quarantined, figures.requests, reason = answer
         figures.waits(acknowledged, writer.next_seq)
         if not figures.complete:
-            figures.reason = self._cut_short or reason or f"not done within {self._seconds:g} s"
+            figures.reason = self._cut_short or reason or self._late
 
     def watch(self, next_seq: int) -> None:
         """The run goes on without us: see that what was captured before `next_seq` is delivered."""
@@ -171,7 +175,7 @@ class Delivery:
             self._wait(0.0, lambda: not shipment.pid or self._acknowledged(next_seq) >= next_seq, _POLL_SECONDS)
         self.figures.waits(self._acknowledged(next_seq), next_seq)
         if not self.figures.complete:
-            self.figures.reason = self._cut_short or f"not done within {self._seconds:g} s"
+            self.figures.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
         """Until it is `done` (looked at after each signal, and every `look` seconds), cut short, or too late."""

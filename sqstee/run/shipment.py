@@ -37,11 +37,11 @@ class Shipment:
         self.tell(CLOSE)
         os.close(self.wake)
 
-    def answer(self, folder: str, everything: int) -> tuple[int, int, int | None, str]:
+    def answer(self, folder: str, everything: int, unsaid: str) -> tuple[int, int, int | None, str]:
         """The first seq that was not taken, how many records were quarantined, the number of requests, and why lines
         stay behind.
 
-        Where the shipper could not say it the state file does; without the folder there was nothing left to do.
+        Where the shipper could not say it the state file and `unsaid` do; without the folder nothing was left to do.
         """
         os.set_blocking(self._report, False)
         try:
@@ -57,7 +57,7 @@ class Shipment:
             return everything, 0, None, ""
         from sqstee.run.replay import State
 
-        return State(folder).next, 0, None, "the background process was ended"
+        return State(folder).next, 0, None, unsaid
 
 
 def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
