@@ -17,19 +17,25 @@ SECONDS = 60.0
 
 
 class Terminal:
-    """Runs `command` as the leader of a session whose controlling terminal this is."""
+    """Runs `command` as the leader of a session whose controlling terminal this is; `before` are its first modes."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], size: tuple[int, int] = (30, 100)) -> None:
         self.output = b""
         self.status: int | None = None
         self._at = 0
+        ready, readying = os.pipe()
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             try:
-                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+                os.close(readying)
+                os.read(ready, 1)
                 os.execvpe(command[0], list(command), dict(environ))
             finally:
                 os._exit(99)
+        self.resize(*size)
+        self.before = self.modes()
+        os.close(ready)
+        os.close(readying)
 
     def __enter__(self) -> Terminal:
         return self

@@ -569,13 +569,12 @@ def test_modes_set_on_stdout_reach_the_terminal_and_are_undone(sqstee: Sqstee, p
         "while not termios.tcgetattr(0)[3] & termios.ICANON: time.sleep(0.01)\n"
     )
     with Terminal([*prefix, *python(code)], sqstee.environ) as terminal:
-        before = terminal.modes()
         terminal.expect(b"ready\r\n")
         assert not terminal.modes()[3] & (termios.ECHO | termios.ICANON)
         terminal.type(b"k")
         terminal.expect(b"key k\r\n")
         assert terminal.wait() == 0
-        assert terminal.modes() == before
+        assert terminal.modes() == terminal.before
         assert terminal.output == b"ready\r\nkey k\r\n"
 
 
@@ -590,11 +589,10 @@ def test_the_terminals_modes_survive_a_kill(sqstee: Sqstee, victim: str) -> None
     """The command, or sqstee itself, is killed while the terminal is in the command's modes: they are undone."""
     code = f"import os; print('pid', os.getpid(), flush=True)\n{RAW}"
     with Terminal(sqstee.words("--to", "local", "--", *python(code)), sqstee.environ) as terminal:
-        before = terminal.modes()
         inner = int(terminal.expect(b"ready").split()[1])
         wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "raw mode")
         os.kill(inner if victim == "command" else terminal.pid, signal.SIGKILL)
-        wait_for(lambda: terminal.modes() == before, "the old modes")
+        wait_for(lambda: terminal.modes() == terminal.before, "the old modes")
         assert terminal.wait() == -signal.SIGKILL
         wait_for(lambda: not is_running(inner), "end of the command")
 
@@ -678,10 +676,9 @@ def test_full_screen_programs_are_usable(sqstee: Sqstee, prefix: Prefix, tmp_pat
     command = [name] if name == "top" else [name, str(path)]
     environ = sqstee.environ | {"TERM": "xterm", "LESS": "", "MORE": "", "EXINIT": "set nocompatible"}
     with Terminal([*prefix, *command], environ, size=(24, 80)) as terminal:
-        before = terminal.modes()
         full_screen(name)(terminal)
         assert terminal.wait() == 0
-        assert terminal.modes() == before
+        assert terminal.modes() == terminal.before
     if name == "vi":
         assert path.read_text().endswith("line 199typed\n")
         assert path.read_text().startswith("line 2\n")
