@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
+from hypothesis import settings
 from node import Node
 from support import Sqstee
+
+# A gate asks the same questions each time; --hypothesis-profile=explore asks new ones, and many more.
+settings.register_profile("gate", derandomize=True)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile("gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
