@@ -259,12 +259,15 @@ def test_room_that_comes_back_is_used(sqstee: Sqstee, fake_sqs: FakeSqs) -> None
 
 @pytest.mark.slow
 def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """64 runs of 500 KB in one folder of 8 MiB, in an outage: never above it, and every line is accounted for."""
+    """64 runs of 500 KB in one folder of 8 MiB, in an outage: never above it, and every line is accounted for.
+
+    The sixteenth of the bound that is kept for those who come when it is full has room for 40; the others say so.
+    """
     fake_sqs.faults(refuse=True)
     options = ("--to", "q", "--spool-max", "8M", "--on-full", "drop", "--flush-timeout", "0")
     command = ("sh", "-c", f"yes {'x' * 99} | head -n 5000")
     environ = sqstee.environ | fake_sqs.environ()
-    null = subprocess.DEVNULL
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
     most, over = 0, Event()
 
     def sample() -> None:
@@ -275,11 +278,12 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
     sampling = Thread(target=sample)
     sampling.start()
     started = [
-        subprocess.Popen(sqstee.words(*options, "--", *command), stdout=null, stderr=null, env=environ)
+        subprocess.Popen(sqstee.words(*options, "--", *command), stdout=null, stderr=pipe, env=environ)
         for _ in range(64)
     ]
     try:
-        assert [process.wait(100) for process in started] == [0] * 64
+        said = [process.communicate(timeout=100)[1] for process in started]
+        assert [process.returncode for process in started] == [0] * 64
     finally:
         for process in started:
             process.kill()
@@ -287,7 +291,9 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
         sampling.join()
     assert 6 * MIB < most <= 8 * MIB
     runs = sqstee.waiting_runs()
-    assert len(runs) == 64
+    left_out = sum(b"the output was not captured" in text and b"is full (--spool-max 8M)" in text for text in said)
+    assert left_out <= 24
+    assert len(runs) == 64 - left_out
     for run in runs:  # nothing was shipped: what the spool holds is all there is
         found = packed(sqstee.spool / run)
         found.assert_whole()
