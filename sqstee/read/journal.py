@@ -20,7 +20,7 @@ SUFFIX = ".journal"
 _SEGMENT_BYTES = 64 * 1024 * 1024
 _MAGIC = b"sqj\x01"
 _HEAD = struct.Struct("<4sIII")
-_MOST_META = 1024 * 1024
+_MOST_META = 8 * 1024 * 1024  # JSON of attributes, which make up to 1 MiB: escaped, it is at most three times that
 
 
 class Frame:
@@ -97,10 +97,16 @@ class Journal:
         if self._fd >= 0:
             self._sync(self._fd)
             os.close(self._fd)
+            self._fd = -1  # if there is no next one, the number is somebody else's
         path = f"{self._folder}/{self._name}-{next(self._numbers):06d}{SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._fd, self._size = os.open(path, flags, 0o600), 0
-        sync_folder(self._folder)
+        fd = os.open(path, flags, 0o600)
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd, self._size = fd, 0
 
 
 def _write_all(fd: int, parts: list[bytes]) -> int:
