@@ -15,7 +15,7 @@ CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS
 
 STREAMS = ("stdout", "stderr", "output")
 MAX_SEQ = 2**63 - 2  # what every store of numbers can hold, and one more
-MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # of one body: far above what a sender packs into a message
+MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # of one body: twice what a sender packs into a message at most
 LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of a line that came from Python's logging
 
 # What a body must not contain as it is. JSON: controls, `"` and `\`. SQS: everything outside #x9 #xA #xD
@@ -218,9 +218,9 @@ class Record:
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = _text(fields["timestamp"])
-        self.host = _text(fields["host"])
+        self.host = _name(fields["host"])
         self.stream = _text(fields["stream"])
-        self.run = _text(fields["run"])
+        self.run = _name(fields["run"])
         self.seq = _integer(fields["seq"])
         self.message = _text(fields["message"])
         self.level = str(fields.get("level", ""))
@@ -265,8 +265,8 @@ class Event:
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = _text(fields["timestamp"])
-        self.host = _text(fields["host"])
-        self.run = _text(fields["run"])
+        self.host = _name(fields["host"])
+        self.run = _name(fields["run"])
         self.seq = _integer(fields["seq"])
         self.event = _text(fields["event"])
         self.message = str(fields.get("message", ""))
@@ -386,6 +386,14 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     raise TypeError(f"expected a text, not {value!r:.40}")
+
+
+def _name(value: object) -> str:
+    """A text by which things are stored and found again: valid Unicode, where a message may hold half a character."""
+    name = _text(value)
+    if not name.isascii():
+        name.encode()  # raises UnicodeEncodeError, a ValueError
+    return name
 
 
 def _integer(value: object) -> int:

@@ -11,6 +11,8 @@ from sqstee.read.journal import sync_folder
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _LONGEST_NAME = 120
+_MOST_STREAMS = 64  # files of a run, all open at a time: somebody may send a stream a line
+_OTHER_STREAMS = "others"  # what holds the rest
 LAYOUTS = ("streams", "ndjson")
 
 
@@ -118,6 +120,9 @@ class RunFiles:
 
     def _file(self, suffix: str) -> Appending:
         file = self._open.get(suffix)
+        if file is None and len(self._open) >= _MOST_STREAMS:
+            suffix = _OTHER_STREAMS
+            file = self._open.get(suffix)
         if file is None:
             os.makedirs(self._folder, exist_ok=True)
             path = f"{self._folder}/{self._stem}.{safe_name(suffix)}{'.gz' if self._packed else ''}"

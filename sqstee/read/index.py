@@ -125,9 +125,10 @@ class Index:
         for span in found:
             row = (span.run, span.first, span.last, number, frame.at, frame.body_at + span.at, span.size)
             self._insert("gap" if span.is_gap else "span", row)
+        attributes = json.dumps(frame.attributes)  # with the first line only: both may be very many
         for at, size in foreign:
-            attributes = json.dumps(frame.attributes)
             self._insert("line", (number, frame.at, frame.body_at + at, size, frame.id, frame.sent, attributes))
+            attributes = "{}"
 
     def _insert(self, table: str, row: tuple[object, ...]) -> None:
         rows = self._rows[table]

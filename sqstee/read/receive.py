@@ -15,6 +15,7 @@ POINTERS = (
     b'["software.amazon.payloadoffloading.PayloadS3Pointer"',
     b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
 )
+MOST_FOREIGN_LINES = 50_000  # of one message; what follows is one piece: a thousandth of it may be a million lines
 _MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
 _HOST_KEYS = ("host", "hostname")
 _TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
@@ -81,9 +82,13 @@ def read(message: Message) -> tuple[list[list[Item]], list[Foreign]]:
         pass
     items: list[Item] = []
     foreign: list[Foreign] = []
-    for line in plain(message).split(b"\n"):
+    lines = plain(message).split(b"\n")
+    for at, line in enumerate(lines):
         if not line:
             continue
+        if len(foreign) == MOST_FOREIGN_LINES:
+            foreign.append(Foreign(b"\n".join(lines[at:]).rstrip(b"\n"), message))
+            break
         try:
             items += decode(line)
         except DecodeError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from sqstee.read.receive import is_gap
-from sqstee.record import DecodeError, Event, Record, decode, quote
+from sqstee.read.receive import MOST_FOREIGN_LINES, is_gap
+from sqstee.record import MAX_SEQ, DecodeError, Event, Record, decode, quote
 
 
 class Span(NamedTuple):
@@ -41,7 +41,8 @@ def _whole(body: bytes) -> Span | None:
         low, high, run = first["seq"], last["seq"], first["run"]
         if type(low) is not int or type(high) is not int or type(run) is not str or last["run"] != run:
             return None
-        if low < 0 or high - low + 1 != lines or body.count(b'"run":%s' % quote(run)) != lines:
+        run.encode()  # raises UnicodeEncodeError for half a character: no name of a run
+        if low < 0 or high > MAX_SEQ or high - low + 1 != lines or body.count(b'"run":%s' % quote(run)) != lines:
             return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -53,6 +54,9 @@ def _by_line(body: bytes) -> tuple[list[Span], list[tuple[int, int]]]:
     foreign: list[tuple[int, int]] = []
     at = 0
     for line in _lines(body):
+        if len(foreign) == MOST_FOREIGN_LINES:
+            foreign.append((at, len(body) - at))
+            break
         item = _item(line)
         if item is None:
             if line.strip(b"\n"):

@@ -11,6 +11,7 @@ drain into the same folder fills holes. Everything may be repeated: a kill at an
 
 from __future__ import annotations
 
+import binascii
 import fcntl
 import json
 import os
@@ -23,7 +24,7 @@ from sqstee.read.index import Index, Place
 from sqstee.read.journal import Journal, frames, meta_of, segments, sync_folder
 from sqstee.read.verdict import Verdict
 from sqstee.read.writing import UntrustedError, Writing
-from sqstee.record import timestamp
+from sqstee.record import is_utf8, timestamp
 
 HIDDEN = ".sqstee"
 FOREIGN = "_foreign"
@@ -226,7 +227,10 @@ class _Assembly:
             fields: dict[str, object] = {"message_id": line.id, "sent": timestamp(int(line.sent * 1e9))}
             if line.attributes:
                 fields["attributes"] = line.attributes
-            fields["line"] = self.index.read(line).rstrip(b"\n").decode("utf-8", "replace")
+            data = self.index.read(line).rstrip(b"\n")
+            fields["line"] = data.decode("utf-8", "replace")
+            if not is_utf8(data):
+                fields["raw"] = binascii.b2a_base64(data, newline=False).decode()
             file.write(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         if file is not None:
             size = file.mark()

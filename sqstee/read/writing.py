@@ -111,16 +111,16 @@ class Writing:
     def _event_line(self, gap: Place) -> None:
         data = self._assembly.index.read(gap)
         if self._files is None:
-            self._open(str(load_lines(data)[0]["host"]))
+            self._open(load_lines(data)[0]["host"])
         assert self._files is not None
         self._files.write("ndjson", data.rstrip(b"\n") + b"\n")
 
     def _marks(self) -> dict[str, int]:
         return self._files.mark() if self._files is not None else self._sizes
 
-    def _open(self, host: str) -> None:
-        self.verdict.host = host
-        self._files = self._assembly.open(host, self.verdict.run, self._sizes)
+    def _open(self, host: object) -> None:
+        self.verdict.host = _stored(host)
+        self._files = self._assembly.open(self.verdict.host, self.verdict.run, self._sizes)
 
     def _write(self, data: bytes, first: int, last: int, skip: int) -> None:
         """Write the lines of first..last but for the first `skip`. Raises UntrustedError where they are not these."""
@@ -153,8 +153,8 @@ class Writing:
         if len(items) != last - first + 1:
             raise UntrustedError
         if self._files is None:
-            self._open(str(items[0]["host"]))
-        self.verdict.job = self.verdict.job or str(items[0].get("job", ""))
+            self._open(self.verdict.host or items[0]["host"])
+        self.verdict.job = self.verdict.job or _stored(items[0].get("job", ""))
         return {stream: b"".join(parts) for stream, parts in self._streams(items, first, skip).items()}
 
     def _streams(self, items: list[dict[str, Any]], first: int, skip: int) -> dict[str, list[bytes]]:
@@ -203,10 +203,15 @@ class Writing:
         if item["event"] == "gap":
             raise UntrustedError
         if item["event"] == "exit":
-            verdict.result = str(item.get("message", ""))
+            verdict.result = _stored(item.get("message", ""))
             verdict.ended = not item.get("open")
         elif item["event"] == "end":
             verdict.ended = True
+
+
+def _stored(value: object) -> str:
+    """A remote host's word as a database takes it: without halves of characters."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _joined(texts: list[str]) -> bytes:
