@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import gzip
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,13 +23,17 @@ from fake_sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
-from support import Sqstee, running, wait_for
+from support import Sqstee, python, running, wait_for
 
+from sqstee.read.collect import Collector, Limits
 from sqstee.read.journal import Journal, frames, meta_of, segments
 from sqstee.read.plain import plain_lines
+from sqstee.read.receive import MOST_FOREIGN_LINES
 from sqstee.read.spans import spans
+from sqstee.read.stop import Stop
 from sqstee.read.store import Store
 from sqstee.record import Body, Encoder
+from sqstee.transports.base import Failure, Message, QueueState
 
 
 class TestFaults:
@@ -271,3 +277,175 @@ def test_a_body_of_whatever_json_cannot_stop_a_drain(tmp_path: Path) -> None:
     assert assembled(tmp_path)[RUN].lines == 4
     assert files(tmp_path)[f"node1/{RUN}.stdout"] == expected(0, 3)
     assert len(files(tmp_path)["_foreign/messages.ndjson"].splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq": 2**63},
+        {"seq": 2**200},
+        {"run": "\ud800"},
+        {"host": "\udc80"},
+        {"job": "\ud800"},
+        {"stream": "\ud800"},
+        {"event": "exit", "message": "\ud800"},
+        {"event": "gap", "from": 0, "to": 0, "host": "\ud800"},
+    ],
+)
+@pytest.mark.parametrize("layout", ["streams", "ndjson"])
+def test_no_value_of_a_record_can_stop_a_drain(tmp_path: Path, change: dict[str, Any], layout: str) -> None:
+    """Numbers and half characters that no database takes: the drain ends, and the run beside them is whole."""
+    fields = {"timestamp": "t", "host": "h", "stream": "stdout", "run": "R", "seq": 0, "message": "m"} | change
+    journal(tmp_path, json.dumps(fields, separators=(",", ":")).encode() + b"\n", lines_of(0, 3).data)
+    assert assembled(tmp_path, layout)[RUN].lines == 4
+    assert assembled(tmp_path, layout)[RUN].lines == 4  # it can be read again
+
+
+def test_a_run_of_very_many_streams(tmp_path: Path) -> None:
+    """Files for the first of them, one for the rest, however few files may be open; filled again where it goes on."""
+    lines = [Encoder("R", "h").lines(b"%d\n" % seq, f"s{seq}", 0, seq) for seq in range(300)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        for part in (lines[:150], lines[200:], lines[150:200]):
+            journal(tmp_path, b"".join(part))
+            verdict = assembled(tmp_path)["R"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (verdict.lines, verdict.missing) == (300, 0)
+    found = files(tmp_path)
+    assert len(found) == 65
+    assert found["h/R.s7"] == b"7\n"
+    assert found["h/R.others"] == b"".join(b"%d\n" % seq for seq in range(64, 300))
+
+
+def test_long_attributes_of_a_foreign_message_are_kept(tmp_path: Path) -> None:
+    """Their JSON is up to three times what a message may hold, and is read back."""
+    attributes = {"note": "\u00e9" * 400_000}
+    (tmp_path / ".sqstee").mkdir()
+    writer = Journal(str(tmp_path / ".sqstee"))
+    writer.append([(meta_of("id", 1.5, attributes), b"text")])
+    writer.close()
+    assembled(tmp_path)
+    (line,) = files(tmp_path)["_foreign/messages.ndjson"].splitlines()
+    assert json.loads(line)["attributes"] == attributes
+
+
+def test_a_segment_that_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk there: the journal has no file, and touches no other that gets the descriptor's number."""
+    monkeypatch.setattr("sqstee.read.journal._SEGMENT_BYTES", 10)
+    writer = Journal(str(tmp_path))
+    writer.append([(meta_of("a", 0.0, {}), b"one")])
+    folder = tmp_path.rename(tmp_path.with_name("away"))
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            writer.append([(meta_of("b", 0.0, {}), b"two")])
+        other = os.open(folder / "other", os.O_RDWR | os.O_CREAT)
+    writer.sync()
+    folder.rename(tmp_path)
+    writer.append([(meta_of("c", 0.0, {}), b"three")])
+    writer.close()
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+    assert [frame.body for path in segments(str(tmp_path)) for frame in frames(path)] == [b"one", b"three"]
+
+
+def test_a_message_of_very_many_lines(tmp_path: Path) -> None:
+    """Its attributes are kept once, and above a number of lines the rest is one: no message makes gigabytes."""
+    attributes = {"note": "n" * 100_000}
+    lines = [b"%d\n" % number for number in range(60_000)]
+    (tmp_path / ".sqstee").mkdir()
+    writer = Journal(str(tmp_path / ".sqstee"))
+    writer.append([(meta_of("id", 1.5, attributes), b"".join(lines))])
+    writer.close()
+    assembled(tmp_path)
+    found = [json.loads(line) for line in files(tmp_path)["_foreign/messages.ndjson"].splitlines()]
+    assert "".join(line["line"] + "\n" for line in found).encode() == b"".join(lines)
+    assert len(found) == MOST_FOREIGN_LINES + 1
+    assert [line.get("attributes") for line in found[:2]] == [attributes, None]
+
+
+def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    """A foreign line that is not UTF-8 comes back from its base64."""
+    journal(tmp_path, b"\xff\xfe\n")
+    assembled(tmp_path)
+    (line,) = files(tmp_path)["_foreign/messages.ndjson"].splitlines()
+    assert base64.b64decode(json.loads(line)["raw"]) == b"\xff\xfe"
+
+
+HALF_A_CREW = """
+import os, sys, time
+from sqstee.read.collect import Limits
+from sqstee.read.crew import collect
+from sqstee.read.stop import Stop
+from sqstee.transports.base import QueueState
+
+class Empty:
+    follows = ordered = False
+    name = "memory"
+    def receive(self, limit, wait):
+        time.sleep(0.01)
+        return []
+    def stat(self): return QueueState(1)
+    def close(self): pass
+
+def fork(real=os.fork, done=[]):
+    if done:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    done.append(True)
+    return real()
+
+os.fork = fork
+try:
+    collect(sys.argv[1], lambda: [Empty()], Limits(idle=3600.0), 2, Stop(), lambda progress: None, print)
+except BlockingIOError:
+    try:
+        print("left:", os.waitpid(-1, os.WNOHANG))
+    except ChildProcessError:
+        print("nobody is left")
+"""
+
+
+def test_a_crew_that_cannot_be_forked_leaves_nobody_behind(tmp_path: Path) -> None:
+    """Else it would go on writing, and deleting, beside what is put together next."""
+    words = [*python(HALF_A_CREW), str(tmp_path)]
+    found = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    assert (found.stdout, found.stderr) == (b"nobody is left\n", b"")
+
+
+class Pointers:
+    """A queue whose only message is a pointer, which comes again and again."""
+
+    follows = ordered = False
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.released: list[Message] = []
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        self.given += 1
+        data = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{}]'
+        return [Message(data, {}, f"handle-{self.given}", "id")] if self.given <= 5 else []
+
+    def delete(self, messages: Iterable[Message]) -> list[Failure]:
+        raise AssertionError
+
+    def release(self, messages: Iterable[Message]) -> None:
+        self.released += messages
+
+    def stat(self) -> QueueState:
+        return QueueState(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_pointer_that_comes_again_is_left_once(tmp_path: Path) -> None:
+    """Counted once, and given back by its latest handle."""
+    queue, remarks = Pointers(), list[str]()
+    journal = Journal(str(tmp_path))
+    Collector([queue], journal, Limits(threads=1, idle=0.0), remarks.append).run(Stop(), lambda progress: None)
+    journal.close()
+    assert remarks == ["1 message left in the queue: the body in S3 could not be read"]
+    assert [one.handle for one in queue.released] == ["handle-5"]

@@ -13,6 +13,7 @@ from sqstee.read.receive import is_pointer
 from sqstee.read.returns import Returns
 from sqstee.read.stop import Stop
 from sqstee.record import DecodeError, unpack
+from sqstee.text import count
 from sqstee.transports.base import Message, Receiver, TransportError
 
 _SYNC_SECONDS = 0.1
@@ -70,7 +71,7 @@ class Collector:
         self._lock = threading.Lock()
         self._unsynced: list[Received] = []
         self._unsynced_bytes = 0
-        self._left: list[Received] = []  # stays in the queue
+        self._left: dict[tuple[int, str], Received] = {}  # stays in the queue; by message, as it may come again
         self._sync_now = threading.Event()
         self._is_over = threading.Event()
         self._failure: OSError | None = None
@@ -120,12 +121,15 @@ class Collector:
             if entries:
                 self._journal.append(entries)
         except OSError:
-            with self._lock:
-                self._left += handles
+            self._leave(handles)
             raise
         with self._lock:
             for held, message in zip(handles, messages, strict=True):
-                (self._left if is_pointer(message) else self._unsynced).append(held)
+                if is_pointer(message):
+                    self._left[_key(held)] = held
+                else:
+                    self._left.pop(_key(held), None)  # this time it could be read
+                    self._unsynced.append(held)
             self._unsynced_bytes += sum(len(body) for _, body in entries)
             if self._unsynced_bytes >= _SYNC_BYTES or receiver.ordered:
                 self._sync_now.set()
@@ -146,22 +150,25 @@ class Collector:
             self._journal.sync()
         except OSError as error:
             self._failure = error
-            with self._lock:
-                self._left += group
+            self._leave(group)
             return
         for receiver, messages in by_receiver(group):
             if not receiver.follows:
                 self._returns.delete(receiver, messages)
 
+    def _leave(self, group: Sequence[Received]) -> None:
+        with self._lock:
+            self._left |= {_key(held): held for held in group}
+
     def _give_back(self) -> None:
-        for receiver, messages in by_receiver(self._left):
+        for receiver, messages in by_receiver(self._left.values()):
             if not receiver.follows:
                 self._returns.release(receiver, messages)
         self._returns.close()
         for receiver in self._receivers:
             receiver.close()
         if self._left and not (self._failure or self._pump.failure):
-            self._remark(f"{len(self._left)} messages are left in the queue: their bodies in S3 could not be read")
+            self._remark(f"{count(len(self._left), 'message')} left in the queue: the body in S3 could not be read")
         if self._returns.failed:
             problem = self._returns.problem
             self._remark(f"{self._returns.failed} messages are stored and will come again all the same: {problem}")
@@ -176,6 +183,12 @@ class Collector:
             self._waiting = sum(one.stat().visible for one in self._receivers if not one.follows)
         except TransportError:
             self._waiting = None
+
+
+def _key(held: Received) -> tuple[int, str]:
+    """What a message is known by over all its deliveries."""
+    receiver, message = held
+    return id(receiver), message.id or message.handle
 
 
 def _entry(message: Message) -> tuple[bytes, bytes]:

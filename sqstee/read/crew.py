@@ -39,10 +39,16 @@ def collect(
         _collect(folder, open_receivers, limits, stop, tell, remark, ask)
         return
     crew: list[_Member] = []
-    for number in range(processes):
-        share = _share(limits, processes, number)
-        crew.append(_Member(folder, open_receivers, share, stop, ask and number == 0, crew))
-    problem = _watch(crew, stop, tell, remark)
+    try:
+        for number in range(processes):
+            share = _share(limits, processes, number)
+            crew.append(_Member(folder, open_receivers, share, stop, ask and number == 0, crew))
+        problem = _watch(crew, stop, tell, remark)
+    finally:  # also where there is no room for one more: nobody may go on writing into what is put together next
+        for member in crew:
+            member.dismiss()
+        ends = [member.end() for member in crew]
+    problem = problem or next(filter(None, ends), "")
     if problem:
         raise SqsteeError(problem, "what came before that is in the folder", EXIT_FAILURE)
 
@@ -87,7 +93,12 @@ class _Member:
         self._rest = b""
         asked, self.asking = os.pipe()
         self.told, telling = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            for fd in (asked, self.asking, self.told, telling):
+                os.close(fd)
+            raise
         if self.pid == 0:
             for member in (self, *others):  # an end held here too would never be at its end
                 os.close(member.asking)
@@ -109,6 +120,13 @@ class _Member:
         if self.asking >= 0:
             os.close(self.asking)
             self.asking = -1
+
+    def end(self) -> str:
+        """Await its end; what is to be said about it, if anything."""
+        os.close(self.told)
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return f"a process of the crew ended with status {code}" if code else ""
 
 
 def _serve(
@@ -170,10 +188,4 @@ def _watch(crew: Sequence[_Member], stop: Stop, tell: Callable[[Progress], None]
                 else:
                     open_ends[fd].progress = Progress(**line)  # type: ignore[arg-type]
         tell(sum((member.progress for member in crew), Progress()))
-    for member in crew:
-        member.dismiss()
-        os.close(member.told)
-        _, status = os.waitpid(member.pid, 0)
-        if status and not problem:
-            problem = f"a process of the crew ended with status {os.waitstatus_to_exitcode(status)}"
     return problem

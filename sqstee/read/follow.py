@@ -71,7 +71,8 @@ class Follower:
         self.returns = Returns(threads)
         self._holding: Holding[Received] = Holding()
         self._done: list[Received] = []
-        self._kept: list[Received] = []  # until the end: what cannot be read, and all of it where nothing is consumed
+        # until the end, by message: what cannot be read (it comes again and again), all of it where nothing is consumed
+        self._kept: dict[tuple[int, str], Received] = {}
         self._active: OrderedDict[str, None] = OrderedDict()
         self._foreign: OrderedDict[str, None] = OrderedDict()
         self._peeked: set[str] = set()
@@ -128,7 +129,8 @@ class Follower:
                     self._rest.flush()
                 self._sink.flush()
         except BaseException:
-            self._kept += [*unseen, *self._done]
+            for receiver, message in (*unseen, *self._done):
+                self._keep(receiver, message)
             self._done = []
             raise
         self._acknowledge()
@@ -158,7 +160,7 @@ class Follower:
         if not receiver.follows:
             without_body = Message(b"", {}, message.handle, message.id)
             if not self._consume:
-                self._kept.append((receiver, without_body))
+                self._keep(receiver, message)
             elif waits_for:
                 self._holding.hold((receiver, without_body), waits_for)
             else:
@@ -177,7 +179,12 @@ class Follower:
         """A message that cannot be read is not deleted; it is held so that it does not come at once again."""
         if self._is_new(message):
             self._remark(f"a message is left in the queue: {why}")
-        self._kept.append((receiver, Message(b"", {}, message.handle, message.id)))
+        self._keep(receiver, message)
+
+    def _keep(self, receiver: Receiver, message: Message) -> None:
+        """Note what is to be given back, by its latest handle."""
+        name = message.id or message.handle
+        self._kept[id(receiver), name] = receiver, Message(b"", {}, message.handle, message.id)
 
     def _is_new(self, message: Message) -> bool:
         if not message.id:
@@ -195,7 +202,7 @@ class Follower:
             self._repeats = 0
             return False
         self._repeats += 1
-        self._kept.append((receiver, Message(b"", {}, message.handle, message.id)))
+        self._keep(receiver, message)
         return True
 
     def _is_peek_over(self) -> bool:
@@ -272,7 +279,7 @@ class Follower:
         """Await what is under way, then give back all that is not acknowledged: nothing stays in flight."""
         self._inbox.open_wide()
         self.pump.stop()
-        left = [*self._kept, *self._done, *self._holding.clear(), *self._inbox.get(0.0)]
+        left = [*self._kept.values(), *self._done, *self._holding.clear(), *self._inbox.get(0.0)]
         for receiver, messages in by_receiver(left):
             if not receiver.follows:
                 latest = {message.id or message.handle: message for message in messages}

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from sqstee.transports.base import OPEN, POISON, Failure, Message, Receiver, TransportError
+from sqstee.transports.base import OPEN, POISON, RETRY, Failure, Message, Receiver, TransportError
 
 _BATCH = 10  # messages of one call
 _MOST_SECONDS = 30.0
@@ -102,6 +102,8 @@ class Returns:
                 receiver.release(messages)
         except TransportError as error:
             failures = [Failure(at, error.kind, error.code, error.message) for at in range(len(batch))]
+        except Exception as error:  # of a library: as passing trouble, so that the thread and its messages live on
+            failures = [Failure(at, RETRY, type(error).__name__, str(error)) for at in range(len(batch))]
         again = [self._failed(batch[failure.index], failure) for failure in failures]
         with self._changed:
             if batch[0].deletes:
