@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -17,21 +18,23 @@ from typing import Any
 import pytest
 from fake_sqs import FakeSqs
 from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from s3_server import S3Server
 from support import SCRIPT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.errors import SqsteeError
+from sqstee.read.board import Board
 from sqstee.read.follow import Follower
 from sqstee.read.hold import Holding
 from sqstee.read.match import earliest
 from sqstee.read.order import Order
-from sqstee.read.receive import Item
+from sqstee.read.receive import MOST_FOREIGN_LINES, Item, read
 from sqstee.read.returns import Returns
 from sqstee.read.show import Output, Printer, Style, check_template, duration
 from sqstee.read.stop import Stop
 from sqstee.record import Body, decode
 from sqstee.transports.base import POISON, RETRY, Failure, Message, QueueState, TransportError
-from sqstee.transports.local import LocalSender
+from sqstee.transports.local import LocalReceiver, LocalSender
 
 GAP: dict[str, Any] = {"from": 3}
 CONSUME = ("tail", "q", "--consume", "--no-follow")
@@ -406,6 +409,15 @@ def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None
     assert sorted(one.handle for batch in queue.deleted for one in batch) == ["a", "b"]
 
 
+def test_above_a_number_of_lines_a_foreign_message_is_one_more() -> None:
+    """Else one message would be a million objects; nothing of it is left out."""
+    lines = [b"%d" % number for number in range(MOST_FOREIGN_LINES + 1000)]
+    blocks, foreign = read(Message(b"\n".join(lines) + b"\n", {}, "a", "a"))
+    assert blocks == []
+    assert len(foreign) == MOST_FOREIGN_LINES + 1
+    assert b"\n".join(line.data for line in foreign) == b"\n".join(lines)
+
+
 def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
     """Control characters of a line are made visible on a terminal, with and without colours."""
     body = b'{"message": "evil \\u001b]0;title\\u0007 \\u009b2J \\u202e end"}\n\x1b]0;title\x07 \xc2\x9b2J'
@@ -537,3 +549,88 @@ def test_a_local_queue_is_consumed_where_that_is_asked_for(sqstee: Sqstee) -> No
         found = sqstee.run("tail", "local", "--no-follow", "-o", "raw", *words)
         assert (found.stdout, found.returncode) == (out, 0), found.stderr
         assert bool(sqstee.local_bodies()) == left
+
+
+def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
+    """It comes back each time that its visibility ends: memory follows the messages, not the deliveries."""
+    pointer = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
+    queue = Queue(*([Message(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
+    with Stop() as stop:
+        follower = Follower([queue], Board(lambda board: None), stop, True)
+        follower.drain()
+    assert len(follower._kept) == 1
+    assert [one.handle for one in queue.released] == ["handle-4"]
+
+
+@pytest.mark.parametrize("rest", ["local", "other", "other.fifo", "s3://bkt/rest"])
+def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: FakeSqs, rest: str) -> None:
+    """Foreign lines have no range, late ones lie within others', and a name may be anything: all of them are kept."""
+    late = {"timestamp": "t", "host": "h\x01", "run": "a/\x01b", "stream": "stdout", "seq": 0, "message": "odd"}
+    with S3Server() as s3:
+        environ = fake_sqs.environ() | s3.environ()
+        for name in ("other", "other.fifo"):
+            fake_sqs.create_queue(name)
+        for bodies in ([lines_of(0, 0), lines_of(2, 2)], [lines_of(1, 1)]):
+            put(fake_sqs, bodies)
+            odd = {"run": "x\x02", "host": "h" * 999, "n": len(bodies)}
+            fake_sqs.put("q", f"foreign {len(bodies)}", json.dumps(odd))
+            fake_sqs.put("q", json.dumps(late | {"seq": len(bodies)}))
+            found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", rest, environ=environ)
+            assert (found.returncode, found.stdout) == (0, b""), found.stderr
+        assert fake_sqs.messages("q") == []
+        found = sqstee.run("tail", rest, "--consume", "--no-follow", "-o", "json", environ=environ)
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert sorted(line["seq"] for line in lines if line.get("run") == RUN) == [0, 1, 2]
+    assert sorted(line["seq"] for line in lines if line.get("message") == "odd") == [1, 2]
+    plain = sorted(line["message"] for line in lines if "foreign" in line.get("message", ""))
+    assert plain == ["foreign 1", "foreign 2"]
+    assert sorted(line["n"] for line in lines if "n" in line) == [1, 2]
+
+
+def test_local_messages_are_told_apart_by_more_than_their_number(tmp_path: Path) -> None:
+    """Two local queues drained into one folder: what has no seqs is known by its message."""
+    names = set()
+    for name in ("a.db", "b.db"):
+        sender = LocalSender(str(tmp_path / name), 1_000_000)
+        sender.open()
+        sender.send([Body(b"text", "", "", 0, 0)])
+        sender.close()
+        receiver = LocalReceiver(str(tmp_path / name))
+        names.add(receiver.receive(1, 0)[0].id)
+        receiver.close()
+    assert len(names) == 2
+
+
+def test_a_local_queue_that_could_not_be_written_is_let_go_of(tmp_path: Path) -> None:
+    """A delete that failed does not keep senders out, and succeeds when it is tried again."""
+    path = str(tmp_path / "a.db")
+    sender, receiver = LocalSender(path, 1_000_000), LocalReceiver(path, consume=True)
+    sender.open()
+    sender.send([Body(b"text", "", "", 0, 0)])
+    messages = receiver.receive(1, 0)
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("CREATE TRIGGER no BEFORE DELETE ON body BEGIN SELECT RAISE(FAIL, 'database is full'); END")
+    with pytest.raises(TransportError):
+        receiver.delete(messages)
+    database.execute("DROP TRIGGER no")
+    database.close()
+    sender.send([Body(b"more", "", "", 0, 0)])
+    assert receiver.delete(messages) == []
+    assert receiver.stat().visible == 1
+    sender.close()
+    receiver.close()
+
+
+def test_a_failing_library_does_not_end_the_deleting(tmp_path: Path) -> None:
+    """What no transport should raise is passing trouble: the threads live on, and it is tried again."""
+
+    class Surprising(Queue):
+        def delete(self, messages: object) -> list[Failure]:
+            if not self.deleted:
+                self.deleted.append([])
+                raise KeyError("Id")
+            return super().delete(messages)
+
+    queue = Surprising([message(0, 1, "a")])
+    assert printed(tmp_path, queue)[0] == expected(0, 1)
+    assert [[one.handle for one in batch] for batch in queue.deleted] == [[], ["a"]]

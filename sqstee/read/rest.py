@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import string
 from collections.abc import Sequence
 
 from sqstee.errors import SqsteeError
@@ -14,6 +16,9 @@ from sqstee.transports.base import Sender, TransportError
 _BODY_BYTES = 200 * 1024  # leaves room for attributes in the smallest limit of a queue, 256 KiB
 _BATCH = 10
 _REQUEST_BYTES = 1024 * 1024 - 64 * 1024
+_NO_RUN = "-"
+_LONGEST_RUN = 64  # with the range it makes a FIFO queue's deduplication id, of at most 128
+_RUN_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
 
 class FileRest:
@@ -41,7 +46,11 @@ class FileRest:
 
 
 class SenderRest:
-    """Sends NDJSON to another destination, in bodies of one run each; each flush waits for its answer."""
+    """Sends NDJSON to another destination, in bodies of one run each; each flush waits for its answer.
+
+    Their seqs have holes, where a destination may take a range once: only a FIFO queue is told it. What has no run of
+    its own, or one that is no name everywhere, is numbered by its content.
+    """
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -52,22 +61,29 @@ class SenderRest:
         """Take items."""
         for item in items:
             line = _line(item)
-            seq = -1 if isinstance(item, Foreign) else item.seq
+            run, seq = (_NO_RUN, 0) if isinstance(item, Foreign) or not _is_name(item.run) else (item.run, item.seq)
             last = self._bodies[-1] if self._bodies else None
-            if last and last.run == item.run and len(last.data) + len(line) <= self._limit:
+            if last and last.run == run and len(last.data) + len(line) <= self._limit:
                 last.data += line
                 last.first, last.last = min(last.first, seq), max(last.last, seq)
             else:
-                self._bodies.append(Body(line, item.run or "-", item.host or "-", seq, seq))
+                self._bodies.append(Body(line, run, "", seq, seq))
 
     def flush(self) -> None:
         """Send all. Raises TransportError where the destination does not take it."""
         while self._bodies:
             batch = self._batch()
-            failures = self._sender.send(batch)
+            failures = self._sender.send([self._addressed(body) for body in batch])
             if failures:
                 raise TransportError(failures[0].kind, failures[0].code, f"--rest: {failures[0].message}")
             del self._bodies[: len(batch)]
+
+    def _addressed(self, body: Body) -> Body:
+        """The body with the run and range that the destination is told."""
+        if body.run == _NO_RUN:
+            number = int(hashlib.sha256(body.data).hexdigest(), 16) % 10**12
+            return Body(body.data, _NO_RUN, "", number, number)
+        return body if self._sender.ordered else Body(body.data, "", "", 0, 0)
 
     def _batch(self) -> list[Body]:
         batch: list[Body] = []
@@ -76,6 +92,11 @@ class SenderRest:
                 break
             batch.append(body)
         return batch
+
+
+def _is_name(run: str) -> bool:
+    """Whether a run's name can be a message group, and part of a key."""
+    return 0 < len(run) <= _LONGEST_RUN and run != _NO_RUN and not set(run) - _RUN_LETTERS
 
 
 def _line(item: Item | Foreign) -> bytes:

@@ -201,9 +201,7 @@ class LocalReceiver:
         try:
             with self._lock:
                 if connection := self._open():
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany("DELETE FROM body WHERE id = ?", [(one.handle,) for one in messages])
-                    connection.execute("COMMIT")
+                    _delete(connection, [one.handle for one in messages])
         except sqlite3.Error as error:
             raise _refusal(error, self._path) from error
         return []
@@ -254,9 +252,20 @@ class LocalReceiver:
         if rows:
             self._seen = rows[-1][0]
         return [
-            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row), f"local-{row}", sent)
+            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row), f"local-{row}-{sent}", sent)
             for row, run, first, last, encoding, data, sent in rows
         ]
+
+
+def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.executemany("DELETE FROM body WHERE id = ?", [(one,) for one in ids])
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:  # else it would keep all writers out
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _refusal(error: OSError | sqlite3.Error, path: str) -> TransportError:
