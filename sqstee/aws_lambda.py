@@ -19,7 +19,7 @@ from sqstee.record import CONTENT_TYPE, decode, unpack
 from sqstee.transports.base import TransportError
 from sqstee.transports.destination import parse
 from sqstee.transports.offload import Payloads, Pointer, pointer_in
-from sqstee.transports.s3 import Bucket
+from sqstee.transports.s3 import Bucket, clients
 
 VARIABLE = "SQSTEE_LAMBDA_TO"
 Partition: TypeAlias = tuple[str, str, str]  # date, host, run
@@ -151,7 +151,7 @@ def _writer(to: str) -> Write:
     destination = parse(to)
     if destination.kind != "s3":
         raise ValueError(f"{VARIABLE} is s3://bucket/prefix or stdout, not {to!r}")
-    bucket = Bucket(destination)
+    bucket = Bucket(destination, clients())
 
     def write(partition: Partition, lines: list[Line]) -> None:
         bucket.put(_key(bucket.prefix, partition, lines), b"".join(line.data + b"\n" for line in lines), CONTENT_TYPE)

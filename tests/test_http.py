@@ -355,3 +355,30 @@ def test_a_collector_for_everybody_says_so(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(30) == 0
     assert b"anybody who reaches" in lines[1]
+
+
+def test_a_late_refusal_does_not_cost_the_new_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was in flight with the old token says nothing about the one that is in the file by now."""
+    file = tmp_path / "token"
+    file.write_text("old")
+    sender = HttpSender(parse("http://127.0.0.1:1/"), str(file))
+    sender.open()
+    given: list[str] = []
+
+    def call(data: bytes, headers: dict[str, str]) -> tuple[int, str, bytes, float]:
+        given.append(headers["Authorization"])
+        if len(given) == 1:
+            with pytest.raises(TransportError) as early:
+                sender.send([body("R", 0, 0)])
+            assert early.value.kind == REFRESH
+            file.write_text("new")
+            sender.send([body("R", 0, 0)])
+            file.unlink()
+        return (200 if headers["Authorization"] == "Bearer new" else 401), "", b"", 0.0
+
+    monkeypatch.setattr(sender, "_call", call)
+    with pytest.raises(TransportError) as late:
+        sender.send([body("R", 1, 1)])
+    assert late.value.kind == RETRY
+    sender.send([body("R", 1, 1)])
+    assert given == ["Bearer old", "Bearer old", "Bearer new", "Bearer new"]

@@ -19,6 +19,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder, decode
 from sqstee.transports.base import OPEN, REFRESH, RETRY, SIZE, Message, TransportError, classify
 from sqstee.transports.destination import parse
+from sqstee.transports.offload import Payloads, Pointer
 from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard, shard_range
 
 MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
@@ -378,3 +379,28 @@ def test_a_receiver_says_what_is_wrong(client: S3Server) -> None:
     with pytest.raises(TransportError, match="NoSuchBucket") as raised:
         S3Receiver(parse("s3://missing")).receive(10, 0)
     assert raised.value.kind == OPEN
+
+
+def test_what_lies_within_another_is_consumed_too(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored again in other parts, a range is given once the one that covers it is gone, and deleted as well."""
+    monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 1)
+    sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)
+    sender.send([body("RUN", 0, 9), body("RUN", 3, 5), body("RUN", 8, 12)])
+    assert receiver.stat().visible == 3
+    for _ in range(9):
+        assert receiver.delete(receiver.receive(10, 0)) == []
+    assert client.names() == []
+
+
+def test_what_is_larger_than_any_sender_makes_it_is_left_alone(
+    client: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no object of ours by its size, and would not fit into memory."""
+    monkeypatch.setattr("sqstee.transports.s3.MOST_OBJECT_BYTES", 1000)
+    small, large = body("RUN", 0, 0), body("RUN", 1, 100)
+    S3Sender(parse("s3://bkt")).send([small, large])
+    receiver = S3Receiver(parse("s3://bkt"), consume=True)
+    assert seqs(receiver.receive(10, 0)) == [("RUN", 0)]
+    with pytest.raises(TransportError, match="more than 1,000 bytes"):
+        Payloads().read(Pointer("bkt", key_of("", large)))
+    assert Payloads().read(Pointer("bkt", key_of("", small))) == small.data

@@ -9,13 +9,15 @@ import subprocess
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from fake_sqs import FakeSqs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Rebuilt, Sqstee, clean_environment, is_running, python, running, wait_for
 
 from sqstee.record import Body, Encoder
-from sqstee.transports.sqs import request_json
+from sqstee.transports.base import REFRESH, RETRY, TransportError
+from sqstee.transports.sqs import Renewed, request_json
 
 MANY = python("for n in range(20000): print('line %06d ' % n + 'x' * 106)")  # 119 bytes and a newline
 
@@ -300,3 +302,29 @@ def test_moto_takes_it_too(sqstee: Sqstee) -> None:
     assert re.search(r"lines out\W+5,000\W+3,000", text)
     assert "lost 0   duplicated 0" in text
     assert "both ends agree" in text
+
+
+def test_a_late_refusal_does_not_cost_the_new_client() -> None:
+    """Of two calls in flight with expired credentials the first to fail has the client renewed, once."""
+    expired = ClientError({"Error": {"Code": "ExpiredToken"}}, "SendMessageBatch")
+    clients = Renewed(object)
+    given: list[object] = []
+
+    def call(depth: int) -> None:
+        with clients.calling() as client:
+            given.append(client)
+            if depth:
+                with pytest.raises(TransportError) as early:
+                    call(0)
+                assert early.value.kind == REFRESH
+                with clients.calling() as renewed:
+                    given.append(renewed)
+            raise expired
+
+    with pytest.raises(TransportError) as late:
+        call(1)
+    assert late.value.kind == RETRY
+    with clients.calling() as found:
+        old, same, renewed = given
+        assert old is same
+        assert found is renewed is not old

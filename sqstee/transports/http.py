@@ -103,7 +103,7 @@ class HttpSender(Batches):
                 raise TransportError(OPEN, "Certificate", error.verify_message) from error
             raise TransportError(RETRY, "Network", str(error) or type(error).__name__) from error
         if not 200 <= status < 300:
-            raise self._refusal(status, reason, answer, after)
+            raise self._refusal(status, reason, answer, after, authorization)
 
     def _call(self, data: bytes, headers: dict[str, str]) -> tuple[int, str, bytes, float]:
         """One request and its answer: status, reason, the beginning of its text, and the seconds of Retry-After.
@@ -170,10 +170,12 @@ class HttpSender(Batches):
             connection.close()
             self._own.connection = None
 
-    def _refusal(self, status: int, reason: str, answer: bytes, after: float) -> TransportError:
+    def _refusal(self, status: int, reason: str, answer: bytes, after: float, authorization: str) -> TransportError:
         code = f"Http{status}"
         kind = classify(code, status)
-        if kind == REFRESH:
+        if kind == REFRESH and authorization != self._authorization:
+            kind = RETRY  # another thread has found out: this says nothing about the token of now
+        elif kind == REFRESH:
             self._authorization = None  # the file may hold a new one by the next time
         text = answer[:_SHOWN_BYTES].decode("utf-8", "replace").strip()
         return TransportError(kind, code, f"{reason}: {text}" if text else reason, after)

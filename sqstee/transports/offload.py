@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from sqstee.record import Body
 from sqstee.transports.base import Failure, Message, Objects, QueueState, TransportError
 from sqstee.transports.destination import Destination
-from sqstee.transports.s3 import Bucket
+from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs import SqsReceiver, SqsSender
 
 POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
@@ -57,9 +57,7 @@ class Payloads:
     """The objects that pointers point to, in whatever buckets."""
 
     def __init__(self, connections: int = 4) -> None:
-        self._connections = connections
-        self._lock = threading.Lock()
-        self._buckets: dict[str, Bucket] = {}
+        self._clients = clients(connections)
 
     def read(self, pointer: Pointer) -> bytes | None:
         """The body; None where the object is gone: it went with an earlier delivery of its message.
@@ -78,10 +76,7 @@ class Payloads:
             self._bucket(pointer.bucket).call("delete_object", Key=pointer.key)
 
     def _bucket(self, name: str) -> Bucket:
-        with self._lock:
-            if name not in self._buckets:
-                self._buckets[name] = Bucket(Destination("s3", f"s3://{name}", name=name), self._connections)
-            return self._buckets[name]
+        return Bucket(Destination("s3", f"s3://{name}", name=name), self._clients)
 
 
 class _PointerBody(Body):
@@ -112,7 +107,7 @@ class OffloadingSender(Objects):
 
     def __init__(self, queue: SqsSender, store: Destination) -> None:
         self._queue = queue
-        self._bucket = Bucket(store)
+        self._bucket = Bucket(store, clients())
         self.ordered = queue.ordered
 
     def open(self) -> int:

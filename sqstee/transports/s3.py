@@ -22,7 +22,7 @@ from typing import Any
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_TYPE, Body, by_run, gunzip
 from sqstee.transports.base import (
-    REFRESH,
+    POISON,
     Failure,
     Message,
     Objects,
@@ -31,12 +31,13 @@ from sqstee.transports.base import (
     classify,
 )
 from sqstee.transports.destination import Destination
-from sqstee.transports.sqs import READ_SECONDS, build_client, refusal_of
+from sqstee.transports.sqs import READ_SECONDS, Renewed, build_client, refusal_of
 
 ALL_SHARDS = "00-ff"
 _KEY = re.compile(
     r"(?P<shard>[0-9a-f]{2})/(?P<run>[^/]+)/(?P<first>\d{12})-(?P<last>\d{12})(?P<gap>-gap)?\.ndjson(?P<gz>\.gz)?"
 )
+MOST_OBJECT_BYTES = 16 * 1024 * 1024  # that are read: four times what a sender stores in one
 _RECEIVED_BYTES = 16 * 1024 * 1024  # of one `receive`, as far as listings tell
 _LOOK_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
 _LOOK_AGAIN_MOST_SECONDS = 10.0
@@ -64,32 +65,25 @@ def shard_range(text: str) -> tuple[str, str]:
     return found[1], found[2] or found[1]
 
 
-class Bucket:
-    """A bucket, the prefix in it, and a client, made anew when credentials turn out to be missing or expired."""
+def clients(connections: int = 4) -> Renewed[Any]:
+    """A client of S3, for any number of buckets."""
+    return Renewed(lambda: build_client("s3", "", None, connections, READ_SECONDS))
 
-    def __init__(self, destination: Destination, connections: int = 4) -> None:
+
+class Bucket:
+    """A bucket, the prefix in it, and `clients` to reach it."""
+
+    def __init__(self, destination: Destination, clients: Renewed[Any]) -> None:
         self.name = destination.name
         prefix = destination.text[5:].partition("/")[2].strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
-        self._connections = connections
-        self._lock = threading.Lock()
-        self._client: Any = None
+        self._clients = clients
         self._conditional = True
 
     def call(self, operation: str, **parameters: object) -> Any:
         """One call on the bucket; raises TransportError."""
-        try:
-            with self._lock:
-                if self._client is None:
-                    self._client = build_client("s3", "", None, self._connections, READ_SECONDS)
-                client = self._client
+        with self._clients.calling() as client:
             return getattr(client, operation)(Bucket=self.name, **parameters)
-        except Exception as error:
-            refusal = refusal_of(error)
-            if refusal.kind == REFRESH:
-                with self._lock:
-                    self._client = None
-            raise refusal from error
 
     def store(self, body: Body) -> str:
         """Store a body under its key, unless it is there; the key. Without a run it is the content's own."""
@@ -114,7 +108,7 @@ class Bucket:
                 raise
 
     def read(self, key: str) -> bytes | None:
-        """An object's content; None where it is gone."""
+        """An object's content; None where it is gone. Raises TransportError, also where it is too large for memory."""
         try:
             answer = self.call("get_object", Key=key)
         except TransportError as error:
@@ -122,9 +116,12 @@ class Bucket:
                 return None
             raise
         try:
-            data: bytes = answer["Body"].read()
+            data: bytes = answer["Body"].read(MOST_OBJECT_BYTES + 1)
+            answer["Body"].close()
         except Exception as error:
             raise refusal_of(error) from error
+        if len(data) > MOST_OBJECT_BYTES:
+            raise TransportError(POISON, "TooLarge", f"{key} has more than {MOST_OBJECT_BYTES:,} bytes")
         return data
 
     def delete(self, keys: Sequence[str]) -> list[Failure]:
@@ -146,7 +143,7 @@ class S3Sender(Objects):
     ordered = False
 
     def __init__(self, destination: Destination, connections: int = 4) -> None:
-        self._bucket = Bucket(destination, connections)
+        self._bucket = Bucket(destination, clients(connections))
 
     def open(self) -> int:
         """Nothing is asked: who may put objects need not be allowed anything else."""
@@ -238,7 +235,7 @@ class Listing:
         for entry in entries:
             key = entry["Key"]
             parts = _KEY.fullmatch(key, len(self._bucket.prefix))
-            if self._start <= key < self._beyond and parts:
+            if self._start <= key < self._beyond and parts and entry["Size"] <= MOST_OBJECT_BYTES:
                 found.append(Found(key, parts, entry["Size"], entry["LastModified"]))
         if answer.get("IsTruncated") and entries and entries[-1]["Key"] < self._beyond:
             self._after, self.at_start = entries[-1]["Key"], False
@@ -261,7 +258,7 @@ class S3Receiver:
     def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
         self.follows = not consume
         self.name = destination.text
-        self._bucket = Bucket(destination, connections)
+        self._bucket = Bucket(destination, clients(connections))
         self._range = shard_range(shards)
         self._listing = Listing(self._bucket, self._range)
         self._seen = Seen()
@@ -286,11 +283,17 @@ class S3Receiver:
                 return []
 
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
-        """Delete the objects."""
-        return self._bucket.delete([message.handle for message in messages])
+        """Delete the objects; what lies within the range of one is given when that is gone."""
+        failures = self._bucket.delete([message.handle for message in messages])
+        failed = {failure.index for failure in failures}
+        self._forget([message for at, message in enumerate(messages) if at not in failed])
+        return failures
 
     def release(self, messages: Sequence[Message]) -> None:
         """Nothing for others, who see every object; this receiver gives them again."""
+        self._forget(messages)
+
+    def _forget(self, messages: Sequence[Message]) -> None:
         with self._lock:
             for message in messages:
                 parts = _KEY.fullmatch(message.handle, len(self._bucket.prefix))

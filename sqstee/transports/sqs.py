@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee.record import Body
 from sqstee.transports.base import (
@@ -38,6 +38,8 @@ _DATA_TYPES = {"ExtendedPayloadSize": b"Number"}  # of attributes; all others ar
 _CACHED_BYTES = 32 * 1024  # of a body are escaped at once: the copies stay in the processor's cache
 _STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
 
+Client = TypeVar("Client")
+
 
 def load(service: str) -> None:
     """Import what a first call imports. Stand-ins for credentials keep boto3 from looking for real ones."""
@@ -49,30 +51,65 @@ def load(service: str) -> None:
     session.client(service)  # type: ignore[call-overload]  # one of those that are used
 
 
+class Renewed(Generic[Client]):
+    """A client that is made anew when its credentials turn out to be missing or expired: it would never recover."""
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+
+    @contextmanager
+    def calling(self) -> Iterator[Client]:
+        """The client; whatever is raised comes out as TransportError.
+
+        What an older client is refused that another thread has found out about is passing trouble: it says nothing
+        about the credentials of now.
+        """
+        client = None
+        try:
+            client = self._get()
+            yield client
+        except TransportError:
+            raise
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal.kind == REFRESH and not self._forget(client):
+                refusal.kind = RETRY
+            raise refusal from error
+
+    def _get(self) -> Client:
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+            return self._client
+
+    def _forget(self, client: Client | None) -> bool:
+        """Have the next call make a new client, unless there is one already; whether there was none."""
+        with self._lock:
+            if client is not self._client:
+                return False
+            self._client = None
+            return True
+
+
 class _Queue:
-    """One queue and a client for it, made anew when credentials turn out to be missing or expired."""
+    """One queue and a client for it."""
 
     def __init__(self, destination: Destination, connections: int, read_seconds: float) -> None:
         self._destination = destination
-        self._connections = connections
-        self._read_seconds = read_seconds
+        self._clients: Renewed[SQSClient] = Renewed(lambda: client_for(destination, connections, read_seconds))
         self._lock = threading.Lock()
-        self._client: SQSClient | None = None
         self._url = destination.url
 
-    def client(self) -> tuple[SQSClient, str]:
-        """The client and the queue's URL, looked up by name the first time."""
-        with self._lock:
-            if self._client is None:
-                self._client = client_for(self._destination, self._connections, self._read_seconds)
-            if not self._url:
-                self._url = self._look_up(self._client)
-            return self._client, self._url
-
-    def forget_client(self) -> None:
-        """A client built without credentials never recovers: build a new one, from a new session, next time."""
-        with self._lock:
-            self._client = None
+    @contextmanager
+    def calling(self) -> Iterator[tuple[SQSClient, str]]:
+        """The client and the queue's URL, looked up by name the first time; what is raised is a TransportError."""
+        with self._clients.calling() as client:
+            with self._lock:
+                if not self._url:
+                    self._url = self._look_up(client)
+            yield client, self._url
 
     def _look_up(self, client: SQSClient) -> str:
         if self._destination.account:
@@ -130,26 +167,22 @@ class SqsSender(Batches):
     def open(self) -> int:
         """Find the queue and ask for its MaximumMessageSize; who may not ask gets SQS's own limit."""
         try:
-            client, url = self._queue.client()
-            answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])
-            return min(
-                MAX_MESSAGE_BYTES, int(answer.get("Attributes", {}).get("MaximumMessageSize", MAX_MESSAGE_BYTES))
-            )
-        except Exception as error:
-            refusal = self._refusal(error)
+            with self._queue.calling() as (client, url):
+                answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])
+                found = int(answer.get("Attributes", {}).get("MaximumMessageSize", MAX_MESSAGE_BYTES))
+        except TransportError as refusal:
             if "AccessDenied" in refusal.code and "GetQueueUrl" not in refusal.message:
                 return MAX_MESSAGE_BYTES
-            raise refusal from error
+            raise
+        return min(MAX_MESSAGE_BYTES, found)
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """One SendMessageBatch; the entries that it names as Failed."""
         try:
-            client, url = self._queue.client()
-            self._hook(client)
-            self._request.body = request_json(url, bodies, fifo=self.ordered, group=self._group)
-            answer = client.send_message_batch(QueueUrl=url, Entries=[_STAND_IN])  # type: ignore[list-item]
-        except Exception as error:
-            raise self._refusal(error) from error
+            with self._queue.calling() as (client, url):
+                self._hook(client)
+                self._request.body = request_json(url, bodies, fifo=self.ordered, group=self._group)
+                answer = client.send_message_batch(QueueUrl=url, Entries=[_STAND_IN])  # type: ignore[list-item]
         finally:
             self._request.body = None
         return _failures(answer, len(bodies))
@@ -166,12 +199,6 @@ class SqsSender(Batches):
     def _insert(self, params: dict[str, Any], **_: object) -> None:
         params["body"] = self._request.body
 
-    def _refusal(self, error: Exception) -> TransportError:
-        refusal = refusal_of(error)
-        if refusal.kind == REFRESH:
-            self._queue.forget_client()
-        return refusal
-
 
 class SqsReceiver:
     """Receives by long polling and deletes in batches."""
@@ -186,7 +213,7 @@ class SqsReceiver:
 
     def receive(self, limit: int, wait: float) -> list[Message]:
         """One ReceiveMessage."""
-        with self._calling() as (client, url):
+        with self._queue.calling() as (client, url):
             answer = client.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH),
@@ -202,7 +229,7 @@ class SqsReceiver:
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
         """One DeleteMessageBatch for each ten messages; entry ids are indexes, as a message may be there twice."""
         failures = []
-        with self._calling() as (client, url):
+        with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
                 part = messages[start : start + BATCH]
                 entries = [{"Id": str(at), "ReceiptHandle": message.handle} for at, message in enumerate(part)]
@@ -212,7 +239,7 @@ class SqsReceiver:
 
     def release(self, messages: Sequence[Message]) -> None:
         """Make messages visible again at once; one whose handle has expired is visible already."""
-        with self._calling() as (client, url):
+        with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
                 part = messages[start : start + BATCH]
                 client.change_message_visibility_batch(
@@ -225,25 +252,12 @@ class SqsReceiver:
 
     def stat(self) -> QueueState:
         """One GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's."""
-        with self._calling() as (client, url):
+        with self._queue.calling() as (client, url):
             answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
         return queue_state(answer.get("Attributes", {}))
 
     def close(self) -> None:
         """Nothing: the connections end with the process."""
-
-    @contextmanager
-    def _calling(self) -> Iterator[tuple[SQSClient, str]]:
-        """The client and the queue's URL; whatever is raised comes out as TransportError."""
-        try:
-            yield self._queue.client()
-        except TransportError:
-            raise
-        except Exception as error:
-            refusal = refusal_of(error)
-            if refusal.kind == REFRESH:
-                self._queue.forget_client()
-            raise refusal from error
 
 
 def queue_state(attributes: Mapping[Any, str]) -> QueueState:
