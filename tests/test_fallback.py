@@ -333,3 +333,28 @@ def test_the_destination_itself_is_no_fallback(sqstee: Sqstee) -> None:
     found = sqstee.run("--to", "q", "--fallback", "q", "--", "echo", "hi")
     assert (found.returncode, found.stdout) == (125, b"")
     assert found.stderr.startswith(b"sqstee: --fallback names the destination itself\nhint: ")
+
+
+def test_what_was_refused_for_good_is_owed_no_longer(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """A gap event that the primary will never take does not stand before all others for ever."""
+    sender, primary, fallback, clock = two
+    primary.trouble = TransportError(OPEN, "NoSuchQueue", "no")
+    sender.send([line(0)])
+    primary.trouble, primary.refuses = None, b'"event":"gap"'
+    clock.now = 31.0
+    sender.send([line(1)])
+    calls = primary.calls
+    sender.send([line(2)])
+    assert primary.calls == calls + 1
+    assert len(fallback.taken) == 1
+
+
+def test_a_debt_that_cannot_be_taken_over_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has no room for the new file the old one is kept for whoever comes next."""
+    dead, next_one = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "pair"})
+    dead.add([Body(b"", "RUN", "host", 3, 4)])
+    os.close(dead._file)
+    with monkeypatch.context() as full:
+        full.setattr(next_one, "_make", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert len(next_one.due(10)) == 1
+    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]

@@ -206,9 +206,10 @@ class FallbackSender:
         if not owed:
             return 0
         try:
-            failed = {failure.index for failure in self._primary.send([self._gap(body) for body in owed])}
+            failures = self._primary.send([self._gap(body) for body in owed])
         except TransportError:
             return 0
+        failed = {failure.index for failure in failures if failure.kind not in (POISON, SIZE)}  # these never will be
         told = [body for at, body in enumerate(owed) if at not in failed]
         self._owed.paid(told)
         return len(told)

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqstee.record import Body
+from sqstee.record import MAX_SEQ, Body
 
 FOLDER = ".owed"
 _MOST_BYTES = 1024 * 1024  # of what is taken over from one process
@@ -26,6 +26,7 @@ _MOST_RANGES = 8192  # the oldest of more are forgotten
 _LOOKED_AT = 1024  # of the latest ranges, for the one that goes on: more than there are runs at a time
 _MOST_AGE_SECONDS = 14 * 86400.0  # Amazon SQS: the longest retention; who would read it has no other lines of then
 _ADOPT_SECONDS = 60.0
+_LONGEST_RUN, _LONGEST_HOST = 128, 255
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -79,22 +80,23 @@ class Owed:
         self._ranges.append(Body(b"", run, host, first, last))
         del self._ranges[:-_MOST_RANGES]
 
-    def _save(self) -> None:
-        """One write over the whole, the rest blank; no file where nothing is owed."""
+    def _save(self) -> bool:
+        """One write over the whole, the rest blank; no file where nothing is owed. Whether the disk took it."""
         if not self._root:
-            return
+            return False
         data = b"".join(map(_range, self._ranges))
         try:
             if not data:
                 self._remove()
-                return
+                return True
             if self._file < 0:
                 self._make()
             data = self._pair + data
             os.pwrite(self._file, data + b"\n" * (self._size - len(data)), 0)
             self._size = max(self._size, len(data))
         except OSError:
-            pass
+            return False
+        return True
 
     def _make(self) -> None:
         """A file of our own, locked before it has the name by which others find it."""
@@ -163,7 +165,7 @@ class Owed:
             if ours and not old:
                 for debt in _debts(os.read(file, _MOST_BYTES)):
                     self._join(*debt)
-                self._save()
+                ours = self._save()  # else it stays for whoever comes next
             if ours or old:
                 os.unlink(name, dir_fd=folder)
         except OSError:
@@ -189,9 +191,14 @@ def _debts(data: bytes) -> Iterator[tuple[str, str, int, int]]:
     """Run, host, first and last of each line that is a range: to an agent for all users it is somebody else's word."""
     for fields in _objects(data):
         run, host, first, last = (fields.get(name) for name in ("run", "host", "from", "to"))
-        words = isinstance(run, str) and isinstance(host, str) and run
-        if words and isinstance(first, int) and isinstance(last, int) and 0 <= first <= last:
+        words = _is_word(run, 1, _LONGEST_RUN) and _is_word(host, 0, _LONGEST_HOST)
+        if words and isinstance(first, int) and isinstance(last, int) and 0 <= first <= last <= MAX_SEQ:
             yield str(run), str(host), first, last
+
+
+def _is_word(value: object, least: int, most: int) -> bool:
+    """Whether it can be a message attribute, as our own runs and hosts can."""
+    return isinstance(value, str) and value.isprintable() and least <= len(value) <= most
 
 
 def _opener(path: str, flags: int) -> int:
