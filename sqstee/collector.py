@@ -31,6 +31,7 @@ MAX_BUSY = 64  # requests at once: what more come are told to come again
 _UNPACKING = 2  # requests that are checked at once; more would share the interpreter, and need more memory
 _COMMIT_SECONDS = 10.0  # how long a request may wait for the disk
 _MAX_RUN = 128
+_LONGEST_LENGTH = 18  # digits; Python refuses to read more than 4300
 _AGAIN_SECONDS = 2  # what Retry-After says
 _SAY_AGAIN_SECONDS = 3600.0
 _LEAST_STORE_BYTES = 1024 * 1024
@@ -184,6 +185,7 @@ class Committer:
         with self._lock:
             self._waiting.append(ticket)
         if not self._turn.acquire(timeout=_COMMIT_SECONDS):
+            self._give_up(ticket)
             raise TransportError(RETRY, "Busy", "the disk is too slow")
         try:
             if not ticket.done:  # nobody has taken it along
@@ -192,6 +194,12 @@ class Committer:
             self._turn.release()
         if ticket.error:
             raise ticket.error
+
+    def _give_up(self, ticket: _Ticket) -> None:
+        """Its sender is told to come again: while the disk hangs, memory must not hold all that was ever posted."""
+        with self._lock:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
 
     def _commit_all(self) -> None:
         with self._lock:
@@ -246,7 +254,7 @@ def _length(environ: WSGIEnvironment) -> int | None:
         raise RefusedError(411, "a Content-Length is needed")
     if not (text.isascii() and text.isdigit()):
         raise RefusedError(400, "the Content-Length is no number")
-    if int(text) > MAX_POST_BYTES:
+    if len(text) > _LONGEST_LENGTH or int(text) > MAX_POST_BYTES:
         raise _too_large(MAX_POST_BYTES)
     return int(text)
 

@@ -501,3 +501,21 @@ def test_bodies_of_several_runs_are_never_taken_for_one_another(tmp_path: Path) 
     found.close()
     assert [row.attributes.get("run", "") for row in stored(tmp_path / "local.db")].count("") == 3
     assert found.stored == 5
+
+
+def test_while_the_disk_hangs_nothing_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that was told to come again is let go of: senders repeat it for as long as it takes."""
+    monkeypatch.setattr("sqstee.collector._COMMIT_SECONDS", 0.02)
+    gate = Gate()
+    committer = Committer(gate)
+    first = threading.Thread(target=committer.commit, args=([body("R", 0, 0)],))
+    first.start()
+    wait_for(lambda: gate.calls, "a transaction that hangs")
+    for _ in range(3):
+        with pytest.raises(TransportError, match="too slow"):
+            committer.commit([body("R", 1, 1)])
+    assert committer._waiting == []
+    gate.gate.set()
+    first.join(30)
+    committer.commit([body("R", 1, 1)])
+    assert gate.calls == [1, 1]
