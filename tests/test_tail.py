@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import base64
+import fcntl
 import gzip
 import json
 import os
@@ -10,6 +12,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import termios
 import threading
 import time
 from pathlib import Path
@@ -287,6 +290,30 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
         wait_for(lambda: fake_sqs.messages("q") == [], "deletion of what was printed")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
+
+
+def test_remarks_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A stderr that is full does not keep a signal from ending it in good order."""
+    runs = [f"{RUN}{number:040d}" for number in range(800)]
+    fake_sqs.create_queue("patient", VisibilityTimeout=3600)
+    put(fake_sqs, [lines_of(seq, seq, run=run) for run in runs for seq in (1, 3)], "patient")
+    command = sqstee.words("tail", "patient", "--consume", "-o", "raw", "--reorder-window", "0.1s")
+    environ = sqstee.environ | fake_sqs.environ()
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with running(command, env=environ, **pipes) as process:
+        assert process.stderr
+        wait_for(lambda: _readable(process.stderr) > 60_000, "a full pipe")
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: in_flight(fake_sqs, "patient") == 0, "all given back")
+        process.stderr.read()
+        assert process.wait(30) == 128 + signal.SIGTERM
+
+
+def _readable(pipe: Any) -> int:
+    """How many bytes are in a pipe."""
+    found = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, found)
+    return found[0]
 
 
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

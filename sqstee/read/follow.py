@@ -13,7 +13,7 @@ from sqstee.read.match import Filter
 from sqstee.read.order import Emission, Emit, Gap, Late, Order
 from sqstee.read.pump import PAUSE, Inbox, Pump
 from sqstee.read.receive import Foreign, Item, is_gap, is_pointer, read
-from sqstee.read.remarks import Sink
+from sqstee.read.remarks import Sink, Speaker
 from sqstee.read.returns import Returns
 from sqstee.read.stop import Stop, StoppedError
 from sqstee.record import Event
@@ -95,6 +95,11 @@ class Follower:
         """Whether lines are missing of any run that is known."""
         return any(self.order.holes(run) for run in self._active)
 
+    def remark(self, text: str, **fields: object) -> None:
+        """Hand on a remark, which may wait for its reader: a signal ends that, and all that is held is given back."""
+        with self._stop.interruptible():
+            self._sink.remark(text, **fields)
+
     def _read(self, is_over: Callable[[], bool]) -> None:
         self.pump.start()
         try:
@@ -123,7 +128,7 @@ class Follower:
                 unseen.popleft()
             now = time.monotonic()
             self._emit(self.order.finish(now) if at_end else self.order.tick(now))
-            self._say()
+            self._say(self)
             with self._stop.interruptible():
                 if self._rest:
                     self._rest.flush()
@@ -221,12 +226,12 @@ class Follower:
                 self._hand_on(emission.items)
             elif isinstance(emission, Late):
                 self._hand_on(emission.items, late=True)
-                remarks.late(self._sink, emission)
+                remarks.late(self, emission)
             elif isinstance(emission, Gap):
                 self._hand_on((emission.item,), late=emission.is_late)
-                remarks.gap(self._sink, emission)
+                remarks.gap(self, emission)
             else:
-                remarks.missing(self._sink, emission)
+                remarks.missing(self, emission)
             self._done += self._holding.passed(emission.run, self.order.border(emission.run))
 
     def _hand_on(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
@@ -254,7 +259,7 @@ class Follower:
             return
         for run in sorted(self._ended):
             for first, last in self.order.holes(run):
-                remarks.lost(self._sink, run, first, last)
+                remarks.lost(self, run, first, last)
         self._ended.clear()
 
     def _note_end(self, items: Sequence[Item | Foreign]) -> None:
@@ -266,9 +271,9 @@ class Follower:
         """A remark from whatever thread: said by the one that reads."""
         self._remarks.append(text)
 
-    def _say(self) -> None:
+    def _say(self, speaker: Speaker) -> None:
         while self._remarks:
-            self._sink.remark(self._remarks.pop(0))
+            speaker.remark(self._remarks.pop(0))
 
     def _acknowledge(self) -> None:
         done, self._done = self._done, []
@@ -287,7 +292,7 @@ class Follower:
         self.returns.close()
         for receiver in self._receivers:
             receiver.close()
-        self._say()
+        self._say(self._sink)
         if self.returns.failed:
             many = f"{self.returns.failed} message{'s' if self.returns.failed > 1 else ''}"
             self._sink.remark(f"{many} could not be acknowledged and will come again: {self.returns.problem}")

@@ -10,47 +10,51 @@ from sqstee.read.receive import Foreign, Item
 from sqstee.record import Event
 
 
-class Sink(Protocol):
+class Speaker(Protocol):
+    """Who says things beside the lines."""
+
+    def remark(self, text: str, **fields: object) -> None:
+        """Take a remark about what was read."""
+
+
+class Sink(Speaker, Protocol):
     """Where items go in their order: a printer, a board, the rest that a filter leaves."""
 
     def items(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
         """Take items; `late` ones belong further up."""
 
-    def remark(self, text: str, **fields: object) -> None:
-        """Take a remark about what was read."""
-
     def flush(self) -> None:
         """Have everything written; raises OSError where that fails."""
 
 
-def missing(sink: Sink, hole: Missing) -> None:
+def missing(speaker: Speaker, hole: Missing) -> None:
     """Lines that have not come so far."""
     text = f"{_lines(hole.first, hole.last)} missing so far {_of(hole)}, waited for {hole.age:.1f} s"
-    _say(sink, text, "missing", hole, age_s=round(hole.age, 3))
+    _say(speaker, text, "missing", hole, age_s=round(hole.age, 3))
 
 
-def late(sink: Sink, lines: Late[Item]) -> None:
+def late(speaker: Speaker, lines: Late[Item]) -> None:
     """Lines that have come after those above them."""
-    _say(sink, f"{_lines(lines.first, lines.last)} came late {_of(lines)}", "late", lines)
+    _say(speaker, f"{_lines(lines.first, lines.last)} came late {_of(lines)}", "late", lines)
 
 
-def gap(sink: Sink, found: Gap[Item]) -> None:
+def gap(speaker: Speaker, found: Gap[Item]) -> None:
     """Lines that the sender had to drop."""
     assert isinstance(found.item, Event)
     reason = str(found.item.fields.get("reason", ""))
     count = _lines(found.first, found.last)
     text = f"{count} dropped by the sender {_of(found)}: {found.item.message or reason}"
-    _say(sink, text, "gap", found, reason=reason)
+    _say(speaker, text, "gap", found, reason=reason)
 
 
-def lost(sink: Sink, run: str, first: int, last: int) -> None:
+def lost(speaker: Speaker, run: str, first: int, last: int) -> None:
     """Lines that will not come any more."""
     hole = Missing(run, first, last, 0.0)
-    _say(sink, f"{_lines(first, last)} lost {_of(hole)}: the run has ended, and the queue is empty", "lost", hole)
+    _say(speaker, f"{_lines(first, last)} lost {_of(hole)}: the run has ended, and the queue is empty", "lost", hole)
 
 
-def _say(sink: Sink, text: str, kind: str, span: Missing | Late[Item] | Gap[Item], **more: object) -> None:
-    sink.remark(text, kind=kind, run=span.run, first=span.first, last=span.last, **more)
+def _say(speaker: Speaker, text: str, kind: str, span: Missing | Late[Item] | Gap[Item], **more: object) -> None:
+    speaker.remark(text, kind=kind, run=span.run, first=span.first, last=span.last, **more)
 
 
 def _lines(first: int, last: int) -> str:
