@@ -7,6 +7,7 @@ import gzip
 import http.client
 import io
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -484,6 +485,19 @@ def test_a_thousand_bad_requests_do_no_harm(tmp_path: Path) -> None:
         assert _resident(process.pid) - before < 150 * 1024 * 1024
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_more_senders_than_a_thousand_keep_their_connections(tmp_path: Path) -> None:
+    """Nobody waits until somebody else has been idle for minutes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4000), hard))
+    with collecting(tmp_path / "store.db") as (_, url), contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            peer = socket.create_connection((urlsplit(url).hostname or "", urlsplit(url).port or 0), 30)
+            stack.enter_context(peer)
+        peer.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+        assert peer.recv(100).startswith(b"HTTP/1.1 200 ")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _resident(pid: int) -> int:

@@ -9,6 +9,9 @@ import typer
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
+_MOST_CONNECTIONS = 4096
+_OTHER_DESCRIPTORS = 128  # the store's, and the files of requests that are too large for memory
+
 
 def serve(
     host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help="The address to listen on."),
@@ -47,7 +50,7 @@ def serve(
             threads=threads,
             ident="sqstee",
             max_request_body_size=MAX_POST_BYTES,
-            connection_limit=1000,
+            connection_limit=_connections(),
             backlog=1024,
             asyncore_use_poll=True,  # select() takes no descriptor above 1023
             recv_bytes=65536,
@@ -59,6 +62,17 @@ def serve(
     _say(server, accepted)
     server.run()
     return 0
+
+
+def _connections() -> int:
+    """How many may be open at a time, as far as descriptors allow: senders keep theirs, and those above it wait."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    return max(1, allowed - _OTHER_DESCRIPTORS)
 
 
 def _say(server: object, accepted: list[str]) -> None:
