@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -214,6 +216,33 @@ def test_a_proxy_is_used(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) ->
     with contextlib.closing(HttpSender(parse(f"{scripted.url}/y"))) as sender:
         sender.send([body("RUN", 0, 0)])
     assert scripted.got[1][0] == "/y"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_gets_the_credentials_of_its_url(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request carries them, or else the opening of a tunnel; nothing else does."""
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            peer, _ = server.accept()
+            with peer:
+                heads.append(peer.recv(65536))
+                peer.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        for name in ("no_proxy", "NO_PROXY", "SQSTEE_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://us%40er:p:w@127.0.0.1:{server.getsockname()[1]}")
+        sender = HttpSender(parse(f"{scheme}://collector.invalid/x"))
+        with pytest.raises(TransportError, match="407") as raised:
+            sender.send([body("RUN", 0, 0)])
+        sender.close()
+        thread.join(30)
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:p:w") in heads[0]
+    assert heads[0].startswith(b"CONNECT " if scheme == "https" else b"POST http://")
+    assert "p:w" not in str(raised.value)
 
 
 def test_nobody_there_is_passing_trouble() -> None:

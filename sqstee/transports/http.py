@@ -87,6 +87,8 @@ class HttpSender(Batches):
 
     def _post(self, body: Body) -> None:
         headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"sqstee/{__version__}"}
+        if self._proxy and self._tls is None:
+            headers |= _credentials(self._proxy)
         data = body.data
         if body.encoding:
             data, headers["Content-Encoding"] = binascii.a2b_base64(data), "gzip"
@@ -156,12 +158,14 @@ class HttpSender(Batches):
         return connection
 
     def _new_connection(self) -> http.client.HTTPConnection:
-        host, port = (self._proxy.hostname, self._proxy.port) if self._proxy else (self._url.hostname, self._url.port)
+        host, port = self._url.hostname, self._url.port
+        if self._proxy:
+            host, port = self._proxy.hostname, self._proxy.port or 80
         if self._tls is None:
             return http.client.HTTPConnection(host or "", port)
         connection = http.client.HTTPSConnection(host or "", port, context=self._tls)
         if self._proxy:
-            connection.set_tunnel(self._url.hostname or "", self._url.port or 443)
+            connection.set_tunnel(self._url.hostname or "", self._url.port or 443, _credentials(self._proxy))
         return connection
 
     def _drop(self) -> None:
@@ -197,3 +201,11 @@ def _proxy(url: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
     if not found or urllib.request.proxy_bypass(url.netloc):
         return None
     return urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
+
+
+def _credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    """The header with a proxy's user and password, where its URL has them (RFC 7617)."""
+    if proxy.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {binascii.b2a_base64(pair.encode(), newline=False).decode()}"}
