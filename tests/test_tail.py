@@ -661,3 +661,14 @@ def test_a_failing_library_does_not_end_the_deleting(tmp_path: Path) -> None:
     queue = Surprising([message(0, 1, "a")])
     assert printed(tmp_path, queue)[0] == expected(0, 1)
     assert [[one.handle for one in batch] for batch in queue.deleted] == [[], ["a"]]
+
+
+def test_entries_that_were_not_given_back_are_tried_again(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """HTTP 200 with Failed is no success there either: the messages would stay hidden."""
+    fake_sqs.create_queue("patient", VisibilityTimeout=3600)
+    put(fake_sqs, whole_run(3), "patient")
+    fake_sqs.faults(failed_entries=[{"operation": "ChangeMessageVisibilityBatch", "times": 2}])
+    found = sqstee.run("tail", "patient", "--peek", "-o", "raw", environ=fake_sqs.environ())
+    assert found.stdout == expected(1, 3)
+    assert [one.receives for one in fake_sqs.messages("patient")] == [1, 1, 1]
+    assert in_flight(fake_sqs, "patient") == 0

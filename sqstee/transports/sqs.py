@@ -242,13 +242,16 @@ class SqsReceiver:
         with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
                 part = messages[start : start + BATCH]
-                client.change_message_visibility_batch(
+                answer = client.change_message_visibility_batch(
                     QueueUrl=url,
                     Entries=[
                         {"Id": str(at), "ReceiptHandle": message.handle, "VisibilityTimeout": 0}
                         for at, message in enumerate(part)
                     ],
                 )
+                passing = [failure for failure in _failures(answer, len(part)) if failure.kind == RETRY]
+                if passing:  # all of them again, which does no harm
+                    raise TransportError(RETRY, passing[0].code, passing[0].message)
 
     def stat(self) -> QueueState:
         """One GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's."""
