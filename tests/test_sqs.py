@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from support import Rebuilt, Sqstee, clean_environment, is_running, python, running, wait_for
 
 from sqstee.record import Body, Encoder
+from sqstee.transports.aws import Renewed
 from sqstee.transports.base import REFRESH, RETRY, TransportError
-from sqstee.transports.sqs import Renewed, request_json
+from sqstee.transports.sqs import request_json
 
 MANY = python("for n in range(20000): print('line %06d ' % n + 'x' * 106)")  # 119 bytes and a newline
 

@@ -36,11 +36,10 @@ PURE = {
     "sqstee.measure.statistics",
 }
 BOTO3 = {
-    "sqstee.transports.sqs",
+    "sqstee.transports.aws",
     "sqstee.transports.sqs_probe",
     "sqstee.transports.cloudwatch",
     "sqstee.transports.experiment",
-    "sqstee.transports.s3",
     "sqstee.cli.demo",
 }
 HEAVY = {

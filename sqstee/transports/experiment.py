@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqstee.transports.aws import refusal_of
 from sqstee.transports.base import OPEN, RETRY, TransportError
 from sqstee.transports.destination import Destination
-from sqstee.transports.sqs import LONG_POLL_SECONDS, client_for, refusal_of
+from sqstee.transports.sqs import LONG_POLL_SECONDS, client_for
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient

@@ -69,7 +69,7 @@ def open_sender(
 def load(destination: Destination) -> None:
     """Import all that sending there will import, so that it is not done at a moment that matters."""
     if destination.kind in ("sqs", "s3"):
-        from sqstee.transports.sqs import load as load_client
+        from sqstee.transports.aws import load as load_client
 
         load_client(destination.kind)
     elif destination.kind == "local":

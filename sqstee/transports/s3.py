@@ -21,17 +21,9 @@ from typing import Any
 
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_TYPE, Body, by_run, gunzip
-from sqstee.transports.base import (
-    POISON,
-    Failure,
-    Message,
-    Objects,
-    QueueState,
-    TransportError,
-    classify,
-)
+from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, refusal_of
+from sqstee.transports.base import POISON, Failure, Message, Objects, QueueState, TransportError, classify
 from sqstee.transports.destination import Destination
-from sqstee.transports.sqs import READ_SECONDS, Renewed, build_client, refusal_of
 
 ALL_SHARDS = "00-ff"
 _KEY = re.compile(

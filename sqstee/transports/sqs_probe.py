@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqstee.record import Encoder
+from sqstee.transports.aws import refusal_of
 from sqstee.transports.base import OPEN, REFRESH, TIMEOUT, TransportError
 from sqstee.transports.destination import Destination
-from sqstee.transports.sqs import MAX_MESSAGE_BYTES, client_for, queue_state, refusal_of
+from sqstee.transports.sqs import MAX_MESSAGE_BYTES, client_for, queue_state
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 ROLES = {
