@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -364,24 +363,6 @@ def test_a_destination_that_takes_no_record_is_at_fault(tmp_path: Path) -> None:
     assert shipper.quarantined == 0
     assert "InvalidMessageContents" in shipper.reason
     assert not (tmp_path / "quarantine").exists()
-
-
-def test_requests_refused_together_are_one_refusal_of_their_credentials(tmp_path: Path) -> None:
-    """What was in flight with the old session says nothing about the new one: the run goes on, also at its end."""
-    together = threading.Barrier(2, timeout=20.0)
-    refused: list[Sequence[Body]] = []
-
-    def answer(bodies: Sequence[Body]) -> list[Failure]:
-        if len(refused) < 2:
-            refused.append(bodies)
-            together.wait()
-            raise TransportError(REFRESH, "ExpiredToken", "The security token included in the request is expired")
-        return []
-
-    sender = Scripted(answer)
-    _, complete = ship(tmp_path, sender, 8_000)
-    assert complete
-    assert taken(sender).stdout == b"".join(b"%099d\n" % n for n in range(8_000))
 
 
 def test_a_new_session_that_is_refused_as_well_is_final(tmp_path: Path) -> None:

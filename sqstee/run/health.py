@@ -20,7 +20,6 @@ class Health:
         self._jitter = jitter
         self._failures = 0
         self._last_kind = ""
-        self._renewed = False
         self._most = _BACKOFF_MOST_SECONDS
         self._asked_until = 0.0
         self.not_before = 0.0
@@ -40,16 +39,12 @@ class Health:
         self.reason = ""
         self.permanent = False
 
-    def trying(self) -> None:
-        """Something is about to be sent: with new credentials, where the last were refused."""
-        self._renewed = self._last_kind == REFRESH
-
     def failure(self, kind: str, reason: str, now: float, after: float = 0.0) -> None:
         """Something was refused; the destination asks to be left alone for `after` seconds."""
         self._failures += 1
         self.reason = reason
-        # credentials may have just expired, for all that are in flight: only a new session that fails as well is final
-        self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._renewed)
+        # credentials may have just expired: only a new session that fails as well is final
+        self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
         self._last_kind = kind
         most = min(self._most, _BACKOFF_FIRST_SECONDS * 2 ** min(self._failures, 12))
         wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)

@@ -120,7 +120,6 @@ class Shipper:
             return
         if self._source is None:
             if not self._senders.busy:
-                self._health.trying()
                 self._senders.submit(None)
             return
         self._held_until = self._flood() if self._close_at is None else 0.0
@@ -170,7 +169,6 @@ class Shipper:
 
     def _submit(self, source: Supply, request: Request) -> None:
         source.plan(request.planned)
-        self._health.trying()
         self._senders.submit(request.planned)
 
     def _wait(self, now: float) -> None:

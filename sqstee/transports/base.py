@@ -11,7 +11,8 @@ from sqstee.text import one_line
 
 # What a refusal means for the sender:
 RETRY = "retry"  # passing trouble: the same again, later
-REFRESH = "refresh"  # credentials missing or expired: build a new session, then the same again
+# Credentials missing or expired: build a new session, then the same again. What an older session is refused is RETRY.
+REFRESH = "refresh"
 OPEN = "open"  # the destination refuses everything: stop for a while
 SIZE = "size"  # larger than this destination takes: repack
 POISON = "poison"  # something in these very records will never be taken
