@@ -55,10 +55,6 @@ def _run(words: list[str]) -> int:
 
 
 def _verb(words: list[str]) -> int:
-    import signal
-
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the launcher left it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     from sqstee.cli.app import main as cli
 
     return cli(words)

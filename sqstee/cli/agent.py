@@ -40,12 +40,11 @@ def agent(
 
 def _folder(configured: str) -> str:
     """The folder that is served: root serves the one of all users where there is one."""
-    from sqstee.run.folder import default_root
+    from sqstee.run.folder import SHARED, default_root
 
     if configured:
         return os.path.abspath(configured)
-    shared = os.path.dirname(default_root())
-    return shared if os.geteuid() == 0 and _of_all_users(shared) else default_root()
+    return SHARED if os.geteuid() == 0 and _of_all_users(SHARED) else default_root()
 
 
 def _of_all_users(folder: str) -> bool:

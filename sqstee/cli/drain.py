@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
+_MAKE_ROOM = "make room, then drain again: what came is in the folder, everything else in the queue"
 _SPARE = ((2,), (2, 3), (0, 2, 3))  # what goes where the line is too long: the size, then the rate, then the name
 _RATE_SECONDS = 3.0  # over which the rate is taken
 _MOST_SHOWN = 40  # complete runs that are listed one by one
@@ -60,15 +61,18 @@ def drain(
         raise SqsteeError(f"{layout!r} is not a layout", f"the form is --layout {'|'.join(LAYOUTS)}")
     if form not in ("default", "json"):
         raise SqsteeError(f"{form!r} is not a form of output", "the form is -o default|json")
+    if not output:
+        raise SqsteeError("-O: the folder has no name", "the form is -O DIR, or -O - for stdout")
     hidden = round(seconds_of(visibility, "--visibility-timeout")) if visibility else None
     if hidden is not None and not 1 <= hidden <= 43200:
         raise SqsteeError("--visibility-timeout is from 1s to 12h", "the form is --visibility-timeout TIME")
     limits = Limits(concurrency, max(1.0, seconds_of(wait, "--wait-time")), seconds_of(idle, "--idle-timeout"))
     limits.most = max_messages or None
     check_shards(shards, destinations(dest))  # before there is a folder
-    with failures("drain"), Stop() as stop:
-        if output == "-":
+    if output == "-":
+        with failures("drain"), Stop() as stop:
             return _to_stdout(dest, limits, hidden, shards, stop)
+    with failures("drain", _MAKE_ROOM), Stop() as stop:
         return _Draining(dest, limits, hidden, shards, processes, stop).into(output, layout, packed, form == "json")
 
 

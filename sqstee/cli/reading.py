@@ -115,24 +115,19 @@ def _cost_of_a_look(destination: Destination, receiver: Receiver, visibility: in
 
 
 @contextmanager
-def failures(verb: str) -> Iterator[None]:
-    """What fails while reading, said in one line and one hint; a reader that left our pipe is no failure of ours."""
-    import typer
-
+def failures(verb: str, hint: str = "nothing is deleted that was not written") -> Iterator[None]:
+    """What fails while reading, said in one line and one hint: `hint` where it is a disk or the output."""
     from sqstee.transports.base import TransportError
 
     try:
         yield
     except BrokenPipeError:
-        raise typer.Exit(128 + 13) from None  # as a process that SIGPIPE ends
+        raise  # a reader that left our pipe is no failure of ours
     except TransportError as error:
-        hint = f"sqstee {verb} --help lists the options; sqstee check DEST looks for the cause"
-        raise SqsteeError(str(error), hint, EXIT_FAILURE) from None
+        where = f"sqstee {verb} --help lists the options; sqstee check DEST looks for the cause"
+        raise SqsteeError(str(error), where, EXIT_FAILURE) from None
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror}"
-        hint = "nothing is deleted that was not written"
-        if verb == "drain":
-            hint = "make room, then drain again: what came is in the folder, everything else in the queue"
         raise SqsteeError(what, hint, EXIT_FAILURE) from None
 
 

@@ -58,7 +58,7 @@ def tail(
     style = _style(output, template, _patterns("-H", highlight), color_of(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
     seconds = seconds_of(window, "--reorder-window")
-    printer = Printer(Output(sys.stdout.fileno()), Output(sys.stderr.fileno()), style)
+    printer = Printer(Output(1), Output(2), style)
     with failures("tail"), Stop() as stop:
         hidden = _PEEK_VISIBILITY if peek else None
         places = opened(dest, consume=consume, peek=peek, visibility=hidden, shards=shards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.25
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # and the terminal's width from which they show
+_PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS does not say
 _LAST_LINE = 80  # the width from which that shows
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
 
@@ -140,7 +141,7 @@ class _Table:
         """Print all runs, plainly where stdout is no terminal."""
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+        width = None if sys.stdout.isatty() else shutil.get_terminal_size((_PLAIN_WIDTH, 0)).columns
         console = Console(highlight=False, width=width)
         console.print(self.picture(board, console.width, 0))
         console.file.flush()

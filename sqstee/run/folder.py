@@ -7,15 +7,15 @@ import stat
 
 from sqstee.errors import SqsteeError
 
+SHARED = "/var/spool/sqstee"  # where each user has a folder, if the administrator has made it for all (1777)
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 
 
 def default_root() -> str:
     """The spool folder where none is configured: node-local, and the administrator's if it was made for all (1777)."""
-    shared = "/var/spool/sqstee"
     try:
-        if stat.S_IMODE(os.lstat(shared).st_mode) == 0o1777:
-            return f"{shared}/{os.getuid()}"
+        if stat.S_IMODE(os.lstat(SHARED).st_mode) == 0o1777:
+            return f"{SHARED}/{os.getuid()}"
     except OSError:
         pass
     return f"/var/tmp/sqstee-{os.getuid()}"
