@@ -27,6 +27,14 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
+def time_to_meet(fault: str) -> tuple[str, str]:
+    """The flush time in which also a crowded machine's shipper meets an injected fault.
+
+    A fault in sending takes all of that time, since it is tried again; every other one ends the delivery at once.
+    """
+    return ("--flush-timeout", "4s" if "Sender.send" in fault else "60s")
+
+
 class Sqstee:
     """The installed command, in an environment of its own."""
 
@@ -154,7 +162,7 @@ class Rebuilt:
         assert isinstance(self.items[-1], Event)
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     """Poll until `condition` is true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -31,7 +31,7 @@ def test_several_runs_are_packed_together(node: Node) -> None:
         ]
         wait_for(lambda: len(node.sqstee.waiting_runs()) == 4, "runs")
         for process in running_ones:
-            process.communicate(b"\n", timeout=20)
+            process.communicate(b"\n", timeout=40)
             assert process.returncode == 0
         wait_for(node.idle, "delivery")
     found = node.shipped()
@@ -80,7 +80,7 @@ def test_a_killed_agent_loses_nothing(node: Node) -> None:
         before = len(node.outputs()[-1])
         wait_for(lambda: node.outputs()[:3] == [expected] * 3 and len(node.outputs()[-1]) > before, "take-over", 40)
         for process in (*wrapped, busy):
-            process.communicate(b"\n", timeout=30)
+            process.communicate(b"\n", timeout=40)
     assert node.outputs()[:3] == [b"".join(b"%d\n" % n for n in range(1, 20101))] * 3
     for one in node.shipped().values():
         one.assert_whole()
@@ -98,8 +98,8 @@ def test_a_run_that_ends_as_the_agent_dies_ships_itself(node: Node) -> None:
     with node.agent("--to", "q") as agent, node.wrapping("sh", "-c", "echo one; read x; echo two") as process:
         wait_for(lambda: node.outputs() == [b"one\n"], "first line")
         agent.kill()
-        agent.wait(20)
-        process.communicate(b"\n", timeout=30)
+        agent.wait(40)
+        process.communicate(b"\n", timeout=40)
         assert process.returncode == 0
         assert node.idle()
         assert node.outputs() == [b"one\ntwo\n"]
@@ -240,7 +240,7 @@ def test_a_file_that_nobody_holds_is_not_trusted(tmp_path: Path) -> None:
             assert process.stdout
             process.stdout.readline()
             assert agency.serves(str(tmp_path), "q", {}) == expected
-            process.communicate(b"\n", timeout=20)
+            process.communicate(b"\n", timeout=40)
 
 
 def test_a_wrapper_under_an_agent_is_small(node: Node) -> None:
@@ -252,7 +252,7 @@ def test_a_wrapper_under_an_agent_is_small(node: Node) -> None:
         kib = [int(line.split()[1]) for text in sizes for line in text.splitlines() if line.startswith("Pss:")]
         assert len(kib) == 2
         assert sum(kib) <= 12 * 1024, kib
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=40)
 
 
 @pytest.mark.parametrize("delivered", [True, False])

@@ -66,13 +66,13 @@ def test_sigterm_delivers_the_rest(node: Node) -> None:
         with node.agent("--to", "q", "--flush-timeout", "20s") as agent:
             pass
         assert agent.returncode == 0
-        process.communicate(b"\n", timeout=30)
+        process.communicate(b"\n", timeout=40)
     with node.agent("--to", "q", "--flush-timeout", "20s") as agent:
         node.server.faults(latency_ms=500)
         for number in range(3):
             node.wrap("echo", str(number))
         agent.terminate()
-        agent.wait(30)
+        agent.wait(40)
     assert agent.returncode == 0
     assert node.idle()
     assert node.outputs() == sorted([b"0\n", b"1\n", b"2\n", b"".join(b"%d\n" % n for n in range(1, 501))])
@@ -101,7 +101,7 @@ def test_sighup_reads_the_configuration_again(node: Node) -> None:
         assert agent.stderr
         assert b"[agent] takes `to` alone" in agent.stderr.readline()
         assert node.published()["destinations"] == ["other"]
-        process.communicate(b"\n", timeout=30)
+        process.communicate(b"\n", timeout=40)
     assert node.outputs() == [b"one\ntwo\n"]
 
 

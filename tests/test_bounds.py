@@ -123,7 +123,7 @@ def test_block_holds_the_command_until_there_is_room(sqstee: Sqstee, fake_sqs: F
         assert len(received) < 30000  # what was read is out, although the spool has not taken all of it
         fake_sqs.clear_faults()
         reading.join(60)
-        assert (process.wait(30), received == LINES) == (0, True)
+        assert (process.wait(40), received == LINES) == (0, True)
         assert process.stderr
         assert process.stderr.read() == b""
     got = shipped(fake_sqs)
@@ -145,7 +145,7 @@ def test_signals_work_while_the_command_is_held(sqstee: Sqstee, fake_sqs: FakeSq
         reading.start()
         command = wait_until_blocked(sqstee, process.pid)
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(40) == -signal.SIGTERM
         assert not is_running(command)
         reading.join(10)
     flushed(sqstee, fake_sqs)
@@ -187,7 +187,7 @@ def test_the_end_of_the_command_waits_for_room_and_a_signal_ends_that(sqstee: Sq
         assert output[0] == (b"x" * 63 + b"\n") * (len(output[0]) // 64)
         wait_for(lambda: b'"exit"' in sqstee.spooled(), "exit event")
         os.kill(process.pid, signal.SIGTERM)  # no more waiting for delivery
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0
     flushed(sqstee, fake_sqs)
     got = shipped(fake_sqs)
     assert_accounted_for(got, output[0].splitlines(keepends=True))
@@ -248,7 +248,7 @@ def test_room_that_comes_back_is_used(sqstee: Sqstee, fake_sqs: FakeSqs) -> None
         process.stdin.flush()
         # a full folder is looked at now and then only: some more may be dropped
         wait_for(lambda: b"after\n" in shipped(fake_sqs).stdout, "later line", 60)
-        process.communicate(timeout=30)
+        process.communicate(timeout=40)
     got = shipped(fake_sqs)
     got.assert_whole()
     assert got.records[-1].message == "after"

@@ -227,7 +227,7 @@ class Gate(Batches):
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         self.calls.append(len(bodies))
-        assert self.gate.wait(30)
+        assert self.gate.wait(40)
         if self.refusal:
             raise self.refusal
         return []
@@ -321,14 +321,14 @@ def test_a_full_collector_leaves_the_lines_with_their_sender(sqstee: Sqstee, tmp
     """They stay in its spool, nothing is lost; drained, the store takes the rest, and the two are the whole."""
     store, out = tmp_path / "store.db", tmp_path / "out"
     with collecting(store, environ={"SQSTEE_LOCAL_MAX": "1M"}) as (process, url):
-        words = ("--to", url, "--flush-timeout", "5s", "--message-bytes", "64K", "--", "seq", "20000")
+        words = ("--to", url, "--flush-timeout", "10s", "--message-bytes", "64K", "--", "seq", "20000")
         found = sqstee.run(*words)
         assert found.returncode == 0
         assert b"not delivered yet (Http503" in found.stderr
         flushed = 1
         while flushed:
             assert sqstee.run("drain", f"local:{store}", "-O", str(out), "--idle-timeout", "0").returncode in (0, 3, 4)
-            flushed = sqstee.run("flush", "--timeout", "1s").returncode
+            flushed = sqstee.run("flush", "--timeout", "3s").returncode
         assert sqstee.run("drain", f"local:{store}", "-O", str(out), "--idle-timeout", "0").returncode == 0
         process.terminate()
         assert process.stderr
@@ -448,7 +448,7 @@ def test_a_thousand_bad_requests_do_no_harm(tmp_path: Path) -> None:
     with collecting(store, environ={"SQSTEE_TOKEN": "secret"}) as (process, url):
         host = urlsplit(url).netloc
         before = _resident(process.pid)
-        connection = http.client.HTTPConnection(host, timeout=30)
+        connection = http.client.HTTPConnection(host, timeout=40)
         for number in range(1000):
             data, _, more = BAD[number % len(BAD)]
             if "CONTENT_LENGTH" in more:  # the server's parser is asked for those below
@@ -484,7 +484,7 @@ def test_a_thousand_bad_requests_do_no_harm(tmp_path: Path) -> None:
         assert [row.data for row in stored(store)] == [GOOD]
         assert _resident(process.pid) - before < 150 * 1024 * 1024
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(40) == 0
 
 
 def test_more_senders_than_a_thousand_keep_their_connections(tmp_path: Path) -> None:

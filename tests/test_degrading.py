@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, Sqstee, children, running, wait_for
+from support import PROGRAMS, Sqstee, children, kill, running, time_to_meet, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -93,7 +93,7 @@ def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, f
         "INJECT": fault,
         "INJECTED": str(tmp_path / "injected"),
     }
-    found = sqstee.run("--flush-timeout", "1s", "--", "sh", "-c", SCRIPT, environ=environ, timeout=30)
+    found = sqstee.run(*time_to_meet(fault), "--", "sh", "-c", SCRIPT, environ=environ)
     assert (found.stdout, found.returncode) == (b"out 1\nout 2\nout 3\nend", 7)
     lines = [line for line in found.stderr.decode().splitlines() if not line.startswith("sqstee: ")]
     assert lines == ["err 1", "err 2", "err 3"]
@@ -140,7 +140,7 @@ def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path:
         os.kill(process.pid, signal.SIGTERM)
         assert process.stdout.readline() == b"trapped\n"
         os.kill(process.pid, signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -172,8 +172,8 @@ def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
         process.stdout.readline()
         task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_for(lambda: len(task.read_text().split()) == 2, "shipper")
-        os.kill(max(int(word) for word in task.read_text().split()), signal.SIGKILL)
-        out, err = process.communicate(b"\n", timeout=20)
+        kill(max(int(word) for word in task.read_text().split()))
+        out, err = process.communicate(b"\n", timeout=40)
     assert out == b"on\n"
     assert process.returncode == 0
     assert b"the background process was ended" in err
@@ -268,7 +268,7 @@ def test_a_disk_that_hangs_does_not_keep_back_what_was_read(sqstee: Sqstee, tmp_
         os.kill(process.pid, signal.SIGTERM)
         wait_for(lambda: len(children(process.pid)) == 1, "command's end")
         (tmp_path / "injected.go").touch()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=40)
     assert (out, err, process.returncode) == (b"trapped\n", b"", 7)
     assert sqstee.local().stdout == b"first\ntrapped\n"
 

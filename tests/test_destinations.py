@@ -98,7 +98,7 @@ def test_a_gap_event_does_not_stand_for_its_records(sqstee: Sqstee, tmp_path: Pa
         environ = sqstee.environ | target.environ
         words = sqstee.words("--to", target.to, "--linger", "0", "--", *code)
         with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
-            assert picky.took_gap.wait(30)
+            assert picky.took_gap.wait(40)
             kill(*children(wrapper.pid), wrapper.pid)
         picky.go_on.set()
         wait_for(lambda: target.active == 0, "end of the held answer")

@@ -72,7 +72,7 @@ class TestFaults:
         with running(sqstee.words(*words), stdout=subprocess.PIPE, env=environ, start_new_session=True) as process:
             wait_for(lambda: len(fake_sqs.messages("q")) < 550, "some deletes")
             os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-            process.communicate(timeout=30)
+            process.communicate(timeout=40)
         assert process.returncode == 128 + number
         left = fake_sqs.messages("q")
         assert not any(message.in_flight for message in left)

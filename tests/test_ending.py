@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import PROGRAMS, Rebuilt, Sqstee, children, running, wait_for
+from support import PROGRAMS, Rebuilt, Sqstee, children, running, time_to_meet, wait_for
 from terminal import Terminal
 
 from sqstee.errors import EXIT_UNDELIVERED
@@ -49,7 +49,7 @@ def test_a_signal_in_the_final_flush(sqstee: Sqstee, fake_sqs: FakeSqs, number: 
     """The lines stay in the spool, one line says so, and the status is the command's own."""
     with flushing(sqstee, fake_sqs, "seq 3; exit 7") as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=40)
     assert (out, process.returncode) == (b"1\n2\n3\n", 7)
     why = f"3 lines not delivered yet (cut short by {number.name}): kept in {sqstee.spool}, `sqstee flush` ships them"
     assert err.decode() == f"sqstee: {why}\n"
@@ -64,7 +64,7 @@ def test_several_signals_at_once(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     with flushing(sqstee, fake_sqs, "seq 3; exit 7") as process:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             process.send_signal(number)
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     assert process.returncode == 7
     heal(sqstee, fake_sqs)
     shipped(fake_sqs).assert_whole()
@@ -74,7 +74,7 @@ def test_the_commands_death_is_mirrored_after_a_signal_in_the_flush(sqstee: Sqst
     """Killed by KILL, and ^C while its last lines were on their way: dead by KILL."""
     with flushing(sqstee, fake_sqs, "seq 3; kill -9 $$") as process:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -155,7 +155,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_strict_tells_by_the_status(sqstee: Sqstee, fault: str) -> None:
     """Lines that were not captured, dropped, or stay behind: a status of its own, in the place of 0 only."""
-    words = ("--strict", "--to", "local", "--flush-timeout", "1s")
+    words = ("--strict", "--to", "local", *time_to_meet(fault))
     found = lost(sqstee, fault, *words)
     assert found.returncode == EXIT_UNDELIVERED, found.stderr
     assert found.stderr.startswith(b"sqstee: ")

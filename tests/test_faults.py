@@ -81,7 +81,7 @@ class Run:
         """Have it end."""
         self.status = status
         self.tell(f"exit {status}")
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=40)
 
     def kill(self, pid: int) -> None:
         """kill -9."""
@@ -92,7 +92,7 @@ class Run:
         """Leave nothing of it running."""
         for pid in (self.shipper, self.process.pid, self.command):
             self.kill(pid)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=40)
 
     def __repr__(self) -> str:
         alive = [name for name in ("command", "shipper") if is_running(getattr(self, name))]
@@ -256,7 +256,7 @@ def test_kills_at_random_moments(
         if victim == "shipper":
             run.end(0)
         else:
-            run.process.communicate(timeout=30)
+            run.process.communicate(timeout=40)
     heal(sqstee, target, runs)
     got = delivered(target, sqstee)
     for run in runs:

@@ -56,7 +56,7 @@ def ship(
         wake,
         linger=0.0,
         message_bytes=message_bytes,
-        flush_timeout=20.0,
+        flush_timeout=40.0,
         compress=compress,
         supply=lambda limits: Fleet(limits, message_bytes, compress, mixing, inbox),
     )

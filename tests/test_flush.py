@@ -47,7 +47,7 @@ def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
         (run,) = sqstee.waiting_runs()
         found = sqstee.run("flush")
         assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships by itself\n")
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=40)
 
 
 def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -60,7 +60,7 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         wait_for(lambda: fake_sqs.counters().active > 0, "request")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=40)
     what = f"11 records of 2 runs stay in {sqstee.spool}"
     assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}, `sqstee flush` goes on\n")
     assert process.returncode == 130
@@ -95,6 +95,6 @@ def test_what_flush_makes_is_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     found = sqstee.run("--to", f"local:{path}", "--flush-timeout", "1s", "--", "seq", "3")
     assert b"not delivered yet" in found.stderr
     path.rmdir()
-    subprocess.run(sqstee.words("flush"), env=environ, umask=0, check=True, timeout=20, capture_output=True)
+    subprocess.run(sqstee.words("flush"), env=environ, umask=0, check=True, timeout=40, capture_output=True)
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert sqstee.local(path).stdout == b"1\n2\n3\n"

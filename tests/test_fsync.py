@@ -75,7 +75,7 @@ def test_synced_while_the_command_runs_and_before_the_exit(sqstee: Sqstee, syncs
             wait_until_durable(sqstee, syncs, text)
             process.stdin.write(b"\n")
             process.stdin.flush()
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     (segment,) = segments(sqstee)
     assert syncs.size(segment) == segment.stat().st_size
     assert syncs.size(segment.parent) >= 0
@@ -111,7 +111,7 @@ def test_a_disk_that_hangs_delays_no_output(sqstee: Sqstee, syncs: Syncs) -> Non
         assert process.stdout.readline() == b"two\n"
         wait_for(lambda: b'"event":"exit"' in sqstee.spooled(), "exit event")
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=40)
     syncs.hold.unlink()
     assert process.returncode == 7
     assert all(line.split()[0] == "begun" for line in syncs.log.read_text().splitlines())
@@ -139,7 +139,7 @@ def test_an_heir_syncs_too(sqstee: Sqstee, syncs: Syncs, tmp_path: Path) -> None
             stdout=subprocess.DEVNULL,
             stderr=err,
             env=sqstee.environ | syncs.environ,
-            timeout=20,
+            timeout=40,
             check=True,
         )
     (tmp_path / "first").write_text("\n")

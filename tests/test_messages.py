@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import PROGRAMS, Sqstee
+from support import PROGRAMS, Sqstee, time_to_meet
 from terminal import Terminal
 
 from sqstee.run.messages import Messages
@@ -57,8 +57,8 @@ def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
         "INJECT": FAULTS[what],
         "INJECTED": str(sqstee.folder / "injected"),
     }
-    words = ("--to", "local", "--fsync", "--redact", "x", "--flush-timeout", "1s", "--", "sh", "-c", "echo a; sleep .1")
-    found = sqstee.run(*words, environ=environ)
+    words = ("--to", "local", "--fsync", "--redact", "x", *time_to_meet(FAULTS[what]))
+    found = sqstee.run(*words, "--", "sh", "-c", "echo a; sleep .1", environ=environ)
     assert (sqstee.folder / "injected").exists()
     assert (found.stdout, found.returncode) == (b"a\n", 0)
     check(found.stderr.decode())

@@ -166,7 +166,7 @@ def test_a_secret_in_two_chunks_is_in_no_file(sqstee: Sqstee) -> None:
             seen.append(on_disk(sqstee.spool))
             process.stdin.write(b"\n")
             process.stdin.flush()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=40)
     assert out == b"first\n" + SECRET + b" tail\n" + SECRET
     (run,) = sqstee.waiting_runs()
     assert b"*** tail\n" in lines_of(sqstee.spool / run)
@@ -183,7 +183,7 @@ def test_an_idle_unfinished_line_is_shipped_masked(sqstee: Sqstee) -> None:
     words = ("--to", "local", "--redact", PATTERN, "--redact", r"password=\w*", "--", *python(code))
     with running(sqstee.words(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ) as process:
         wait_for(lambda: (sqstee.spool / "local.db").exists() and sqstee.local().stdout, "line")
-        out, _ = process.communicate(b"\n", timeout=20)
+        out, _ = process.communicate(b"\n", timeout=40)
     assert out == SECRET + b" password=hunter2 end\n"
     assert sqstee.local().stdout == b"*** ****** end\n"
     assert [record.eol for record in sqstee.local().records] == [False, True]
@@ -197,7 +197,7 @@ def test_a_killed_front_leaves_no_secret(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     with running(command, stdout=subprocess.PIPE, env=environ) as process:
         wait_for(lambda: fake_sqs.sent("q"), "first line")
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     wait_for(lambda: not sqstee.waiting_runs(), "end of the run")
     rebuilt = Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("q"))
     rebuilt.assert_whole()

@@ -535,7 +535,7 @@ def test_credentials_that_appear_later_are_picked_up(sqstee: Sqstee, fake_sqs: F
         assert process.stdout.readline() == b"early\n"
         path.write_text(f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n")
         wait_for(lambda: shipped(fake_sqs).stdout == b"early\n", "line", 60)
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=40)
 
 
 def test_credentials_that_expire_are_renewed(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -551,6 +551,6 @@ def test_credentials_that_expire_are_renewed(sqstee: Sqstee, fake_sqs: FakeSqs) 
         wait_for(lambda: shipped(fake_sqs).stdout == b"one\n", "first line")
         fake_sqs.faults(expired_keys=["AKIAEXPIRED"])
         path.write_text(template.format(ACCESS_KEY))
-        process.communicate(b"\n", timeout=30)
+        process.communicate(b"\n", timeout=40)
     assert process.returncode == 0
     assert shipped(fake_sqs).stdout == b"one\ntwo\n"

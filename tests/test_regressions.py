@@ -82,7 +82,7 @@ def test_a_full_stderr_that_nobody_reads(sqstee: Sqstee) -> None:
         except BlockingIOError:
             break
     os.set_blocking(writing, True)
-    assert subprocess.run(sqstee.words("--", "true"), stderr=writing, env=sqstee.environ, timeout=20, check=False)
+    assert subprocess.run(sqstee.words("--", "true"), stderr=writing, env=sqstee.environ, timeout=40, check=False)
     os.close(reading)
     os.close(writing)
 
@@ -237,7 +237,7 @@ def test_term_after_the_end_with_a_stalled_output(sqstee: Sqstee) -> None:
         assert process.stderr.readline() == b"end\n"
         wait_for(lambda: len(children(process.pid)) == 1, "end of the command")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(40) == -signal.SIGTERM
 
 
 def test_both_outputs_closed(sqstee: Sqstee) -> None:
@@ -367,7 +367,7 @@ def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
         (shipper,) = [pid for pid in children(process.pid) if pid != command]
         os.kill(shipper, signal.SIGSTOP)
         os.kill(shipper, signal.SIGCONT)
-        _, errors = process.communicate(b"\n", timeout=20)
+        _, errors = process.communicate(b"\n", timeout=40)
         assert errors == b""
 
 
@@ -385,7 +385,7 @@ def test_a_shipper_that_hangs_is_late_not_ended(sqstee: Sqstee) -> None:
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         (shipper,) = [pid for pid in children(process.pid) if pid != command]
         os.kill(shipper, signal.SIGSTOP)
-        _, errors = process.communicate(b"\n", timeout=20)
+        _, errors = process.communicate(b"\n", timeout=40)
     assert process.returncode == 0
     assert b"not delivered yet (not done within 0.5 s): kept in " in errors
 
@@ -452,5 +452,5 @@ def test_an_interrupt_at_the_very_start(sqstee: Sqstee) -> None:
                 os.killpg(process.pid, signal.SIGINT)
             assert process.stderr
             errors = process.stderr.read()
-            process.wait(20)
+            process.wait(40)
             assert b"/sqstee/" not in errors  # before our first instruction Python itself may answer

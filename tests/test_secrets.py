@@ -110,10 +110,10 @@ def test_the_spool_is_private_whatever_the_umask(sqstee: Sqstee, fake_sqs: FakeS
         wait_for(lambda: list(sqstee.spool.glob("quarantine/*")), "quarantine")
         wait_for(lambda: list(sqstee.spool.glob("*/state")), "state")
         assert_private(sqstee.spool)
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=40)
     words = sqstee.words("--to", "other", "--flush-timeout", "0s", "--", "echo", "x")
-    subprocess.run(words, env=environ, umask=umask, check=True, capture_output=True, timeout=20)
-    subprocess.run(sqstee.words("--", "echo"), env=environ, umask=umask, check=True, capture_output=True, timeout=20)
+    subprocess.run(words, env=environ, umask=umask, check=True, capture_output=True, timeout=40)
+    subprocess.run(sqstee.words("--", "echo"), env=environ, umask=umask, check=True, capture_output=True, timeout=40)
     assert (sqstee.spool / "local.db").exists()
     assert_private(sqstee.spool)
 

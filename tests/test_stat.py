@@ -156,7 +156,7 @@ def test_warnings(attributes: dict[str, Any], warning: str) -> None:
     """One line for each thing to look at, and none without cause."""
     (found,) = gauge((0.0, 10), **attributes).warnings()
     assert warning in found
-    assert gauge((0.0, 10), visibility_timeout=30.0, dead_letter=DEAD).warnings() == []
+    assert gauge((0.0, 10), visibility_timeout=40.0, dead_letter=DEAD).warnings() == []
 
 
 @given(st.lists(st.integers(0, 10**9)), st.integers(0, 50))

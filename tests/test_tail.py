@@ -155,7 +155,7 @@ class TestMistakes:
         command = sqstee.words(*CONSUME)
         with running(command, stdout=write, stderr=subprocess.PIPE, env=sqstee.environ | fake_sqs.environ()) as process:
             os.close(write)
-            process.communicate(timeout=30)
+            process.communicate(timeout=40)
         assert process.returncode == 141
         assert len(fake_sqs.messages("q")) == 3
         assert in_flight(fake_sqs) == 0
@@ -189,7 +189,7 @@ class TestMistakes:
             assert b"".join(process.stdout.readline() for _ in range(3)) == expected(1, 3)
             wait_for(lambda: len(fake_sqs.messages("q")) == 1, "deletion of what was printed")
             process.send_signal(number)
-            assert process.communicate(timeout=30)[0] == b""
+            assert process.communicate(timeout=40)[0] == b""
             assert process.returncode == 128 + number
         (left,) = fake_sqs.messages("q")
         assert not left.in_flight
@@ -289,7 +289,7 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
         assert json.loads(process.stderr.readline())["kind"] == "late"
         wait_for(lambda: fake_sqs.messages("q") == [], "deletion of what was printed")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=40)
 
 
 def test_remarks_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

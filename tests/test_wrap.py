@@ -86,7 +86,7 @@ def test_a_signal_to_sqstee_reaches_the_command(sqstee: Sqstee) -> None:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == b"bye\n"
-        assert process.wait(20) == 3
+        assert process.wait(40) == 3
     assert sqstee.local().stdout == b"ready\nbye\n"
 
 
@@ -173,7 +173,7 @@ def test_the_reader_leaving_ends_the_command(sqstee: Sqstee) -> None:
         ["bash", "-c", script, "bash", sqstee.words()[0]],
         capture_output=True,
         env=sqstee.environ,
-        timeout=30,
+        timeout=40,
         check=True,
     )
     assert found.stdout == b"y\n141\n"
@@ -206,7 +206,7 @@ def test_a_stalled_stdout_does_not_delay_stderr(sqstee: Sqstee) -> None:
         assert process.stdout
         assert process.stderr.readline() == b"through\n"
         assert len(process.stdout.read()) == 3_000_000
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0
 
 
 def test_bytes_without_newline_are_out_at_once(sqstee: Sqstee) -> None:
@@ -239,7 +239,7 @@ def test_non_blocking_outputs_lose_nothing(sqstee: Sqstee) -> None:
         os.close(writing)
         with open(reading, "rb") as pipe:
             assert len(pipe.read()) == 2_000_000
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0
 
 
 def test_an_idle_unfinished_line_is_shipped(sqstee: Sqstee) -> None:
