@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -127,17 +129,25 @@ def test_without_supervision_a_command_that_is_not_there(sqstee: Sqstee, tmp_pat
     assert b"no-such-command: command not found" in found.stderr
 
 
-@pytest.mark.parametrize("fault", UNSUPERVISED)
-def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
-    """A SIGTERM to sqstee alone is the command's; one that kills it is our end as well."""
-    script = "trap 'trap - TERM; echo trapped' TERM; echo first; while :; do sleep 0.05; done"
-    words = sqstee.words("--", "sh", "-c", script)
+@contextmanager
+def terminated(sqstee: Sqstee, tmp_path: Path, fault: str, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell that has said `first`; then the fault was met, and then sqstee alone got a SIGTERM."""
+    words = sqstee.words("--to", "local", "--", "sh", "-c", script)
     environ = sqstee.environ | injecting(tmp_path, fault)
     with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"first\n"
         wait_for((tmp_path / "injected").exists, "fault")
         os.kill(process.pid, signal.SIGTERM)
+        yield process
+
+
+@pytest.mark.parametrize("fault", UNSUPERVISED)
+def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
+    """A SIGTERM to sqstee alone is the command's; one that kills it is our end as well."""
+    script = "trap 'trap - TERM; echo trapped' TERM; echo first; while :; do sleep 0.05; done"
+    with terminated(sqstee, tmp_path, fault, script) as process:
+        assert process.stdout
         assert process.stdout.readline() == b"trapped\n"
         os.kill(process.pid, signal.SIGTERM)
         process.communicate(timeout=40)
@@ -259,13 +269,7 @@ def test_a_disk_that_hangs_does_not_keep_back_what_was_read(sqstee: Sqstee, tmp_
     """As with tee: what was read is out before the spool is written, signals are relayed, and nothing is lost."""
     fault = "sqstee.run.segments:write_whole:hang:3"
     script = "trap 'echo trapped; exit 7' TERM; echo first; while :; do sleep 0.05; done"
-    words = sqstee.words("--to", "local", "--", "sh", "-c", script)
-    environ = sqstee.environ | injecting(tmp_path, fault)
-    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"first\n"
-        wait_for((tmp_path / "injected").exists, "hanging write")
-        os.kill(process.pid, signal.SIGTERM)
+    with terminated(sqstee, tmp_path, fault, script) as process:
         wait_for(lambda: len(children(process.pid)) == 1, "command's end")
         (tmp_path / "injected.go").touch()
         out, err = process.communicate(timeout=40)

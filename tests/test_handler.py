@@ -53,6 +53,14 @@ def arrived(server: FakeSqs) -> list[Rebuilt]:
     return runs
 
 
+def the_run(sqstee: Sqstee, server: FakeSqs, tmp_path: Path, code: str) -> Rebuilt:
+    """The one run of a program that ended well and said nothing."""
+    found = run(sqstee, program(tmp_path, code), server)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    (one,) = arrived(server)
+    return one
+
+
 def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """A line each, a traceback many, any text; nobody has to close anything."""
     code = (
@@ -61,9 +69,7 @@ def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
         "log.debug('one'); log.warning('two \\udcff \\ud800 \\u2028'); log.log(35, 'thr\\nee')\n"
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('four')\n"
     )
-    found = run(sqstee, program(tmp_path, code), fake_sqs)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
-    (one,) = arrived(fake_sqs)
+    one = the_run(sqstee, fake_sqs, tmp_path, code)
     assert [(record.level, record.message) for record in one.records[:4]] == [
         ("DEBUG", "job one"),
         ("WARNING", "job two \\udcff \\ud800 \u2028"),
@@ -150,9 +156,7 @@ def test_many_threads_write_whole_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
         "[t.start() for t in threads]; work(9); [t.join() for t in threads]\n"
         "signal.setitimer(signal.ITIMER_REAL, 0)\n"
     )
-    found = run(sqstee, program(tmp_path, code), fake_sqs)
-    assert (found.returncode, found.stderr) == (0, "")
-    (one,) = arrived(fake_sqs)
+    one = the_run(sqstee, fake_sqs, tmp_path, code)
     lines = [record.message for record in one.records if record.message != "alarm"]
     assert len(lines) < len(one.records)
     for thread in (0, 1, 2, 3, 9):
@@ -162,9 +166,7 @@ def test_many_threads_write_whole_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
 def test_what_the_shipping_logs_is_not_shipped(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """At level DEBUG boto3 logs each request: it would never come to an end."""
     code = "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s')\nlog.debug('hi')\n"
-    found = run(sqstee, program(tmp_path, code), fake_sqs)
-    assert (found.returncode, found.stderr) == (0, "")
-    (one,) = arrived(fake_sqs)
+    one = the_run(sqstee, fake_sqs, tmp_path, code)
     assert [record.message for record in one.records] == ["job hi"]
 
 
