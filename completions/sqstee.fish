@@ -96,7 +96,7 @@ complete -c sqstee -n '__sqstee_uses tail' -l consume -d 'Delete from the queue 
 complete -c sqstee -n '__sqstee_uses tail' -l peek -d 'One pass over the queue; everything is given back at the end.'
 complete -c sqstee -n '__sqstee_uses tail' -l follow -l no-follow -d 'Wait for more, or stop at the end.'
 complete -c sqstee -n '__sqstee_uses tail' -l host -x -d 'Lines of these hosts only.'
-complete -c sqstee -n '__sqstee_uses tail' -l stream -x -d 'stdout, stderr, output or event only.'
+complete -c sqstee -n '__sqstee_uses tail' -l stream -x -d 'Of: stdout, stderr, output, event.'
 complete -c sqstee -n '__sqstee_uses tail' -l run -x -d 'Runs that begin so only.'
 complete -c sqstee -n '__sqstee_uses tail' -l job -x -d 'Lines of these jobs only.'
 complete -c sqstee -n '__sqstee_uses tail' -s i -l include -x -d 'Lines that contain it only.'

@@ -309,7 +309,7 @@ def _from_environment() -> Collector:
     settings = options.load((), os.environ)
     try:
         accepted = tokens(settings.token_file)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SqsteeError(f"the token cannot be read: {error}", "SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
     return Collector(open_store(os.environ.get("SQSTEE_STORE", "local"), "", settings.local_max), accepted)
 

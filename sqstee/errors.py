@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 # Statuses that say something about sqstee; every other status is the wrapped command's own.
-EXIT_FAILURE = 1  # a verb could not do all of what it was asked
+EXIT_FAILURE = 1  # a verb could not do all of what it was asked, or a command's output could not be written
 EXIT_MISSING = 3  # drain: lines of a run are missing
 EXIT_OPEN = 4  # drain: nothing is missing, but a run has not ended yet
 EXIT_UNDELIVERED = 122  # --strict: the command's status was 0, but not every line was delivered
-EXIT_USAGE = 125  # as env(1), timeout(1): our own failure before the command started
+EXIT_USAGE = 125  # as env(1), timeout(1): called wrongly, and nothing was started
 EXIT_INTERRUPTED = 130  # as shells tell a death by SIGINT: a verb was interrupted
 EXIT_NOT_EXECUTABLE = 126  # POSIX sh: found, but cannot be executed
 EXIT_NOT_FOUND = 127  # POSIX sh: not found

@@ -14,6 +14,7 @@ import pytest
 from node import Node
 from support import SCRIPT, children, kill, wait_for
 
+from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
 from sqstee.run.spool import create
 
@@ -258,6 +259,17 @@ def test_a_host_wide_agent_needs_destinations(host: Host, words: tuple[str, ...]
     assert found.returncode == 125
     assert found.stderr.startswith(b"sqstee: an agent for all users ")
     assert found.stderr.count(b"\n") == 2
+
+
+def test_which_folder_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of all users by root, if it was made for them; /var/tmp, which is everybody's too, is none."""
+    shared = tmp_path / "shared"
+    monkeypatch.setattr("sqstee.run.folder.SHARED", str(shared))
+    assert served("") == f"/var/tmp/sqstee-{os.getuid()}"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert served("") == (str(shared) if os.geteuid() == 0 else f"{shared}/{os.getuid()}")
+    assert served(str(tmp_path)) == str(tmp_path)
 
 
 def test_bad_configurations(node: Node) -> None:

@@ -296,7 +296,9 @@ def test_the_request_is_what_boto3_would_send(fake_sqs: FakeSqs, monkeypatch: py
 
 
 def test_moto_takes_it_too(sqstee: Sqstee) -> None:
-    """The demo, against moto, end to end: its figures say that both ends agree."""
+    """The demo, against moto, end to end: its figures say that both ends agree. A command that is not there is said."""
+    missing = sqstee.run("demo", "--", "no-such-command")
+    assert (missing.returncode, missing.stderr.splitlines()[0]) == (127, b"sqstee: no-such-command: command not found")
     found = sqstee.run("demo", "--", "sh", "-c", "seq 5000; seq 3000 >&2", environ={"COLUMNS": "120"})
     assert found.returncode == 0, found.stderr
     text = found.stdout.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import EXIT_FAILURE, EXIT_NOT_FOUND, SqsteeError
 
 STREAMS = ("stdout", "stderr")
 _QUEUE = "sqstee-demo"
@@ -151,6 +152,8 @@ def demo(
     except ImportError:
         hint = "install it with: pip install 'sqstee[demo]'"
         raise SqsteeError("the demo needs moto, which stands in for Amazon SQS", hint, EXIT_FAILURE) from None
+    if command and not shutil.which(command[0]):  # nothing would ever come back
+        raise SqsteeError(f"{command[0]}: command not found", "check its name and PATH", EXIT_NOT_FOUND)
     meter = Meter(DomainDispatcherApplication(create_backend_app))
     with _server(meter) as endpoint, tempfile.TemporaryDirectory(prefix="sqstee-demo-") as spool:
         environ = _environment(endpoint)

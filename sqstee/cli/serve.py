@@ -37,7 +37,7 @@ def serve(
     settings = options.load((), os.environ)
     try:
         accepted = tokens(token_file or settings.token_file)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         hint = "the form is --token-file FILE, a token a line"
         raise SqsteeError(f"the tokens cannot be read: {error}", hint) from None
     place = f"{os.path.abspath(settings.spool or default_root())}/{LOCAL_FILE_NAME}"
@@ -57,7 +57,8 @@ def serve(
         )
     except (OSError, ValueError, OverflowError) as error:
         hint = "the form is --host ADDRESS --port PORT"
-        raise SqsteeError(f"{host}:{port} cannot be listened on: {error}", hint, EXIT_FAILURE) from None
+        why = getattr(error, "strerror", None) or error
+        raise SqsteeError(f"{host}:{port} cannot be listened on: {why}", hint, EXIT_FAILURE) from None
     _end_on_sigterm()
     _say(server, accepted)
     server.run()

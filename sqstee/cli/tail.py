@@ -26,7 +26,7 @@ def tail(
     peek: bool = typer.Option(False, "--peek", help="One pass over the queue; everything is given back at the end."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more, or stop at the end."),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Lines of these hosts only."),
-    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="stdout, stderr, output or event only."),
+    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Of: stdout, stderr, output, event."),
     run: list[str] = typer.Option([], "--run", metavar="RUN", help="Runs that begin so only."),
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Lines of these jobs only."),
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Lines that contain it only."),

@@ -29,10 +29,13 @@ _SHOWN_BYTES = 200
 
 
 def tokens(path: str) -> list[str]:
-    """The bearer tokens in a file (one a line), or else the one in SQSTEE_TOKEN; raises OSError, ValueError."""
+    """The bearer tokens in a file (one a line), or else the one in SQSTEE_TOKEN; raises ValueError."""
     if path:
-        with open(path, encoding="ascii") as file:
-            found = [line.strip() for line in file if line.strip()]
+        try:
+            with open(path, encoding="ascii") as file:
+                found = [line.strip() for line in file if line.strip()]
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
         if not found:
             raise ValueError(f"there is no token in {path}")
     else:
@@ -80,7 +83,7 @@ class HttpSender(Batches):
     def _read_token(self) -> str:
         try:
             found = tokens(self._token_file)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise TransportError(OPEN, "Configuration", f"the token cannot be read: {error}") from error
         self._authorization = f"Bearer {found[0]}" if found else ""
         return self._authorization

@@ -64,7 +64,7 @@ def _environment() -> str:
         if not option.metavar:
             what += ": true or false"
         elif option.repeat:
-            what += ", separated by commas"
+            what += ", separated by commas" if option.separator == "," else ", one a line"
         parts.append(f".TP\n.B {option.variable}\n{what}.\n")
     return "".join(parts)
 
