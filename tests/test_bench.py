@@ -117,7 +117,8 @@ def test_a_plot_is_an_image_with_everything_inside(drawn: str) -> None:
 def test_readme_says_what_the_benches_said() -> None:
     """Its table for many clusters is computed from RESULTS.md, and its other large figures stand there."""
     results = benches.RESULTS.read_text()
-    section = (FOLDER.parent.parent / "README.md").read_text().partition("\n## What it costs\n")[2].partition("\n## ")[0]
+    readme = (FOLDER.parent.parent / "README.md").read_text()
+    section = readme.partition("\n## What it costs\n")[2].partition("\n## ")[0]
     shown = [line.replace(" ", "") for line in section.splitlines()]
     computed = [line.replace(" ", "") for line in benches.scale(benches.results()).splitlines()[2:]]
     assert len(computed) > 5

@@ -50,6 +50,10 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        low, high = (f"${value:.2f}" if value >= 0.1 else f"${value:.4f}" for value in (self.low, self.high))
+        return f"{low} to {high}, and empty receives on top ($0.40 a million)"
+
 
 def estimate(messages: int, arms: int, size: int, batch: int, dynamodb: bool) -> Estimate:
     """What an experiment costs, `messages` for each arm; empty receives come on top."""
