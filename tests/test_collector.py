@@ -321,10 +321,10 @@ def test_a_full_collector_leaves_the_lines_with_their_sender(sqstee: Sqstee, tmp
     """They stay in its spool, nothing is lost; drained, the store takes the rest, and the two are the whole."""
     store, out = tmp_path / "store.db", tmp_path / "out"
     with collecting(store, environ={"SQSTEE_LOCAL_MAX": "1M"}) as (process, url):
-        words = ("--to", url, "--flush-timeout", "10s", "--message-bytes", "64K", "--", "seq", "20000")
+        words = ("--to", url, "--flush-timeout", "5s", "--message-bytes", "64K", "--", "seq", "20000")
         found = sqstee.run(*words)
         assert found.returncode == 0
-        assert b"not delivered yet (Http503" in found.stderr
+        assert b"not delivered yet (" in found.stderr  # what the collector says of it is read below
         flushed = 1
         while flushed:
             assert sqstee.run("drain", f"local:{store}", "-O", str(out), "--idle-timeout", "0").returncode in (0, 3, 4)
