@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,8 @@ def is_running(pid: int) -> bool:
 def kill(*pids: int) -> None:
     """kill -9 of all of them at once, so that none sees another's death and tells it; until their locks are free."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # what it was told by another's death has ended it
+            os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(map(is_running, pids)), "end of the killed")
 
 
