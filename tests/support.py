@@ -194,6 +194,11 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+def injecting(folder: Path, fault: str) -> dict[str, str]:
+    """The environment with a fault injected (see programs/inject); `folder`/injected is there once it was met."""
+    return {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECT": fault, "INJECTED": str(folder / "injected")}
+
+
 def is_running(pid: int) -> bool:
     """Whether a process is there and not a zombie; one whose threads are still dying holds its locks."""
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, Sqstee, children, kill, running, time_to_meet, wait_for
+from support import Sqstee, children, injecting, kill, running, time_to_meet, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -90,11 +90,7 @@ SCRIPT = "for i in 1 2 3; do echo out $i; echo err $i >&2; sleep 0.03; done; pri
 @pytest.mark.parametrize("fault", [*BEFORE, *SPOOL, *CAPTURE, *REST])
 def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
     """stdout and status exact; on stderr the command's own lines first, then at most a few of ours, no traceback."""
-    environ = {
-        "PYTHONPATH": str(PROGRAMS / "inject"),
-        "INJECT": fault,
-        "INJECTED": str(tmp_path / "injected"),
-    }
+    environ = injecting(tmp_path, fault)
     found = sqstee.run(*time_to_meet(fault), "--", "sh", "-c", SCRIPT, environ=environ)
     assert (found.stdout, found.returncode) == (b"out 1\nout 2\nout 3\nend", 7)
     lines = [line for line in found.stderr.decode().splitlines() if not line.startswith("sqstee: ")]
@@ -159,11 +155,7 @@ def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path:
 )
 def test_a_terminal_that_cannot_be_had(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
     """The command gets ours, or the plainest loop, and works."""
-    environ = sqstee.environ | {
-        "PYTHONPATH": str(PROGRAMS / "inject"),
-        "INJECT": fault,
-        "INJECTED": str(tmp_path / "injected"),
-    }
+    environ = sqstee.environ | injecting(tmp_path, fault)
     words = sqstee.words("--to", "local", "--", "sh", "-c", "stty -echo <&1; stty echo <&1; echo out; exit 7")
     with Terminal(words, environ) as terminal:
         assert terminal.wait() == 7
@@ -189,11 +181,6 @@ def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
     assert b"the background process was ended" in err
     assert sqstee.run("flush").returncode == 0
     assert sqstee.local().stdout.endswith(b"on\n")
-
-
-def injecting(tmp_path: Path, fault: str) -> dict[str, str]:
-    """The environment in which a fault is injected."""
-    return {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECT": fault, "INJECTED": str(tmp_path / "injected")}
 
 
 @pytest.mark.parametrize("error", ["full", "quota", "read-only", "denied"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import PROGRAMS, Rebuilt, Sqstee, children, running, time_to_meet, wait_for
+from support import Rebuilt, Sqstee, children, injecting, running, time_to_meet, wait_for
 from terminal import Terminal
 
 from sqstee.errors import EXIT_UNDELIVERED
@@ -135,7 +135,7 @@ def test_why_lines_stay_is_always_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> Non
 
 def lost(sqstee: Sqstee, fault: str, *words: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
     """A run with an injected fault."""
-    environ = {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECT": fault, "INJECTED": str(sqstee.folder / "injected")}
+    environ = injecting(sqstee.folder, fault)
     found = sqstee.run(*words, "--", "sh", "-c", f"echo a; echo b; exit {code}", environ=environ)
     assert (sqstee.folder / "injected").exists()
     assert found.stdout == b"a\nb\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import PROGRAMS, Sqstee, time_to_meet
+from support import Sqstee, injecting, time_to_meet
 from terminal import Terminal
 
 from sqstee.run.messages import Messages
@@ -52,12 +52,8 @@ def check(text: str) -> None:
 @pytest.mark.parametrize("what", FAULTS)
 def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
     """What happened, and what to do next."""
-    environ = {
-        "PYTHONPATH": str(PROGRAMS / "inject"),
-        "INJECT": FAULTS[what],
-        "INJECTED": str(sqstee.folder / "injected"),
-    }
     words = ("--to", "local", "--fsync", "--redact", "x", *time_to_meet(FAULTS[what]))
+    environ = injecting(sqstee.folder, FAULTS[what])
     found = sqstee.run(*words, "--", "sh", "-c", "echo a; sleep .1", environ=environ)
     assert (sqstee.folder / "injected").exists()
     assert (found.stdout, found.returncode) == (b"a\n", 0)

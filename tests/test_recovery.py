@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, kill, running, wait_for
+from support import Rebuilt, Sqstee, children, injecting, is_running, kill, running, wait_for
 
 from sqstee.run.segments import segment_name
 
@@ -133,6 +133,87 @@ def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sq
     ranges = [message.attributes["seq"] for message in fake_sqs.sent("q")]
     firsts = {text.split("-")[0] for text in ranges}
     assert len(firsts) == len(set(ranges))  # no range was cut anew
+
+
+@pytest.mark.parametrize("trouble", ["full", "late"])
+def test_a_run_that_could_not_be_closed_is_not_removed(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, trouble: str
+) -> None:
+    """kill -9 of the front on a full disk, or one that dies slowly: its unfinished line and its end come later."""
+    step = "recover:_close:full:1" if trouble == "full" else "background:close_dead_run:false:1-1000"
+    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
+    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{step}")
+    with running(
+        sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
+    ) as process:
+        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        _, shipper = sorted(children(process.pid))
+        kill(process.pid)
+        wait_for(lambda: not is_running(shipper), "end of the shipper")
+    assert (tmp_path / "injected").exists()
+    assert shipped(fake_sqs, "q").stdout == LINES
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    assert_recovered(shipped(fake_sqs, "q"))
+    assert sqstee.waiting_runs() == []
+
+
+def test_a_run_that_dies_while_flush_ships_it(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """It lived when flush came, without its shipper: what its death leaves unfinished is shipped as well."""
+    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(
+        sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
+    ) as process:
+        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        command, shipper = sorted(children(process.pid))
+        kill(shipper)
+        slow = environ | injecting(tmp_path, "sqstee.run.flush:_ship:hang:1")
+        with running(sqstee.words("flush"), stdout=subprocess.DEVNULL, env=slow) as flush:
+            wait_for((tmp_path / "injected").exists, "flush")
+            kill(process.pid, command)
+            (tmp_path / "injected.go").touch()
+            assert flush.wait(timeout=40) == 0
+    assert_recovered(shipped(fake_sqs, "q"))
+    assert sqstee.waiting_runs() == []
+
+
+@pytest.mark.parametrize("refusals", ["1-1", "1-2"])
+def test_flush_on_a_full_disk(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, refusals: str) -> None:
+    """What is there is shipped, which may make room for the run's end; else that stays, is said, and comes later."""
+    run = leave_behind(sqstee, fake_sqs, "later")
+    fake_sqs.create_queue("later")
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.recover:_append_end:false:{refusals}")
+    found = sqstee.run("flush", environ=environ)
+    assert (tmp_path / "injected").exists()
+    if refusals == "1-2":
+        assert found.returncode == 1
+        assert b"stays in the spool, 0 records for later: its end cannot be written: No space left" in found.stderr
+        assert shipped(fake_sqs, "later").stdout == LINES
+        assert sqstee.waiting_runs() == [run]
+        found = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout.decode()) == (0, f"{run}: shipped to later\n")
+    assert_recovered(shipped(fake_sqs, "later"))
+    assert shipped(fake_sqs, "later").duplicates == 0
+    assert sqstee.waiting_runs() == []
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("by", ["flush", "agent"])
+def test_killed_while_it_removes_a_run(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, step: int, by: str) -> None:
+    """kill -9 between any two of its files: the rest goes with the next flush, and nothing is sent that is not so."""
+    environ = fake_sqs.environ() | injecting(tmp_path, f"os:unlink:kill-after:{step}")
+    sqstee.run("--to", "q", "--", "seq", "2000", environ=environ)
+    assert (tmp_path / "injected").exists()
+    assert len(sqstee.waiting_runs()) == 1
+    words = ("flush",) if by == "flush" else ("agent", "--once", "--to", "q")
+    assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
+    found = shipped(fake_sqs, "q")
+    found.assert_whole()
+    assert found.stdout == LINES
+    assert found.duplicates == 0
+    assert sqstee.waiting_runs() == []
 
 
 def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> None:

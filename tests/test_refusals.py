@@ -13,7 +13,7 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Scripted
-from support import PROGRAMS, Rebuilt, Sqstee, python, running, wait_for
+from support import Rebuilt, Sqstee, injecting, python, running, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.run.health import Health
@@ -443,8 +443,8 @@ def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path:
     """kill -9 between any two steps of putting a record aside: flush ends it, and every line is in one place."""
     fake_sqs.faults(failed_entries=[POISONOUS])
     code = python("for n in range(2000): print('poisonous' if n == 700 else f'line {n}')")
-    environ = fake_sqs.environ() | {"PYTHONPATH": str(PROGRAMS / "inject"), "INJECTED": str(tmp_path / "injected")}
-    found = sqstee.run("--to", "q", "--", *code, environ=environ | {"INJECT": f"sqstee.run.source:{moment}"})
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.source:{moment}")
+    found = sqstee.run("--to", "q", "--", *code, environ=environ)
     assert (tmp_path / "injected").exists(), "the moment never came"
     assert b"the background process was ended" in found.stderr
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0

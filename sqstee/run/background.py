@@ -39,10 +39,12 @@ def work(
     the `terminals` get the modes back that they had.
     """
     os.nice(_NICENESS)
+    closed = True
 
     def orphaned() -> None:
+        nonlocal closed
         end_command(command, terminals)
-        _close_when_free(folder)
+        closed = _close_when_free(folder)
 
     def reached() -> None:
         gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
@@ -68,7 +70,7 @@ def work(
     )
     reason = ""
     try:
-        if shipper.run():
+        if shipper.run() and closed:
             shipper.remove()
         reason = shipper.reason
     except Exception as error:
@@ -77,11 +79,18 @@ def work(
     os.write(report, answer.encode(errors="replace"))
 
 
-def _close_when_free(folder: str) -> None:
-    """Close a dead front's run once the kernel has let go of its lock; an heir keeps it, and closes it itself."""
+def _close_when_free(folder: str) -> bool:
+    """Close a dead front's run once the kernel has let go of its lock; whether it is closed.
+
+    Where it is not, the next run on this host tries again: until then the folder stays, since what is not closed may
+    hold a line that is not shipped for want of its end.
+    """
     deadline = time.monotonic() + _FREE_SECONDS
     try:
-        while not close_dead_run(folder) and time.monotonic() < deadline:
+        while not close_dead_run(folder):
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(_LOOK_AGAIN_SECONDS)
     except (OSError, ValueError):
-        pass  # the next run on this host tries again
+        return False
+    return True

@@ -160,13 +160,19 @@ class Charge:
 
 
 def remove_empty(folder: Folder, path: str) -> None:
-    """Remove a run's folder whose front was killed before it wrote anything; the caller holds its `ship` lock."""
+    """Remove a run's folder that holds no segment, whose `ship` lock the caller holds.
+
+    Its front was killed before it wrote anything, or who shipped it before everything was removed.
+    """
     writing = lock(folder.path, "writer")
     if writing is None:
         return
     try:
-        for name in ("ship", "writer"):
-            os.unlink(f"{folder.path}/{name}")
+        for name in ("state", "ship", "writer"):
+            try:
+                os.unlink(f"{folder.path}/{name}")
+            except FileNotFoundError:
+                pass
         os.rmdir(path)
     except OSError:
         pass

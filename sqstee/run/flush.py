@@ -10,7 +10,7 @@ import time
 from sqstee.errors import SqsteeError
 from sqstee.options import SENDER_OPTIONS
 from sqstee.run.recover import Tail, close_dead_run
-from sqstee.run.replay import read_meta, segments
+from sqstee.run.replay import State, read_meta, segments
 from sqstee.run.senders import IN_FLIGHT
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
@@ -96,12 +96,40 @@ def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Fl
         if not segments(folder) and _remove_empty(folder):  # its front was killed before it wrote anything
             return Flushed(run, "", True, "")
         meta = json.loads(read_meta(folder))
-        close_dead_run(folder)
-        return _ship(root, run, meta, timeout, in_flight)
+        return _ship_and_close(root, run, meta, timeout, in_flight)
     except Exception as error:  # damage of whatever kind is this run's alone
         return Flushed(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)
+
+
+def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> Flushed:
+    """Ship a run, and remove it if it was closed before its end was read: else that may be missing in what is shipped.
+
+    A run may end while the rest of it is shipped, and a disk may be full until some of it is freed: it is closed again
+    then, and what that adds is shipped as well.
+    """
+    for _ in range(2):
+        closed, trouble = _closed(f"{root}/{run}")
+        flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
+        if closed or not flushed.complete:
+            return flushed
+    flushed.complete, flushed.reason = not trouble, trouble
+    return flushed
+
+
+def _closed(folder: str) -> tuple[bool, str]:
+    """Close a run if it is dead; whether it is closed, and what kept us from it.
+
+    Raises OSError where what is shipped could not be noted either: it would be sent again each time.
+    """
+    try:
+        return close_dead_run(folder), ""
+    except OSError as error:
+        state = State(folder)
+        state.save(state.next, state.position, state.plan)
+        state.close()
+        return False, f"its end cannot be written: {error.strerror}"
 
 
 def _remove_empty(folder: str) -> bool:
@@ -145,7 +173,7 @@ def flush_others(own: str) -> None:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> Flushed:
+def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> Flushed:
     to = str(meta["to"])
     wake, closing = os.pipe()
     os.write(closing, CLOSE)
@@ -167,7 +195,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     )
     try:
         complete = shipper.run()
-        if complete:
+        if complete and remove:
             shipper.remove()
     finally:
         os.close(wake)

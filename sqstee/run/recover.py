@@ -70,17 +70,27 @@ def close_dead_run(folder: str) -> bool:
 
 
 def _close(folder: str, tail: Tail) -> None:
-    """Cut the torn tail and append what is missing: the end of unfinished lines, the event that closes the run."""
+    """Cut the torn tail and append what is missing: the end of unfinished lines, the event that closes the run.
+
+    What the disk refuses is nothing to be counted as dropped: it is as if nobody had tried, and somebody will again.
+    """
     disk = Segments(folder, read_meta(folder))
     disk.resume(*tail.end)
     writer = Writer(disk, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished)
+    if not _append_end(writer, tail.open_after_exit):
+        writer.abandon()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    writer.close()
+
+
+def _append_end(writer: Writer, open_after_exit: bool) -> bool:
+    """Append what is missing, up to what the disk refuses; whether it took everything."""
     for stream in range(_STREAMS):
         writer.cut(stream)
+        if writer.dropped:
+            return False
     fields: dict[str, object] = {"event": "exit", "message": "sqstee was killed, and the command with it"}
-    if tail.open_after_exit:
+    if open_after_exit:
         fields = {"event": "end", "message": "sqstee was killed"}
-    writer.event({**fields, "cause": "wrapper-died"})
-    writer.close()
-    if writer.dropped:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return writer.event({**fields, "cause": "wrapper-died"})

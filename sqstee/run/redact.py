@@ -220,11 +220,11 @@ class RedactingWriter(Writer):
             held.text.clear()
         super().cut(stream)
 
-    def event(self, fields: dict[str, object]) -> None:
+    def event(self, fields: dict[str, object]) -> bool:
         command = fields.get("command")
         if isinstance(command, list):
             fields = {**fields, "command": [self._word(word) for word in command]}
-        super().event(fields)
+        return super().event(fields)
 
     def unfinished(self, stream: int) -> bool:
         held = self._held[stream]

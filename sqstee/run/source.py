@@ -194,7 +194,7 @@ class Source:
         if writing is None:
             return
         try:
-            for name in os.listdir(self.folder):
+            for name in sorted(os.listdir(self.folder)):  # segments first: without the state they would be sent again
                 os.unlink(f"{self.folder}/{name}")
             os.rmdir(f"{self._root}/{self._name or self._encoder.run}")
         except OSError:  # there is nothing of ours left in it

@@ -79,9 +79,9 @@ class Writer:
         """Whether the stream's last line has no newline yet."""
         return self._partial[stream] > 0
 
-    def event(self, fields: dict[str, object]) -> None:
-        """Append an event; it takes a seq of its own."""
-        self._append(EVENT, encode_object(fields), 1, reserved=True)
+    def event(self, fields: dict[str, object]) -> bool:
+        """Append an event, which takes a seq of its own; whether it could be."""
+        return self._append(EVENT, encode_object(fields), 1, reserved=True)
 
     def close(self) -> None:
         """Write an outstanding gap frame and close the files."""

@@ -1,7 +1,7 @@
 """Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1.
 
 It fails from that call on, or, with `first-last`, in these calls. `hang` does not fail: the call waits until there is a
-file $INJECTED.go; `kill` kills the process before the call, `kill-after` after it.
+file $INJECTED.go; `kill` kills the process before the call, `kill-after` after it; `false` answers so in its place.
 """
 
 import importlib.abc
@@ -42,6 +42,8 @@ def _patch(module: ModuleType) -> None:
                 pass
             if _ERROR in _ERRORS:
                 raise _ERRORS[_ERROR]
+            if _ERROR == "false":
+                return False
             if _ERROR == "kill-after":
                 real(*arguments, **named)
             if _ERROR != "hang":
