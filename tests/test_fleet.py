@@ -15,7 +15,7 @@ from support import Rebuilt
 
 from sqstee.record import Body
 from sqstee.run.fleet import QUANTUM_BYTES, Fleet, Run
-from sqstee.run.pack import MAX_REQUEST_BYTES, Limits
+from sqstee.run.pack import MAX_REQUEST_BYTES, Limits, Planned
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
@@ -244,6 +244,36 @@ def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:
     assert taken(sender) == expected
     found = [(body.run, body.first, body.last, body.data) for body in sender.taken]
     assert all(slice_ in found for slice_ in sent)
+
+
+def test_an_end_that_comes_with_an_answer(tmp_path: Path) -> None:
+    """Another thread closes a run while its last request is on its way: it goes once its end is shipped as well."""
+    writer, run = spooled(tmp_path, "A")
+    writer.write(0, b"first\n")
+    inbox = deque([run])
+    fleet = Fleet(Limits(), 262144, "none", True, inbox)
+
+    def planned() -> list[Planned]:
+        fleet.read()
+        fleet.close_open_body()
+        request = fleet.partial_request()
+        fleet.plan(request.planned)
+        return request.planned
+
+    under_way = planned()
+    writer.event({"event": "exit", "message": ""})
+    writer.close()
+    for fd in LOCKS.pop(run.folder):
+        os.close(fd)
+    run.ended = True
+    fleet.acknowledge(under_way)
+    assert not run.gone
+    inbox.append(run)
+    (last,) = planned()
+    assert b'"event":"exit"' in last.body.data
+    fleet.acknowledge([last])
+    assert run.gone
+    assert os.listdir(tmp_path) == []
 
 
 def test_runs_that_are_put_to_rest_lose_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Lane(Source):
     def __init__(self, folder: str, limits: Limits, root: str) -> None:
         super().__init__(folder, QUANTUM_BYTES, limits, "none", root)
         self.queued = False  # it has a turn to come
+        self.final = False  # its run had ended before that turn: the end is read in it
         self.debt = 0  # bytes by which it exceeded its quantum
         self._wanted = 0
         self._unplanned = 0  # bodies that are handed out, and in no request yet
@@ -366,6 +367,7 @@ class Fleet:
         except Exception as error:  # damage of whatever kind is this run's alone
             self._lose(run, error)
             return
+        run.lane.final = run.ended  # which another thread sets, perhaps since the last turn
         if not run.lane.queued:
             run.lane.queued = True
             self._turns.append(run)
@@ -423,7 +425,7 @@ class Fleet:
     def _settle(self, run: Run) -> None:
         """Have done with a run that has ended and is shipped."""
         lane = run.lane
-        if lane and run.ended and lane.caught_up and lane.done and not (lane.queued or run.gone):
+        if lane and lane.final and lane.caught_up and lane.done and not (lane.queued or run.gone):
             lane.close()
             lane.remove()
             self._forget(run)
