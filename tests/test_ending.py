@@ -236,6 +236,16 @@ def test_an_heir_is_known_to_strict_and_summary(sqstee: Sqstee, fake_sqs: FakeSq
     assert shipped(fake_sqs).stdout == b"1\n2\n3\nlate\n"
 
 
+def test_an_heir_that_ends_while_the_front_waits(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Everything is delivered in one request, for which both wait: nothing of the run stays in the spool."""
+    fake_sqs.faults(latency_ms=1000)
+    words = ("--to", "q", "--summary", "--", "sh", "-c", "(sleep 0.3; echo late) & echo first")
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    assert b"0 waiting" in found.stderr
+    wait_for(lambda: not sqstee.waiting_runs(), "end of the run")
+    assert shipped(fake_sqs).stdout == b"first\nlate\n"
+
+
 def test_strict_with_an_heir_and_an_outage(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """What came before the command's end waits: that is told by the status."""
     fake_sqs.faults(black_hole=True)

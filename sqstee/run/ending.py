@@ -208,10 +208,10 @@ class Ending:
             self._unfinished(),
             self._cut_short,
         )
+        os.close(self._kept.writer_lock)  # an heir has its own: when it ends the run can be removed
         if self._heir_goes_on():
             delivery.watch(writer.next_seq)
         else:
-            os.close(self._kept.writer_lock)
             delivery.finish()
         self._above_unfinished = delivery.drew
         self._figures = figures = delivery.figures
