@@ -234,6 +234,20 @@ def test_the_state_survives_a_torn_write(tmp_path: Path) -> None:
     assert (old.next, old.position, old.plan) == (5, (1, 100), [(5, 9)])
 
 
+def test_a_state_that_is_written_in_part_is_not_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes half of it: as if it had taken nothing, so that no segment is freed for it."""
+    state = State(str(tmp_path))
+    state.save(7, (1, 70), [])
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset))
+    with pytest.raises(OSError, match="No space left"):
+        state.save(8, (2, 80), [])
+    assert (state.next, State(str(tmp_path)).next) == (7, 7)
+    monkeypatch.undo()
+    state.save(9, (2, 90), [])
+    assert State(str(tmp_path)).position == (2, 90)
+
+
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     """A second taker gets nothing, until the first lets go."""
     first = spool.lock(str(tmp_path), "ship")

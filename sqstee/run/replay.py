@@ -5,6 +5,7 @@ Reading needs no lock and sees a run while it is written. Damage becomes gap fra
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from _struct import Struct
@@ -243,7 +244,8 @@ class State:
             *numbers,
         )
         slot += HEADER_CRC.pack(zlib.crc32(slot))
-        os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES)
+        if os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES) < len(slot):  # a disk that is just full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._generation += 1
         self.next, self.position, self.plan = next_seq, position, list(plan)
 
