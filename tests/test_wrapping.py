@@ -916,7 +916,8 @@ def test_a_working_directory_that_is_gone(sqstee: Sqstee, tmp_path: Path) -> Non
     """Relative paths cannot be made absolute: the command runs all the same."""
     (tmp_path / "gone").mkdir()
     sqstee.environ |= {"SQSTEE_NEST": "1:x:2.3", "SQSTEE_SPOOL": "spool"}
-    found = shell(sqstee, f'cd {tmp_path}/gone; rmdir {tmp_path}/gone; "$@"', *sqstee.words("--", "/bin/echo", "hi"))
+    words = sqstee.words("--token-file", "token", "--", "/bin/echo", "hi")
+    found = shell(sqstee, f'cd {tmp_path}/gone; rmdir {tmp_path}/gone; "$@"', *words)
     assert (found.stdout, found.returncode) == (b"hi\n", 0)
 
 

@@ -34,7 +34,7 @@ class Front:
         self._command = command
         self._destination = destination.parse(settings.to or "local")
         if settings.token_file:
-            settings.token_file = os.path.abspath(settings.token_file)
+            settings.token_file = _absolute(settings.token_file)
         check(settings, self._destination)
         self._masker: Masker | None = None
         if settings.redact:
@@ -120,11 +120,7 @@ class Front:
         """The destination, with what tells two local queues apart."""
         if self._destination.kind != "local":
             return self._destination.text
-        path = self._destination.name or self._settings.spool or default_root()
-        try:
-            return os.path.abspath(path)
-        except OSError:  # the folder that we are in is gone
-            return path
+        return _absolute(self._destination.name or self._settings.spool or default_root())
 
     def _mark_nest(self, inherited: child.Inherited) -> None:
         """Tell an inner sqstee what is captured already."""
@@ -132,3 +128,11 @@ class Front:
         outer = inherited.environ.get(nest.VARIABLE.encode(), b"")
         environ = {**inherited.environ, nest.VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
+
+
+def _absolute(path: str) -> str:
+    """A path that holds wherever we go; as it is where the folder that we are in is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
