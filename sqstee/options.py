@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST_SECONDS = 365 * 24 * 3600.0
+LEAST_MESSAGE_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
 
 
 def size(text: str) -> int:
@@ -36,12 +38,15 @@ def size_text(number: int) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds: a number with s, m or h."""
+    """Seconds: a number with s, m or h, at most a year."""
     unit = text[-1:] if text[-1:].isalpha() else ""
     number = text[: len(text) - len(unit)]
     if unit not in _TIMES or not (number.isascii() and number.replace(".", "", 1).isdigit()):
         raise ValueError("a time is a number with s, m or h, as 10s")
-    return float(number) * _TIMES[unit]
+    seconds = float(number) * _TIMES[unit]
+    if seconds > LONGEST_SECONDS:
+        raise ValueError(f"a time is at most {LONGEST_SECONDS / _TIMES['h']:.0f}h")
+    return seconds
 
 
 def switch(text: str) -> bool:
@@ -71,24 +76,16 @@ def one_of(*words: str) -> Callable[[str], str]:
     return convert
 
 
-def at_most(largest: str) -> Callable[[str], int]:
-    """A size with an upper bound."""
+def size_within(smallest: int = 1, largest: int = 0) -> Callable[[str], int]:
+    """A size with a lower and, unless it is 0, an upper bound."""
 
     def convert(text: str) -> int:
-        if size(text) > size(largest):
-            raise ValueError(f"it is at most {largest}")
-        return size(text)
-
-    return convert
-
-
-def at_least(smallest: str) -> Callable[[str], int]:
-    """A size with a lower bound."""
-
-    def convert(text: str) -> int:
-        if size(text) < size(smallest):
-            raise ValueError(f"it is at least {smallest}")
-        return size(text)
+        found = size(text)
+        if found < smallest:
+            raise ValueError(f"it is at least {size_text(smallest)}")
+        if largest and found > largest:
+            raise ValueError(f"it is at most {size_text(largest)}")
+        return found
 
     return convert
 
@@ -198,7 +195,7 @@ RUN_OPTIONS = (
     Option(
         "spool-max",
         "SIZE",
-        at_least("1M"),
+        size_within(1024**2),
         1024**3,
         "how much all runs together may keep in the spool folder (default: 1G)",
     ),
@@ -222,12 +219,16 @@ RUN_OPTIONS = (
     Option(
         "message-bytes",
         "SIZE",
-        at_most("4M"),
+        size_within(LEAST_MESSAGE_BYTES, 4 * 1024**2),
         None,
         "NDJSON packed into one message, before compression (default: 256K; for S3 4M)",
     ),
     Option(
-        "max-line", "SIZE", at_most("128K"), 32 * 1024, "longer lines are sent in pieces of this size (default: 32K)"
+        "max-line",
+        "SIZE",
+        size_within(largest=128 * 1024),
+        32 * 1024,
+        "longer lines are sent in pieces of this size (default: 32K)",
     ),
     Option(
         "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"

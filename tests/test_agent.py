@@ -14,9 +14,12 @@ from fake_sqs import FakeSqs
 from node import Node
 from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, python, running, wait_for
 
+from sqstee import options
 from sqstee.errors import EXIT_UNDELIVERED
-from sqstee.run import agency
+from sqstee.run import agency, events
+from sqstee.run.charge import manner_of
 from sqstee.run.shipment import CLOSE, Shipment
+from sqstee.run.spool import create
 from sqstee.run.standby import StandBy
 
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
@@ -327,6 +330,19 @@ def test_a_run_that_nobody_ships(
     assert least <= shipped[0] <= most + 5
     os.close(wake)
     os.close(front)
+
+
+@pytest.mark.parametrize("extreme", [("--linger", "8760h"), ("--message-bytes", "1K"), ("--message-bytes", "4M")])
+def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str, str]) -> None:
+    """The run relies on it: what only the agent found too much once stayed in the spool, and nobody was told."""
+    settings = options.load(("--to", "q", *extreme), {})
+    writer, *locks = create(str(tmp_path), "RUN", events.meta(settings, "RUN", "q"), 32768, 1024**3, "auto")
+    writer.event(events.start("", 1, None))
+    writer.close()
+    found = manner_of(writer.folder, "RUN")
+    assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)
+    for fd in locks:
+        os.close(fd)
 
 
 def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:

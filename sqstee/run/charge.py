@@ -11,7 +11,7 @@ import json
 import os
 import stat
 
-from sqstee.options import SENDER_OPTIONS
+from sqstee.options import LEAST_MESSAGE_BYTES, LONGEST_SECONDS, SENDER_OPTIONS
 from sqstee.options import host as host_name
 from sqstee.run.fleet import Run
 from sqstee.run.group import Group, Manner
@@ -73,7 +73,8 @@ def manner_of(folder: str, run: str) -> Manner:
             int(meta["local_max"]),
             {name: str(meta.get(name, "")) for name in SENDER_OPTIONS},
         )
-        fine = 0 <= (found.linger or 0) <= 86400 and (found.message_bytes is None or found.message_bytes >= 1024)
+        fine = 0 <= (found.linger or 0) <= LONGEST_SECONDS
+        fine = fine and (found.message_bytes is None or found.message_bytes >= LEAST_MESSAGE_BYTES)
         if not fine or found.compress not in ("none", "auto", "gzip"):
             raise ValueError("its first frame asks for what there is not")
     except (KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Callable
 
+from sqstee.options import LEAST_MESSAGE_BYTES
 from sqstee.run import signals
 from sqstee.run.health import Health
 from sqstee.run.pack import BILLED_UNIT_BYTES, Limits, Pace, Planned, Request
@@ -20,7 +21,6 @@ _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
 _LAST_SIGNAL = 64
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 _SHORT_SECONDS = 60.0
-_LEAST_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
 _ALONE = 8  # so many records refused one by one, and none taken: the destination is at fault
 
 
@@ -282,7 +282,7 @@ class Shipper:
 
     def _too_large(self, source: Supply, planned: Planned, limit: int | None) -> None:
         size = planned.body.size
-        self._limits.message_at_most(limit if limit and limit < size else max(_LEAST_BYTES, size // 2))
+        self._limits.message_at_most(limit if limit and limit < size else max(LEAST_MESSAGE_BYTES, size // 2))
         parts = source.refit(planned)
         if len(parts) == 1:
             source.substitute(planned, "larger than the destination takes")
