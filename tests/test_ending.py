@@ -163,6 +163,20 @@ def test_strict_tells_by_the_status(sqstee: Sqstee, fault: str) -> None:
     assert lost(sqstee, fault, *words[1:]).returncode == 0
 
 
+@pytest.mark.parametrize("calls", ["3-3", "3-9"])
+def test_an_exit_event_that_the_disk_refuses(sqstee: Sqstee, calls: str) -> None:
+    """It is said, no gap event speaks of a line that never was, and nothing is said to wait."""
+    found = lost(sqstee, f"sqstee.run.segments:Segments.append:full:{calls}", "--to", "local", "--strict", "--summary")
+    assert found.returncode == EXIT_UNDELIVERED
+    missing, summary = found.stderr.decode().splitlines()
+    why = "the spool could not be written (No space left on device); make room in"
+    assert missing.startswith(f"sqstee: the exit event is missing: {why} ")
+    assert ": 2 delivered in 1 request, 0 waiting, 0 dropped; to local:" in summary
+    assert [item.seq for item in sqstee.local().items] == [0, 1, 2]
+    assert [event.event for event in sqstee.local().events] == ["start"]
+    assert sqstee.waiting_runs() == []
+
+
 def test_strict_is_content_when_all_is_delivered(sqstee: Sqstee) -> None:
     """Then the status is 0, and nothing is said."""
     found = sqstee.run("--strict", "--to", "local", "--", "seq", "1000")

@@ -184,7 +184,7 @@ def test_flush_on_a_full_disk(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path,
     """What is there is shipped, which may make room for the run's end; else that stays, is said, and comes later."""
     run = leave_behind(sqstee, fake_sqs, "later")
     fake_sqs.create_queue("later")
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.recover:_append_end:false:{refusals}")
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.segments:Segments.append:full:{refusals}")
     found = sqstee.run("flush", environ=environ)
     assert (tmp_path / "injected").exists()
     if refusals == "1-2":

@@ -72,7 +72,7 @@ class Ending:
         self._take = take
         self._ending = ending
         self._last = os.getpid() == 1  # everybody ends with PID 1
-        self._ended = False  # the exit event is written, or counted as dropped
+        self._ended = False  # the exit event is written
         self._figures: Figures | None = None
         self._seconds = 0.0
         self._cut_short = ""  # by a signal, before delivery began
@@ -116,10 +116,13 @@ class Ending:
         if self._last:
             for stream in self._capture.open:
                 writer.cut(stream.number)
-        writer.event(events.end_of_command(status, usage, self._seconds, writer, self._open_names()))
+        event = events.end_of_command(status, usage, self._seconds, writer, self._open_names())
+        self._ended = writer.event(event)
+        if not self._ended:
+            why = f"the spool could not be written ({writer.trouble})"
+            self._messages.add(f"the exit event is missing: {why}; make room in {self._kept.root}")
         if self._last or not self._capture.open:
             writer.close()
-        self._ended = True
 
     def _sync(self) -> None:
         """With --fsync: all that is spooled by now is on the disk before we go on."""

@@ -80,7 +80,7 @@ def _close(folder: str, tail: Tail) -> None:
     writer.resume(tail.next_seq, tail.unfinished)
     if not _append_end(writer, tail.open_after_exit):
         writer.abandon()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, writer.trouble)
     writer.close()
 
 

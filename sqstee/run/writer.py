@@ -31,6 +31,7 @@ class Writer:
         self.bytes = 0
         self.dropped = 0
         self.reasons: dict[str, int] = {}  # why lines were dropped, and how many
+        self.trouble = ""  # what the disk answered when it last refused something
         self.level = 0  # of the lines that are written from here on: an index into record.LEVELS
         self._partial = [0] * streams  # bytes of the unfinished line
         self._losing = [False] * streams  # the unfinished line has lost a part: drop the rest of it too
@@ -80,8 +81,13 @@ class Writer:
         return self._partial[stream] > 0
 
     def event(self, fields: dict[str, object]) -> bool:
-        """Append an event, which takes a seq of its own; whether it could be."""
-        return self._append(EVENT, encode_object(fields), 1, reserved=True)
+        """Append an event, which takes a seq of its own; whether it could be: if not, it takes none."""
+        if self._append(EVENT, encode_object(fields), 1, reserved=True):
+            return True
+        self.next_seq -= 1  # a gap event is about lines
+        if self._gap_from == self.next_seq:
+            self._gap_from = -1
+        return False
 
     def close(self) -> None:
         """Write an outstanding gap frame and close the files."""
@@ -169,9 +175,9 @@ class Writer:
                 self._append_gap(now, first, reserved)
             self._segments.append(kind, payload, first, lines, now, stream, flags, reserved)
         except OSError as error:
+            self.trouble = error.strerror or "cannot be written"
             if self._gap_from < 0:
-                self._gap_from = first
-                self._gap_reason = error.strerror or "cannot be written"
+                self._gap_from, self._gap_reason = first, self.trouble
             return False
         return True
 
