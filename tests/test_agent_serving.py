@@ -252,6 +252,24 @@ def test_a_host_wide_agent_is_nobodys_deputy(host: Host, tmp_path: Path) -> None
 
 
 @needs_root
+@pytest.mark.parametrize("what", ["fifo", "folder"])
+def test_what_is_no_segment_costs_no_other_run(host: Host, what: str) -> None:
+    """Behind a run's first segment: nobody waits for it, and the other runs are taken, shipped and closed."""
+    odd = host.run() / "00000002.seg"
+    if what == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.mkdir()
+    host.give()
+    first, second = host.run("01JD0000000000000000000002"), "01JD0000000000000000000003"
+    with host.agent("--to", "q"):
+        wait_for(lambda: not first.exists(), "delivery", 40)
+        later = host.run(second)
+        wait_for(lambda: not later.exists(), "another delivery", 40)
+    assert host.node.outputs().count(b"hi\n") >= 2
+
+
+@needs_root
 @pytest.mark.parametrize("words", [(), ("--to", "local")])
 def test_a_host_wide_agent_needs_destinations(host: Host, words: tuple[str, ...]) -> None:
     """One line and a hint."""

@@ -117,7 +117,10 @@ class Agent:
                 if name not in self._charges and self._left_alone.get((root.path, name), (0.0, ""))[0] <= now:
                     self._take_charge(root, name, now)
         for name, charge in list(self._charges.items()):
-            self._attend(name, charge, now)
+            try:
+                self._attend(name, charge, now)
+            except OSError as error:  # one run's trouble is no other's
+                self._error = f"{name}: {error}"
         self._retire(now)
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS

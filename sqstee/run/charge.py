@@ -6,6 +6,7 @@ A folder is opened once, component by component, without following links, and fr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -50,8 +51,12 @@ class Folder:
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
     def open(self, name: str) -> int:
-        """Open a file in it for reading, following no link and waiting for no FIFO. Raises OSError."""
-        return os.open(name, _FILE, dir_fd=self._fd)
+        """Open a file in it for reading, following no link and waiting for no FIFO. Raises OSError where it is none."""
+        fd = os.open(name, _FILE, dir_fd=self._fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        return fd
 
     def close(self) -> None:
         """Let go of it."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# A spool may be its owner's, and who closes it the node's agent: no link is followed, no FIFO waited for.
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 def segment_name(number: int) -> str:
     """The file name of a segment; they are numbered from 1."""
     return f"{number:08d}{SEGMENT_SUFFIX}"
@@ -48,7 +52,7 @@ class Segments:
             self._number = number - 1
             return
         path = f"{self.folder}/{segment_name(number)}"
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._fd = os.open(path, _APPEND)
         os.ftruncate(self._fd, size)
         self._number, self._size, self._complete = number, size, False
 
@@ -120,9 +124,8 @@ class Segments:
 
     def _rotate(self, first: int) -> None:
         path = f"{self.folder}/{segment_name(self._number + 1)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         head = self._head(first)
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             write_whole(fd, head, b"", 0)
         except OSError:
