@@ -40,18 +40,26 @@ def route(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from sqstee import options
-
     at = words.index("--")
-    command = words[at + 1 :]
-    if "--help" in words[:at]:
+    given, command = words[:at], words[at + 1 :]
+    if "--help" in given:
         return _verb(["run", "--help"])
-    settings = options.load(words[:at], os.environ)
-    if not command:
-        raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
-    from sqstee.run.run import run
+    try:
+        from sqstee import options
 
-    return run(settings, command)
+        settings = options.load(given, os.environ)
+        if not command:
+            raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
+        from sqstee.run.run import Front
+
+        front = Front(settings, command)
+    except SqsteeError:
+        raise
+    except Exception as error:  # a bug of ours, no memory, files of ours that have gone: the command comes first
+        from sqstee.run.child import run_uncaptured
+
+        raise run_uncaptured(command, f"{type(error).__name__}: {error}") from None
+    return front.run()
 
 
 def _verb(words: list[str]) -> int:

@@ -15,6 +15,9 @@ from support import Sqstee, children, injecting, kill, running, time_to_meet, wa
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
+    "sqstee.options:load:bug:1",
+    "sqstee.transports.destination:parse:bug:1",
+    "sqstee.run.run:Front.__init__:bug:1",
     "sqstee.run.child:start:bug:1",
     "sqstee.run.child:start:many:1",
     "sqstee.run.capture:Capture.__init__:many:1",

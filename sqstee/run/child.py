@@ -266,3 +266,9 @@ def passthrough(command: list[str], inherited: Inherited, reason: str) -> Sqstee
         say_uncaptured(reason)
     inherited.restore_signals()
     return failure_to_start(command, execute(command, inherited.environ))
+
+
+def run_uncaptured(command: list[str], reason: str) -> SqsteeError:
+    """As `passthrough`, of a process that has changed nothing yet."""
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+    return passthrough(command, Inherited(environment(), mask, inherited_ignores()), reason)

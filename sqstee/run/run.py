@@ -21,13 +21,8 @@ if TYPE_CHECKING:
     from sqstee.run.redact import Masker
 
 
-def run(settings: Settings, command: list[str]) -> NoReturn:
-    """Run `command` and end as it ends."""
-    Front(settings, command).run()
-
-
 class Front:
-    """The process that the caller sees, up to the command's start."""
+    """The process that the caller sees, up to the command's start. Raises SqsteeError for what cannot be meant."""
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -43,7 +38,7 @@ class Front:
             self._masker = Masker(settings.redact)
 
     def run(self) -> NoReturn:
-        """Start the command, and see to it until its end."""
+        """Start the command, see to it until its end, and end as it ends."""
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
         try:
