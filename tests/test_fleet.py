@@ -14,7 +14,8 @@ from scripted import Scripted
 from support import Rebuilt
 
 from sqstee.record import Body
-from sqstee.run.fleet import QUANTUM_BYTES, Fleet, Run
+from sqstee.run.fleet import Fleet
+from sqstee.run.lane import QUANTUM_BYTES, Run
 from sqstee.run.pack import MAX_REQUEST_BYTES, Limits, Planned
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE

@@ -15,9 +15,9 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.run import agency
 from sqstee.run.charge import Charge, Folder, manner_of, remove_empty
-from sqstee.run.fleet import Run
 from sqstee.run.flush import ULID_LENGTH, sweep
 from sqstee.run.group import Group, Manner
+from sqstee.run.lane import Run
 from sqstee.run.presence import Presence
 from sqstee.run.replay import segments
 from sqstee.run.spool import lock

@@ -14,8 +14,8 @@ import stat
 
 from sqstee.options import LEAST_MESSAGE_BYTES, LONGEST_SECONDS, SENDER_OPTIONS
 from sqstee.options import host as host_name
-from sqstee.run.fleet import Run
 from sqstee.run.group import Group, Manner
+from sqstee.run.lane import Run
 from sqstee.run.recover import close_dead_run
 from sqstee.run.replay import START, read_meta, segments
 from sqstee.run.room import SEGMENT_BYTES

@@ -7,7 +7,8 @@ import threading
 import time
 from collections import deque
 
-from sqstee.run.fleet import Fleet, Run
+from sqstee.run.fleet import Fleet
+from sqstee.run.lane import Run
 from sqstee.run.pack import Limits
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE, WAKE

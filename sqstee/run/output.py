@@ -9,7 +9,7 @@ import stat
 PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
 PIPE_BYTES = 16 * PIPE_BUF  # how much a new pipe holds
 _SHORT_BYTES = 64  # a chunk that much shorter than PIPE_BYTES still tells its pages
-_RWF_NOWAIT = 8
+_RWF_NOWAIT = 8  # linux/fs.h
 
 
 class Output:

@@ -12,7 +12,7 @@ from sqstee.run.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Ra
 # Amazon SQS: a batch has at most ten entries and 1 MiB, each message at most 1 MiB, attributes included.
 MAX_ENTRIES = 10
 MAX_REQUEST_BYTES = 1024 * 1024
-BILLED_UNIT_BYTES = 64 * 1024
+BILLED_UNIT_BYTES = 64 * 1024  # of payload: each started one is a request on the bill
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may have more
 _SLICE_LINES = 1024  # encoded at once: a chunk of empty lines grows two-hundredfold
@@ -91,11 +91,6 @@ class Packer:
     def size(self) -> int:
         """Bytes of the open body's data; 0 where none is open."""
         return self._size
-
-    @property
-    def plan(self) -> list[Range]:
-        """The ranges that are still to be packed as they were planned."""
-        return list(self._plan)
 
     def add(self, frame: Frame) -> Iterator[Planned]:
         """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
@@ -261,11 +256,6 @@ class Request:
         """Add a body that fits."""
         self.planned.append(planned)
         self.size += planned.body.size
-
-    @property
-    def billed(self) -> int:
-        """Requests that SQS bills: one for each started 64 KiB of payload."""
-        return max(1, -(-self.size // BILLED_UNIT_BYTES))
 
 
 def compress(request: Request, mode: str) -> None:

@@ -8,7 +8,7 @@ from _struct import Struct
 
 from sqstee.run.output import PIPE_BUF, PIPE_BYTES
 
-_FIONREAD = 0x541B
+_FIONREAD = 0x541B  # asm-generic/ioctls.h
 _INT = Struct("i")
 
 

@@ -18,7 +18,6 @@ from sqstee.run.supply import Supply
 from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, Sender, TransportError
 
 _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
-_LAST_SIGNAL = 64
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 _SHORT_SECONDS = 60.0
 _ALONE = 8  # so many records refused one by one, and none taken: the destination is at fault
@@ -190,9 +189,7 @@ class Shipper:
 
     def _woken(self) -> None:
         words = os.read(self._wake, 4096)
-        for number in words:
-            if number <= _LAST_SIGNAL:
-                signals.take_pending(number)
+        signals.take_pending(words)
         now = time.monotonic()
         self._awake_until = now + _LOOK_AGAIN_SECONDS
         if words and CLOSE not in words:

@@ -23,6 +23,7 @@ JOB_STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
 # The kernel gives these to the terminal's whole foreground group, so that the command has them already.
 _OF_THE_TERMINAL = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGCONT, *JOB_STOPS))
 _TO_A_LEADER_ALONE = frozenset((_signal.SIGHUP, _signal.SIGCONT))
+_LAST_SIGNAL = 64  # signal(7): SIGRTMAX
 _WITNESS_STEPS = (0.0, 0.0001, 0.0002, 0.0007, 0.001, 0.002, 0.003, 0.005, 0.008)  # 20 ms in all
 _POLL_SECONDS = 0.001
 _CLEARED_SECONDS = 0.1
@@ -145,9 +146,11 @@ def pending(pid: int) -> int:
     return int(text[start + 8 : text.index(b"\n", start + 1)], 16) if start >= 0 else 0
 
 
-def take_pending(number: int) -> None:
-    """Take one signal off those that are pending for this process (the witness's part)."""
-    _signal.sigtimedwait({number}, 0)
+def take_pending(words: bytes) -> None:
+    """Take the signals among what the front tells (see shipment) off those pending for this process, the witness."""
+    for number in words:
+        if number <= _LAST_SIGNAL:
+            _signal.sigtimedwait({number}, 0)
 
 
 def stop(number: int) -> None:

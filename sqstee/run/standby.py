@@ -22,7 +22,6 @@ _NICENESS = 15
 _LOOK_SECONDS = 2.0
 _UNATTENDED_SECONDS = 5.0  # for how long nobody may ship before it is done here, and as much again at most by chance
 _LIVING_FACTOR = 6  # an agent that lives may have hundreds of runs to open first: to load boto3 in each helps nobody
-_LAST_SIGNAL = 64
 _PATIENT_LOOK_SECONDS = 0.02
 
 
@@ -85,9 +84,7 @@ class StandBy:
         if not self._poll.poll(seconds * 1000):
             return None
         words = os.read(self._wake, 4096)
-        for number in words:
-            if number <= _LAST_SIGNAL:
-                signals.take_pending(number)
+        signals.take_pending(words)
         return words
 
     def _unattended_lock(self) -> int | None:
