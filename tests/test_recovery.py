@@ -9,36 +9,10 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, injecting, is_running, kill, running, wait_for
+from recovering import LINES, assert_recovered, leave_behind, shipped
+from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
 from sqstee.run.segments import segment_name
-
-LINES = b"".join(b"%d\n" % n for n in range(1, 2001))
-
-
-def shipped(server: FakeSqs, queue: str) -> Rebuilt:
-    """The streams in everything that the queue ever accepted."""
-    return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
-
-
-def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
-    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
-    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
-    environ = sqstee.environ | server.environ()
-    with running(sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ) as process:
-        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
-        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        command, shipper = sorted(children(process.pid))
-        kill(shipper, process.pid, command)
-    (run,) = sqstee.waiting_runs()
-    return run
-
-
-def assert_recovered(found: Rebuilt) -> None:
-    """Every line, the unfinished one too, and an exit event that says how the run ended."""
-    found.assert_whole()
-    assert found.stdout == LINES + b"unfinished"
-    assert found.events[-1].fields["cause"] == "wrapper-died"
 
 
 def test_flush_closes_and_ships_a_dead_run(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -196,23 +170,6 @@ def test_flush_on_a_full_disk(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path,
     assert (found.returncode, found.stdout.decode()) == (0, f"{run}: shipped to later\n")
     assert_recovered(shipped(fake_sqs, "later"))
     assert shipped(fake_sqs, "later").duplicates == 0
-    assert sqstee.waiting_runs() == []
-
-
-@pytest.mark.parametrize("step", range(1, 5))
-@pytest.mark.parametrize("by", ["flush", "agent"])
-def test_killed_while_it_removes_a_run(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, step: int, by: str) -> None:
-    """kill -9 between any two of its files: the rest goes with the next flush, and nothing is sent that is not so."""
-    environ = fake_sqs.environ() | injecting(tmp_path, f"os:unlink:kill-after:{step}")
-    sqstee.run("--to", "q", "--", "seq", "2000", environ=environ)
-    assert (tmp_path / "injected").exists()
-    assert len(sqstee.waiting_runs()) == 1
-    words = ("flush",) if by == "flush" else ("agent", "--once", "--to", "q")
-    assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
-    found = shipped(fake_sqs, "q")
-    found.assert_whole()
-    assert found.stdout == LINES
-    assert found.duplicates == 0
     assert sqstee.waiting_runs() == []
 
 

@@ -1,0 +1,44 @@
+"""Runs that a death left behind, for the tests: made, shipped, and looked at."""
+
+from __future__ import annotations
+
+import subprocess
+
+from fake_sqs import FakeSqs
+from support import Rebuilt, Sqstee, children, kill, running, wait_for
+
+LINES = b"".join(b"%d\n" % n for n in range(1, 2001))
+
+
+def shipped(server: FakeSqs, queue: str) -> Rebuilt:
+    """The streams in everything that the queue ever accepted."""
+    return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
+
+
+def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
+    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
+    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
+    environ = sqstee.environ | server.environ()
+    with running(sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ) as process:
+        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        command, shipper = sorted(children(process.pid))
+        kill(shipper, process.pid, command)
+    (run,) = sqstee.waiting_runs()
+    return run
+
+
+def assert_recovered(found: Rebuilt) -> None:
+    """Every line, the unfinished one too, and an exit event that says how the run ended."""
+    found.assert_whole()
+    assert found.stdout == LINES + b"unfinished"
+    assert found.events[-1].fields["cause"] == "wrapper-died"
+
+
+def flush(sqstee: Sqstee, server: FakeSqs) -> None:
+    """What is left is shipped, by whoever has it, and nothing stays."""
+
+    def flushed() -> bool:
+        return sqstee.run("flush", environ=server.environ()).returncode == 0 and not sqstee.waiting_runs()
+
+    wait_for(flushed, "end of everything", 40)

@@ -1,0 +1,136 @@
+"""kill -9 exactly between two steps, of everybody who has a hand on a spool: nothing is lost, or left for ever."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from fake_sqs import FakeSqs
+from recovering import LINES, assert_recovered, flush, leave_behind, shipped
+from support import Sqstee, injecting, python
+
+from sqstee.run.segments import segment_name
+
+LONG_LINES = b"".join(b"%060000d\n" % n for n in range(290))  # more than a segment, in several frames each
+WRITE = "import os\nfor n in range(290): os.write(1, b'%060000d\\n' % n)"
+FRONT = [
+    "os:rename:kill-after:1",  # the folder has its name, and no segment
+    "segments:Segments._rotate:kill-after:1",  # the first segment holds nothing but its first frame
+    "supervision:Supervision._begin:kill-after:1",  # the start event is written, and nobody reads the output
+    "writer:Writer.write:kill:1",  # a chunk is out, and not spooled
+    "writer:Writer.write:kill-after:1",
+    "segments:Segments._rotate:kill:2",  # a segment is full, and there is no other
+    "segments:Segments._rotate:kill-after:2",  # the next one is there, and the line that goes on in it is not
+    "writer:Writer.event:kill:2",  # the command has ended, and no event says so
+    "writer:Writer.event:kill-after:2",
+    "writer:Writer.close:kill-after:1",  # the run is closed, and its lock is held
+    "ending:Ending._deliver:kill:1",
+    "delivery:Delivery.finish:kill-after:1",  # everything is delivered, and nothing is said
+]
+
+
+@pytest.mark.parametrize("moment", FRONT)
+def test_the_front_is_killed_between_two_steps(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
+    """kill -9 exactly there: what was spooled arrives without a hole, as a run with an end; nothing stays behind."""
+    fault = moment if moment.startswith("os:") else f"sqstee.run.{moment}"
+    environ = fake_sqs.environ() | injecting(tmp_path, fault)
+    found = sqstee.run("--to", "q", "--", *python(WRITE), environ=environ)
+    assert (tmp_path / "injected").exists()
+    assert found.returncode == -signal.SIGKILL
+    flush(sqstee, fake_sqs)
+    if not fake_sqs.sent("q"):
+        assert moment in FRONT[:2]
+        return
+    got = shipped(fake_sqs, "q")
+    got.assert_without_holes()
+    assert got.events[-1].event == "exit"
+    assert LONG_LINES.startswith(got.stdout)
+    assert len(found.stdout) - len(got.stdout) <= 65536  # a chunk in hand
+    if moment in FRONT[8:]:
+        assert (got.stdout, got.events[-1].fields.get("cause")) == (LONG_LINES, None)
+
+
+SHIPPER = [
+    "source:Source.plan:kill:1",
+    "replay:State.save:kill-after:1",  # planned, and not sent
+    "senders:Senders._call:kill-after:2",  # sent (the first call asks for the queue's limits), and not acknowledged
+    "ship:Shipper._acknowledge:kill:1",
+    "source:Source._free:kill:1",
+    "source:delete_segments_before:kill:1",  # acknowledged, and not freed
+    "source:delete_segments_before:kill-after:1",
+    "source:Source.remove:kill:1",  # everything is acknowledged, and nothing removed
+]
+
+
+@pytest.mark.parametrize("moment", SHIPPER)
+def test_the_shipper_is_killed_between_two_steps(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str
+) -> None:
+    """kill -9 exactly there: the command's output is as ever, every line arrives, what comes twice are whole bodies."""
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{moment}")
+    found = sqstee.run("--to", "q", "--", *python(WRITE), environ=environ)
+    assert (tmp_path / "injected").exists()
+    assert (found.stdout, found.returncode) == (LONG_LINES, 0)
+    flush(sqstee, fake_sqs)
+    got = shipped(fake_sqs, "q")
+    got.assert_whole()
+    assert got.stdout == LONG_LINES
+    bodies: dict[str, set[bytes]] = {}
+    for message in fake_sqs.sent("q"):
+        bodies.setdefault(message.attributes["seq"], set()).add(message.body.encode())
+    assert {len(same) for same in bodies.values()} == {1}
+    firsts = sorted(int(name.partition("-")[0]) for name in bodies)
+    assert len(set(firsts)) == len(firsts)
+
+
+CLOSER = [
+    "writer:Writer.cut:kill-after:1",  # the torn tail is cut, and the unfinished line ended
+    "recover:_append_end:kill-after:1",
+    "flush:close_dead_run:kill-after:1",  # closed, and its lock is free again
+]
+
+
+@pytest.mark.parametrize("moment", CLOSER)
+def test_who_closes_a_dead_run_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
+    """kill -9 between two steps of that: the next one closes what is open, and nothing twice."""
+    run = leave_behind(sqstee, fake_sqs, "later")
+    with (sqstee.spool / run / segment_name(1)).open("ab") as file:
+        file.write(b"torn")
+    fake_sqs.create_queue("later")
+    found = sqstee.run("flush", environ=fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{moment}"))
+    assert found.returncode == -signal.SIGKILL
+    flush(sqstee, fake_sqs)
+    assert_recovered(shipped(fake_sqs, "later"))
+
+
+@pytest.mark.parametrize("moment", ["Ending._inherit:kill:1", "Ending._end_streams:kill:1"])
+def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
+    """kill -9 of it: the front's status is as ever, and the run gets the end that is missing."""
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.ending:{moment}")
+    found = sqstee.run("--to", "q", "--", "sh", "-c", "sleep 0.3 & echo first; exit 7", environ=environ)
+    assert (tmp_path / "injected").exists()
+    assert (found.stdout, found.returncode) == (b"first\n", 7)
+    flush(sqstee, fake_sqs)
+    got = shipped(fake_sqs, "q")
+    got.assert_without_holes()
+    assert got.stdout == b"first\n"
+    assert [event.event for event in got.events] == ["start", "exit", "end"]
+    assert got.events[-1].fields["cause"] == "wrapper-died"
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("by", ["flush", "agent"])
+def test_killed_while_it_removes_a_run(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, step: int, by: str) -> None:
+    """kill -9 between any two of its files: the rest goes with the next flush, and nothing is sent that is not so."""
+    environ = fake_sqs.environ() | injecting(tmp_path, f"os:unlink:kill-after:{step}")
+    sqstee.run("--to", "q", "--", "seq", "2000", environ=environ)
+    assert (tmp_path / "injected").exists()
+    assert len(sqstee.waiting_runs()) == 1
+    words = ("flush",) if by == "flush" else ("agent", "--once", "--to", "q")
+    assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
+    found = shipped(fake_sqs, "q")
+    found.assert_whole()
+    assert found.stdout == LINES
+    assert found.duplicates == 0
+    assert sqstee.waiting_runs() == []
