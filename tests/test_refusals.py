@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,19 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
     assert bounds[-1] == 30.0
     health.success()
     assert health.well
+
+
+def test_at_the_end_what_was_final_is_tried_once_more() -> None:
+    """Unless it was refused just now, or has asked to be left alone: it may have been mended since."""
+    health = Health()
+    health.failure(OPEN, "no such queue", 100.0)
+    health.end(100.5)
+    assert health.not_before == 130.0
+    health.end(110.0)
+    assert health.not_before == 110.0
+    health.failure(OPEN, "no such queue", 120.0, after=20.0)
+    health.end(125.0)
+    assert health.not_before == 140.0
 
 
 def test_at_the_end_the_waits_are_short() -> None:
@@ -520,6 +534,19 @@ def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_s
     got = shipped(fake_sqs)
     got.assert_whole()
     assert got.stdout == found.stdout
+
+
+def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """The next look at it would come later than the run's end: then there is one more, and the lines arrive."""
+    words = sqstee.words("--to", "later", "--", "sh", "-c", "echo early; read x")
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(words, stdin=-1, stdout=-1, stderr=-1, env=environ) as process:
+        wait_for(lambda: fake_sqs.counters().calls, "refusal")
+        refused_at = time.monotonic()
+        wait_for(lambda: time.monotonic() - refused_at > 1.5, "refusal of some age")
+        fake_sqs.create_queue("later")
+        assert process.communicate(b"\n", timeout=30) == (b"early\n", b"")
+    assert Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("later")).stdout == b"early\n"
 
 
 def test_credentials_that_appear_later_are_picked_up(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -22,6 +22,7 @@ class Health:
         self._last_kind = ""
         self._most = _BACKOFF_MOST_SECONDS
         self._asked_until = 0.0
+        self._refused_at = 0.0
         self.not_before = 0.0
         self.reason = ""
         self.permanent = False
@@ -42,6 +43,7 @@ class Health:
     def failure(self, kind: str, reason: str, now: float, after: float = 0.0) -> None:
         """Something was refused; the destination asks to be left alone for `after` seconds."""
         self._failures += 1
+        self._refused_at = now
         self.reason = reason
         # credentials may have just expired: only a new session that fails as well is final
         self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
@@ -50,6 +52,11 @@ class Health:
         wait = _BACKOFF_MOST_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, most)
         self._asked_until = now + min(after, _ASKED_MOST_SECONDS)
         self.not_before = max(now + wait, self._asked_until)
+
+    def end(self, now: float) -> None:
+        """Nothing will be sent after this: what was refused for good, and not just now, is tried once more."""
+        if self.permanent and now - self._refused_at >= _HURRIED_SECONDS:
+            self.not_before = max(now, self._asked_until)
 
     def hurry(self, now: float) -> None:
         """The end is near: from here on passing trouble is waited out in steps of at most a second."""

@@ -199,6 +199,7 @@ class Shipper:
             self._orphaned()
         self._close_at = now + self._flush_timeout
         self._closing(self._flush_timeout)
+        self._health.end(now)
         if self._flush_timeout <= _SHORT_SECONDS:  # nobody waits for what takes longer: it must not press
             self._health.hurry(now)
 
