@@ -58,9 +58,9 @@ class Figures:
 
     def waits(self, acknowledged: int, next_seq: int) -> None:
         """Count what waits, of the seqs up to `next_seq` (the last is the exit event's), by what is acknowledged."""
-        seqs = max(0, next_seq - acknowledged)
+        seqs = max(0, next_seq - acknowledged - self.dropped)  # what was dropped is said by itself
         self.waiting_events = min(seqs, 1 + (acknowledged == 0))
-        self.waiting = max(0, seqs - self.waiting_events - self.dropped)  # what was dropped is said by itself
+        self.waiting = seqs - self.waiting_events
 
     def summary(self, seconds: float, destination: str) -> str:
         """All in one line."""
@@ -168,12 +168,13 @@ class Delivery:
         if not figures.complete:
             figures.reason = self._cut_short or reason or self._late
 
-    def watch(self, next_seq: int) -> None:
-        """The run goes on without us: see that what was captured before `next_seq` is delivered."""
-        shipment = self._shipment
+    def watch(self) -> None:
+        """The run goes on without us: see that what was captured up to now is delivered."""
+        shipment, writer = self._shipment, self._writer
         if shipment is not None:
-            self._wait(0.0, lambda: not shipment.pid or self._acknowledged(next_seq) >= next_seq, _POLL_SECONDS)
-        self.figures.waits(self._acknowledged(next_seq), next_seq)
+            everything = writer.spooled
+            self._wait(0.0, lambda: not shipment.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
+        self.figures.waits(self._acknowledged(writer.next_seq), writer.next_seq)
         if not self.figures.complete:
             self.figures.reason = self._cut_short or self._late
 

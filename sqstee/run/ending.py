@@ -213,7 +213,7 @@ class Ending:
         )
         os.close(self._kept.writer_lock)  # an heir has its own: when it ends the run can be removed
         if self._heir_goes_on():
-            delivery.watch(writer.next_seq)
+            delivery.watch()
         else:
             delivery.finish()
         self._above_unfinished = delivery.drew

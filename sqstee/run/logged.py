@@ -174,7 +174,7 @@ class LoggedRun:
 
     def _answer(self) -> str:
         acknowledged = self._shipper.acknowledged if self._shipper else 0
-        waiting = self._writer.next_seq - acknowledged
+        waiting = self._writer.spooled - acknowledged
         found = []
         for reason, number in self._writer.reasons.items():
             found.append(f"{number} log lines dropped: the spool could not take them ({reason})")

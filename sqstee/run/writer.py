@@ -44,6 +44,11 @@ class Writer:
         """The run's folder."""
         return self._segments.folder
 
+    @property
+    def spooled(self) -> int:
+        """The spool holds every seq below this one, in a gap event at least."""
+        return self.next_seq if self._gap_from < 0 else self._gap_from
+
     def tell(self, appended: Callable[[], None]) -> None:
         """Have `appended` called after each frame that was appended."""
         self._segments.appended = appended
