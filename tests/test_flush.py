@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
+from scripted import Scripted
 from support import Rebuilt, Sqstee, running, wait_for
 from terminal import Terminal
+
+from sqstee.record import Body
+from sqstee.run import flush
+from sqstee.run.spool import create
+from sqstee.transports.base import OPEN, RETRY, Failure, TransportError
 
 
 def leave(sqstee: Sqstee, server: FakeSqs, to: str, *command: str) -> str:
@@ -85,6 +93,32 @@ def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int,
         assert terminal.wait() == 0
     assert "…" not in terminal.output.decode()
     assert b"\x1b[3" not in terminal.output
+
+
+@pytest.mark.parametrize("kind", [OPEN, RETRY])
+def test_trying_again_and_again_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A long run looks after what others left every half minute: no thread and no descriptor stays of each look."""
+
+    def refuse(bodies: Sequence[Body]) -> list[Failure]:
+        raise TransportError(kind, "Refused", "")
+
+    monkeypatch.setattr(flush, "open_sender", lambda *arguments, **options: Scripted(refuse))
+    meta = b'{"run":"RUN","host":"h","to":"q","compress":"none","local_max":1}'
+    writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
+    writer.write(0, b"line\n")
+    writer.close()
+    for fd in locks:
+        os.close(fd)
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    before = held()
+    for _ in range(5):
+        assert flush.flush(str(tmp_path), "RUN", 0.2).reason
+    wait_for(lambda: held() == before, "end of what was made")
 
 
 def test_what_flush_makes_is_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -198,5 +198,6 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
         if complete and remove:
             shipper.remove()
     finally:
+        shipper.close()
         os.close(wake)
     return Flushed(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))

@@ -110,8 +110,6 @@ class Group:
                 self.fleet.remove()
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
-        if self.fleet:
-            self.fleet.close()
         self._shipper.close()
         self.alive = False
 

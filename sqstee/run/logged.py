@@ -163,9 +163,11 @@ class LoggedRun:
                 flush_timeout=self._settings.flush_timeout,
                 compress=self._settings.compress,
             )
-            if shipper.run():
-                shipper.remove()
-            shipper.close()
+            try:
+                if shipper.run():
+                    shipper.remove()
+            finally:
+                shipper.close()
         except Exception as error:
             self._reason = f"{type(error).__name__}: {error}"
         finally:

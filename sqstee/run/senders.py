@@ -28,6 +28,7 @@ class Senders:
         self.ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = threads
         self._running = 0
+        self._ending = _thread.allocate_lock()
         self.ordered = sender.ordered
         self.busy = 0
         self.requests = 0
@@ -59,17 +60,21 @@ class Senders:
         return found
 
     def close(self) -> None:
-        """Have the threads end when they are done; nothing may be submitted any more."""
+        """Have the threads end when they are done; nothing may be submitted or collected any more."""
+        if not self._running:
+            os.close(self.ready)
         for _ in range(self._running):
             self._jobs.put(_END)
-        if not self.busy:
-            os.close(self.ready)
 
     def _work(self) -> None:
         THREADS.add(_thread.get_ident())
         while (bodies := self._jobs.get()) is not _END:
             self._do(bodies)
         THREADS.discard(_thread.get_ident())
+        with self._ending:
+            self._running -= 1
+            if not self._running:  # only now does nobody tell it anything
+                os.close(self.ready)
 
     def _do(self, bodies: list[Planned] | None) -> None:
         self._results.append((bodies or [], self._call(bodies)))

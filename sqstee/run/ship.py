@@ -105,8 +105,10 @@ class Shipper:
             self._collect()
 
     def close(self) -> None:
-        """End the threads that send, once `run` has returned."""
+        """End the threads that send, and close the files, once `run` has returned."""
         self._senders.close()
+        if self._source:
+            self._source.close()
 
     def remove(self) -> None:
         """Delete the run's folder, once it is shipped."""
