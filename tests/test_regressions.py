@@ -152,7 +152,10 @@ def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: p
     writer.write(0, b"kept\n")
     writer.close()
     frames = list(Reader(str(tmp_path)).frames())
-    assert [(frame.kind, frame.first, frame.lines) for frame in frames] == [(GAP, 0, 1), (LINES, 1, 1)]  # the event takes no seq
+    assert [(frame.kind, frame.first, frame.lines) for frame in frames] == [
+        (GAP, 0, 1),
+        (LINES, 1, 1),
+    ]  # the event takes no seq
     assert json.loads(spool_meta(tmp_path)) == json.loads(META)
 
 
