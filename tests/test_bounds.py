@@ -297,7 +297,8 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
     for run in runs:  # nothing was shipped: what the spool holds is all there is
         found = packed(sqstee.spool / run)
         found.assert_whole()
-        assert len(found.records) + dropped_in(found) == 5000
+        # a starved producer's half of a line is shipped as a piece of its own
+        assert sum(record.eol for record in found.records) + dropped_in(found) == 5000
 
 
 def packed(folder: Path) -> Rebuilt:
