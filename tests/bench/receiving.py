@@ -1,5 +1,6 @@
 """Lines per second and memory of `sqstee drain`, from the strict SQS at a round trip of 20 (else MS) milliseconds.
 
+    python tests/bench/receiving.py                         all that README speaks of
     python tests/bench/receiving.py packed [LINES]          a backlog of full bodies
     python tests/bench/receiving.py single [MESSAGES [PROCESSES [MS]]]  one line a message, beside bare boto3 threads
 
@@ -142,10 +143,15 @@ def single(messages: int, processes: int, milliseconds: int) -> None:
 
 
 def main() -> None:
-    """One of the two."""
-    words: list[Any] = sys.argv[1:] or ["packed"]
+    """One of the two, or both."""
+    words: list[Any] = sys.argv[1:]
     numbers = [int(word) for word in words[1:]]
-    if words[0] == "packed":
+    if not words:
+        packed(1_000_000)
+        single(15_000, 1, 20)
+        for processes in (1, 2, 4):
+            single(8_000, processes, 100)
+    elif words[0] == "packed":
         packed(*(numbers or [1_000_000]))
     else:
         single(*(numbers + [5000, 1, 20][len(numbers) :]))
