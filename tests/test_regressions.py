@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -355,10 +357,11 @@ def test_the_job_is_in_the_start_event_once(sqstee: Sqstee) -> None:
     assert sqstee.local_bodies()[0].data.splitlines()[0].count(b'"job"') == 1
 
 
-def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
-    """SIGSTOP and SIGCONT of the shipper counted as its end."""
+@contextmanager
+def waiting(sqstee: Sqstee, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A wrapper whose command waits for a line, and the pid of its shipper."""
     with running(
-        sqstee.words(*LOCAL, "--", "sh", "-c", "echo $$; read x"),
+        sqstee.words(*LOCAL, *words, "--", "sh", "-c", "echo $$; read x"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -368,6 +371,12 @@ def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
         command = int(process.stdout.readline())
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         (shipper,) = [pid for pid in children(process.pid) if pid != command]
+        yield process, shipper
+
+
+def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
+    """SIGSTOP and SIGCONT of the shipper counted as its end."""
+    with waiting(sqstee) as (process, shipper):
         os.kill(shipper, signal.SIGSTOP)
         os.kill(shipper, signal.SIGCONT)
         _, errors = process.communicate(b"\n", timeout=40)
@@ -376,17 +385,7 @@ def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
 
 def test_a_shipper_that_hangs_is_late_not_ended(sqstee: Sqstee) -> None:
     """It does not end in its time: the reason named our own kill in the place of why."""
-    with running(
-        sqstee.words(*LOCAL, "--flush-timeout", "0.5s", "--", "sh", "-c", "echo $$; read x"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=sqstee.environ,
-    ) as process:
-        assert process.stdout
-        command = int(process.stdout.readline())
-        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        (shipper,) = [pid for pid in children(process.pid) if pid != command]
+    with waiting(sqstee, "--flush-timeout", "0.5s") as (process, shipper):
         os.kill(shipper, signal.SIGSTOP)
         _, errors = process.communicate(b"\n", timeout=40)
     assert process.returncode == 0
