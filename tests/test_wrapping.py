@@ -17,6 +17,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,9 +168,12 @@ def test_a_stderr_that_nobody_reads_any_more(sqstee: Sqstee, prefix: Prefix) -> 
 
 
 def pipes(pid: int) -> list[str]:
-    """The pipes that a process has open."""
-    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-    return sorted({link for link in links if link.startswith("pipe:")})
+    """The pipes that a process has open, as far as it does not close them meanwhile."""
+    found = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return sorted(link for link in found if link.startswith("pipe:"))
 
 
 def test_timeout_terminates_once(sqstee: Sqstee, prefix: Prefix) -> None:
