@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, children, kill, running, wait_for
@@ -15,14 +17,23 @@ def shipped(server: FakeSqs, queue: str) -> Rebuilt:
     return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
 
 
-def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
-    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
+@contextmanager
+def unfinished(
+    sqstee: Sqstee, environ: Mapping[str, str], to: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+    """A run of LINES and an unfinished one, all spooled, that goes on: its front, command and shipper."""
     script = "seq 2000; printf unfinished; exec tail -f /dev/null"
-    environ = sqstee.environ | server.environ()
-    with running(sqstee.words("--to", to, "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ) as process:
+    words = sqstee.words("--to", to, "--", "sh", "-c", script)
+    with running(words, stdout=subprocess.DEVNULL, env=sqstee.environ | dict(environ)) as process:
         wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
         command, shipper = sorted(children(process.pid))
+        yield process, command, shipper
+
+
+def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
+    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
+    with unfinished(sqstee, server.environ(), to) as (process, command, shipper):
         kill(shipper, process.pid, command)
     (run,) = sqstee.waiting_runs()
     return run

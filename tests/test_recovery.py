@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from recovering import LINES, assert_recovered, leave_behind, shipped
+from recovering import LINES, assert_recovered, leave_behind, shipped, unfinished
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
 from sqstee.run.segments import segment_name
@@ -115,14 +115,8 @@ def test_a_run_that_could_not_be_closed_is_not_removed(
 ) -> None:
     """kill -9 of the front on a full disk, or one that dies slowly: its unfinished line and its end come later."""
     step = "recover:_close:full:1" if trouble == "full" else "background:close_dead_run:false:1-1000"
-    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
-    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{step}")
-    with running(
-        sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
-    ) as process:
-        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
-        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        _, shipper = sorted(children(process.pid))
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{step}")
+    with unfinished(sqstee, environ, "q") as (process, _, shipper):
         kill(process.pid)
         wait_for(lambda: not is_running(shipper), "end of the shipper")
     assert (tmp_path / "injected").exists()
@@ -134,14 +128,8 @@ def test_a_run_that_could_not_be_closed_is_not_removed(
 
 def test_a_run_that_dies_while_flush_ships_it(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """It lived when flush came, without its shipper: what its death leaves unfinished is shipped as well."""
-    script = "seq 2000; printf unfinished; exec tail -f /dev/null"
     environ = sqstee.environ | fake_sqs.environ()
-    with running(
-        sqstee.words("--to", "q", "--", "sh", "-c", script), stdout=subprocess.DEVNULL, env=environ
-    ) as process:
-        wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
-        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        command, shipper = sorted(children(process.pid))
+    with unfinished(sqstee, environ, "q") as (process, command, shipper):
         kill(shipper)
         slow = environ | injecting(tmp_path, "sqstee.run.flush:_ship:hang:1")
         with running(sqstee.words("flush"), stdout=subprocess.DEVNULL, env=slow) as flush:
