@@ -19,6 +19,7 @@ from sqstee.record import Body, Event, Record, decode
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "sqstee")
 PROGRAMS = Path(__file__).parent / "programs"
 TIMEOUT = 60.0
+UNTIL_THE_FRONT_ENDS = "while [ -e /proc/$PPID/exe ]; do sleep 0.02; done"  # for a grandchild that outlives the command
 
 
 def clean_environment() -> dict[str, str]:
@@ -196,6 +197,17 @@ def running(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[b
 def python(code: str) -> list[str]:
     """A command that runs Python code."""
     return [sys.executable, "-c", code]
+
+
+def paced(*lines: bytes) -> list[str]:
+    """A command that writes each line to its stdout, a pipe, once the one before was read: no two come in one read."""
+    unread = "fcntl.ioctl(1, termios.FIONREAD, bytes(4)) != bytes(4)"
+    return python(
+        "import fcntl, os, termios, time\n"
+        f"for line in {list(lines)!r}:\n"
+        "    os.write(1, line)\n"
+        f"    while {unread}: time.sleep(0.001)\n"
+    )
 
 
 def injecting(folder: Path, fault: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import Sqstee, children, injecting, kill, running, time_to_meet, wait_for
+from support import Sqstee, children, injecting, kill, paced, running, time_to_meet, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -239,9 +239,9 @@ def test_a_spool_folder_that_is_not_safe_costs_one_line(sqstee: Sqstee, tmp_path
 @pytest.mark.parametrize("error", ["full", "quota"])
 def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: str) -> None:
     """What could not be written meanwhile is counted, reported and said; everything before and behind it arrives."""
-    script = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.01; done"
+    command = paced(*(b"line %d\n" % n for n in range(60)))
     fault = f"sqstee.run.segments:write_whole:{error}:5-9"
-    found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=injecting(tmp_path, fault))
+    found = sqstee.run("--to", "local", "--", *command, environ=injecting(tmp_path, fault))
     lines = found.stdout.splitlines()
     assert lines == [b"line %d" % n for n in range(60)]
     got = sqstee.local()

@@ -110,7 +110,7 @@ def code_of(call: Callable[..., Any], /, *arguments: Any, **parameters: Any) -> 
     return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll till a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -729,7 +729,7 @@ def test_body_is_signed(sqs: FakeSqs, queue: str) -> None:
 
 def raw(server: FakeSqs, body: bytes = b"{}", **headers: str) -> tuple[int, str]:
     """(status, `__type`) of a request without boto3."""
-    connection = http.client.HTTPConnection(server.endpoint.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(server.endpoint.removeprefix("http://"), timeout=60)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", "/", body, {"X-Amz-Target": "AmazonSQS.ListQueues", **named})
@@ -1093,7 +1093,7 @@ def test_process_ends(how: str) -> None:
     process, endpoint = start()
     with process:
         assert endpoint.startswith("http://127.0.0.1:")
-        connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=5)
+        connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=60)
         connection.request("POST", "/_control/counters", "{}")
         assert set(json.loads(connection.getresponse().read())["stored"]) == {"a.fifo", "b"}
         connection.close()
@@ -1102,7 +1102,7 @@ def test_process_ends(how: str) -> None:
             process.stdin.close()
         else:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
 
 def test_stop_twice() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, flush, leave_behind, shipped
-from support import Sqstee, injecting, python
+from support import UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python
 
 from sqstee.run.segments import segment_name
 
@@ -108,7 +108,8 @@ def test_who_closes_a_dead_run_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
 def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
     """kill -9 of it: the front's status is as ever, and the run gets the end that is missing."""
     environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.ending:{moment}")
-    found = sqstee.run("--to", "q", "--", "sh", "-c", "sleep 0.3 & echo first; exit 7", environ=environ)
+    script = f"({UNTIL_THE_FRONT_ENDS}) & echo first; exit 7"
+    found = sqstee.run("--to", "q", "--", "sh", "-c", script, environ=environ)
     assert (tmp_path / "injected").exists()
     assert (found.stdout, found.returncode) == (b"first\n", 7)
     flush(sqstee, fake_sqs)

@@ -12,7 +12,7 @@ import pytest
 from fake_sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Rebuilt, Sqstee, injecting, python, running, wait_for
+from support import Rebuilt, Sqstee, injecting, paced, python, running, wait_for
 
 from sqstee.errors import EXIT_UNDELIVERED, EXIT_USAGE, SqsteeError
 from sqstee.run import redact
@@ -208,10 +208,9 @@ def test_a_killed_front_leaves_no_secret(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
 def test_a_failure_of_the_engine_drops(sqstee: Sqstee, tmp_path: Path, call: int) -> None:
     """Counted, said, covered by a gap event with the reason; never spooled as it is."""
     environ = injecting(tmp_path, f"sqstee.run.redact:Masker.spans:bug:{call}")
-    code = f"import sys, os, time\nfor n in range(3): os.write(1, b'line %d {SECRET.decode()}\\n' % n); time.sleep(0.2)"
-    words = ("--to", "local", "--strict", "--redact", PATTERN, "--", *python(code))
-    found = sqstee.run(*words, environ=environ)
     lines = [b"line %d %s\n" % (n, SECRET) for n in range(3)]
+    words = ("--to", "local", "--strict", "--redact", PATTERN, "--", *paced(*lines))
+    found = sqstee.run(*words, environ=environ)
     assert found.stdout == b"".join(lines)
     number = 4 - call
     noun = "line" if number == 1 else "lines"
