@@ -11,6 +11,8 @@ import json
 _MESSAGE = b',"message":"'
 _END = b'"}\n'
 _SEQ = b'"seq":'
+_OPENING = b'{"timestamp":"'
+_IN_TIMESTAMPS = b"0123456789-T:.Z"
 _HEAD_FIELDS = {"timestamp", "host", "stream", "run", "job", "labels", "level"}
 
 
@@ -24,6 +26,7 @@ def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, byte
         return None
     head, *rest = data.split(_MESSAGE)
     heads: dict[bytes, list[bytes]] = {}  # what is before the seq, which is the same for all that was read at once
+    known: dict[bytes, list[bytes]] = {}  # what of it is behind the timestamp
     streams: dict[str, list[bytes]] = {}
     for seq, piece in enumerate(rest, first):
         prefix, _, number = head.rpartition(_SEQ)
@@ -33,17 +36,29 @@ def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, byte
         try:
             heads[prefix].append(message)
         except KeyError:
-            stream = _stream(prefix, run)
-            if stream is None:
-                return None
-            heads[prefix] = messages = streams.setdefault(stream, [])
+            rest_of_head = _behind_timestamp(prefix)
+            messages = known.get(rest_of_head)
+            if messages is None:
+                stream = _stream(prefix, run)
+                if stream is None:
+                    return None
+                messages = known[rest_of_head] = streams.setdefault(stream, [])
             messages.append(message)
+            heads[prefix] = messages
     if head or len(rest) != count:
         return None
     try:
         return {stream: _unescaped(messages) for stream, messages in streams.items()}
     except ValueError:
         return None
+
+
+def _behind_timestamp(prefix: bytes) -> bytes:
+    """The beginning of a record without its timestamp, if that is one beyond doubt; else all of it."""
+    end = prefix.find(b'"', len(_OPENING))
+    if prefix.startswith(_OPENING) and not prefix[len(_OPENING) : end].translate(None, _IN_TIMESTAMPS):
+        return prefix[end:]
+    return prefix
 
 
 def _stream(prefix: bytes, run: str) -> str | None:

@@ -145,6 +145,7 @@ class Pump:
                     self._calls += 1
                     if self._left is not None:
                         self._left -= limit
+                    self._changed.notify()  # there may be room for another
                     return limit, room
                 self._changed.wait(0.5)
         return 0, 0.0
@@ -157,7 +158,7 @@ class Pump:
                 self._left += unused
             if not self._calls:
                 self._reserved = 0.0  # no rest of roundings
-            self._changed.notify_all()
+            self._changed.notify()
 
     def _note(self, receiver: Receiver, messages: list[Message]) -> None:
         key = id(receiver)

@@ -63,7 +63,7 @@ class Returns:
     def _put(self, jobs: Iterable[_Job]) -> None:
         with self._changed:
             self._jobs += jobs
-            self._changed.notify_all()
+            self._changed.notify()
 
     def _work(self) -> None:
         while batch := self._next():
@@ -72,7 +72,8 @@ class Returns:
             finally:
                 with self._changed:
                     self._busy -= len(batch)
-                    self._changed.notify_all()
+                    if not self._open:  # the others wait for this
+                        self._changed.notify_all()
 
     def _next(self) -> list[_Job]:
         """Up to ten jobs of one kind for one receiver, each message once, by its latest handle; empty at the end."""
@@ -90,6 +91,8 @@ class Returns:
                     job = self._jobs.popleft()
                     batch[job.message.id or job.message.handle] = job
             self._busy += len(batch)
+            if self._jobs:  # one wakes the next: all at once would only find that there is nothing
+                self._changed.notify()
         return list(batch.values())
 
     def _carry_out(self, batch: list[_Job]) -> None:
