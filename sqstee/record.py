@@ -9,6 +9,10 @@ from __future__ import annotations
 import binascii
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from json import JSONDecoder
+
 FORMAT_VERSION = "1"
 CONTENT_TYPE = "application/x-ndjson"
 CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS body
@@ -347,8 +351,11 @@ def by_run(data: bytes) -> list[Body]:
     """
     found: list[Body] = []
     parts: list[list[bytes]] = []
+    import json
+
+    decoder = json.JSONDecoder()
     for line in data.split(b"\n"):
-        for item in decode(line):
+        for item in _of_line(line, decoder):
             last = item.last if isinstance(item, Event) else item.seq
             if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
                 found[-1].last = last
@@ -359,6 +366,18 @@ def by_run(data: bytes) -> list[Body]:
     for body, lines in zip(found, parts, strict=True):
         body.data = b"\n".join((*lines, b""))
     return found
+
+
+def _of_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
+    """The same as decode(), in less than half of the time."""
+    try:
+        text = line.decode()
+        fields, end = decoder.raw_decode(text)
+        if end == len(text):
+            return [_item(fields)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return decode(line)  # it is empty, of an odd form, or at fault
 
 
 def load_lines(data: bytes) -> list[dict[str, object]]:

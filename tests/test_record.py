@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqstee import record
-from sqstee.record import Body, DecodeError, Encoder, Event, Record, decode
+from sqstee.record import Body, DecodeError, Encoder, Event, Record, by_run, decode
 
 ENCODER = Encoder("01JD0000000000000000000000", "node17")
 TIME_NS = 1_795_289_400_123_456_789
@@ -169,3 +169,38 @@ def test_a_bad_compressed_body_is_refused() -> None:
     """A truncated or foreign Content-Encoding is a DecodeError too."""
     with pytest.raises(DecodeError):
         decode("aGVsbG8=", {"Content-Encoding": "gzip,base64"})
+
+
+WHOLE = Encoder("R", "h").lines(b"a\n", "stdout", 0, 1)[:-1]
+ODD_LINES = [
+    b"",
+    b" " + WHOLE,
+    WHOLE + b"\t",
+    WHOLE + b"," + WHOLE,
+    WHOLE + b" " + WHOLE,
+    WHOLE[:-1],
+    WHOLE.replace(b'"a"', b'"\\ud800"'),
+    WHOLE.replace(b'"a"', b'"\xff"'),
+    WHOLE.replace(b'"a"', b'"\xed\xa0\x80"'),
+    WHOLE.replace(b'"seq":1', b'"seq":2'),
+    WHOLE.replace(b'"R"', b'"S"'),
+    WHOLE.replace(b'"message"', b'"massage"'),
+    b"\xef\xbb\xbf" + WHOLE,
+    b"[" * 100_000,
+    b"7",
+    b'"event"',
+]
+
+
+@given(st.lists(st.sampled_from([WHOLE, *ODD_LINES]), max_size=5))
+def test_bodies_of_one_run_are_what_each_line_says(pieces: list[bytes]) -> None:
+    """Every line counts for itself: the same records as by decode(), and the same lines are refused."""
+    try:
+        expected = [(item.run, item.seq) for piece in pieces for item in decode(piece)]
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            by_run(b"\n".join(pieces))
+        return
+    bodies = by_run(b"\n".join(pieces))
+    assert [(body.run, seq) for body in bodies for seq in range(body.first, body.last + 1)] == expected
+    assert [(item.run, item.seq) for body in bodies for item in decode(body.data)] == expected
