@@ -47,7 +47,7 @@ class Node:
 
     def wrapping(self, *command: str, to: str = "q", **options: Any) -> Any:
         """A wrapped command that goes on."""
-        words = self.sqstee.words("--to", to, "--flush-timeout", "20s", "--", *command)
+        words = self.sqstee.words("--to", to, "--", *command)
         return running(words, **({"env": self.environ, "stdin": -1, "stdout": subprocess.DEVNULL} | options))
 
     def shipped(self, queue: str = "q") -> dict[str, Rebuilt]:

@@ -190,7 +190,8 @@ def running(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[b
             yield process
         except BaseException:
             for pid in (*children(process.pid), process.pid):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             raise
 
 

@@ -81,7 +81,7 @@ def test_a_killed_agent_loses_nothing(node: Node) -> None:
         node.server.clear_faults()
         expected = b"".join(b"%d\n" % n for n in range(1, 20001))
         before = len(node.outputs()[-1])
-        wait_for(lambda: node.outputs()[:3] == [expected] * 3 and len(node.outputs()[-1]) > before, "take-over", 40)
+        wait_for(lambda: node.outputs()[:3] == [expected] * 3 and len(node.outputs()[-1]) > before, "take-over", 120)
         for process in (*wrapped, busy):
             process.communicate(b"\n", timeout=40)
     assert node.outputs()[:3] == [b"".join(b"%d\n" % n for n in range(1, 20101))] * 3

@@ -195,7 +195,9 @@ def test_a_killed_front_leaves_no_secret(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     command = sqstee.words("--to", "q", "--redact", PATTERN, "--", "sh", "-c", script)
     environ = sqstee.environ | fake_sqs.environ()
     with running(command, stdout=subprocess.PIPE, env=environ) as process:
-        wait_for(lambda: fake_sqs.sent("q"), "first line")
+        assert process.stdout
+        assert process.stdout.read(14) == b"whole\nAKIA0123"
+        wait_for(partial(spooled, sqstee, b"whole"), "first line")
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=40)
     wait_for(lambda: not sqstee.waiting_runs(), "end of the run")
