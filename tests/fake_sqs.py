@@ -443,6 +443,7 @@ class Call:
     operation: str
     region: str
     key: str
+    agent: str
     alive: Callable[[], bool]
     payload: int = 0  # bytes of messages sent or received, for the bill
     entries: int = 0
@@ -470,6 +471,7 @@ class Service:
         self.injected: Counter[str] = Counter()
         self.regions: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
+        self.agents: Counter[str] = Counter()
         self.rejections: deque[dict[str, str]] = deque(maxlen=REMEMBERED)
         self.requests: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self.reset_counters()
@@ -945,7 +947,7 @@ class Service:
             names = ("billed", "bytes_in", "bytes_out", "payload_bytes", "rejected", "connections")
             self.counters = dict.fromkeys(names, 0)
             self.counters["max_in_flight"] = self.active
-            for counter in (self.calls, self.injected, self.regions, self.keys):
+            for counter in (self.calls, self.injected, self.regions, self.keys, self.agents):
                 counter.clear()
             self.rejections.clear()
             self.requests.clear()
@@ -962,6 +964,7 @@ class Service:
             if call.region:
                 self.regions[call.region] += 1
                 self.keys[call.key] += 1
+                self.agents[call.agent] += 1
             self.requests.append(
                 {
                     "at": call.started,
@@ -982,6 +985,7 @@ class Service:
                 "injected": {name: number for name, number in self.injected.items() if number},
                 "regions": dict(self.regions),
                 "access_keys": dict(self.keys),
+                "user_agents": dict(self.agents),
                 "rejections": list(self.rejections),
                 "open_connections": self.open,
                 "active": self.active,
@@ -1042,6 +1046,7 @@ class Service:
             headers, path, body, time.time() + plan.skew, {ACCESS_KEY: SECRET_KEY}, plan.known, plan.expired
         )
         call.key, call.region = caller.key, caller.region
+        call.agent = headers.get("user-agent", "")
         self.inject(call.operation)
         if not headers.get("content-type", "").startswith("application/x-amz-json-1.0"):
             raise SqsError("SerializationException", "Content-Type must be application/x-amz-json-1.0")
@@ -1161,7 +1166,7 @@ class Connection:
             service.active += 1
             service.counters["max_in_flight"] = max(service.counters["max_in_flight"], service.active)
         try:
-            return self._call(Call(operation, "", "", self.alive), path, headers)
+            return self._call(Call(operation, "", "", "", self.alive), path, headers)
         finally:
             with service.lock:
                 service.active -= 1
@@ -1335,7 +1340,7 @@ class Server:
 
     def control_queue(self, name: str, region: str, attributes: dict[str, str]) -> dict[str, Any]:
         """Create a queue."""
-        call = Call("CreateQueue", region, ACCESS_KEY, lambda: True)
+        call = Call("CreateQueue", region, ACCESS_KEY, "", lambda: True)
         return self.service.create_queue({"QueueName": name, "Attributes": attributes}, call)
 
     def control_put(self, queue: str, entries: list[dict[str, Any]]) -> list[str]:
@@ -1517,6 +1522,7 @@ class Counters:
     max_in_flight: int
     regions: dict[str, int]
     access_keys: dict[str, int]
+    user_agents: dict[str, int]
     stored: dict[str, int]
     max_messages_in_flight: dict[str, int]
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Rebuilt, Sqstee, clean_environment, is_running, python, running, wait_for
 
+from sqstee import __version__
 from sqstee.record import Body, Encoder
 from sqstee.transports.aws import Renewed
 from sqstee.transports.base import REFRESH, RETRY, TransportError
@@ -265,6 +266,13 @@ def test_the_shipper_goes_on_when_the_front_is_killed(sqstee: Sqstee, fake_sqs: 
         assert shipped(fake_sqs).stdout == b"".join(lines)
         child = int(lines[0])
         wait_for(lambda: not is_running(child), "end of the command")
+
+
+def test_requests_say_who_sends_them(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """As an account's trail shows them: us first, then whose client it is."""
+    sqstee.run("--to", "q", "--", "echo", "hi", environ=fake_sqs.environ())
+    (agent,) = fake_sqs.counters().user_agents
+    assert re.fullmatch(rf"sqstee/{re.escape(__version__)} Boto3/[\d.]+ Botocore/[\d.]+", agent)
 
 
 def test_the_request_is_what_boto3_would_send(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> None:
