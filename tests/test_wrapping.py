@@ -490,6 +490,7 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
     with blackhole, running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         assert process.stdout.read() == b"hi\n"  # to the end of the file
+        wait_for(lambda: "echo" not in map(comm, children(process.pid)), "end of the command")
         assert process.poll() is None  # while the wrapper is still delivering
         process.terminate()  # no more of that
         assert process.wait(40) == 0
