@@ -313,7 +313,7 @@ def test_the_inherited_mask_is_the_commands(sqstee: Sqstee, prefix: Prefix) -> N
     assert int(found.stdout.split()[1], 16) == 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGRTMIN + 2
 
 
-@pytest.mark.parametrize("statuses", [range(0, 8), range(56, 64), range(120, 128), range(128, 136), range(248, 256)])
+@pytest.mark.parametrize("statuses", [range(8), range(56, 64), range(120, 128), range(128, 136), range(248, 256)])
 def test_an_exit_code_is_the_commands(sqstee: Sqstee, statuses: range) -> None:
     """Those that programs, shells and we ourselves give a meaning to, and the largest; eight at a time."""
     running = [
