@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, is_running, python, running, wait_for
+from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
 from terminal import Terminal
 
 from sqstee.run.signals import pending
@@ -494,6 +494,20 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
         assert process.poll() is None  # while the wrapper is still delivering
         process.terminate()  # no more of that
         assert process.wait(40) == 0
+
+
+def test_a_signal_between_the_last_output_and_our_end(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The command has ended and its output is out: it is not said to have died by what came too late for it."""
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.capture:Capture._end:hang:2")
+    command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; exit 7")
+    with running(command, stdout=subprocess.PIPE, env=environ) as process:
+        wait_for((tmp_path / "injected").exists, "end of the last stream")
+        wait_for(lambda: "sh" not in map(comm, children(process.pid)), "end of the command")
+        process.terminate()
+        wait_for(lambda: not pending(process.pid), "arrival of the signal")
+        (tmp_path / "injected.go").touch()
+        assert process.communicate(timeout=40)[0] == b"hi\n"
+        assert process.returncode == 7
 
 
 # Terminals

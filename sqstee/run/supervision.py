@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_DRAIN_SECONDS = 0.1  # how long a command's last output before a stop may take to get out
+_DRAIN_SECONDS = 0.1  # how long a command's last output before a stop, or an end, may take to get out
+_CAPTURED_SECONDS = 1.0  # how long the capture may take to end when all is out
 
 
 class Supervision:
@@ -257,9 +258,9 @@ class Supervision:
         while self._status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
             if self._status is not None and info.si_signo in self._ending_signals:
-                if self._capture.stop_waiting():
-                    continue
-                signals.die_by(info.si_signo)  # the command has ended, but nobody takes the rest of its output
+                if not self._capture.stop_waiting():
+                    self._end_by(info.si_signo)
+                continue
             try:
                 self._take(info)
             except Exception as error:
@@ -268,6 +269,15 @@ class Supervision:
                 pid, status, usage = os.wait4(self._child.pid, os.WNOHANG)
                 if pid:
                     self._command_changed(status, usage)
+
+    def _end_by(self, number: int) -> None:
+        """The command has ended: nobody takes the rest of its output, or it is out, and the signal is the delivery's."""
+        signals.wait_until(self._drained, _DRAIN_SECONDS)
+        if self._drained():
+            signals.wait_until(lambda: self._captured, _CAPTURED_SECONDS)
+        if not self._captured:
+            signals.die_by(number)
+        os.kill(os.getpid(), number)
 
     def _take(self, info: _signal.struct_siginfo) -> None:
         if info.si_signo == _signal.SIGCHLD:
