@@ -271,7 +271,7 @@ class Supervision:
                     self._command_changed(status, usage)
 
     def _end_by(self, number: int) -> None:
-        """The command has ended: nobody takes the rest of its output, or it is out, and the signal is the delivery's."""
+        """The command has ended: nobody takes the rest of its output, or it is out, and the signal the delivery's."""
         signals.wait_until(self._drained, _DRAIN_SECONDS)
         if self._drained():
             signals.wait_until(lambda: self._captured, _CAPTURED_SECONDS)
