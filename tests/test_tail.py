@@ -29,13 +29,13 @@ from sqstee.errors import SqsteeError
 from sqstee.read.board import Board
 from sqstee.read.follow import Follower
 from sqstee.read.hold import Holding
-from sqstee.read.match import earliest
+from sqstee.read.match import Filter, earliest
 from sqstee.read.order import Order
-from sqstee.read.receive import MOST_FOREIGN_LINES, Item, read
+from sqstee.read.receive import MOST_FOREIGN_LINES, Foreign, Item, read
 from sqstee.read.returns import Returns
 from sqstee.read.show import Output, Printer, Style, check_template, duration
 from sqstee.read.stop import Stop
-from sqstee.record import Body, decode
+from sqstee.record import Body, Record, decode
 from sqstee.transports.base import POISON, RETRY, Failure, Message, QueueState, TransportError
 from sqstee.transports.local import LocalReceiver, LocalSender
 
@@ -376,6 +376,27 @@ def test_filters(sqstee: Sqstee, words: tuple[str, ...], seqs: list[int]) -> Non
     assert found.stderr == b""
     got = [json.loads(line)["seq"] for line in found.stdout.splitlines()]
     assert sorted(seq for seq in got if seq) == seqs
+
+
+def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> None:
+    """With an offset, a blank in the place of the T, or in a form of its own: then its message's age decides."""
+    since = Filter(since=earliest("2026-11-22T11:00:00Z", 0.0))
+    texts = {
+        "2026-11-22T01:00:00-11:00": True,
+        "2026-11-22T13:00:00+11:00": False,
+        "2026-11-22 11:00:00,123+00:00": True,
+        "2026-11-22T11:00:00Z": True,
+        "2026-11-22T10:59:59.9Z": False,
+    }
+    for text, wanted in texts.items():
+        line = json.dumps({"timestamp": text, "message": "m"}).encode()
+        assert since(Foreign(line, Message(line, {}, "h", "i", 0.0))) is wanted, text
+        record = {"timestamp": text, "host": "h", "stream": "stdout", "run": "r", "seq": 0, "message": "m"}
+        assert since(Record(record)) is wanted, text
+    for text in ("1763800000", "Nov 22 12:00:00"):
+        line = json.dumps({"timestamp": text}).encode()
+        assert since(Foreign(line, Message(line, {}, "h", "i", 1_795_345_200.0)))
+        assert not since(Foreign(line, Message(line, {}, "h", "i", 1_795_345_199.0)))
 
 
 def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 
 from sqstee.read.receive import Foreign, Item, stream_of
 
+_OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
+
 
 class Filter:
     """Lines by host, stream, run and job (each a list of names or globs; a run also by its beginning), by regular
@@ -43,10 +45,24 @@ class Filter:
             and _is_one_of(stream_of(item), self._streams)
             and _is_one_of(item.job, self._jobs)
             and _is_one_of(item.run, self._runs)
-            and item.timestamp >= self._since
+            and (not self._since or _moment(item) >= self._since)
             and (not self._include or any(pattern.search(item.message) for pattern in self._include))
             and not any(pattern.search(item.message) for pattern in self._exclude)
         )
+
+
+def _moment(item: Item | Foreign) -> str:
+    """When a line was written, as sqstee's own timestamps, which compare as text.
+
+    Another program's are of any form; a line with one that says nothing here is as old as its message.
+    """
+    text = item.timestamp
+    if len(text) == _OWN_LENGTH and text.endswith("Z"):
+        return text
+    try:
+        return _rfc3339(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        return item.sent if isinstance(item, Foreign) else text
 
 
 def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
@@ -63,5 +79,10 @@ def earliest(text: str, now: float) -> str:
     if unit and number.replace(".", "", 1).isdigit() and number.isascii():
         moment = datetime.fromtimestamp(max(0.0, now - float(number) * unit), UTC)
     else:
-        moment = datetime.fromisoformat(text).astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        moment = datetime.fromisoformat(text)
+    return _rfc3339(moment)
+
+
+def _rfc3339(moment: datetime) -> str:
+    """In UTC with microseconds, as sqstee's own timestamps."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -24,10 +24,11 @@ _TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
 class Foreign:
     """A line of a message that is not in the wire format: plain text, or another program's JSON.
 
-    `data` is the line without its newline; the rest is what of it a reader can show, empty where there is none.
+    `data` is the line without its newline, `sent` when its message was sent, as sqstee's own timestamps; the rest is
+    what of it a reader can show, empty where there is none.
     """
 
-    __slots__ = ("data", "host", "id", "job", "message", "object", "run", "stream", "timestamp")
+    __slots__ = ("data", "host", "id", "job", "message", "object", "run", "sent", "stream", "timestamp")
 
     def __init__(self, data: bytes, message: Message) -> None:
         self.data = data
@@ -37,7 +38,8 @@ class Foreign:
         self.message = _first(found, _MESSAGE_KEYS) or data.decode("utf-8", "replace")
         self.host = _first(found, _HOST_KEYS) or message.attributes.get("host", "")
         self.stream = _first(found, ("stream",))
-        self.timestamp = _first(found, _TIME_KEYS) or timestamp(int(message.sent * 1e9))
+        self.sent = timestamp(int(message.sent * 1e9))
+        self.timestamp = _first(found, _TIME_KEYS) or self.sent
         self.run = _first(found, ("run",))
         self.job = _first(found, ("job",))
 
