@@ -519,7 +519,15 @@ def test_template_and_highlight(sqstee: Sqstee) -> None:
     assert b"one \x1b[7mtwo\x1b[27m" in found.stdout
 
 
-@pytest.mark.parametrize("template", ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}"])
+def test_a_template_with_a_number_is_filled_in_for_lines_without_one(sqstee: Sqstee) -> None:
+    """Another program's line has no seq, however that is to look."""
+    foreign = Body(b"plain", "r", "n", 0, 0)
+    to = stored(sqstee, foreign, lines_of(1, 1, "r"))
+    found = sqstee.run("tail", to, "--no-follow", "--template", "{seq:05d}|{seq:,}|{seq:>3}|{message}")
+    assert (found.stdout, found.stderr) == (b"||   |plain\n00001|1|  1|line 1\n", b"")
+
+
+@pytest.mark.parametrize("template", ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}", "{seq.real}"])
 def test_a_template_is_checked_first(template: str) -> None:
     """Bad ones are named, with the fields that there are."""
     with pytest.raises(SqsteeError, match="cannot be filled in"):

@@ -13,6 +13,7 @@ from sqstee.errors import SqsteeError
 from sqstee.read.receive import Foreign, Item, stream_of
 from sqstee.record import Event, Record
 from sqstee.text import count
+from sqstee.transports.base import Message
 
 FORMATS = ("default", "raw", "json")
 TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
@@ -176,7 +177,22 @@ class _Fields(dict[str, object]):
             raise KeyError(name)
         if name == "message" and isinstance(self._item, Event):
             return described(self._item)
-        return getattr(self._item, name, "")
+        return getattr(self._item, name, _NO_NUMBER)
+
+
+class _NoNumber(str):
+    """What a line of another program has in the place of a seq: nothing, also in a number's form."""
+
+    __slots__ = ()
+
+    def __format__(self, form: str) -> str:
+        try:
+            return super().__format__(form)
+        except ValueError:
+            return ""
+
+
+_NO_NUMBER = _NoNumber()
 
 
 class _Labels(dict[str, str]):
@@ -188,7 +204,8 @@ def check_template(template: str) -> None:
     """Raises SqsteeError where a template cannot be filled in."""
     fields: dict[str, object] = dict.fromkeys(("timestamp", "host", "stream", "run", "message"), "")
     try:
-        template.format_map(_Fields(Record({**fields, "seq": 0}), False))
+        for item in (Record({**fields, "seq": 0}), Foreign(b"", Message(b"", {}, "", ""))):
+            template.format_map(_Fields(item, False))
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         hint = f"the form is --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
         raise SqsteeError(f"--template: {template!r} cannot be filled in: {error}", hint) from None
