@@ -441,6 +441,8 @@ def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: Fake
         '{"timestamp":"x","host":"h","run":"r","seq":true,"stream":"stdout","message":"m"}',
         '{"timestamp":"x","host":"h","run":"r","seq":0,"stream":"stdout","message":"\\ud800"}',
         '{"timestamp":"x","host":"\\ud800","run":"\\ud800","seq":0,"event":"gap","from":0,"to":0}',
+        '{"timestamp":"x","host":"h","run":"r","seq":0,"event":"exit","message":"m","duration_s":1e999}',
+        '{"timestamp":"x","host":"h","run":"r","seq":0,"event":"exit","message":"m","duration_s":NaN}',
         "[" * 100_000,
         '{"a":[1\n2]}\n{},{}',
         "null",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from fake_sqs import FakeSqs
 from receiving import event_of, in_flight, lines_of, put, whole_run
+from rich.console import Console
 from support import SCRIPT, Sqstee
 from terminal import Terminal
 
+from sqstee.cli.top import _Table
 from sqstee.read.board import Board, RunState
 from sqstee.read.receive import Item, blocks
 from sqstee.record import Body
@@ -63,6 +66,15 @@ def test_how_a_run_ended(fields: dict[str, Any], state: str) -> None:
     if state == "running":
         found.items(items(event_of("end", 2)))
         assert only(found).state(clock(), 60.0) == "ok"
+
+
+@pytest.mark.parametrize("took", [10**400, float("inf"), float("nan"), -1, "1", None])
+def test_what_is_no_duration(took: Any) -> None:
+    """Whatever an exit event says: the board is shown."""
+    found = board(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
+    assert only(found).duration is None
+    console = Console(file=io.StringIO(), width=120)
+    console.print(_Table(60.0).picture(found, 120, 0))
 
 
 def test_silence_and_rates() -> None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sqstee.read.receive import Foreign, Item
+from sqstee.read.receive import Foreign, Item, seconds_of
 from sqstee.record import Event, Record
 
 STATES = ("failed", "missing", "silent", "running", "ok")  # by what needs attention first
@@ -153,7 +153,6 @@ class Board:
             run.ended = not item.fields.get("open")
             run.failed = item.fields.get("exit_code") != 0
             run.result = item.message
-            took = item.fields.get("duration_s")
-            run.duration = float(took) if isinstance(took, int | float) else None
+            run.duration = seconds_of(item)
         elif item.event == "end":
             run.ended = True

@@ -16,6 +16,7 @@ POINTERS = (
     b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
 )
 MOST_FOREIGN_LINES = 50_000  # of one message; what follows is one piece: a thousandth of it may be a million lines
+_LONGEST_SECONDS = 1e10  # that a command takes: three hundred years
 _MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
 _HOST_KEYS = ("host", "hostname")
 _TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
@@ -132,4 +133,22 @@ def stream_of(item: Item | Foreign) -> str:
     return "event" if isinstance(item, Event) else item.stream
 
 
-__all__ = ["STREAMS", "Foreign", "Item", "blocks", "is_gap", "is_pointer", "plain", "read", "split", "stream_of"]
+def seconds_of(event: Event) -> float | None:
+    """How long an exit event says that its command took; None where that is no number, or none of a time."""
+    found = event.fields.get("duration_s")
+    return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
+
+
+__all__ = [
+    "STREAMS",
+    "Foreign",
+    "Item",
+    "blocks",
+    "is_gap",
+    "is_pointer",
+    "plain",
+    "read",
+    "seconds_of",
+    "split",
+    "stream_of",
+]

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
-from sqstee.read.receive import Foreign, Item, stream_of
+from sqstee.read.receive import Foreign, Item, seconds_of, stream_of
 from sqstee.record import Event, Record
 from sqstee.text import count
 from sqstee.transports.base import Message
@@ -215,8 +215,8 @@ def described(event: Event) -> str:
     """An event for a person: whose it is, what happened, how long it took."""
     whose = event.job or event.run
     text = event.message if event.message.startswith(f"{whose} ") else f"{whose}: {event.message}"
-    took = event.fields.get("duration_s")
-    if isinstance(took, int | float):
+    took = seconds_of(event)
+    if took is not None:
         text += f" after {duration(took)}"
     lines = event.fields.get("lines")
     if isinstance(lines, int):
