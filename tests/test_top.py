@@ -103,6 +103,20 @@ def test_what_is_missing_until_it_comes() -> None:
     assert (only(found).dropped, only(found).state(clock(), 60.0)) == (2, "missing")
 
 
+def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither() -> None:
+    """A gap event explains a hole; the fallback's lines fill it after all."""
+    clock = Clock()
+    found = board(clock, *whole_run(5, "R"))
+    found.remark("", kind="missing", run="R", first=1, last=5)
+    found.remark("", kind="gap", run="R", first=2, last=4)
+    assert (only(found).missing, only(found).dropped) == (2, 3)
+    found.remark("", kind="late", run="R", first=3, last=5)
+    assert (only(found).missing, only(found).dropped) == (1, 1)
+    found.remark("", kind="late", run="R", first=1, last=2)
+    assert (only(found).missing, only(found).dropped) == (0, 0)
+    assert only(found).state(clock(), 60.0) == "ok"
+
+
 def test_memory_is_bounded_and_failures_are_kept() -> None:
     """Of very many runs those that ended well are forgotten first."""
     clock = Clock()

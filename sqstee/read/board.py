@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from sqstee.read.order import Spans
 from sqstee.read.receive import Foreign, Item, seconds_of
 from sqstee.record import Event, Record
 
@@ -38,11 +39,12 @@ class _Rate:
 
 
 class RunState:
-    """One run. `seen` is when its last message came, in monotonic seconds; `result` how its command ended."""
+    """One run. `seen` is when its last message came, in monotonic seconds; `result` how its command ended; `holes` and
+    `gaps` are the seqs that are missing, and those that only a gap event covers."""
 
     __slots__ = (
         *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
-        *("streams", "missing", "dropped", "last_line"),
+        *("streams", "last_line", "holes", "gaps"),
     )
 
     def __init__(self, run: str) -> None:
@@ -52,7 +54,17 @@ class RunState:
         self.ended = self.failed = False
         self.duration: float | None = None
         self.streams: dict[str, _Rate] = {}
-        self.missing = self.dropped = 0
+        self.holes, self.gaps = Spans(), Spans()
+
+    @property
+    def missing(self) -> int:
+        """Lines that have not come so far."""
+        return self.holes.size
+
+    @property
+    def dropped(self) -> int:
+        """Lines that the sender reported as dropped, and that did not come from elsewhere."""
+        return self.gaps.size
 
     def state(self, now: float, silent: float) -> str:
         """One of STATES; `silent`: seconds without a message after which a running one counts as silent."""
@@ -106,14 +118,15 @@ class Board:
         if not isinstance(run, str):
             self.remarks.append(text)
             return
-        count = int(str(fields["last"])) - int(str(fields["first"])) + 1
+        span = int(str(fields["first"])), int(str(fields["last"]))
         state = self._run(run)
+        if kind in ("missing", "late", "gap"):  # what was said of these seqs before is over
+            state.holes.take(*span)
+            state.gaps.take(*span)
         if kind == "missing":
-            state.missing += count
-        elif kind == "late":
-            state.missing = max(0, state.missing - count)
+            state.holes.add(*span)
         elif kind == "gap":
-            state.dropped += count
+            state.gaps.add(*span)
 
     def flush(self) -> None:
         """Draw."""

@@ -17,7 +17,7 @@ from math import inf
 from operator import attrgetter, itemgetter
 from typing import Generic, TypeAlias, TypeVar
 
-__all__ = ["Counters", "Emission", "Emit", "Gap", "Late", "Missing", "Order"]
+__all__ = ["Counters", "Emission", "Emit", "Gap", "Late", "Missing", "Order", "Spans"]
 
 T = TypeVar("T")
 Span: TypeAlias = tuple[int, int]  # first and last seq, both included
@@ -118,7 +118,7 @@ Emission: TypeAlias = Emit[T] | Late[T] | Gap[T] | Missing
 Out: TypeAlias = list[Emission[T]]
 
 
-class _Spans:
+class Spans:
     """A set of seqs as sorted, disjoint, non-adjacent spans."""
 
     __slots__ = ("size", "spans")
@@ -186,7 +186,7 @@ class _Run(Generic[T]):
         self.pending: list[Held[T]] = []  # sorted, disjoint
         self.held = 0  # items in pending
         self.peaks: deque[tuple[int, float]] = deque()  # each new highest pending seq, and when it arrived
-        self.before, self.missing, self.gapped = _Spans(), _Spans(), _Spans()
+        self.before, self.missing, self.gapped = Spans(), Spans(), Spans()
         self.emitted = self.late = self.duplicates = 0
 
     @property
@@ -214,7 +214,7 @@ class _Run(Generic[T]):
         """Below next: late where a seq is still open. Returns how many are."""
         is_gap = isinstance(new, Gap)
         sets = (self.missing, self.before) if is_gap else (self.missing, self.before, self.gapped)
-        late = _Spans()
+        late = Spans()
         for span in [span for each in sets for span in each.take(new.first, new.last)]:
             late.add(*span)
             if is_gap:
