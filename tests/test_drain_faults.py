@@ -150,6 +150,19 @@ class TestFaults:
                 assert hit or frame.body in found
             assert set(found) <= set(bodies)
 
+    def test_a_state_that_cannot_be_read_is_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """One line and one hint, before anything is taken from the queue."""
+        put(fake_sqs, whole_run(3))
+        hidden = sqstee.folder / "out" / ".sqstee"
+        hidden.mkdir(parents=True)
+        (hidden / "state.db").write_bytes(b"no database" * 100)
+        found = drained(sqstee, fake_sqs)
+        assert found.returncode == 1
+        problem, hint = found.stderr.decode().splitlines()
+        assert problem == f"sqstee: {hidden}/state.db: file is not a database"
+        assert hint.startswith("hint: ")
+        assert [one.receives for one in fake_sqs.messages("q")] == [0, 0, 0]
+
     def test_a_stranger_to_the_folder_waits(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """Two drains into one folder at once are refused."""
         out = sqstee.folder / "out"

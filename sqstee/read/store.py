@@ -55,11 +55,16 @@ class Store:
         except OSError as error:
             raise SqsteeError(f"{folder} cannot be used: {error.strerror}", "the form is -O DIR") from None
         os.environ["SQLITE_TMPDIR"] = self.hidden  # sorting a long index needs room, which /tmp may not have
-        self._database = sqlite3.connect(f"{self.hidden}/state.db", isolation_level=None)
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA cache_size = -2048")
-        self._database.executescript(_SCHEMA)
-        self._check_layout()
+        state = f"{self.hidden}/state.db"
+        try:
+            self._database = sqlite3.connect(state, isolation_level=None)
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA cache_size = -2048")
+            self._database.executescript(_SCHEMA)
+            self._check_layout()
+        except sqlite3.Error as error:
+            hint = "make room where the disk is full; else choose another folder with -O DIR"
+            raise SqsteeError(f"{state}: {error}", hint, EXIT_FAILURE) from None
 
     def close(self) -> None:
         """Unlock the folder."""
