@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from fake_sqs import FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
 from receiving import lines_of, put
-from support import SCRIPT, Sqstee
+from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.read.gauge import Gauge, sparkline
@@ -91,6 +93,26 @@ def test_watching_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         assert terminal.wait() == 0
     assert b"\x1b[?1049l" in terminal.output
     assert b"\x1b[?25h" in terminal.output
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "status"),
+    [
+        (("--interval", "30s"), signal.SIGINT, 130),
+        (("--interval", "30s"), signal.SIGTERM, 143),
+        (("--watch", "-o", "json"), signal.SIGINT, 0),
+        (("--watch", "-o", "json"), signal.SIGTERM, 143),
+    ],
+)
+def test_who_ends_it(
+    sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...], number: signal.Signals, status: int
+) -> None:
+    """^C is how a view that goes on ends; two looks of which there was only one did not do what they were asked."""
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(sqstee.words("stat", "q", *words), env=environ, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: fake_sqs.counters().calls.get("GetQueueAttributes"), "look")
+        process.send_signal(number)
+        assert process.wait(TIMEOUT) == status
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
+import subprocess
 from typing import Any
 
 import pytest
 from fake_sqs import FakeSqs
 from receiving import event_of, in_flight, lines_of, put, whole_run
 from rich.console import Console
-from support import SCRIPT, Sqstee
+from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.cli.top import _Table
@@ -149,6 +151,17 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
     assert [(line["job"], line["state"]) for line in lines] == [("bad", "failed"), ("busy", "running"), ("good", "ok")]
     assert lines[0]["streams"]["stdout"]["lines"] == 5
     assert fake_sqs.messages("q") == []
+
+
+def test_a_look_that_was_broken_off(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A pass ends by itself: ^C is no success, and nothing stays in flight."""
+    put(fake_sqs, whole_run(3))
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(sqstee.words("top", "q", "--peek"), env=environ, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: in_flight(fake_sqs) == 3, "look")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 130
+    assert in_flight(fake_sqs) == 0
 
 
 @pytest.mark.parametrize("columns", [40, 49, 60, 66, 79, 80, 100, 160])

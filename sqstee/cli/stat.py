@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,7 @@ def stat(
     with Stop() as stop:
         if watch and output == "default":
             _watch(looks, spool, max(0.2, seconds), stop)
-            return stop.status if stop.signal != 2 else 0
-        while True:
+        while not stop.signal:
             for look in looks:
                 look.take()
             if seconds and not watch and _sleep(seconds, stop):
@@ -59,6 +59,8 @@ def stat(
             _print(looks, spool, output)
             if not watch or not _sleep(max(0.2, seconds), stop):
                 break
+    if stop.signal:
+        return 0 if watch and stop.signal == signal.SIGINT else stop.status
     return EXIT_FAILURE if any(look.problem for look in looks) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def top(
             _live(places, stop, show)
         else:
             _plain(places, stop, show, once=peek or not follow)
-    return 0 if stop.signal == 2 and follow else stop.status
+    return 0 if stop.signal == signal.SIGINT and follow and not peek else stop.status
 
 
 def _plain(places: Places, stop: Stop, show: _Json | _Table, once: bool) -> None:
