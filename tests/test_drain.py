@@ -20,8 +20,11 @@ from terminal import Terminal
 from sqstee.cli.progress import fitted
 from sqstee.read.files import safe_name
 from sqstee.read.journal import segments
+from sqstee.record import Body
 
 ODD = "printf 'a\\nb \\303\\251 \\\"q\\\" \\\\\\\\ \\t\\n\\377\\376 raw\\n'; echo err >&2; printf 'no newline'"
+
+GAP: dict[str, Any] = {"from": 1, "to": 3}
 
 
 class TestFiles:
@@ -178,6 +181,26 @@ class TestOptions:
         assert found.returncode == 0
         assert [json.loads(line)["seq"] for line in found.stdout.splitlines()] == [*range(22)]
         assert fake_sqs.messages("q") == []
+
+    @pytest.mark.parametrize(
+        ("bodies", "status"),
+        [
+            ([event_of("start", 0), lines_of(1, 3)], 4),
+            ([event_of("start", 0), lines_of(1, 3), event_of("exit", 4, open=["stdout"])], 4),
+            ([event_of("exit", 1, open=["stdout"]), lines_of(2, 3), event_of("start", 0), event_of("end", 4)], 0),
+            ([event_of("start", 0), event_of("gap", 1, **GAP), event_of("exit", 4)], 3),
+            ([event_of("start", 0), lines_of(2, 3), event_of("exit", 4)], 3),
+            ([lines_of(0, 3), *whole_run(3, "01OTHER")], 4),
+            ([lines_of(1, 3), *whole_run(3, "01OTHER")], 3),
+        ],
+    )
+    def test_the_worst_of_all_runs(
+        self, sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, bodies: list[Body], status: int
+    ) -> None:
+        """The exit status is the same, wherever the lines go."""
+        for folder in ("-", str(tmp_path / "out")):
+            put(fake_sqs, bodies)
+            assert sqstee.run("drain", "q", "-O", folder, *FAST, environ=fake_sqs.environ()).returncode == status
 
     def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """A group gives nothing more until what it gave is deleted: that is done at once."""

@@ -14,7 +14,7 @@ from sqstee.errors import EXIT_MISSING, EXIT_OPEN, SqsteeError
 from sqstee.text import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqstee.read.collect import Limits, Progress
     from sqstee.read.stop import Stop
@@ -96,7 +96,12 @@ def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shar
         most=limits.most,
     )
     follower.drain(0.0 if all(one.follows for one in places.receivers) else limits.idle)
-    return stop.status or (EXIT_MISSING if follower.has_holes() else 0)
+    return stop.status or _worst(follower.states())
+
+
+def _worst(states: Collection[str]) -> int:
+    """The exit status that runs in these states make."""
+    return EXIT_MISSING if "missing" in states else EXIT_OPEN if "open" in states else 0
 
 
 class _Draining:
@@ -127,7 +132,7 @@ class _Draining:
             store.close()
         if self._stop.signal:
             return self._stop.status
-        return EXIT_MISSING if "missing" in self.statuses else EXIT_OPEN if "open" in self.statuses else 0
+        return _worst(self.statuses)
 
     def _collect(self, store: Store) -> None:
         from sqstee.read.crew import collect

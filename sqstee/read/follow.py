@@ -80,6 +80,8 @@ class Follower:
         self._remarks: list[str] = []
         self._receivers = receivers
         self._ended: set[str] = set()  # runs whose end was seen, while something of them is missing
+        self._over: set[str] = set()  # runs that are known, and of which nothing comes after what was seen
+        self._states: set[str] = set()  # of those that were forgotten
         self._ask_at = 0.0
 
     def follow(self) -> None:
@@ -91,9 +93,10 @@ class Follower:
         self.pump.pause = PAUSE
         self._read(lambda: self.pump.is_empty(idle) or self._is_peek_over())
 
-    def has_holes(self) -> bool:
-        """Whether lines are missing of any run that is known."""
-        return any(self.order.holes(run) for run in self._active)
+    def states(self) -> set[str]:
+        """What became of the runs that were met: complete, missing (lines never came, or the sender of an ended run
+        dropped them) or open (it has not ended)."""
+        return self._states | {self._state(run) for run in self._active}
 
     def remark(self, text: str, **fields: object) -> None:
         """Hand on a remark, which may wait for its reader: a signal ends that, and all that is held is given back."""
@@ -175,8 +178,15 @@ class Follower:
         while len(self._active) > _MOST_RUNS:
             self._forget(next(iter(self._active)))
 
+    def _state(self, run: str) -> str:
+        if self.order.holes(run) or (run in self._over and self.order.counters(run).gapped):
+            return "missing"
+        return "complete" if run in self._over else "open"
+
     def _forget(self, run: str) -> None:
         self._emit(self.order.flush(run, time.monotonic()))
+        self._states.add(self._state(run))
+        self._over.discard(run)
         self.order.forget(run)
         del self._active[run]
 
@@ -264,8 +274,11 @@ class Follower:
 
     def _note_end(self, items: Sequence[Item | Foreign]) -> None:
         last = items[-1]
-        if isinstance(last, Event) and last.event in ("exit", "end") and self.order.holes(last.run):
-            self._ended.add(last.run)
+        if isinstance(last, Event) and last.event in ("exit", "end"):
+            if last.event == "end" or not last.fields.get("open"):
+                self._over.add(last.run)
+            if self.order.holes(last.run):
+                self._ended.add(last.run)
 
     def _remark(self, text: str) -> None:
         """A remark from whatever thread: said by the one that reads."""
