@@ -48,6 +48,20 @@ def test_one_message_out_and_back(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert in_flight(fake_sqs) == 0
 
 
+def test_looking_for_the_one_message_makes_no_dead_letters(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Of a backlog each message is received once, not again and again until nobody may receive it any more."""
+    fake_sqs.create_queue("dead")
+    dead = "arn:aws:sqs:us-east-1:123456789012:dead"
+    fake_sqs.create_queue("b", RedrivePolicy=json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 2}))
+    put(fake_sqs, [lines_of(seq, seq) for seq in range(40)], "b")
+    status, steps = checked(sqstee, fake_sqs, "b", "--round-trip")
+    assert (status, steps["round trip"]["state"]) == (0, "ok")
+    assert fake_sqs.messages("dead") == []
+    found = [one.receives for one in fake_sqs.messages("b")]
+    assert (len(found), max(found)) == (40, 1)
+    assert in_flight(fake_sqs, "b") == 0
+
+
 @pytest.mark.parametrize("operation", ["SendMessage", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility"])
 def test_a_missing_permission_is_named_with_its_statement(sqstee: Sqstee, fake_sqs: FakeSqs, operation: str) -> None:
     """The statement to add, ready to paste; the other permissions are still tried."""
