@@ -48,6 +48,14 @@ def test_one_message_out_and_back(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert in_flight(fake_sqs) == 0
 
 
+def test_a_round_trip_that_was_not_made_is_said(sqstee: Sqstee) -> None:
+    """Where there is no queue of SQS nothing is sent, and no silence passes for success."""
+    found = sqstee.run("check", "local", "--round-trip")
+    assert found.returncode == 0
+    assert "warning round trip: nothing was sent to local" in found.stdout.decode()
+    assert sqstee.run("check", "local").stdout.count(b"round trip") == 0
+
+
 def test_looking_for_the_one_message_makes_no_dead_letters(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """Of a backlog each message is received once, not again and again until nobody may receive it any more."""
     fake_sqs.create_queue("dead")

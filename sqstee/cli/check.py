@@ -50,7 +50,7 @@ def check(
 def _steps(
     destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
 ) -> Iterator[Step]:
-    from sqstee.transports.sqs_probe import FAILED, ROLES, Probe
+    from sqstee.transports.sqs_probe import FAILED, ROLES, WARNING, Probe, Step
 
     yield from _configuration(destination, given)
     if destination.kind == "sqs":
@@ -66,6 +66,9 @@ def _steps(
         yield _posted_to(destination, settings.token_file)
     else:
         yield _looked_at(destination)
+    if round_trip and destination.kind != "sqs":
+        nothing = f"nothing was sent to {destination.text}: --round-trip is for a queue of SQS"
+        yield Step("round trip", WARNING, nothing, "sqstee -- echo hello sends a line, sqstee tail shows it")
     yield from _spool(destination, settings, spool)
 
 
