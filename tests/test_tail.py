@@ -529,6 +529,16 @@ def test_a_template_with_a_number_is_filled_in_for_lines_without_one(sqstee: Sqs
     assert (found.stdout, found.stderr) == (b"||   |plain\n00001|1|  1|line 1\n", b"")
 
 
+def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Not the last one's figures for all of them."""
+    fake_sqs.create_queue("r")
+    put(fake_sqs, [lines_of(0, 0)])
+    for verb in ("tail", "top"):
+        said = sqstee.run(verb, "q", "r", "--peek", environ=fake_sqs.environ()).stderr
+        assert b"sqstee: q: --peek takes each message once (1 now)" in said
+        assert b"sqstee: r: --peek takes each message once (0 now)" in said
+
+
 @pytest.mark.parametrize("template", ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}", "{seq.real}"])
 def test_a_template_is_checked_first(template: str) -> None:
     """Bad ones are named, with the fields that there are."""

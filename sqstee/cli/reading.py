@@ -22,14 +22,14 @@ _FEW_RECEIVES = 3  # maxReceiveCount up to which a look could send messages to t
 class Places:
     """Destinations opened for reading.
 
-    `consumed`: what is read is deleted; `peeked`: what a look at a queue costs, empty where nothing is looked at so.
+    `consumed`: what is read is deleted; `peeked`: what a look at each queue costs, empty where nothing is looked at so.
     """
 
     def __init__(self, destinations: Sequence[Destination], receivers: Sequence[Receiver]) -> None:
         self.destinations = destinations
         self.receivers = receivers
         self.consumed = False
-        self.peeked = ""
+        self.peeked: list[str] = []
 
 
 def destinations(texts: Sequence[str] | None) -> list[Destination]:
@@ -88,7 +88,8 @@ def opened(
     if peek and queues:
         for one, receiver in zip(found, places.receivers, strict=True):
             if not receiver.follows:
-                places.peeked = _cost_of_a_look(one, receiver, visibility)
+                cost = _cost_of_a_look(one, receiver, visibility)
+                places.peeked.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return places
 
 

@@ -75,8 +75,8 @@ def tail(
             window=seconds,
             wait=1.0 if once else 2.0,
         )
-        if places.peeked:
-            printer.remark(places.peeked)
+        for cost in places.peeked:
+            printer.remark(cost)
         if once:
             follower.drain()
         else:

@@ -49,8 +49,8 @@ def top(
     seconds = seconds_of(silent, "--silent")
     with failures("top"), Stop() as stop:
         places = opened(dest, consume=consume, peek=peek, visibility=_PEEK_VISIBILITY if peek else None)
-        if places.peeked:
-            typer.echo(f"sqstee: {places.peeked}", err=True)
+        for cost in places.peeked:
+            typer.echo(f"sqstee: {cost}", err=True)
         show = _Json(seconds) if output == "json" else _Table(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
             _live(places, stop, show)
