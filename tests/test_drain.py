@@ -165,6 +165,20 @@ class TestOptions:
         assert found.returncode == 0, found.stderr
         assert files(sqstee.folder / "out")[f"node1/{RUN}.stdout"] == expected(1, 300)
 
+    @pytest.mark.parametrize("destinations", [("q", "local"), ("local",)])
+    def test_several_processes_read_once_what_is_not_shared_out(
+        self, sqstee: Sqstee, fake_sqs: FakeSqs, destinations: tuple[str, ...]
+    ) -> None:
+        """A local queue gives each reader all of it: only one process reads it, and nothing is a duplicate for that."""
+        put(fake_sqs, whole_run(20))
+        sqstee.run("--host", "h", "--job", "here", "--", "seq", "100")
+        words = ("drain", *destinations, "-O", str(sqstee.folder / "out"), *FAST, "--processes", "3")
+        found = sqstee.run(*words, environ=fake_sqs.environ())
+        assert (found.returncode, found.stderr) == (0, b"")
+        assert b"complete h here: 100 lines, exited with status 0\n" in found.stdout
+        assert fake_sqs.messages("q") == [] or "q" not in destinations
+        assert sqstee.local_bodies() == []
+
     @pytest.mark.parametrize("processes", ["1", "3"])
     def test_at_most_so_many(self, sqstee: Sqstee, fake_sqs: FakeSqs, processes: str) -> None:
         """--max-messages: no more than that are taken."""

@@ -135,20 +135,29 @@ class _Draining:
         return _worst(self.statuses)
 
     def _collect(self, store: Store) -> None:
+        from sqstee.cli.reading import destinations
         from sqstee.read.crew import collect
 
+        queues = [one.text for one in destinations(self._dest) if one.kind == "sqs"]
         collect(
-            store.hidden, self._open, self._limits, self._processes, self._stop, self._line.tell, self._line.remark,
+            store.hidden,
+            lambda: self._open(self._dest, self._shards),
+            self._limits,
+            self._processes if queues else 1,  # each would be given all of what only a queue shares out
+            self._stop,
+            self._line.tell,
+            self._line.remark,
             self._line.is_shown,
-        )  # fmt: skip
+            lambda: self._open(queues),
+        )
         self._line.end()
 
-    def _open(self) -> Sequence[Receiver]:
+    def _open(self, dest: Sequence[str], shards: str = "") -> Sequence[Receiver]:
         from sqstee.cli.reading import opened
 
         connections = self._limits.threads + self._limits.deleters
-        hidden, shards = self._visibility, self._shards
-        places = opened(self._dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards)
+        hidden = self._visibility
+        places = opened(dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards)
         return places.receivers
 
     def _assemble(self, store: Store, as_json: bool) -> None:

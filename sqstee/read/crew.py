@@ -30,8 +30,9 @@ def collect(
     tell: Callable[[Progress], None],
     remark: Callable[[str], None],
     ask: bool = False,
+    open_shared: Callable[[], Sequence[Receiver]] | None = None,
 ) -> None:
-    """Empty what `open_receivers` opens into journals in `folder`.
+    """Empty what `open_receivers` opens into journals in `folder`; all processes but the first what `open_shared` does.
 
     Raises TransportError, OSError, or SqsteeError for what another process of the crew met.
     """
@@ -42,7 +43,8 @@ def collect(
     try:
         for number in range(processes):
             share = _share(limits, processes, number)
-            crew.append(_Member(folder, open_receivers, share, stop, ask and number == 0, crew))
+            opens = open_shared if open_shared and number else open_receivers
+            crew.append(_Member(folder, opens, share, stop, ask and number == 0, crew))
         problem = _watch(crew, stop, tell, remark)
     finally:  # also where there is no room for one more: nobody may go on writing into what is put together next
         for member in crew:
