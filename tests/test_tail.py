@@ -521,6 +521,16 @@ def test_template_and_highlight(sqstee: Sqstee) -> None:
     assert b"one \x1b[7mtwo\x1b[27m" in found.stdout
 
 
+def test_no_highlight_finds_what_another_one_has_put_there(sqstee: Sqstee) -> None:
+    """The codes that point something out hold digits and letters themselves."""
+    sqstee.run("--host", "n", "--", "echo", "ERROR 27m in 7 tries")
+    words = ("-H", "ERROR", "-H", "[0-9]+", "-H", "7m", "-H", "m| in|x*", "--stream", "stdout")
+    found = sqstee.run("tail", "--no-follow", "--color", "always", *words).stdout
+    reverse = rb"\x1b\[7m(.*?)\x1b\[27m"
+    assert re.findall(reverse, found) == [b"ERROR", b"27", b"m", b" in", b"7"]
+    assert b"ERROR 27m in 7 tries\x1b[0m\n" in re.sub(reverse, rb"\1", found)
+
+
 def test_a_template_with_a_number_is_filled_in_for_lines_without_one(sqstee: Sqstee) -> None:
     """Another program's line has no seq, however that is to look."""
     foreign = Body(b"plain", "r", "n", 0, 0)

@@ -132,8 +132,7 @@ class Printer:
         return f"\033[{code}m{prefix}\033[0m{body}\n".encode("utf-8", "replace")
 
     def _painted(self, message: str, code: str) -> str:
-        for pattern in self._style.highlight:
-            message = pattern.sub(lambda found: f"\033[7m{found[0]}\033[27m" if found[0] else "", message)
+        message = _pointed_out(message, self._style.highlight)
         return f"\033[{code}m{message}\033[0m" if code or self._style.highlight else message
 
     def _raw(self, item: Shown, late: bool) -> bytes:
@@ -209,6 +208,17 @@ def check_template(template: str) -> None:
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         hint = f"the form is --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
         raise SqsteeError(f"--template: {template!r} cannot be filled in: {error}", hint) from None
+
+
+def _pointed_out(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
+    """A message with all that any of the patterns finds in it reversed, as one where they overlap."""
+    parts: list[str] = []
+    at = 0  # up to where the message is in the parts
+    for start, end in sorted(found.span() for pattern in patterns for found in pattern.finditer(message)):
+        if end > max(at, start):
+            parts += (message[at:start], "\033[7m", message[max(at, start) : end], "\033[27m")
+            at = end
+    return "".join((*parts, message[at:]))
 
 
 def described(event: Event) -> str:
