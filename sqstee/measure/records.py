@@ -99,6 +99,8 @@ _KINDS: dict[str, type[Any]] = {
 _OPTIONAL = {"deleted_t0", "deleted_t1", "visibility_timeout"}
 _NUMBERS = _OPTIONAL | {"block", "seq", "t0", "t1", "receive_count"}
 _NUMBERS |= {"messages", "sends", "receives", "empty", "deletes", "errors"}
+_TEXTS = ("id", "host", "queue", "mode", "message_id", "call")
+_MOST = 1e18  # of any number here: times in seconds, counts
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -124,9 +126,10 @@ def parse(line: str | bytes) -> Record:
         fields = json.loads(line)
     except RecursionError:
         raise ValueError("not a record of an experiment") from None
-    if not isinstance(fields, dict) or fields.get("record") not in _KINDS:
+    name = fields.pop("record", None) if isinstance(fields, dict) else None
+    if not isinstance(name, str) or name not in _KINDS:
         raise ValueError("not a record of an experiment")
-    kind = _KINDS[fields.pop("record")]
+    kind = _KINDS[name]
     try:
         if kind is Experiment:
             fields["blocks"] = tuple(fields["blocks"])
@@ -134,9 +137,17 @@ def parse(line: str | bytes) -> Record:
     except (TypeError, KeyError) as error:
         raise ValueError(str(error)) from None
     for name in _NUMBERS & fields.keys():
-        if not isinstance(fields[name], int | float) and not (fields[name] is None and name in _OPTIONAL):
+        if not _is_number(fields[name]) and not (fields[name] is None and name in _OPTIONAL):
             raise ValueError(f"{name} is no number")
+    for name in _TEXTS:
+        if not isinstance(fields.get(name, ""), str):
+            raise ValueError(f"{name} is no text")
     return record
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that can be counted with: JSON as Python reads it has NaN and numbers of 400 digits."""
+    return isinstance(value, int | float) and abs(value) <= _MOST
 
 
 class File:
