@@ -149,7 +149,9 @@ def test_the_planned_size_finds_the_difference() -> None:
     assert 760 < found < 850
 
 
-@pytest.mark.parametrize("wrong", [(0.0, 2.0, 0.8), (1e-5, 1.0, 0.8), (1e-5, -2.0, 0.8), (1e-5, 2.0, 1.0)])
+@pytest.mark.parametrize(
+    "wrong", [(0.0, 2.0, 0.8), (1e-5, 1.0, 0.8), (1e-5, -2.0, 0.8), (1e-5, 2.0, 1.0), (0.1, 11.0, 0.8)]
+)
 def test_a_plan_needs_a_difference_to_find(wrong: tuple[float, float, float]) -> None:
     """Out of range is an error, not an endless search."""
     with pytest.raises(ValueError, match="between 0 and 1"):

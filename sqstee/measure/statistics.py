@@ -237,8 +237,9 @@ def _at_most(count: int, trials: int, share: float) -> float:
 
 def messages_needed(rate: float, ratio: float, wanted: float = 0.8, alpha: float = 0.05) -> int:
     """Messages of each arm, for arms of the rates `rate` and `ratio` × `rate`, at which the test has that power."""
-    if not (0.0 < rate < 1.0 and ratio > 0.0 and ratio != 1.0 and 0.0 < wanted < 1.0 and 0.0 < alpha < 1.0):
-        raise ValueError("a rate, a power and an alpha between 0 and 1, and a ratio above 0 that is not 1")
+    rates = 0.0 < rate < 1.0 and 0.0 < rate * ratio < 1.0
+    if not (rates and ratio != 1.0 and 0.0 < wanted < 1.0 and 0.0 < alpha < 1.0):
+        raise ValueError("two rates, a power and an alpha between 0 and 1, and a ratio above 0 that is not 1")
 
     def short(mean: float) -> bool:
         return power(mean * ratio, mean, alpha) < wanted
