@@ -32,6 +32,7 @@ from sqstee.read.hold import Holding
 from sqstee.read.match import Filter, earliest
 from sqstee.read.order import Order
 from sqstee.read.receive import MOST_FOREIGN_LINES, Foreign, Item, read
+from sqstee.read.rest import FileRest
 from sqstee.read.returns import Returns
 from sqstee.read.show import Output, Printer, Style, check_template, duration
 from sqstee.read.stop import Stop
@@ -457,6 +458,22 @@ def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None
         Follower([queue], sink, stop, True, window=0.1).drain()
     assert b"line 1" in (tmp_path / "out").read_bytes()
     assert sorted(one.handle for batch in queue.deleted for one in batch) == ["a", "b"]
+
+
+@pytest.mark.parametrize("head", ["", '"timestamp":"x","host":"h","run":"%d","seq":0,"event":"start","message":"m",'])
+@pytest.mark.parametrize("form", ["json", "rest"])
+def test_no_depth_of_json_can_stop_a_reader(tmp_path: Path, head: str, form: str) -> None:
+    """What was just shallow enough to be read is too deep to be written from a little further down."""
+    depths = range(800, 1000)
+    heads = [head.replace("%d", str(depth)) for depth in depths]
+    bodies = [f'{{{head}"a":{"[" * depth}{"]" * depth}}}' for head, depth in zip(heads, depths, strict=True)]
+    queue = Queue([Message(body.encode(), {}, str(depth)) for body, depth in zip(bodies, depths, strict=True)])
+    rest = FileRest(str(tmp_path / "rest"))
+    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("json"))
+        wanted = Filter(runs=["8*"]) if form == "rest" else None
+        Follower([queue], sink, stop, True, wanted=wanted, rest=rest, window=0.1).drain()
+    assert sorted(int(one.handle) for batch in queue.deleted for one in batch) == list(depths)
 
 
 def test_above_a_number_of_lines_a_foreign_message_is_one_more() -> None:

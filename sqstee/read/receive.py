@@ -16,6 +16,7 @@ POINTERS = (
     b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
 )
 MOST_FOREIGN_LINES = 50_000  # of one message; what follows is one piece: a thousandth of it may be a million lines
+_DEEPEST = 50  # of what is nested in a JSON object that is cut
 _LONGEST_SECONDS = 1e10  # that a command takes: three hundred years
 _MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
 _HOST_KEYS = ("host", "hostname")
@@ -133,6 +134,22 @@ def stream_of(item: Item | Foreign) -> str:
     return "event" if isinstance(item, Event) else item.stream
 
 
+def json_of(fields: dict[str, object], ascii_only: bool = True) -> str:
+    """Fields as JSON. What could be read may be nested too deeply to be written, from where that is done: it is cut."""
+    try:
+        return json.dumps(fields, ensure_ascii=ascii_only)
+    except RecursionError:
+        return json.dumps(_cut(fields, _DEEPEST), ensure_ascii=ascii_only)
+
+
+def _cut(value: object, depth: int) -> object:
+    if isinstance(value, dict):
+        return {name: _cut(each, depth - 1) for name, each in value.items()} if depth else "…"
+    if isinstance(value, list):
+        return [_cut(each, depth - 1) for each in value] if depth else "…"
+    return value
+
+
 def seconds_of(event: Event) -> float | None:
     """How long an exit event says that its command took; None where that is no number, or none of a time."""
     found = event.fields.get("duration_s")
@@ -146,6 +163,7 @@ __all__ = [
     "blocks",
     "is_gap",
     "is_pointer",
+    "json_of",
     "plain",
     "read",
     "seconds_of",

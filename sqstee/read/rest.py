@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import string
 from collections.abc import Sequence
 
 from sqstee.errors import SqsteeError
-from sqstee.read.receive import Foreign, Item
+from sqstee.read.receive import Foreign, Item, json_of
 from sqstee.record import Body
 from sqstee.transports.base import Sender, TransportError
 
@@ -101,4 +100,4 @@ def _is_name(run: str) -> bool:
 
 def _line(item: Item | Foreign) -> bytes:
     """One line of NDJSON; all that is not ASCII is escaped, so that every destination takes it."""
-    return json.dumps(item.fields).encode() + b"\n"
+    return json_of(item.fields).encode() + b"\n"

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
-from sqstee.read.receive import Foreign, Item, seconds_of, stream_of
+from sqstee.read.receive import Foreign, Item, json_of, seconds_of, stream_of
 from sqstee.record import Event, Record
 from sqstee.text import count
 from sqstee.transports.base import Message
@@ -145,7 +145,7 @@ class Printer:
 
     def _json(self, item: Shown, late: bool) -> bytes:
         fields = {**item.fields, "late": True} if late else item.fields
-        text = json.dumps(fields, ensure_ascii=False)
+        text = json_of(fields, ascii_only=False)
         if self._style.safe:
             text = text.translate(_NEUTRAL_JSON)
         return text.encode("utf-8", "replace") + b"\n"
