@@ -14,6 +14,7 @@ from scripted import Scripted
 from support import Rebuilt, Sqstee, running, wait_for
 from terminal import Terminal
 
+from sqstee.cli.flush import _show as show_waiting
 from sqstee.record import Body
 from sqstee.run import flush
 from sqstee.run.spool import create
@@ -28,6 +29,19 @@ def leave(sqstee: Sqstee, server: FakeSqs, to: str, *command: str) -> str:
     server.clear_faults()
     (run,) = set(sqstee.waiting_runs()) - before
     return run
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_is_shipped_while_it_is_listed_is_no_failure(
+    sqstee: Sqstee, fake_sqs: FakeSqs, capsys: pytest.CaptureFixture[str], dry_run: bool
+) -> None:
+    """A run that is gone by now is not there any more; the others are listed."""
+    gone = "0" * 26
+    run = leave(sqstee, fake_sqs, "q", "seq", "3")
+    assert show_waiting(str(sqstee.spool), [gone], dry_run) == 0
+    assert show_waiting(str(sqstee.spool), [gone, run], dry_run) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{run}: ")
 
 
 def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

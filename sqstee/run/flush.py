@@ -36,7 +36,7 @@ class Waiting:
         self.run = run
         self.destination = self.job = self.problem = ""
         self.records = 0
-        self.bytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name != "writer")
+        self.bytes = sum(_size(entry) for entry in os.scandir(folder) if entry.name != "writer")
         try:
             meta = json.loads(read_meta(folder))
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
@@ -48,6 +48,14 @@ class Waiting:
         self.alive = writing is None
         if writing is not None:
             os.close(writing)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    """A file's bytes; none where it is a segment that has just been acknowledged."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class Flushed:
