@@ -153,6 +153,19 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
     assert fake_sqs.messages("q") == []
 
 
+@pytest.mark.parametrize("peek", [False, True])
+def test_what_no_board_counts_stays_in_the_queue(sqstee: Sqstee, fake_sqs: FakeSqs, peek: bool) -> None:
+    """--consume deletes what was counted, and other programs' messages are not."""
+    put(fake_sqs, whole_run(3))
+    mixed = lines_of(0, 0, "01MIXED").data.decode() + "and a line of another program"
+    fake_sqs.put("q", "plain text", mixed)
+    way = "--peek" if peek else "--consume"
+    found = sqstee.run("top", "q", way, "--no-follow", environ=fake_sqs.environ())
+    assert (b"a message is left in the queue: it is not sqstee's" in found.stdout) is not peek
+    assert len(fake_sqs.messages("q")) == (5 if peek else 2)
+    assert in_flight(fake_sqs) == 0
+
+
 def test_a_look_that_was_broken_off(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """A pass ends by itself: ^C is no success, and nothing stays in flight."""
     put(fake_sqs, whole_run(3))

@@ -73,7 +73,7 @@ def _plain(places: Places, stop: Stop, show: _Json | _Table, once: bool) -> None
             show.print(board)
 
     board = Board(draw)
-    follower = Follower(places.receivers, board, stop, places.consumed, wait=1.0)
+    follower = Follower(places.receivers, board, stop, places.consumed, wait=1.0, records_only=True)
     if once:
         follower.drain()
         show.print(board)
@@ -92,7 +92,8 @@ def _live(places: Places, stop: Stop, show: _Json | _Table) -> None:
     table = show
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
-        Follower(places.receivers, Board(_Drawing(table, live, console)), stop, places.consumed).follow()
+        board = Board(_Drawing(table, live, console))
+        Follower(places.receivers, board, stop, places.consumed, records_only=True).follow()
 
 
 class _Drawing:

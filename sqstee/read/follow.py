@@ -44,7 +44,8 @@ class Follower:
     """Reads destinations and hands their lines on, ordered and without duplicates.
 
     `consume`: a message is deleted once all its lines are out, as far as they ever will be; otherwise everything is
-    given back at the end. `wanted` decides what is shown; `rest` keeps what is not.
+    given back at the end. `wanted` decides what is shown; `rest` keeps what is not. `records_only`: the sink has no use
+    for other programs' lines, and no message with one is deleted.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Follower:
         threads: int = 4,
         wait: float = 2.0,
         most: int | None = None,
+        records_only: bool = False,
     ) -> None:
         self._sink, self._stop, self._consume = sink, stop, consume
         self._wanted = wanted if wanted and wanted.is_active else None
         self._rest = rest
+        self._records_only = records_only
         self.order: Order[Item] = Order(from_start=from_start, window=window)
         self._inbox = Inbox()
         self.pump = Pump(receivers, self._inbox.put, self._remark, threads, wait, most=most)
@@ -150,6 +153,9 @@ class Follower:
         if not self._consume and not receiver.follows and self._is_peeked(receiver, message):
             return
         found, foreign = read(message)
+        if foreign and self._records_only and self._consume and not receiver.follows:
+            self._leave(receiver, message, "it is not sqstee's")
+            return
         now = time.monotonic()
         if foreign and self._is_new(message):
             self._hand_on(foreign)
