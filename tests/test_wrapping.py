@@ -24,6 +24,7 @@ import pytest
 from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
 from terminal import Terminal
 
+from sqstee.run import nest
 from sqstee.run.signals import pending
 
 COUNT = [sys.executable, str(PROGRAMS / "count.py")]
@@ -735,6 +736,23 @@ def test_nesting_elsewhere_or_with_one_stream_redirected(sqstee: Sqstee, tmp_pat
     runs = {run: Rebuilt((b.data, b.attributes) for b in bodies if b.run == run) for run in {b.run for b in bodies}}
     assert sorted((one.stdout, one.stderr) for one in runs.values()) == [(b"", b"err\n"), (b"out\n", b"")]
     assert (tmp_path / "file").read_bytes() == b"out\n"
+
+
+def test_nesting_on_a_terminal(sqstee: Sqstee) -> None:
+    """One copy there too; and a terminal that only has the number of one that was captured is not captured."""
+    inner = " ".join(sqstee.words("--"))
+    with Terminal(sqstee.words("--", "sh", "-c", f"echo outer; {inner} echo inner"), sqstee.environ) as terminal:
+        assert terminal.wait() == 0
+    shipped = sqstee.local()
+    shipped.assert_whole()
+    assert shipped.stdout == b"outer\ninner\n"
+    (sqstee.spool / "local.db").unlink()
+    master, slave = os.openpty()
+    environ = sqstee.environ | {nest.VARIABLE: nest.entry(str(sqstee.spool), {1: slave, 2: slave})}
+    subprocess.run(sqstee.words("--", "echo", "later"), stdout=slave, stderr=slave, env=environ, timeout=60, check=True)
+    os.close(master)
+    os.close(slave)
+    assert sqstee.local().stdout == b"later\n"
 
 
 def test_unbuffer_makes_lines_come_at_once(sqstee: Sqstee) -> None:

@@ -14,16 +14,17 @@ VARIABLE = "SQSTEE_NEST"
 def captured_by_outer(value: str, destination: str) -> set[int]:
     """Those of descriptors 1 and 2 that lead to an outer sqstee, alive, that ships them to `destination`.
 
-    `value` is what the outer ones left in the environment: `pid:hash:dev.inode,…` each, separated by blanks. A pipe
-    that we hold cannot have been another before, so its inode is proof enough; the outer one, or its heir, is alive if
-    there is a reader.
+    `value` is what the outer ones left in the environment: `pid:hash:dev.inode,…` each, separated by blanks, the
+    innermost last. A pipe that we hold cannot have been another before, so its inode is proof enough; the outer one, or
+    its heir, is alive if there is a reader. A terminal's inode is its number, which the next one gets: it must look as
+    ours do.
     """
-    outer: set[str] = set()
+    outer: dict[str, str] = {}
     for entry in value.split():
         _, digest, streams = [*entry.split(":"), "", "", ""][:3]
-        if digest == _hash(destination):
-            outer.update(streams.split(","))
-    return {fd for fd in (1, 2) if identity(fd) in outer and _has_reader(fd)}
+        outer |= dict.fromkeys(streams.split(","), digest)
+    mine = _hash(destination)
+    return {fd for fd in (1, 2) if outer.get(identity(fd)) == mine and _has_reader(fd) and not _is_others_terminal(fd)}
 
 
 def entry(destination: str, command_fds: Mapping[int, int]) -> str:
@@ -47,6 +48,14 @@ def _hash(destination: str) -> str:
     for byte in os.fsencode(destination):
         found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return f"{found:016x}"
+
+
+def _is_others_terminal(fd: int) -> bool:
+    if not os.isatty(fd):
+        return False
+    from sqstee.run.terminal import is_captured  # rarely needed
+
+    return not is_captured(fd)
 
 
 def _has_reader(fd: int) -> bool:

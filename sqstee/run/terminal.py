@@ -114,6 +114,14 @@ def restore(real: int, saved: Sequence[Any]) -> None:
         pass
 
 
+def is_captured(fd: int) -> bool:
+    """Whether a terminal is a pty as we make them; one of another program's changes its modes untold."""
+    try:
+        return bool(_flags(termios.tcgetattr(fd), _LFLAG) & _EXTPROC)
+    except termios.error:
+        return False
+
+
 def size_from(environ: Mapping[bytes, bytes]) -> tuple[int, int]:
     """Rows and columns where there is no terminal to ask: LINES and COLUMNS, or 24 and 80."""
     rows, columns = environ.get(b"LINES", b""), environ.get(b"COLUMNS", b"")
