@@ -142,6 +142,18 @@ def test_poison_in_one_run_costs_no_other(node: Node) -> None:
     assert Rebuilt([(kept.read_bytes(), {})]).stdout == b"poisonous\n"
 
 
+def test_strict_and_summary_know_what_the_agent_put_aside(node: Node) -> None:
+    """The run's folder has gone, and not every line was delivered: this is said as if the run had shipped itself."""
+    node.server.faults(failed_entries=[POISONOUS])
+    words = ("--to", "q", "--strict", "--summary", "--", "sh", "-c", "echo one; echo poisonous; echo two")
+    with node.agent("--to", "q"):
+        found = node.sqstee.run(*words, environ=node.server.environ())
+    aside, summary = found.stderr.splitlines()
+    assert b"1 line larger than the destination takes, or refused by it: kept in" in aside
+    assert b": 2 delivered, 0 waiting, 0 dropped, 1 put aside; to q" in summary
+    assert found.returncode == EXIT_UNDELIVERED
+
+
 def test_a_flood_in_one_run_starves_no_other(node: Node) -> None:
     """A small run's line arrives while megabytes of another's wait."""
     node.server.faults(latency_ms=300)

@@ -128,7 +128,7 @@ def _progress(root: str, run: str) -> Iterator[None]:
 
 def _show(root: str, runs: list[str], dry_run: bool) -> int:
     from sqstee.run.flush import Waiting
-    from sqstee.run.source import QUARANTINE
+    from sqstee.run.folder import QUARANTINE
 
     left = False
     for run in runs:

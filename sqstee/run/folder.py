@@ -8,6 +8,7 @@ import stat
 from sqstee.errors import SqsteeError
 
 SHARED = "/var/spool/sqstee"  # where each user has a folder, if the administrator has made it for all (1777)
+QUARANTINE = "quarantine"  # the folder in it for what no destination takes, a file for each run
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 
 

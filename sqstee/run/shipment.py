@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from sqstee.run.child import close_quietly, open_fds, put_null
+from sqstee.run.folder import QUARANTINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Shipment:
         stay behind.
 
         Where the shipper could not say it the state file and `unsaid` do; without the folder nothing was left to do.
+        What another process has put aside for this run is in the run's file.
         """
         os.set_blocking(self._report, False)
         try:
@@ -49,15 +51,26 @@ class Shipment:
         except OSError:
             words = ""
         if words.encode() == LEFT:
-            return everything, 0, None, ""
+            return everything, _put_aside(folder), None, ""
         answer = words.rstrip("\n").split("\t", 3)
         if len(answer) == 4:
-            return int(answer[0]), int(answer[1]), int(answer[2]) if answer[2] else None, answer[3]
+            quarantined = int(answer[1]) or _put_aside(folder)
+            return int(answer[0]), quarantined, int(answer[2]) if answer[2] else None, answer[3]
         if not os.path.exists(folder):
-            return everything, 0, None, ""
+            return everything, _put_aside(folder), None, ""
         from sqstee.run.replay import State
 
-        return State(folder).next, 0, None, unsaid
+        return State(folder).next, _put_aside(folder), None, unsaid
+
+
+def _put_aside(folder: str) -> int:
+    """How many records of the run in `folder` are in quarantine."""
+    root, run = os.path.split(folder)
+    try:
+        with open(f"{root}/{QUARANTINE}/{run}.ndjson", "rb") as file:
+            return file.read().count(b"\n")
+    except OSError:
+        return 0
 
 
 def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import pack
 from sqstee.run.compress import Compressor
+from sqstee.run.folder import QUARANTINE
 from sqstee.run.frame import Position, Range, gap_fields
 from sqstee.run.pack import MAX_ENTRIES, Limits, Packer, Planned, Request
 from sqstee.run.replay import PLAN_LIMIT, PLAN_SLOTS, Reader, State, delete_segments_before, read_meta
 from sqstee.run.segments import write_whole
 from sqstee.run.spool import lock
 
-QUARANTINE = "quarantine"
 AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
 
 
