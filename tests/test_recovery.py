@@ -175,11 +175,28 @@ def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> Non
     assert (sqstee.spool / ".new-YOUNG").exists()
 
 
-def test_a_run_that_was_killed_before_it_wrote_anything(sqstee: Sqstee) -> None:
-    """A folder without a segment once stayed for ever, and flush failed on it each time."""
+@pytest.mark.parametrize("verb", [("flush",), ("agent", "--once")], ids=" ".join)
+@pytest.mark.parametrize("names", [(), ("00000001.seg",)], ids=["no segment", "an empty one"])
+def test_a_run_of_which_nothing_was_written(sqstee: Sqstee, names: tuple[str, ...], verb: tuple[str, ...]) -> None:
+    """Killed before, or on a full disk: such a folder once stayed for ever, and flush failed on it each time."""
     folder = sqstee.spool / "01JD0000000000000000000000"
     folder.mkdir(parents=True, mode=0o700)
     sqstee.spool.chmod(0o700)
-    found = sqstee.run("flush")
+    for name in names:
+        (folder / name).touch()
+    found = sqstee.run(*verb)
     assert (found.returncode, found.stderr) == (0, b"")
+    assert sqstee.waiting_runs() == []
+
+
+def test_a_disk_that_is_full_when_a_run_begins(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The shipper, which finds nothing that it can read, looks again: what comes once there is room is shipped."""
+    script = f"echo lost; while [ ! -e {sqstee.spool}/local.db ]; do sleep 0.02; done; sleep 2; echo kept"
+    fault = injecting(tmp_path, "sqstee.run.segments:write_whole:full:1-3")
+    found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=fault)
+    assert (found.returncode, found.stdout) == (0, b"lost\nkept\n")
+    assert b"1 line dropped" in found.stderr
+    assert b"not delivered" not in found.stderr
+    assert sqstee.local().stdout == b"kept\n"
+    sqstee.local().assert_without_holes()
     assert sqstee.waiting_runs() == []

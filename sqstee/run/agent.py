@@ -19,7 +19,7 @@ from sqstee.run.flush import ULID_LENGTH, sweep
 from sqstee.run.group import Group, Manner
 from sqstee.run.lane import Run
 from sqstee.run.presence import Presence
-from sqstee.run.replay import segments
+from sqstee.run.replay import holds_nothing
 from sqstee.run.spool import lock
 from sqstee.transports.base import Sender, TransportError
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
@@ -211,7 +211,7 @@ class Agent:
         shipping: int | None = None
         try:
             folder = Folder(f"{root.path}/{name}", root.owner)
-            if not segments(folder.path):
+            if holds_nothing(folder.path):
                 shipping = lock(folder.path, "ship")
                 if shipping is not None:
                     remove_empty(folder, f"{root.path}/{name}")

@@ -166,15 +166,16 @@ class Charge:
 
 
 def remove_empty(folder: Folder, path: str) -> None:
-    """Remove a run's folder that holds no segment, whose `ship` lock the caller holds.
+    """Remove a run's folder that holds nothing, whose `ship` lock the caller holds.
 
-    Its front was killed before it wrote anything, or who shipped it before everything was removed.
+    Its front was killed before it wrote anything, or the disk took nothing, or who shipped it was killed before
+    everything was removed.
     """
     writing = lock(folder.path, "writer")
     if writing is None:
         return
     try:
-        for name in ("state", "ship", "writer"):
+        for name in (*map(segment_name, segments(folder.path)), "state", "ship", "writer"):
             try:
                 os.unlink(f"{folder.path}/{name}")
             except FileNotFoundError:

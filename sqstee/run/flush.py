@@ -10,7 +10,7 @@ import time
 from sqstee.errors import SqsteeError
 from sqstee.options import SENDER_OPTIONS
 from sqstee.run.recover import Tail, close_dead_run
-from sqstee.run.replay import State, read_meta, segments
+from sqstee.run.replay import State, holds_nothing, read_meta
 from sqstee.run.senders import IN_FLIGHT
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
@@ -101,7 +101,7 @@ def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Fl
     if shipping is None:
         return Flushed(run, "", False, "", busy=True)
     try:
-        if not segments(folder) and _remove_empty(folder):  # its front was killed before it wrote anything
+        if holds_nothing(folder) and _remove_empty(folder):
             return Flushed(run, "", True, "")
         meta = json.loads(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight)
@@ -141,7 +141,7 @@ def _closed(folder: str) -> tuple[bool, str]:
 
 
 def _remove_empty(folder: str) -> bool:
-    """Remove a run's folder that holds no segment, unless somebody is about to write one."""
+    """Remove a run's folder that holds nothing, unless somebody is about to write to it."""
     writing = lock(folder, "writer")
     if writing is None:
         return False

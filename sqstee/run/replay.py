@@ -301,6 +301,18 @@ def segments(folder: str) -> list[int]:
     return sorted(int(name[: -len(SEGMENT_SUFFIX)]) for name in names if name[: -len(SEGMENT_SUFFIX)].isdigit())
 
 
+def holds_nothing(folder: str) -> bool:
+    """Whether no segment of a run has a byte: its front was killed before the first one had, or the disk was full."""
+    return not any(_size(f"{folder}/{segment_name(number)}") for number in segments(folder))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
 def delete_segments_before(folder: str, segment: int) -> None:
     """Free the segments that hold nothing unacknowledged."""
     for number in segments(folder):

@@ -210,9 +210,7 @@ class Shipper:
             now = time.monotonic()
             if isinstance(answer, int):
                 self._limits.message_at_most(answer)
-                self._source = self._make_supply(self._limits)
-                self._health.success()
-                self._reached()
+                self._begin(now)
             elif self._source is None:
                 assert isinstance(answer, TransportError)
                 self._health.failure(answer.kind, str(answer), now, answer.after)
@@ -220,6 +218,16 @@ class Shipper:
                 self._refused_whole(self._source, bodies, answer, now)
             else:
                 self._answered(self._source, bodies, answer, now)
+
+    def _begin(self, now: float) -> None:
+        """The destination is there: begin to read, or later where nothing can be read (the disk was full so far)."""
+        try:
+            self._source = self._make_supply(self._limits)
+        except (OSError, ValueError) as error:
+            self._health.failure(OPEN, str(error), now)
+            return
+        self._health.success()
+        self._reached()
 
     def _answered(self, source: Supply, bodies: list[Planned], failures: list[Failure], now: float) -> None:
         """Some bodies of a request were taken, and some perhaps not."""
