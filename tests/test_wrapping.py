@@ -625,6 +625,8 @@ def test_tty_always_and_never(sqstee: Sqstee) -> None:
     found = sqstee.run("--tty", "always", "--to", "local", "--", *look, environ=environ)
     assert found.stdout == b"True True (90, 33)\n"
     assert sqstee.run("--tty", "always", "--to", "local", "--", *look).stdout == b"True True (80, 24)\n"
+    huge = sqstee.run("--tty", "always", "--to", "local", "--", *look, environ=environ | {"COLUMNS": "100000"})
+    assert (huge.stdout, huge.stderr) == (b"True True (65535, 33)\n", b"")
     with Terminal(sqstee.words("--tty", "never", "--to", "local", "--", *look), sqstee.environ) as terminal:
         assert terminal.wait() == 0
         assert terminal.output == b"False False False\r\n"

@@ -18,6 +18,7 @@ _EXTPROC = 0o200000  # asm-generic/termbits.h: changes of mode are told to the m
 _TIOCPKT_IOCTL = 0x40  # ioctl_tty(2): the packet that says that the slave's modes have changed
 _IFLAG, _OFLAG, _LFLAG, _CC = 0, 1, 3, 6  # of tcgetattr's list
 _DEFAULT_SIZE = (24, 80)
+_LARGEST = 65535  # rows or columns: struct winsize holds unsigned shorts
 _MOST_POLLED = 1024
 # The numbers of read, poll, ppoll, select and pselect6 in the kernel's tables of x86-64, and of all newer machines.
 _SYSTEM_CALLS = (
@@ -126,7 +127,7 @@ def size_from(environ: Mapping[bytes, bytes]) -> tuple[int, int]:
     """Rows and columns where there is no terminal to ask: LINES and COLUMNS, or 24 and 80."""
     rows, columns = environ.get(b"LINES", b""), environ.get(b"COLUMNS", b"")
     if rows.isdigit() and columns.isdigit():
-        return int(rows), int(columns)
+        return min(int(rows[:9]), _LARGEST), min(int(columns[:9]), _LARGEST)
     return _DEFAULT_SIZE
 
 
