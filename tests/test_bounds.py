@@ -6,8 +6,10 @@ import os
 import random
 import signal
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from fake_sqs import FakeSqs
@@ -365,6 +367,42 @@ def test_a_run_counts_what_others_may_still_write(tmp_path: Path) -> None:
     assert isinstance(clock, Clock)
     clock.now += rooms.LOOK_SECONDS
     assert second.grant(0, 500_000, second.reserve) == 500_000
+
+
+def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that goes meanwhile takes no other one of its run out of the sum."""
+    for number in (1, 2, 3):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / segment_name(number)).write_bytes(b"x" * 100_000)
+    real = os.scandir
+
+    def scandir_as_it_is_freed(path: str) -> Any:
+        found = real(path)
+        if path.endswith("run"):
+            entries = list(found)
+            (tmp_path / "run" / segment_name(1)).unlink(missing_ok=True)
+            return nullcontext(entries)
+        return found
+
+    monkeypatch.setattr(os, "scandir", scandir_as_it_is_freed)
+    assert rooms.used(str(tmp_path)) >= 200_000
+
+
+def test_a_disk_that_is_mounted_as_the_spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lost+found is root's, and nobody else's to look into: it has no part in the sum."""
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    real = os.scandir
+
+    def scandir_as_a_user(path: str) -> Any:
+        if path.endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_as_a_user)
+    created = spool.create(str(tmp_path), "RUN", META, 100, MIB, "auto")
+    assert created[0].event({"event": "start", "message": ""})
+    for fd in created[1:]:
+        os.close(fd)
 
 
 def test_of_two_who_announce_at_once_at_most_one_is_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def used(root: str) -> int:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     total += _BLOCK + _used_by_run(entry.path)
-            except FileNotFoundError:  # shipped meanwhile
+            except (FileNotFoundError, PermissionError):  # shipped meanwhile; lost+found, where a disk is mounted here
                 pass
     return total
 
@@ -219,7 +219,10 @@ def _used_by_run(folder: str) -> int:
         for entry in entries:
             if entry.name == "writer":
                 continue
-            size = _blocks(entry.stat(follow_symlinks=False).st_size) * _BLOCK
+            try:
+                size = _blocks(entry.stat(follow_symlinks=False).st_size) * _BLOCK
+            except FileNotFoundError:  # freed meanwhile: the others still count
+                continue
             total += size
             if entry.name.endswith(SEGMENT_SUFFIX) and entry.name > last:
                 last, last_size = entry.name, size
