@@ -313,6 +313,17 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
     assert got.stdout == found.stdout
 
 
+def test_a_fallback_by_a_relative_path(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where the caller is, not where the shipper went, nor where somebody calls flush."""
+    monkeypatch.chdir(tmp_path)
+    words = ("--to", "missing", "--fallback", "local:sqstee-test-second.db", "--")
+    found = sqstee.run(*words, "seq", "10", environ=fake_sqs.environ())
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert sqstee.local(tmp_path / "sqstee-test-second.db").stdout == found.stdout
+
+
 def test_both_together_are_the_whole(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """A poisonous line among ten thousand: the queue has the others, the fallback has it, nothing is put aside."""
     path = tmp_path / "second.db"

@@ -41,3 +41,17 @@ def open_root(path: str) -> str:
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise SqsteeError(f"the spool folder {path} can be read by others", f"chmod 700 {path}")
     return path
+
+
+def absolute(path: str) -> str:
+    """A path that holds wherever we go; as it is where the folder that we are in is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
+
+
+def settled(destination: str) -> str:
+    """A destination as anybody may read it later: a local queue's by a path that holds wherever they are."""
+    kind, colon, path = destination.partition(":")
+    return f"local:{absolute(path)}" if colon and kind == "local" else destination

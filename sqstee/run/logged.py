@@ -17,7 +17,7 @@ from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.record import STREAMS
 from sqstee.run import events, spool
 from sqstee.run.durable import Syncer
-from sqstee.run.folder import default_root, open_root
+from sqstee.run.folder import default_root, open_root, settled
 from sqstee.run.room import SEGMENT_SUFFIX
 from sqstee.run.senders import THREADS
 from sqstee.run.ship import Shipper
@@ -48,6 +48,7 @@ class LoggedRun:
         self._reason = ""
         self._shipper: Shipper | None = None
         self._destination = parse(settings.to or "local")
+        settings.fallback = settled(settings.fallback)
         self.root = open_root(settings.spool or default_root())
         self._local = f"{self.root}/{LOCAL_FILE_NAME}"
         if self._destination.kind == "local":

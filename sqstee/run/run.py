@@ -8,7 +8,7 @@ from sqstee.errors import SqsteeError
 from sqstee.options import check
 from sqstee.run import child, nest, signals
 from sqstee.run.ends import Ends
-from sqstee.run.folder import default_root
+from sqstee.run.folder import absolute, default_root, settled
 from sqstee.run.output import keeps_boundaries
 from sqstee.run.stream import pump
 from sqstee.transports import destination
@@ -29,8 +29,9 @@ class Front:
         self._command = command
         self._destination = destination.parse(settings.to or "local")
         if settings.token_file:
-            settings.token_file = _absolute(settings.token_file)
+            settings.token_file = absolute(settings.token_file)
         check(settings, self._destination)
+        settings.fallback = settled(settings.fallback)
         self._masker: Masker | None = None
         if settings.redact:
             from sqstee.run.redact import Masker
@@ -115,7 +116,7 @@ class Front:
         """The destination, with what tells two local queues apart."""
         if self._destination.kind != "local":
             return self._destination.text
-        return _absolute(self._destination.name or self._settings.spool or default_root())
+        return absolute(self._destination.name or self._settings.spool or default_root())
 
     def _mark_nest(self, inherited: child.Inherited) -> None:
         """Tell an inner sqstee what is captured already."""
@@ -123,11 +124,3 @@ class Front:
         outer = inherited.environ.get(nest.VARIABLE.encode(), b"")
         environ = {**inherited.environ, nest.VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
-
-
-def _absolute(path: str) -> str:
-    """A path that holds wherever we go; as it is where the folder that we are in is gone."""
-    try:
-        return os.path.abspath(path)
-    except OSError:
-        return path
