@@ -12,6 +12,7 @@ from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, leave_behind, shipped, unfinished
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
+from sqstee.run.flush import sweep
 from sqstee.run.segments import segment_name
 
 
@@ -173,6 +174,15 @@ def test_half_made_folders_are_swept_away(sqstee: Sqstee, tmp_path: Path) -> Non
         wait_for(lambda: not (sqstee.spool / ".new-OLD").exists(), "sweep")
         process.communicate(b"\n", timeout=40)
     assert (sqstee.spool / ".new-YOUNG").exists()
+
+
+def test_a_folder_that_gets_its_name_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing and the look at it; what is half made is swept away all the same."""
+    (tmp_path / ".new-OLD").mkdir()
+    os.utime(tmp_path / ".new-OLD", (0, 0))
+    monkeypatch.setattr(os, "listdir", lambda _: [".new-NAMED", ".new-OLD"])
+    sweep(str(tmp_path))
+    assert not (tmp_path / ".new-OLD").exists()
 
 
 @pytest.mark.parametrize("verb", [("flush",), ("agent", "--once")], ids=" ".join)

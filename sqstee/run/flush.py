@@ -87,8 +87,11 @@ def sweep(root: str) -> None:
     """Remove folders that were being made when their maker was killed."""
     for name in os.listdir(root):
         path = f"{root}/{name}"
-        if name.startswith(".new-") and time.time() - os.lstat(path).st_mtime > _HALF_MADE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        try:
+            if name.startswith(".new-") and time.time() - os.lstat(path).st_mtime > _HALF_MADE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:  # it has its name by now
+            pass
 
 
 def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Flushed:
