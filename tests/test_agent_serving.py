@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from node import Node
-from support import SCRIPT, children, kill, wait_for
+from support import SCRIPT, children, injecting, kill, wait_for
 
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
@@ -59,6 +59,31 @@ def test_once(node: Node) -> None:
     assert node.idle()
     assert len(node.server.sent("later")) == 1
     assert node.sqstee.run(*words, environ=node.server.environ()).returncode == 0
+
+
+def test_once_with_more_runs_than_descriptors(node: Node) -> None:
+    """Those that had no place are said, and have one the next time."""
+    for number in range(5):
+        node.wrap("echo", str(number), to="later")
+    node.server.create_queue("later")
+    words = ["bash", "-c", 'ulimit -n 275; exec "$@"', "bash", *node.sqstee.words("agent", "--once")]
+    for status, taken in ((1, 3), (0, 2)):
+        found = subprocess.run(words, env=node.environ, capture_output=True, timeout=60, check=False)
+        assert (found.returncode, found.stdout.count(b": shipped\n")) == (status, taken)
+        assert found.stdout.count(b"stays in the spool: too many at once") == (2 if status else 0)
+    assert node.idle()
+
+
+def test_a_disk_that_is_full_when_the_agent_starts(node: Node, tmp_path: Path) -> None:
+    """It ships all the same, which makes room; runs rely on it once it could say that it is there."""
+    node.wrap("echo", "before", to="later")
+    node.server.create_queue("later")
+    with node.agent("--to", "later", environ=injecting(tmp_path, "os:pwrite:full:1-1")) as agent:
+        assert (tmp_path / "injected").exists()
+        wait_for(node.idle, "delivery")
+        assert agent.poll() is None
+        assert node.published()["destinations"] == ["later"]
+    assert node.outputs("later") == [b"before\n"]
 
 
 def test_sigterm_delivers_the_rest(node: Node) -> None:

@@ -76,6 +76,7 @@ class Agent:
         self._started = time.time()
         self.delivered: list[str] = []
         self.busy: list[str] = []
+        self.crowded: list[str] = []  # runs for which there are too few descriptors at the moment
         os.nice(_NICENESS)
 
     def serve(self, stop: Callable[[], bool], reload: Callable[[], Plan | None]) -> None:
@@ -106,12 +107,14 @@ class Agent:
         self._presence.publish(())
         self.look()
         troubled = {name: problem for (_, name), (_, problem) in self._left_alone.items() if problem}
+        troubled |= dict.fromkeys(self.crowded, "too many at once for the limit on open files: ship again")
         return troubled | self.drain()
 
     def look(self) -> None:
         """Take what runs are new, see what the others have written, let go of those that are done."""
         now = time.monotonic()
         self.busy.clear()
+        self.crowded.clear()
         for root, names in self._folders():
             for name in names:
                 if name not in self._charges and self._left_alone.get((root.path, name), (0.0, ""))[0] <= now:
@@ -124,6 +127,7 @@ class Agent:
         self._retire(now)
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS
+            self._error = self._presence.renew() or self._error
             self._presence.write_status(self.status(now))
         if now >= self._sweep_at:
             self._sweep_at = now + _TRY_AGAIN_SECONDS
@@ -221,6 +225,7 @@ class Agent:
                 self._left_alone[root.path, name] = now + _TRY_AGAIN_SECONDS, ""
                 return
             if len(self._charges) >= self._most_runs:
+                self.crowded.append(name)
                 return
             shipping = lock(folder.path, "ship")
             if shipping is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,10 +21,14 @@ class Presence:
     def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
         self.folder = folder
         self._selectors = agency.selectors(environ)
+        self._unsaid = b""  # what is to be published and is not yet
         self._fd = self._take()
 
     def publish(self, destinations: Iterable[str] | None) -> None:
-        """Say whom runs may rely on for what: these destinations, any (None), or, with none, nothing from now on."""
+        """Say whom runs may rely on for what: these destinations, any (None), or, with none, nothing from now on.
+
+        Where the disk refuses it is for `renew` to say it; until then runs rely on nobody.
+        """
         names = [ANY] if destinations is None else sorted(destinations)
         text = json.dumps(
             {
@@ -34,11 +39,23 @@ class Presence:
             },
             indent=2,
         )
+        self._unsaid = f"{text}\n".encode()
+        self.renew()
+
+    def renew(self) -> str:
+        """Publish what the disk has refused so far; why it still does, or ''."""
+        if not self._unsaid:
+            return ""
         os.ftruncate(self._fd, 0)  # who reads meanwhile finds nothing, and ships by itself
         try:
-            os.pwrite(self._fd, f"{text}\n".encode(), 0)
+            if os.pwrite(self._fd, self._unsaid, 0) == len(self._unsaid):
+                self._unsaid = b""
+                return ""
+            why = os.strerror(errno.ENOSPC)
         except OSError as error:
-            raise _unusable(f"{self.folder}/{FILE_NAME}", error) from None
+            why = error.strerror or "it cannot be written"
+        os.ftruncate(self._fd, 0)
+        return f"{self.folder}/{FILE_NAME}: {why}"
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Replace the status file; a full disk is no reason to stop."""
