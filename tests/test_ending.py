@@ -260,6 +260,16 @@ def test_an_heir_that_ends_while_the_front_waits(sqstee: Sqstee, fake_sqs: FakeS
     assert shipped(fake_sqs).stdout == b"first\nlate\n"
 
 
+def test_a_signal_where_no_heir_can_be_had(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The status then waits for the last writer, and whoever does not want that ends it by a signal."""
+    words = sqstee.words("--to", "local", "--", "sh", "-c", "tail -f /dev/null --pid=$PPID & echo hi")
+    environ = sqstee.environ | injecting(tmp_path, "os:fork:many:3-3")
+    with running(words, stdout=subprocess.PIPE, env=environ) as process:
+        wait_for((tmp_path / "injected").exists, "fork that is refused")
+        process.terminate()
+        assert process.wait(40) == -signal.SIGTERM
+
+
 def test_strict_with_an_heir_and_an_outage(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """What came before the command's end waits: that is told by the status."""
     fake_sqs.faults(black_hole=True)

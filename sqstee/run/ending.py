@@ -45,8 +45,8 @@ class Kept:
 class Ending:
     """What is done once the command has ended.
 
-    `run_capture` goes on with the capture loop, `take` handles signals while we wait, `ending` are those that cut the
-    waiting short.
+    `run_capture` goes on with the capture loop, calling now and then what it is given; `take` handles signals while we
+    wait, `ending` are those that cut the waiting short.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Ending:
         spooling: Spooling,
         kept: Kept,
         messages: Messages,
-        run_capture: Callable[[], None],
+        run_capture: Callable[[Callable[[], None] | None], None],
         take: Callable[[int], None],
         ending: Collection[int],
     ) -> None:
@@ -153,7 +153,7 @@ class Ending:
             if os.fork():
                 return
         except OSError:  # no process can be had: the status comes late
-            self._go_on()
+            self._go_on(tick=self._take_signals)
             self._end_streams()
             return
         try:
@@ -185,10 +185,17 @@ class Ending:
         if self._kept.shipment:
             self._kept.shipment.tell(shipment.CLOSE)
 
-    def _go_on(self, give_up_outputs: bool = False) -> None:
+    def _go_on(self, give_up_outputs: bool = False, tick: Callable[[], None] | None = None) -> None:
         self._capture.give_up_outputs = give_up_outputs
         self._capture.go_on()
-        self._run_capture()
+        self._run_capture(tick)
+
+    def _take_signals(self) -> None:
+        """Where we wait in the heir's place: what would end the command's process, were it still there, ends us."""
+        while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
+            if info.si_signo in self._ending:
+                signals.die_by(info.si_signo)
+            self._take(info.si_signo)
 
     def _end_streams(self) -> None:
         """Close a run whose exit event named open streams."""
