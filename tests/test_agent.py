@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_sqs import FakeSqs
 from node import Node
-from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, python, running, wait_for
+from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
 
 from sqstee import options
 from sqstee.errors import EXIT_UNDELIVERED
@@ -120,6 +120,20 @@ def test_a_killed_front_under_an_agent(node: Node) -> None:
     (found,) = node.shipped().values()
     found.assert_whole()
     assert found.events[-1].fields["cause"] == "wrapper-died"
+
+
+def test_an_end_that_the_disk_refuses_is_no_death(node: Node, tmp_path: Path) -> None:
+    """The agent closes the run, and says of its end what it knows."""
+    with node.agent("--to", "q"):
+        fault = injecting(tmp_path, "sqstee.run.segments:Segments.append:full:3-3")
+        found = node.wrap("echo", "one", **fault)
+        assert (found.returncode, found.stdout) == (0, b"one\n")
+        assert b"the exit event is missing" in found.stderr
+        wait_for(node.idle, "delivery")
+    (one,) = node.shipped().values()
+    one.assert_whole()
+    assert one.events[-1].message == "the run has ended; how could not be written"
+    assert one.events[-1].fields["cause"] == "wrapper-died"
 
 
 def test_poison_in_one_run_costs_no_other(node: Node) -> None:

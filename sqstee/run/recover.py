@@ -62,35 +62,37 @@ def close_dead_run(folder: str) -> bool:
     try:
         tail = Tail(folder)
         if not tail.closed:
-            _close(folder, tail)
+            _close(folder, tail, killed=os.fstat(writing).st_size > 0)
         os.ftruncate(writing, 0)  # what the dead writer had announced of the spool's room is free again
     finally:
         os.close(writing)
     return True
 
 
-def _close(folder: str, tail: Tail) -> None:
+def _close(folder: str, tail: Tail, killed: bool) -> None:
     """Cut the torn tail and append what is missing: the end of unfinished lines, the event that closes the run.
 
+    A writer that was not `killed` has taken its announcement back: it came to its end, which the disk refused.
     What the disk refuses is nothing to be counted as dropped: it is as if nobody had tried, and somebody will again.
     """
     disk = Segments(folder, read_meta(folder))
     disk.resume(*tail.end)
     writer = Writer(disk, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished)
-    if not _append_end(writer, tail.open_after_exit):
+    if not _append_end(writer, tail.open_after_exit, killed):
         writer.abandon()
         raise OSError(errno.ENOSPC, writer.trouble)
     writer.close()
 
 
-def _append_end(writer: Writer, open_after_exit: bool) -> bool:
+def _append_end(writer: Writer, open_after_exit: bool, killed: bool) -> bool:
     """Append what is missing, up to what the disk refuses; whether it took everything."""
     for stream in range(_STREAMS):
         writer.cut(stream)
         if writer.dropped:
             return False
-    fields: dict[str, object] = {"event": "exit", "message": "sqstee was killed, and the command with it"}
-    if open_after_exit:
-        fields = {"event": "end", "message": "sqstee was killed"}
-    return writer.event({**fields, "cause": "wrapper-died"})
+    event = "end" if open_after_exit else "exit"
+    message = "sqstee was killed" if open_after_exit else "sqstee was killed, and the command with it"
+    if not killed:
+        message = "the run has ended; how could not be written"
+    return writer.event({"event": event, "message": message, "cause": "wrapper-died"})
