@@ -260,6 +260,20 @@ def test_stop_and_continue_under_job_control(sqstee: Sqstee, prefix: Prefix) -> 
         assert terminal.wait() == 0
 
 
+def test_a_stop_before_the_command_is_executed(sqstee: Sqstee, tmp_path: Path) -> None:
+    """^Z at the very start: the wrapper stops as well, and both go on."""
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.child:Inherited.restore_signals:hang:1")
+    words = sqstee.words("--to", "local", "--", "echo", "hi")
+    with running(words, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
+        wait_for((tmp_path / "injected").exists, "fork")
+        os.killpg(process.pid, signal.SIGTSTP)
+        (tmp_path / "injected.go").touch()
+        wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T", "stop", 20)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.communicate(timeout=40)[0] == b"hi\n"
+        assert process.returncode == 0
+
+
 def test_a_command_stopped_by_others_does_not_stop_the_wrapper(sqstee: Sqstee) -> None:
     """kill -STOP of the inner command, as a debugger does: when it goes on, its output still comes through."""
     with started(sqstee, sqstee.words("--"), "sh", "-c", "echo ready; echo $$; read x; echo on") as process:

@@ -7,6 +7,7 @@ import os
 import time
 
 from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError
+from sqstee.run import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _SET_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)  # ignored before any code o
 _PARENTS_THAT_HAND_ON = frozenset(
     ("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox", "systemd")
 )
+_LOOK_MS = 50  # how often to look whether what takes so long to start was stopped
 _DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) searches where PATH is unset
 
 
@@ -142,7 +144,13 @@ class Child:
             self.pidfd = -1
 
     def started(self) -> OSError | None:
-        """Wait until the command is executed; the error where it could not be."""
+        """Wait until the command is executed; the error where it could not be. A stop that comes before is ours too."""
+        import select
+
+        ready = select.poll()
+        ready.register(self._failure, select.POLLIN)
+        while not ready.poll(_LOOK_MS):
+            self._stop_with_it()
         answer = os.read(self._failure, 16)
         os.close(self._failure)
         if not answer:
@@ -150,6 +158,12 @@ class Child:
         os.waitpid(self.pid, 0)
         code = int(answer)
         return OSError(code, os.strerror(code))
+
+    def _stop_with_it(self) -> None:
+        """The terminal's ^Z has met what is to become the command: unless we stop as well, the shell waits for us."""
+        found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        if found and found.si_status in signals.JOB_STOPS:
+            signals.stop(found.si_status)
 
 
 def end_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
