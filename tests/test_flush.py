@@ -59,6 +59,18 @@ def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert sqstee.run("flush", environ=fake_sqs.environ()).stdout.decode() == f"{bad}: shipped to missing\n"
 
 
+def test_what_is_put_aside_is_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A record that the queue refuses for good: the rest is shipped, and it was not delivered, with -q as well."""
+    run = leave(sqstee, fake_sqs, "q", "sh", "-c", "echo one; echo poisonous; echo two")
+    fault = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}
+    fake_sqs.faults(failed_entries=[fault])
+    found = sqstee.run("flush", "-q", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout) == (0, b"")
+    what = "1 record larger than the destination takes, or refused by it: kept in"
+    assert found.stderr.decode().startswith(f"{run}: {what} {sqstee.spool}/quarantine, ")
+    assert found.stderr.count(b"\n") == 1
+
+
 def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
     """It ships by itself, and its lines are not left behind."""
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; read x")

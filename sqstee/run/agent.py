@@ -60,7 +60,7 @@ class Agent:
             _check_host_wide(plan)
         self._plan = plan
         self._presence = Presence(folder, environ)
-        self._most_runs = (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN
+        self._most_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
         self._roots: dict[int, Folder] = {}
         self._charges: dict[str, Charge] = {}
         self._left_alone: dict[tuple[str, str], tuple[float, str]] = {}  # runs, until when, and the trouble with them

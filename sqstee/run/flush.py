@@ -59,9 +59,12 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 class Flushed:
-    """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it."""
+    """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it.
 
-    __slots__ = ("busy", "complete", "destination", "reason", "run")
+    `quarantined` is how many of its records were put aside.
+    """
+
+    __slots__ = ("busy", "complete", "destination", "quarantined", "reason", "run")
 
     def __init__(self, run: str, destination: str, complete: bool, reason: str, busy: bool = False) -> None:
         self.run = run
@@ -69,6 +72,7 @@ class Flushed:
         self.complete = complete
         self.reason = reason
         self.busy = busy
+        self.quarantined = 0
 
 
 def waiting_runs(root: str) -> list[str]:
@@ -120,9 +124,11 @@ def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float
     A run may end while the rest of it is shipped, and a disk may be full until some of it is freed: it is closed again
     then, and what that adds is shipped as well.
     """
+    quarantined = 0
     for _ in range(2):
         closed, trouble = _closed(f"{root}/{run}")
         flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
+        flushed.quarantined = quarantined = quarantined + flushed.quarantined
         if closed or not flushed.complete:
             return flushed
     flushed.complete, flushed.reason = not trouble, trouble
@@ -211,4 +217,6 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     finally:
         shipper.close()
         os.close(wake)
-    return Flushed(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
+    flushed = Flushed(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
+    flushed.quarantined = shipper.quarantined
+    return flushed
