@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, injecting, running, time_to_meet, wait_for
+from support import UNTIL_THE_FRONT_ENDS, Rebuilt, Sqstee, children, injecting, running, time_to_meet, wait_for
 from terminal import Terminal
 
 from sqstee.errors import EXIT_UNDELIVERED
@@ -248,6 +248,20 @@ def test_an_heir_is_known_to_strict_and_summary(sqstee: Sqstee, fake_sqs: FakeSq
         (tmp_path / "fifo").write_text("\n")
     wait_for(lambda: not sqstee.waiting_runs(), "end of the streams")
     assert shipped(fake_sqs).stdout == b"1\n2\n3\nlate\n"
+
+
+def test_an_heir_and_a_record_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """It is said, and --strict tells it, also where the run goes on without the front."""
+    fake_sqs.faults(failed_entries=[{"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}])
+    script = f"({UNTIL_THE_FRONT_ENDS}) & echo good; echo poisonous"
+    words = sqstee.words("--strict", "--summary", "--to", "q", "--", "sh", "-c", script)
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stderr
+        aside, summary = process.stderr.readline(), process.stderr.readline()
+        assert process.wait(60) == EXIT_UNDELIVERED
+    assert aside.startswith(b"sqstee: 1 line larger than the destination takes, or refused by it: kept in ")
+    assert b"1 delivered, 0 waiting, 0 dropped, 1 put aside; to q; still open: " in summary
 
 
 def test_an_heir_that_ends_while_the_front_waits(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

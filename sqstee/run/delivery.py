@@ -7,6 +7,7 @@ import time
 
 from sqstee.run import signals
 from sqstee.run.ends import output_of
+from sqstee.run.shipment import put_aside
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -175,6 +176,7 @@ class Delivery:
             everything = writer.spooled
             self._wait(0.0, lambda: not shipment.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
         self.figures.waits(self._acknowledged(writer.next_seq), writer.next_seq)
+        self.figures.quarantined = put_aside(writer.folder)
         if not self.figures.complete:
             self.figures.reason = self._cut_short or self._late
 

@@ -51,19 +51,19 @@ class Shipment:
         except OSError:
             words = ""
         if words.encode() == LEFT:
-            return everything, _put_aside(folder), None, ""
+            return everything, put_aside(folder), None, ""
         answer = words.rstrip("\n").split("\t", 3)
         if len(answer) == 4:
-            quarantined = int(answer[1]) or _put_aside(folder)
+            quarantined = int(answer[1]) or put_aside(folder)
             return int(answer[0]), quarantined, int(answer[2]) if answer[2] else None, answer[3]
         if not os.path.exists(folder):
-            return everything, _put_aside(folder), None, ""
+            return everything, put_aside(folder), None, ""
         from sqstee.run.replay import State
 
-        return State(folder).next, _put_aside(folder), None, unsaid
+        return State(folder).next, put_aside(folder), None, unsaid
 
 
-def _put_aside(folder: str) -> int:
+def put_aside(folder: str) -> int:
     """How many records of the run in `folder` are in quarantine."""
     root, run = os.path.split(folder)
     try:
