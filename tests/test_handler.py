@@ -212,6 +212,15 @@ def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs
     assert one.events[-1].fields["cause"] == "wrapper-died"
 
 
+def test_a_line_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """What the queue refuses for good is said at the end, as what waits is."""
+    fake_sqs.faults(failed_entries=[{"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}])
+    code = "sqstee.configure(to='q')\nlog.info('good'); log.info('poisonous')\n"
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert found.returncode == 0
+    assert f"1 log lines larger than the destination takes, or refused by it: kept in {sqstee.spool}/" in found.stderr
+
+
 def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
 ) -> None:
