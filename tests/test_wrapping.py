@@ -757,11 +757,13 @@ def test_nesting_elsewhere_or_with_one_stream_redirected(sqstee: Sqstee, tmp_pat
 def test_nesting_on_a_terminal(sqstee: Sqstee) -> None:
     """One copy there too; and a terminal that only has the number of one that was captured is not captured."""
     inner = " ".join(sqstee.words("--"))
-    with Terminal(sqstee.words("--", "sh", "-c", f"echo outer; {inner} echo inner"), sqstee.environ) as terminal:
+    script = f"stty sane <&1; sleep 0.5; echo outer; {inner} echo inner"
+    with Terminal(sqstee.words("--", "sh", "-c", script), sqstee.environ | {"TERM": "xterm"}) as terminal:
         assert terminal.wait() == 0
     shipped = sqstee.local()
     shipped.assert_whole()
     assert shipped.stdout == b"outer\ninner\n"
+    assert len({body.run for body in sqstee.local_bodies()}) == 1
     (sqstee.spool / "local.db").unlink()
     master, slave = os.openpty()
     environ = sqstee.environ | {nest.VARIABLE: nest.entry(str(sqstee.spool), {1: slave, 2: slave})}

@@ -98,8 +98,9 @@ class Pty:
             if new != modes:
                 termios.tcsetattr(self.real, termios.TCSADRAIN, new)
                 self.copied = True
-            if _flags(wanted, _OFLAG) & post:
+            if _flags(wanted, _OFLAG) & post or not _flags(wanted, _LFLAG) & _EXTPROC:  # as `stty sane` leaves them
                 wanted[_OFLAG] = _flags(wanted, _OFLAG) & ~post
+                wanted[_LFLAG] = _flags(wanted, _LFLAG) | _EXTPROC
                 termios.tcsetattr(self.master, termios.TCSANOW, wanted)
         except (OSError, termios.error):
             pass
