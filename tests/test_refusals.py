@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from sqstee.transports.base import (
     limit_in,
 )
 from sqstee.transports.destination import parse
+from sqstee.transports.opening import open_sender
 from sqstee.transports.sqs import SqsSender
 
 LINES = 10_000
@@ -174,6 +176,24 @@ def test_an_error_of_the_network(shared: FakeSqs, sender: SqsSender, kind: str, 
     with pytest.raises(TransportError) as caught:
         sender.send([some_body()])
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("destination", ["http://{}/123456789012/q", "s3://bkt/p"])
+def test_an_upload_that_stalls_took_too_long(
+    sender: SqsSender, monkeypatch: pytest.MonkeyPatch, destination: str
+) -> None:
+    """So that the next request is smaller: a slow line would otherwise be offered the same one for ever."""
+    monkeypatch.setattr("sqstee.transports.aws.CONNECT_SECONDS", 0.5)
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = "{}:{}".format(*server.getsockname())
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{address}")
+        stalled = open_sender(parse(destination.format(address)), "", 0)
+        with pytest.raises(TransportError) as caught:  # more than the kernel takes for a server that does not read
+            stalled.send([Body(b"-" * 16 * 1024 * 1024, "RUN", "host", 0, 0)])
+    assert (caught.value.kind, caught.value.code) == (RETRY, TIMEOUT)
 
 
 @pytest.mark.parametrize("fault", [{"garbage": True}, {"truncated": True}], ids=["made up", "cut"])

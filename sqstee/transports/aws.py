@@ -113,6 +113,8 @@ def refusal_of(error: Exception) -> TransportError:
     timeouts = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
     if isinstance(error, timeouts) or (isinstance(error, exceptions.HTTPClientError) and "timed out" in text):
         return TransportError(RETRY, TIMEOUT, text)
+    if isinstance(error, exceptions.ConnectionClosedError) and _upload_took_too_long(error):
+        return TransportError(RETRY, TIMEOUT, "the upload took too long")
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return TransportError(RETRY, "Network", text)
     if isinstance(error, exceptions.NoRegionError):
@@ -122,3 +124,8 @@ def refusal_of(error: Exception) -> TransportError:
     if isinstance(error, exceptions.BotoCoreError) and not isinstance(error, exceptions.IncompleteReadError):
         return TransportError(OPEN, "Configuration", text)
     return TransportError(RETRY, type(error).__name__, text)
+
+
+def _upload_took_too_long(error: Any) -> bool:
+    """Whether a connection was closed by us, which botocore does not tell from those that were closed by others."""
+    return any(isinstance(one, TimeoutError) for one in getattr(error.kwargs.get("error"), "args", ()))
