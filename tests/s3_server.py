@@ -37,6 +37,7 @@ class S3Server:
         self.calls: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
         self.faults: deque[tuple[str, bool]] = deque()
         self.conditional = True
+        self.pages = 0  # so many requests are answered with a page of a portal's that is in between
 
     def __enter__(self) -> S3Server:
         from moto.s3.models import s3_backends
@@ -112,6 +113,9 @@ class S3Server:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
         self.calls.append((method, path, headers))
+        if self.pages:
+            self.pages -= 1
+            return _show_page(environ, start_response)
         if method == "PUT" and path.count("/") > 1:
             if not self.conditional and "if-none-match" in headers:
                 return _refuse("NotImplemented", environ, start_response)
@@ -128,4 +132,11 @@ def _refuse(code: str, environ: dict[str, Any], start_response: Callable[..., An
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>".encode()
     start_response(ANSWERS[code], [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _show_page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    body = b"<html><body>Please log in</body></html>"
+    start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
     return [body]

@@ -37,7 +37,7 @@ from sqstee.transports.base import (
 )
 from sqstee.transports.destination import parse
 from sqstee.transports.opening import open_sender
-from sqstee.transports.sqs import SqsSender
+from sqstee.transports.sqs import SqsReceiver, SqsSender
 
 LINES = 10_000
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
@@ -205,6 +205,18 @@ def test_an_answer_that_names_nothing(shared: FakeSqs, sender: SqsSender, fault:
     except TransportError as error:
         kinds = [error.kind] * 2
     assert kinds == [RETRY, RETRY]
+
+
+def test_a_made_up_answer_does_not_say_what_waits(shared: FakeSqs, sender: SqsSender) -> None:
+    """A proxy's page is neither a queue's URL nor an empty queue."""
+    for reached in (False, True):
+        receiver = SqsReceiver(parse("q"))
+        if reached:
+            receiver.stat()
+        shared.faults(garbage=True)
+        with pytest.raises(TransportError, match="a page of a proxy's"):
+            receiver.stat()
+        shared.clear_faults()
 
 
 @pytest.mark.parametrize(

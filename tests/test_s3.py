@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -103,6 +103,33 @@ def test_passing_trouble_loses_and_doubles_nothing(sqstee: Sqstee, s3: S3Server,
     got.assert_whole()
     assert (got.stdout, got.duplicates) == (found.stdout, 0)
     assert len(s3.puts()) > len(s3.names())
+
+
+def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
+    """HTTP 200 from somebody in between stores nothing, and an object is not what he shows in its place."""
+    s3.pages = 2
+    assert sqstee.run("--to", "s3://bkt", "--", "seq", "9", environ=s3.environ()).stderr == b""
+    found = s3.rebuilt()
+    found.assert_whole()
+    assert len(found.records) == 9
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda receiver: receiver.receive(10, 0),
+        lambda receiver: receiver.stat(),
+        lambda receiver: receiver.delete([Message(b"", {}, "k")]),
+        lambda receiver: Payloads().read(Pointer("bkt", "k")),
+    ],
+    ids=["list", "stat", "delete", "get"],
+)
+def test_a_portals_page_tells_a_reader_nothing(client: S3Server, call: Callable[[S3Receiver], object]) -> None:
+    """Neither that there is nothing, nor what is in an object, nor that it is gone."""
+    client.pages = 1
+    with pytest.raises(TransportError, match="a page of a proxy's") as raised:
+        call(S3Receiver(parse("s3://bkt"), consume=True))
+    assert raised.value.kind == RETRY
 
 
 def test_an_emulator_without_conditions_is_served_without(sqstee: Sqstee, s3: S3Server) -> None:

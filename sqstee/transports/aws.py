@@ -126,6 +126,17 @@ def refusal_of(error: Exception) -> TransportError:
     return TransportError(RETRY, type(error).__name__, text)
 
 
+def check_answer(operation: str, answer: Any) -> None:
+    """Raise TransportError where an HTTP 200 is a page of a proxy's or portal's, which boto3 takes for an empty answer.
+
+    Whatever S3 has stored has an ETag, also where its answer, or the object, calls itself a page.
+    """
+    head = answer["ResponseMetadata"]
+    page = head["HTTPStatusCode"] == 200 and "html" in head["HTTPHeaders"].get("content-type", "")
+    if page and "ETag" not in answer:
+        raise TransportError(RETRY, "NoAnswer", f"{operation}: a page of a proxy's, not an answer")
+
+
 def _upload_took_too_long(error: Any) -> bool:
     """Whether a connection was closed by us, which botocore does not tell from those that were closed by others."""
     return any(isinstance(one, TimeoutError) for one in getattr(error.kwargs.get("error"), "args", ()))

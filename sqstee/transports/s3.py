@@ -21,7 +21,7 @@ from typing import Any
 
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_TYPE, Body, by_run, gunzip
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, refusal_of
+from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer, refusal_of
 from sqstee.transports.base import POISON, Failure, Message, Objects, QueueState, TransportError, classify
 from sqstee.transports.destination import Destination
 
@@ -75,7 +75,9 @@ class Bucket:
     def call(self, operation: str, **parameters: object) -> Any:
         """One call on the bucket; raises TransportError."""
         with self._clients.calling() as client:
-            return getattr(client, operation)(Bucket=self.name, **parameters)
+            answer = getattr(client, operation)(Bucket=self.name, **parameters)
+            check_answer(operation, answer)
+            return answer
 
     def store(self, body: Body) -> str:
         """Store a body under its key, unless it is there; the key. Without a run it is the content's own."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqstee.record import Body
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client
+from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer
 from sqstee.transports.base import RETRY, Batches, Failure, Message, QueueState, TransportError, classify
 from sqstee.transports.destination import Destination
 
@@ -52,6 +52,7 @@ class _Queue:
             )
         else:
             answer = client.get_queue_url(QueueName=self._destination.name)
+        check_answer("GetQueueUrl", answer)
         return answer["QueueUrl"]
 
 
@@ -139,8 +140,7 @@ class SqsReceiver:
                 MessageSystemAttributeNames=["SentTimestamp"],
                 **self._options,  # type: ignore[arg-type]
             )
-            if "html" in answer["ResponseMetadata"]["HTTPHeaders"].get("content-type", ""):
-                raise TransportError(RETRY, "NoAnswer", "ReceiveMessage: a page of a proxy's, not an answer")
+            check_answer("ReceiveMessage", answer)
         return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[Message]) -> list[Failure]:
@@ -174,6 +174,7 @@ class SqsReceiver:
         """One GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's."""
         with self._queue.calling() as (client, url):
             answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+            check_answer("GetQueueAttributes", answer)
         return queue_state(answer.get("Attributes", {}))
 
     def close(self) -> None:
