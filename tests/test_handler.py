@@ -186,6 +186,18 @@ def test_a_destination_that_never_answers_holds_nobody(sqstee: Sqstee, fake_sqs:
     assert len(one.records) == 5000
 
 
+def test_a_profile_that_is_not_there_is_the_fallbacks_business(sqstee: Sqstee, tmp_path: Path) -> None:
+    """What boto3 refuses before any call is a refusal like any other: the thread goes on, the lines go elsewhere."""
+    path = tmp_path / "second.db"
+    sqstee.environ["AWS_PROFILE"] = "nobody"
+    code = f"sqstee.configure(to='q', fallback='local:{path}')\nlog.info('hello')\n"
+    found = run(sqstee, program(tmp_path, code))
+    assert (found.returncode, found.stderr) == (0, "")
+    sqstee.local(path).assert_whole()
+    assert [record.message for record in sqstee.local(path).records] == ["hello"]
+    assert sqstee.waiting_runs() == []
+
+
 def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """Also while a forked child lives on: it holds none of its parent's locks."""
     code = (

@@ -154,7 +154,7 @@ class LoggedRun:
                     self._settings.local_max,
                     **{name: getattr(self._settings, name) for name in SENDER_OPTIONS},
                 )
-                load(self._destination)
+                self._load()
             self._shipper = shipper = Shipper(
                 self._writer.folder,
                 sender,
@@ -174,6 +174,13 @@ class LoggedRun:
         finally:
             self._let_go("_ship_lock", "_wake_reading")
             THREADS.discard(_thread.get_ident())
+
+    def _load(self) -> None:
+        """What cannot be loaded (a profile that is not there, a mistyped endpoint) the sender will say, or get over."""
+        try:
+            load(self._destination)
+        except Exception:
+            pass
 
     def _answer(self) -> str:
         acknowledged = self._shipper.acknowledged if self._shipper else 0
