@@ -352,12 +352,45 @@ def test_a_token_in_the_clear_is_warned_about(sqstee: Sqstee, url: str, token: s
     assert b"secret" not in sqstee.spooled()
 
 
-@pytest.mark.parametrize("url", ["http://user:pw@host/", "http://host:port/", "http://:80/", "http://host:70000/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://user:pw@host/", "http://host:port/", "http://:80/", "http://host:70000/", "http://a:b:80/"),
+        *(
+            "http://[::1/",
+            "http://[::1/123456789012/q",
+            "http://[host]/",
+            "http://h[x]/",
+            "http://::1/",
+            "http://[::1]x/",
+        ),
+        *("http://a..b/", "http://?x", f"http://{64 * 'a'}.invalid/", "https://host\\x/"),
+    ],
+)
 def test_urls_that_cannot_be_used_are_refused(sqstee: Sqstee, url: str) -> None:
     """Before the command has started; a password would end up in the spool."""
     found = sqstee.run("--to", url, "--", "true")
     assert found.returncode == 125
     assert b"is not a destination" in found.stderr
+
+
+def test_a_path_may_be_any_text(scripted: Scripted, sending: Sending) -> None:
+    """What is not ASCII is sent as browsers do; what is encoded already stays as it is."""
+    with contextlib.closing(HttpSender(parse(f"{scripted.url}/größe%20a?b=ü&c=%41"))) as sender:
+        sender.send([body("RUN", 0, 0)])
+    assert scripted.got[0][0] == "/gr%C3%B6%C3%9Fe%20a?b=%C3%BC&c=%41"
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", "proxy:99999"])
+def test_a_proxy_that_is_none_is_said(sqstee: Sqstee, proxy: str) -> None:
+    """By `check`, with the variable's name; and the lines stay, for whoever has mended it."""
+    environ = {"http_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
+    found = sqstee.run("check", "http://collector.invalid/", environ=environ)
+    assert b"HTTP_PROXY cannot be used" in found.stdout + found.stderr
+    assert b"Traceback" not in found.stderr
+    found = sqstee.run("--to", "http://collector.invalid/", "--flush-timeout", "2s", "--", "true", environ=environ)
+    assert found.returncode == 0
+    assert b"HTTP_PROXY cannot be used" in found.stderr
 
 
 def test_serve_says_what_is_wrong(tmp_path: Path) -> None:

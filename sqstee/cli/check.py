@@ -123,6 +123,7 @@ def _posted_to(destination: Destination, token_file: str) -> Step:
                 "Http401": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http404": "check the path behind the host",
+                "Proxy": "the form is http://HOST:PORT",
                 "Certificate": "name the authority's file in SSL_CERT_FILE",
             }
             state = WARNING if error.code in ("Http429", "Http503") else FAILED

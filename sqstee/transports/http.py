@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import email.utils
+import functools
 import http.client
 import os
 import ssl
@@ -26,6 +27,7 @@ CONNECT_SECONDS = 10.0  # also bounds the upload of a request
 READ_SECONDS = 20.0
 _ANSWER_BYTES = 65536  # what is read of an answer, and what of it is shown
 _SHOWN_BYTES = 200
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def tokens(path: str) -> list[str]:
@@ -56,13 +58,13 @@ class HttpSender(Batches):
         self._url = urllib.parse.urlsplit(destination.url)
         self._token_file = token_file
         self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
-        self._proxy = _proxy(self._url)
         self._own = threading.local()  # a connection for each thread
         self._authorization: str | None = None
 
     def open(self) -> int:
-        """Read the token; the collector is not asked."""
+        """Read the token and the proxy's address; the collector is not asked."""
         self._read_token()
+        _ = self._proxy
         return self.max_request_bytes
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
@@ -79,6 +81,13 @@ class HttpSender(Batches):
     def authorized(self) -> bool:
         """Whether a token is sent along."""
         return bool(self._authorization)
+
+    @functools.cached_property
+    def _proxy(self) -> urllib.parse.SplitResult | None:
+        try:
+            return _proxy(self._url)
+        except ValueError as error:
+            raise TransportError(OPEN, "Proxy", f"{self._url.scheme.upper()}_PROXY cannot be used: {error}") from error
 
     def _read_token(self) -> str:
         try:
@@ -107,6 +116,8 @@ class HttpSender(Batches):
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise TransportError(OPEN, "Certificate", error.verify_message) from error
             raise TransportError(RETRY, "Network", str(error) or type(error).__name__) from error
+        except UnicodeError as error:  # of the host's name, as IDNA has it
+            raise TransportError(OPEN, "Host", str(error)) from error
         if not 200 <= status < 300:
             raise self._refusal(status, reason, answer, after, authorization)
 
@@ -149,6 +160,7 @@ class HttpSender(Batches):
     @property
     def _target(self) -> str:
         target = urllib.parse.urlunsplit(("", "", self._url.path or "/", self._url.query, ""))
+        target = urllib.parse.quote(target, safe=_ASCII)
         if self._proxy and self._tls is None:
             return f"http://{self._url.netloc}{target}"
         return target
@@ -199,11 +211,13 @@ def _seconds(text: str) -> float:
 
 
 def _proxy(url: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a URL."""
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a URL. Raises ValueError where its own is none."""
     found = urllib.request.getproxies().get(url.scheme, "")
     if not found or urllib.request.proxy_bypass(url.netloc):
         return None
-    return urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
+    proxy = urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
+    _ = proxy.port  # read here, where it can be refused
+    return proxy
 
 
 def _credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
