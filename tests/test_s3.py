@@ -408,6 +408,13 @@ def test_a_receiver_says_what_is_wrong(client: S3Server) -> None:
     assert raised.value.kind == OPEN
 
 
+def test_a_bucket_that_can_be_none_is_named(client: S3Server) -> None:
+    """boto3 says in its second line what is wrong."""
+    with pytest.raises(TransportError, match="Bad_Name!") as raised:
+        S3Receiver(parse("s3://Bad_Name!")).receive(10, 0)
+    assert raised.value.kind == OPEN
+
+
 def test_what_lies_within_another_is_consumed_too(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored again in other parts, a range is given once the one that covers it is gone, and deleted as well."""
     monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 1)

@@ -100,7 +100,7 @@ def refusal_of(error: Exception) -> TransportError:
         message = f"{error.operation_name}: {found.get('Message', '')}"
         kind = classify(code, status, message=message)
         return TransportError(kind, code.rsplit(".", 1)[-1], message)
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = str(error) or type(error).__name__
     without_credentials = (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
