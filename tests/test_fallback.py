@@ -70,17 +70,30 @@ def line(seq: int, text: bytes = b"hi") -> Body:
 
 
 def test_passing_trouble_is_borne_for_a_while(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """It is the caller's to try again, until nothing was taken for so long."""
+    """It is the caller's to try again, until nothing was taken for so long, from the first try on."""
     sender, primary, fallback, clock = two
     assert sender.send([line(0)]) == []
     primary.trouble = TransportError(RETRY, "InternalError", "why")
-    for clock.now in (1.0, 9.9):
+    for clock.now in (0.0, 9.9):
         with pytest.raises(TransportError):
             sender.send([line(1)])
     assert fallback.taken == []
     clock.now = 10.1
     assert sender.send([line(1)]) == []
     assert [body.first for body in fallback.taken] == [1]
+
+
+def test_silence_is_no_outage(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """A job that is quiet for an hour and then meets one passing error has not been refused for an hour."""
+    sender, primary, fallback, clock = two
+    assert sender.send([line(0)]) == []
+    clock.now = 3600.0
+    primary.trouble = TransportError(RETRY, "InternalError", "why")
+    with pytest.raises(TransportError):
+        sender.send([line(1)])
+    primary.trouble, clock.now = None, 3601.0
+    assert sender.send([line(1)]) == []
+    assert fallback.taken == []
 
 
 def test_a_permanent_refusal_opens_the_circuit_at_once(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:

@@ -16,11 +16,11 @@ _PROBE_SECONDS = 30.0  # how long the first destination is left alone before the
 class FallbackSender:
     """Sends to `primary`, and to `fallback` instead while the circuit is open.
 
-    It opens on a permanent refusal, and after `after` seconds in which nothing was taken. Every 30 s the next real
-    bodies try the primary first; when it takes them the circuit closes, and the primary gets a gap event for what went
-    elsewhere (reason `fallback`, `at` says where; `owed` keeps that until it is told). A single record that the primary
-    refuses for good goes to the fallback by itself. What went to the primary without an answer may be at both: readers
-    drop it by its seq.
+    It opens on a permanent refusal, and when nothing of what was offered was taken for `after` seconds. Every 30 s the
+    next real bodies try the primary first; when it takes them the circuit closes, and the primary gets a gap event for
+    what went elsewhere (reason `fallback`, `at` says where; `owed` keeps that until it is told). A single record that
+    the primary refuses for good goes to the fallback by itself. What went to the primary without an answer may be at
+    both: readers drop it by its seq.
 
     While the circuit is open `linger` is the fallback's, and bodies of a request that follow on one another are joined
     where it takes one at a time: an object in S3 costs as much as twelve requests to SQS.
@@ -41,7 +41,7 @@ class FallbackSender:
         self._after = after
         self._clock = clock
         self._lock = threading.Lock()
-        self._progress = clock()
+        self._since: float | None = clock()  # when the first call began of those since which nothing was taken
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
         self._owed = owed or Owed("", {})
@@ -57,6 +57,7 @@ class FallbackSender:
 
     def open(self) -> int:
         """Reach the primary, else the fallback; the largest message of whoever is there."""
+        self._begin()
         try:
             limit = self._primary.open()
         except TransportError as error:
@@ -71,6 +72,7 @@ class FallbackSender:
         """Hand over to whichever takes them; what neither did. Raises TransportError."""
         if not self._tries_primary():
             return self._to_fallback(bodies)
+        self._begin()
         try:
             failures = self._primary.send(bodies)
         except TransportError as error:
@@ -105,11 +107,18 @@ class FallbackSender:
             self._probe_at = self._clock() + _PROBE_SECONDS  # the others do not wait for this one
             return True
 
+    def _begin(self) -> None:
+        with self._lock:
+            if self._since is None:
+                self._since = self._clock()
+
     def _gives_up(self, error: TransportError) -> bool:
         if error.kind in (SIZE, POISON):
             return False
         with self._lock:
-            return error.kind == OPEN or self._probe_at is not None or self._clock() - self._progress >= self._after
+            if error.kind == OPEN or self._probe_at is not None:
+                return True
+            return self._since is not None and self._clock() - self._since >= self._after
 
     def _open_circuit(self) -> None:
         with self._lock:
@@ -118,7 +127,7 @@ class FallbackSender:
 
     def _took(self) -> None:
         with self._lock:
-            self._progress = self._clock()
+            self._since = None
             self._probe_at = None
             self.linger = self._primary.linger
 
