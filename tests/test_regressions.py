@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, python, running, wait_for
+from support import Rebuilt, Sqstee, children, injecting, python, running, wait_for
 
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import segments
@@ -29,6 +30,7 @@ from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, Transport
 from sqstee.transports.local import LocalSender
 
 ENCODER = Encoder("RUN", "h")
+BROKEN_LOCAL = "sqstee.transports.local:LocalSender.send:bug:1"
 META = encode_object({"run": "RUN", "host": "h"})
 
 
@@ -403,6 +405,27 @@ def test_a_full_local_queue_is_passing_trouble(tmp_path: Path) -> None:
     assert caught.value.kind == RETRY
     assert "full" in str(caught.value)
     sender.close()
+
+
+def test_the_local_queue_survives_a_reader_while_leftovers_are_shipped(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Another run's leftovers opened the file a second time: that took the locks of the run's own connection, the next
+    reader to leave removed its log, and what was delivered from then on was nowhere."""
+    assert sqstee.run("--flush-timeout", "0", "--", "echo", "left", environ=injecting(tmp_path, BROKEN_LOCAL)).stderr
+    assert len(sqstee.waiting_runs()) == 1
+    code = "echo one; until [ -e next ]; do sleep 0.02; done; echo two; until [ -e end ]; do sleep 0.02; done; echo end"
+    words = sqstee.words("--to", "local", "--linger", "0", "--", "sh", "-c", f"cd {tmp_path}; {code}")
+
+    def is_there(text: bytes) -> bool:
+        return any(b'"message":"%s"' % text in body.data for body in sqstee.local_bodies())
+
+    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
+        wait_for(lambda: sqstee.spool.joinpath("local.db").exists() and is_there(b"left"), "delivery of the leftovers")
+        for name, line in (("next", b"two"), ("end", b"end")):
+            assert sqstee.run("tail", "--no-follow").returncode == 0
+            (tmp_path / name).touch()
+            wait_for(functools.partial(is_there, line), f"{line!r} in the queue")
+        out, errors = process.communicate(timeout=60)
+    assert (out, errors, sqstee.waiting_runs()) == (b"one\ntwo\nend\n", b"", [])
 
 
 @pytest.mark.parametrize(
