@@ -90,6 +90,49 @@ def test_who_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
     assert not sqstee.spool.exists()
 
 
+def test_a_child_forked_while_the_local_queue_is_locked_ships_all_the_same(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Who waits for another process's lock does not keep a fork waiting."""
+    holding = (
+        "import sqlite3, sys; other = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "other.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read(); other.execute('COMMIT')"
+    )
+    code = (
+        "import subprocess, time\n"
+        "handler = sqstee.configure(to='local', linger=0)\n"
+        "log.info('before')\nhandler.close()\n"
+        f"words = [sys.executable, '-c', {holding!r}, os.environ['SQSTEE_SPOOL'] + '/local.db']\n"
+        "other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "other.stdout.readline()\nlog.info('parent')\n"
+        "time.sleep(0.5)\nbefore = time.monotonic()\npid = os.fork()\nassert time.monotonic() - before < 4\n"
+        "if not pid:\n"
+        "    other.stdin.close()\n    log.info('child')\n    logging.shutdown()\n    os._exit(0)\n"
+        "other.communicate()\nos.waitpid(pid, 0)\n"
+    )
+    found = run(sqstee, program(tmp_path, code))
+    assert (found.returncode, found.stderr) == (0, "")
+    runs = by_run([(body.data, body.attributes) for body in sqstee.local_bodies()])
+    assert sorted(record.message for one in runs for record in one.records) == ["before", "child", "parent"]
+    assert sqstee.waiting_runs() == []
+
+
+def test_a_child_forked_while_the_disk_hangs_leaves_the_local_queue_alone(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A fork waits for a while only. The child's lines stay in the spool: SQLite would take it for its parent."""
+    code = (
+        "from sqstee.transports import local\nlocal._FORK_SECONDS = 0.1\n"
+        "sqstee.configure(to='local', linger=0)\n"
+        "threading.Thread(target=local._gate.acquire).start()\n"
+        "pid = os.fork()\n"
+        "if not pid:\n    log.info('child')\n    logging.shutdown()\n    os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+    )
+    found = run(sqstee, program(tmp_path, code))
+    assert found.returncode == 0
+    assert "local.db: this process was forked while its parent was in there" in found.stderr
+    assert len(sqstee.waiting_runs()) == 1
+    assert sqstee.run("flush").returncode == 0
+    assert [record.message for record in sqstee.local().records] == ["child"]
+
+
 @pytest.mark.parametrize("to", ["q", "local"])
 def test_a_forked_child_has_a_run_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, to: str) -> None:
     """Forks at once and while lines are being shipped; children that log, and end as os.fork's children should."""

@@ -7,12 +7,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqstee.record import Body
 from sqstee.transports.base import OPEN, RETRY, Batches, Failure, Message, QueueState, TransportError
 
 _BUSY_SECONDS = 20.0
+_HELD_SECONDS = 0.1  # of these at once by a sender: a fork waits for that
 _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
 _INSERT = f"""
@@ -41,7 +42,7 @@ CREATE TABLE IF NOT EXISTS body (
 """
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """Open the file, made for its owner alone. Not by a descriptor of ours: to close that would take the locks from
     every connection that this process has, and whoever comes next would remove the log that they go on writing to
     (How To Corrupt An SQLite Database File, 2.2).
@@ -50,11 +51,15 @@ def _connect(path: str) -> sqlite3.Connection:
         os.mknod(path, 0o600)
     except FileExistsError:
         pass
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(_SCHEMA)
-    connection.execute(_INDEX)
+    connection = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(_SCHEMA)
+        connection.execute(_INDEX)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -62,6 +67,7 @@ def _connect(path: str) -> sqlite3.Connection:
 # the child, and the file at risk (How To Corrupt An SQLite Database File, 2.6).
 _gate = threading.Lock()
 _gate_held = False
+_unsafe = False  # in a child that was forked all the same, while its parent's disk hung
 _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 
 
@@ -87,17 +93,31 @@ class LocalSender(Batches):
 
     def open(self) -> int:
         """Open or make the file; a message has no limit of its own here, SQS's is kept."""
-        try:
-            with _gate:
-                self.size = _size(self._connect())
-        except (OSError, sqlite3.Error) as error:
-            raise _refusal(error, self._path) from error
+        self._patiently(self._measure)
         return 1024 * 1024
 
+    def _measure(self, connection: sqlite3.Connection) -> None:
+        self.size = _size(connection)
+
+    def _patiently(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do something with the connection; who waits for another's lock does so without holding the gate."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                with _gate:
+                    work(self._connect())
+                return
+            except (OSError, sqlite3.Error) as error:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise _refusal(error, self._path) from error
+            time.sleep(_POLL_SECONDS)
+
     def _connect(self) -> sqlite3.Connection:
+        if _unsafe:
+            raise OSError("this process was forked while its parent was in there")
         if self._connection is None:
             os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
-            self._connection = _connect(self._path)
+            self._connection = _connect(self._path, _HELD_SECONDS)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
         return self._connection
@@ -106,11 +126,7 @@ class LocalSender(Batches):
         """Store the bodies in one transaction."""
         now = time.time()
         rows = [(now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap) for body in bodies]
-        with _gate:
-            try:
-                self._store(self._connect(), rows)
-            except (OSError, sqlite3.Error) as error:
-                raise _refusal(error, self._path) from error
+        self._patiently(lambda connection: self._store(connection, rows))
         return []
 
     def close(self) -> None:
@@ -176,7 +192,15 @@ def _after_fork() -> None:
         _gate.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    global _gate, _unsafe
+    _after_fork()
+    if not _gate_held:  # but by a thread that is not here: nobody would ever release it, nor end what it does
+        _gate, _unsafe = threading.Lock(), True
+        _senders.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 class LocalReceiver:
