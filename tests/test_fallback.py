@@ -205,6 +205,18 @@ def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) ->
     assert list((tmp_path / ".owed").iterdir()) == []
 
 
+def test_a_sender_that_is_gone_leaves_its_debt_to_the_next_in_its_process(tmp_path: Path) -> None:
+    """A run that has ended in a process that goes on: it kept the lock, and a descriptor, until that ended as well."""
+    open_before = len(os.listdir("/proc/self/fd"))
+    for first in (0, 10, 20):
+        owed = Owed(str(tmp_path), {"to": "pair"})
+        owed.add([Body(b"", "RUN", "host", first, first + 4)])
+        del owed
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    found = Owed(str(tmp_path), {"to": "pair"}).due(10)
+    assert sorted(body.first for body in found) == [0, 10, 20]
+
+
 def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     """Lines that are whole count; a file of a fortnight ago is removed, whosever it is."""
     folder = tmp_path / ".owed"
@@ -381,7 +393,7 @@ def test_a_debt_that_cannot_be_taken_over_stays(tmp_path: Path, monkeypatch: pyt
     """Where the disk has no room for the new file the old one is kept for whoever comes next."""
     dead, next_one = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "pair"})
     dead.add([Body(b"", "RUN", "host", 3, 4)])
-    os.close(dead._file)
+    del dead
     with monkeypatch.context() as full:
         full.setattr(next_one, "_make", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert len(next_one.due(10)) == 1

@@ -39,15 +39,20 @@ class Owed:
     """
 
     def __init__(self, root: str, pair: Mapping[str, str]) -> None:
+        self._file = -1
         self._root = root
         self._pair = _line(pair)
         self._key = hashlib.sha256(f"{pair.get('to')}\0{pair.get('fallback')}".encode()).hexdigest()[:16]
         self._lock = threading.Lock()
         self._ranges: list[Body] = []
-        self._file = -1
         self._name = ""
         self._size = 0
         self._adopt_at = 0.0
+
+    def __del__(self) -> None:
+        """Let go of the debts: a later sender takes them over, in this process or another."""
+        if self._file >= 0:
+            os.close(self._file)
 
     def add(self, parts: Iterable[Body]) -> None:
         """Owe the ranges of bodies; those side by side become one."""
