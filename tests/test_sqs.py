@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from sqstee import __version__
 from sqstee.record import Body, Encoder
 from sqstee.transports.aws import Renewed
 from sqstee.transports.base import REFRESH, RETRY, TransportError
-from sqstee.transports.sqs import request_json
+from sqstee.transports.destination import parse
+from sqstee.transports.sqs import client_for, request_json
 
 MANY = python("for n in range(20000): print('line %06d ' % n + 'x' * 106)")  # 119 bytes and a newline
 
@@ -313,6 +315,25 @@ def test_moto_takes_it_too(sqstee: Sqstee) -> None:
     assert re.search(r"lines out\W+5,000\W+3,000", text)
     assert "lost 0   duplicated 0" in text
     assert "both ends agree" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [
+        ("vpce-1.sqs.eu-west-1.vpce.amazonaws.com", "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com"),
+        ("sqs.eu-west-1.amazonaws.com", "https://sqs.eu-west-1.amazonaws.com"),
+        ("sqs.eu-west-1.api.aws", "https://sqs.eu-west-1.api.aws"),
+        ("eu-west-1.queue.amazonaws.com", "https://sqs.eu-west-1.amazonaws.com"),
+    ],
+)
+def test_calls_go_where_the_queue_url_says(monkeypatch: pytest.MonkeyPatch, host: str, endpoint: str) -> None:
+    """To its region, and through the VPC endpoint that it names: there may be no other way out of the network."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = client_for(parse(f"https://{host}/123456789012/q"), 1, 1.0)
+    assert (client.meta.endpoint_url, client.meta.region_name) == (endpoint, "eu-west-1")
 
 
 def test_a_late_refusal_does_not_cost_the_new_client() -> None:

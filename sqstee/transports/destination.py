@@ -87,14 +87,15 @@ def _url(text: str) -> Destination:
 
 
 def _region(host: str) -> str:
-    """The region in a host of Amazon's: sqs.REGION.amazonaws.com (also under a VPC endpoint's name), or the older
-    REGION.queue.amazonaws.com; empty where the host is another's (an emulator)."""
+    """The region in a host of Amazon's: sqs.REGION.amazonaws.com (also under a VPC endpoint's name), sqs.REGION.api.aws
+    and its like, or the older REGION.queue.amazonaws.com; empty where the host is another's (an emulator)."""
     labels = host.partition(":")[0].split(".")
     if "amazonaws" not in labels:
-        return ""
+        named = labels[0] in ("sqs", "sqs-fips") and len(labels) > 2
+        return labels[1] if named and labels[1].count("-") >= 2 and labels[1][-1:].isdigit() else ""
     before = labels[: labels.index("amazonaws")]
     if before[-1:] == ["queue"]:
-        return before[-2] if len(before) > 1 else ""
+        return before[-2] if len(before) > 1 else "us-east-1"
     before = before[:-1] if before[-1:] == ["vpce"] else before
     return before[-1] if len(before) > 1 else ""
 

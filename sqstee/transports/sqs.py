@@ -58,14 +58,15 @@ class _Queue:
 
 def client_for(destination: Destination, connections: int, read_seconds: float) -> SQSClient:
     """A client for a queue, in its region."""
-    endpoint = _emulator(destination)
+    endpoint = _endpoint(destination)
     client: SQSClient = build_client("sqs", destination.region, endpoint, connections, read_seconds)
     return client
 
 
-def _emulator(destination: Destination) -> str | None:
-    """The endpoint of a queue URL that is not Amazon's; a URL of Amazon's leaves the choice to boto3's settings."""
-    if not destination.url or ".amazonaws." in destination.url:
+def _endpoint(destination: Destination) -> str | None:
+    """The endpoint of a queue URL that is an emulator's or goes through a VPC endpoint, which may be the only way out;
+    a public URL of Amazon's leaves the choice to boto3's settings."""
+    if not destination.url or (".amazonaws." in destination.url and ".vpce." not in destination.url):
         return None
     scheme, _, rest = destination.url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
