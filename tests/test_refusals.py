@@ -24,6 +24,7 @@ from sqstee.run.senders import Senders
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
+from sqstee.transports.aws import refusal_of
 from sqstee.transports.base import (
     OPEN,
     POISON,
@@ -66,6 +67,8 @@ CALLS = [
     (REFRESH, "SignatureDoesNotMatch", 403),
     (REFRESH, "IncompleteSignature", 400),
     (REFRESH, "MissingAuthenticationToken", 403),
+    (REFRESH, "InvalidIdentityToken", 400),
+    (RETRY, "IDPCommunicationError", 400),
     (OPEN, "AccessDenied", 403),
     (OPEN, "AccessDeniedException", 400),
     (OPEN, "QueueDoesNotExist", 400),
@@ -245,6 +248,16 @@ def test_an_error_before_any_call(
     with pytest.raises(TransportError) as caught:
         SqsSender(parse("q")).open()
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("name", ["UnauthorizedSSOTokenError", "LoginRefreshRequired", "MetadataRetrievalError"])
+def test_a_session_that_has_ended_may_be_begun_anew(name: str) -> None:
+    """`aws sso login`, `aws login` and a container's agent bring new credentials: a new client finds them."""
+    from botocore import exceptions
+
+    kind = getattr(exceptions, name, exceptions.SSOError)
+    refusal = refusal_of(kind(error_msg="why"))
+    assert (refusal.kind, refusal.code) == (REFRESH, "NoCredentials")
 
 
 def test_what_an_answer_says_about_sizes() -> None:

@@ -105,8 +105,10 @@ def refusal_of(error: Exception) -> TransportError:
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
         exceptions.CredentialRetrievalError,
+        exceptions.MetadataRetrievalError,
         exceptions.TokenRetrievalError,
         exceptions.SSOError,
+        getattr(exceptions, "LoginError", exceptions.SSOError),  # of `aws login`, in later versions
     )
     if isinstance(error, without_credentials):
         return TransportError(REFRESH, "NoCredentials", text)

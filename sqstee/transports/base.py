@@ -37,6 +37,7 @@ _CLASSES = {
         "NoCredentials",
         "InvalidAccessKeyId",
         "InvalidToken",
+        "InvalidIdentityToken",
         "TokenRefreshRequired",
         "Http401",
     ),
@@ -105,6 +106,7 @@ _PASSING = frozenset(
         "BadDigest",
         "XAmzContentSHA256Mismatch",
         "RequestTimeTooSkewed",
+        "IDPCommunicationError",
     )
 )
 
