@@ -157,7 +157,10 @@ def test_answers_have_their_class(scripted: Scripted, sending: Sending, status: 
 
 @pytest.mark.parametrize(
     ("text", "least", "most"),
-    [("7", 7, 7), ("0", 0, 0), ("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), ("in ten minutes", 30, 600)],
+    [
+        *(("7", 7, 7), ("0", 0, 0), ("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), ("in ten minutes", 30, 600)),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", 0, 0),
+    ],
 )
 def test_retry_after_is_read(scripted: Scripted, sending: Sending, text: str, least: float, most: float) -> None:
     """Seconds or a date; anything else is as if it were not there."""
