@@ -76,6 +76,7 @@ def test_masks_what_matches_and_nothing_else(parts: list[bytes]) -> None:
         ([r"p=\S+"], b"ok\n\xff p=\xc3\xa4\xff\nok\n", b"ok\n\xff ***\nok\n"),
         (["."], b"\xff", b"***"),
         (["(a)(b)"], b"abab", b"******"),
+        ([r"\Qa.b"], b"axb a.b\n", b"axb ***\n"),  # quoted to the pattern's end
     ],
 )
 def test_patterns(patterns: list[str], text: bytes, expected: bytes) -> None:

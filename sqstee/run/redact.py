@@ -121,8 +121,9 @@ def _compile(re2: Any, pattern: bytes, encoding: str, name: str) -> Any:
 
 
 def _is_the_same_in_any_line(pattern: bytes) -> bool:
-    """Whether many lines can be searched at once: no \\A and \\z, and no group that may switch the flag m."""
-    if b"\\A" in pattern or b"\\z" in pattern:
+    """Whether many lines can be searched at once: no \\A and \\z, no \\Q, which quotes what is put behind the pattern,
+    and no group that may switch the flag m."""
+    if any(word in pattern for word in (b"\\A", b"\\z", b"\\Q")):
         return False
     return all(group[:1] in (b":", b"P", b"<") or group[:2] in (b"i)", b"i:") for group in pattern.split(b"(?")[1:])
 
