@@ -15,7 +15,9 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
+import tty
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -478,6 +480,43 @@ def test_a_substitution_waits_for_the_grandchild(sqstee: Sqstee, prefix: Prefix)
     assert found.stdout == b"got hi\nlate\n"
 
 
+def test_all_that_a_terminal_held_at_the_end_is_out_before_the_status(sqstee: Sqstee, prefix: Prefix) -> None:
+    """Also what the kernel had not yet moved to the master's side, and although a grandchild holds the terminal."""
+    script = (
+        "import os, time\n"
+        "os.set_blocking(1, False)\n"
+        "size, full = 0, 0\n"
+        "while full < 20:\n"  # until nothing more fits
+        "    try:\n"
+        "        size, full = size + os.write(1, b'x' * 100), 0\n"
+        "    except BlockingIOError:\n"
+        "        full += 1\n"
+        "        time.sleep(0.01)\n"
+        "if not os.fork():\n"
+        "    os.execvp('sleep', ['sleep', '5'])\n"
+        "print(size, file=open('size', 'w'))\n"
+    )
+    master, slave = pty.openpty()
+    output = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):
+            while b"END" not in output:
+                output.extend(os.read(master, 65536))
+
+    with running([*prefix, *python(script)], stdout=slave, env=sqstee.environ, cwd=sqstee.folder) as process:
+        size = sqstee.folder / "size"
+        wait_for(lambda: size.exists() and size.read_text(), "the command's end")
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        assert process.wait(40) == 0
+        os.write(slave, b"END")
+        reader.join(40)
+    os.close(slave)
+    os.close(master)
+    assert bytes(output) == b"x" * int(size.read_text()) + b"END"
+
+
 def test_a_grandchild_that_writes_on_and_on_does_not_hold_the_status(sqstee: Sqstee, tmp_path: Path) -> None:
     """What is written after the command's end is the heir's: the status comes although the pipe is never empty."""
     go = tmp_path / "stop"
@@ -819,6 +858,17 @@ def test_a_pseudo_terminal_as_dev_stdout(sqstee: Sqstee) -> None:
         os.close(slave)
         assert process.wait(40) == 0
         assert os.read(master, 100) == b"again\r\n"
+    os.close(master)
+
+
+def test_stdout_is_the_master_of_a_pty(sqstee: Sqstee, prefix: Prefix) -> None:
+    """What is written goes to that pty, and not to another one."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    os.set_blocking(slave, False)
+    found = subprocess.run([*prefix, "echo", "hi"], stdout=master, env=sqstee.environ, check=False, timeout=40)
+    assert (found.returncode, os.read(slave, 100)) == (0, b"hi\n")
+    os.close(slave)
     os.close(master)
 
 

@@ -29,6 +29,7 @@ _WAKE_SECONDS = 0.1
 _KEYS_SECONDS, _KEYS_MOST_SECONDS = 0.01, 0.5  # how often to look for a reader of what was typed
 _REST_BYTES = 1024 * 1024  # how much of what a command goes on writing is read when nobody reads its output
 _TICK_SECONDS = 0.02
+_PTY_BYTES = 65536  # more than a pty holds, in the kernel's buffers on both of its sides
 
 
 class Spooling:
@@ -274,10 +275,9 @@ class Capture:
         self._read_control()
         self._finishing = True
         self.spooling.command_ended()
-        self._epoll.poll(0)  # has the kernel move to a pty's master what is on its way there
         for stream in self.open:
-            try:
-                stream.remaining = readable_bytes(stream.source)
+            try:  # FIONREAD does not count what is still on its way to a pty's master
+                stream.remaining = _PTY_BYTES if stream.pty else readable_bytes(stream.source)
             except OSError:
                 stream.remaining = 0
 

@@ -10,6 +10,7 @@ PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and PO
 PIPE_BYTES = 16 * PIPE_BUF  # how much a new pipe holds
 _SHORT_BYTES = 64  # a chunk that much shorter than PIPE_BYTES still tells its pages
 _RWF_NOWAIT = 8  # linux/fs.h
+_PTMX = os.makedev(5, 2)  # to open a pty's master anew makes another pty
 
 
 class Output:
@@ -124,7 +125,7 @@ class TerminalOutput(Output):
 
 
 class BorrowedTerminalOutput(TerminalOutput):
-    """A terminal that may not be opened anew (another user's, after su)."""
+    """A terminal that may not be opened anew (another user's, after su), or is a pty's master."""
 
     def close(self) -> None:
         pass
@@ -163,7 +164,7 @@ def open_output(fd: int) -> Output:
             return BorrowedPipeOutput(fd)
         return NamedPipeOutput(own) if os.readlink(f"/proc/self/fd/{fd}").startswith("/") else PipeOutput(own)
     if stat.S_ISCHR(mode) and os.isatty(fd):
-        own = _own_description(fd)
+        own = -1 if os.fstat(fd).st_rdev == _PTMX else _own_description(fd)
         return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
     return Output(fd)
 
