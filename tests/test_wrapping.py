@@ -488,13 +488,13 @@ def test_all_that_a_terminal_held_at_the_end_is_out_before_the_status(sqstee: Sq
         "size, full = 0, 0\n"
         "while full < 20:\n"  # until nothing more fits
         "    try:\n"
-        "        size, full = size + os.write(1, b'x' * 100), 0\n"
+        "        size, full = size + os.write(1, b'x' * 1000), 0\n"
         "    except BlockingIOError:\n"
         "        full += 1\n"
         "        time.sleep(0.01)\n"
         "if not os.fork():\n"
         "    os.execvp('sleep', ['sleep', '5'])\n"
-        "print(size, file=open('size', 'w'))\n"
+        "print(size, os.getpid(), file=open('size', 'w'))\n"
     )
     master, slave = pty.openpty()
     output = bytearray()
@@ -505,16 +505,19 @@ def test_all_that_a_terminal_held_at_the_end_is_out_before_the_status(sqstee: Sq
                 output.extend(os.read(master, 65536))
 
     with running([*prefix, *python(script)], stdout=slave, env=sqstee.environ, cwd=sqstee.folder) as process:
-        size = sqstee.folder / "size"
-        wait_for(lambda: size.exists() and size.read_text(), "the command's end")
+        file = sqstee.folder / "size"
+        wait_for(lambda: file.exists() and file.read_text(), "the output")
+        size, pid = map(int, file.read_text().split())
+        wait_for(lambda: process.poll() is not None or not os.path.exists(f"/proc/{pid}"), "the command's end")
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         assert process.wait(40) == 0
+        os.set_blocking(slave, True)  # the bare command has it so
         os.write(slave, b"END")
         reader.join(40)
     os.close(slave)
     os.close(master)
-    assert bytes(output) == b"x" * int(size.read_text()) + b"END"
+    assert bytes(output) == b"x" * size + b"END"
 
 
 def test_a_grandchild_that_writes_on_and_on_does_not_hold_the_status(sqstee: Sqstee, tmp_path: Path) -> None:
