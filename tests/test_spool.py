@@ -213,6 +213,17 @@ def test_damage_becomes_a_gap_and_never_garbage(tmp_path: Path, part: str) -> No
     assert found.stderr in (b"err\n", b"")
 
 
+def test_a_damaged_event_costs_no_line(tmp_path: Path) -> None:
+    """No line goes on from an event, nor from a segment's first frame."""
+    write(new_writer(tmp_path, limit=10**6), [(0, b"one\ntwo\n", False)])
+    path = tmp_path / segment_name(1)
+    path.write_bytes(path.read_bytes().replace(b'"event":"start"', b'"event":"stuff"', 1).replace(b"RUN", b"NUR", 1))
+    found = rebuilt(pack(tmp_path))
+    found.assert_without_holes()
+    assert found.stdout == b"one\ntwo\n"
+    assert [(event.seq, event.last) for event in found.events if event.event == "gap"] == [(0, 0)]
+
+
 def test_a_torn_tail_is_left_for_later(tmp_path: Path) -> None:
     """Half a frame at the end is not read until the rest of it is there."""
     write(new_writer(tmp_path, limit=10**6), [(0, b"whole\n", False)])

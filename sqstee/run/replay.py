@@ -170,7 +170,8 @@ class Reader:
 
     def _damage(self, frame: Frame) -> None:
         """Turn a frame with a bad payload into a gap over its seqs."""
-        self._suspect.add(frame.stream)
+        if frame.kind == LINES:
+            self._suspect.add(frame.stream)
         frame.kind = META if frame.kind == META else GAP
         frame.payload = _damaged(frame.first, frame.lines)
 
