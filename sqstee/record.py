@@ -194,9 +194,8 @@ class Body:
     def compressed(self) -> Body:
         """This body as base64(gzip(NDJSON)), the same bytes each time; itself where that is no smaller."""
         data = binascii.b2a_base64(_compress(self.data), newline=False)
-        if len(data) >= len(self.data):
-            return self
-        return Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
+        found = Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
+        return found if found.size < self.size else self  # the attribute that names the encoding counts as well
 
     def plain(self) -> Body:
         """This body as NDJSON: the inverse of `compressed`."""

@@ -141,6 +141,16 @@ def test_a_compressed_body_is_base64_of_gzip_and_always_the_same(isal: bool, mon
     assert len(decode(packed.data, packed.attributes)) == 50
 
 
+def test_no_body_grows_by_being_compressed() -> None:
+    """The attribute that says so counts too: a body that just fits its message still does."""
+    sizes = []
+    for count in range(300):
+        body = Body(bytes(range(33, 127)) + b"a" * count, "R", "h", 0, 0)
+        assert body.compressed().size <= body.size
+        sizes.append(bool(body.compressed().encoding))
+    assert set(sizes) == {True, False}
+
+
 def test_a_body_counts_its_attributes() -> None:
     """SQS counts name, type and value of each attribute, in bytes."""
     body = Body(b"x" * 10, "R", "h\u00e9", 0, 9)
