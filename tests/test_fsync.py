@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee, running, wait_for
 
+from sqstee.run.durable import Syncer
+
 NOWHERE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu-west-1"}
 WORDS = ("--to", "no-such-queue", "--flush-timeout", "0s", "--fsync")
 
@@ -89,6 +91,18 @@ def test_every_segment_is_synced_to_its_end(sqstee: Sqstee, syncs: Syncs) -> Non
     assert len(segments(sqstee)) > 1
     for segment in segments(sqstee):
         assert syncs.size(segment) == segment.stat().st_size
+
+
+def test_a_segment_that_is_freed_meanwhile_leaves_none_unsynced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freed between the listing and its sync: those behind it are synced all the same."""
+    (tmp_path / "2.seg").touch()
+    monkeypatch.setattr(os, "listdir", lambda _: ["1.seg", "2.seg"])
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    Syncer(str(tmp_path), ".seg").finish()
+    assert synced == [str(tmp_path / "2.seg")]
 
 
 def test_a_disk_that_hangs_delays_no_output(sqstee: Sqstee, syncs: Syncs) -> None:

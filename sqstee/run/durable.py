@@ -75,15 +75,21 @@ class Syncer:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(self._suffix))
             for name in names:
                 if name == names[-1] or name not in self._synced or name == max(self._synced):
-                    _sync_file(f"{self._folder}/{name}", os.fdatasync)
+                    self._sync_segment(name)
             if set(names) - self._synced:
                 _sync_file(self._folder, os.fsync)
                 _sync_file(os.path.dirname(self._folder), os.fsync)
                 self._synced.update(names)
-        except FileNotFoundError:  # delivered and freed
+        except FileNotFoundError:  # delivered, and removed
             pass
         except OSError as error:
             self.failure = error.strerror or "it failed"
+
+    def _sync_segment(self, name: str) -> None:
+        try:
+            _sync_file(f"{self._folder}/{name}", os.fdatasync)
+        except FileNotFoundError:  # delivered and freed: those behind it are still to be synced
+            pass
 
 
 def _sync_file(path: str, sync: Callable[[int], None]) -> None:
