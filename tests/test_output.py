@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Iterable, Iterator
 
 import pytest
 
-from sqstee.run.output import PIPE_BUF, PIPE_BYTES, piece_end
+from sqstee.run.output import PIPE_BUF, PIPE_BYTES, BorrowedPipeOutput, piece_end
 from sqstee.run.pipes import is_plain_pipe
 
 
@@ -75,3 +76,23 @@ def test_what_was_written_in_blocks_goes_in_few_pieces(block: int, length: int) 
     chunk = through_pipe(text[at : at + block] for at in range(0, len(text), block))
     assert b"".join(pieces(chunk)) == chunk
     assert len(pieces(chunk)) <= 5
+
+
+def test_a_kernel_that_cannot_be_asked_not_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 6.5: a borrowed pipe takes what it has room for, and a full one makes nobody wait."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "pwritev", refuse)
+    reading, writing = os.pipe()
+    output = BorrowedPipeOutput(writing)
+    chunk = b"line by line\n" * 10000
+    written = output.write(memoryview(chunk))
+    assert 0 < written <= PIPE_BYTES
+    assert output.write(memoryview(chunk)[written:]) == 0
+    assert os.read(reading, PIPE_BYTES) == chunk[:written]
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        output.write(memoryview(chunk)[written:])
+    os.close(writing)

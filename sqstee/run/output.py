@@ -97,7 +97,13 @@ class BorrowedPipeOutput(PipeOutput):
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            return os.write(self.fd, piece[:PIPE_BUF])  # called behind POLLOUT
+        import select  # before Linux 6.5 only: what POLLOUT promises is all that can be written without waiting
+
+        room = select.poll()
+        room.register(self.fd, select.POLLOUT)
+        if not room.poll(0):
+            raise BlockingIOError
+        return os.write(self.fd, piece[:PIPE_BUF])
 
     def close(self) -> None:
         pass
