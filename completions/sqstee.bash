@@ -28,9 +28,11 @@ _sqstee_command() {
 }
 
 _sqstee_offer() {
+    local word quoted
+    local -a offered
     case $1 in
-        dest) set -- dest "local $SQSTEE_TO $(_sqstee_configured to)" ;;
-        profile) set -- profile "$(_sqstee_configured profile)" ;;
+        dest) mapfile -t offered < <(printf '%s\n' local ${SQSTEE_TO:+"$SQSTEE_TO"} && _sqstee_configured to) ;;
+        profile) mapfile -t offered < <(_sqstee_configured profile) ;;
         dir)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -d -- "$cur")
@@ -41,8 +43,12 @@ _sqstee_offer() {
             mapfile -t COMPREPLY < <(compgen -f -- "$cur")
             return
             ;;
+        *) read -ra offered <<<"$2" ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W "$2" -- "$cur")
+    for word in "${offered[@]}"; do # compgen -W would expand them: execute what is in $(…)
+        printf -v quoted %q "$word"
+        [[ $word == "$cur"* || $quoted == "$cur"* ]] && COMPREPLY+=("$quoted")
+    done
     if [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*:}"}"}")
     fi

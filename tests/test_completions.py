@@ -79,6 +79,22 @@ def test_bash(bash: Terminal, case: str) -> None:
     assert completed(bash, typed).rstrip() == expected.rstrip()
 
 
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_tab_executes_nothing_that_a_configured_name_holds(environ: dict[str, str], tmp_path: Path) -> None:
+    """Regression: compgen -W expanded the words, so that a $(…) in a variable or a file was executed at TAB."""
+    made = tmp_path / "made"
+    (tmp_path / ".config" / "sqstee.toml").write_text(
+        f'to = "$(touch {made})"\n[profile.b]\nto = "local:/my logs.db"\n'
+    )
+    script = f"""source {FOLDER}/sqstee.bash
+        COMP_LINE='sqstee tail ' COMP_POINT=12 COMP_WORDS=(sqstee tail '') COMP_CWORD=2
+        _sqstee; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    environ["SQSTEE_TO"] = f"`touch {made}`"
+    told = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, timeout=30)
+    assert told.stdout.splitlines() == ["local", rf"\`touch\ {made}\`", rf"\$\(touch\ {made}\)", r"local:/my\ logs.db"]
+    assert not made.exists()
+
+
 @pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
 @pytest.mark.parametrize("case", CASES)
 def test_zsh(environ: dict[str, str], case: str) -> None:
