@@ -317,6 +317,17 @@ def test_moto_takes_it_too(sqstee: Sqstee) -> None:
     assert "both ends agree" in text
 
 
+def test_the_demo_is_not_disturbed_by_what_is_set_for_the_real_queue(sqstee: Sqstee) -> None:
+    """Regression: a profile or a proxy ended it with a traceback or `writing failed: None`, SQSTEE_MERGE unread."""
+    away = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_PROFILE"), "/no/such/one")
+    away |= dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9") | {"no_proxy": "example.org"}
+    away |= {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true", "SQSTEE_MERGE": "1", "SQSTEE_VIA_S3": "s3://bucket"}
+    found = sqstee.run("demo", "--", "sh", "-c", "echo $no_proxy; echo two >&2", environ=away)
+    assert found.returncode == 0, found.stderr
+    assert b"both ends agree" in found.stdout
+    assert b"example.org,127.0.0.1" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("host", "endpoint"),
     [

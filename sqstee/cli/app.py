@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
             raise
         return _BROKEN_PIPE
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror}"
+        what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror or error}"
         raise SqsteeError(what, "see where the output goes, and whether there is room", EXIT_FAILURE) from None
     finally:
         _give_stdout_up()

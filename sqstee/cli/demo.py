@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
+from urllib.request import getproxies_environment
 
 import typer
 
@@ -156,8 +157,9 @@ def demo(
         raise SqsteeError(f"{command[0]}: command not found", "check its name and PATH", EXIT_NOT_FOUND)
     meter = Meter(DomainDispatcherApplication(create_backend_app))
     with _server(meter) as endpoint, tempfile.TemporaryDirectory(prefix="sqstee-demo-") as spool:
-        environ = _environment(endpoint)
-        os.environ.update(environ)
+        for name in [name for name in os.environ if name.startswith(("AWS_", "SQSTEE_"))]:
+            del os.environ[name]  # a profile, an option, an endpoint: what is meant for the real SQS
+        os.environ.update(_environment(endpoint, getproxies_environment().get("no", "")))
         client = _client()
         url = client.create_queue(QueueName=_QUEUE)["QueueUrl"]
         try:
@@ -186,14 +188,21 @@ def _server(application: Callable[..., Iterable[bytes]]) -> Iterator[str]:
         server.server_close()
 
 
-def _environment(endpoint: str) -> dict[str, str]:
-    """What makes every AWS client of this process and its children speak to the stand-in."""
+def _environment(endpoint: str, without_proxy: str) -> dict[str, str]:
+    """What makes every AWS client of this process and its children speak to the stand-in.
+
+    `without_proxy` are the hosts that no_proxy names already.
+    """
+    direct = "127.0.0.1" if not without_proxy else f"{without_proxy},127.0.0.1"
     return {
         "AWS_ENDPOINT_URL_SQS": endpoint,
         "AWS_ACCESS_KEY_ID": "demo",
         "AWS_SECRET_ACCESS_KEY": "demo",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "no_proxy": without_proxy if without_proxy == "*" else direct,  # Python's lower-case one wins
     }
 
 
@@ -212,6 +221,7 @@ def _perform(command: list[str], url: str, spool: str, meter: Meter) -> int:
     started = time.monotonic()
     receiving.start()
     wrapped = [sys.executable, "-m", "sqstee", "--to", url, "--spool", f"{spool}/spool", "--flush-timeout", "60s"]
+    wrapped.append("--no-merge")  # whatever is configured: two streams are compared
     process = subprocess.Popen(
         [*wrapped, "--", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
