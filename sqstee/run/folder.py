@@ -39,7 +39,8 @@ def open_root(path: str) -> str:
     if found.st_uid != os.getuid():
         raise SqsteeError(f"the spool folder {path} belongs to another user", hint)
     if stat.S_IMODE(found.st_mode) & 0o077:
-        raise SqsteeError(f"the spool folder {path} can be read by others", f"chmod 700 {path}")
+        hint = f"chmod 700 {path} where it holds nothing else; if not, a folder in it: --spool {path}/sqstee"
+        raise SqsteeError(f"the spool folder {path} can be read by others", hint)
     return path
 
 
