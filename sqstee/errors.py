@@ -27,5 +27,10 @@ class SqsteeError(Exception):
         self.exit_code = exit_code
 
     def __str__(self) -> str:
-        hint = f"\nhint: {self.hint}" if self.hint else ""
-        return f"sqstee: {self.message}{hint}"
+        hint = f"\nhint: {_printable(self.hint)}" if self.hint else ""
+        return f"sqstee: {_printable(self.message)}{hint}"
+
+
+def _printable(text: str) -> str:
+    """Without what would begin another line, or what a terminal would obey: a word or a path may hold anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -23,6 +23,8 @@ from sqstee.transports.destination import parse
         (["--bogus", "--", "touch", "ran"], "unknown option '--bogus'"),
         (["bogus"], "unknown verb 'bogus'"),
         (["touch", "ran"], "unknown verb 'touch'"),
+        (["touch\nran\x1b[31m"], "unknown verb 'touch\\nran\\x1b[31m'"),
+        (["touch\nran", "--", "touch", "ran"], "'touch\\nran' is not an option"),
         (["--job", "x"], "no -- before the command"),
         (["--to", "no queue!", "--", "touch", "ran"], "--to: 'no queue!' is not a destination"),
         (["--to", "s3://", "--", "touch", "ran"], "--to: 's3://' is not a destination"),
@@ -38,6 +40,7 @@ from sqstee.transports.destination import parse
         (["--label", "novalue", "--", "touch", "ran"], "--label: 'novalue' is not right"),
         (["x", "--", "touch", "ran"], "'x' is not an option"),
         (["run", "touch", "ran"], "no -- before the command"),
+        (["tail", f"http://h:{'9' * 5000}/"], "'http://h:999"),
         (["tail", "--bogus"], "No such option: --bogus"),
         (["tail", "q"], "a queue has no way to read without taking"),
         (["tail", "-o", "xml"], "'xml' is not a form of output"),
@@ -53,6 +56,7 @@ def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, wo
     first, second = found.stderr.splitlines()
     assert first.startswith(f"sqstee: {message}")
     assert second.startswith("hint: ")
+    assert second.isprintable()
     assert not (tmp_path / "ran").exists()
     assert not sqstee.spool.exists()
 

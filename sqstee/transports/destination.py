@@ -105,7 +105,7 @@ def _is_host(text: str) -> bool:
     name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         name = text
-    right_port = not colon or (port.isascii() and port.isdigit() and int(port) < 65536)
+    right_port = not colon or (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536)
     return right_port and (_is_address(name) if name.startswith("[") else _is_name(name))
 
 
