@@ -116,7 +116,7 @@ def test_sighup_reads_the_configuration_again(node: Node) -> None:
         assert node.published()["destinations"] == ["q"]
         wait_for(lambda: node.outputs() == [b"one\n"], "first line")
         (run,) = node.sqstee.waiting_runs()
-        path.write_text('[agent]\nto = "other"\n')
+        path.write_text('[ "agent" ]  # as TOML allows\nto = "other"\n')
         agent.send_signal(signal.SIGHUP)
         wait_for(lambda: (node.published() or {}).get("destinations") == ["other"], "new configuration")
         wait_for(lambda: not node.held(run), "release")

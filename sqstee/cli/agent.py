@@ -86,7 +86,7 @@ def _configured() -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise SqsteeError(f"{path} cannot be read: {error}") from None
         tables = [at for at, line in enumerate(lines) if line.lstrip().startswith("[")]
-        own = [at for at in tables if lines[at].lstrip().startswith("[agent]")][:1]
+        own = [at for at in tables if lines[at].strip()[1:].partition("]")[0].strip(" \t\"'") == "agent"][:1]
         end = min([at for at in tables if own and at > own[0]], default=len(lines))
         try:  # what is outside of it, as of a profile, is not quite TOML
             table = tomllib.loads("\n".join(lines[own[0] : end])).get("agent", {}) if own else {}
