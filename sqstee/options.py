@@ -408,14 +408,20 @@ class File:
 def from_file(path: str) -> File:
     """Read the `key = value` lines of a configuration file that may be missing, and those of its [profile.NAME] tables.
 
-    This is the part of TOML that the front needs: tomllib would cost 27 ms. Other tables are left to others.
+    This is the part of TOML that the front needs: tomllib would cost 27 ms. Other tables are left to others. Raises
+    SqsteeError for a mistake, and for a file that is there and cannot be read: lines would go elsewhere.
     """
     found = File(path)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().split("\n")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
+    except OSError as error:
+        if not _is_there(path):
+            return found
+        hint = "let it be read, or move it away; HOME and XDG_CONFIG_HOME say whose it is"
+        raise SqsteeError(f"{path} cannot be read: {error.strerror}", hint) from None
     table = ""
     for number, line in enumerate(lines, 1):
         line = line.strip()
@@ -431,6 +437,17 @@ def from_file(path: str) -> File:
             elif table.startswith("profile."):
                 found.profiles[table[8:]].append((key.strip(), text.strip(), source))
     return found
+
+
+def _is_there(path: str) -> bool:
+    """Whether what cannot be read is there, as far as one may look: under sudo HOME may be another user's."""
+    try:
+        open(f"{path}/.", "rb").close()
+    except (NotADirectoryError, IsADirectoryError):  # it was reached
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _line(key: str, text: str, source: str, in_profile: bool = False) -> list[Given]:
@@ -466,6 +483,7 @@ def _values(text: str, source: str) -> list[str]:
     while True:
         rest = rest.lstrip(" \t,")
         if array and rest.startswith("]"):
+            _check_end(rest[1:], source)
             return found
         if not rest or rest.startswith("#"):
             if array:
@@ -478,9 +496,20 @@ def _values(text: str, source: str) -> list[str]:
         else:
             value = rest.partition("#")[0].partition(",")[0].partition("]")[0].strip()
             rest = rest[len(value) :]
+            if value.startswith("{"):
+                raise SqsteeError(f"{source}: a table is no value", 'write it as key = ["…", "…"]')
         found.append(value)
         if not array:
+            _check_end(rest, source)
             return found
+        if rest.lstrip(" \t")[:1] not in (",", "]", "#", ""):
+            _check_end(rest, source)
+
+
+def _check_end(rest: str, source: str) -> None:
+    """Refuse what follows a value: another one would be lost, and three quotes are an empty string and more."""
+    if rest.strip() and not rest.strip().startswith("#"):
+        raise SqsteeError(f"{source}: {rest.strip()!r} follows the value", 'write it as key = "value", on one line')
 
 
 def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -100,6 +100,13 @@ def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are(home:
         ("label = [\n  'a=1',\n]\n", 1),
         ("to =\n", 1),
         ("to = ['a', 'b']\n", 1),
+        ("label = {team = 'data'}\n", 1),
+        ("label = [{team = 'data'}]\n", 1),
+        ("label = ['a=1' 'b=2']\n", 1),
+        ("label = ['a=1'] 'b=2'\n", 1),
+        ('job = """nightly"""\n', 1),
+        ("job = 'it's'\n", 1),
+        ("to = a, b\n", 1),
     ],
 )
 def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, text: str, line: int) -> None:
@@ -107,6 +114,27 @@ def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, text: str, line: in
     environ = configured(tmp_path, text)
     with pytest.raises(SqsteeError, match=rf"sqstee\.toml:{line}: ") as caught:
         options.load(("--profile", "x"), environ)
+    assert caught.value.hint
+
+
+def test_what_may_follow_a_value(tmp_path: Path) -> None:
+    """Blanks, a comment, and in an array a comma behind the last value."""
+    text = "to = 'q'  # 'a'\nlabel = [ 'a=1' , 'b=]' ,] # 'c'\njob = two words # one\nlinger = 2s\n"
+    settings = options.load((), configured(tmp_path, text))
+    assert (settings.to, settings.label, settings.job, settings.linger) == ("q", ("a=1", "b=]"), "two words", 2.0)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Regression: it was passed over, and the lines went to the local queue. One out of reach is none."""
+    environ = configured(tmp_path, "")
+    found = Path(options.configuration_files(environ)[-1])
+    found.unlink()
+    found.symlink_to(found)
+    assert options.load((), environ).to == ""
+    found.unlink()
+    found.mkdir()
+    with pytest.raises(SqsteeError, match=r"sqstee\.toml cannot be read: Is a directory") as caught:
+        options.load((), environ)
     assert caught.value.hint
 
 
