@@ -23,6 +23,7 @@ from typing import Any
 from sqstee import options
 from sqstee.errors import SqsteeError
 from sqstee.record import LEVELS
+from sqstee.run.folder import absolute, settled
 from sqstee.run.logged import LoggedRun
 from sqstee.run.senders import THREADS
 from sqstee.transports.destination import parse
@@ -49,12 +50,11 @@ class Handler(logging.Handler):
     terminator = "\n"
 
     def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: object) -> None:
-        super().__init__(level)
         self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
         self._settings = options.given(self.given, os.environ)
-        if self._settings.token_file:
-            self._settings.token_file = os.path.abspath(self._settings.token_file)
+        _settle(self._settings)
         options.check(self._settings, parse(self._settings.to or "local"))
+        super().__init__(level)  # from here on logging closes it at exit
         self._pid = os.getpid()
         self._run: LoggedRun | None = None
         self._closing: LoggedRun | None = None
@@ -157,6 +157,14 @@ class Handler(logging.Handler):
             return None
         _close_with_worker(self)
         return self._run
+
+
+def _settle(settings: options.Settings) -> None:
+    """Paths are meant from where the program is now: a daemon goes to / before its first line."""
+    for name in ("spool", "token_file"):
+        if path := getattr(settings, name):
+            setattr(settings, name, absolute(path))
+    settings.to, settings.fallback = settled(settings.to), settled(settings.fallback)
 
 
 def configure(

@@ -327,6 +327,25 @@ def test_a_setting_that_is_not_right_is_told_at_once(given: dict[str, object]) -
         package.Handler(**given)  # type: ignore[arg-type]
 
 
+def test_a_handler_that_could_not_be_made_says_nothing_at_the_programs_end(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Regression: logging knew it already, and flushing it at exit was a traceback."""
+    code = "try:\n    sqstee.configure(linger=-1)\nexcept Exception as error:\n    kept = error\n    print('refused')\n"
+    found = run(sqstee, program(tmp_path, code))
+    assert (found.returncode, found.stdout, found.stderr) == (0, "refused\n", "")
+
+
+def test_paths_are_meant_from_where_the_handler_is_made(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Regression: they were looked for where the program was at its first line, a daemon in /."""
+    away = tmp_path / "away"
+    away.mkdir()
+    code = f"os.chdir({str(tmp_path)!r}); sqstee.configure(to='local:q.db', spool='sp', fallback='local:other.db')\n"
+    found = run(sqstee, program(tmp_path, f"{code}os.chdir({str(away)!r}); log.info('x')\n"))
+    assert (found.returncode, found.stderr) == (0, "")
+    assert (tmp_path / "q.db").exists()
+    assert (tmp_path / "sp").is_dir()
+    assert not list(away.iterdir())
+
+
 def test_a_setting_that_is_none_is_a_type_error() -> None:
     """As any wrong keyword."""
     with pytest.raises(TypeError, match="'lingre' is not an option"):
