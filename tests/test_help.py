@@ -29,6 +29,12 @@ def test_the_root_is_one_screen_and_names_every_verb_once(sqstee: Sqstee) -> Non
     assert sqstee.run("-h", environ={"COLUMNS": "80"}).stdout == found.stdout
 
 
+def test_verbs_are_named_also_without_docstrings(sqstee: Sqstee) -> None:
+    """PYTHONOPTIMIZE=2, meant for the command, takes what they do away."""
+    lines = sqstee.run("--help", environ={"PYTHONOPTIMIZE": "2"}).stdout.decode().splitlines()
+    assert [verb for verb in VERBS if f"  {verb}" in lines] == [verb for verb in VERBS if verb != "run"]
+
+
 @pytest.mark.parametrize("columns", [40, 59, 60, 80, 200])
 def test_help_of_every_verb_keeps_to_the_width(columns: int) -> None:
     """No line is longer, no option is missing, and nothing is cut off."""

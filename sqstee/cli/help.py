@@ -145,7 +145,8 @@ def root(width: int) -> str:
         summary = verb.summary
         if width >= _STACKED_BELOW:  # a line for each: all fit one screen
             summary = _shortened(summary, width - left)
-        lines += _wrap(summary, width, f"  {verb.name}".ljust(left), " " * left)
+        row = _wrap(summary, width, f"  {verb.name}".ljust(left), " " * left)
+        lines += row or [f"  {verb.name}"]  # under python -OO there are no docstrings
     return "\n".join([*lines, "", *_wrapped(_MORE, width)])
 
 
