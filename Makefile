@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: bench demo test lint format generate pictures zipapp clean
 
 demo: $(VENV)/.demo
-	$(BIN)/sqstee demo
+	$(BIN)/python -m sqstee demo
 
 # Compiled first: the tests start some thousand processes, which may not be allowed to keep what they compile.
 test: $(VENV)/.test
