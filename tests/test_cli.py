@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, wo
     assert second.isprintable()
     assert not (tmp_path / "ran").exists()
     assert not sqstee.spool.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("stat", "--spool", "x"), ("flush", "--spool", "x"), ("drain", "local", "-O", "x"), ("measure", "q", "--yes")],
+)
+def test_a_working_folder_that_is_gone(sqstee: Sqstee, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Regression: a path from there was told as a failure to write: `make room`."""
+    gone = f"mkdir gone && cd gone && rmdir ../gone && exec {shlex.join(sqstee.words(*words))}"
+    found = subprocess.run(
+        ["sh", "-c", gone], capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
+    )
+    assert found.returncode == 1
+    assert found.stderr == "sqstee: the working folder is gone\nhint: cd to one that is there\n"
 
 
 def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def main(words: list[str]) -> int:
             raise
         return _BROKEN_PIPE
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not error.filename:  # of getcwd(2) alone
+            raise SqsteeError("the working folder is gone", "cd to one that is there", EXIT_FAILURE) from None
         what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror or error}"
         raise SqsteeError(what, "see where the output goes, and whether there is room", EXIT_FAILURE) from None
     finally:

@@ -128,6 +128,8 @@ def failures(verb: str, hint: str = "nothing is deleted that was not written") -
         where = f"sqstee {verb} --help lists the options; sqstee check DEST looks for the cause"
         raise SqsteeError(str(error), where, EXIT_FAILURE) from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            raise  # the working folder has gone
         what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror}"
         raise SqsteeError(what, hint, EXIT_FAILURE) from None
 
