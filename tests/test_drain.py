@@ -244,6 +244,9 @@ class TestOptions:
             (("drain", "q", "-O", "x", "--wait-time", "z"), "--wait-time: 'z' is not right"),
             (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "--visibility-timeout is from"),
             (("drain", "q", "-O", "/dev/null"), "/dev/null cannot be used"),
+            (("drain", "q", "-O", "-", "--gzip"), "--gzip is for a folder"),
+            (("drain", "q", "-O", "-", "--layout", "streams"), "--layout is for a folder"),
+            (("drain", "q", "-O", "-", "--processes", "2"), "--processes is for a folder"),
         ],
     )
     def test_bad_input(self, sqstee: Sqstee, words: tuple[str, ...], message: str) -> None:

@@ -30,6 +30,7 @@ _MOST_SHOWN = 40  # complete runs that are listed one by one
 
 
 def drain(
+    context: typer.Context,
     dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several are merged."),
     output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
     layout: str = typer.Option("streams", "--layout", metavar="streams|ndjson", help="What the files hold."),
@@ -70,10 +71,19 @@ def drain(
     limits.most = max_messages or None
     check_shards(shards, destinations(dest))  # before there is a folder
     if output == "-":
+        _check_stdout(context)
         with failures("drain"), Stop() as stop:
             return _to_stdout(dest, limits, hidden, shards, stop)
     with failures("drain", _MAKE_ROOM), Stop() as stop:
         return _Draining(dest, limits, hidden, shards, processes, stop).into(output, layout, packed, form == "json")
+
+
+def _check_stdout(context: typer.Context) -> None:
+    """Refuse what was given for files: stdout gets records, plain, of one process."""
+    for name, flag in (("layout", "--layout"), ("packed", "--gzip"), ("processes", "--processes")):
+        source = context.get_parameter_source(name)
+        if source and source.name != "DEFAULT":
+            raise SqsteeError(f"{flag} is for a folder, and -O - is stdout", f"leave {flag} out, or name a folder: -O DIR")
 
 
 def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, stop: Stop) -> int:
