@@ -252,6 +252,18 @@ def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) 
     assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (3, 0)
 
 
+@pytest.mark.parametrize("words", [("--rest", "kept"), ("--delete-unmatched",), ("--peek", "--rest", "kept")])
+def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+    """Who deletes nothing would write the same copies at each reading."""
+    sqstee.wrap("seq", "3")
+    kept = sqstee.folder / "kept"
+    found = sqstee.run("tail", "local", "--no-follow", "-i", "2", *(str(kept) if w == "kept" else w for w in words))
+    assert (found.returncode, found.stdout) == (125, b"")
+    assert found.stderr.count(b"\n") == 2
+    assert b"is for --consume" in found.stderr
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize(("name", "attributes", "why"), [
     ("q.fifo", {}, "would block the groups"),
     ("p", {"RedrivePolicy": {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:q", "maxReceiveCount": 3}},

@@ -58,6 +58,8 @@ def tail(
     style = _style(output, template, _patterns("-H", highlight), color_of(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
     seconds = seconds_of(window, "--reorder-window")
+    if not consume:
+        _check_without_consume(delete_unmatched, rest)
     printer = Printer(Output(1), Output(2), style)
     with failures("tail"), Stop() as stop:
         hidden = _PEEK_VISIBILITY if peek else None
@@ -136,6 +138,13 @@ def _check_filter(delete_unmatched: bool, rest: str) -> None:
         problem = "--consume with a filter would delete lines that it hides" if not rest else "only one of the two"
         hint = "choose --delete-unmatched (they are lost) or --rest FILE|DEST (they are kept there)"
         raise SqsteeError(problem, hint)
+
+
+def _check_without_consume(delete_unmatched: bool, rest: str) -> None:
+    """Nothing is deleted then: what a filter hides is still there, and would be copied by each reading."""
+    if delete_unmatched or rest:
+        flag = "--rest" if rest else "--delete-unmatched"
+        raise SqsteeError(f"{flag} is for --consume, and nothing is consumed", f"leave {flag} out, or add --consume")
 
 
 def _rest(text: str) -> Rest:
