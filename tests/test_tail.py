@@ -252,6 +252,28 @@ def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) 
     assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (3, 0)
 
 
+@pytest.mark.parametrize("size", ["262144", "1048576"])
+def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: FakeSqs, size: str) -> None:
+    """Escaped, a message may be too large for any of DEST's: it is left, said once, and holds nothing else back."""
+    fake_sqs.create_queue("other", MaximumMessageSize=int(size))
+    fake_sqs.create_queue("short", VisibilityTimeout=1)
+    large = "ä" * (int(size) // 4)
+    fake_sqs.put("short", large, "small", "x" * 220_000)
+    words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--rest", "other")
+    environ = fake_sqs.environ()
+    with running(sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ | environ) as process:
+        wait_for(lambda: len(fake_sqs.messages("short")) == 1 and len(fake_sqs.messages("other")) == 2, "the others")
+        put(fake_sqs, whole_run(3), "short")
+        wait_for(lambda: len(fake_sqs.messages("other")) >= 3, "the rest of the run")
+        time.sleep(1.5)  # until it has come again
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=30)
+    assert (out, process.returncode) == (b"line 2\n", 130)
+    assert said.count(b"a message is left in the queue: it is larger than what --rest can keep") == 1
+    assert [one.body for one in fake_sqs.messages("short")] == [large]
+    assert in_flight(fake_sqs, "short") == 0
+
+
 @pytest.mark.parametrize("words", [("--rest", "kept"), ("--delete-unmatched",), ("--peek", "--rest", "kept")])
 def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee, words: tuple[str, ...]) -> None:
     """Who deletes nothing would write the same copies at each reading."""

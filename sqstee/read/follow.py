@@ -14,6 +14,7 @@ from sqstee.read.order import Emission, Emit, Gap, Late, Order
 from sqstee.read.pump import PAUSE, Inbox, Pump
 from sqstee.read.receive import Foreign, Item, is_gap, is_pointer, read
 from sqstee.read.remarks import Sink, Speaker
+from sqstee.read.rest import TooLargeError
 from sqstee.read.returns import Returns
 from sqstee.read.stop import Stop, StoppedError
 from sqstee.record import Event
@@ -34,7 +35,7 @@ class Rest(Protocol):
     """Where what a filter refuses is kept."""
 
     def keep(self, items: Sequence[Item | Foreign]) -> None:
-        """Take items."""
+        """Take items; raises TooLargeError where another program's line is larger than can be kept."""
 
     def flush(self) -> None:
         """Have everything written or sent; raises where that fails."""
@@ -78,6 +79,7 @@ class Follower:
         self._kept: dict[tuple[int, str], Received] = {}
         self._active: OrderedDict[str, None] = OrderedDict()
         self._foreign: OrderedDict[str, None] = OrderedDict()
+        self._too_large: set[tuple[int, str]] = set()  # of those in _kept, what the rest cannot hold
         self._peeked: set[str] = set()
         self._repeats = 0
         self._remarks: list[str] = []
@@ -157,8 +159,17 @@ class Follower:
             self._leave(receiver, message, "it is not sqstee's")
             return
         now = time.monotonic()
+        if _name(receiver, message) in self._too_large:
+            self._keep(receiver, message)
+            return
         if foreign and self._is_new(message):
-            self._hand_on(foreign)
+            try:
+                self._hand_on(foreign)
+            except TooLargeError:
+                self._too_large.add(_name(receiver, message))
+                self._remark("a message is left in the queue: it is larger than what --rest can keep")
+                self._keep(receiver, message)
+                return
         waits_for: dict[str, int] = {}
         for block in found:
             last = block[-1]
@@ -204,8 +215,7 @@ class Follower:
 
     def _keep(self, receiver: Receiver, message: Message) -> None:
         """Note what is to be given back, by its latest handle."""
-        name = message.id or message.handle
-        self._kept[id(receiver), name] = receiver, Message(b"", {}, message.handle, message.id)
+        self._kept[_name(receiver, message)] = receiver, Message(b"", {}, message.handle, message.id)
 
     def _is_new(self, message: Message) -> bool:
         if not message.id:
@@ -256,9 +266,10 @@ class Follower:
         if wanted is None:
             self._sink.items(items, late)
             return
-        self._sink.items([item for item in items if wanted(item)], late)
         if self._rest:
-            self._rest.keep([item for item in items if not wanted(item)])
+            with self._stop.interruptible():
+                self._rest.keep([item for item in items if not wanted(item)])
+        self._sink.items([item for item in items if wanted(item)], late)
 
     def _look_for_loss(self) -> None:
         """What is missing of an ended run is lost once the queue has been empty for longer than it hides a message."""
@@ -315,6 +326,11 @@ class Follower:
         if self.returns.failed:
             many = f"{self.returns.failed} message{'s' if self.returns.failed > 1 else ''}"
             self._sink.remark(f"{many} could not be acknowledged and will come again: {self.returns.problem}")
+
+
+def _name(receiver: Receiver, message: Message) -> tuple[int, str]:
+    """What a message is known by over all its deliveries."""
+    return id(receiver), message.id or message.handle
 
 
 def by_receiver(received: Iterable[Received]) -> Iterator[tuple[Receiver, list[Message]]]:

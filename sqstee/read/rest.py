@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sqstee.errors import SqsteeError
 from sqstee.read.receive import Foreign, Item, json_of
 from sqstee.record import Body
-from sqstee.transports.base import Sender, TransportError
+from sqstee.transports.base import SIZE, Failure, Sender, TransportError
 
 _BODY_BYTES = 200 * 1024  # leaves room for attributes in the smallest limit of a queue, 256 KiB
 _BATCH = 10
@@ -18,6 +18,10 @@ _REQUEST_BYTES = 1024 * 1024 - 64 * 1024
 _NO_RUN = "-"
 _LONGEST_RUN = 64  # with the range it makes a FIFO queue's deduplication id, of at most 128
 _RUN_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
+
+
+class TooLargeError(Exception):
+    """A line that nothing at the destination can hold."""
 
 
 class FileRest:
@@ -57,9 +61,18 @@ class SenderRest:
         self._limit = min(_BODY_BYTES, sender.open() - 4096)
 
     def keep(self, items: Sequence[Item | Foreign]) -> None:
-        """Take items."""
-        for item in items:
-            line = _line(item)
+        """Take items.
+
+        Another program's line that may be too large is sent at once, before any other is taken: raises TooLargeError
+        where the destination says that it is, TransportError where it refuses it otherwise.
+        """
+        lines = [(item, _line(item)) for item in items]
+        for item, line in lines:
+            if self._is_large(item, line):
+                self._send_alone(line)
+        for item, line in lines:
+            if self._is_large(item, line):
+                continue
             run, seq = (_NO_RUN, 0) if isinstance(item, Foreign) or not _is_name(item.run) else (item.run, item.seq)
             last = self._bodies[-1] if self._bodies else None
             if last and last.run == run and len(last.data) + len(line) <= self._limit:
@@ -72,10 +85,22 @@ class SenderRest:
         """Send all. Raises TransportError where the destination does not take it."""
         while self._bodies:
             batch = self._batch()
-            failures = self._sender.send([self._addressed(body) for body in batch])
-            if failures:
-                raise TransportError(failures[0].kind, failures[0].code, f"--rest: {failures[0].message}")
+            _check(self._sender.send([self._addressed(body) for body in batch]))
             del self._bodies[: len(batch)]
+
+    def _is_large(self, item: Item | Foreign, line: bytes) -> bool:
+        return isinstance(item, Foreign) and len(line) > self._limit
+
+    def _send_alone(self, line: bytes) -> None:
+        try:
+            failures = self._sender.send([self._addressed(Body(line, _NO_RUN, "", 0, 0))])
+        except TransportError as error:
+            if error.kind == SIZE:
+                raise TooLargeError from error
+            raise
+        if failures and failures[0].kind == SIZE:
+            raise TooLargeError
+        _check(failures)
 
     def _addressed(self, body: Body) -> Body:
         """The body with the run and range that the destination is told."""
@@ -91,6 +116,11 @@ class SenderRest:
                 break
             batch.append(body)
         return batch
+
+
+def _check(failures: Sequence[Failure]) -> None:
+    if failures:
+        raise TransportError(failures[0].kind, failures[0].code, f"--rest: {failures[0].message}")
 
 
 def _is_name(run: str) -> bool:
