@@ -260,8 +260,8 @@ def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: 
     large = "ä" * (int(size) // 4)
     fake_sqs.put("short", large, "small", "x" * 220_000)
     words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--rest", "other")
-    environ = fake_sqs.environ()
-    with running(sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ | environ) as process:
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         wait_for(lambda: len(fake_sqs.messages("short")) == 1 and len(fake_sqs.messages("other")) == 2, "the others")
         put(fake_sqs, whole_run(3), "short")
         wait_for(lambda: len(fake_sqs.messages("other")) >= 3, "the rest of the run")

@@ -83,7 +83,8 @@ def _check_stdout(context: typer.Context) -> None:
     for name, flag in (("layout", "--layout"), ("packed", "--gzip"), ("processes", "--processes")):
         source = context.get_parameter_source(name)
         if source and source.name != "DEFAULT":
-            raise SqsteeError(f"{flag} is for a folder, and -O - is stdout", f"leave {flag} out, or name a folder: -O DIR")
+            hint = f"leave {flag} out, or name a folder: -O DIR"
+            raise SqsteeError(f"{flag} is for a folder, and -O - is stdout", hint)
 
 
 def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, stop: Stop) -> int:
