@@ -91,7 +91,7 @@ class TestFiles:
         line = {"timestamp": "t", "host": "../../evil", "stream": "../s", "run": "../../r", "seq": 0, "message": "m"}
         journal(tmp_path / "a" / "out", json.dumps(line).encode() + b"\n")
         assembled(tmp_path / "a" / "out")
-        assert list(files(tmp_path)) == ["a/out/%2E.%2F..%2Fevil/%2E.%2F..%2Fr.%2E.%2Fs"]
+        assert list(files(tmp_path)) == ["a/out/%2E.%2F..%2Fevil/%2E.%2F..%2Fr.%2E%2E%2Fs"]
 
     def test_another_layout_in_the_same_folder_is_refused(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """One line, one hint; nothing was received."""

@@ -113,6 +113,16 @@ class TestFaults:
         found = drained(sqstee, fake_sqs)
         assert b"3 messages are stored and will come again all the same" in found.stderr
 
+    def test_odd_names_have_a_file_each(self, tmp_path: Path) -> None:
+        """Of two runs, however run and stream are divided by dots; and one that any file system takes."""
+        names = [("a", "b.c"), ("a.b", "c"), ("r" * 300, "s" * 300), ("r" * 300, "." * 300)]
+        for number, (run, stream) in enumerate(names):
+            journal(tmp_path, lines_of(number, number, run, "h" * 300, stream).data)
+        found = assembled(tmp_path, packed=True)
+        assert set(found) == {run for run, _ in names}
+        lines = [gzip.decompress(data) for data in files(tmp_path).values()]
+        assert sorted(lines) == [b"line %d\n" % number for number in range(len(names))]
+
     def test_a_sync_that_failed_never_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Linux reports a lost write once: what was journaled then is not deleted, however often one asks."""
 

@@ -10,15 +10,16 @@ from sqstee.read.journal import sync_folder
 
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-_LONGEST_NAME = 120
+_SAFE_IN_STREAMS = _SAFE - {"."}  # the last dot of a file's name (but for .gz) is between its run and its stream
+_LONGEST_NAME = 100  # two of them, both cut, with .gz in the 255 bytes that a folder's entry may have
 _MOST_STREAMS = 64  # files of a run, all open at a time: somebody may send a stream a line
 _OTHER_STREAMS = "others"  # what holds the rest
 LAYOUTS = ("streams", "ndjson")
 
 
-def safe_name(text: str) -> str:
+def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
     """A remote host's words as one name in a folder: never a path, never hidden, never too long; one name each."""
-    name = "".join(char if char in _SAFE else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+    name = "".join(char if char in safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                    for char in text)  # fmt: skip
     if not name or name[0] in "._":
         name = f"%{ord(name[0]):02X}{name[1:]}" if name else "%"
@@ -125,6 +126,7 @@ class RunFiles:
             file = self._open.get(suffix)
         if file is None:
             os.makedirs(self._folder, exist_ok=True)
-            path = f"{self._folder}/{self._stem}.{safe_name(suffix)}{'.gz' if self._packed else ''}"
+            name = f"{self._stem}.{safe_name(suffix, _SAFE_IN_STREAMS)}{'.gz' if self._packed else ''}"
+            path = f"{self._folder}/{name}"
             file = self._open[suffix] = Appending(path, self._sizes.get(suffix, 0), self._packed)
         return file
