@@ -252,6 +252,24 @@ def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) 
     assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (3, 0)
 
 
+def test_a_rest_that_ends_within_a_line_is_gone_on_with_in_the_next(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """As a full disk left it: a line that was appended to it could not be read by anybody, and its message is gone."""
+    put(fake_sqs, whole_run(40))
+    rest = sqstee.folder / "rest.ndjson"
+    words = sqstee.words(*CONSUME, "--stream", "stderr", "--rest", str(rest))
+    environ = sqstee.environ | fake_sqs.environ()
+    limited = ["sh", "-c", 'ulimit -f 3; exec "$@"', "sh", *words]
+    assert subprocess.run(limited, capture_output=True, env=environ, timeout=60, check=False).returncode == 1
+    torn = rest.read_bytes()
+    assert torn
+    assert not torn.endswith(b"\n")
+    assert subprocess.run(words, capture_output=True, env=environ, timeout=60, check=False).returncode == 0
+    kept = rest.read_bytes()
+    assert kept.startswith(torn + b"\n")
+    assert [json.loads(line)["seq"] for line in kept[len(torn) + 1 :].splitlines()] == list(range(42))
+    assert fake_sqs.messages("q") == []
+
+
 @pytest.mark.parametrize("size", ["262144", "1048576"])
 def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: FakeSqs, size: str) -> None:
     """Escaped, a message may be too large for any of DEST's: it is left, said once, and holds nothing else back."""

@@ -33,7 +33,7 @@ class FileRest:
         except OSError as error:
             hint = "the form is --rest FILE|DEST"
             raise SqsteeError(f"--rest: {path} cannot be written: {error.strerror}", hint) from None
-        self._lines: list[bytes] = []
+        self._lines = [b"\n"] if _is_torn(path) else []
 
     def keep(self, items: Sequence[Item | Foreign]) -> None:
         """Take items."""
@@ -46,6 +46,18 @@ class FileRest:
             while data:
                 data = data[os.write(self._fd, data) :]
             os.fdatasync(self._fd)
+
+
+def _is_torn(path: str) -> bool:
+    """Whether a file ends within a line, as a kill or a full disk leaves it: nothing must be appended to that."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 1))
+            return file.read(1) not in (b"", b"\n")
+    except OSError:  # it may be written, but not read
+        return False
 
 
 class SenderRest:
