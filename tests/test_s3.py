@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -438,3 +439,16 @@ def test_what_is_larger_than_any_sender_makes_it_is_left_alone(
     with pytest.raises(TransportError, match="more than 1,000 bytes"):
         Payloads().read(Pointer("bkt", key_of("", large)))
     assert Payloads().read(Pointer("bkt", key_of("", small))) == small.data
+
+
+def test_objects_of_one_name_are_two_messages(sqstee: Sqstee, s3: S3Server) -> None:
+    """In two buckets, or again after the first was drained: what has no seqs is known by its message, and kept."""
+    s3.client.create_bucket(Bucket="two")
+    key = key_of("", body("RUN", 0, 0))
+    for texts in (("one", "two"), ("three", "four")):
+        for bucket, text in zip(("bkt", "two"), texts, strict=True):
+            s3.client.put_object(Bucket=bucket, Key=key, Body=text.encode())
+        words = ("drain", "s3://bkt", "s3://two", "-O", str(sqstee.folder / "out"), "--idle-timeout", "0.5s")
+        assert sqstee.run(*words, environ=s3.environ()).returncode == 0
+    lines = (sqstee.folder / "out" / "_foreign" / "messages.ndjson").read_bytes().splitlines()
+    assert {json.loads(line)["line"] for line in lines} == {"one", "two", "three", "four"}

@@ -333,7 +333,7 @@ class S3Receiver:
                     break
                 raise
             if data is not None:
-                messages.append(_message(found, data))
+                messages.append(_message(self._bucket.name, found, data))
         return messages
 
     def _look(self) -> bool:
@@ -371,11 +371,12 @@ def _series(parts: re.Match[str]) -> str:
     return parts["run"] + (parts["gap"] or "")
 
 
-def _message(found: Found, data: bytes) -> Message:
+def _message(bucket: str, found: Found, data: bytes) -> Message:
     if found.compressed:
         try:
             data = gunzip(data)
         except ValueError:
             pass  # left as it is: whoever decodes it says that it is no NDJSON
     attributes = Body(b"", found.run, "", found.first, found.last).attributes
-    return Message(data, attributes, found.key, found.key, found.modified)
+    name = f"s3://{bucket}/{found.key}@{found.modified}"  # another bucket, or a later day, has the same keys
+    return Message(data, attributes, found.key, name, found.modified)
