@@ -123,6 +123,14 @@ class TestFaults:
         lines = [gzip.decompress(data) for data in files(tmp_path).values()]
         assert sorted(lines) == [b"line %d\n" % number for number in range(len(names))]
 
+    def test_a_gap_event_is_one_however_it_is_spaced(self, tmp_path: Path) -> None:
+        """It reaches as far as it says, also where its first seq came all the same."""
+        gap = event_of("gap", 3, **{"from": 3, "to": 7}).data
+        for number, data in enumerate((gap, gap.replace(b'": ', b'":'), gap.replace(b'": ', b'" : '))):
+            journal(tmp_path / str(number), lines_of(0, 6).data, data)
+            verdict = assembled(tmp_path / str(number))[RUN]
+            assert (verdict.lines, verdict.gapped, verdict.missing) == (7, 1, 0)
+
     def test_a_sync_that_failed_never_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Linux reports a lost write once: what was journaled then is not deleted, however often one asks."""
 

@@ -33,7 +33,7 @@ def spans(body: bytes, trust: bool = True) -> tuple[list[Span], list[tuple[int, 
 
 def _whole(body: bytes) -> Span | None:
     """The body as one span, if it may be one: a run's consecutive seqs without a gap event."""
-    if not body.endswith(b"\n") or b'"event":"gap"' in body:
+    if not body.endswith(b"\n") or b'"gap"' in body:  # however it is spaced: within a string its quotes are escaped
         return None
     lines = body.count(b"\n")
     try:
