@@ -734,6 +734,19 @@ def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: Fake
     assert sorted(line["n"] for line in lines if "n" in line) == [1, 2]
 
 
+def test_no_line_of_the_rest_is_deduplicated_by_its_range(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A gap event and its late record, and a range that was sent with a hole and comes again without: all are kept."""
+    fake_sqs.create_queue("other.fifo")
+    gap = event_of("gap", 3, **{"from": 3, "to": 3})
+    for bodies in ([gap], [lines_of(3, 3)], [lines_of(5, 5), lines_of(7, 7)], [lines_of(5, 7)]):
+        put(fake_sqs, bodies)
+        found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", "other.fifo", environ=fake_sqs.environ())
+        assert found.returncode == 0
+    kept = [json.loads(line) for one in fake_sqs.messages("other.fifo") for line in one.body.splitlines()]
+    assert {line["seq"] for line in kept if "event" not in line} == {3, 5, 6, 7}
+    assert [line["seq"] for line in kept if "event" in line] == [3]
+
+
 def test_local_messages_are_told_apart_by_more_than_their_number(tmp_path: Path) -> None:
     """Two local queues drained into one folder: what has no seqs is known by its message."""
     names = set()

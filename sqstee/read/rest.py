@@ -63,8 +63,8 @@ def _is_torn(path: str) -> bool:
 class SenderRest:
     """Sends NDJSON to another destination, in bodies of one run each; each flush waits for its answer.
 
-    Their seqs have holes, where a destination may take a range once: only a FIFO queue is told it. What has no run of
-    its own, or one that is no name everywhere, is numbered by its content.
+    Their seqs have holes, where a destination may take a range once: none is told it. A FIFO queue knows a body by its
+    run and a number that its content has, and so does every destination what has no run, or one that is no name.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -85,13 +85,12 @@ class SenderRest:
         for item, line in lines:
             if self._is_large(item, line):
                 continue
-            run, seq = (_NO_RUN, 0) if isinstance(item, Foreign) or not _is_name(item.run) else (item.run, item.seq)
+            run = _NO_RUN if isinstance(item, Foreign) or not _is_name(item.run) else item.run
             last = self._bodies[-1] if self._bodies else None
             if last and last.run == run and len(last.data) + len(line) <= self._limit:
                 last.data += line
-                last.first, last.last = min(last.first, seq), max(last.last, seq)
             else:
-                self._bodies.append(Body(line, run, "", seq, seq))
+                self._bodies.append(Body(line, run, "", 0, 0))
 
     def flush(self) -> None:
         """Send all. Raises TransportError where the destination does not take it."""
@@ -115,11 +114,11 @@ class SenderRest:
         _check(failures)
 
     def _addressed(self, body: Body) -> Body:
-        """The body with the run and range that the destination is told."""
-        if body.run == _NO_RUN:
-            number = int(hashlib.sha256(body.data).hexdigest(), 16) % 10**12
-            return Body(body.data, _NO_RUN, "", number, number)
-        return body if self._sender.ordered else Body(body.data, "", "", 0, 0)
+        """The body with the run and number that the destination is told."""
+        if body.run != _NO_RUN and not self._sender.ordered:
+            return Body(body.data, "", "", 0, 0)
+        number = int(hashlib.sha256(body.data).hexdigest(), 16) % 10**12
+        return Body(body.data, body.run, "", number, number)
 
     def _batch(self) -> list[Body]:
         batch: list[Body] = []
