@@ -452,3 +452,12 @@ def test_objects_of_one_name_are_two_messages(sqstee: Sqstee, s3: S3Server) -> N
         assert sqstee.run(*words, environ=s3.environ()).returncode == 0
     lines = (sqstee.folder / "out" / "_foreign" / "messages.ndjson").read_bytes().splitlines()
     assert {json.loads(line)["line"] for line in lines} == {"one", "two", "three", "four"}
+
+
+def test_a_run_that_is_named_as_anothers_gaps(client: S3Server) -> None:
+    """Its records are given, though the other's gap event over the same seqs was."""
+    gap = Encoder("x", "host").event(b'{"event":"gap","from":4,"to":4,"message":"gap"}', 0, 4)
+    sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"))
+    for one in (Body(gap, "x", "host", 4, 4), body("x-gap", 4, 4)):
+        sender.send([one])
+        assert seqs(receiver.receive(10, 3)) == [(one.run, 4)]

@@ -368,7 +368,7 @@ class S3Receiver:
 
 
 def _series(parts: re.Match[str]) -> str:
-    return parts["run"] + (parts["gap"] or "")
+    return parts["run"] + ("/gap" if parts["gap"] else "")  # a run's name in a key has no slash
 
 
 def _message(bucket: str, found: Found, data: bytes) -> Message:
