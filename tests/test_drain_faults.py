@@ -125,7 +125,8 @@ class TestFaults:
 
     def test_a_gap_event_is_one_however_it_is_spaced(self, tmp_path: Path) -> None:
         """It reaches as far as it says, also where its first seq came all the same."""
-        gap = event_of("gap", 3, **{"from": 3, "to": 7}).data
+        reach: dict[str, Any] = {"from": 3, "to": 7}
+        gap = event_of("gap", 3, **reach).data
         for number, data in enumerate((gap, gap.replace(b'": ', b'":'), gap.replace(b'": ', b'" : '))):
             journal(tmp_path / str(number), lines_of(0, 6).data, data)
             verdict = assembled(tmp_path / str(number))[RUN]

@@ -737,7 +737,7 @@ def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: Fake
 def test_no_line_of_the_rest_is_deduplicated_by_its_range(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """A gap event and its late record, and a range that was sent with a hole and comes again without: all are kept."""
     fake_sqs.create_queue("other.fifo")
-    gap = event_of("gap", 3, **{"from": 3, "to": 3})
+    gap = event_of("gap", 3, **GAP, to=3)
     for bodies in ([gap], [lines_of(3, 3)], [lines_of(5, 5), lines_of(7, 7)], [lines_of(5, 7)]):
         put(fake_sqs, bodies)
         found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", "other.fifo", environ=fake_sqs.environ())
