@@ -41,10 +41,11 @@ $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml sqstee/launcher
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 
-$(VENV)/.lint: pyproject.toml
+# With what the tests need, which are checked as well.
+$(VENV)/.lint: pyproject.toml sqstee/launcher
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,test]'
-	touch $@
+	touch $(VENV)/.test $@
 
 # Everything in one file, for nodes without pip.
 zipapp: $(VENV)/.lint

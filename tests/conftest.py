@@ -20,9 +20,9 @@ settings.load_profile("gate")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the fault suite goes on: by default as long as a gate can wait."""
-    parser.addoption("--fault-steps", type=int, default=200, help="steps of each random sequence of faults")
+    parser.addoption("--fault-steps", type=int, default=150, help="steps of each random sequence of faults")
     parser.addoption("--fault-seeds", type=int, default=1, help="how many random sequences of faults")
-    parser.addoption("--fault-kills", type=int, default=15, help="kills at random moments, of front and shipper each")
+    parser.addoption("--fault-kills", type=int, default=10, help="kills at random moments, of front and shipper each")
     parser.addoption("--benches", action="store_true", help="run the benches that take longer as well")
 
 
