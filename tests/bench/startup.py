@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from support import SCRIPT, clean_environment
 
-ROUNDS = 80
+ROUNDS = 400
 OPTIONS = [
     *("--job", "nightly", "--label", "team=a", "--host", "node17"),
     *("--linger", "1s", "--message-bytes", "256K", "--compress", "auto"),
