@@ -108,6 +108,22 @@ def test_a_run_that_ends_as_the_agent_dies_ships_itself(node: Node) -> None:
         assert node.outputs() == [b"one\ntwo\n"]
 
 
+def test_a_run_that_begins_just_when_it_was_found_empty(node: Node, tmp_path: Path) -> None:
+    """It comes to its end before the agent, which means to remove it, has its locks: it is shipped, not removed."""
+    for name in ("front", "agent"):
+        (tmp_path / name).mkdir()
+    slow_front = injecting(tmp_path / "front", "sqstee.run.segments:Segments._rotate:hang:1")
+    slow_agent = injecting(tmp_path / "agent", "sqstee.run.agent:lock:hang:1")
+    with node.agent("--to", "q", environ=slow_agent):
+        with node.wrapping("echo", "hi", env=node.environ | slow_front) as process:
+            wait_for((tmp_path / "agent" / "injected").exists, "look at a run without a segment")
+            (tmp_path / "front" / "injected.go").touch()
+            assert process.wait(40) == 0
+            (tmp_path / "agent" / "injected.go").touch()
+        wait_for(node.idle, "delivery")
+    assert node.outputs() == [b"hi\n"]
+
+
 def test_a_killed_front_under_an_agent(node: Node) -> None:
     """The command dies with it, the agent closes the run and delivers it."""
     with node.agent("--to", "q"):

@@ -17,7 +17,7 @@ from sqstee.options import host as host_name
 from sqstee.run.group import Group, Manner
 from sqstee.run.lane import Run
 from sqstee.run.recover import close_dead_run
-from sqstee.run.replay import START, read_meta, segments
+from sqstee.run.replay import START, holds_nothing, read_meta, segments
 from sqstee.run.room import SEGMENT_BYTES
 from sqstee.run.segments import segment_name
 from sqstee.run.spool import lock, open_lock
@@ -169,12 +169,14 @@ def remove_empty(folder: Folder, path: str) -> None:
     """Remove a run's folder that holds nothing, whose `ship` lock the caller holds.
 
     Its front was killed before it wrote anything, or the disk took nothing, or who shipped it was killed before
-    everything was removed.
+    everything was removed. Only now, with both locks, nobody can have begun to write since it was looked at.
     """
     writing = lock(folder.path, "writer")
     if writing is None:
         return
     try:
+        if not holds_nothing(folder.path):
+            return
         for name in (*map(segment_name, segments(folder.path)), "state", "ship", "writer"):
             try:
                 os.unlink(f"{folder.path}/{name}")
@@ -183,7 +185,8 @@ def remove_empty(folder: Folder, path: str) -> None:
         os.rmdir(path)
     except OSError:
         pass
-    os.close(writing)
+    finally:
+        os.close(writing)
 
 
 def _own_state(folder: Folder) -> None:

@@ -150,13 +150,15 @@ def _closed(folder: str) -> tuple[bool, str]:
 
 
 def _remove_empty(folder: str) -> bool:
-    """Remove a run's folder that holds nothing, unless somebody is about to write to it."""
+    """Remove a run's folder if it holds nothing, and nobody can be about to write to it; whether it did."""
     writing = lock(folder, "writer")
     if writing is None:
         return False
-    shutil.rmtree(folder, ignore_errors=True)
+    empty = holds_nothing(folder)
+    if empty:
+        shutil.rmtree(folder, ignore_errors=True)
     os.close(writing)
-    return True
+    return empty
 
 
 def settle(root: str) -> list[str]:
