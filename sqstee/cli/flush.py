@@ -59,13 +59,12 @@ def flush(
 def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     """Ship one run, and say how it went: what is left on stderr. Whether nothing of it is left that is ours to ship."""
     from sqstee.run import flush as work
-    from sqstee.run.folder import QUARANTINE
+    from sqstee.run.shipment import about_put_aside
 
     with _progress(root, run):
         result = work.flush(root, run, seconds)
     if result.quarantined:
-        what = f"{count(result.quarantined, 'record')} larger than the destination takes, or refused by it"
-        typer.echo(f"{run}: {what}: kept in {root}/{QUARANTINE}, `sqstee flush --list` shows them", err=True)
+        typer.echo(f"{run}: {about_put_aside(count(result.quarantined, 'record'), root)}", err=True)
     if result.complete:
         if not quiet:
             typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")

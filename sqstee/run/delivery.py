@@ -7,7 +7,7 @@ import time
 
 from sqstee.run import signals
 from sqstee.run.ends import output_of
-from sqstee.run.shipment import put_aside
+from sqstee.run.shipment import about_put_aside, put_aside
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -236,11 +236,7 @@ def leftovers(figures: Figures, root: str) -> list[str]:
     for reason, number in figures.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
     if figures.quarantined:
-        lines = count(figures.quarantined, "line")
-        found.append(
-            f"{lines} larger than the destination takes, or refused by it: kept in {root}/quarantine,"
-            " `sqstee flush --list` shows them"
-        )
+        found.append(about_put_aside(count(figures.quarantined, "line"), root))
     if figures.waiting or figures.waiting_events:
         what = count(figures.waiting, "line") if figures.waiting else "the run's own events"
         why = f" ({figures.reason})" if figures.reason else ""

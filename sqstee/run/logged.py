@@ -17,11 +17,11 @@ from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.record import STREAMS
 from sqstee.run import events, spool
 from sqstee.run.durable import Syncer
-from sqstee.run.folder import QUARANTINE, default_root, open_root, settled
+from sqstee.run.folder import default_root, open_root
 from sqstee.run.room import SEGMENT_SUFFIX
 from sqstee.run.senders import THREADS
 from sqstee.run.ship import Shipper
-from sqstee.run.shipment import CLOSE, WAKE, put_aside
+from sqstee.run.shipment import CLOSE, WAKE, about_put_aside, put_aside
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
 from sqstee.transports.opening import load, open_sender
 
@@ -48,7 +48,6 @@ class LoggedRun:
         self._reason = ""
         self._shipper: Shipper | None = None
         self._destination = parse(settings.to or "local")
-        settings.fallback = settled(settings.fallback)
         self.root = open_root(settings.spool or default_root())
         self._local = f"{self.root}/{LOCAL_FILE_NAME}"
         if self._destination.kind == "local":
@@ -189,8 +188,7 @@ class LoggedRun:
         for reason, number in self._writer.reasons.items():
             found.append(f"{number} log lines dropped: the spool could not take them ({reason})")
         if quarantined := put_aside(self._writer.folder):
-            refused = f"{quarantined} log lines larger than the destination takes, or refused by it"
-            found.append(f"{refused}: kept in {self.root}/{QUARANTINE}, `sqstee flush --list` shows them")
+            found.append(about_put_aside(f"{quarantined} log lines", self.root))
         if waiting > 0:
             why = self._reason or (self._shipper.reason if self._shipper else "")
             why = f" ({why})" if why else ""

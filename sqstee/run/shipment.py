@@ -73,6 +73,12 @@ def put_aside(folder: str) -> int:
         return 0
 
 
+def about_put_aside(what: str, root: str) -> str:
+    """What to say about records in quarantine."""
+    refused = f"{what} larger than the destination takes, or refused by it"
+    return f"{refused}: kept in {root}/{QUARANTINE}, `sqstee flush --list` shows them"
+
+
 def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
     """Fork the shipper, which runs `body` with its ends of the two pipes and holds only these and `kept`."""
     wake_reading, wake = os.pipe()
