@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, flush, leave_behind, shipped
-from support import UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python
+from support import UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
 
 from sqstee.run.segments import segment_name
 
@@ -110,8 +110,8 @@ def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, mo
     environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.ending:{moment}")
     script = f"({UNTIL_THE_FRONT_ENDS}) & echo first; exit 7"
     found = sqstee.run("--to", "q", "--", "sh", "-c", script, environ=environ)
-    assert (tmp_path / "injected").exists()
     assert (found.stdout, found.returncode) == (b"first\n", 7)
+    wait_for((tmp_path / "injected").exists, "the heir's death")  # it gives up the outputs before it ends the run
     flush(sqstee, fake_sqs)
     got = shipped(fake_sqs, "q")
     got.assert_without_holes()
