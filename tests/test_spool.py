@@ -136,6 +136,20 @@ def test_every_segment_begins_with_the_meta_frame(tmp_path: Path) -> None:
     assert first[5] == META
 
 
+@pytest.mark.parametrize("damage", ["payload", "zeros", "empty"])
+def test_another_segments_meta_frame_serves_where_the_first_is_damaged(tmp_path: Path, damage: str) -> None:
+    """Whose the run is, and where to, must not hang on one block of the disk."""
+    write(new_writer(tmp_path), [(0, b"x" * 19 + b"\n", False)] * 30)
+    path = tmp_path / segment_name(1)
+    data = path.read_bytes()
+    damaged = {"payload": data.replace(b"RUN", b"NUR", 1), "zeros": bytes(len(data)), "empty": b""}
+    path.write_bytes(damaged[damage])
+    assert json.loads(read_meta(str(tmp_path))) == json.loads(META_JSON)
+    found = rebuilt(pack(tmp_path))
+    found.assert_without_holes()
+    assert found.stdout.count(b"\n") == 30 if damage == "payload" else 0 < found.stdout.count(b"\n") < 30
+
+
 class FailingSegments(Segments):
     """Segments on a disk that is full for a while."""
 

@@ -281,19 +281,29 @@ def _opener(path: str, flags: int) -> int:
 
 
 def read_meta(folder: str) -> bytes:
-    """The META frame's payload of a run's first remaining segment; raises OSError or ValueError."""
+    """The META frame's payload of a run's first segment in which it can be read; raises OSError or ValueError."""
     numbers = segments(folder)
     if not numbers:
         raise FileNotFoundError(f"{folder} holds no segment")
-    with open(f"{folder}/{segment_name(numbers[0])}", "rb", opener=_opener) as file:
-        header = file.read(HEADER_BYTES)
-        if len(header) < HEADER_BYTES or header[:4] != MAGIC:
-            raise ValueError(f"{folder} has no readable first frame")
-        fields = HEADER.unpack_from(header)
-        payload = file.read(min(fields[8], _MOST_PAYLOAD_BYTES))
-    if fields[2] != META or zlib.crc32(payload) != fields[9]:
-        raise ValueError(f"{folder} has no readable first frame")
-    return payload
+    for number in numbers:
+        payload = _meta_of(f"{folder}/{segment_name(number)}")
+        if payload is not None:
+            return payload
+    raise ValueError(f"{folder} has no readable first frame")
+
+
+def _meta_of(path: str) -> bytes | None:
+    """The payload of a segment's META frame; None where it is damaged, or the segment was freed meanwhile."""
+    try:
+        with open(path, "rb", opener=_opener) as file:
+            header = file.read(HEADER_BYTES)
+            if len(header) < HEADER_BYTES or header[:4] != MAGIC:
+                return None
+            fields = HEADER.unpack_from(header)
+            payload = file.read(min(fields[8], _MOST_PAYLOAD_BYTES))
+    except FileNotFoundError:
+        return None
+    return payload if fields[2] == META and zlib.crc32(payload) == fields[9] else None
 
 
 def segments(folder: str) -> list[int]:
