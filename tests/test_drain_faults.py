@@ -101,6 +101,18 @@ class TestFaults:
         found = drained(sqstee, fake_sqs)
         assert files(sqstee.folder / "out")[f"node1/{RUN}.stdout"] == expected(1, 10000)
 
+    def test_trouble_that_cannot_be_told_ends_nothing(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """A log that stderr goes to is full: whoever has trouble to tell goes on receiving all the same."""
+        put(fake_sqs, whole_run(3))
+        refusal = {"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503, "times": 2}
+        fake_sqs.faults(errors=[refusal])
+        words = sqstee.words("drain", "q", "-O", str(sqstee.folder / "out"), *FAST, "--concurrency", "1")
+        with open("/dev/full", "wb") as log:
+            environ = sqstee.environ | fake_sqs.environ()
+            found = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, env=environ, timeout=60, check=False)
+        assert found.returncode == 0, found.stdout
+        assert fake_sqs.messages("q") == []
+
     def test_deletes_that_fail_are_repeated_or_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """Failed entries once: deleted in the end. Refused for good: stored, and said to come again."""
         put(fake_sqs, whole_run(3))

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -223,12 +224,12 @@ class _Line:
         from sqstee.read.show import neutral
 
         self.end()
-        os.write(2, f"sqstee: {neutral(text)}\n".encode())
+        _write(f"sqstee: {neutral(text)}\n".encode())
 
     def end(self) -> None:
         """Remove the line."""
         if self._width:
-            os.write(2, b"\r\x1b[K")
+            _write(b"\r\x1b[K")
             self._width = 0
 
     def _draw(self, *parts: str) -> None:
@@ -238,9 +239,16 @@ class _Line:
         self._drawn = now
         from sqstee.cli.progress import fitted
 
-        self._width = os.get_terminal_size(2).columns
+        with suppress(OSError):  # the terminal is gone
+            self._width = os.get_terminal_size(2).columns
         text = fitted([self._name, *parts], max(0, self._width - 1), _SPARE)
-        os.write(2, f"\r\x1b[K{text}".encode())
+        _write(f"\r\x1b[K{text}".encode())
+
+
+def _write(data: bytes) -> None:
+    """To stderr, if it takes it: that nobody can be told ends no drain, nor the thread that has something to tell."""
+    with suppress(OSError):
+        os.write(2, data)
 
 
 class _Report:
