@@ -156,6 +156,15 @@ class TestVerdicts:
         journal(tmp_path, lines_of(2, 3).data, event_of("end", 4).data)
         assert assembled(tmp_path)[RUN].state == "complete"
 
+    def test_how_it_ended_is_known_when_a_later_hole_is_filled(self, tmp_path: Path) -> None:
+        """The exit event is in final files then, and not read again."""
+        journal(tmp_path, event_of("start", 0).data, event_of("exit", 1, open=["stdout"]).data, lines_of(3, 3).data)
+        (found,) = assembled(tmp_path).values()
+        assert (found.state, found.result) == ("missing", "exit of it")
+        journal(tmp_path, lines_of(2, 2).data, event_of("end", 4).data)
+        (found,) = assembled(tmp_path).values()
+        assert (found.state, found.result) == ("complete", "exit of it")
+
 
 class TestOptions:
     def test_several_processes_share_the_work(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -87,6 +87,7 @@ class Writing:
         """Seqs of which no record is there: those of gap events are accounted for, the others are missing."""
         if self._final is None:
             final = Verdict(self.verdict.run, self.verdict.host, self.verdict.job, first, self.verdict.lines)
+            final.ended, final.result = self.verdict.ended, self.verdict.result
             self._final = final, self._marks()
         at = first
         for gap in self._gaps:
