@@ -618,7 +618,10 @@ def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs
         assert b"sqstee: r: --peek takes each message once (0 now)" in said
 
 
-@pytest.mark.parametrize("template", ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}", "{seq.real}"])
+@pytest.mark.parametrize(
+    "template",
+    ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}", "{seq.real}", "{host:{message}}", "{seq:c}"],
+)
 def test_a_template_is_checked_first(template: str) -> None:
     """Bad ones are named, with the fields that there are."""
     with pytest.raises(SqsteeError, match="cannot be filled in"):

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import select
+import string
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
 from sqstee.read.receive import Foreign, Item, json_of, seconds_of, stream_of
-from sqstee.record import Event, Record
+from sqstee.record import MAX_SEQ, Event, Record
 from sqstee.text import count
 from sqstee.transports.base import Message
 
@@ -202,10 +203,14 @@ class _Labels(dict[str, str]):
 def check_template(template: str) -> None:
     """Raises SqsteeError where a template cannot be filled in."""
     fields: dict[str, object] = dict.fromkeys(("timestamp", "host", "stream", "run", "message"), "")
+    items: list[Shown] = [Record({**fields, "seq": seq}) for seq in (0, MAX_SEQ)]
+    items.append(Foreign(b"", Message(b"", {}, "", "")))
     try:
-        for item in (Record({**fields, "seq": 0}), Foreign(b"", Message(b"", {}, "", ""))):
+        if any("{" in (form or "") for _, _, form, _ in string.Formatter().parse(template)):
+            raise ValueError("a field's form cannot be what a line says")
+        for item in items:
             template.format_map(_Fields(item, False))
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
         hint = f"the form is --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
         raise SqsteeError(f"--template: {template!r} cannot be filled in: {error}", hint) from None
 
