@@ -52,7 +52,8 @@ class TestFaults:
             with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ | fake_sqs.environ()) as process:
                 wait_for(partial(at_most, fake_sqs, "k", left), f"only {left} messages")
                 process.kill()
-            fake_sqs.advance(61)
+            wait_for(lambda: fake_sqs.counters().active == 0, "end of the requests that the dead has left")
+            fake_sqs.advance(61)  # for what these have received, too
         found = sqstee.run("drain", "k", "-O", str(out), *FAST, environ=fake_sqs.environ())
         assert found.returncode == 0, found.stdout
         assert files(out) == {f"node1/{run}.stdout": expected(1, 2000) for run in runs}

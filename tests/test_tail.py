@@ -114,7 +114,7 @@ def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, 
     out, err = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
     try:
         with Stop() as stop:
-            Follower([queue], Printer(Output(out), Output(err), Style("raw")), stop, consume, window=0.2).drain()
+            Follower([queue], Printer(Output(out), Output(err), Style("raw")), stop, consume, window=60.0).drain()
     finally:
         os.close(out)
         os.close(err)
@@ -706,7 +706,7 @@ def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
     pointer = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
     queue = Queue(*([Message(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
     with Stop() as stop:
-        follower = Follower([queue], Board(lambda board: None), stop, True)
+        follower = Follower([queue], Board(lambda board: None), stop, True, threads=1)  # in the order of deliveries
         follower.drain()
     assert len(follower._kept) == 1
     assert [one.handle for one in queue.released] == ["handle-4"]
