@@ -77,7 +77,9 @@ def _read(record: Mapping[str, Any], payloads: Payloads) -> Message:
             if isinstance(value.get("stringValue"), str)
         }
         body: bytes | str | None = record["body"]
-        message.pointer = pointer_in(record["body"], attributes)
+        if not isinstance(body, str):
+            raise TypeError("its body is no text")
+        message.pointer = pointer_in(body, attributes)
         if message.pointer:
             body = payloads.read(message.pointer)
         if body is not None:  # else it was written with an earlier delivery

@@ -137,6 +137,14 @@ def test_one_bad_message_fails_alone(s3: S3Server, capsys: pytest.CaptureFixture
     assert ("message 059f36b4-87a3-44ab-83d2-000000000001 failed" in capsys.readouterr().err) == bool(text)
 
 
+def test_a_message_without_its_body_is_not_taken_for_one_that_is_written(s3: S3Server) -> None:
+    """Of an event that somebody has cut: it comes again, or ends where bad ones do."""
+    records: list[dict[str, Any]] = [record(number, "", {}) | {"body": None} for number in range(2)]
+    del records[1]["body"]
+    assert failed(handler({"Records": [*records, message(2, body("A", 0, 0))]})) == [0, 1]
+    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", 0)]}
+
+
 def test_a_bad_compressed_body_fails_alone(s3: S3Server) -> None:
     """Also when its attributes promise what it is not."""
     bad = record(0, "no base64!", {"Content-Encoding": "gzip,base64"})
