@@ -165,6 +165,21 @@ class TestVerdicts:
         (found,) = assembled(tmp_path).values()
         assert (found.state, found.result) == ("complete", "exit of it")
 
+    @pytest.mark.parametrize("lines", [3, 3000])
+    def test_what_the_journal_keeps_has_not_come_twice(self, tmp_path: Path, lines: int) -> None:
+        """A hole keeps what was written below it in the journal as well, where that is little: no duplicates of it."""
+        journal(tmp_path, event_of("start", 0).data, lines_of(1, lines).data, lines_of(lines + 2, lines + 9).data)
+        for _ in range(3):
+            (found,) = assembled(tmp_path).values()
+            assert (found.state, found.lines, found.duplicates) == ("missing", lines + 8, 0)
+        journal(tmp_path, lines_of(1, lines).data, lines_of(lines + 9, lines + 9).data)
+        (found,) = assembled(tmp_path).values()
+        assert (found.lines, found.duplicates) == (lines + 8, lines + 1)
+        journal(tmp_path, lines_of(lines + 1, lines + 1).data, event_of("exit", lines + 10).data)
+        (found,) = assembled(tmp_path).values()
+        assert (found.state, found.lines) == ("complete", lines + 9)
+        assert files(tmp_path)[f"node1/{RUN}.stdout"] == expected(1, lines + 9)
+
 
 class TestOptions:
     def test_several_processes_share_the_work(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

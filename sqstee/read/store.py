@@ -93,11 +93,13 @@ class Store:
             found: list[Verdict] = []
             index = Index(f"{self.hidden}/index.db", segments(self.hidden), trust)
             try:
-                _Assembly(self.folder, self._layout, self._packed, self._database, index, found, progress).run()
+                assembly = _Assembly(self.folder, self._layout, self._packed, self._database, index, found, progress)
+                assembly.run()
             except UntrustedError:
                 continue
             else:
                 self._compact(index)
+                assembly.note(segments(self.hidden))
                 for verdict in found:
                     tell(verdict)
                 return
@@ -157,6 +159,8 @@ class _Assembly:
         self._progress = progress
         self._files = 0
         self._lines = 0
+        row = database.execute("SELECT value FROM folder WHERE key = 'assembled'").fetchone()
+        self.old = sum(os.path.basename(path) <= row[0] for path in index.segments) if row else 0
 
     def run(self) -> None:
         self._database.execute("BEGIN IMMEDIATE")
@@ -166,6 +170,7 @@ class _Assembly:
             for run in self.index.runs_of_gaps():
                 self._found.append(self._assemble(run, iter(())))
             self._foreign()
+            self.note(self.index.segments)
             if self._files > _MOST_SYNCED:
                 os.sync()
             self._database.execute("COMMIT")
@@ -198,6 +203,12 @@ class _Assembly:
         row = (verdict.run, verdict.host, verdict.job, verdict.next, verdict.lines)
         statement = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         self._database.execute(statement, (*row, json.dumps(sizes), verdict.ended, verdict.result))
+
+    def note(self, segments: list[str]) -> None:
+        """That these have been assembled: what of them is in final files, and still here, has not come again."""
+        if segments:
+            name = os.path.basename(segments[-1])
+            self._database.execute("INSERT OR REPLACE INTO folder VALUES ('assembled', ?)", (name,))
 
     def wrote(self, lines: int) -> None:
         """Count lines for whoever watches."""

@@ -18,6 +18,7 @@ class Assembly(Protocol):
 
     index: Index
     streams: bool  # a file a stream, not the records
+    old: int  # segments, the first ones, that an earlier assembly has met
 
     @property
     def syncs(self) -> bool:
@@ -46,6 +47,7 @@ class Writing:
     def __init__(self, assembly: Assembly, run: str) -> None:
         self._assembly = assembly
         self.verdict, self._sizes = assembly.load(run)
+        self._start = self.verdict.next
         self._files: RunFiles | None = None
         self._final: tuple[Verdict, dict[str, int]] | None = None  # as at the first hole
         self._gaps = list(assembly.index.gaps(run, self.verdict.next))
@@ -56,8 +58,8 @@ class Writing:
     def take(self, place: Place) -> None:
         """The next place by seq."""
         verdict = self.verdict
+        self._count_again(place, min(place.last, verdict.next - 1))
         if place.last < verdict.next:
-            verdict.duplicates += place.last - place.first + 1
             return
         if place.first > verdict.next:
             self._hole(verdict.next, place.first - 1)
@@ -65,7 +67,6 @@ class Writing:
             self._assembly.index.keep(place)
         data = self._assembly.index.read(place)
         skip = max(0, verdict.next - place.first)
-        verdict.duplicates += skip
         lines = verdict.lines
         self._write(data, place.first, place.last, skip)
         verdict.next = place.last + 1
@@ -82,6 +83,11 @@ class Writing:
             files.close(sync=self._assembly.syncs)
             self.files = len(list(files.paths()))
         self._assembly.save(verdict, sizes)
+
+    def _count_again(self, place: Place, last: int) -> None:
+        """Up to `last` its seqs are written: duplicates, but for what the journal has kept of an earlier assembly."""
+        first = max(place.first, self._start) if place.segment < self._assembly.old else place.first
+        self.verdict.duplicates += max(0, last - first + 1)
 
     def _hole(self, first: int, last: int) -> None:
         """Seqs of which no record is there: those of gap events are accounted for, the others are missing."""
