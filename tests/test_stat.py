@@ -82,6 +82,14 @@ def test_json_and_prometheus(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
 
 
+def test_a_sample_is_there_once(sqstee: Sqstee) -> None:
+    """Whoever collects metrics refuses a page with one twice, however often a destination was named."""
+    found = sqstee.run("stat", "local", "local", "--interval", "0", "-o", "prometheus")
+    samples = [line for line in found.stdout.decode().splitlines() if not line.startswith("#")]
+    assert 'sqstee_up{destination="local"} 1' in samples
+    assert len(samples) == len({*samples})
+
+
 def test_watching_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """A live view with a history, which ^C ends with status 0 and the terminal as it was."""
     put(fake_sqs, [lines_of(n, n) for n in range(3)])

@@ -291,7 +291,8 @@ def _size(count: float) -> str:
 
 
 def _prometheus(looks: Sequence[_Look], spool: dict[str, object]) -> list[str]:
-    """The text exposition format of Prometheus, version 0.0.4."""
+    """The text exposition format of Prometheus, version 0.0.4, which has each sample once."""
+    looks = list({look.destination.text: look for look in looks}.values())
     lines: list[str] = []
     names = ("visible", "in_flight", "delayed", "bytes", "oldest", "dead_letters", "in_flight_share", "retention")
     units = {"oldest": "_seconds", "retention": "_seconds"}
