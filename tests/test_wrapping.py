@@ -289,6 +289,24 @@ def test_a_command_stopped_by_others_does_not_stop_the_wrapper(sqstee: Sqstee) -
         process.kill()
 
 
+@pytest.mark.parametrize("to_whom", ["group", "wrapper"])
+def test_a_continuation_right_after_a_stop(sqstee: Sqstee, tmp_path: Path, to_whom: str) -> None:
+    """The stopped command is continued before the wrapper has stopped as well: it does not stop any more."""
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.signals:Relay.stop_with:hang:1")
+    words = sqstee.words("--to", "local", "--", "sh", "-c", "echo $$; read x; echo $x; exit 3")
+    with running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
+        assert process.stdout
+        inner = int(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGTSTP)
+        wait_for((tmp_path / "injected").exists, "stop")
+        assert state(inner) == "T"
+        (os.killpg if to_whom == "group" else os.kill)(process.pid, signal.SIGCONT)
+        (tmp_path / "injected.go").touch()
+        wait_for(lambda: state(inner) != "T", "continuation")
+        assert process.communicate(b"word\n", timeout=40)[0] == b"word\n"
+        assert process.returncode == 3
+
+
 def state(pid: int) -> str:
     """A process's state letter."""
     with open(f"/proc/{pid}/stat") as file:

@@ -76,7 +76,19 @@ class Relay:
         meant = bool(self._stops or _signal.sigpending() & JOB_STOPS)
         if number in JOB_STOPS or meant:
             self._stops.clear()
-            stop(number)
+            if not self._command_goes_on():
+                stop(number)
+
+    def _command_goes_on(self) -> bool:
+        """Whether the stopped command runs again by now: if we stopped then, nobody would have us go on as well.
+
+        A SIGCONT that came to us alone is still to be forwarded: it would be lost with our stop.
+        """
+        info = _signal.sigtimedwait({_signal.SIGCONT}, 0)
+        if info is not None:
+            self.take(info)
+        changes = os.WEXITED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._pid, changes) is not None
 
     def _take_from_kernel(self, number: int) -> None:
         if number == _signal.SIGWINCH:
