@@ -1086,6 +1086,26 @@ def test_a_named_pipe_whose_readers_come_and_go(sqstee: Sqstee, prefix: Prefix, 
         assert process.wait(40) == 0
 
 
+def test_a_named_pipe_whose_reader_is_still_to_come(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """A FIFO that nobody reads at the start cannot be opened anew: a reader that comes before the first write is one."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    both = os.open(fifo, os.O_RDWR)
+    writing = os.open(fifo, os.O_WRONLY)
+    os.close(both)
+    words = [*prefix, "sh", "-c", "echo ready >&2; read x; echo $x"]
+    with running(words, stdin=subprocess.PIPE, stdout=writing, stderr=subprocess.PIPE, env=sqstee.environ) as process:
+        os.close(writing)
+        assert process.stdin
+        assert process.stderr
+        assert process.stderr.readline() == b"ready\n"
+        with open(fifo, "rb") as reader:
+            process.stdin.write(b"word\n")
+            process.stdin.close()
+            assert reader.read() == b"word\n"
+        assert process.wait(40) == 0
+
+
 def test_nesting_under_an_heir(sqstee: Sqstee, tmp_path: Path) -> None:
     """The outer front has gone, its heir still ships: the inner one is not another copy."""
     go = tmp_path / "go"

@@ -165,10 +165,12 @@ def open_output(fd: int) -> Output:
     if stat.S_ISSOCK(mode):
         return SocketOutput(fd)
     if stat.S_ISFIFO(mode):
-        own = _own_description(fd)
+        own, named = _own_description(fd), _has_name(fd)
         if own < 0:
-            return BorrowedPipeOutput(fd)
-        return NamedPipeOutput(own) if os.readlink(f"/proc/self/fd/{fd}").startswith("/") else PipeOutput(own)
+            borrowed = BorrowedPipeOutput(fd)
+            borrowed.reader_leaves = not named  # one that nobody reads yet cannot be opened anew either
+            return borrowed
+        return NamedPipeOutput(own) if named else PipeOutput(own)
     if stat.S_ISCHR(mode) and os.isatty(fd):
         own = -1 if os.fstat(fd).st_rdev == _PTMX else _own_description(fd)
         return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
@@ -186,6 +188,13 @@ def keeps_boundaries(fd: int) -> bool:
         return found.type != _socket.SOCK_STREAM
     finally:
         found.detach()
+
+
+def _has_name(fd: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("/")
+    except OSError:
+        return False
 
 
 def _own_description(fd: int) -> int:
