@@ -781,6 +781,43 @@ def test_full_screen_programs_are_usable(sqstee: Sqstee, prefix: Prefix, tmp_pat
         assert path.read_text().startswith("line 2\n")
 
 
+def test_a_pager_that_was_in_the_background(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
+    """What is typed meanwhile is the shell's; back in the foreground the terminal's modes and keys are the pager's."""
+    if not shutil.which("less"):
+        pytest.skip("less is not installed")
+    path = tmp_path / "text"
+    path.write_text("".join(f"line {n}\n" for n in range(1, 200)))
+    environ = sqstee.environ | {"TERM": "xterm", "LESS": "", "PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ, size=(24, 80)) as terminal:
+        terminal.expect(b"prompt> ")
+        terminal.type(" ".join([*prefix, "less", str(path)]).encode() + b"\n")
+        terminal.expect(b"line 23")
+        wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "the pager's modes")
+        wait_for(lambda: suspended(terminal), "stop")
+        terminal.expect(b"Stopped")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"bg\n")
+        terminal.expect(b"line 1\r\n" if prefix else b"prompt> ")
+        terminal.type(b"echo $((41+1)); fg\n")
+        terminal.expect(b"42\r\n")
+        wait_for(lambda: not terminal.modes()[3] & termios.ICANON, "the pager's modes again")
+        terminal.type(b"G")
+        terminal.expect(b"line 199")
+        terminal.type(b"q")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"exit 7\n")
+        assert terminal.wait() == 7
+
+
+def suspended(terminal: Terminal) -> bool:
+    """Press ^Z, which a pager may miss while it draws; whether the shell has the terminal a second later."""
+    terminal.type(b"\x1a")
+    deadline = time.monotonic() + 1
+    while terminal.foreground() != terminal.pid and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return terminal.foreground() == terminal.pid
+
+
 # Nesting, merging, buffering
 
 

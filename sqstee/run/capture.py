@@ -180,6 +180,9 @@ class Capture:
                 due.append(at)
             if stream.unspooled and not self._spool_again(stream):
                 due.append(now + LOOK_SECONDS)
+            if stream.pty and stream.pty.owes_modes:
+                stream.pty.copy_modes()
+                due.append(now + _KEYS_MOST_SECONDS)
         if self._keys_at is not None and self._keys_at <= now:
             self._pass_keys()
         if self._keys_at is not None:
@@ -308,10 +311,14 @@ class Capture:
                 self._drop_keys()
 
     def _pass_keys(self) -> None:
-        """Pass on what was typed, if somebody reads a pty of ours; if nobody does, it may be that nobody does yet."""
+        """Pass on what was typed, if somebody reads a pty of ours; if nobody does, it may be that nobody does yet.
+
+        In the background it is another job's, and to read it would fail.
+        """
         ptys = [stream.pty for stream in self.open if stream.pty]
-        reading = next((pty for pty in ptys if pty.is_read_by(self._command)), None)
         try:
+            ours = os.tcgetpgrp(self._keys) == os.getpgrp()
+            reading = next((pty for pty in ptys if ours and pty.is_read_by(self._command)), None)
             if reading and (keys := os.read(self._keys, 4096)):
                 os.write(reading.master, keys)
                 self._keys_delay = _KEYS_SECONDS

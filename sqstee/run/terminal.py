@@ -46,6 +46,7 @@ class Pty:
         self._name = os.ttyname(self.slave)
         self.saved = termios.tcgetattr(self.slave if real is None else real)
         self.copied = False
+        self.owes_modes = False  # the command has set some in the background: a shell's fg need not tell us
         modes = list(self.saved)
         modes[_OFLAG] &= ~termios.OPOST
         modes[_LFLAG] |= _EXTPROC
@@ -85,8 +86,9 @@ class Pty:
             self.copy_modes()
 
     def copy_modes(self) -> None:
-        """Copy the pty's modes to the real terminal, all but output processing as such."""
-        if self.real is None or not _in_foreground(self.real):
+        """Copy the pty's modes to the real terminal, all but output processing as such; later where it is not ours."""
+        self.owes_modes = self.real is not None and not _in_foreground(self.real)
+        if self.real is None or self.owes_modes:
             return
         try:
             wanted, modes = termios.tcgetattr(self.master), termios.tcgetattr(self.real)
