@@ -262,6 +262,23 @@ def test_stop_and_continue_under_job_control(sqstee: Sqstee, prefix: Prefix) -> 
         assert terminal.wait() == 0
 
 
+@pytest.mark.parametrize(("key", "ends"), [(b"\x1a", b"Stopped"), (b"\x03", b"status 130\r\n")])
+def test_a_key_just_before_the_command_is_forked(sqstee: Sqstee, tmp_path: Path, key: bytes, ends: bytes) -> None:
+    """The terminal signals who is there: ^Z and ^C meet also a command that is not there yet."""
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
+    environ |= injecting(tmp_path, "sqstee.run.child:start:hang:1")
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ) as terminal:
+        terminal.expect(b"prompt> ")
+        terminal.type(" ".join(sqstee.words("--to", "local", "--", "sleep", "60")).encode() + b"\n")
+        wait_for((tmp_path / "injected").exists, "start")
+        terminal.type(key)
+        terminal.expect(b"^")
+        (tmp_path / "injected.go").touch()
+        wait_for(lambda: terminal.foreground() == terminal.pid, "the shell's turn", 30)
+        terminal.type(b"echo status $?; kill -9 %1\n")
+        terminal.expect(ends)
+
+
 def test_a_stop_before_the_command_is_executed(sqstee: Sqstee, tmp_path: Path) -> None:
     """^Z at the very start: the wrapper stops as well, and both go on."""
     environ = sqstee.environ | injecting(tmp_path, "sqstee.run.child:Inherited.restore_signals:hang:1")
@@ -1124,7 +1141,7 @@ def test_a_named_pipe_whose_readers_come_and_go(sqstee: Sqstee, prefix: Prefix, 
 
 
 def test_a_named_pipe_whose_reader_is_still_to_come(sqstee: Sqstee, prefix: Prefix, tmp_path: Path) -> None:
-    """A FIFO that nobody reads at the start cannot be opened anew: a reader that comes before the first write is one."""
+    """A FIFO that nobody reads at the start cannot be opened anew; one that comes before the first write reads."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     both = os.open(fifo, os.O_RDWR)

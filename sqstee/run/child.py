@@ -199,6 +199,7 @@ class Inherited:
 def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> Child:
     """Fork the command with `fds` (its number to ours) in place."""
     reading, writing = os.pipe()
+    missed = signals.missed_by_fork()
     pid = os.fork()
     if pid:
         os.close(writing)
@@ -207,6 +208,8 @@ def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> C
         for target, source in fds.items():
             os.dup2(source, target, inheritable=True)
         inherited.restore_signals()
+        for number in missed:
+            os.kill(os.getpid(), number)
         error = execute(command, inherited.environ)
         os.write(writing, str(error.errno).encode())
     except OSError as error:

@@ -34,6 +34,11 @@ def block() -> set[int]:
     return _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL)
 
 
+def missed_by_fork() -> set[int]:
+    """Those of the terminal's signals that are pending for us: a process that is forked now would not get them."""
+    return set(_signal.sigpending()) & (_OF_THE_TERMINAL - {_signal.SIGCONT})
+
+
 def keep_children() -> None:
     """An inherited ignored SIGCHLD would take the command's status away from us; it stays ignored in the command."""
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
