@@ -17,6 +17,7 @@ from sqstee.record import Body
 from sqstee.run.fleet import Fleet
 from sqstee.run.lane import QUANTUM_BYTES, Run
 from sqstee.run.pack import MAX_REQUEST_BYTES, Limits, Planned
+from sqstee.run.segments import Segments
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
@@ -223,6 +224,65 @@ def test_an_event_cannot_speak_for_another_run(tmp_path: Path) -> None:
     found = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken)
     assert found["B"].stdout == b"mine\n"
     assert [event.fields["x"] for event in found["A"].events] == [1]
+
+
+FORGED = {
+    "a gap that ends before it begins": {"event": "gap", "from": 1, "to": 0, "message": "x"},
+    "another one's gap": {"event": "gap", "from": 7, "to": 9, "message": "x"},
+    "a number that there is not": {"event": "gap", "from": 1, "to": 2**70, "message": "x"},
+}
+
+
+@pytest.mark.parametrize("fields", FORGED.values(), ids=list(FORGED))
+def test_no_event_makes_a_body_that_cannot_be_read(tmp_path: Path, fields: dict[str, object]) -> None:
+    """Its run is given up; a neighbour's line in the same body was once taken for a foreign one."""
+    (one, forged), (two, other) = spooled(tmp_path, "A"), spooled(tmp_path, "B")
+    for writer in (one, two):
+        writer.write(0, b"mine\n")
+    one.event(fields)
+    for writer in (one, two):
+        writer.close()
+    sender = Scripted()
+    assert ship([forged, other], sender)
+    assert taken(sender)["B"] == b"mine\n"
+    assert (bool(forged.failure), bool(other.failure)) == (True, False)
+
+
+FIRST_FRAMES = {
+    "another run's name": b'{"run":"B","host":"h"}',
+    "a path": b'{"run":"../A","host":"h"}',
+    "a host that is none": b'{"run":"A","host":"h\\u0001"}',
+}
+
+
+@pytest.mark.parametrize("meta", FIRST_FRAMES.values(), ids=list(FIRST_FRAMES))
+def test_a_first_frame_that_was_another_one_when_it_was_looked_at(tmp_path: Path, meta: bytes) -> None:
+    """Whoever owns a spool can write it anew meanwhile: it speaks for no other run, and names no other file."""
+    (one, forged), (two, other) = spooled(tmp_path, "A"), spooled(tmp_path, "B")
+    one.close()
+    two.write(0, lines("B", 0, 3))
+    two.close()
+    writer = Writer(Segments(forged.folder, meta), 32768)
+    writer.write(0, b"first\nsecond\n")
+    writer.close()
+    sender = Scripted()
+    assert ship([forged, other], sender)
+    assert taken(sender) == {"B": lines("B", 0, 3)}
+    assert forged.failure
+    assert os.listdir(tmp_path) == ["A"]
+
+
+def test_labels_that_are_no_texts_are_shipped_as_such(tmp_path: Path) -> None:
+    """Python's JSON reads numbers that no other reads, which would cost the whole body."""
+    writer, run = spooled(tmp_path, "A")
+    writer.close()
+    meta = b'{"run":"A","host":"h","labels":{"x":NaN}}'
+    writer = Writer(Segments(run.folder, meta), 32768)
+    writer.write(0, b"mine\n")
+    writer.close()
+    sender = Scripted()
+    assert ship([run], sender)
+    assert [record.labels for record in Rebuilt((body.data, {}) for body in sender.taken).records] == [{"x": "nan"}]
 
 
 def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:

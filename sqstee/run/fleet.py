@@ -234,6 +234,8 @@ class Fleet:
         try:
             if run.lane is None:
                 run.lane = Lane(run.folder, self._limits, run.root)
+                if run.lane.run != run.name:  # its first frame is its owner's, and may be another one by now
+                    raise ValueError("its first frame names another run")
                 self._runs[run.name] = run
         except Exception as error:  # damage of whatever kind is this run's alone
             self._lose(run, error)

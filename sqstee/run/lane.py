@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from sqstee.record import Encoder
+from sqstee.options import host as host_name
+from sqstee.record import MAX_SEQ, Encoder, decode
 from sqstee.run.frame import CUT, LINES
 from sqstee.run.pack import Limits, Packer, Planned
 from sqstee.run.replay import Reader
@@ -17,7 +18,14 @@ _OF_US = frozenset(("timestamp", "host", "run", "seq", "job", "labels", "stream"
 
 
 class StrictEncoder(Encoder):
-    """Takes nothing over from a spool that could break a neighbour's line: events are read and written anew."""
+    """Takes nothing over from a spool that could break a neighbour's line: events are read and written anew.
+
+    Raises ValueError or SqsteeError where that cannot be done.
+    """
+
+    def __init__(self, run: str, host: str, job: str = "", labels: dict[str, str] | None = None) -> None:
+        texts = {str(name): str(text) for name, text in (labels or {}).items()}  # JSON knows numbers that are none
+        super().__init__(run, host_name(host), job, texts)
 
     def event(self, payload: bytes, time_ns: int, seq: int) -> bytes:
         """An event's record. Raises ValueError where the payload is none."""
@@ -25,9 +33,9 @@ class StrictEncoder(Encoder):
         if not isinstance(fields, dict) or not isinstance(fields.get("event"), str):
             raise ValueError("an event that is none")
         fields = {name: value for name, value in fields.items() if name not in _OF_US}
-        if fields["event"] == "gap" and not (isinstance(fields.get("from"), int) and isinstance(fields.get("to"), int)):
-            raise ValueError("a gap event without a range")
-        return super().event(json.dumps(fields, allow_nan=False, separators=(",", ":")).encode(), time_ns, seq)
+        event = super().event(json.dumps(fields, allow_nan=False, separators=(",", ":")).encode(), time_ns, seq)
+        decode(event)  # a range, or a number, that is none would cost the whole body
+        return event
 
 
 class Lane(Source):
@@ -116,6 +124,8 @@ class Lane(Source):
         for frame in self._reader.frames():
             if frame.kind == LINES and frame.lines != frame.payload.count(b"\n") + bool(frame.flags & CUT):
                 raise ValueError("a frame that counts its lines wrongly")
+            if frame.first + frame.lines > MAX_SEQ:
+                raise ValueError("a frame with numbers that there are not")
             yield from self._packer.add(frame)
 
     def _full(self) -> bool:
