@@ -27,7 +27,7 @@ class Scripted(Batches):
 
     def __init__(self) -> None:
         self.trouble: TransportError | None = None
-        self.refuses = b"\0"
+        self.refuses, self.failing = b"\0", POISON
         self.calls = 0
         self.taken: list[Body] = []
 
@@ -42,7 +42,7 @@ class Scripted(Batches):
             raise self.trouble
         failed = [at for at, body in enumerate(bodies) if self.refuses in body.data]
         self.taken += [body for at, body in enumerate(bodies) if at not in failed]
-        return [Failure(at, POISON, "InvalidMessageContents", "no") for at in failed]
+        return [Failure(at, self.failing, "Code", "no") for at in failed]
 
     def close(self) -> None:
         pass
@@ -81,6 +81,19 @@ def test_passing_trouble_is_borne_for_a_while(two: tuple[FallbackSender, Scripte
     clock.now = 10.1
     assert sender.send([line(1)]) == []
     assert [body.first for body in fallback.taken] == [1]
+
+
+def test_a_primary_that_answers_and_takes_nothing(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """An answer that names every message as failed for now, again and again, is no progress either."""
+    sender, primary, fallback, clock = two
+    assert sender.send([line(0)]) == []
+    primary.refuses, primary.failing = b"hi", RETRY
+    for clock.now in (0.0, 9.9):
+        assert len(sender.send([line(1), line(2)])) == 2
+    assert fallback.taken == []
+    clock.now = 10.1
+    assert sender.send([line(1), line(2)]) == []
+    assert [body.first for body in fallback.taken] == [1, 2]
 
 
 def test_silence_is_no_outage(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
@@ -336,6 +349,16 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
     got = sqstee.local(path)
     got.assert_whole()
     assert got.stdout == found.stdout
+
+
+def test_no_credentials_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """A session that finds none is not the end of it: the fallback's time is still to come."""
+    environ = {name: value for name, value in fake_sqs.environ().items() if "KEY" not in name}
+    words = ("--to", "q", "--fallback", f"local:{tmp_path}/there.db", "--fallback-after", "2s")
+    found = sqstee.run(*words, "--", "seq", "3", environ=environ)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert sqstee.local(tmp_path / "there.db").stdout == b"1\n2\n3\n"
+    assert sqstee.waiting_runs() == []
 
 
 def test_a_fallback_by_a_relative_path(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from sqstee.record import Body, Encoder, by_run, encode_object
-from sqstee.transports.base import OPEN, POISON, SIZE, Failure, Sender, TransportError
+from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, Sender, TransportError
 from sqstee.transports.owed import Owed
 
 _PROBE_SECONDS = 30.0  # how long the first destination is left alone before the next bodies try it again
@@ -62,7 +62,7 @@ class FallbackSender:
             limit = self._primary.open()
         except TransportError as error:
             if not self._gives_up(error):
-                raise
+                raise _borne(error) from error
             self._open_circuit()
             return self._reach_fallback()
         self._took()
@@ -77,12 +77,15 @@ class FallbackSender:
             failures = self._primary.send(bodies)
         except TransportError as error:
             if not self._gives_up(error):
-                raise
+                raise _borne(error) from error
             self._open_circuit()
             return self._to_fallback(bodies)
         if len(failures) < len(bodies):
             self._took()
             self._tell()
+        elif all(self._gives_up(failure) for failure in failures):
+            self._open_circuit()
+            return self._to_fallback(bodies)
         return self._divert(bodies, failures)
 
     def settle(self) -> int:
@@ -112,7 +115,7 @@ class FallbackSender:
             if self._since is None:
                 self._since = self._clock()
 
-    def _gives_up(self, error: TransportError) -> bool:
+    def _gives_up(self, error: TransportError | Failure) -> bool:
         if error.kind in (SIZE, POISON):
             return False
         with self._lock:
@@ -235,6 +238,13 @@ class FallbackSender:
         }
         data = Encoder(body.run, body.host).event(encode_object(fields), time.time_ns(), body.first)
         return Body(data, body.run, body.host, body.first, body.last)
+
+
+def _borne(error: TransportError) -> TransportError:
+    """What is raised while the fallback's time is still to come: the end must not give missing credentials up."""
+    if error.kind == REFRESH:
+        return TransportError(RETRY, error.code, error.message, error.after)
+    return error
 
 
 def _is_single(body: Body) -> bool:
