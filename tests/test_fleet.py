@@ -22,7 +22,7 @@ from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
 from sqstee.run.writer import Writer
-from sqstee.transports.base import POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
+from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
 
 LOCKS: dict[str, list[int]] = {}
 
@@ -224,6 +224,28 @@ def test_an_event_cannot_speak_for_another_run(tmp_path: Path) -> None:
     found = Rebuilt.of_many((body.data, body.attributes) for body in sender.taken)
     assert found["B"].stdout == b"mine\n"
     assert [event.fields["x"] for event in found["A"].events] == [1]
+
+
+def test_what_is_refused_of_a_run_that_was_given_up(tmp_path: Path) -> None:
+    """Nothing can be put aside for it: its refused records once went out again and again, as fast as they could."""
+    (tmp_path / "quarantine").touch()
+    bad = (100, 900, 1499)  # in bodies that are divided for different times
+    (one, hurt), (two, other) = spooled(tmp_path, "A"), spooled(tmp_path, "B")
+    for number in range(1500):
+        one.write(0, b"poison\n" if number in bad else lines("A", number, 1))
+    two.write(0, lines("B", 0, 2000))
+    for writer in (one, two):
+        writer.close()
+
+    def refuse(bodies: Sequence[Body]) -> list[Failure]:
+        if len(sender.sizes) > 100:
+            raise TransportError(OPEN, "Enough", "")
+        return [Failure(at, POISON, "Poison", "") for at, body in enumerate(bodies) if b"poison" in body.data]
+
+    sender = Scripted(refuse)
+    assert ship([hurt, other], sender)
+    assert taken(sender)["B"] == lines("B", 0, 2000)
+    assert (bool(hurt.failure), bool(other.failure)) == (True, False)
 
 
 FORGED = {

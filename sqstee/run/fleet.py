@@ -160,20 +160,20 @@ class Fleet:
             planned.done = True
 
     def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
-        """By run first, then by lines."""
+        """By run first, then by lines; none where its run was given up: whoever takes it next sends that again."""
         if isinstance(planned, Mixed):
             return planned.divide(parts)
         lane = self._owner(planned)
-        return lane.divide(planned, parts) if lane else [planned]
+        return lane.divide(planned, parts) if lane else []
 
     def refit(self, planned: Planned) -> list[Planned]:
-        """By run first, then by lines."""
+        """By run first, then by lines; none where its run was given up."""
         if isinstance(planned, Mixed):
             large = [member for member in planned.members if member.body.size > self._limits.message]
             fitting = [member for member in planned.members if member.body.size <= self._limits.message]
             return fitting + [part for member in large for part in self.refit(member)]
         lane = self._owner(planned)
-        return lane.refit(planned) if lane else [planned]
+        return lane.refit(planned) if lane else []
 
     def substitute(self, planned: Planned, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""

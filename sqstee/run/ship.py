@@ -280,7 +280,7 @@ class Shipper:
             self._too_large(source, planned, refusal.limit)
         elif refusal.kind == POISON:
             parts = source.divide(planned)
-            if len(parts) > 1:
+            if len(parts) != 1:
                 self._send_later(parts)
             else:
                 self._suspect(source, planned, str(refusal), now)

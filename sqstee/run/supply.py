@@ -48,7 +48,10 @@ class Supply(Protocol):
         """The destination has these. Raises OSError where one cannot be freed; that one is not acknowledged."""
 
     def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
-        """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record."""
+        """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record.
+
+        None where it is not to be sent any more; so with `refit`.
+        """
 
     def refit(self, planned: Planned) -> list[Planned]:
         """Have bodies that a message can hold in the place of one that was handed out; it alone if it is one record."""
