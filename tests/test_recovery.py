@@ -13,6 +13,7 @@ from recovering import LINES, assert_recovered, leave_behind, shipped, unfinishe
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
 from sqstee.run.flush import sweep
+from sqstee.run.replay import State
 from sqstee.run.segments import segment_name
 
 
@@ -71,6 +72,22 @@ def test_damage_after_a_power_cut(sqstee: Sqstee, fake_sqs: FakeSqs, damage: str
         assert found.stdout != LINES + b"unfinished"
     else:
         assert found.stdout == LINES + b"unfinished"
+    assert sqstee.waiting_runs() == []
+
+
+def test_a_segment_that_lost_what_was_delivered(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A power cut that the state file survived, and the segment's end did not: the run's end arrives all the same."""
+    words = sqstee.words("--to", "q", "--", "sh", "-c", "seq 2000; exec tail -f /dev/null")
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(words, stdout=subprocess.DEVNULL, env=environ) as process:
+        wait_for(lambda: any(State(str(sqstee.spool / run)).next == 2001 for run in sqstee.waiting_runs()), "delivery")
+        kill(process.pid, *children(process.pid))
+    (run,) = sqstee.waiting_runs()
+    os.truncate(sqstee.spool / run / segment_name(1), 1500)
+    found = sqstee.run("flush", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout.decode()) == (0, f"{run}: shipped to q\n")
+    shipped(fake_sqs, "q").assert_whole()
+    assert shipped(fake_sqs, "q").stdout == LINES
     assert sqstee.waiting_runs() == []
 
 

@@ -28,6 +28,8 @@ class Tail:
         for frame in reader.frames():
             self._take(frame)
         self.end = reader.position
+        if self.end < state.position:  # a power cut took what is acknowledged: reading goes on behind it
+            self.end = (state.position[0] + 1, 0)
         reader.close()
         state.close()
 
