@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,24 @@ def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, mo
     assert got.stdout == b"first\n"
     assert [event.event for event in got.events] == ["start", "exit", "end"]
     assert got.events[-1].fields["cause"] == "wrapper-died"
+
+
+def test_an_heir_is_killed_long_after_the_exit(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """The segment with the exit event is freed by then: that event is not made up once more, as a death."""
+    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.run.ending:Ending._end_streams:kill:1")
+    until_freed = f"while [ -e {sqstee.spool}/*/{segment_name(1)} ]; do sleep 0.02; done"
+    script = f"({UNTIL_THE_FRONT_ENDS}; seq 60000; {until_freed}) & exit 7"
+    words = ("--to", "q", "--", "sh", "-c", script)
+    small = ["sh", "-c", 'ulimit -f 200; exec "$@"', "-", *sqstee.words(*words)]  # the size at which segments end
+    found = subprocess.run(small, env=sqstee.environ | environ, capture_output=True, timeout=40, check=False)
+    assert found.returncode == 7
+    wait_for((tmp_path / "injected").exists, "the heir's death")
+    flush(sqstee, fake_sqs)
+    got = shipped(fake_sqs, "q")
+    got.assert_without_holes()
+    assert got.stdout == b"".join(b"%d\n" % n for n in range(1, 60001))
+    assert [event.event for event in got.events] == ["start", "exit", "end"]
+    assert (got.events[1].fields["exit_code"], got.events[2].fields["cause"]) == (7, "wrapper-died")
 
 
 @pytest.mark.parametrize("step", range(1, 5))

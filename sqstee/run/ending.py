@@ -123,6 +123,8 @@ class Ending:
             self._messages.add(f"the exit event is missing: {why}; make room in {self._kept.root}")
         if self._last or not self._capture.open:
             writer.close()
+        elif self._ended:
+            writer.note_exit()
 
     def _sync(self) -> None:
         """With --fsync: all that is spooled by now is on the disk before we go on."""

@@ -24,7 +24,7 @@ class Tail:
         reader = Reader(folder, (state.position[0], 0))
         self.acknowledged = self.next_seq = state.next
         self.unfinished = [0] * _STREAMS
-        self.open_after_exit = self.closed = False
+        self.open_after_exit, self.closed = _exited(folder, state.position[0]), False
         for frame in reader.frames():
             self._take(frame)
         self.end = reader.position
@@ -50,6 +50,14 @@ class Tail:
             self.open_after_exit = bool(fields.get("open"))
         self.closed = self.closed or fields.get("event") == "end"
         self.closed = self.closed or (fields.get("event") == "exit" and not self.open_after_exit)
+
+
+def _exited(folder: str, segment: int) -> bool:
+    """Whether the exit event was written before `segment` was begun."""
+    try:
+        return bool(json.loads(read_meta(folder, segment)).get("exited"))
+    except (OSError, ValueError):
+        return False
 
 
 def close_dead_run(folder: str) -> bool:

@@ -280,9 +280,12 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | _UNTRUSTING)
 
 
-def read_meta(folder: str) -> bytes:
-    """The META frame's payload of a run's first segment in which it can be read; raises OSError or ValueError."""
-    numbers = segments(folder)
+def read_meta(folder: str, start: int = 0) -> bytes:
+    """The META frame's payload of a run's first segment, from `start` on, in which it can be read.
+
+    Raises OSError or ValueError.
+    """
+    numbers = [number for number in segments(folder) if number >= start]
     if not numbers:
         raise FileNotFoundError(f"{folder} holds no segment")
     for number in numbers:

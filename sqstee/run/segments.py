@@ -56,6 +56,10 @@ class Segments:
         os.ftruncate(self._fd, size)
         self._number, self._size, self._complete = number, size, False
 
+    def note_exit(self) -> None:
+        """Have the segments to come say that the run's exit event is written: the one that holds it may be freed."""
+        self._meta = self._meta[:-1] + b',"exited":true}'
+
     def ready(self, size: int, first: int) -> bool:
         """Whether frames of `size` bytes, the first one's seq being `first`, can be appended as far as room goes."""
         if self._size + size <= self._limit:

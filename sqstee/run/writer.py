@@ -94,6 +94,10 @@ class Writer:
             self._gap_from = -1
         return False
 
+    def note_exit(self) -> None:
+        """The exit event is written, and more is to come: whoever closes the run after a death needs to know it."""
+        self._segments.note_exit()
+
     def close(self) -> None:
         """Write an outstanding gap frame and close the files."""
         if self._gap_from >= 0:
