@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,43 @@ def test_damage_becomes_a_gap_and_never_garbage(tmp_path: Path, part: str) -> No
     assert found.stdout.startswith(b"line 0\nline 1\nline 2\nline 3\n")
     assert found.stdout.endswith(b"line 7\nline 8\nline 9\n")
     assert found.stderr in (b"err\n", b"")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_wherever_the_damage_is_no_line_is_made_up(tmp_path: Path, part: int) -> None:
+    """Lines of both streams in small chunks, over several segments: every byte in turn, and no two lines are joined."""
+    texts = [b"".join(b"%s %d\n" % (name, number) for number in range(20)) for name in (b"out", b"err")]
+    chance, at = random.Random(part), [0, 0]
+    pieces = []
+    while at[0] < len(texts[0]) or at[1] < len(texts[1]):
+        stream, size = chance.randrange(2), chance.randrange(1, 12)
+        pieces.append((stream, texts[stream][at[stream] : at[stream] + size], False))
+        at[stream] += size
+    write(new_writer(tmp_path, max_line=100, limit=900), pieces)
+    lines = {line for text in texts for line in text.splitlines(keepends=True)}
+    for number in segments(str(tmp_path)):
+        path = tmp_path / segment_name(number)
+        data = path.read_bytes()
+        for place in range(part, len(data), 8):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+            found = rebuilt(pack(tmp_path))
+            found.assert_without_holes()
+            assert {record.data for record in found.records} <= lines
+        path.write_bytes(data)
+
+
+def test_a_line_that_the_next_segment_repeats_outlives_damage(tmp_path: Path) -> None:
+    """It begins in a damaged frame; the segment behind that one holds it from its beginning."""
+    writer = new_writer(tmp_path, limit=130)
+    writer.write(0, b"one\ntwo")
+    writer.write(0, b" and more\n")
+    writer.close()
+    assert segments(str(tmp_path)) == [1, 2]
+    path = tmp_path / segment_name(1)
+    path.write_bytes(path.read_bytes().replace(b"one", b"eno"))
+    found = rebuilt(pack(tmp_path))
+    found.assert_without_holes()
+    assert found.stdout == b"two and more\n"
 
 
 def test_a_damaged_event_costs_no_line(tmp_path: Path) -> None:

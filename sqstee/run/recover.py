@@ -30,6 +30,7 @@ class Tail:
         self.end = reader.position
         if self.end < state.position:  # a power cut took what is acknowledged: reading goes on behind it
             self.end = (state.position[0] + 1, 0)
+            self.unfinished = [0] * _STREAMS
         reader.close()
         state.close()
 

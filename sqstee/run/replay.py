@@ -12,6 +12,7 @@ from _struct import Struct
 
 from sqstee.record import encode_object
 from sqstee.run.frame import (
+    CUT,
     FRESH,
     GAP,
     HEADER,
@@ -57,6 +58,7 @@ class Reader:
         self._base = 0  # offset in the segment of the buffer's first byte
         self._expected = expected
         self._suspect: set[int] = set()  # streams whose unfinished line was damaged
+        self._begins: set[int] = set()  # streams whose next frame does not go on from what was read
 
     @property
     def position(self) -> Position:
@@ -73,6 +75,8 @@ class Reader:
                 return
             for frame in self._segment_frames():  # the next segment is begun only when this one is complete
                 yield from self._checked(frame)
+            if self._fd >= 0 and os.fstat(self._fd).st_size > self._offset:  # damaged up to its end
+                self._begins = {0, 1, 2}  # what goes on the next one repeats
             self._advance(following[0])
 
     @property
@@ -181,9 +185,18 @@ class Reader:
             yield self._gap(self._expected, frame.first - self._expected, frame)
         self._expected = max(self._expected, frame.first + frame.lines)
         if frame.kind == LINES:
+            self._note_beginning(frame)
             yield from self._without_torn_line(frame) if frame.stream in self._suspect else (frame,)
         elif frame.kind != META and frame.lines:
             yield frame
+
+    def _note_beginning(self, frame: Frame) -> None:
+        """A frame that begins a line has nothing to do with the damage before it."""
+        if frame.stream in self._begins:
+            self._begins.discard(frame.stream)
+            frame.flags |= FRESH
+        if frame.flags & FRESH:
+            self._suspect.discard(frame.stream)
 
     def _without_torn_line(self, frame: Frame) -> Iterator[Frame]:
         """The line that goes on from a damaged frame is a gap too: its beginning is gone."""
@@ -193,9 +206,10 @@ class Reader:
         yield self._gap(frame.first, 1, frame)
         rest = frame.payload[frame.payload.find(b"\n") + 1 or len(frame.payload) :]
         frame.first, frame.lines, frame.payload = frame.first + 1, frame.lines - 1, rest
-        frame.flags |= FRESH
-        if rest:
-            yield frame
+        frame.flags |= FRESH  # also where nothing is left: what came before the damage goes on in nothing
+        if not frame.lines:
+            frame.flags &= ~CUT
+        yield frame
 
     @staticmethod
     def _gap(first: int, lines: int, before: Frame) -> Frame:
