@@ -218,7 +218,8 @@ def test_a_run_of_which_nothing_was_written(sqstee: Sqstee, names: tuple[str, ..
 
 def test_a_disk_that_is_full_when_a_run_begins(sqstee: Sqstee, tmp_path: Path) -> None:
     """The shipper, which finds nothing that it can read, looks again: what comes once there is room is shipped."""
-    script = f"echo lost; while [ ! -e {sqstee.spool}/local.db ]; do sleep 0.02; done; sleep 2; echo kept"
+    # what was refused within the last second is not tried again at the end: the look must be older by then
+    script = f"echo lost; while [ ! -e {sqstee.spool}/local.db ]; do sleep 0.02; done; sleep 5; echo kept"
     fault = injecting(tmp_path, "sqstee.run.segments:write_whole:full:1-3")
     found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=fault)
     assert (found.returncode, found.stdout) == (0, b"lost\nkept\n")
