@@ -16,7 +16,9 @@ from support import SCRIPT, children, injecting, kill, wait_for
 
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
+from sqstee.run.agent import Agent, Plan
 from sqstee.run.spool import create
+from sqstee.transports.fallback import FallbackSender
 
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
 
@@ -207,6 +209,35 @@ class Host:
 def host(node: Node) -> Host:
     """A host for all users."""
     return Host(node)
+
+
+@needs_root
+def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is kept with the user whose run came first: when that folder is gone its number must not be another's."""
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    to, settings = "http://127.0.0.1:9/nobody", Settings()
+    settings.fallback, settings.fallback_after = f"local:{tmp_path}/second.db", 0.1
+    meta = {"run": "01JD0000000000000000000001", "host": "h", "to": to, "compress": "none", "local_max": 1}
+    writer, *locks = create(str(host.own), str(meta["run"]), json.dumps(meta).encode(), 32768, 1024**3, "auto")
+    writer.write(0, b"hi\n")
+    writer.close()
+    for fd in locks:
+        os.close(fd)
+    host.give()
+    agent = Agent(str(host.shared), Plan(frozenset({to}), settings), {})
+    agent.look()
+    wait_for((host.own / ".owed").exists, "debt")
+    assert agent.drain() == {}
+    (sender,) = agent._senders.values()
+    assert isinstance(sender, FallbackSender)
+    shutil.rmtree(host.own)
+    agent.look()
+    assert list(agent._folders()) == []
+    others = [os.open(tmp_path, os.O_RDONLY) for _ in range(50)]
+    sender._owed.paid(sender._owed.due(10))
+    assert not (tmp_path / ".owed").exists()
+    for fd in others:
+        os.close(fd)
 
 
 @needs_root

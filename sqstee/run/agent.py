@@ -201,7 +201,9 @@ class Agent:
     def _open_users_folders(self) -> None:
         used = {charge.run.root for charge in self._charges.values()}  # by these names, which must not become another's
         for owner in [owner for owner, root in self._roots.items() if root.gone and root.path not in used]:
-            self._roots.pop(owner).close()
+            root = self._roots.pop(owner)
+            if not root.lent:
+                root.close()
         for name in os.listdir(self.folder):
             if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) not in self._roots:
                 try:
@@ -263,6 +265,7 @@ class Agent:
                 local = f"{root.path}/{LOCAL_FILE_NAME}"
                 sender = open_sender(destination, local, manner.local_max, **manner.sending)
                 self._senders[manner.sender_key] = sender
+                root.lent = True
             # S3 objects, what a collector stores, and local rows are named by the one run that they hold
             mixing = destination.kind == "sqs" and not (sender.ordered or manner.sending["via_s3"])
             if group:

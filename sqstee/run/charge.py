@@ -30,13 +30,14 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Folder:
     """An open folder: `path` names it whatever becomes of its name. Raises OSError, also where it is another user's."""
 
-    __slots__ = ("_fd", "_place", "owner", "path")
+    __slots__ = ("_fd", "_place", "lent", "owner", "path")
 
     def __init__(self, path: str, owner: int) -> None:
         self._place = path
         self._fd = os.open(path, _FOLDER)
         self.path = f"/proc/self/fd/{self._fd}"
         self.owner = owner
+        self.lent = False  # a sender keeps what it owes in it, for as long as the agent lives
         if os.fstat(self._fd).st_uid != owner:
             self.close()
             raise PermissionError(1, "it belongs to another user", path)
