@@ -351,6 +351,19 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
     assert got.stdout == found.stdout
 
 
+@pytest.mark.parametrize("verb", ["flush --timeout 3s", "agent --once --flush-timeout 3s"])
+def test_an_outage_when_a_spool_is_emptied(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, verb: str) -> None:
+    """Half of that time belongs to the fallback as well, also where it is shorter than --fallback-after."""
+    path = tmp_path / "second.db"
+    fake_sqs.faults(refuse=True)
+    words = ("--to", "q", "--fallback", f"local:{path}", "--fallback-after", "1h", "--flush-timeout", "0")
+    assert sqstee.run(*words, "--", "seq", "1000", environ=fake_sqs.environ()).returncode == 0
+    assert len(sqstee.waiting_runs()) == 1
+    assert sqstee.run(*verb.split(), environ=fake_sqs.environ()).returncode == 0
+    assert sqstee.waiting_runs() == []
+    sqstee.local(path).assert_whole()
+
+
 def test_no_credentials_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """A session that finds none is not the end of it: the fallback's time is still to come."""
     environ = {name: value for name, value in fake_sqs.environ().items() if "KEY" not in name}

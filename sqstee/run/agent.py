@@ -23,6 +23,7 @@ from sqstee.run.replay import holds_nothing
 from sqstee.run.spool import lock
 from sqstee.transports.base import Sender, TransportError
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+from sqstee.transports.fallback import hurry
 from sqstee.transports.opening import open_sender
 
 LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
@@ -137,6 +138,8 @@ class Agent:
     def drain(self) -> dict[str, str]:
         """Deliver what is there within the flush timeout, and leave; the runs that stay behind, with the reasons."""
         deadline = time.monotonic() + self._plan.settings.flush_timeout + _GRACE_SECONDS
+        for sender in self._senders.values():
+            hurry(sender, self._plan.settings.flush_timeout)
         for name, charge in self._charges.items():
             if not (charge.run.ended or name in self._ending or charge.is_written()):
                 charge.end()

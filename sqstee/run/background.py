@@ -6,6 +6,7 @@ import _thread
 import gc
 import os
 import time
+from functools import partial
 
 from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.run import flush
@@ -14,7 +15,7 @@ from sqstee.run.flood import Flood
 from sqstee.run.recover import close_dead_run
 from sqstee.run.ship import Shipper
 from sqstee.transports.destination import Destination
-from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.fallback import hurry
 from sqstee.transports.opening import open_sender
 
 _NICENESS = 15  # where shipper and command compete for the cores the command wins
@@ -66,7 +67,7 @@ def work(
         orphaned=orphaned,
         reached=reached,
         flood=Flood(folder, settings.spool_max, settings.on_full).until,
-        closing=sender.hurry if isinstance(sender, FallbackSender) else lambda seconds: None,
+        closing=partial(hurry, sender),
     )
     reason = ""
     try:

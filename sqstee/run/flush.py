@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from functools import partial
 
 from sqstee.errors import SqsteeError
 from sqstee.options import SENDER_OPTIONS
@@ -16,7 +17,7 @@ from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import lock
 from sqstee.transports.destination import LOCAL_FILE_NAME, parse
-from sqstee.transports.fallback import FallbackSender
+from sqstee.transports.fallback import FallbackSender, hurry
 from sqstee.transports.opening import open_sender
 from sqstee.transports.owed import pairs
 
@@ -197,19 +198,17 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     wake, closing = os.pipe()
     os.write(closing, CLOSE)
     os.close(closing)
+    sending = {name: str(meta.get(name, "")) for name in SENDER_OPTIONS}
+    sender = open_sender(parse(to), f"{root}/{LOCAL_FILE_NAME}", int(str(meta["local_max"])), **sending)
     shipper = Shipper(
         f"{root}/{run}",
-        open_sender(
-            parse(to),
-            f"{root}/{LOCAL_FILE_NAME}",
-            int(str(meta["local_max"])),
-            **{name: str(meta.get(name, "")) for name in SENDER_OPTIONS},
-        ),
+        sender,
         wake,
         linger=0.0,
         message_bytes=int(str(meta.get("message_bytes", 0))) or None,
         flush_timeout=timeout,
         compress=str(meta["compress"]),
+        closing=partial(hurry, sender),
         in_flight=in_flight,
     )
     try:

@@ -52,7 +52,7 @@ class FallbackSender:
         self.linger = primary.linger
 
     def hurry(self, seconds: float) -> None:
-        """The command has ended, and `seconds` are left: half of them belong to the fallback."""
+        """Nothing more will come, and `seconds` are left: half of them belong to the fallback."""
         self._after = min(self._after, seconds / 2)
 
     def open(self) -> int:
@@ -238,6 +238,12 @@ class FallbackSender:
         }
         data = Encoder(body.run, body.host).event(encode_object(fields), time.time_ns(), body.first)
         return Body(data, body.run, body.host, body.first, body.last)
+
+
+def hurry(sender: Sender, seconds: float) -> None:
+    """The end is near: a sender that has a fallback turns to it in time."""
+    if isinstance(sender, FallbackSender):
+        sender.hurry(seconds)
 
 
 def _borne(error: TransportError) -> TransportError:
