@@ -36,6 +36,7 @@ class S3Server:
         self._server: BaseWSGIServer | None = None
         self.calls: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
         self.faults: deque[tuple[str, bool]] = deque()
+        self.too_large = 0  # a PUT of more bytes is refused
         self.conditional = True
         self.pages = 0  # so many requests are answered with a page of a portal's that is in between
 
@@ -125,6 +126,8 @@ class S3Server:
                     list(self._application(environ, lambda *_: None))
                     environ = environ | {"CONTENT_LENGTH": ""}
                 return _refuse(code, environ, start_response)
+            if 0 < self.too_large < int(environ.get("CONTENT_LENGTH") or 0):
+                return _refuse("EntityTooLarge", environ, start_response)
         return self._application(environ, start_response)
 
 

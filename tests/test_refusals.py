@@ -24,6 +24,7 @@ from sqstee.run.senders import Senders
 from sqstee.run.ship import Shipper
 from sqstee.run.shipment import CLOSE
 from sqstee.run.spool import create
+from sqstee.run.writer import Writer
 from sqstee.transports.aws import refusal_of
 from sqstee.transports.base import (
     OPEN,
@@ -352,8 +353,61 @@ def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
     assert sizes == [524288, 262144, 131072, 65536, 65536, 65536]
     limits.request_at_most(262144)
     for _ in range(5):
-        limits.success()
+        limits.success([1000, 2000])
     assert limits.request == 262144 < MAX_REQUEST_BYTES
+
+
+def test_what_is_guessed_is_no_less_than_what_was_taken() -> None:
+    """Who calls something too large and does not say what it takes is believed, but for what it has taken before."""
+    limits = Limits()
+    limits.success([300_000, 400_000])
+    limits.message_refused(1_000_000)
+    assert (limits.packed, limits.message, limits.request) == (500_000, MAX_REQUEST_BYTES, 700_000)
+    limits.message_refused(2000)
+    limits.request_refused(1_000_000)
+    assert (limits.packed, limits.message, limits.request) == (400_000, MAX_REQUEST_BYTES, 700_000)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_small_body_that_was_called_too_large(tmp_path: Path, several: bool) -> None:
+    """By whoever stands between, once: what comes later is packed, in a billed unit at least, and long lines arrive."""
+    writer, *locks = create(str(tmp_path), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
+    line = b"x" * 20_000 + b"\n"
+    wake, closing = os.pipe()
+    calls = 0
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return []
+        for _ in range(100):
+            writer.write(0, line)
+        writer.close()
+        os.write(closing, CLOSE)
+        raise TransportError(SIZE, "Http413", "Request Entity Too Large")
+
+    writer.write(0, b"first\n" + b"second\n" * several)
+    sender = Scripted(answer)
+    try:
+        shipper = shipper_of(writer, sender, wake)
+        assert shipper.run()
+    finally:
+        for fd in (*locks, wake, closing):
+            os.close(fd)
+    assert len(sender.sizes[0]) == 1
+    got = taken(sender)
+    got.assert_without_holes()
+    assert got.stdout == (b"first\nsecond\n" if several else b"") + line * 100
+    assert shipper.quarantined == (0 if several else 1)
+    assert len(sender.sizes) < (45 if several else 20)
+
+
+def shipper_of(writer: Writer, sender: Scripted, wake: int, flush_timeout: float = 20.0) -> Shipper:
+    """A shipper of what is spooled, which `wake` closes."""
+    return Shipper(
+        writer.folder, sender, wake, linger=0.0, message_bytes=262144, flush_timeout=flush_timeout, compress="none"
+    )
 
 
 def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 20.0) -> tuple[Shipper, bool]:
@@ -364,9 +418,7 @@ def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: floa
     writer.close()
     wake, closing = os.pipe()
     os.write(closing, CLOSE)
-    shipper = Shipper(
-        writer.folder, sender, wake, linger=0.0, message_bytes=262144, flush_timeout=flush_timeout, compress="none"
-    )
+    shipper = shipper_of(writer, sender, wake, flush_timeout)
     try:
         return shipper, shipper.run()
     finally:

@@ -166,14 +166,14 @@ class Fleet:
         lane = self._owner(planned)
         return lane.divide(planned, parts) if lane else []
 
-    def refit(self, planned: Planned) -> list[Planned]:
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
         """By run first, then by lines; none where its run was given up."""
         if isinstance(planned, Mixed):
-            large = [member for member in planned.members if member.body.size > self._limits.message]
-            fitting = [member for member in planned.members if member.body.size <= self._limits.message]
-            return fitting + [part for member in large for part in self.refit(member)]
+            large = [member for member in planned.members if member.body.size > size]
+            fitting = [member for member in planned.members if member.body.size <= size]
+            return fitting + [part for member in large for part in self.refit(member, size)]
         lane = self._owner(planned)
-        return lane.refit(planned) if lane else []
+        return lane.refit(planned, size) if lane else []
 
     def substitute(self, planned: Planned, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
@@ -207,7 +207,7 @@ class Fleet:
 
     @property
     def _most_body_bytes(self) -> int:
-        return min(self._message_bytes, self._limits.message, self._limits.request)
+        return min(self._message_bytes, self._limits.packed, self._limits.request)
 
     @property
     def _most_data_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.run.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
@@ -37,29 +37,43 @@ class Planned:
 class Limits:
     """The most bytes that a message and a request may count, attributes included, as learned from the destination.
 
-    A request has at most `entries` messages.
+    A request has at most `entries` messages. What it does not say is guessed: more than `packed` is not put into one
+    message, but a record that is larger alone is tried, as long as it is no more than `message`.
 
     After a request that took too long the next one is half as large, down to one billed unit; each success grows it.
     """
 
     def __init__(self, request: int = MAX_REQUEST_BYTES, entries: int = MAX_ENTRIES) -> None:
-        self.message = self._most = self.request = request
+        self.message = self.packed = self._most = self.request = request
         self.entries = entries
+        self._taken_message = self._taken_request = BILLED_UNIT_BYTES  # the largest so far; less is not guessed
 
     def message_at_most(self, size: int) -> None:
-        """A message of more than `size` was refused for its size."""
+        """It does not take messages of more than `size`, as it says."""
         self.message = max(1, min(self.message, size))
+        self.packed = min(self.packed, self.message)
 
     def request_at_most(self, size: int) -> None:
-        """A request of more than `size` was refused for its size."""
+        """It does not take requests of more than `size`, as it says."""
         self._most = self.request = max(1, min(self._most, size))
+
+    def message_refused(self, size: int) -> None:
+        """A message of `size` was too large for one that does not say what it takes."""
+        self.packed = min(self.packed, max(size // 2, self._taken_message))
+        self.request_refused(size)
+
+    def request_refused(self, size: int) -> None:
+        """A request of `size` was too large for one that does not say what it takes."""
+        self._most = self.request = min(self._most, max(size // 2, self._taken_request))
 
     def too_slow(self, size: int) -> None:
         """A request of `size` took too long."""
         self.request = min(self._most, max(BILLED_UNIT_BYTES, min(self.request, size) // 2))
 
-    def success(self) -> None:
-        """A request was taken."""
+    def success(self, sizes: Sequence[int]) -> None:
+        """Messages of these sizes were taken, in one request."""
+        self._taken_message = max(self._taken_message, *sizes)
+        self._taken_request = max(self._taken_request, sum(sizes))
         self.request = min(self._most, 2 * self.request)
 
 

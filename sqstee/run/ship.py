@@ -7,7 +7,6 @@ import select
 import time
 from collections.abc import Callable
 
-from sqstee.options import LEAST_MESSAGE_BYTES
 from sqstee.run import signals
 from sqstee.run.health import Health
 from sqstee.run.pack import BILLED_UNIT_BYTES, Limits, Pace, Planned, Request
@@ -235,7 +234,7 @@ class Shipper:
         taken = [planned for at, planned in enumerate(bodies) if at not in failed]
         if taken:
             self._health.success()
-            self._limits.success()
+            self._limits.success([planned.body.size for planned in taken])
             self._acknowledge(source, taken, now)
         for failure in failures:
             self._refused_one(source, bodies[failure.index], failure, now)
@@ -252,13 +251,15 @@ class Shipper:
     def _refused_whole(self, source: Supply, bodies: list[Planned], refusal: TransportError, now: float) -> None:
         """A call failed: nobody knows which of its bodies was the reason, nor, after some errors, whether it failed."""
         size = sum(planned.body.size for planned in bodies)
-        if refusal.kind == SIZE:
-            self._limits.request_at_most(refusal.limit or size // 2)
+        if refusal.kind == SIZE and refusal.limit:
+            self._limits.request_at_most(refusal.limit)
+        elif refusal.kind == SIZE and len(bodies) > 1:
+            self._limits.request_refused(size)
         elif refusal.code == TIMEOUT:
             self._limits.too_slow(size)
         if len(bodies) == 1 and refusal.kind in (SIZE, POISON):
             self._refused_one(source, bodies[0], refusal, now)
-        elif refusal.kind == POISON:
+        elif refusal.kind == POISON or (refusal.kind == SIZE and size <= self._limits.request):
             for planned in bodies:
                 planned.alone = True
             self._send_later(bodies)
@@ -280,7 +281,7 @@ class Shipper:
             self._too_large(source, planned, refusal.limit)
         elif refusal.kind == POISON:
             parts = source.divide(planned)
-            if len(parts) != 1:
+            if parts != [planned]:
                 self._send_later(parts)
             else:
                 self._suspect(source, planned, str(refusal), now)
@@ -290,10 +291,14 @@ class Shipper:
 
     def _too_large(self, source: Supply, planned: Planned, limit: int | None) -> None:
         size = planned.body.size
-        self._limits.message_at_most(limit if limit and limit < size else max(LEAST_MESSAGE_BYTES, size // 2))
-        parts = source.refit(planned)
-        if len(parts) == 1:
+        told = limit if limit and limit < size else None
+        if told:
+            self._limits.message_at_most(told)
+        parts = source.refit(planned, told or min(size // 2, self._limits.packed))
+        if parts == [planned]:  # a record by itself, of which nothing follows for what several are packed into
             source.substitute(planned, "larger than the destination takes")
+        elif not told:
+            self._limits.message_refused(size)
         self._send_later(parts)
 
     def _suspect(self, source: Supply, planned: Planned, reason: str, now: float) -> None:

@@ -148,9 +148,9 @@ class Source:
         """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
         return self._replace(planned, pack.divide(planned.body, parts))
 
-    def refit(self, planned: Planned) -> list[Planned]:
-        """Have bodies that a message can hold in the place of one that was handed out; it alone if it is one record."""
-        return self._replace(planned, pack.refit(planned.body, self._limits.message))
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
+        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
+        return self._replace(planned, pack.refit(planned.body, size))
 
     def _replace(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
         """Their ranges are planned anew: what was refused does not count as sent."""
@@ -207,7 +207,7 @@ class Source:
 
     @property
     def _most_body_bytes(self) -> int:
-        return min(self.body_bytes, self._limits.message, self._limits.request)
+        return min(self.body_bytes, self._limits.packed, self._limits.request)
 
     def _extend(self, closed: Iterable[Planned]) -> None:
         for planned in closed:
@@ -215,9 +215,9 @@ class Source:
 
     def _fitting(self, planned: Planned) -> list[Planned]:
         """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
-        if planned.body.size <= self._limits.message:
+        if planned.body.size <= self._limits.packed:
             return [planned]
-        parts = self._parts(planned, pack.refit(planned.body, self._limits.message))
+        parts = self._parts(planned, pack.refit(planned.body, self._limits.packed))
         for part in parts:
             if part.body.size > self._limits.message:
                 self.substitute(part, "larger than the destination takes")

@@ -53,8 +53,8 @@ class Supply(Protocol):
         None where it is not to be sent any more; so with `refit`.
         """
 
-    def refit(self, planned: Planned) -> list[Planned]:
-        """Have bodies that a message can hold in the place of one that was handed out; it alone if it is one record."""
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
+        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
 
     def substitute(self, planned: Planned, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
