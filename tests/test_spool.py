@@ -15,7 +15,7 @@ from support import Rebuilt
 from sqstee.errors import SqsteeError
 from sqstee.record import Encoder, encode_object
 from sqstee.run import folder, spool
-from sqstee.run.frame import META
+from sqstee.run.frame import HEADER_BYTES, META
 from sqstee.run.pack import Packer, Planned
 from sqstee.run.replay import Reader, State, read_meta, segments
 from sqstee.run.room import Unbounded
@@ -263,6 +263,22 @@ def test_a_line_that_the_next_segment_repeats_outlives_damage(tmp_path: Path) ->
     found = rebuilt(pack(tmp_path))
     found.assert_without_holes()
     assert found.stdout == b"two and more\n"
+
+
+@pytest.mark.parametrize("kept", ["nothing", "its first frame"])
+def test_a_segment_that_a_power_cut_emptied(tmp_path: Path, kept: str) -> None:
+    """The line that went on in it is lost with it, and is not joined to the one that begins behind it."""
+    writer = new_writer(tmp_path, limit=130)
+    for chunk in (b"one\ntwo", b" and more\n", b"three\n"):
+        writer.write(0, chunk)
+    writer.close()
+    assert segments(str(tmp_path)) == [1, 2, 3]
+    size = 0 if kept == "nothing" else HEADER_BYTES + len(META_JSON)
+    os.truncate(tmp_path / segment_name(2), size)
+    found = rebuilt(pack(tmp_path))
+    found.assert_without_holes()
+    assert found.stdout == b"one\nthree\n"
+    assert [(event.seq, event.last) for event in found.events] == [(1, 1)]
 
 
 def test_a_damaged_event_costs_no_line(tmp_path: Path) -> None:

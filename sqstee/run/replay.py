@@ -75,8 +75,6 @@ class Reader:
                 return
             for frame in self._segment_frames():  # the next segment is begun only when this one is complete
                 yield from self._checked(frame)
-            if self._fd >= 0 and os.fstat(self._fd).st_size > self._offset:  # damaged up to its end
-                self._begins = {0, 1, 2}  # what goes on the next one repeats
             self._advance(following[0])
 
     @property
@@ -182,6 +180,8 @@ class Reader:
     def _checked(self, frame: Frame) -> Iterator[Frame]:
         """The frame, behind gap frames for what damage took before it."""
         if frame.first > self._expected:
+            if frame.kind == META:  # the end of a segment, or all of it, is gone: what goes on this one repeats
+                self._begins = {0, 1, 2}
             yield self._gap(self._expected, frame.first - self._expected, frame)
         self._expected = max(self._expected, frame.first + frame.lines)
         if frame.kind == LINES:
