@@ -279,16 +279,18 @@ def test_a_key_just_before_the_command_is_forked(sqstee: Sqstee, tmp_path: Path,
         terminal.expect(ends)
 
 
-def test_a_stop_before_the_command_is_executed(sqstee: Sqstee, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_whom", ["group", "wrapper"])
+@pytest.mark.parametrize("moment", ["start", "Inherited.restore_signals"])
+def test_a_stop_before_the_command_is_executed(sqstee: Sqstee, tmp_path: Path, to_whom: str, moment: str) -> None:
     """^Z at the very start: the wrapper stops as well, and both go on."""
-    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.child:Inherited.restore_signals:hang:1")
+    environ = sqstee.environ | injecting(tmp_path, f"sqstee.run.child:{moment}:hang:1")
     words = sqstee.words("--to", "local", "--", "echo", "hi")
     with running(words, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
-        wait_for((tmp_path / "injected").exists, "fork")
+        wait_for((tmp_path / "injected").exists, "start")
         os.killpg(process.pid, signal.SIGTSTP)
         (tmp_path / "injected.go").touch()
         wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T", "stop", 20)
-        os.killpg(process.pid, signal.SIGCONT)
+        (os.killpg if to_whom == "group" else os.kill)(process.pid, signal.SIGCONT)
         assert process.communicate(timeout=40)[0] == b"hi\n"
         assert process.returncode == 0
 

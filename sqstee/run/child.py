@@ -164,6 +164,7 @@ class Child:
         found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         if found and found.si_status in signals.JOB_STOPS:
             signals.stop(found.si_status)
+            os.kill(self.pid, _signal.SIGCONT)  # who had us go on may have meant us alone, and nobody relays it yet
 
 
 def end_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
