@@ -351,7 +351,7 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
     assert got.stdout == found.stdout
 
 
-@pytest.mark.parametrize("verb", ["flush --timeout 3s", "agent --once --flush-timeout 3s"])
+@pytest.mark.parametrize("verb", ["flush --timeout 10s", "agent --once --flush-timeout 10s"])
 def test_an_outage_when_a_spool_is_emptied(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, verb: str) -> None:
     """Half of that time belongs to the fallback as well, also where it is shorter than --fallback-after."""
     path = tmp_path / "second.db"
