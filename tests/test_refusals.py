@@ -403,10 +403,18 @@ def test_a_small_body_that_was_called_too_large(tmp_path: Path, several: bool) -
     assert len(sender.sizes) < (45 if several else 20)
 
 
-def shipper_of(writer: Writer, sender: Scripted, wake: int, flush_timeout: float = 20.0) -> Shipper:
+def shipper_of(
+    writer: Writer, sender: Scripted, wake: int, flush_timeout: float = 20.0, message_bytes: int = 262144
+) -> Shipper:
     """A shipper of what is spooled, which `wake` closes."""
     return Shipper(
-        writer.folder, sender, wake, linger=0.0, message_bytes=262144, flush_timeout=flush_timeout, compress="none"
+        writer.folder,
+        sender,
+        wake,
+        linger=0.0,
+        message_bytes=message_bytes,
+        flush_timeout=flush_timeout,
+        compress="none",
     )
 
 
@@ -460,6 +468,42 @@ def test_too_large_a_request_is_repacked(tmp_path: Path, message: str) -> None:
     assert shipper.quarantined == 0
     assert taken(sender).stdout == b"".join(b"%099d\n" % n for n in range(LINES))
     assert sum(sum(sizes) > 100_000 for sizes in sender.sizes) < 20
+
+
+@pytest.mark.parametrize("refused", [10, 4])
+def test_an_answer_is_one_failure_however_many_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """Ten throttled messages of one request are waited out as one: not for half a minute."""
+    steps = []
+    left = 1
+
+    def jitter(least: float, most: float) -> float:
+        steps.append(most)
+        return least
+
+    def answer(bodies: Sequence[Body]) -> list[Failure]:
+        nonlocal left
+        left -= 1
+        return [Failure(at, RETRY, "ThrottlingException", "slow down") for at in range(refused)] if left >= 0 else []
+
+    monkeypatch.setattr("sqstee.run.ship.Health", lambda: Health(jitter))
+    writer, *locks = create(str(tmp_path), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
+    for number in range(10):
+        writer.write(0, b"%d" % number * 20_000 + b"\n")
+    writer.close()
+    sender = Scripted(answer)
+    wake, closing = os.pipe()
+    os.write(closing, CLOSE)
+    shipper = shipper_of(writer, sender, wake, message_bytes=21_000)
+    try:
+        assert shipper.run()
+    finally:
+        for fd in (*locks, wake, closing):
+            os.close(fd)
+    assert len(sender.sizes[0]) == 10
+    assert steps == [0.4]
+    taken(sender).assert_without_holes()
 
 
 def test_a_destination_that_takes_no_record_is_at_fault(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _LONGEST_WAIT_SECONDS = 3600.0  # poll takes milliseconds that fit an int
 _LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may keep a wake-up back
 _SHORT_SECONDS = 60.0
 _ALONE = 8  # so many records refused one by one, and none taken: the destination is at fault
+_Trouble = tuple[str, str, float]  # the refusal's kind, why, for how many seconds it asks to be left alone
 
 
 class Shipper:
@@ -236,8 +237,8 @@ class Shipper:
             self._health.success()
             self._limits.success([planned.body.size for planned in taken])
             self._acknowledge(source, taken, now)
-        for failure in failures:
-            self._refused_one(source, bodies[failure.index], failure, now)
+        troubles = [self._refused_one(source, bodies[failure.index], failure) for failure in failures]
+        self._note(next(filter(None, reversed(troubles)), None), now)  # one answer is one failure
         if any(planned.original is None for planned in taken):
             self._convict(source)
 
@@ -258,7 +259,7 @@ class Shipper:
         elif refusal.code == TIMEOUT:
             self._limits.too_slow(size)
         if len(bodies) == 1 and refusal.kind in (SIZE, POISON):
-            self._refused_one(source, bodies[0], refusal, now)
+            self._note(self._refused_one(source, bodies[0], refusal), now)
         elif refusal.kind == POISON or (refusal.kind == SIZE and size <= self._limits.request):
             for planned in bodies:
                 planned.alone = True
@@ -271,23 +272,28 @@ class Shipper:
             if refusal.kind != SIZE:
                 self._health.failure(refusal.kind, str(refusal), now, refusal.after)
 
-    def _refused_one(self, source: Supply, planned: Planned, refusal: Failure | TransportError, now: float) -> None:
-        """One body was refused by itself."""
+    def _note(self, trouble: _Trouble | None, now: float) -> None:
+        if trouble:
+            kind, reason, after = trouble
+            self._health.failure(kind, reason, now, after)
+
+    def _refused_one(self, source: Supply, planned: Planned, refusal: Failure | TransportError) -> _Trouble | None:
+        """One body was refused by itself; what that tells of the destination's health."""
         if planned.original is not None and refusal.kind in (SIZE, POISON):
             source.reinstate(planned)
             self._send_later([planned])
-            self._health.failure(OPEN, str(refusal), now)
-        elif refusal.kind == SIZE:
+            return OPEN, str(refusal), 0.0
+        if refusal.kind == SIZE:
             self._too_large(source, planned, refusal.limit)
-        elif refusal.kind == POISON:
+            return None
+        if refusal.kind == POISON:
             parts = source.divide(planned)
-            if parts != [planned]:
-                self._send_later(parts)
-            else:
-                self._suspect(source, planned, str(refusal), now)
-        else:
-            self._send_later([planned])
-            self._health.failure(refusal.kind, str(refusal), now, refusal.after)
+            if parts == [planned]:
+                return self._suspect(planned, str(refusal))
+            self._send_later(parts)
+            return None
+        self._send_later([planned])
+        return refusal.kind, str(refusal), refusal.after
 
     def _too_large(self, source: Supply, planned: Planned, limit: int | None) -> None:
         size = planned.body.size
@@ -301,14 +307,15 @@ class Shipper:
             self._limits.message_refused(size)
         self._send_later(parts)
 
-    def _suspect(self, source: Supply, planned: Planned, reason: str, now: float) -> None:
+    def _suspect(self, planned: Planned, reason: str) -> _Trouble | None:
         """A record was refused by itself: it is to blame, unless the destination takes nothing else either."""
         planned.reason = f"refused by the destination: {reason}"
         self._suspects.append(planned)
-        if len(self._suspects) >= _ALONE:
-            self._send_later(self._suspects)
-            self._suspects = []
-            self._health.failure(OPEN, reason, now)
+        if len(self._suspects) < _ALONE:
+            return None
+        self._send_later(self._suspects)
+        self._suspects = []
+        return OPEN, reason, 0.0
 
     def _convict(self, source: Supply) -> None:
         """Something else was taken: gap events in the place of the suspects."""
