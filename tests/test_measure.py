@@ -19,7 +19,7 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
 from terminal import Terminal
 
-from sqstee.measure.analyse import analyse
+from sqstee.measure.analyse import Arm, analyse
 from sqstee.measure.experiment import Conductor, Settings
 from sqstee.measure.receivers import Polling
 from sqstee.measure.records import Reader
@@ -102,29 +102,45 @@ def test_the_interval_covers_the_injected_rate(tmp_path: Path, monkeypatch: pyte
 
 def covers(seeds: range, folder: Path) -> Iterator[bool]:
     """Whether the interval of each seed's experiment holds the rate; a server of its own makes a seed decide all."""
-    rate, messages = 0.1, 80
+    rate = 0.1
     with FakeSqs(faults={"duplicates": rate}) as server:
         queues = Queues(parse_destination(server.url("q")), connections=6)
         for seed in seeds:
             server.faults(seed=seed)
             server.reset_counters()
-            settings = Settings(
-                queue=server.url("q"),
-                id=f"seed{seed}",
-                messages=messages,
-                schedule=(("short", messages),),
-                polling=Polling(receivers=2, pause=0.03),
-                sending=Sending(threads=2),
-                settle=0.25,  # the fake delivers its duplicates within 0.2 s
-                folder=str(folder / f"{seed}"),
-            )
-            conductor = Conductor(settings, threading.Event(), lambda progress: None, queues)
-            conductor.run()
-            conductor.close()
-            (arm,) = analyse(Reader([conductor.sink.path]).blocks())
+            arm = short_experiment(server, queues, f"seed{seed}", folder, 80, pause=0.03)
             assert arm.duplicates == server.counters().injected.get("duplicates", 0)
             low, high = poisson_interval(arm.duplicates)
             yield low <= rate * arm.messages <= high
+
+
+def short_experiment(server: FakeSqs, queues: Queues, name: str, folder: Path, messages: int, pause: float) -> Arm:
+    """One block of short polls."""
+    settings = Settings(
+        queue=server.url("q"),
+        id=name,
+        messages=messages,
+        schedule=(("short", messages),),
+        polling=Polling(receivers=2, pause=pause),
+        sending=Sending(threads=2),
+        settle=0.25,  # the fake delivers its duplicates within 0.2 s
+        folder=str(folder / name),
+    )
+    conductor = Conductor(settings, threading.Event(), lambda progress: None, queues)
+    conductor.run()
+    conductor.close()
+    (arm,) = analyse(Reader([conductor.sink.path]).blocks())
+    return arm
+
+
+def test_receivers_look_once_more_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that did not poll while the block was quiet finds what came meanwhile before its end."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    with FakeSqs(faults={"duplicates": 1.0}) as server:
+        queues = Queues(parse_destination(server.url("q")), connections=6)
+        arm = short_experiment(server, queues, "slow", tmp_path, 30, pause=1.0)
+    assert (arm.sent, arm.duplicates, arm.incomplete) == (30, 30, 0)
 
 
 def test_new_queues_are_like_the_one_that_is_named(sqstee: Sqstee) -> None:

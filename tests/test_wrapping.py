@@ -165,7 +165,10 @@ def test_a_stderr_that_nobody_reads_any_more(sqstee: Sqstee, prefix: Prefix) -> 
         if prefix:  # the wrapper has noticed, as it does without a write
             wait_for(lambda: any(comm(pid) == "bash" for pid in children(process.pid)), "command")
             (command,) = [pid for pid in children(process.pid) if comm(pid) == "bash"]
-            wait_for(lambda: os.readlink(f"/proc/{command}/fd/2") not in pipes(process.pid), "closed pipe")
+            error = os.readlink(f"/proc/{command}/fd/2")
+            wait_for(lambda: error not in pipes(process.pid), "pipe closed in the wrapper")
+            shippers = [pid for pid in children(process.pid) if pid != command]  # just forked, with all descriptors
+            wait_for(lambda: not any(error in pipes(pid) for pid in shippers), "pipe closed in the shipper")
         out, _ = process.communicate(b"\n", timeout=40)
         assert (out, process.returncode) == (b"failed\n", 4)
 

@@ -47,6 +47,7 @@ class Crew:
         self._queues, self._sink, self._polling, self._name = queues, sink, polling, name
         self._received = received
         self._stop = threading.Event()
+        self._last_look = False
         self._threads: list[threading.Thread] = []
         self._tallies: list[_Tally] = []
         self._block = 0
@@ -67,7 +68,13 @@ class Crew:
             thread.start()
 
     def stop(self, complete: bool, patience: float) -> None:
-        """End the receivers: no new poll; the polls that are out have `patience` seconds to come back."""
+        """End the receivers within `patience` seconds: the polls that are out come back.
+
+        At the end of a complete block each receiver of short polls goes on until it has found nothing in a poll that it
+        began after the block's end: one that was kept from polling meanwhile would have left duplicates uncounted. A
+        long poll that is out looks all the time.
+        """
+        self._last_look = complete
         self._stop.set()
         deadline = time.monotonic() + patience
         for thread in self._threads:
@@ -80,15 +87,19 @@ class Crew:
 
     def _poll(self, name: str, block: int, url: str, wait: float, tally: _Tally, stop: threading.Event) -> None:
         """One receiver."""
-        trouble = 0
-        while not stop.is_set() and self.failure is None:
+        trouble, goes_on = 0, True
+        while goes_on and self.failure is None:
+            ending = stop.is_set()
+            if ending and (wait or not self._last_look):
+                return
             try:
-                trouble = self._once(f"{name}:{block}:{tally.receives}", block, url, wait, tally)
+                found = self._once(f"{name}:{block}:{tally.receives}", block, url, wait, tally)
+                trouble, goes_on = 0, found or not ending
             except TransportError as error:
                 if not self._bears(error, tally):
                     self.failure = error
                     return
-                trouble += 1
+                trouble, goes_on = trouble + 1, not ending
                 backoff = min(_MOST_BACKOFF_SECONDS, 0.05 * 2.0**trouble)
                 stop.wait(_MISSING_PAUSE_SECONDS if is_missing(error) else backoff)
             if self._polling.pause:
@@ -102,15 +113,15 @@ class Crew:
         tally.errors += 1
         return error.kind == RETRY
 
-    def _once(self, call: str, block: int, url: str, wait: float, tally: _Tally) -> int:
-        """One poll, and the deletion of what it brought; always 0: the trouble is over."""
+    def _once(self, call: str, block: int, url: str, wait: float, tally: _Tally) -> bool:
+        """One poll, and the deletion of what it brought: whether it brought anything."""
         t0 = time.time()
         found = self._queues.receive(url, wait)
         t1 = time.time()
         tally.receives += 1
         if not found:
             tally.empty += 1
-            return 0
+            return False
         seqs = [_seq(one.body, block) for one in found]
         tally.deletes += 1
         deleted_t0 = time.time()
@@ -123,7 +134,7 @@ class Crew:
             if seq is not None
         )
         self._received(block, [seq for seq in seqs if seq is not None])
-        return 0
+        return True
 
     def _delete(self, url: str, found: Sequence[Received], tally: _Tally) -> list[bool]:
         """Delete; what cannot be deleted comes again, and is then told apart by its record."""
