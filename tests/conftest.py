@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from node import Node
 from support import Sqstee
 
-# A gate asks the same questions each time; --hypothesis-profile=explore asks new ones, and many more.
-settings.register_profile("gate", derandomize=True)
-settings.register_profile("explore", max_examples=2000, deadline=None)
+# A gate asks the same questions each time; --hypothesis-profile=explore asks new ones, and many more. How long an
+# example takes, or the making of one, says how crowded the machine is.
+settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("gate"), derandomize=False, max_examples=2000)
 settings.load_profile("gate")
 
 

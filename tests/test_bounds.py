@@ -533,7 +533,7 @@ class RefusingRoom(Unbounded):
     ),
     st.integers(0, 1 << 32),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_refusals_at_random_leave_every_seq_covered_once(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]], seed: int
 ) -> None:

@@ -161,7 +161,7 @@ class TestFaults:
             writer.sync()
         writer.close()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2000), st.binary(max_size=40), st.booleans())
     def test_damage_costs_the_frame_that_it_hits(self, at: int, junk: bytes, cut: bool) -> None:
         """A torn tail or bytes that are not ours: every other frame is found."""
@@ -237,7 +237,7 @@ def _streams(wrote: dict[str, list[bytes]], seen: Iterable[tuple[str, int]]) -> 
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(histories(), st.booleans())
 def test_any_history_makes_the_files_of_what_was_seen(
     history: tuple[dict[str, list[bytes]], list[list[bytes]]], packed: bool
@@ -271,7 +271,7 @@ def test_any_history_makes_the_files_of_what_was_seen(
 LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), min_size=1, max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LINES, st.sampled_from(["", 'j"b\\', 'x","message":"']), st.integers(0, 10**12))
 def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, first: int) -> None:
     """The fast way gives the same bytes, or none at all; and so does the index."""

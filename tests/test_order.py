@@ -454,7 +454,7 @@ HISTORIES = st.lists(STEPS, max_size=60)
 Step: TypeAlias = tuple[str, str, int, int, int]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(HISTORIES, st.booleans())
 def test_any_history_equals_the_model(history: Sequence[Step], from_start: bool) -> None:
     """Any order, duplication, loss, overlap, gap event and tick: the same as seq by seq."""
@@ -488,7 +488,7 @@ def test_any_history_equals_the_model(history: Sequence[Step], from_start: bool)
         assert counters.gapped == list(model.done.values()).count("gap")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(HISTORIES, st.booleans(), st.integers(0, 12))
 def test_whatever_arrives_is_told_once(history: Sequence[Step], from_start: bool, max_pending: int) -> None:
     """With a bound on memory too: each seq once, in order ascending, missing exactly what never came."""
@@ -535,7 +535,6 @@ def shipments(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     return total, draw(st.permutations(bodies + again))
 
 
-@settings(deadline=None)
 @given(shipments())
 def test_a_whole_run_comes_out_whole(shipment: tuple[int, list[tuple[int, int]]]) -> None:
     """At-least-once delivery in any order within the window prints the run as it was written."""

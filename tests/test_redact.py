@@ -50,7 +50,7 @@ def lines_of(folder: Path) -> bytes:
         reader.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.sampled_from([b"S12", b"S1", b"2345", b"\n", b"\r\n", b"\xff", "ä€".encode(), b"\0", b"a", b"\xc3"]))
 )
@@ -230,7 +230,7 @@ def test_a_failure_of_the_engine_drops(sqstee: Sqstee, tmp_path: Path, call: int
     assert SECRET not in on_disk(sqstee.spool)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_every_way_to_cut_a_stream_into_chunks(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """The spool holds the masked stream, however it came; long lines come in pieces, and hide what is in their way."""
@@ -304,7 +304,7 @@ class WaitingRoom(Unbounded):
         return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_full_spool_is_waited_for(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """What could not be spooled is given again: nothing comes twice, and no secret comes unmasked."""

@@ -75,7 +75,7 @@ def rebuilt(bodies: list[Planned]) -> Rebuilt:
 
 
 @given(chunks)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_chunks_on_both_streams_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]]
 ) -> None:
@@ -89,7 +89,7 @@ def test_any_chunks_on_both_streams_come_back_bit_for_bit(
 
 
 @given(chunks, st.integers(0, 100), st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_restart_sends_the_plan_unchanged_and_the_rest_anew(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]], acknowledged: int, planned: int
 ) -> None:
@@ -163,7 +163,7 @@ class FailingSegments(Segments):
 
 
 @given(chunks, st.lists(st.booleans(), min_size=40, max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_full_disk_drops_whole_lines_and_says_so(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, bytes, bool]], full: list[bool]
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_queue_url_alone_is_enough_for_an_emulator(sqstee: Sqstee, fake_sqs: F
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(min_size=1, max_size=300)), min_size=1, max_size=10))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_whatever_the_bytes_nothing_is_refused(
     sqstee: Sqstee, fake_sqs: FakeSqs, writes: list[tuple[int, bytes]]
 ) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
@@ -35,7 +35,6 @@ def test_incomplete_beta(a: float, b: float, x: float) -> None:
     assert own.beta_cdf(a, b, x) == pytest.approx(special.betainc(a, b, x), rel=1e-9, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(counts, confidences)
 def test_poisson_intervals_are_garwoods(count: int, confidence: float) -> None:
     """The chi-squared form of the textbooks."""
@@ -45,7 +44,6 @@ def test_poisson_intervals_are_garwoods(count: int, confidence: float) -> None:
     assert high == close(stats.chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
 
-@settings(deadline=None)
 @given(counts, counts, confidences)
 def test_binomial_intervals_are_clopper_pearsons(count: int, rest: int, confidence: float) -> None:
     """The form with beta quantiles; scipy's own proportion_ci looks for them by a root-finder, and ends 1e-9 away."""
@@ -57,7 +55,6 @@ def test_binomial_intervals_are_clopper_pearsons(count: int, rest: int, confiden
     assert high == close(stats.beta.ppf(1 - tail, count + 1, rest) if rest else 1.0)
 
 
-@settings(deadline=None)
 @given(counts, counts, st.sampled_from([0.5, 0.25, 1 / 3, 0.9, 0.123456]))
 def test_the_binomial_test_is_exact(count: int, rest: int, share: float) -> None:
     """Two-sided, by outcomes no likelier than the observed one."""

@@ -51,7 +51,7 @@ def test_streams_and_status_are_the_bare_commands(sqstee: Sqstee, script: str) -
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(min_size=1, max_size=200)), max_size=12))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_any_bytes_pass_through_and_are_rebuilt(sqstee: Sqstee, writes: list[tuple[int, bytes]]) -> None:
     """A command that writes any bytes in any pieces to both streams."""
     (sqstee.spool / "local.db").unlink(missing_ok=True)
