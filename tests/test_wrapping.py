@@ -609,15 +609,18 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
         assert process.wait(40) == 0
 
 
-def test_a_signal_between_the_last_output_and_our_end(sqstee: Sqstee, tmp_path: Path) -> None:
-    """The command has ended and its output is out: it is not said to have died by what came too late for it."""
-    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.capture:Capture._end:hang:2")
+@pytest.mark.parametrize("moment", ["_read:hang:1", "_end:hang:2"])
+def test_a_signal_between_the_commands_end_and_ours(sqstee: Sqstee, tmp_path: Path, moment: str) -> None:
+    """It came too late for the command, which is not said to have died of it, nor is its output lost: the capture only
+    waits for the processor."""
+    environ = sqstee.environ | injecting(tmp_path, f"sqstee.run.capture:Capture.{moment}")
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; exit 7")
     with running(command, stdout=subprocess.PIPE, env=environ) as process:
-        wait_for((tmp_path / "injected").exists, "end of the last stream")
+        wait_for((tmp_path / "injected").exists, "capture")
         wait_for(lambda: "sh" not in map(comm, children(process.pid)), "end of the command")
         process.terminate()
         wait_for(lambda: not pending(process.pid), "arrival of the signal")
+        time.sleep(1.2)  # so long it waits
         (tmp_path / "injected.go").touch()
         assert process.communicate(timeout=40)[0] == b"hi\n"
         assert process.returncode == 7

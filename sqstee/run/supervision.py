@@ -32,7 +32,7 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 _DRAIN_SECONDS = 0.1  # how long a command's last output before a stop, or an end, may take to get out
-_CAPTURED_SECONDS = 1.0  # how long the capture may take to end when all is out
+_CAPTURED_SECONDS = 5.0  # how long the capture, where no output holds it, may wait for the processor
 
 
 class Supervision:
@@ -272,9 +272,8 @@ class Supervision:
 
     def _end_by(self, number: int) -> None:
         """The command has ended: nobody takes the rest of its output, or it is out, and the signal the delivery's."""
-        signals.wait_until(self._drained, _DRAIN_SECONDS)
-        if self._drained():
-            signals.wait_until(lambda: self._captured, _CAPTURED_SECONDS)
+        signals.wait_until(lambda: self._captured or self._stalled(), _CAPTURED_SECONDS)
+        signals.wait_until(lambda: self._captured, _DRAIN_SECONDS)
         if not self._captured:
             signals.die_by(number)
         os.kill(os.getpid(), number)
@@ -314,6 +313,10 @@ class Supervision:
         self._status, self._usage = status, usage
         self._duration = time.monotonic() - self._child.began
         self._capture.finish()
+
+    def _stalled(self) -> bool:
+        """Whether an output does not take what the command wrote."""
+        return any(stream.stalled for stream in self._capture.open)
 
     def _drained(self) -> bool:
         """Whether what the command wrote is out."""
