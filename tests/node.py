@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +10,6 @@ from typing import Any
 
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
-
-from sqstee.run.spool import lock
 
 
 class Node:
@@ -64,7 +61,4 @@ class Node:
 
     def held(self, run: str) -> bool:
         """Whether somebody ships a run."""
-        fd = lock(str(self.sqstee.spool / run), "ship")
-        if fd is not None:
-            os.close(fd)
-        return fd is None
+        return self.sqstee.held(run)

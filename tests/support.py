@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -29,11 +30,13 @@ def clean_environment() -> dict[str, str]:
 
 
 def time_to_meet(fault: str) -> tuple[str, str]:
-    """The flush time in which also a crowded machine's shipper meets an injected fault.
+    """The flush time with a fault injected, see `until_met`: one in sending takes all of it, being tried again."""
+    return ("--flush-timeout", "1s" if "Sender.send" in fault else "60s")
 
-    A fault in sending takes all of that time, since it is tried again; every other one ends the delivery at once.
-    """
-    return ("--flush-timeout", "4s" if "Sender.send" in fault else "60s")
+
+def until_met(folder: Path, fault: str) -> str:
+    """What a shell script waits with until an injected fault in sending was met; every other one is in time anyway."""
+    return f"until [ -e {folder}/injected ]; do sleep 0.02; done" if "Sender.send" in fault else ":"
 
 
 class Sqstee:
@@ -77,7 +80,7 @@ class Sqstee:
 
     def local_bodies(self, path: Path | None = None) -> list[Body]:
         """What is in a local queue, in order."""
-        connection = sqlite3.connect(path or self.spool / "local.db")
+        connection = sqlite3.connect(path or self.spool / "local.db", timeout=TIMEOUT)
         try:
             rows = connection.execute("SELECT data, run, first, last, encoding FROM body ORDER BY id").fetchall()
         except sqlite3.OperationalError as error:
@@ -103,6 +106,20 @@ class Sqstee:
                     except FileNotFoundError:
                         pass
         return found
+
+    def held(self, run: str) -> bool:
+        """Whether somebody ships a run; one who was killed does so until it has got the processor to die."""
+        try:
+            fd = os.open(self.spool / run / "ship", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # it is shipped
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def waiting_runs(self) -> list[str]:
         """The runs that are in the spool."""

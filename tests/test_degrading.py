@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import Sqstee, children, injecting, kill, paced, running, time_to_meet, wait_for
+from support import Sqstee, children, injecting, kill, paced, running, time_to_meet, until_met, wait_for
 from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
@@ -87,14 +87,15 @@ REST = [
     "sqstee.run.replay:State.save:full:1",
     "sqstee.transports.local:LocalSender.send:bug:1",
 ]
-SCRIPT = "for i in 1 2 3; do echo out $i; echo err $i >&2; sleep 0.03; done; printf end; exit 7"
+SCRIPT = "for i in 1 2 3; do echo out $i; echo err $i >&2; sleep 0.03; done; printf end"
 
 
 @pytest.mark.parametrize("fault", [*BEFORE, *SPOOL, *CAPTURE, *REST])
 def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
     """stdout and status exact; on stderr the command's own lines first, then at most a few of ours, no traceback."""
     environ = injecting(tmp_path, fault)
-    found = sqstee.run(*time_to_meet(fault), "--", "sh", "-c", SCRIPT, environ=environ)
+    script = f"{SCRIPT}; {until_met(tmp_path, fault)}; exit 7"
+    found = sqstee.run(*time_to_meet(fault), "--", "sh", "-c", script, environ=environ)
     assert (found.stdout, found.returncode) == (b"out 1\nout 2\nout 3\nend", 7)
     lines = [line for line in found.stderr.decode().splitlines() if not line.startswith("sqstee: ")]
     assert lines == ["err 1", "err 2", "err 3"]
@@ -282,7 +283,8 @@ def test_a_spool_that_goes_wrong(sqstee: Sqstee, tmp_path: Path, what: str) -> N
         found = sqstee.run(*words, "--", "sh", "-c", script)
     finally:
         if what != "gone":
-            subprocess.run(["umount", spool], check=True)
+            umount = ["umount", spool]  # a killed shipper leaves it once it has got the processor to die
+            wait_for(lambda: subprocess.run(umount, check=False).returncode == 0, "umount")
     assert found.stdout == b"first\n" + b"".join(b"%d\n" % n for n in range(1, 20001))
     assert found.returncode == 7
     assert b"Traceback" not in found.stderr

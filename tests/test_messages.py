@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Sqstee, injecting, time_to_meet
+from support import Sqstee, injecting, time_to_meet, until_met
 from terminal import Terminal
 
 from sqstee.run.messages import Messages
@@ -54,7 +54,8 @@ def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
     """What happened, and what to do next."""
     words = ("--to", "local", "--fsync", "--redact", "x", *time_to_meet(FAULTS[what]))
     environ = injecting(sqstee.folder, FAULTS[what])
-    found = sqstee.run(*words, "--", "sh", "-c", "echo a; sleep .1", environ=environ)
+    script = f"echo a; {until_met(sqstee.folder, FAULTS[what])}; sleep .1"
+    found = sqstee.run(*words, "--", "sh", "-c", script, environ=environ)
     assert (sqstee.folder / "injected").exists()
     assert (found.stdout, found.returncode) == (b"a\n", 0)
     check(found.stderr.decode())

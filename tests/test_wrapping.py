@@ -590,7 +590,7 @@ def test_a_grandchild_that_writes_on_and_on_does_not_hold_the_status(sqstee: Sqs
         )
     go.touch()
     assert found.returncode == 7
-    wait_for(lambda: sqstee.waiting_runs() == [], "delivery", 30)
+    wait_for(lambda: sqstee.waiting_runs() == [], "delivery")
     assert sqstee.local().stdout == (tmp_path / "out").read_bytes()
 
 
@@ -1158,6 +1158,7 @@ def test_a_limit_on_the_size_of_files(sqstee: Sqstee) -> None:
     found = shell(sqstee, 'ulimit -f 200; "$@"', *words)
     assert found.stdout == b"".join(b"%d\n" % n for n in range(1, 200001))
     assert b"dropped" not in found.stderr
+    wait_for(lambda: not any(map(sqstee.held, sqstee.waiting_runs())), "death of the shipper")
     assert sqstee.run("flush").returncode == 0
     assert sqstee.local().stdout == found.stdout
 
