@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, flush, leave_behind, shipped
-from support import UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
+from support import TIMEOUT, UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
 
 from sqstee.run.segments import segment_name
 
@@ -128,7 +128,7 @@ def test_an_heir_is_killed_long_after_the_exit(sqstee: Sqstee, fake_sqs: FakeSqs
     script = f"({UNTIL_THE_FRONT_ENDS}; seq 60000; {until_freed}) & exit 7"
     words = ("--to", "q", "--", "sh", "-c", script)
     small = ["sh", "-c", 'ulimit -f 200; exec "$@"', "-", *sqstee.words(*words)]  # the size at which segments end
-    found = subprocess.run(small, env=sqstee.environ | environ, capture_output=True, timeout=40, check=False)
+    found = subprocess.run(small, env=sqstee.environ | environ, capture_output=True, timeout=TIMEOUT, check=False)
     assert found.returncode == 7
     wait_for((tmp_path / "injected").exists, "the heir's death")
     flush(sqstee, fake_sqs)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, injecting, python, running, wait_for
+from support import TIMEOUT, Rebuilt, Sqstee, children, injecting, python, running, wait_for
 
 from sqstee.record import Body, Encoder, encode_object
 from sqstee.run import segments
@@ -34,7 +34,7 @@ BROKEN_LOCAL = "sqstee.transports.local:LocalSender.send:bug:1"
 META = encode_object({"run": "RUN", "host": "h"})
 
 
-def shell(sqstee: Sqstee, script: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[bytes]:
+def shell(sqstee: Sqstee, script: str, *words: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script in which `"$@"` is the command."""
     return subprocess.run(
         ["bash", "-c", script, "bash", *words], capture_output=True, env=sqstee.environ, timeout=timeout, check=False
@@ -304,10 +304,13 @@ def test_a_gap_over_planned_ranges() -> None:
 
 def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
     """Megabytes of empty lines with a long label took 320 MiB: 128 KiB become 140 MB of JSON."""
-    code = "import os\nfor _ in range(2): os.write(1, b'\\n' * 65536)"
+    code = "import os\nfor _ in range(2): os.write(1, b'\\n' * 65536)\nos.read(0, 1)"
     command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "60s", "--", *python(code))
     peak = 0
-    with running(command, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
+        assert process.stdin
+        wait_for(lambda: any(map(peak_kib, children(process.pid))), "children")
+        process.stdin.close()
         while process.poll() is None:
             for pid in children(process.pid):
                 peak = max(peak, peak_kib(pid))
@@ -420,6 +423,7 @@ def test_the_local_queue_survives_a_reader_while_leftovers_are_shipped(sqstee: S
 
     with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
         wait_for(lambda: sqstee.spool.joinpath("local.db").exists() and is_there(b"left"), "delivery of the leftovers")
+        wait_for(lambda: len(sqstee.waiting_runs()) == 1, "removal of the leftovers")
         for name, line in (("next", b"two"), ("end", b"end")):
             assert sqstee.run("tail", "--no-follow").returncode == 0
             (tmp_path / name).touch()
