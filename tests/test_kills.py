@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from fake_sqs import FakeSqs
-from recovering import LINES, assert_recovered, flush, leave_behind, shipped
+from recovering import LINES, assert_recovered, flush, leave_behind, shipped, unfinished
 from support import TIMEOUT, UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
 
 from sqstee.run.segments import segment_name
@@ -137,6 +139,18 @@ def test_an_heir_is_killed_long_after_the_exit(sqstee: Sqstee, fake_sqs: FakeSqs
     assert got.stdout == b"".join(b"%d\n" % n for n in range(1, 60001))
     assert [event.event for event in got.events] == ["start", "exit", "end"]
     assert (got.events[1].fields["exit_code"], got.events[2].fields["cause"]) == (7, "wrapper-died")
+
+
+def test_a_dead_fronts_lock_that_is_free_late(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A dying process lets go of one descriptor after the other: its shipper closes the run all the same."""
+    with unfinished(sqstee, fake_sqs.environ(), "q") as (process, _, _):
+        (run,) = sqstee.waiting_runs()
+        with open(sqstee.spool / run / "writer", "rb") as lock:
+            process.kill()
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as soon as it is free, and the shipper asks ten times a second
+            time.sleep(1.5)
+    wait_for(lambda: not sqstee.waiting_runs(), "end of the run")
+    assert_recovered(shipped(fake_sqs, "q"))
 
 
 @pytest.mark.parametrize("step", range(1, 5))

@@ -19,7 +19,7 @@ from sqstee.transports.fallback import hurry
 from sqstee.transports.opening import open_sender
 
 _NICENESS = 15  # where shipper and command compete for the cores the command wins
-_FREE_SECONDS = 1.0
+_FREE_SECONDS = 10.0  # what dies may wait for the processor
 _LOOK_AGAIN_SECONDS = 0.1
 
 
