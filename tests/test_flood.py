@@ -132,7 +132,7 @@ def test_a_real_flood_arrives(sqstee: Sqstee) -> None:
     """Sixty megabytes, half of them before a pause: all of it, in order."""
     flood = "for n in range(3000): os.write(1, b'x' * 9_999 + b'\\n')"
     code = f"import os, time\n{flood}\ntime.sleep(0.2)\n{flood}"
-    found = sqstee.run("--to", "local", "--", *python(code))
+    found = sqstee.run("--to", "local", "--flush-timeout", "200s", "--", *python(code), timeout=250)
     assert found.stderr == b""
     got = sqstee.local()
     got.assert_whole()

@@ -305,7 +305,7 @@ def test_a_gap_over_planned_ranges() -> None:
 def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
     """Megabytes of empty lines with a long label took 320 MiB: 128 KiB become 140 MB of JSON."""
     code = "import os\nfor _ in range(2): os.write(1, b'\\n' * 65536)\nos.read(0, 1)"
-    command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "60s", "--", *python(code))
+    command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "200s", "--", *python(code))
     peak = 0
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
         assert process.stdin
