@@ -283,7 +283,7 @@ def test_a_spool_that_goes_wrong(sqstee: Sqstee, tmp_path: Path, what: str) -> N
         found = sqstee.run(*words, "--", "sh", "-c", script)
     finally:
         if what != "gone":
-            umount = ["umount", spool]  # a killed shipper leaves it once it has got the processor to die
+            umount = ["umount", str(spool)]  # a killed shipper leaves it once it has got the processor to die
             wait_for(lambda: subprocess.run(umount, check=False).returncode == 0, "umount")
     assert found.stdout == b"first\n" + b"".join(b"%d\n" % n for n in range(1, 20001))
     assert found.returncode == 7
