@@ -27,7 +27,7 @@ def unfinished(
     with running(words, stdout=subprocess.DEVNULL, env=sqstee.environ | dict(environ)) as process:
         wait_for(lambda: b"unfinished" in sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        command, shipper = sorted(children(process.pid))
+        command, shipper = children(process.pid)
         yield process, command, shipper
 
 

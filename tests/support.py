@@ -256,7 +256,7 @@ def kill(*pids: int) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process's children."""
+    """The pids of a process's children, the oldest first: of a front the command, then the shipper."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

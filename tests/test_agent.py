@@ -292,7 +292,7 @@ def test_a_wrapper_under_an_agent_is_small(node: Node) -> None:
     """Front and stand-by: at most 12 MiB of proportional set size."""
     with node.agent("--to", "q"), node.wrapping("sh", "-c", "seq 2000; read x") as process:
         wait_for(lambda: any(node.outputs()), "lines")
-        pids = [process.pid, max(children(process.pid))]
+        pids = [process.pid, children(process.pid)[-1]]
         sizes = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
         kib = [int(line.split()[1]) for text in sizes for line in text.splitlines() if line.startswith("Pss:")]
         assert len(kib) == 2

@@ -29,7 +29,7 @@ def test_an_agent_that_is_started_late_takes_what_is_there(node: Node) -> None:
     with node.wrapping("sh", "-c", "echo killed; exec tail -f /dev/null", to="later") as process:
         wait_for(lambda: b"killed" in node.sqstee.spooled(), "spool")
         wait_for(lambda: len(children(process.pid)) == 2, "shipper")
-        command, shipper = sorted(children(process.pid))
+        command, shipper = children(process.pid)
         kill(shipper, process.pid, command)
     node.server.create_queue("later")
     with node.agent():

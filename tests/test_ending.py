@@ -326,7 +326,7 @@ def test_suspended_in_the_middle_of_delivery(sqstee: Sqstee, fake_sqs: FakeSqs, 
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as process:
         wait_for(lambda: fake_sqs.counters().active > 0, "request")
-        pid = process.pid if which == "front" else max(children(process.pid))
+        pid = process.pid if which == "front" else children(process.pid)[-1]
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: stopped(pid), "stop")
         wait_for(lambda: fake_sqs.counters().active == 0, "end of what was in flight")

@@ -114,7 +114,7 @@ def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sq
         env=environ,
     ) as process:
         wait_for(lambda: fake_sqs.counters().active > 1, "requests in flight")
-        kill(max(children(process.pid)))
+        kill(children(process.pid)[-1])
         process.communicate(b"\n", timeout=40)
     fake_sqs.clear_faults()
     wait_for(lambda: fake_sqs.counters().active == 0, "end of the old requests")
