@@ -247,10 +247,29 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def states(pid: int) -> set[str]:
+    """The states of a process's threads, one letter each: R has or wants the processor; none where it has ended."""
+    found = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/task/{thread}/stat") as file:
+                found.add(file.read().rpartition(")")[2].split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
 def kill(*pids: int) -> None:
-    """kill -9 of all of them at once, so that none sees another's death and tells it; until their locks are free."""
+    """kill -9 of all of them at once, until their locks are free.
+
+    They are stopped before, parents first: else one could see another's death and tell it, or do its work.
+    """
+    for pid in sorted(pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda pid=pid: states(pid) <= set("TtZX"), "stop of who is to be killed")  # type: ignore[misc]
     for pid in pids:
-        with suppress(ProcessLookupError):  # what it was told by another's death has ended it
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(map(is_running, pids)), "end of the killed")
 
