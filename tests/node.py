@@ -11,6 +11,8 @@ from typing import Any
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
 
+from sqstee.run.presence import read_status
+
 
 class Node:
     """A spool folder with an agent, and a queue to speak to."""
@@ -37,6 +39,14 @@ class Node:
             return json.loads((self.sqstee.spool / "agent").read_bytes() or b"null")
         except (FileNotFoundError, ValueError):
             return None
+
+    def status(self) -> dict[str, Any]:
+        """What the agent said last that it does; nothing before it has looked around for the first time."""
+        return read_status(str(self.sqstee.spool)) or {}
+
+    def wait_for_charge_of(self, count: int) -> None:
+        """Until the agent has taken so many runs, and told who ships them."""
+        wait_for(lambda: self.status().get("runs") == count, f"charge of {count} runs")
 
     def wrap(self, *command: str, to: str = "q", **environ: str) -> subprocess.CompletedProcess[bytes]:
         """A wrapped command, to its end."""

@@ -18,6 +18,8 @@ from sqstee import options
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.run import agency, events
 from sqstee.run.charge import manner_of
+from sqstee.run.room import used
+from sqstee.run.senders import IN_FLIGHT
 from sqstee.run.shipment import CLOSE, Shipment
 from sqstee.run.spool import create
 from sqstee.run.standby import StandBy
@@ -28,11 +30,14 @@ POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_
 def test_several_runs_are_packed_together(node: Node) -> None:
     """Four commands at once: each arrives whole, with both streams, and bodies hold the lines of more than one."""
     script = "seq 300; echo oops >&2; read x; seq 301 600"
+    node.server.faults(black_hole=True)
     with node.agent("--to", "q"), ExitStack() as stack:
         running_ones = [
             stack.enter_context(node.wrapping("sh", "-c", script, stderr=subprocess.DEVNULL)) for _ in range(4)
         ]
-        wait_for(lambda: len(node.sqstee.waiting_runs()) == 4, "runs")
+        wait_for(lambda: node.sqstee.spooled().count(b"oops\n") == 4, "lines")
+        node.wait_for_charge_of(4)
+        node.server.clear_faults()
         for process in running_ones:
             process.communicate(b"\n", timeout=40)
             assert process.returncode == 0
@@ -76,7 +81,8 @@ def test_a_killed_agent_loses_nothing(node: Node) -> None:
             code = "import select, sys\nwhile not select.select([0], [], [], 0.02)[0]: print('busy', flush=True)"
             busy = stack.enter_context(node.wrapping(*python(code)))
             wrapped = [stack.enter_context(node.wrapping("sh", "-c", script)) for _ in range(3)]
-            wait_for(lambda: node.server.counters().active > 0 and len(node.shipped()) > 1, "requests in flight")
+            wait_for(lambda: len(found := node.outputs()) > 1 and found[-1].startswith(b"busy"), "lines")
+            wait_for(lambda: node.server.counters().active > 0, "requests in flight")
             agent.kill()
         node.server.clear_faults()
         expected = b"".join(b"%d\n" % n for n in range(1, 5001))
@@ -186,18 +192,25 @@ def test_strict_and_summary_know_what_the_agent_put_aside(node: Node) -> None:
 
 def test_a_flood_in_one_run_starves_no_other(node: Node) -> None:
     """A small run's line arrives while megabytes of another's wait."""
-    node.server.faults(latency_ms=300)
-    big = 40_000_000
-    with node.agent("--to", "q"), node.wrapping("sh", "-c", f"yes {'x' * 400} | head -c {big}; read x") as flood:
-        wait_for(lambda: node.server.counters().payload_bytes > 3_000_000, "flood")
+    big = 20_000_000
+    script = f"echo first; read x; yes {'x' * 400} | head -c {big}; read x"
+    with node.agent("--to", "q"), node.wrapping("sh", "-c", script) as flood:
+        wait_for(lambda: node.outputs() == [b"first\n"], "first line")
+        node.server.faults(black_hole=True)
+        flood.stdin.write(b"\n")
+        flood.stdin.flush()
+        wait_for(lambda: used(str(node.sqstee.spool)) > big and node.server.counters().active == IN_FLIGHT, "flood")
         node.wrap("echo", "small")
-        wait_for(lambda: b"small\n" in node.outputs(), "small run's line")
-        behind = big - max(len(one) for one in node.outputs())
-        assert behind > 5_000_000
+        node.wait_for_charge_of(2)
+        node.server.faults(black_hole=False, latency_ms=1000)
+        wait_for(lambda: any('"small"' in message.body for message in node.server.sent("q")), "small run's line")
         node.server.clear_faults()
         flood.communicate(b"\n", timeout=60)
         wait_for(node.idle, "delivery", 60)
-    assert [len(one) for one in node.outputs()] == [6, big]
+    bodies = [message.body for message in node.server.sent("q")]
+    (at,) = [at for at, body in enumerate(bodies) if '"small"' in body]
+    assert sum(map(len, bodies[at + 1 :])) > 5_000_000
+    assert [len(one) for one in node.outputs()] == [6 + big, 6]
 
 
 @pytest.mark.parametrize("difference", ["credentials", "destination", "profile"])
@@ -222,14 +235,16 @@ def test_a_run_that_the_agent_does_not_fit_ships_itself(node: Node, difference: 
 def test_sixty_four_runs_at_once(node: Node) -> None:
     """All arrive whole in few requests, and none of the fronts waits."""
     script = "for i in 1 2 3; do seq 100; sleep 0.1; done"
+    started = time.monotonic()
     with node.agent("--to", "q"):
         with ExitStack() as stack:
             for _ in range(64):
                 stack.enter_context(node.wrapping("sh", "-c", script))
         wait_for(node.idle, "delivery", 60)
+    lingers = time.monotonic() - started  # of a second each: on a crowded machine the runs take their time
     expected = b"".join(b"%d\n" % n for n in range(1, 101)) * 3
     assert node.outputs() == [expected] * 64
-    assert node.server.counters().calls["SendMessageBatch"] < 64
+    assert node.server.counters().calls["SendMessageBatch"] < 6 + lingers
     for one in node.shipped().values():
         one.assert_whole()
 
@@ -303,7 +318,15 @@ def test_a_wrapper_under_an_agent_is_small(node: Node) -> None:
 @pytest.mark.parametrize("delivered", [True, False])
 def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered: bool) -> None:
     """Where the front has to know the outcome, the stand-by waits until the agent has removed the run."""
+    now = time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
     monkeypatch.setattr(os, "nice", lambda increment: 0)
+    monkeypatch.setattr("sqstee.run.standby.time.monotonic", lambda: now)
+    monkeypatch.setattr("sqstee.run.standby.time.sleep", sleep)
     folder = tmp_path / "RUN"
     folder.mkdir()
     (wake, waking), (report, reporting) = os.pipe(), os.pipe()
@@ -316,7 +339,6 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
         return True
 
     os.write(waking, CLOSE)
-    patience = 30.0 if delivered else 2.0  # in which also a crowded machine asks more than once
     try:
         StandBy(
             str(folder),
@@ -325,9 +347,10 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
             serves=serves,
             orphaned=lambda: pytest.fail("the front lives"),
             ship=lambda fd: pytest.fail("the agent ships"),
-            flush_timeout=patience,
-            patience=patience,
+            flush_timeout=30.0,
+            patience=30.0,
         ).run()
+        monkeypatch.undo()
         assert len(asked) > 3
         answer = Shipment(0, -1, report).answer(str(folder), 7, "unsaid")
         assert answer == ((7, 0, None, "") if delivered else (0, 0, None, "another process has not delivered it yet"))
@@ -409,6 +432,7 @@ def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> Non
     environ = fake_sqs.environ()
     assert b"each run ships for itself" in sqstee.run("check", "q", environ=environ).stdout
     with node.agent("--to", "q") as process:
+        wait_for(node.status, "first look around")
         found = sqstee.run("stat", "q", "-o", "json", environ=environ).stdout.splitlines()
         assert json.loads(found[-1])["agent"]["pid"] == process.pid
         assert b"ships for runs as this one" in sqstee.run("check", "q", environ=environ).stdout

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from node import Node
-from support import SCRIPT, children, injecting, kill, wait_for
+from support import SCRIPT, children, injecting, kill, running, wait_for
 
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
+from sqstee.run.agency import STATUS_NAME
 from sqstee.run.agent import Agent, Plan
 from sqstee.run.spool import create
 from sqstee.transports.fallback import FallbackSender
@@ -54,9 +55,14 @@ def test_once(node: Node) -> None:
     assert found.stdout.count(b"stays in the spool: ") == 3
     assert b"QueueDoesNotExist" in found.stdout
     node.server.create_queue("later")
-    found = node.sqstee.run(*words, environ=node.server.environ())
-    assert (found.returncode, found.stderr) == (0, b"")
-    assert found.stdout.count(b": shipped\n") == 3
+    node.server.faults(black_hole=True)
+    with running(node.sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=node.environ) as agent:
+        wait_for(lambda: (node.sqstee.spool / STATUS_NAME).exists() or agent.poll() is not None, "charge of all runs")
+        node.server.clear_faults()
+        assert agent.stdout
+        shipped, said = agent.communicate(timeout=40)
+    assert (agent.returncode, said) == (0, b"")
+    assert shipped.count(b": shipped\n") == 3
     assert node.outputs("later") == [b"0\n", b"1\n", b"2\n"]
     assert node.idle()
     assert len(node.server.sent("later")) == 1
@@ -182,20 +188,25 @@ class Host:
         self.own.mkdir(0o700)
 
     def run(self, name: str = "01JD0000000000000000000001", text: bytes = b"hi\n", folder: Path | None = None) -> Path:
-        """A run with one line, dead, owned by the user."""
-        root = folder or self.own
+        """A run with one line, dead, owned by the user; it is there at once, as a whole."""
+        root, making = folder or self.own, self.shared / "making"
+        making.mkdir()
         meta = {"run": name, "host": "h", "to": "q", "message_bytes": 262144, "compress": "none", "local_max": 1}
-        writer, *locks = create(str(root), name, json.dumps(meta).encode(), 32768, 1024**3, "auto")
+        writer, *locks = create(str(making), name, json.dumps(meta).encode(), 32768, 1024**3, "auto")
         writer.write(0, text)
         writer.close()
         for fd in locks:
             os.close(fd)
-        self.give()
+        if root == self.own:
+            os.chown(root, USER, USER)
+            self.give(making)
+        (making / name).rename(root / name)
+        making.rmdir()
         return root / name
 
-    def give(self) -> None:
-        """Everything in the user's folder to the user."""
-        for folder, folders, files in os.walk(self.own):
+    def give(self, root: Path | None = None) -> None:
+        """Everything in the user's folder, or another one, to the user."""
+        for folder, folders, files in os.walk(root or self.own):
             os.chown(folder, USER, USER)
             for name in (*folders, *files):
                 os.chown(f"{folder}/{name}", USER, USER, follow_symlinks=False)
@@ -269,11 +280,13 @@ def test_a_run_relies_on_the_hosts_agent(node: Node, host: Host) -> None:
 
 @needs_root
 def test_what_a_host_wide_agent_opens_for_a_run_stays_its_owners(host: Host) -> None:
-    """While the queue is missing: the state file is the user's, so that the run can take over."""
+    """While the queue does not answer: the state file is the user's, so that the run can take over."""
+    host.node.server.faults(black_hole=True)
     folder = host.run()
     with host.agent("--to", "q"):
         wait_for(lambda: b"wrapper-died" in (folder / "00000001.seg").read_bytes(), "end of the run")
         assert {path.stat().st_uid for path in folder.iterdir()} == {USER}
+        host.node.server.clear_faults()
         wait_for(lambda: not folder.exists(), "delivery")
 
 
