@@ -78,11 +78,13 @@ class Owed:
             self._save()
 
     def _join(self, run: str, host: str, first: int, last: int) -> None:
-        for before in self._ranges[-_LOOKED_AT:]:
-            if before.run == run and before.first <= first <= before.last + 1:
-                before.last = max(before.last, last)
-                return
-        self._ranges.append(Body(b"", run, host, first, last))
+        """Add a range to those that it goes on from, or that go on from it."""
+        joined = Body(b"", run, host, first, last)
+        for other in self._ranges[-_LOOKED_AT:]:
+            if other.run == run and other.first <= joined.last + 1 and joined.first <= other.last + 1:
+                joined.first, joined.last = min(joined.first, other.first), max(joined.last, other.last)
+                self._ranges.remove(other)
+        self._ranges.append(joined)
         del self._ranges[:-_MOST_RANGES]
 
     def _save(self) -> bool:
