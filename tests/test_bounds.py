@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
+import termios
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Event, Thread
@@ -15,7 +18,7 @@ import pytest
 from fake_sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Rebuilt, Sqstee, children, is_running, python, running, wait_for
+from support import TIMEOUT, Rebuilt, Sqstee, children, is_running, python, running, states, wait_for
 
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder, encode_object
@@ -25,6 +28,7 @@ from sqstee.run.pack import Packer
 from sqstee.run.replay import Reader, delete_segments_before, segments
 from sqstee.run.room import FullError, Room, Unbounded, used
 from sqstee.run.segments import Segments, segment_name
+from sqstee.run.stream import CHUNK_BYTES
 from sqstee.run.writer import Writer
 
 META = encode_object({"run": "RUN", "host": "h"})
@@ -74,18 +78,22 @@ def is_writing(pid: int) -> bool:
         return False
 
 
-def wait_until_blocked(sqstee: Sqstee, front: int) -> int:
-    """Wait until the spool is full and the wrapped command, whose pid is answered, waits in write(2) for long."""
-    wait_for(lambda: len(children(front)) == 2 and spool_bytes(sqstee) > 0.7 * MIB, "full spool")
-    command = min(children(front))
-    seen = 0
+def waits_for_room(sqstee: Sqstee, front: subprocess.Popen[bytes]) -> bool:
+    """Whether a front whose command has filled its pipe waits for room in the spool, and not for the processor.
 
-    def still_writing() -> bool:
-        nonlocal seen
-        seen = seen + 1 if is_writing(command) else 0
-        return seen > 20
+    What it reads at once, as much as a pipe holds, has no room; all that it read before is out, and it sleeps.
+    """
+    free = MIB - MIB // 16 - spool_bytes(sqstee)
+    assert front.stdout
+    unread = fcntl.ioctl(front.stdout, termios.FIONREAD, bytes(4))
+    return free <= CHUNK_BYTES and unread == bytes(4) and states(front.pid) == {"S"}
 
-    wait_for(still_writing, "command that waits")
+
+def wait_until_blocked(sqstee: Sqstee, front: subprocess.Popen[bytes]) -> int:
+    """Wait until the spool is full and the wrapped command, whose pid is answered, waits in write(2)."""
+    wait_for(lambda: len(children(front.pid)) == 2 and spool_bytes(sqstee) > 0.7 * MIB, "full spool")
+    command = min(children(front.pid))
+    wait_for(lambda: is_writing(command) and waits_for_room(sqstee, front), "command that waits")
     return command
 
 
@@ -118,7 +126,7 @@ def test_block_holds_the_command_until_there_is_room(sqstee: Sqstee, fake_sqs: F
         received: list[bytes] = []
         reading = Thread(target=lambda: received.extend(process.stdout))  # type: ignore[arg-type]
         reading.start()
-        wait_until_blocked(sqstee, process.pid)
+        wait_until_blocked(sqstee, process)
         assert spool_bytes(sqstee) <= MIB
         spooled = sqstee.spooled()
         wait_for(lambda: received and received[-1] in LINES and received[-1] not in spooled, "lines that came through")
@@ -145,7 +153,7 @@ def test_signals_work_while_the_command_is_held(sqstee: Sqstee, fake_sqs: FakeSq
         assert process.stdout
         reading = Thread(target=lambda: output.append(process.stdout.read()))  # type: ignore[union-attr]
         reading.start()
-        command = wait_until_blocked(sqstee, process.pid)
+        command = wait_until_blocked(sqstee, process)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(40) == -signal.SIGTERM
         assert not is_running(command)
@@ -162,26 +170,28 @@ def test_the_end_of_the_command_waits_for_room_and_a_signal_ends_that(sqstee: Sq
     """A command that ended with its last lines in the pipe: SIGTERM has them passed on, and dropped in the copy."""
     fake_sqs.faults(refuse=True)
     code = """if True:
-        import os, time
+        import os, sys, time
         os.set_blocking(1, False)
-        refused = 0
-        while refused < 50:  # nobody reads any more
+        while True:
             try:
                 os.write(1, (b'x' * 63 + b'\\n') * 64)
-                refused = 0
             except BlockingIOError:
-                refused += 1
+                if os.path.exists(sys.argv[1]):
+                    break
                 time.sleep(0.01)
         """
+    enough = sqstee.folder / "enough"
     options = ("--to", "q", "--spool-max", "1M", "--on-full", "block", "--flush-timeout", "100s")
     environ = sqstee.environ | fake_sqs.environ()
-    words = sqstee.words(*options, "--", *python(code))
+    words = sqstee.words(*options, "--", *python(code), str(enough))
     with running(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ) as process:
         assert process.stdout
         output: list[bytes] = []
         reading = Thread(target=lambda: output.append(process.stdout.read()))  # type: ignore[union-attr]
         reading.start()
-        wait_for(lambda: spool_bytes(sqstee) > 0.7 * MIB and len(children(process.pid)) == 1, "command's end")
+        wait_for(lambda: waits_for_room(sqstee, process), "full spool")
+        enough.touch()
+        wait_for(lambda: len(children(process.pid)) == 1 and waits_for_room(sqstee, process), "command's end")
         assert reading.is_alive()
         os.kill(process.pid, signal.SIGTERM)  # no more waiting for room
         reading.join(20)
@@ -198,12 +208,17 @@ def test_the_end_of_the_command_waits_for_room_and_a_signal_ends_that(sqstee: Sq
 
 def test_auto_waits_while_the_destination_makes_progress(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """A destination that is slower than the command holds it back; no line is dropped."""
-    fake_sqs.faults(latency_ms=400)
-    found = sqstee.run("--to", "q", "--spool-max", "1M", "--", *MANY, environ=fake_sqs.environ())
-    assert (found.stdout, found.stderr, found.returncode) == (b"".join(LINES), b"", 0)
+    words = sqstee.words("--to", "q", "--spool-max", "1M", "--", "sh", "-c", 'echo; read x; exec "$@"', "sh", *MANY)
+    environ = sqstee.environ | fake_sqs.environ()
+    pipe = subprocess.PIPE
+    with running(words, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as process:
+        wait_for(lambda: shipped(fake_sqs).stdout == b"\n", "first line")  # with boto3 loaded, which may take its time
+        fake_sqs.faults(latency_ms=400)
+        found = process.communicate(b"\n", timeout=TIMEOUT)
+    assert (found, process.returncode) == ((b"\n" + b"".join(LINES), b""), 0)
     got = shipped(fake_sqs)
     got.assert_whole()
-    assert got.stdout == found.stdout
+    assert got.stdout == found[0]
 
 
 @pytest.mark.slow
@@ -291,6 +306,7 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
             process.kill()
         over.set()
         sampling.join()
+    most = max(most, blocks(sqstee.spool))
     assert 6 * MIB < most <= 8 * MIB
     runs = sqstee.waiting_runs()
     left_out = sum(b"the output was not captured" in text and b"is full (--spool-max 8M)" in text for text in said)
@@ -434,9 +450,10 @@ def test_a_run_that_comes_to_a_folder_without_any_room_is_refused(tmp_path: Path
     assert os.listdir(tmp_path) == ["quarantine"]
 
 
-def test_auto_waits_for_ten_seconds_without_progress(tmp_path: Path) -> None:
+def test_auto_waits_for_ten_seconds_without_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A saved state, and a folder that holds less than before, are progress; then it starts anew."""
-    clock = Clock()
+    clock, now = Clock(), time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)  # what is written here is as young as it is on a fast machine
     room = new_room(tmp_path, "a", "auto", clock=clock)
     writer = filled(tmp_path, "a", room)  # just written: the destination may take it yet
     assert room.waits()
