@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Scripted
+from support import TIMEOUT as LONGEST
 from support import Rebuilt, Sqstee, injecting, python, running, wait_for
 
 from sqstee.record import Body, Encoder
@@ -404,7 +406,7 @@ def test_a_small_body_that_was_called_too_large(tmp_path: Path, several: bool) -
 
 
 def shipper_of(
-    writer: Writer, sender: Scripted, wake: int, flush_timeout: float = 20.0, message_bytes: int = 262144
+    writer: Writer, sender: Scripted, wake: int, flush_timeout: float = 60.0, message_bytes: int = 262144
 ) -> Shipper:
     """A shipper of what is spooled, which `wake` closes."""
     return Shipper(
@@ -418,7 +420,7 @@ def shipper_of(
     )
 
 
-def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 20.0) -> tuple[Shipper, bool]:
+def ship(folder: Path, sender: Scripted, lines: int = LINES, flush_timeout: float = 60.0) -> tuple[Shipper, bool]:
     """Spool lines of 100 bytes and ship them; the shipper and whether it shipped everything."""
     writer, *locks = create(str(folder), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
     for number in range(0, lines, 100):
@@ -513,7 +515,7 @@ def test_a_destination_that_takes_no_record_is_at_fault(tmp_path: Path) -> None:
         records = [at for at, body in enumerate(bodies) if b'"stream"' in body.data]
         return [Failure(at, POISON, "InvalidMessageContents", "no") for at in records]
 
-    shipper, complete = ship(tmp_path, Scripted(answer), flush_timeout=5.0)
+    shipper, complete = ship(tmp_path, Scripted(answer))
     assert not complete
     assert shipper.quarantined == 0
     assert "InvalidMessageContents" in shipper.reason
@@ -541,7 +543,7 @@ def test_a_library_that_fails_is_passing_trouble() -> None:
 
     senders = Senders(Scripted(answer), 1)
     senders.submit([])
-    wait_for(lambda: senders._results, "answer")
+    assert select.select([senders.ready], [], [], LONGEST)[0]
     ((_, refusal),) = senders.collect()
     assert isinstance(refusal, TransportError)
     assert refusal.kind == RETRY
@@ -677,12 +679,12 @@ def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_s
     assert got.stdout == found.stdout
 
 
-def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """The next look at it would come later than the run's end: then there is one more, and the lines arrive."""
     words = sqstee.words("--to", "later", "--", "sh", "-c", "echo early; read x")
-    environ = sqstee.environ | fake_sqs.environ()
+    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, "sqstee.run.health:Health.failure:done:1")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=environ) as process:
-        wait_for(lambda: fake_sqs.counters().calls, "refusal")
+        wait_for((tmp_path / "injected").exists, "refusal")
         refused_at = time.monotonic()
         wait_for(lambda: time.monotonic() - refused_at > 1.5, "refusal of some age")
         fake_sqs.create_queue("later")

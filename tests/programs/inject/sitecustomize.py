@@ -1,7 +1,8 @@
 """Put on PYTHONPATH by a test: makes one function of ours fail. $INJECT is `module:name:error:call`, call from 1.
 
 It fails from that call on, or, with `first-last`, in these calls. `hang` does not fail: the call waits until there is a
-file $INJECTED.go; `kill` kills the process before the call, `kill-after` after it; `false` answers so in its place.
+file $INJECTED.go; `kill` kills the process before the call, `kill-after` after it; `false` answers so in its place;
+`done` only tells that the call was made, once it has returned.
 """
 
 import importlib.abc
@@ -38,10 +39,13 @@ def _patch(module: ModuleType) -> None:
         nonlocal calls
         calls += 1
         if int(first) <= calls <= int(last or calls):
+            answer = real(*arguments, **named) if _ERROR == "done" else None
             with open(os.environ["INJECTED"], "w"):
                 pass
             if _ERROR in _ERRORS:
                 raise _ERRORS[_ERROR]
+            if _ERROR == "done":
+                return answer
             if _ERROR == "false":
                 return False
             if _ERROR == "kill-after":
