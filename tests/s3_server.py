@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import boto3
-from support import Rebuilt
+from support import Rebuilt, reserved
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from sqstee.record import decode
@@ -32,7 +32,8 @@ class S3Server:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._application: Application = DomainDispatcherApplication(create_backend_app)
-        self._port = 0
+        self._reserved = reserved()  # so that nobody has the port while it is stopped
+        self._port: int = self._reserved.getsockname()[1]
         self._server: BaseWSGIServer | None = None
         self.calls: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
         self.faults: deque[tuple[str, bool]] = deque()
@@ -60,6 +61,7 @@ class S3Server:
     ) -> None:
         self.client.close()
         self.stop()
+        self._reserved.close()
 
     @property
     def url(self) -> str:
@@ -69,7 +71,6 @@ class S3Server:
     def start(self) -> None:
         """Listen, on the port of before."""
         self._server = make_server("127.0.0.1", self._port, self._serve, threaded=True)
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -245,6 +246,14 @@ def is_running(pid: int) -> bool:
         return not is_zombie or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def reserved() -> socket.socket:
+    """A free port of 127.0.0.1 that a server may listen on, again and again, and that nobody else is given."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("127.0.0.1", 0))
+    return found
 
 
 def states(pid: int) -> set[str]:

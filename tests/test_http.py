@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from collecting import body, collecting, stored
-from support import Rebuilt, Sqstee, clean_environment, python, running, wait_for
+from support import Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
 
 from sqstee.record import decode
 from sqstee.run.health import Health
@@ -307,11 +307,18 @@ def test_what_is_too_large_is_divided(sqstee: Sqstee, scripted: Scripted) -> Non
     assert len(scripted.got) < 150
 
 
-def test_a_collector_that_was_killed_gets_the_rest_by_flush(sqstee: Sqstee, tmp_path: Path) -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which a server may be started again."""
+    with reserved() as found:
+        yield found.getsockname()[1]
+
+
+def test_a_collector_that_was_killed_gets_the_rest_by_flush(sqstee: Sqstee, tmp_path: Path, port: int) -> None:
     """Killed in the middle of a run, started again after it: nothing is lost, nothing is stored twice."""
     store = tmp_path / "store.db"
     code = python("import sys\nfor n in range(2000): print(n)\nsys.stdout.flush(); sys.stdin.read(); print('last')")
-    with collecting(store) as (process, url):
+    with collecting(store, port=port) as (process, url):
         words = ("--flush-timeout", "1s", "--message-bytes", "16K", "--to", url)
         with running(
             sqstee.words(*words, "--", *code),
@@ -326,7 +333,7 @@ def test_a_collector_that_was_killed_gets_the_rest_by_flush(sqstee: Sqstee, tmp_
             out, err = wrapper.communicate(timeout=40)
     assert wrapper.returncode == 0
     assert b"not delivered yet (" in err
-    with collecting(store, port=urlsplit(url).port or 0):
+    with collecting(store, port=port):
         flushed = sqstee.run("flush")
     assert (flushed.returncode, flushed.stdout.split(b" ", 1)[1]) == (0, f"shipped to {url}\n".encode())
     got = Rebuilt((row.data, row.attributes) for row in stored(store))
@@ -404,7 +411,7 @@ def test_a_proxy_that_is_none_is_said(sqstee: Sqstee, proxy: str) -> None:
     found = sqstee.run("check", "http://collector.invalid/", environ=environ)
     assert b"HTTP_PROXY cannot be used" in found.stdout + found.stderr
     assert b"Traceback" not in found.stderr
-    found = sqstee.run("--to", "http://collector.invalid/", "--flush-timeout", "2s", "--", "true", environ=environ)
+    found = sqstee.run("--to", "http://collector.invalid/", "--", "true", environ=environ)
     assert found.returncode == 0
     assert b"HTTP_PROXY cannot be used" in found.stderr
 
