@@ -225,8 +225,8 @@ def test_a_run_that_the_agent_does_not_fit_ships_itself(node: Node, difference: 
         environ = {"AWS_SHARED_CREDENTIALS_FILE": str(path)}
     with node.agent("--to", "q"):
         node.wrap("echo", "mine", to=to, **environ)
-        assert node.idle()
         assert node.outputs(to) == [b"mine\n"]
+        wait_for(node.idle, "removal")  # by the agent, if it had come to a folder that is just being emptied
         assert "run" in node.server.sent(to)[0].attributes
     if difference == "credentials":
         assert set(node.server.counters().access_keys) == {"AKIAOTHER"}

@@ -120,7 +120,7 @@ def test_a_child_forked_while_the_disk_hangs_leaves_the_local_queue_alone(sqstee
     code = (
         "from sqstee.transports import local\nlocal._FORK_SECONDS = 0.1\n"
         "sqstee.configure(to='local', linger=0)\n"
-        "threading.Thread(target=local._gate.acquire).start()\n"
+        "hanging = threading.Thread(target=local._gate.acquire); hanging.start(); hanging.join()\n"
         "pid = os.fork()\n"
         "if not pid:\n    log.info('child')\n    logging.shutdown()\n    os._exit(0)\n"
         "os.waitpid(pid, 0)\n"

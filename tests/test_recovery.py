@@ -104,8 +104,7 @@ def test_a_closed_run_is_not_closed_again(sqstee: Sqstee, fake_sqs: FakeSqs) -> 
 def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """kill -9 of the shipper in the middle of its requests: nothing is missing, what came twice is the same."""
     environ = sqstee.environ | fake_sqs.environ()
-    fake_sqs.faults(latency_ms=100)
-    script = "seq 60000; read x"
+    script = "echo 0; read x; seq 60000; read x"
     with running(
         sqstee.words("--to", "q", "--", "sh", "-c", script),
         stdin=subprocess.PIPE,
@@ -113,6 +112,11 @@ def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sq
         stderr=subprocess.DEVNULL,
         env=environ,
     ) as process:
+        wait_for(lambda: shipped(fake_sqs, "q").stdout == b"0\n", "first line")
+        fake_sqs.faults(black_hole="after")
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         wait_for(lambda: fake_sqs.counters().active > 1, "requests in flight")
         kill(children(process.pid)[-1])
         process.communicate(b"\n", timeout=40)
@@ -121,7 +125,7 @@ def test_a_killed_shipper_sends_its_plan_again_unchanged(sqstee: Sqstee, fake_sq
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
     found = shipped(fake_sqs, "q")
     found.assert_whole()
-    assert found.stdout == b"".join(b"%d\n" % n for n in range(1, 60001))
+    assert found.stdout == b"".join(b"%d\n" % n for n in range(60001))
     ranges = [message.attributes["seq"] for message in fake_sqs.sent("q")]
     firsts = {text.split("-")[0] for text in ranges}
     assert len(firsts) == len(set(ranges))  # no range was cut anew
