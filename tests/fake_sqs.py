@@ -905,7 +905,7 @@ class Service:
         with self.lock:
             self.injected["black_hole"] += 1
             generation = self.released
-            while generation == self.released:
+            while generation == self.released and self.plan.black_hole:  # it may be closed by the time one gets here
                 self.changed.wait()
         if not alive():
             raise ClientGoneError
