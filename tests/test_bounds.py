@@ -92,7 +92,7 @@ def waits_for_room(sqstee: Sqstee, front: subprocess.Popen[bytes]) -> bool:
 def wait_until_blocked(sqstee: Sqstee, front: subprocess.Popen[bytes]) -> int:
     """Wait until the spool is full and the wrapped command, whose pid is answered, waits in write(2)."""
     wait_for(lambda: len(children(front.pid)) == 2 and spool_bytes(sqstee) > 0.7 * MIB, "full spool")
-    command = min(children(front.pid))
+    command = children(front.pid)[0]
     wait_for(lambda: is_writing(command) and waits_for_room(sqstee, front), "command that waits")
     return command
 

@@ -241,7 +241,7 @@ def test_without_network_the_lines_stay(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
     words = sqstee.words("--to", "q", "--flush-timeout", "6s", "--", "sh", "-c", "echo one; read x; echo hi; exit 2")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=sqstee.environ | environ) as process:
         wait_for(lambda: shipped(fake_sqs).stdout == b"one\n", "first line")
-        shipper = max(children(process.pid))
+        shipper = children(process.pid)[-1]
         fake_sqs.faults(refuse=True)
         assert process.stdin
         process.stdin.write(b"\n")
