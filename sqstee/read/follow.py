@@ -115,13 +115,19 @@ class Follower:
                 self._step(self._inbox.get(self._patience()))
                 self._look_for_loss()
             if not self._stop.signal:
-                self._step(self._inbox.get(0.0), at_end=True)
+                self._step(self._last_received(), at_end=True)
         except StoppedError:
             pass
         finally:
             self._give_back()
         if self.pump.failure:
             raise self.pump.failure
+
+    def _last_received(self) -> list[Received]:
+        """What is left once no call is out: a slow one may bring what its queue gave before it was found empty."""
+        self._inbox.open_wide()
+        self.pump.stop()
+        return self._inbox.get(0.0)
 
     def _patience(self) -> float:
         deadline = self.order.deadline()
