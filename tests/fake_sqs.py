@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from itertools import count, islice
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
 import fake_sqs_rules as rules
 from fake_sqs_rules import Draft, SqsError
@@ -86,8 +86,8 @@ class Trigger:
 
     def fires(self, operation: str, rng: random.Random) -> bool:
         """Whether it strikes now; call under the server's lock."""
-        if not self.applies(operation) or self.times == 0:
-            return False
+        if not self.applies(operation) or self.times == 0 or not self.probability:
+            return False  # without a draw: else how many requests were made would decide what a seed gives
         if self.after > 0:
             self.after -= 1
             return False
@@ -707,9 +707,16 @@ class Service:
         return {"Messages": answers} if answers else {}
 
     def _collect(self, queue: Queue, most: int, timeout: int, wait: int, call: Call) -> list[Message]:
-        """Take what can be received; wait under the lock's condition while there is nothing."""
+        """Take what can be received; wait under the lock's condition while there is nothing.
+
+        Whoever was gone before its turn gets nothing: a message would be in flight with nobody.
+        """
         deadline = time.monotonic() + wait
         while True:
+            if not call.alive():
+                raise ClientGoneError
+            if self.queues.get(queue.name) is not queue:
+                raise SqsError("QueueDoesNotExist", "The specified queue does not exist.")
             due = queue.settle(self.now())
             if queue.states[IN_FLIGHT] >= self.plan.in_flight_limit and not queue.fifo:
                 words = f"Too many messages in flight in queue {queue.name} (the limit is"
@@ -719,10 +726,6 @@ class Service:
             if taken or left <= 0:
                 return taken
             self.changed.wait(left if due is None else max(0.001, min(left, due - self.now())))
-            if not call.alive():
-                raise ClientGoneError
-            if self.queues.get(queue.name) is not queue:
-                raise SqsError("QueueDoesNotExist", "The specified queue does not exist.")
 
     def _take(self, queue: Queue, most: int, timeout: int) -> list[Message]:
         """Take up to `most` messages; those received too often go to the dead-letter queue instead."""
@@ -1076,6 +1079,9 @@ _SINK_ID = re.compile(rb'"Id"\s*:\s*"([A-Za-z0-9_-]{1,80})"')
 _REASONS = http.client.responses
 
 
+A, B = TypeVar("A"), TypeVar("B")
+
+
 class Connection:
     """One client connection, served by one thread: HTTP/1.1 with keep-alive and Content-Length."""
 
@@ -1083,6 +1089,7 @@ class Connection:
         self.service, self.server, self.sock = service, server, sock
         self.buffer = bytearray()
         self.counted = False
+        self.reading = False
 
     def serve(self) -> None:
         """Answer requests till either side ends the connection."""
@@ -1113,12 +1120,20 @@ class Connection:
         except OSError:
             return False
 
+    def _reading(self, read: Callable[[A], B], what: A) -> B:
+        """What a read of the socket gives; while it waits the socket cannot be reset."""
+        self.reading = True
+        try:
+            return read(what)
+        finally:
+            self.reading = False
+
     def _head(self) -> tuple[str, str, dict[str, str]] | None:
         """(method, path, lower-case headers) of the next request, or None at the end of the connection."""
         while (end := self.buffer.find(b"\r\n\r\n")) < 0:
             if len(self.buffer) > MAX_HEAD:
                 return None
-            data = self.sock.recv(256 * 1024)
+            data = self._reading(self.sock.recv, 256 * 1024)
             if not data:
                 return None
             self.buffer += data
@@ -1140,7 +1155,7 @@ class Connection:
         body.extend(bytes(length - got))
         view = memoryview(body)
         while got < length:
-            read = self.sock.recv_into(view[got:])
+            read = self._reading(self.sock.recv_into, view[got:])
             if not read:
                 return None
             got += read
@@ -1298,8 +1313,9 @@ class Server:
         for connection in counted:
             connection.reset()
         # The kernel resets a connection when the thread that reads it has let go; one held elsewhere is at once.
-        with self.service.lock:
-            self.listening.wait_for(lambda: self.connections.isdisjoint(counted), timeout=0.25)
+        deadline = time.monotonic() + 20
+        while any(connection.reading for connection in counted) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def _accept(self) -> None:
         while True:
