@@ -1079,7 +1079,8 @@ _SINK_ID = re.compile(rb'"Id"\s*:\s*"([A-Za-z0-9_-]{1,80})"')
 _REASONS = http.client.responses
 
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Connection:

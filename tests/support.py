@@ -110,8 +110,15 @@ class Sqstee:
 
     def held(self, run: str) -> bool:
         """Whether somebody ships a run; one who was killed does so until it has got the processor to die."""
+        return self._is_locked(run, "ship")
+
+    def left_alone(self, run: str) -> bool:
+        """Whether nobody writes or ships a run."""
+        return not self.held(run) and not self._is_locked(run, "writer")
+
+    def _is_locked(self, run: str, name: str) -> bool:
         try:
-            fd = os.open(self.spool / run / "ship", os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self.spool / run / name, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:  # it is shipped
             return False
         try:

@@ -406,10 +406,12 @@ def _post_from_many(url: str, token: str, senders: int, bodies: int) -> None:
 
 def test_a_killed_collector_has_what_it_acknowledged(tmp_path: Path) -> None:
     """kill -9 while eight senders post: every range that was answered with 200 is in the store, exactly once."""
-    store, acknowledged, port = tmp_path / "store.db", set(), 0
+    store, acknowledged = tmp_path / "store.db", set()
+    reserved = socket.socket()  # never listens: nobody else is given the port while no collector is there
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
     for attempt in range(3):
-        with collecting(store, port=port) as (process, url):
-            port = urlsplit(url).port or 0
+        with collecting(store, port=reserved.getsockname()[1]) as (process, url):
             stop = threading.Event()
 
             def work(name: str, url: str = url, stop: threading.Event = stop) -> None:
@@ -437,6 +439,7 @@ def test_a_killed_collector_has_what_it_acknowledged(tmp_path: Path) -> None:
             stop.set()
             for thread in threads:
                 thread.join(60)
+    reserved.close()
     rows = [(row.attributes["run"], row.attributes["seq"]) for row in stored(store)]
     assert len(rows) == len(set(rows))
     assert acknowledged <= set(rows)

@@ -573,7 +573,7 @@ def test_long_poll_of_a_client_that_left_takes_nothing(sqs: FakeSqs, queue: str)
     with pytest.raises(ReadTimeoutError):
         impatient.receive_message(QueueUrl=queue, WaitTimeSeconds=20)
     impatient.close()
-    until(lambda: sqs.counters().active == 1)
+    until(lambda: sqs.counters().connections == 1)
     sqs.put(queue, "x")
     until(lambda: sqs.counters().active == 0)
     assert sqs.messages(queue)[0].state == "ready"

@@ -55,9 +55,9 @@ def script(sqstee: Sqstee, name: str, text: str) -> str:
 
 
 def shipped(server: FakeSqs) -> list[Record]:
-    """All lines on the queue."""
+    """All lines on the queue, run by run in their order: which message comes first is not told."""
     items = [item for message in server.sent("my-queue") for item in decode(message.body, message.attributes)]
-    return [item for item in items if isinstance(item, Record)]
+    return sorted((item for item in items if isinstance(item, Record)), key=lambda record: (record.run, record.seq))
 
 
 def test_an_alias(sqstee: Sqstee, queue: FakeSqs) -> None:
@@ -148,6 +148,7 @@ def test_spark(sqstee: Sqstee, queue: FakeSqs) -> None:
             assert struct.unpack("!i", worker.recv(4, socket.MSG_WAITALL)) == (number * number,)
         for worker in workers:
             worker.close()
+        wait_for(lambda: not any(map(is_running, pids)), "end of the workers, which hold the streams")
         out, err = daemon.communicate(timeout=60)
     assert daemon.returncode == 0
     assert sorted(out.splitlines()) == [b"daemon ends", b"worker got 5", b"worker got 6"]

@@ -50,6 +50,8 @@ def test_what_waits_is_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     fake_sqs.faults(refuse=True)
     sqstee.run("--flush-timeout", "0.2s", "--to", "jobs", "--", "seq", "3", environ=fake_sqs.environ())
     fake_sqs.clear_faults()
+    (run,) = sqstee.waiting_runs()
+    wait_for(lambda: sqstee.left_alone(run), "end of its shipper")
     found = sqstee.run("stat", "jobs", "--interval", "0.2s", environ=fake_sqs.environ())
     text = found.stdout.decode()
     assert found.returncode == 0, found.stderr
