@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +243,25 @@ def test_summary_without_a_capture(sqstee: Sqstee) -> None:
     assert found.stderr.decode().splitlines()[1:] == [
         "sqstee: summary: nothing was captured; the line above says why",
     ]
+
+
+def test_an_exit_after_a_pause_is_shipped_while_an_heir_goes_on(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
+) -> None:
+    """The shipper sleeps since the last line, and the processes left behind write nothing: the exit event arrives."""
+    os.mkfifo(tmp_path / "fifo")
+    command = sqstee.words("--to", "q", "--", "sh", "-c", f"(read x <{tmp_path}/fifo) & echo hi; read x; exit 7")
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
+        wait_for(lambda: shipped(fake_sqs).stdout == b"hi\n", "line")
+        shipped_at = time.monotonic()
+        wait_for(lambda: time.monotonic() - shipped_at > 1, "shipper to be asleep")
+        process.communicate(b"\n", timeout=40)
+        assert process.returncode == 7
+        wait_for(lambda: len(shipped(fake_sqs).events) == 2, "exit event")
+        assert shipped(fake_sqs).events[1].fields["open"] == ["stdout", "stderr"]
+        (tmp_path / "fifo").write_text("\n")
+    wait_for(lambda: not sqstee.waiting_runs(), "end of the streams")
 
 
 def test_an_heir_is_known_to_strict_and_summary(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:

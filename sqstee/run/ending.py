@@ -125,6 +125,8 @@ class Ending:
             writer.close()
         elif self._ended:
             writer.note_exit()
+            if self._kept.shipment:
+                self._kept.shipment.tell(shipment.WAKE)  # else it would send the event with the heir's next line
 
     def _sync(self) -> None:
         """With --fsync: all that is spooled by now is on the disk before we go on."""
