@@ -235,7 +235,7 @@ class Inbox:
             return found
 
     def open_wide(self) -> None:
-        """From now on put() never waits: what still comes is to be given back."""
+        """From now on put() never waits: what still comes is what the calls that are out bring."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
