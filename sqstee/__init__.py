@@ -12,12 +12,12 @@ _IN_HANDLER = ("Handler", "configure")
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqstee.handler import Handler, configure
-    from sqstee.record import Event, Record, decode
+    from sqstee.wire import Event, Record, decode
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("sqstee.handler" if name in _IN_HANDLER else "sqstee.record"), name)
+        return getattr(importlib.import_module("sqstee.handler" if name in _IN_HANDLER else "sqstee.wire"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,9 +16,9 @@ def main() -> int:
     try:
         return route(words)
     except SqsteeError as error:
-        from sqstee.run.child import say
+        from sqstee.fds import write_stderr
 
-        say(f"{error}\n")
+        write_stderr(f"{error}\n")
         return error.exit_code
 
 
@@ -50,13 +50,13 @@ def _run(words: list[str]) -> int:
         settings = options.load(given, os.environ)
         if not command:
             raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
-        from sqstee.run.run import Front
+        from sqstee.capture.front import Front
 
         front = Front(settings, command)
     except SqsteeError:
         raise
     except Exception as error:  # a bug of ours, no memory, files of ours that have gone: the command comes first
-        from sqstee.run.child import run_uncaptured
+        from sqstee.capture.child import run_uncaptured
 
         raise run_uncaptured(command, f"{type(error).__name__}: {error}") from None
     return front.run()

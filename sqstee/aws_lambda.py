@@ -15,11 +15,12 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from sqstee.record import CONTENT_TYPE, decode, unpack
-from sqstee.transports.base import TransportError
-from sqstee.transports.destination import parse
-from sqstee.transports.offload import Payloads, Pointer, pointer_in
+from sqstee.destination import parse
+from sqstee.record import CONTENT_TYPE
+from sqstee.transports.errors import TransportError
 from sqstee.transports.s3 import Bucket, clients
+from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
+from sqstee.wire import decode, unpack
 
 VARIABLE = "SQSTEE_LAMBDA_TO"
 Partition: TypeAlias = tuple[str, str, str]  # date, host, run

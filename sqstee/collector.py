@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, DecodeError, by_run, gunzip
-from sqstee.transports.base import RETRY, Sender, TransportError
-from sqstee.transports.destination import parse
+from sqstee.record import Body, gunzip
+from sqstee.transports.base import Sender
+from sqstee.transports.errors import RETRY, TransportError
 from sqstee.transports.http import tokens
 from sqstee.transports.local import FULL, LocalSender
+from sqstee.wire import DecodeError, by_run
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment

@@ -21,12 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sqstee import options
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
+from sqstee.logging_run import LoggedRun
 from sqstee.record import LEVELS
-from sqstee.run.folder import absolute, settled
-from sqstee.run.logged import LoggedRun
-from sqstee.run.senders import THREADS
-from sqstee.transports.destination import parse
+from sqstee.ship.sender_pool import THREADS
+from sqstee.spool.location import absolute, settled
 
 _TRY_AGAIN_SECONDS = 10.0  # after a spool that could not be opened
 

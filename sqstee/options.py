@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sqstee.transports.destination import Destination
+    from sqstee.destination import Destination
 
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -105,13 +105,13 @@ def filled(text: str) -> str:
 
 
 def _destination(text: str) -> str:
-    from sqstee.transports.destination import parse
+    from sqstee.destination import parse
 
     return parse(text).text
 
 
 def _bucket(text: str) -> str:
-    from sqstee.transports.destination import parse
+    from sqstee.destination import parse
 
     if parse(text).kind != "s3":
         raise ValueError("it takes a bucket")
@@ -334,7 +334,7 @@ class Settings:
     @property
     def labels(self) -> dict[str, str]:
         """The labels as a mapping: those of the surroundings, then those that were given, which win."""
-        from sqstee.surroundings import labels  # once the command runs
+        from sqstee.auto_labels import labels  # once the command runs
 
         given = {key: value for key, _, value in (text.partition("=") for text in self.label)}
         return labels(self.surroundings) | given

@@ -9,9 +9,11 @@ from __future__ import annotations
 import binascii
 import time
 
+from sqstee.jsonbytes import encode_object, escape, quote
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from json import JSONDecoder
+    pass
 
 FORMAT_VERSION = "1"
 CONTENT_TYPE = "application/x-ndjson"
@@ -21,49 +23,6 @@ STREAMS = ("stdout", "stderr", "output")
 MAX_SEQ = 2**63 - 2  # what every store of numbers can hold, and one more
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # of one body: twice what a sender packs into a message at most
 LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of a line that came from Python's logging
-
-# What a body must not contain as it is. JSON: controls, `"` and `\`. SQS: everything outside #x9 #xA #xD
-# #x20-#xD7FF #xE000-#xFFFD #x10000-#x10FFFF, that is U+FFFE and U+FFFF besides the controls. Consumers that call
-# splitlines(): U+0085, U+2028, U+2029.
-_CONTROLS = bytes(code for code in range(0x20) if code != 0x0A)
-_SHORT_ESCAPES = {0x08: b"\\b", 0x09: b"\\t", 0x0C: b"\\f", 0x0D: b"\\r"}
-_CONTROL_ESCAPES = [(bytes([c]), _SHORT_ESCAPES.get(c, b"\\u%04x" % c)) for c in _CONTROLS]
-_WIDE_ESCAPES = [(chr(c).encode(), b"\\u%04x" % c) for c in (0x85, 0x2028, 0x2029, 0xFFFE, 0xFFFF)]
-
-
-def escape(block: bytes) -> bytes:
-    """`block` (valid UTF-8) as the inside of JSON strings; a newline stays as it is, since it ends a line."""
-    block = block.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    if len(block.translate(None, _CONTROLS)) != len(block):
-        for char, escaped in _CONTROL_ESCAPES:
-            block = block.replace(char, escaped)
-    if not block.isascii():
-        for char, escaped in _WIDE_ESCAPES:
-            block = block.replace(char, escaped)
-    return block
-
-
-def quote(text: str) -> bytes:
-    """`text` as one JSON string; what is not valid Unicode (a surrogate from a file name) becomes U+FFFD."""
-    data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
-    return b'"%s"' % escape(data).replace(b"\n", b"\\n")
-
-
-def encode_object(fields: dict[str, object]) -> bytes:
-    """A flat or nested JSON object of str, int, float, bool, dict and sequences; without json, which costs 14 ms."""
-    return b"{%s}" % b",".join(b"%s:%s" % (quote(key), _encode_value(value)) for key, value in fields.items())
-
-
-def _encode_value(value: object) -> bytes:
-    if isinstance(value, bool):
-        return b"true" if value else b"false"
-    if isinstance(value, int | float):
-        return repr(value).encode()
-    if isinstance(value, dict):
-        return encode_object(value)
-    if isinstance(value, list | tuple):
-        return b"[%s]" % b",".join(map(_encode_value, value))
-    return quote(str(value))
 
 
 def timestamp(time_ns: int) -> str:
@@ -209,99 +168,6 @@ def attributes_size(attributes: dict[str, str]) -> int:
     return sum(len(name.encode()) + len("String") + len(value.encode()) for name, value in attributes.items())
 
 
-class Record:
-    """One line of a stream.
-
-    `timestamp` RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
-    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8; `level` one
-    of LEVELS, empty but for lines of Python's logging.
-    """
-
-    __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
-
-    def __init__(self, fields: dict[str, object]) -> None:
-        self.timestamp = _text(fields["timestamp"])
-        self.host = _name(fields["host"])
-        self.stream = _text(fields["stream"])
-        self.run = _name(fields["run"])
-        self.seq = _integer(fields["seq"])
-        self.message = _text(fields["message"])
-        self.level = str(fields.get("level", ""))
-        self.eol = fields.get("eol", True) is not False
-        raw = fields.get("raw")
-        self.raw = binascii.a2b_base64(raw, strict_mode=True) if isinstance(raw, str) else None
-        self.job = str(fields.get("job", ""))
-        self.labels = _labels(fields.get("labels"))
-
-    @property
-    def data(self) -> bytes:
-        """The bytes that the command wrote, newline included."""
-        line = self.message.encode("utf-8", "surrogatepass") if self.raw is None else self.raw
-        return line + b"\n" if self.eol else line
-
-    @property
-    def fields(self) -> dict[str, object]:
-        """As in the wire format."""
-        found: dict[str, object] = {name: getattr(self, name) for name in ("timestamp", "host", "stream", "run")}
-        if self.level:
-            found["level"] = self.level
-        if self.job:
-            found["job"] = self.job
-        if self.labels:
-            found["labels"] = self.labels
-        found["seq"] = self.seq
-        found["message"] = self.message
-        if not self.eol:
-            found["eol"] = False
-        if self.raw is not None:
-            found["raw"] = binascii.b2a_base64(self.raw, newline=False).decode()
-        return found
-
-    def __repr__(self) -> str:
-        return f"Record({self.run} {self.seq} {self.stream} {self.data!r})"
-
-
-class Event:
-    """A run's start, exit, end or gap: `event` names it, `fields` holds everything that it carries."""
-
-    __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
-
-    def __init__(self, fields: dict[str, object]) -> None:
-        self.timestamp = _text(fields["timestamp"])
-        self.host = _name(fields["host"])
-        self.run = _name(fields["run"])
-        self.seq = _integer(fields["seq"])
-        self.event = _text(fields["event"])
-        self.message = str(fields.get("message", ""))
-        self.job = str(fields.get("job", ""))
-        self.labels = _labels(fields.get("labels"))
-        self.fields = fields
-
-    @property
-    def last(self) -> int:
-        """The last seq that this event covers: a gap covers `from`..`to`, every other event its own seq."""
-        return _integer(self.fields["to"]) if self.event == "gap" else self.seq
-
-    def __repr__(self) -> str:
-        return f"Event({self.run} {self.seq} {self.event} {self.message!r})"
-
-
-class DecodeError(ValueError):
-    """A body, or a line of one, that is not in the wire format."""
-
-
-def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[Record | Event]:
-    """The records and events of one message body, in its order.
-
-    `attributes` are the message's (name to string value); with `Content-Encoding` gzip,base64 the body is unpacked
-    first. Raises DecodeError where a line is not in the wire format.
-    """
-    try:
-        return [_item(fields) for fields in load_lines(unpack(body, attributes))]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DecodeError(f"not a record of sqstee: {error}") from error
-
-
 def _compress(data: bytes) -> bytes:
     """gzip at level 1; with ISA-L, an optional extra, in a quarter of the time and somewhat smaller."""
     try:
@@ -311,17 +177,6 @@ def _compress(data: bytes) -> bytes:
 
         return gzip.compress(data, compresslevel=1, mtime=0)
     return bytes(igzip.compress(data, compresslevel=1, mtime=0))
-
-
-def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes:
-    """A body as UTF-8, unpacked where its attributes say that it is compressed. Raises DecodeError."""
-    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-    if not attributes or attributes.get("Content-Encoding") != CONTENT_ENCODING:
-        return data
-    try:
-        return gunzip(binascii.a2b_base64(data, strict_mode=True))
-    except ValueError as error:
-        raise DecodeError(f"not {CONTENT_ENCODING}: {error}") from error
 
 
 def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
@@ -341,84 +196,3 @@ def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(str(error)) from error
     return b"".join(parts)
-
-
-def by_run(data: bytes) -> list[Body]:
-    """NDJSON as plain bodies of one run each, whose seqs follow on one another. Raises DecodeError.
-
-    Every line is parsed by itself, so that each of the bodies is right, whoever wrote them.
-    """
-    found: list[Body] = []
-    parts: list[list[bytes]] = []
-    import json
-
-    decoder = json.JSONDecoder()
-    for line in data.split(b"\n"):
-        for item in _of_line(line, decoder):
-            last = item.last if isinstance(item, Event) else item.seq
-            if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
-                found[-1].last = last
-            else:
-                found.append(Body(b"", item.run, item.host, item.seq, last))
-                parts.append([])
-            parts[-1].append(line)
-    for body, lines in zip(found, parts, strict=True):
-        body.data = b"\n".join((*lines, b""))
-    return found
-
-
-def _of_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
-    """The same as decode(), in less than half of the time."""
-    try:
-        text = line.decode()
-        fields, end = decoder.raw_decode(text)
-        if end == len(text):
-            return [_item(fields)]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return decode(line)  # it is empty, of an odd form, or at fault
-
-
-def load_lines(data: bytes) -> list[dict[str, object]]:
-    """The JSON value of each line that is not empty: in one call, which takes a third of the time of many."""
-    import json
-
-    lines = [line for line in data.split(b"\n") if line]
-    try:
-        found: list[dict[str, object]] = json.loads(b"[%s]" % b",".join(lines))
-        if len(found) == len(lines):
-            return found
-    except ValueError:
-        pass
-    return [json.loads(line) for line in lines]  # raises for the line that is at fault
-
-
-def _item(fields: dict[str, object]) -> Record | Event:
-    item = Event(fields) if "event" in fields else Record(fields)
-    if isinstance(item, Event) and item.event == "gap" and not item.seq == _integer(item.fields["from"]) <= item.last:
-        raise ValueError("a gap event's own seq is its first")
-    return item
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError(f"expected a text, not {value!r:.40}")
-
-
-def _name(value: object) -> str:
-    """A text by which things are stored and found again: valid Unicode, where a message may hold half a character."""
-    name = _text(value)
-    if not name.isascii():
-        name.encode()  # raises UnicodeEncodeError, a ValueError
-    return name
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEQ:
-        return value
-    raise TypeError(f"expected a number from 0 to {MAX_SEQ}, not {value!r:.40}")
-
-
-def _labels(value: object) -> dict[str, str]:
-    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from support import SCRIPT, clean_environment, running
 
 from sqstee.record import Body, Encoder
-from sqstee.transports.base import Message
+from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.local import LocalReceiver
 
 
@@ -21,7 +21,7 @@ def body(run: str, first: int, last: int, text: bytes = b"line") -> Body:
     return Body(Encoder(run, "host").lines(lines, "stdout", 0, first), run, "host", first, last)
 
 
-def stored(store: Path) -> list[Message]:
+def stored(store: Path) -> list[ReceivedMessage]:
     """All rows of a collector's store."""
     receiver, found = LocalReceiver(str(store)), []
     while messages := receiver.receive(1000, 0):

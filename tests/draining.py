@@ -9,9 +9,9 @@ from typing import Any
 from fake_sqs import FakeSqs
 from support import Sqstee
 
-from sqstee.read.journal import Journal, meta_of
-from sqstee.read.store import Store
-from sqstee.read.verdict import Verdict
+from sqstee.drain.journal import Journal, meta_of
+from sqstee.drain.store import Store
+from sqstee.drain.verdict import Verdict
 
 FAST = ("--idle-timeout", "0.5s")
 

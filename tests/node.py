@@ -11,7 +11,7 @@ from typing import Any
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
 
-from sqstee.run.presence import read_status
+from sqstee.agent.advertisement import read_status
 
 
 class Node:

@@ -12,7 +12,7 @@ import boto3
 from support import Rebuilt, reserved
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from sqstee.record import decode
+from sqstee.wire import decode
 
 ANSWERS = {
     "SlowDown": "503 Slow Down",

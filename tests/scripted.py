@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sqstee.record import Body
-from sqstee.run.pack import MAX_REQUEST_BYTES
-from sqstee.transports.base import Batches, Failure
+from sqstee.ship.request import MAX_REQUEST_BYTES
+from sqstee.transports.base import Batches
+from sqstee.transports.errors import Failure
 
 Answer = Callable[[Sequence[Body]], list[Failure]]
 

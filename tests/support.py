@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqstee.record import Body, Event, Record, decode
+from sqstee.record import Body
+from sqstee.wire import Event, Record, decode
 
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "sqstee")
 PROGRAMS = Path(__file__).parent / "programs"

@@ -16,13 +16,13 @@ from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, 
 
 from sqstee import options
 from sqstee.errors import EXIT_UNDELIVERED
-from sqstee.run import agency, events
-from sqstee.run.charge import manner_of
-from sqstee.run.room import used
-from sqstee.run.senders import IN_FLIGHT
-from sqstee.run.shipment import CLOSE, Shipment
-from sqstee.run.spool import create
-from sqstee.run.standby import StandBy
+from sqstee.ship.policy import manner_of
+from sqstee.ship.sender_pool import IN_FLIGHT
+from sqstee.ship.shipper_handle import CLOSE, Shipment
+from sqstee.ship.standby import StandBy
+from sqstee.spool import agent_file, run_events
+from sqstee.spool.quota import used
+from sqstee.spool.run_folder import create
 
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
 
@@ -63,8 +63,16 @@ def test_a_run_leaves_when_its_command_does_and_never_loads_boto3(node: Node, tm
         assert (found.returncode, found.stderr, found.stdout.count(b"\n")) == (0, b"", 1000)
         assert not node.idle()
         names = {line.split()[1] for line in log.read_text().splitlines()}
-        assert "sqstee.run.standby" in names
-        heavy = ("boto3", "json", "hashlib", "random", "threading", "sqstee.run.ship", "sqstee.run.background")
+        assert "sqstee.ship.standby" in names
+        heavy = (
+            "boto3",
+            "json",
+            "hashlib",
+            "random",
+            "threading",
+            "sqstee.ship.shipper",
+            "sqstee.ship.shipper_process",
+        )
         assert [name for name in heavy if name in names] == []
         node.server.clear_faults()
         node.server.release()
@@ -118,8 +126,8 @@ def test_a_run_that_begins_just_when_it_was_found_empty(node: Node, tmp_path: Pa
     """It comes to its end before the agent, which means to remove it, has its locks: it is shipped, not removed."""
     for name in ("front", "agent"):
         (tmp_path / name).mkdir()
-    slow_front = injecting(tmp_path / "front", "sqstee.run.segments:Segments._rotate:hang:1")
-    slow_agent = injecting(tmp_path / "agent", "sqstee.run.agent:lock:hang:1")
+    slow_front = injecting(tmp_path / "front", "sqstee.spool.segments:Segments._rotate:hang:1")
+    slow_agent = injecting(tmp_path / "agent", "sqstee.agent.agent:lock:hang:1")
     with node.agent("--to", "q", environ=slow_agent):
         with node.wrapping("echo", "hi", env=node.environ | slow_front) as process:
             wait_for((tmp_path / "agent" / "injected").exists, "look at a run without a segment")
@@ -147,7 +155,7 @@ def test_a_killed_front_under_an_agent(node: Node) -> None:
 def test_an_end_that_the_disk_refuses_is_no_death(node: Node, tmp_path: Path) -> None:
     """The agent closes the run, and says of its end what it knows."""
     with node.agent("--to", "q"):
-        fault = injecting(tmp_path, "sqstee.run.segments:Segments.append:full:3-3")
+        fault = injecting(tmp_path, "sqstee.spool.segments:Segments.append:full:3-3")
         found = node.wrap("echo", "one", **fault)
         assert (found.returncode, found.stdout) == (0, b"one\n")
         assert b"the exit event is missing" in found.stderr
@@ -273,17 +281,19 @@ def test_the_local_queue_works_under_an_agent(node: Node) -> None:
 def test_what_decides_about_the_destination_is_in_the_digest(tmp_path: Path) -> None:
     """Regions, roles, endpoints, proxies and the shared files where they exist; secrets and the rest are not."""
     base = {"HOME": str(tmp_path), "AWS_PROFILE": "a"}
-    plain = agency.digest(agency.selectors(base), "q")
+    plain = agent_file.digest(agent_file.selectors(base), "q")
     assert (
-        agency.digest(agency.selectors(base | {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "/", "AWS_REGION": ""}), "q")
+        agent_file.digest(
+            agent_file.selectors(base | {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "/", "AWS_REGION": ""}), "q"
+        )
         == plain
     )
     for name in ("AWS_REGION", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_ACCESS_KEY_ID"):
-        assert agency.digest(agency.selectors(base | {name: "x"}), "q") != plain
-    assert agency.digest(agency.selectors(base), "r") != plain
+        assert agent_file.digest(agent_file.selectors(base | {name: "x"}), "q") != plain
+    assert agent_file.digest(agent_file.selectors(base), "r") != plain
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "config").write_text("")
-    assert agency.digest(agency.selectors(base), "q") != plain
+    assert agent_file.digest(agent_file.selectors(base), "q") != plain
 
 
 def test_a_file_that_nobody_holds_is_not_trusted(tmp_path: Path) -> None:
@@ -291,15 +301,15 @@ def test_a_file_that_nobody_holds_is_not_trusted(tmp_path: Path) -> None:
     import fcntl
 
     path = tmp_path / "agent"
-    text = agency.digest(agency.selectors({}), agency.ANY)
+    text = agent_file.digest(agent_file.selectors({}), agent_file.ANY)
     path.write_text(text)
-    assert not agency.serves(str(tmp_path), "q", {})
+    assert not agent_file.serves(str(tmp_path), "q", {})
     code = "import fcntl, sys; f = open(*sys.argv[1:3]); fcntl.lockf(f, int(sys.argv[3])); print(flush=True); input()"
     for mode, kind, expected in (("r", fcntl.LOCK_SH, False), ("r+", fcntl.LOCK_EX, True)):
         with running([*python(code), str(path), mode, str(kind)], stdin=-1, stdout=-1) as process:
             assert process.stdout
             process.stdout.readline()
-            assert agency.serves(str(tmp_path), "q", {}) == expected
+            assert agent_file.serves(str(tmp_path), "q", {}) == expected
             process.communicate(b"\n", timeout=40)
 
 
@@ -325,8 +335,8 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
         now += seconds
 
     monkeypatch.setattr(os, "nice", lambda increment: 0)
-    monkeypatch.setattr("sqstee.run.standby.time.monotonic", lambda: now)
-    monkeypatch.setattr("sqstee.run.standby.time.sleep", sleep)
+    monkeypatch.setattr("sqstee.ship.standby.time.monotonic", lambda: now)
+    monkeypatch.setattr("sqstee.ship.standby.time.sleep", sleep)
     folder = tmp_path / "RUN"
     folder.mkdir()
     (wake, waking), (report, reporting) = os.pipe(), os.pipe()
@@ -378,9 +388,9 @@ def test_a_run_that_nobody_ships(
             os.close(front)  # it never ships: the front's death ends this
         return now
 
-    monkeypatch.setattr("sqstee.run.standby.time.monotonic", clock)
-    monkeypatch.setattr("sqstee.run.standby._LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("sqstee.run.standby.os.nice", lambda by: 0)
+    monkeypatch.setattr("sqstee.ship.standby.time.monotonic", clock)
+    monkeypatch.setattr("sqstee.ship.standby._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sqstee.ship.standby.os.nice", lambda by: 0)
     StandBy(
         str(folder),
         wake,
@@ -401,8 +411,8 @@ def test_a_run_that_nobody_ships(
 def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str, str]) -> None:
     """The run relies on it: what only the agent found too much once stayed in the spool, and nobody was told."""
     settings = options.load(("--to", "q", *extreme), {})
-    writer, *locks = create(str(tmp_path), "RUN", events.meta(settings, "RUN", "q"), 32768, 1024**3, "auto")
-    writer.event(events.start("", 1, None))
+    writer, *locks = create(str(tmp_path), "RUN", run_events.meta(settings, "RUN", "q"), 32768, 1024**3, "auto")
+    writer.event(run_events.start("", 1, None))
     writer.close()
     found = manner_of(writer.folder, "RUN")
     assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)

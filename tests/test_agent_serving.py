@@ -14,11 +14,11 @@ import pytest
 from node import Node
 from support import SCRIPT, children, injecting, kill, running, wait_for
 
+from sqstee.agent.agent import Agent, Plan
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
-from sqstee.run.agency import STATUS_NAME
-from sqstee.run.agent import Agent, Plan
-from sqstee.run.spool import create
+from sqstee.spool.agent_file import STATUS_NAME
+from sqstee.spool.run_folder import create
 from sqstee.transports.fallback import FallbackSender
 
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
@@ -351,7 +351,7 @@ def test_a_host_wide_agent_needs_destinations(host: Host, words: tuple[str, ...]
 def test_which_folder_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of all users by root, if it was made for them; /var/tmp, which is everybody's too, is none."""
     shared = tmp_path / "shared"
-    monkeypatch.setattr("sqstee.run.folder.SHARED", str(shared))
+    monkeypatch.setattr("sqstee.spool.location.SHARED", str(shared))
     assert served("") == f"/var/tmp/sqstee-{os.getuid()}"
     shared.mkdir()
     shared.chmod(0o1777)

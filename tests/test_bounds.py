@@ -20,16 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TIMEOUT, Rebuilt, Sqstee, children, is_running, python, running, states, wait_for
 
+from sqstee.capture.stream import CHUNK_BYTES
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, Encoder, encode_object
-from sqstee.run import room as rooms
-from sqstee.run import spool
-from sqstee.run.pack import Packer
-from sqstee.run.replay import Reader, delete_segments_before, segments
-from sqstee.run.room import FullError, Room, Unbounded, used
-from sqstee.run.segments import Segments, segment_name
-from sqstee.run.stream import CHUNK_BYTES
-from sqstee.run.writer import Writer
+from sqstee.jsonbytes import encode_object
+from sqstee.record import Body, Encoder
+from sqstee.ship.pack import Packer
+from sqstee.spool import quota as rooms
+from sqstee.spool import run_folder
+from sqstee.spool.quota import FullError, Room, Unbounded, used
+from sqstee.spool.reader import Reader
+from sqstee.spool.segments import Segments, delete_segments_before, segment_name, segments
+from sqstee.spool.writer import Writer
 
 META = encode_object({"run": "RUN", "host": "h"})
 MIB = 1024 * 1024
@@ -351,7 +352,7 @@ class Clock:
 def new_room(root: Path, run: str, on_full: str = "drop", bound: int = MIB, clock: Clock | None = None) -> Room:
     """The room of a run whose folder is made."""
     (root / run).mkdir()
-    fd = spool.lock(str(root / run), "writer")
+    fd = run_folder.lock(str(root / run), "writer")
     assert fd is not None
     room = Room(str(root), run, fd, bound, on_full, clock or Clock())
     room.enter()
@@ -415,7 +416,7 @@ def test_a_disk_that_is_mounted_as_the_spool_folder(tmp_path: Path, monkeypatch:
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir_as_a_user)
-    created = spool.create(str(tmp_path), "RUN", META, 100, MIB, "auto")
+    created = run_folder.create(str(tmp_path), "RUN", META, 100, MIB, "auto")
     assert created[0].event({"event": "start", "message": ""})
     for fd in created[1:]:
         os.close(fd)
@@ -445,7 +446,7 @@ def test_a_run_that_comes_to_a_folder_without_any_room_is_refused(tmp_path: Path
     (tmp_path / "quarantine").mkdir()
     (tmp_path / "quarantine" / "x.ndjson").write_bytes(b"x" * MIB)
     with pytest.raises(SqsteeError) as caught:
-        spool.create(str(tmp_path), "RUN", META, 100, MIB, "auto")
+        run_folder.create(str(tmp_path), "RUN", META, 100, MIB, "auto")
     assert "is full (--spool-max 1M)" in caught.value.message
     assert os.listdir(tmp_path) == ["quarantine"]
 

@@ -12,8 +12,8 @@ from fake_sqs import FakeSqs
 from support import Sqstee, running, wait_for
 
 from sqstee import options
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.transports.destination import parse
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from collecting import body, collecting, stored
 from support import Sqstee, clean_environment, running, wait_for
 
 from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
-from sqstee.transports.base import RETRY, Batches, Failure, TransportError
-from sqstee.transports.destination import parse
+from sqstee.transports.base import Batches
+from sqstee.transports.errors import RETRY, Failure, TransportError
 from sqstee.transports.http import HttpSender
 from sqstee.transports.local import LocalReceiver, LocalSender
 

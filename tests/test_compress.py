@@ -7,8 +7,8 @@ import _thread
 import pytest
 
 from sqstee.record import Body
-from sqstee.run.compress import Compressor
-from sqstee.run.pack import Planned
+from sqstee.ship.compressor_pool import Compressor
+from sqstee.ship.request import Planned
 
 
 def bodies(count: int) -> list[Planned]:

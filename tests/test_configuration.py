@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import Sqstee
 
-from sqstee import options, surroundings
+from sqstee import auto_labels, options
 from sqstee.errors import SqsteeError
 
 FILE = """\
@@ -143,14 +143,14 @@ def test_a_mistake_in_a_profile_that_is_not_chosen_harms_nobody(tmp_path: Path) 
     assert options.load((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
 
 
-@pytest.mark.parametrize("row", surroundings.TABLE, ids=lambda row: str(row[0]))
+@pytest.mark.parametrize("row", auto_labels.TABLE, ids=lambda row: str(row[0]))
 def test_every_surrounding_becomes_a_label(row: tuple[str, str, str, str]) -> None:
     """Where its variable is set, and the one that tells whose it is."""
     label, variable, also, _ = row
     environ = {variable: "77", "TERM": "dumb"}
-    assert surroundings.labels(environ | {also: "x"} if also else environ) == {label: "77"}
+    assert auto_labels.labels(environ | {also: "x"} if also else environ) == {label: "77"}
     if also:
-        assert surroundings.labels(environ) == {}
+        assert auto_labels.labels(environ) == {}
 
 
 def test_labels_that_are_given_win_and_all_others_can_be_left_out(home: dict[str, str]) -> None:
@@ -167,13 +167,13 @@ def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
     """A program called cron that starts a shell that starts us, without a terminal."""
     cron = tmp_path / "cron"
     cron.symlink_to(sys.executable)
-    code = "from sqstee.surroundings import labels; print(labels(dict(HOME=str())))"
+    code = "from sqstee.auto_labels import labels; print(labels(dict(HOME=str())))"
     inner = f"import os; os.system(\"'{sys.executable}' -c '{code}'; :\")"
     environ = os.environ | {"PYTHONPATH": str(Path(options.__file__).parent.parent)}
     found = subprocess.run([cron, "-S", "-c", inner], capture_output=True, text=True, check=True, env=environ)
     assert found.stdout == "{'started_by': 'cron'}\n"
-    assert surroundings.started_by(["bash", "CROND"]) == "cron"
-    assert surroundings.started_by(["bash", "sshd"]) == ""
+    assert auto_labels.started_by(["bash", "CROND"]) == "cron"
+    assert auto_labels.started_by(["bash", "sshd"]) == ""
 
 
 def test_lines_carry_them(sqstee: Sqstee) -> None:

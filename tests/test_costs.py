@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee
 
-from sqstee.record import encode_object
-from sqstee.run.capture import Capture, Spooling
-from sqstee.run.output import Output
-from sqstee.run.pack import Limits, Request
-from sqstee.run.source import Source
-from sqstee.run.spool import create
-from sqstee.run.stream import CHUNK_BYTES, Stream
+from sqstee.capture.loop import Capture, Spooling
+from sqstee.capture.output import Output
+from sqstee.capture.stream import CHUNK_BYTES, Stream
+from sqstee.jsonbytes import encode_object
+from sqstee.ship.request import Limits, Request
+from sqstee.ship.source import Source
+from sqstee.spool.run_folder import create
 from sqstee.transports.sqs import request_json
 
 RUN = "01JDRUNAAAAAAAAAAAAAAAAAAA"

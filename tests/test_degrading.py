@@ -16,75 +16,75 @@ from terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
     "sqstee.options:load:bug:1",
-    "sqstee.transports.destination:parse:bug:1",
-    "sqstee.run.run:Front.__init__:bug:1",
-    "sqstee.run.child:start:bug:1",
-    "sqstee.run.child:start:many:1",
-    "sqstee.run.capture:Capture.__init__:many:1",
-    "sqstee.run.nest:entry:bug:1",
-    "sqstee.run.signals:keep_children:bug:1",
+    "sqstee.destination:parse:bug:1",
+    "sqstee.capture.front:Front.__init__:bug:1",
+    "sqstee.capture.child:start:bug:1",
+    "sqstee.capture.child:start:many:1",
+    "sqstee.capture.loop:Capture.__init__:many:1",
+    "sqstee.capture.front:entry:bug:1",
+    "sqstee.capture.signals:keep_children:bug:1",
     "os:pipe:many:1",
     "os:fork:many:1",
 ]
 SPOOL = [
-    "sqstee.run.folder:open_root:full:1",
-    "sqstee.run.spool:new_ulid:bug:1",
-    "sqstee.run.spool:create:full:1",
-    "sqstee.run.spool:lock:bug:1",
-    "sqstee.run.spool:lock:full:2",
-    "sqstee.run.writer:Writer.event:bug:1",
-    "sqstee.run.writer:Writer.event:bug:2",
-    "sqstee.run.writer:Writer.write:bug:1",
-    "sqstee.run.writer:Writer.write:bug:2",
-    "sqstee.run.writer:Writer.cut:bug:1",
-    "sqstee.run.writer:Writer.close:bug:1",
-    "sqstee.run.segments:Segments.append:full:1",
-    "sqstee.run.segments:Segments.append:full:3",
-    "sqstee.run.segments:write_whole:full:2",
-    "sqstee.run.events:start:bug:1",
-    "sqstee.run.events:end_of_command:bug:1",
+    "sqstee.spool.location:open_root:full:1",
+    "sqstee.spool.run_folder:new_ulid:bug:1",
+    "sqstee.spool.run_folder:create:full:1",
+    "sqstee.spool.run_folder:lock:bug:1",
+    "sqstee.spool.run_folder:lock:full:2",
+    "sqstee.spool.writer:Writer.event:bug:1",
+    "sqstee.spool.writer:Writer.event:bug:2",
+    "sqstee.spool.writer:Writer.write:bug:1",
+    "sqstee.spool.writer:Writer.write:bug:2",
+    "sqstee.spool.writer:Writer.cut:bug:1",
+    "sqstee.spool.writer:Writer.close:bug:1",
+    "sqstee.spool.segments:Segments.append:full:1",
+    "sqstee.spool.segments:Segments.append:full:3",
+    "sqstee.spool.segments:write_whole:full:2",
+    "sqstee.spool.run_events:start:bug:1",
+    "sqstee.spool.run_events:end_of_command:bug:1",
 ]
 CAPTURE = [
-    "sqstee.run.capture:Capture.run:bug:1",
-    "sqstee.run.capture:Capture._read:bug:1",
-    "sqstee.run.capture:Capture._write:bug:1",
-    "sqstee.run.capture:Capture._end:bug:1",
-    "sqstee.run.capture:Capture._end:bug:2",
-    "sqstee.run.capture:Capture._timeout:bug:2",
-    "sqstee.run.capture:Capture.finish:bug:1",
-    "sqstee.run.capture:Spooling.write:bug:1",
-    "sqstee.run.capture:Spooling._wake:bug:1",
-    "sqstee.run.output:open_output:many:1",
+    "sqstee.capture.loop:Capture.run:bug:1",
+    "sqstee.capture.loop:Capture._read:bug:1",
+    "sqstee.capture.loop:Capture._write:bug:1",
+    "sqstee.capture.loop:Capture._end:bug:1",
+    "sqstee.capture.loop:Capture._end:bug:2",
+    "sqstee.capture.loop:Capture._timeout:bug:2",
+    "sqstee.capture.loop:Capture.finish:bug:1",
+    "sqstee.capture.loop:Spooling.write:bug:1",
+    "sqstee.capture.loop:Spooling._wake:bug:1",
+    "sqstee.capture.output:open_output:many:1",
     "_thread:start_new_thread:thread:1",
 ]
 REST = [
-    "sqstee.run.signals:Relay.__init__:bug:1",
-    "sqstee.run.shipment:fork:many:1",
-    "sqstee.run.shipment:_keep_only:bug:1",
-    "sqstee.run.shipment:Shipment.tell:bug:1",
-    "sqstee.run.shipment:Shipment.close:bug:1",
-    "sqstee.run.shipment:Shipment.answer:bug:1",
-    "sqstee.run.delivery:Delivery.finish:bug:1",
-    "sqstee.run.delivery:Delivery._wait:bug:1",
-    "sqstee.run.ending:Ending._tell:bug:1",
-    "sqstee.run.messages:Messages.add:bug:1",
-    "sqstee.run.supervision:Supervision.__init__:bug:1",
-    "sqstee.run.supervision:Supervision._begin:bug:1",
-    "sqstee.run.ending:Ending._deliver:bug:1",
-    "sqstee.run.supervision:Supervision._make_relay:bug:1",
-    "sqstee.run.messages:Messages.say:bug:1",
-    "sqstee.run.supervision:Supervision._start_capture:bug:1",
-    "sqstee.run.supervision:Supervision._attend:bug:1",
-    "sqstee.run.supervision:Supervision._take:bug:1",
-    "sqstee.run.ending:Ending._end_run:bug:1",
-    "sqstee.run.background:work:bug:1",
-    "sqstee.run.agency:serves:bug:1",
-    "sqstee.run.ship:Shipper.run:bug:1",
-    "sqstee.run.ship:Shipper._step:bug:2",
-    "sqstee.run.ship:Senders.submit:bug:2",
-    "sqstee.run.source:Source.__init__:bug:1",
-    "sqstee.run.source:Source.read:full:2",
-    "sqstee.run.replay:State.save:full:1",
+    "sqstee.capture.signals:Relay.__init__:bug:1",
+    "sqstee.ship.shipper_handle:fork:many:1",
+    "sqstee.ship.shipper_handle:_keep_only:bug:1",
+    "sqstee.ship.shipper_handle:Shipment.tell:bug:1",
+    "sqstee.ship.shipper_handle:Shipment.close:bug:1",
+    "sqstee.ship.shipper_handle:Shipment.answer:bug:1",
+    "sqstee.capture.final_flush:Delivery.finish:bug:1",
+    "sqstee.capture.final_flush:Delivery._wait:bug:1",
+    "sqstee.capture.teardown:Ending._tell:bug:1",
+    "sqstee.capture.notices:Messages.add:bug:1",
+    "sqstee.capture.supervisor:Supervision.__init__:bug:1",
+    "sqstee.capture.supervisor:Supervision._begin:bug:1",
+    "sqstee.capture.teardown:Ending._deliver:bug:1",
+    "sqstee.capture.supervisor:Supervision._make_relay:bug:1",
+    "sqstee.capture.notices:Messages.say:bug:1",
+    "sqstee.capture.supervisor:Supervision._start_capture:bug:1",
+    "sqstee.capture.supervisor:Supervision._attend:bug:1",
+    "sqstee.capture.supervisor:Supervision._take:bug:1",
+    "sqstee.capture.teardown:Ending._end_run:bug:1",
+    "sqstee.ship.shipper_process:work:bug:1",
+    "sqstee.spool.agent_file:serves:bug:1",
+    "sqstee.ship.shipper:Shipper.run:bug:1",
+    "sqstee.ship.shipper:Shipper._step:bug:2",
+    "sqstee.ship.shipper:Senders.submit:bug:2",
+    "sqstee.ship.source:Source.__init__:bug:1",
+    "sqstee.ship.source:Source.read:full:2",
+    "sqstee.spool.checkpoint:State.save:full:1",
     "sqstee.transports.local:LocalSender.send:bug:1",
 ]
 SCRIPT = "for i in 1 2 3; do echo out $i; echo err $i >&2; sleep 0.03; done; printf end"
@@ -104,8 +104,8 @@ def test_a_failure_of_ours_is_not_the_commands(sqstee: Sqstee, tmp_path: Path, f
 
 
 UNSUPERVISED = [
-    "sqstee.run.supervision:Supervision.__init__:bug:1",
-    "sqstee.run.supervision:Supervision._supervise:bug:1",
+    "sqstee.capture.supervisor:Supervision.__init__:bug:1",
+    "sqstee.capture.supervisor:Supervision._supervise:bug:1",
 ]
 
 
@@ -155,7 +155,7 @@ def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "fault", ["os:openpty:many:1", "sqstee.run.terminal:Pty.__init__:bug:2", "sqstee.run.terminal:Pty.control:bug:1"]
+    "fault", ["os:openpty:many:1", "sqstee.capture.pty:Pty.__init__:bug:2", "sqstee.capture.pty:Pty.control:bug:1"]
 )
 def test_a_terminal_that_cannot_be_had(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
     """The command gets ours, or the plainest loop, and works."""
@@ -188,7 +188,9 @@ def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
 
 
 @pytest.mark.parametrize("error", ["full", "quota", "read-only", "denied"])
-@pytest.mark.parametrize("step", ["os:makedirs", "os:mkdir", "sqstee.run.spool:lock", "os:rename", "os:ftruncate"])
+@pytest.mark.parametrize(
+    "step", ["os:makedirs", "os:mkdir", "sqstee.spool.run_folder:lock", "os:rename", "os:ftruncate"]
+)
 def test_a_spool_that_cannot_be_made_costs_one_line(sqstee: Sqstee, tmp_path: Path, error: str, step: str) -> None:
     """The output passes through, and one line says what is wrong, with which folder, and what to do."""
     if step == "os:mkdir":
@@ -241,7 +243,7 @@ def test_a_spool_folder_that_is_not_safe_costs_one_line(sqstee: Sqstee, tmp_path
 def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: str) -> None:
     """What could not be written meanwhile is counted, reported and said; everything before and behind it arrives."""
     command = paced(*(b"line %d\n" % n for n in range(60)))
-    fault = f"sqstee.run.segments:write_whole:{error}:5-9"
+    fault = f"sqstee.spool.segments:write_whole:{error}:5-9"
     found = sqstee.run("--to", "local", "--", *command, environ=injecting(tmp_path, fault))
     lines = found.stdout.splitlines()
     assert lines == [b"line %d" % n for n in range(60)]
@@ -258,7 +260,7 @@ def test_a_disk_that_is_full_for_a_while(sqstee: Sqstee, tmp_path: Path, error: 
 
 def test_a_disk_that_hangs_does_not_keep_back_what_was_read(sqstee: Sqstee, tmp_path: Path) -> None:
     """As with tee: what was read is out before the spool is written, signals are relayed, and nothing is lost."""
-    fault = "sqstee.run.segments:write_whole:hang:3"
+    fault = "sqstee.spool.segments:write_whole:hang:3"
     script = "trap 'echo trapped; exit 7' TERM; echo first; while :; do sleep 0.05; done"
     with terminated(sqstee, tmp_path, fault, script) as process:
         wait_for(lambda: len(children(process.pid)) == 1, "command's end")

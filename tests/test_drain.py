@@ -18,8 +18,8 @@ from support import SCRIPT, Sqstee
 from terminal import Terminal
 
 from sqstee.cli.progress import fitted
-from sqstee.read.files import safe_name
-from sqstee.read.journal import segments
+from sqstee.drain.files import safe_name
+from sqstee.drain.journal import segments
 from sqstee.record import Body
 
 ODD = "printf 'a\\nb \\303\\251 \\\"q\\\" \\\\\\\\ \\t\\n\\377\\376 raw\\n'; echo err >&2; printf 'no newline'"

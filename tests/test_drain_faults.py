@@ -25,15 +25,16 @@ from hypothesis import strategies as st
 from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
 from support import Sqstee, python, running, wait_for
 
-from sqstee.read.collect import Collector, Limits
-from sqstee.read.journal import Journal, frames, meta_of, segments
-from sqstee.read.plain import plain_lines
-from sqstee.read.receive import MOST_FOREIGN_LINES
-from sqstee.read.spans import spans
-from sqstee.read.stop import Stop
-from sqstee.read.store import Store
+from sqstee.drain.fast_decode import plain_lines
+from sqstee.drain.journal import Journal, frames, meta_of, segments
+from sqstee.drain.journaling import Collector, Limits
+from sqstee.drain.spans import spans
+from sqstee.drain.store import Store
+from sqstee.read.decode import MOST_FOREIGN_LINES
+from sqstee.read.stop_signal import Stop
 from sqstee.record import Body, Encoder
-from sqstee.transports.base import Failure, Message, QueueState
+from sqstee.transports.base import QueueState, ReceivedMessage
+from sqstee.transports.errors import Failure
 
 
 class TestFaults:
@@ -378,7 +379,7 @@ def test_long_attributes_of_a_foreign_message_are_kept(tmp_path: Path) -> None:
 
 def test_a_segment_that_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk there: the journal has no file, and touches no other that gets the descriptor's number."""
-    monkeypatch.setattr("sqstee.read.journal._SEGMENT_BYTES", 10)
+    monkeypatch.setattr("sqstee.drain.journal._SEGMENT_BYTES", 10)
     writer = Journal(str(tmp_path))
     writer.append([(meta_of("a", 0.0, {}), b"one")])
     folder = tmp_path.rename(tmp_path.with_name("away"))
@@ -420,9 +421,9 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
 
 HALF_A_CREW = """
 import os, sys, time
-from sqstee.read.collect import Limits
-from sqstee.read.crew import collect
-from sqstee.read.stop import Stop
+from sqstee.drain.journaling import Limits
+from sqstee.drain.processes import collect
+from sqstee.read.stop_signal import Stop
 from sqstee.transports.base import QueueState
 
 class Empty:
@@ -466,17 +467,17 @@ class Pointers:
 
     def __init__(self) -> None:
         self.given = 0
-        self.released: list[Message] = []
+        self.released: list[ReceivedMessage] = []
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         self.given += 1
         data = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{}]'
-        return [Message(data, {}, f"handle-{self.given}", "id")] if self.given <= 5 else []
+        return [ReceivedMessage(data, {}, f"handle-{self.given}", "id")] if self.given <= 5 else []
 
-    def delete(self, messages: Iterable[Message]) -> list[Failure]:
+    def delete(self, messages: Iterable[ReceivedMessage]) -> list[Failure]:
         raise AssertionError
 
-    def release(self, messages: Iterable[Message]) -> None:
+    def release(self, messages: Iterable[ReceivedMessage]) -> None:
         self.released += messages
 
     def stat(self) -> QueueState:

@@ -27,8 +27,8 @@ from support import (
 )
 from terminal import Terminal
 
+from sqstee.capture.final_flush import Figures
 from sqstee.errors import EXIT_UNDELIVERED
-from sqstee.run.delivery import Figures
 
 LONG = ("--flush-timeout", "60s")
 
@@ -159,12 +159,12 @@ def lost(sqstee: Sqstee, fault: str, *words: str, code: int = 0) -> subprocess.C
 
 
 FAULTS = [
-    "sqstee.run.folder:open_root:full:1",
-    "sqstee.run.segments:Segments.append:full:2",
-    "sqstee.run.writer:Writer.write:bug:1",
-    "sqstee.run.shipment:fork:many:1",
+    "sqstee.spool.location:open_root:full:1",
+    "sqstee.spool.segments:Segments.append:full:2",
+    "sqstee.spool.writer:Writer.write:bug:1",
+    "sqstee.ship.shipper_handle:fork:many:1",
     "sqstee.transports.local:LocalSender.send:bug:1",
-    "sqstee.run.ending:Ending._deliver:bug:1",
+    "sqstee.capture.teardown:Ending._deliver:bug:1",
 ]
 
 
@@ -182,7 +182,9 @@ def test_strict_tells_by_the_status(sqstee: Sqstee, fault: str) -> None:
 @pytest.mark.parametrize("calls", ["3-3", "3-9"])
 def test_an_exit_event_that_the_disk_refuses(sqstee: Sqstee, calls: str) -> None:
     """It is said, no gap event speaks of a line that never was, and nothing is said to wait."""
-    found = lost(sqstee, f"sqstee.run.segments:Segments.append:full:{calls}", "--to", "local", "--strict", "--summary")
+    found = lost(
+        sqstee, f"sqstee.spool.segments:Segments.append:full:{calls}", "--to", "local", "--strict", "--summary"
+    )
     assert found.returncode == EXIT_UNDELIVERED
     missing, summary = found.stderr.decode().splitlines()
     why = "the spool could not be written (No space left on device); make room in"
@@ -239,7 +241,7 @@ def test_summary_of_what_waits(sqstee: Sqstee, fake_sqs: FakeSqs, fault: dict[st
 
 def test_summary_without_a_capture(sqstee: Sqstee) -> None:
     """It is not silent about a spool that could not be used."""
-    found = lost(sqstee, "sqstee.run.folder:open_root:full:1", "--summary")
+    found = lost(sqstee, "sqstee.spool.location:open_root:full:1", "--summary")
     assert found.stderr.decode().splitlines()[1:] == [
         "sqstee: summary: nothing was captured; the line above says why",
     ]

@@ -14,11 +14,13 @@ import targets
 from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
-from sqstee.record import Body, Encoder, Event, decode
-from sqstee.run.replay import State
-from sqstee.transports.base import OPEN, POISON, RETRY, Batches, Failure, TransportError
+from sqstee.record import Body, Encoder
+from sqstee.spool.checkpoint import State
+from sqstee.transports.base import Batches
+from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
-from sqstee.transports.owed import Owed
+from sqstee.transports.fallback_ledger import Owed
+from sqstee.wire import Event, decode
 
 
 class Scripted(Batches):
@@ -193,7 +195,7 @@ def test_what_is_refused_together_goes_alone(two: tuple[FallbackSender, Scripted
 OWING = """
 import sys
 from sqstee.record import Body
-from sqstee.transports.owed import Owed
+from sqstee.transports.fallback_ledger import Owed
 owed = Owed(sys.argv[1], {"to": "pair"})
 for first in (0, 10, 50):
     owed.add([Body(b"", "RUN", "host", first, first + 9)])

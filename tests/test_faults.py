@@ -17,7 +17,7 @@ from programs.chatter import lines, written
 from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, wait_for
 from targets import Target
 
-from sqstee.record import decode
+from sqstee.wire import decode
 
 pytestmark = pytest.mark.fault
 

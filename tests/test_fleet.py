@@ -13,17 +13,17 @@ import pytest
 from scripted import Scripted
 from support import Rebuilt
 
+from sqstee.agent.fair_queue import Fleet
+from sqstee.agent.flow import QUANTUM_BYTES, Run
 from sqstee.record import Body
-from sqstee.run.fleet import Fleet
-from sqstee.run.lane import QUANTUM_BYTES, Run
-from sqstee.run.pack import MAX_REQUEST_BYTES, Limits, Planned
-from sqstee.run.segments import Segments
-from sqstee.run.senders import IN_FLIGHT
-from sqstee.run.ship import Shipper
-from sqstee.run.shipment import CLOSE
-from sqstee.run.spool import create
-from sqstee.run.writer import Writer
-from sqstee.transports.base import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
+from sqstee.ship.request import MAX_REQUEST_BYTES, Limits, Planned
+from sqstee.ship.sender_pool import IN_FLIGHT
+from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import CLOSE
+from sqstee.spool.run_folder import create
+from sqstee.spool.segments import Segments
+from sqstee.spool.writer import Writer
+from sqstee.transports.errors import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
 
 LOCKS: dict[str, list[int]] = {}
 

@@ -13,13 +13,13 @@ from scripted import Scripted
 from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body
-from sqstee.run.flood import Flood
-from sqstee.run.room import SEGMENT_BYTES
-from sqstee.run.segments import segment_name
-from sqstee.run.ship import Shipper
-from sqstee.run.shipment import CLOSE
-from sqstee.run.spool import create
-from sqstee.transports.base import Failure
+from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import CLOSE
+from sqstee.ship.throttle import Flood
+from sqstee.spool.quota import SEGMENT_BYTES
+from sqstee.spool.run_folder import create
+from sqstee.spool.segments import segment_name
+from sqstee.transports.errors import Failure
 
 MIB = 1024 * 1024
 

@@ -17,9 +17,9 @@ from terminal import Terminal
 
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.record import Body
-from sqstee.run import flush
-from sqstee.run.spool import create
-from sqstee.transports.base import OPEN, RETRY, Failure, TransportError
+from sqstee.ship import flush
+from sqstee.spool.run_folder import create
+from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 
 def leave(sqstee: Sqstee, server: FakeSqs, to: str, *command: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee, running, wait_for
 
-from sqstee.run.durable import Syncer
+from sqstee.spool.fsync import Syncer
 
 NOWHERE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu-west-1"}
 WORDS = ("--to", "no-such-queue", "--flush-timeout", "0s", "--fsync")

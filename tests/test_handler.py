@@ -17,7 +17,7 @@ from support import Rebuilt, Sqstee, running, wait_for
 
 import sqstee as package
 from sqstee.errors import SqsteeError
-from sqstee.record import Event, Record, decode
+from sqstee.wire import Event, Record, decode
 
 START = "import logging, os, sys, threading, sqstee\nlog = logging.getLogger('job')\n"
 

@@ -21,11 +21,11 @@ import pytest
 from collecting import body, collecting, stored
 from support import Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
 
-from sqstee.record import decode
-from sqstee.run.health import Health
-from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError
-from sqstee.transports.destination import parse
+from sqstee.destination import parse
+from sqstee.ship.backoff import Health
+from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError
 from sqstee.transports.http import HttpSender
+from sqstee.wire import decode
 
 MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
 Answer = tuple[int, dict[str, str], bytes]

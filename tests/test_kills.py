@@ -13,31 +13,30 @@ from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, flush, leave_behind, shipped, unfinished
 from support import TIMEOUT, UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
 
-from sqstee.run.segments import segment_name
+from sqstee.spool.segments import segment_name
 
 LONG_LINES = b"".join(b"%060000d\n" % n for n in range(290))  # more than a segment, in several frames each
 WRITE = "import os\nfor n in range(290): os.write(1, b'%060000d\\n' % n)"
 FRONT = [
     "os:rename:kill-after:1",  # the folder has its name, and no segment
-    "segments:Segments._rotate:kill-after:1",  # the first segment holds nothing but its first frame
-    "supervision:Supervision._begin:kill-after:1",  # the start event is written, and nobody reads the output
-    "writer:Writer.write:kill:1",  # a chunk is out, and not spooled
-    "writer:Writer.write:kill-after:1",
-    "segments:Segments._rotate:kill:2",  # a segment is full, and there is no other
-    "segments:Segments._rotate:kill-after:2",  # the next one is there, and the line that goes on in it is not
-    "writer:Writer.event:kill:2",  # the command has ended, and no event says so
-    "writer:Writer.event:kill-after:2",
-    "writer:Writer.close:kill-after:1",  # the run is closed, and its lock is held
-    "ending:Ending._deliver:kill:1",
-    "delivery:Delivery.finish:kill-after:1",  # everything is delivered, and nothing is said
+    "sqstee.spool.segments:Segments._rotate:kill-after:1",  # the first segment holds nothing but its first frame
+    "sqstee.capture.supervisor:Supervision._begin:kill-after:1",  # the start event is there, and nobody reads it
+    "sqstee.spool.writer:Writer.write:kill:1",  # a chunk is out, and not spooled
+    "sqstee.spool.writer:Writer.write:kill-after:1",
+    "sqstee.spool.segments:Segments._rotate:kill:2",  # a segment is full, and there is no other
+    "sqstee.spool.segments:Segments._rotate:kill-after:2",  # the next one is there, and its line is not
+    "sqstee.spool.writer:Writer.event:kill:2",  # the command has ended, and no event says so
+    "sqstee.spool.writer:Writer.event:kill-after:2",
+    "sqstee.spool.writer:Writer.close:kill-after:1",  # the run is closed, and its lock is held
+    "sqstee.capture.teardown:Ending._deliver:kill:1",
+    "sqstee.capture.final_flush:Delivery.finish:kill-after:1",  # everything is delivered, and nothing is said
 ]
 
 
 @pytest.mark.parametrize("moment", FRONT)
 def test_the_front_is_killed_between_two_steps(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
     """kill -9 exactly there: what was spooled arrives without a hole, as a run with an end; nothing stays behind."""
-    fault = moment if moment.startswith("os:") else f"sqstee.run.{moment}"
-    environ = fake_sqs.environ() | injecting(tmp_path, fault)
+    environ = fake_sqs.environ() | injecting(tmp_path, moment)
     found = sqstee.run("--to", "q", "--", *python(WRITE), environ=environ)
     assert (tmp_path / "injected").exists()
     assert found.returncode == -signal.SIGKILL
@@ -55,14 +54,14 @@ def test_the_front_is_killed_between_two_steps(sqstee: Sqstee, fake_sqs: FakeSqs
 
 
 SHIPPER = [
-    "source:Source.plan:kill:1",
-    "replay:State.save:kill-after:1",  # planned, and not sent
-    "senders:Senders._call:kill-after:2",  # sent (the first call asks for the queue's limits), and not acknowledged
-    "ship:Shipper._acknowledge:kill:1",
-    "source:Source._free:kill:1",
-    "source:delete_segments_before:kill:1",  # acknowledged, and not freed
-    "source:delete_segments_before:kill-after:1",
-    "source:Source.remove:kill:1",  # everything is acknowledged, and nothing removed
+    "sqstee.ship.source:Source.plan:kill:1",
+    "sqstee.spool.checkpoint:State.save:kill-after:1",  # planned, and not sent
+    "sqstee.ship.sender_pool:Senders._call:kill-after:2",  # sent (the first call asks for limits), not acknowledged
+    "sqstee.ship.shipper:Shipper._acknowledge:kill:1",
+    "sqstee.ship.source:Source._free:kill:1",
+    "sqstee.ship.source:delete_segments_before:kill:1",  # acknowledged, and not freed
+    "sqstee.ship.source:delete_segments_before:kill-after:1",
+    "sqstee.ship.source:Source.remove:kill:1",  # everything is acknowledged, and nothing removed
 ]
 
 
@@ -71,7 +70,7 @@ def test_the_shipper_is_killed_between_two_steps(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str
 ) -> None:
     """kill -9 exactly there: the command's output is as ever, every line arrives, what comes twice are whole bodies."""
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{moment}")
+    environ = fake_sqs.environ() | injecting(tmp_path, moment)
     found = sqstee.run("--to", "q", "--", *python(WRITE), environ=environ)
     assert (tmp_path / "injected").exists()
     assert (found.stdout, found.returncode) == (LONG_LINES, 0)
@@ -88,9 +87,9 @@ def test_the_shipper_is_killed_between_two_steps(
 
 
 CLOSER = [
-    "writer:Writer.cut:kill-after:1",  # the torn tail is cut, and the unfinished line ended
-    "recover:_append_end:kill-after:1",
-    "flush:close_dead_run:kill-after:1",  # closed, and its lock is free again
+    "sqstee.spool.writer:Writer.cut:kill-after:1",  # the torn tail is cut, and the unfinished line ended
+    "sqstee.spool.recovery:_append_end:kill-after:1",
+    "sqstee.ship.flush:close_dead_run:kill-after:1",  # closed, and its lock is free again
 ]
 
 
@@ -101,7 +100,7 @@ def test_who_closes_a_dead_run_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
     with (sqstee.spool / run / segment_name(1)).open("ab") as file:
         file.write(b"torn")
     fake_sqs.create_queue("later")
-    found = sqstee.run("flush", environ=fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{moment}"))
+    found = sqstee.run("flush", environ=fake_sqs.environ() | injecting(tmp_path, moment))
     assert found.returncode == -signal.SIGKILL
     flush(sqstee, fake_sqs)
     assert_recovered(shipped(fake_sqs, "later"))
@@ -110,7 +109,7 @@ def test_who_closes_a_dead_run_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
 @pytest.mark.parametrize("moment", ["Ending._inherit:kill:1", "Ending._end_streams:kill:1"])
 def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
     """kill -9 of it: the front's status is as ever, and the run gets the end that is missing."""
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.ending:{moment}")
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.capture.teardown:{moment}")
     script = f"({UNTIL_THE_FRONT_ENDS}) & echo first; exit 7"
     found = sqstee.run("--to", "q", "--", "sh", "-c", script, environ=environ)
     assert (found.stdout, found.returncode) == (b"first\n", 7)
@@ -125,7 +124,7 @@ def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, mo
 
 def test_an_heir_is_killed_long_after_the_exit(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """The segment with the exit event is freed by then: that event is not made up once more, as a death."""
-    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.run.ending:Ending._end_streams:kill:1")
+    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.capture.teardown:Ending._end_streams:kill:1")
     until_freed = f"while [ -e {sqstee.spool}/*/{segment_name(1)} ]; do sleep 0.02; done"
     script = f"({UNTIL_THE_FRONT_ENDS}; seq 60000; {until_freed}) & exit 7"
     words = ("--to", "q", "--", "sh", "-c", script)

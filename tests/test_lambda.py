@@ -13,9 +13,10 @@ from aws_lambda_powertools.utilities.parser.models import SqsModel
 from s3_server import S3Server
 
 from sqstee.aws_lambda import handler
-from sqstee.record import Body, Encoder, decode
-from sqstee.transports.offload import POINTER_CLASS
+from sqstee.record import Body, Encoder
 from sqstee.transports.s3 import key_of
+from sqstee.transports.sqs_extended import POINTER_CLASS
+from sqstee.wire import decode
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
 from terminal import Terminal
 
+from sqstee.destination import parse as parse_destination
 from sqstee.measure.analyse import Arm, analyse
 from sqstee.measure.experiment import Conductor, Settings
+from sqstee.measure.queues import Queues
 from sqstee.measure.receivers import Polling
 from sqstee.measure.records import Reader
 from sqstee.measure.sender import Sending
 from sqstee.measure.statistics import poisson_interval
-from sqstee.transports.destination import parse as parse_destination
-from sqstee.transports.experiment import Queues
 
 QUICK = ("--wait", "1s", "--settle", "0.4s", "--receivers", "4", "--yes")
 RATE = 0.05

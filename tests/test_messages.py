@@ -11,7 +11,7 @@ from fake_sqs import FakeSqs
 from support import Sqstee, injecting, time_to_meet, until_met
 from terminal import Terminal
 
-from sqstee.run.messages import Messages
+from sqstee.capture.notices import Messages
 
 # Where to look, or what to type: every line of ours has one of these.
 ADVICE = re.compile(
@@ -19,21 +19,21 @@ ADVICE = re.compile(
     r"|the shipped copy is not|as without it|make room|cannot be unmounted|the line above"
 )
 FAULTS = {
-    "spool": "sqstee.run.folder:open_root:full:1",
-    "no thread, no fsync": "sqstee.run.durable:Syncer.start:thread:1",
-    "dropped": "sqstee.run.segments:Segments.append:full:2",
-    "a bug in the writer": "sqstee.run.writer:Writer.write:bug:1",
-    "a bug in the event": "sqstee.run.events:end_of_command:bug:1",
-    "no shipper": "sqstee.run.shipment:fork:many:1",
-    "no relay": "sqstee.run.signals:Relay.__init__:bug:1",
-    "no keys": "sqstee.run.capture:Capture.watch_keys:bug:1",
-    "relaying": "sqstee.run.supervision:Supervision._take:bug:1",
-    "a bug in our end": "sqstee.run.supervision:Supervision._start_capture:bug:1",
+    "spool": "sqstee.spool.location:open_root:full:1",
+    "no thread, no fsync": "sqstee.spool.fsync:Syncer.start:thread:1",
+    "dropped": "sqstee.spool.segments:Segments.append:full:2",
+    "a bug in the writer": "sqstee.spool.writer:Writer.write:bug:1",
+    "a bug in the event": "sqstee.spool.run_events:end_of_command:bug:1",
+    "no shipper": "sqstee.ship.shipper_handle:fork:many:1",
+    "no relay": "sqstee.capture.signals:Relay.__init__:bug:1",
+    "no keys": "sqstee.capture.loop:Capture.watch_keys:bug:1",
+    "relaying": "sqstee.capture.supervisor:Supervision._take:bug:1",
+    "a bug in our end": "sqstee.capture.supervisor:Supervision._start_capture:bug:1",
     "not delivered": "sqstee.transports.local:LocalSender.send:bug:1",
-    "delivery": "sqstee.run.ending:Ending._deliver:bug:1",
-    "the shipper's code": "sqstee.run.ship:Shipper.run:bug:1",
-    "masking": "sqstee.run.redact:Masker.spans:bug:1",
-    "syncing": "sqstee.run.durable:Syncer.finish:bug:1",
+    "delivery": "sqstee.capture.teardown:Ending._deliver:bug:1",
+    "the shipper's code": "sqstee.ship.shipper:Shipper.run:bug:1",
+    "masking": "sqstee.spool.redact:Masker.spans:bug:1",
+    "syncing": "sqstee.spool.fsync:Syncer.finish:bug:1",
     "leaving the folder": "os:chdir:bug:1",
 }
 

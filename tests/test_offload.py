@@ -13,7 +13,7 @@ from s3_server import S3Server
 from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body, Encoder
-from sqstee.transports.offload import Payloads, Pointer, pointer_in
+from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
 
 _PLAIN_SESSION = boto3.session.Session
 from sqs_extended_client.client import SQSExtendedClientSession  # noqa: E402  # it puts itself into boto3's place

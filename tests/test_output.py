@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from sqstee.run.output import PIPE_BUF, PIPE_BYTES, BorrowedPipeOutput, piece_end
-from sqstee.run.pipes import is_plain_pipe
+from sqstee.capture.loop import is_plain_pipe
+from sqstee.capture.output import PIPE_BUF, PIPE_BYTES, BorrowedPipeOutput, piece_end
 
 
 def through_pipe(writes: Iterable[bytes]) -> bytes:

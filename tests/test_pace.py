@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqstee.run.pack import COLLECT_SECONDS, Pace
+from sqstee.ship.pace import COLLECT_SECONDS, Pace
 
 LINGER = 1.0
 

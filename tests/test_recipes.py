@@ -18,7 +18,7 @@ import pytest
 from fake_sqs import FakeSqs
 from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, is_running, running, wait_for
 
-from sqstee.record import Record, decode
+from sqstee.wire import Record, decode
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

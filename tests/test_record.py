@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqstee import record
-from sqstee.record import Body, DecodeError, Encoder, Event, Record, by_run, decode
+from sqstee.jsonbytes import encode_object, quote
+from sqstee.record import Body, Encoder
+from sqstee.wire import DecodeError, Event, Record, by_run, decode
 
 ENCODER = Encoder("01JD0000000000000000000000", "node17")
 TIME_NS = 1_795_289_400_123_456_789
@@ -103,7 +104,7 @@ def test_bytes_that_are_not_utf8_travel_beside_a_readable_message() -> None:
 
 def test_an_event_carries_its_fields() -> None:
     """An event has the common fields and its own, and no stream."""
-    payload = record.encode_object({"event": "gap", "message": "3 lines dropped", "from": 6, "to": 8})
+    payload = encode_object({"event": "gap", "message": "3 lines dropped", "from": 6, "to": 8})
     (event,) = decode(ENCODER.event(payload, TIME_NS, 6))
     assert isinstance(event, Event)
     assert (event.event, event.seq, event.last, event.run) == ("gap", 6, 8, ENCODER.run)
@@ -120,12 +121,12 @@ values = st.recursive(
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=5))
 def test_objects_are_json(fields: dict[str, object]) -> None:
     """Our own small encoder writes what json reads."""
-    assert json.loads(record.encode_object(fields)) == fields
+    assert json.loads(encode_object(fields)) == fields
 
 
 def test_a_surrogate_in_a_name_does_not_break_the_encoder() -> None:
     """Words of a command line may hold bytes that are not UTF-8."""
-    assert json.loads(record.quote("a\udcffb")) == "a\ufffdb"
+    assert json.loads(quote("a\udcffb")) == "a\ufffdb"
 
 
 @pytest.mark.parametrize("isal", [True, False], ids=["ISA-L", "zlib"])

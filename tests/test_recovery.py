@@ -12,9 +12,9 @@ from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, leave_behind, shipped, unfinished
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
-from sqstee.run.flush import sweep
-from sqstee.run.replay import State
-from sqstee.run.segments import segment_name
+from sqstee.spool.checkpoint import State
+from sqstee.spool.segments import segment_name
+from sqstee.spool.waiting import sweep
 
 
 def test_flush_closes_and_ships_a_dead_run(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -136,8 +136,12 @@ def test_a_run_that_could_not_be_closed_is_not_removed(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, trouble: str
 ) -> None:
     """kill -9 of the front on a full disk, or one that dies slowly: its unfinished line and its end come later."""
-    step = "recover:_close:full:1" if trouble == "full" else "background:close_dead_run:false:1-1000"
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.{step}")
+    step = (
+        "sqstee.spool.recovery:_close:full:1"
+        if trouble == "full"
+        else "sqstee.ship.shipper_process:close_dead_run:false:1-1000"
+    )
+    environ = fake_sqs.environ() | injecting(tmp_path, step)
     with unfinished(sqstee, environ, "q") as (process, _, shipper):
         kill(process.pid)
         wait_for(lambda: not is_running(shipper), "end of the shipper")
@@ -153,7 +157,7 @@ def test_a_run_that_dies_while_flush_ships_it(sqstee: Sqstee, fake_sqs: FakeSqs,
     environ = sqstee.environ | fake_sqs.environ()
     with unfinished(sqstee, environ, "q") as (process, command, shipper):
         kill(shipper)
-        slow = environ | injecting(tmp_path, "sqstee.run.flush:_ship:hang:1")
+        slow = environ | injecting(tmp_path, "sqstee.ship.flush:_ship:hang:1")
         with running(sqstee.words("flush"), stdout=subprocess.DEVNULL, env=slow) as flush:
             wait_for((tmp_path / "injected").exists, "flush")
             kill(process.pid, command)
@@ -168,7 +172,7 @@ def test_flush_on_a_full_disk(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path,
     """What is there is shipped, which may make room for the run's end; else that stays, is said, and comes later."""
     run = leave_behind(sqstee, fake_sqs, "later")
     fake_sqs.create_queue("later")
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.segments:Segments.append:full:{refusals}")
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.spool.segments:Segments.append:full:{refusals}")
     found = sqstee.run("flush", environ=environ)
     assert (tmp_path / "injected").exists()
     if refusals == "1-2":
@@ -224,7 +228,7 @@ def test_a_disk_that_is_full_when_a_run_begins(sqstee: Sqstee, tmp_path: Path) -
     """The shipper, which finds nothing that it can read, looks again: what comes once there is room is shipped."""
     # what was refused within the last second is not tried again at the end: the look must be older by then
     script = f"echo lost; while [ ! -e {sqstee.spool}/local.db ]; do sleep 0.02; done; sleep 5; echo kept"
-    fault = injecting(tmp_path, "sqstee.run.segments:write_whole:full:1-3")
+    fault = injecting(tmp_path, "sqstee.spool.segments:write_whole:full:1-3")
     found = sqstee.run("--to", "local", "--", "sh", "-c", script, environ=fault)
     assert (found.returncode, found.stdout) == (0, b"lost\nkept\n")
     assert b"1 line dropped" in found.stderr

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from support import Rebuilt, Sqstee, injecting, paced, python, running, wait_for
 
 from sqstee.errors import EXIT_UNDELIVERED, EXIT_USAGE, SqsteeError
-from sqstee.run import redact
-from sqstee.run.redact import MASK, Masker, RedactingWriter
-from sqstee.run.replay import Reader
-from sqstee.run.room import Unbounded
-from sqstee.run.segments import Segments
+from sqstee.spool import redact
+from sqstee.spool.quota import Unbounded
+from sqstee.spool.reader import Reader
+from sqstee.spool.redact import MASK, Masker, RedactingWriter
+from sqstee.spool.segments import Segments
 
 SECRET = b"AKIA0123456789ABCDEF"
 PATTERN = "AKIA[0-9A-Z]{16}"
@@ -210,7 +210,7 @@ def test_a_killed_front_leaves_no_secret(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_failure_of_the_engine_drops(sqstee: Sqstee, tmp_path: Path, call: int) -> None:
     """Counted, said, covered by a gap event with the reason; never spooled as it is."""
-    environ = injecting(tmp_path, f"sqstee.run.redact:Masker.spans:bug:{call}")
+    environ = injecting(tmp_path, f"sqstee.spool.redact:Masker.spans:bug:{call}")
     lines = [b"line %d %s\n" % (n, SECRET) for n in range(3)]
     words = ("--to", "local", "--strict", "--redact", PATTERN, "--", *paced(*lines))
     found = sqstee.run(*words, environ=environ)

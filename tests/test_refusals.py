@@ -19,28 +19,19 @@ from scripted import Scripted
 from support import TIMEOUT as LONGEST
 from support import Rebuilt, Sqstee, injecting, python, running, wait_for
 
+from sqstee.destination import parse
 from sqstee.record import Body, Encoder
-from sqstee.run.health import Health
-from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Limits, divide, records, refit
-from sqstee.run.senders import Senders
-from sqstee.run.ship import Shipper
-from sqstee.run.shipment import CLOSE
-from sqstee.run.spool import create
-from sqstee.run.writer import Writer
+from sqstee.ship.backoff import Health
+from sqstee.ship.pack import divide, records, refit
+from sqstee.ship.request import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Limits
+from sqstee.ship.sender_pool import Senders
+from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import CLOSE
+from sqstee.spool.run_folder import create
+from sqstee.spool.writer import Writer
 from sqstee.transports.aws import refusal_of
-from sqstee.transports.base import (
-    OPEN,
-    POISON,
-    REFRESH,
-    RETRY,
-    SIZE,
-    TIMEOUT,
-    Failure,
-    TransportError,
-    limit_in,
-)
-from sqstee.transports.destination import parse
-from sqstee.transports.opening import open_sender
+from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TIMEOUT, Failure, TransportError, limit_in
+from sqstee.transports.factory import open_sender
 from sqstee.transports.sqs import SqsReceiver, SqsSender
 
 LINES = 10_000
@@ -489,7 +480,7 @@ def test_an_answer_is_one_failure_however_many_it_refuses(
         left -= 1
         return [Failure(at, RETRY, "ThrottlingException", "slow down") for at in range(refused)] if left >= 0 else []
 
-    monkeypatch.setattr("sqstee.run.ship.Health", lambda: Health(jitter))
+    monkeypatch.setattr("sqstee.ship.shipper.Health", lambda: Health(jitter))
     writer, *locks = create(str(tmp_path), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
     for number in range(10):
         writer.write(0, b"%d" % number * 20_000 + b"\n")
@@ -600,7 +591,7 @@ def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path:
     """kill -9 between any two steps of putting a record aside: flush ends it, and every line is in one place."""
     fake_sqs.faults(failed_entries=[POISONOUS])
     code = python("for n in range(2000): print('poisonous' if n == 700 else f'line {n}')")
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.run.source:{moment}")
+    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.ship.source:{moment}")
     found = sqstee.run("--to", "q", "--", *code, environ=environ)
     assert (tmp_path / "injected").exists(), "the moment never came"
     assert b"the background process was ended" in found.stderr
@@ -682,7 +673,7 @@ def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_s
 def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """The next look at it would come later than the run's end: then there is one more, and the lines arrive."""
     words = sqstee.words("--to", "later", "--", "sh", "-c", "echo early; read x")
-    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, "sqstee.run.health:Health.failure:done:1")
+    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, "sqstee.ship.backoff:Health.failure:done:1")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=environ) as process:
         wait_for((tmp_path / "injected").exists, "refusal")
         refused_at = time.monotonic()

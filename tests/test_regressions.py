@@ -17,16 +17,19 @@ import pytest
 from fake_sqs import FakeSqs
 from support import TIMEOUT, Rebuilt, Sqstee, children, injecting, python, running, wait_for
 
-from sqstee.record import Body, Encoder, encode_object
-from sqstee.run import segments
-from sqstee.run.frame import GAP, LINES, Frame, gap_fields
-from sqstee.run.pack import Limits, Packer
-from sqstee.run.replay import Reader, State
-from sqstee.run.room import Unbounded
-from sqstee.run.segments import Segments, segment_name
-from sqstee.run.source import Source
-from sqstee.run.writer import Writer
-from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError, classify
+from sqstee.jsonbytes import encode_object
+from sqstee.record import Body, Encoder
+from sqstee.ship.pack import Packer
+from sqstee.ship.request import Limits
+from sqstee.ship.source import Source
+from sqstee.spool import segments
+from sqstee.spool.checkpoint import State
+from sqstee.spool.frame import GAP, LINES, Frame, gap_fields
+from sqstee.spool.quota import Unbounded
+from sqstee.spool.reader import Reader
+from sqstee.spool.segments import Segments, segment_name
+from sqstee.spool.writer import Writer
+from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError, classify
 from sqstee.transports.local import LocalSender
 
 ENCODER = Encoder("RUN", "h")
@@ -165,7 +168,7 @@ def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: p
 
 def spool_meta(folder: Path) -> bytes:
     """The META payload of the first segment."""
-    from sqstee.run.replay import read_meta
+    from sqstee.spool.reader import read_meta
 
     return read_meta(str(folder))
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from s3_server import S3Server
 from support import Sqstee, children, kill, python, running, wait_for
 
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, Encoder, decode
-from sqstee.transports.base import OPEN, REFRESH, RETRY, SIZE, Message, TransportError, classify
-from sqstee.transports.destination import parse
-from sqstee.transports.offload import Payloads, Pointer
+from sqstee.record import Body, Encoder
+from sqstee.transports.base import ReceivedMessage
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, SIZE, TransportError, classify
 from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard, shard_range
+from sqstee.transports.sqs_extended import Payloads, Pointer
+from sqstee.wire import decode
 
 MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
 
@@ -50,7 +52,7 @@ def body(run: str, first: int, last: int) -> Body:
     return Body(Encoder(run, "host").lines(lines, "stdout", 0, first), run, "host", first, last)
 
 
-def seqs(messages: list[Message]) -> list[tuple[str, int]]:
+def seqs(messages: list[ReceivedMessage]) -> list[tuple[str, int]]:
     """The records in messages."""
     return [(item.run, item.seq) for message in messages for item in decode(message.data, message.attributes)]
 
@@ -120,7 +122,7 @@ def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
     [
         lambda receiver: receiver.receive(10, 0),
         lambda receiver: receiver.stat(),
-        lambda receiver: receiver.delete([Message(b"", {}, "k")]),
+        lambda receiver: receiver.delete([ReceivedMessage(b"", {}, "k")]),
         lambda receiver: Payloads().read(Pointer("bkt", "k")),
     ],
     ids=["list", "stat", "delete", "get"],

@@ -12,7 +12,7 @@ from fake_sqs import FakeSqs
 from support import Sqstee, running, wait_for
 
 from sqstee.text import one_line, without_userinfo
-from sqstee.transports.base import RETRY, TransportError
+from sqstee.transports.errors import RETRY, TransportError
 
 KEY, SECRET, TOKEN, PROXY = (
     "AKIDNOBODYSHOULDSEE1",

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from support import Rebuilt
 
 from sqstee.errors import SqsteeError
-from sqstee.record import Encoder, encode_object
-from sqstee.run import folder, spool
-from sqstee.run.frame import HEADER_BYTES, META
-from sqstee.run.pack import Packer, Planned
-from sqstee.run.replay import Reader, State, read_meta, segments
-from sqstee.run.room import Unbounded
-from sqstee.run.segments import Segments, segment_name
-from sqstee.run.writer import Writer
+from sqstee.jsonbytes import encode_object
+from sqstee.record import Encoder
+from sqstee.ship.pack import Packer
+from sqstee.ship.request import Planned
+from sqstee.spool import location, run_folder
+from sqstee.spool.checkpoint import State
+from sqstee.spool.frame import HEADER_BYTES, META
+from sqstee.spool.quota import Unbounded
+from sqstee.spool.reader import Reader, read_meta
+from sqstee.spool.segments import Segments, segment_name, segments
+from sqstee.spool.writer import Writer
 
 ENCODER = Encoder("RUN", "h")
 META_JSON = encode_object({"run": "RUN", "host": "h"})
@@ -333,11 +336,11 @@ def test_a_state_that_is_written_in_part_is_not_in_force(tmp_path: Path, monkeyp
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     """A second taker gets nothing, until the first lets go."""
-    first = spool.lock(str(tmp_path), "ship")
+    first = run_folder.lock(str(tmp_path), "ship")
     assert first is not None
-    assert spool.lock(str(tmp_path), "ship") is None
+    assert run_folder.lock(str(tmp_path), "ship") is None
     os.close(first)
-    second = spool.lock(str(tmp_path), "ship")
+    second = run_folder.lock(str(tmp_path), "ship")
     assert second is not None
     os.close(second)
 
@@ -350,12 +353,12 @@ def test_a_spool_folder_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("link", "open", "file"):
         with pytest.raises(SqsteeError):
-            folder.open_root(str(tmp_path / name))
-    assert folder.open_root(str(tmp_path / "real")) == str(tmp_path / "real")
+            location.open_root(str(tmp_path / name))
+    assert location.open_root(str(tmp_path / "real")) == str(tmp_path / "real")
 
 
 def test_ulids_sort_by_time() -> None:
     """26 characters, the time first."""
-    earlier, later = spool.new_ulid(1_000_000_000), spool.new_ulid(2_000_000_000)
+    earlier, later = run_folder.new_ulid(1_000_000_000), run_folder.new_ulid(2_000_000_000)
     assert len(earlier) == 26
     assert earlier < later

@@ -20,7 +20,7 @@ from receiving import lines_of, put
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
-from sqstee.read.gauge import Gauge, sparkline
+from sqstee.read.queue_trend import Gauge, sparkline
 from sqstee.transports.base import QueueState
 from sqstee.transports.sqs import queue_state
 

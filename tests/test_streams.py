@@ -93,7 +93,7 @@ def test_a_path_that_is_not_utf_8_is_shown(sqstee: Sqstee, tmp_path: Path) -> No
     assert b"spool " + os.fsencode(tmp_path) in found.stdout
 
 
-@pytest.mark.parametrize(("module", "status"), [("typer", -signal.SIGINT), ("sqstee.read.stop", 130)])
+@pytest.mark.parametrize(("module", "status"), [("typer", -signal.SIGINT), ("sqstee.read.stop_signal", 130)])
 def test_an_interrupt_while_modules_are_loaded_is_no_traceback(sqstee: Sqstee, module: str, status: int) -> None:
     """Before the verb it ends the process as any other; within the verb with the verb's status."""
     code = f"""

@@ -18,14 +18,17 @@ ROOT = Path(package.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 PURE = {
     "sqstee.record",
-    "sqstee.errors",
+    "sqstee.wire",
+    "sqstee.jsonbytes",
     "sqstee.options",
     "sqstee.text",
-    "sqstee.surroundings",
-    "sqstee.run.frame",
-    "sqstee.run.pack",
+    "sqstee.auto_labels",
+    "sqstee.spool.frame",
+    "sqstee.ship.pack",
+    "sqstee.ship.request",
+    "sqstee.ship.pace",
     "sqstee.read.order",
-    "sqstee.transports.destination",
+    "sqstee.destination",
     "sqstee.measure.analyse",
     "sqstee.measure.design",
     "sqstee.measure.histogram",
@@ -39,7 +42,7 @@ BOTO3 = {
     "sqstee.transports.aws",
     "sqstee.transports.sqs_probe",
     "sqstee.transports.cloudwatch",
-    "sqstee.transports.experiment",
+    "sqstee.measure.queues",
     "sqstee.cli.demo",
 }
 HEAVY = {
@@ -106,29 +109,94 @@ def belongs(name: str, *parents: str) -> bool:
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
+FOUNDATION = {
+    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels"),
+}
+# Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
+MAY_IMPORT = {
+    "foundation": set(),
+    "spool": set(),
+    "transports": set(),
+    "ship": {"spool", "transports"},
+    "capture": {"spool", "ship"},
+    "agent": {"spool", "ship", "transports"},
+    "logging_run": {"spool", "ship", "transports"},
+    "handler": {"spool", "ship", "logging_run"},
+    "read": {"transports"},
+    "drain": {"read", "transports"},
+    "measure": {"transports"},
+    "collector": {"transports"},
+    "aws_lambda": {"transports"},
+    "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector"},
+    "__main__": {"capture", "cli"},
+    "__init__": {"handler"},  # the public names, loaded when they are first used
+}
+
+
+def room_of(name: str) -> str:
+    """The room, or the module beside the rooms, that a module of the package is in."""
+    first = name.split(".")[1] if "." in name else "__init__"
+    return "foundation" if first in FOUNDATION else first
+
+
+def imported_modules(path: Path, at_runtime: bool) -> set[str]:
+    """The package's own modules that a file imports, in functions too; unless `at_runtime`, for types alone too."""
+    names = {name_of(path) for path in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and belongs(node.module or "", "sqstee"):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & names or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & names
+    if at_runtime:
+        found &= {imported for imported, _ in imports(path)}
+    return found - {name_of(path)}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_who_may_import_whom(path: Path) -> None:
-    """run and read are apart; only the transports use boto3, only cli typer, only cli and show rich."""
+    """Data flows from room to room, and nobody imports a room above its own, not even for a type.
+
+    Only the transports use boto3, only cli typer, only cli and the printer rich.
+    """
     name = name_of(path)
+    room = room_of(name)
+    for imported in imported_modules(path, at_runtime=False) - {"sqstee"}:  # which has the version
+        assert room_of(imported) in {room, "foundation"} | MAY_IMPORT[room], imported
     for imported, _ in imports(path):
         if belongs(imported, "boto3", "botocore"):
             assert name in BOTO3, imported
         if belongs(imported, "typer"):
-            assert belongs(name, "sqstee.cli"), imported
+            assert room == "cli", imported
         if belongs(imported, "rich"):
-            assert belongs(name, "sqstee.cli", "sqstee.read.show"), imported
-        if belongs(imported, "sqstee.run"):
-            assert belongs(name, "sqstee.run", "sqstee.cli", "sqstee.__main__", "sqstee.handler"), imported
-        if belongs(imported, "sqstee.read"):
-            assert belongs(name, "sqstee.read", "sqstee.cli"), imported
-        if belongs(imported, "sqstee.measure"):
-            assert belongs(name, "sqstee.measure", "sqstee.cli"), imported
-        if belongs(name, "sqstee.measure"):
-            assert not belongs(imported, "sqstee.run", "sqstee.read"), imported
+            assert room == "cli" or name == "sqstee.read.printer", imported
         if belongs(imported, "scipy", "numpy"):
             pytest.fail(f"{name} needs {imported}, which only the tests may")
-        if belongs(imported, "sqstee.cli"):
-            assert belongs(name, "sqstee.cli", "sqstee.__main__"), imported
+
+
+def test_the_rooms_are_all_there() -> None:
+    """A new room, or a new module beside the rooms, says first what it may import."""
+    assert {room_of(name_of(path)) for path in MODULES} == set(MAY_IMPORT)
+
+
+def test_no_module_is_imported_in_a_circle() -> None:
+    """Not even through an import that is for a type alone, or in a function."""
+    todo = {name_of(path): imported_modules(path, at_runtime=False) - {"sqstee"} for path in MODULES}
+    while free := [name for name, imported in todo.items() if not imported & set(todo)]:
+        for name in free:
+            del todo[name]
+    assert todo == {}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    """A search for a name finds one thing."""
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
 OPTIONAL = {"isal"}  # a faster gzip, where it is installed
@@ -145,10 +213,16 @@ def test_pure_modules_import_the_standard_library_and_each_other(path: Path) -> 
             assert not belongs(imported, "os", "socket", "subprocess", "threading", "select"), imported
 
 
-@pytest.mark.parametrize("name", ["delivery", "durable", "ending", "messages", "replay", "run"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("capture.final_flush", "capture.teardown", "capture.notices", "capture.front"),
+        *("spool.fsync", "spool.reader", "spool.checkpoint"),
+    ],
+)
 def test_what_the_front_may_load_late_is_light_too(name: str) -> None:
     """For progress, heirs and failures, which the next test does not meet."""
-    for imported, at_top in imports(ROOT / "run" / f"{name}.py"):
+    for imported, at_top in imports(ROOT / f"{name.replace('.', '/')}.py"):
         assert not (at_top and belongs(imported, *HEAVY)), imported
 
 
@@ -175,7 +249,7 @@ def test_the_front_never_loads_anything_heavy(sqstee: Sqstee, tmp_path: Path) ->
     front = [line.split()[1] for line in log.read_text().splitlines() if int(line.split()[0]) == process.pid]
     assert front.count("-fork") == 2  # the command, the shipper
     assert [name for name in front if belongs(name, *HEAVY)] == []
-    assert any(belongs(name, "sqstee.run.capture") for name in front)
+    assert any(belongs(name, "sqstee.capture.loop") for name in front)
     others = {line.split()[1] for line in log.read_text().splitlines() if int(line.split()[0]) != process.pid}
     assert "json" in others  # the hook sees the shipper's
 
@@ -200,24 +274,24 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 # Where the wall clock is read, and why: all waits and deadlines are by the monotonic clock, which no change can move.
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
-    "sqstee.run.supervision": {"time_ns"},  # the ULID of the run
-    "sqstee.run.logged": {"time_ns"},  # the same
-    "sqstee.run.segments": {"time_ns"},  # the timestamps of frames
-    "sqstee.run.writer": {"time_ns"},  # the same
-    "sqstee.run.source": {"time_ns"},  # that of a gap event
-    "sqstee.run.flush": {"time"},  # the age of a folder by its modification time
-    "sqstee.run.room": {"time_ns"},  # how long ago a state file was written, by its modification time
+    "sqstee.capture.supervisor": {"time_ns"},  # the ULID of the run
+    "sqstee.logging_run": {"time_ns"},  # the same
+    "sqstee.spool.segments": {"time_ns"},  # the timestamps of frames
+    "sqstee.spool.writer": {"time_ns"},  # the same
+    "sqstee.ship.source": {"time_ns"},  # that of a gap event
+    "sqstee.spool.waiting": {"time"},  # the age of a folder by its modification time
+    "sqstee.spool.quota": {"time_ns"},  # how long ago a state file was written, by its modification time
     "sqstee.measure.experiment": {"time"},  # these three: timestamps that several hosts compare
     "sqstee.measure.receivers": {"time"},
     "sqstee.measure.sender": {"time"},
-    "sqstee.run.agent": {"time"},  # in the status, for people
+    "sqstee.agent.agent": {"time"},  # in the status, for people
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
-    "sqstee.transports.owed": {"time"},  # the age of a file by its modification time
+    "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
-    "sqstee.read.journal": {"time_ns"},  # the name of a segment
+    "sqstee.drain.journal": {"time_ns"},  # the name of a segment
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the clock against the server's; a timestamp
 }

@@ -26,19 +26,21 @@ from support import SCRIPT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.errors import SqsteeError
-from sqstee.read.board import Board
-from sqstee.read.follow import Follower
-from sqstee.read.hold import Holding
-from sqstee.read.match import Filter, earliest
+from sqstee.read.ack_pool import Returns
+from sqstee.read.decode import MOST_FOREIGN_LINES, Foreign, Item, read
+from sqstee.read.filter import Filter, earliest
+from sqstee.read.follower import Follower
 from sqstee.read.order import Order
-from sqstee.read.receive import MOST_FOREIGN_LINES, Foreign, Item, read
-from sqstee.read.rest import FileRest
-from sqstee.read.returns import Returns
-from sqstee.read.show import Output, Printer, Style, check_template, duration
-from sqstee.read.stop import Stop
-from sqstee.record import Body, Record, decode
-from sqstee.transports.base import POISON, RETRY, Failure, Message, QueueState, TransportError
+from sqstee.read.printer import Output, Printer, Style, check_template, duration
+from sqstee.read.run_table import Board
+from sqstee.read.stop_signal import Stop
+from sqstee.read.unacked import Holding
+from sqstee.read.unmatched import FileRest
+from sqstee.record import Body
+from sqstee.transports.base import QueueState, ReceivedMessage
+from sqstee.transports.errors import POISON, RETRY, Failure, TransportError
 from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.wire import Record, decode
 
 GAP: dict[str, Any] = {"from": 3}
 CONSUME = ("tail", "q", "--consume", "--no-follow", "--reorder-window", "60s")
@@ -51,14 +53,14 @@ class Queue:
     ordered = False
     name = "memory"
 
-    def __init__(self, *answers: list[Message]) -> None:
+    def __init__(self, *answers: list[ReceivedMessage]) -> None:
         self.answers = list(answers)
-        self.deleted: list[list[Message]] = []
-        self.released: list[Message] = []
+        self.deleted: list[list[ReceivedMessage]] = []
+        self.released: list[ReceivedMessage] = []
         self.failures: list[list[Failure]] = []
         self.limits: list[int] = []
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         self.limits.append(limit)
         if not self.answers:
             time.sleep(0.01)
@@ -92,21 +94,21 @@ def stored(sqstee: Sqstee, *bodies: Body) -> str:
 class Troubled(Queue):
     """One whose second and third calls fail."""
 
-    def __init__(self, code: str, *answers: list[Message]) -> None:
+    def __init__(self, code: str, *answers: list[ReceivedMessage]) -> None:
         super().__init__(*answers)
         self.code = code
         self.calls = 0
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         self.calls += 1
         if self.calls in (2, 3):
             raise TransportError(RETRY, self.code, "later")
         return super().receive(limit, wait)
 
 
-def message(first: int, last: int, handle: str) -> Message:
+def message(first: int, last: int, handle: str) -> ReceivedMessage:
     """A message of the run, named by its range."""
-    return Message(lines_of(first, last).data, {}, handle, f"{first}-{last}")
+    return ReceivedMessage(lines_of(first, last).data, {}, handle, f"{first}-{last}")
 
 
 def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, bytes]:
@@ -135,7 +137,7 @@ class TestMistakes:
         class Slow(Queue):
             asked = threading.Event()
 
-            def receive(self, limit: int, wait: float) -> list[Message]:
+            def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
                 found = super().receive(limit, wait)
                 if found and found[0].handle == "b":
                     self.asked.wait(5)
@@ -219,7 +221,7 @@ class TestMistakes:
 
     def test_9_prefetch_is_bounded_in_bytes(self, tmp_path: Path) -> None:
         """Of large messages fewer are asked for at once."""
-        big = [Message(lines_of(n * 9000, n * 9000 + 8999).data, {}, str(n), str(n)) for n in range(12)]
+        big = [ReceivedMessage(lines_of(n * 9000, n * 9000 + 8999).data, {}, str(n), str(n)) for n in range(12)]
         assert len(big[0].data) > 1_000_000
         queue = Queue(*([one] for one in big))
         printed(tmp_path, queue)
@@ -236,7 +238,7 @@ class TestMistakes:
 
     def test_11_over_limit_passes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Too many in flight: wait and go on."""
-        monkeypatch.setattr("sqstee.read.pump._OVER_LIMIT_SECONDS", 0.01)
+        monkeypatch.setattr("sqstee.read.receiver_pool._OVER_LIMIT_SECONDS", 0.01)
         assert printed(tmp_path, Troubled("OverLimit", [message(0, 1, "a")], [message(2, 3, "b")]))[0] == expected(0, 3)
 
     def test_12_what_a_filter_hides_is_never_just_deleted(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -394,11 +396,11 @@ def _readable(pipe: Any) -> int:
 
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing lines of a run that has ended are lost once the queue has been empty for so long; said once."""
-    monkeypatch.setattr("sqstee.read.follow._LOST_SECONDS", 0.2)
-    monkeypatch.setattr("sqstee.read.follow._ASK_SECONDS", 0.05)
+    monkeypatch.setattr("sqstee.read.follower._LOST_SECONDS", 0.2)
+    monkeypatch.setattr("sqstee.read.follower._ASK_SECONDS", 0.05)
     start, _, end = whole_run(9)
     bodies = [start, lines_of(1, 2), lines_of(6, 9), end]
-    queue = Queue([Message(body.data, {}, str(at), str(at)) for at, body in enumerate(bodies)])
+    queue = Queue([ReceivedMessage(body.data, {}, str(at), str(at)) for at, body in enumerate(bodies)])
 
     class Sink:
         def __init__(self) -> None:
@@ -466,13 +468,13 @@ def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> Non
     }
     for text, wanted in texts.items():
         line = json.dumps({"timestamp": text, "message": "m"}).encode()
-        assert since(Foreign(line, Message(line, {}, "h", "i", 0.0))) is wanted, text
+        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 0.0))) is wanted, text
         record = {"timestamp": text, "host": "h", "stream": "stdout", "run": "r", "seq": 0, "message": "m"}
         assert since(Record(record)) is wanted, text
     for text in ("1763800000", "Nov 22 12:00:00"):
         line = json.dumps({"timestamp": text}).encode()
-        assert since(Foreign(line, Message(line, {}, "h", "i", 1_795_345_200.0)))
-        assert not since(Foreign(line, Message(line, {}, "h", "i", 1_795_345_199.0)))
+        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_200.0)))
+        assert not since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_199.0)))
 
 
 def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -527,7 +529,7 @@ def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: Fake
 @pytest.mark.parametrize("form", ["default", "raw", "json"])
 def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None:
     """Whatever somebody sends: it is shown somehow, and what comes behind it too."""
-    queue = Queue([Message(body.encode(), {}, "a", "a"), message(0, 1, "b")])
+    queue = Queue([ReceivedMessage(body.encode(), {}, "a", "a"), message(0, 1, "b")])
     with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         sink = Printer(Output(out.fileno()), Output(err.fileno()), Style(form))
         Follower([queue], sink, stop, True, window=0.1).drain()
@@ -542,7 +544,7 @@ def test_no_depth_of_json_can_stop_a_reader(tmp_path: Path, head: str, form: str
     depths = range(800, 1000)
     heads = [head.replace("%d", str(depth)) for depth in depths]
     bodies = [f'{{{head}"a":{"[" * depth}{"]" * depth}}}' for head, depth in zip(heads, depths, strict=True)]
-    queue = Queue([Message(body.encode(), {}, str(depth)) for body, depth in zip(bodies, depths, strict=True)])
+    queue = Queue([ReceivedMessage(body.encode(), {}, str(depth)) for body, depth in zip(bodies, depths, strict=True)])
     rest = FileRest(str(tmp_path / "rest"))
     with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("json"))
@@ -554,7 +556,7 @@ def test_no_depth_of_json_can_stop_a_reader(tmp_path: Path, head: str, form: str
 def test_above_a_number_of_lines_a_foreign_message_is_one_more() -> None:
     """Else one message would be a million objects; nothing of it is left out."""
     lines = [b"%d" % number for number in range(MOST_FOREIGN_LINES + 1000)]
-    blocks, foreign = read(Message(b"\n".join(lines) + b"\n", {}, "a", "a"))
+    blocks, foreign = read(ReceivedMessage(b"\n".join(lines) + b"\n", {}, "a", "a"))
     assert blocks == []
     assert len(foreign) == MOST_FOREIGN_LINES + 1
     assert b"\n".join(line.data for line in foreign) == b"\n".join(lines)
@@ -728,7 +730,7 @@ def test_a_local_queue_is_consumed_where_that_is_asked_for(sqstee: Sqstee) -> No
 def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
     """It comes back each time that its visibility ends: memory follows the messages, not the deliveries."""
     pointer = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
-    queue = Queue(*([Message(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
+    queue = Queue(*([ReceivedMessage(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
     with Stop() as stop:
         follower = Follower([queue], Board(lambda board: None), stop, True, threads=1)  # in the order of deliveries
         follower.drain()

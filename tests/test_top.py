@@ -17,10 +17,10 @@ from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.cli.top import _Table
-from sqstee.read.board import Board, RunState
-from sqstee.read.receive import Item, blocks
+from sqstee.read.decode import Item, blocks
+from sqstee.read.run_table import Board, RunState
 from sqstee.record import Body
-from sqstee.transports.base import Message
+from sqstee.transports.base import ReceivedMessage
 
 
 class Clock:
@@ -34,7 +34,7 @@ class Clock:
 
 def items(*bodies: Body) -> list[Item]:
     """The records and events of bodies."""
-    return [item for body in bodies for block in blocks(Message(body.data, {}, "")) for item in block]
+    return [item for body in bodies for block in blocks(ReceivedMessage(body.data, {}, "")) for item in block]
 
 
 def board(clock: Clock, *bodies: Body) -> Board:

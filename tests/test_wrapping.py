@@ -38,8 +38,8 @@ from support import (
 )
 from terminal import Terminal
 
-from sqstee.run import nest
-from sqstee.run.signals import pending
+from sqstee.capture.front import NEST_VARIABLE, nest_entry
+from sqstee.capture.signals import pending
 
 COUNT = [sys.executable, str(PROGRAMS / "count.py")]
 Prefix = list[str]
@@ -284,7 +284,7 @@ def test_stop_and_continue_under_job_control(sqstee: Sqstee, prefix: Prefix) -> 
 def test_a_key_just_before_the_command_is_forked(sqstee: Sqstee, tmp_path: Path, key: bytes, ends: bytes) -> None:
     """The terminal signals who is there: ^Z and ^C meet also a command that is not there yet."""
     environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}
-    environ |= injecting(tmp_path, "sqstee.run.child:start:hang:1")
+    environ |= injecting(tmp_path, "sqstee.capture.child:start:hang:1")
     with Terminal(["bash", "--norc", "--noediting", "-i"], environ) as terminal:
         terminal.expect(b"prompt> ")
         terminal.type(" ".join(sqstee.words("--to", "local", "--", "sleep", "60")).encode() + b"\n")
@@ -301,7 +301,7 @@ def test_a_key_just_before_the_command_is_forked(sqstee: Sqstee, tmp_path: Path,
 @pytest.mark.parametrize("moment", ["start", "Inherited.restore_signals"])
 def test_a_stop_before_the_command_is_executed(sqstee: Sqstee, tmp_path: Path, to_whom: str, moment: str) -> None:
     """^Z at the very start: the wrapper stops as well, and both go on."""
-    environ = sqstee.environ | injecting(tmp_path, f"sqstee.run.child:{moment}:hang:1")
+    environ = sqstee.environ | injecting(tmp_path, f"sqstee.capture.child:{moment}:hang:1")
     words = sqstee.words("--to", "local", "--", "echo", "hi")
     with running(words, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
         wait_for((tmp_path / "injected").exists, "start")
@@ -329,7 +329,7 @@ def test_a_command_stopped_by_others_does_not_stop_the_wrapper(sqstee: Sqstee) -
 @pytest.mark.parametrize("to_whom", ["group", "wrapper"])
 def test_a_continuation_right_after_a_stop(sqstee: Sqstee, tmp_path: Path, to_whom: str) -> None:
     """The stopped command is continued before the wrapper has stopped as well: it does not stop any more."""
-    environ = sqstee.environ | injecting(tmp_path, "sqstee.run.signals:Relay.stop_with:hang:1")
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.signals:Relay.stop_with:hang:1")
     words = sqstee.words("--to", "local", "--", "sh", "-c", "echo $$; read x; echo $x; exit 3")
     with running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
         assert process.stdout
@@ -613,7 +613,7 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
 def test_a_signal_between_the_commands_end_and_ours(sqstee: Sqstee, tmp_path: Path, moment: str) -> None:
     """It came too late for the command, which is not said to have died of it, nor is its output lost: the capture only
     waits for the processor."""
-    environ = sqstee.environ | injecting(tmp_path, f"sqstee.run.capture:Capture.{moment}")
+    environ = sqstee.environ | injecting(tmp_path, f"sqstee.capture.loop:Capture.{moment}")
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; exit 7")
     with running(command, stdout=subprocess.PIPE, env=environ) as process:
         wait_for((tmp_path / "injected").exists, "capture")
@@ -916,7 +916,7 @@ def test_nesting_on_a_terminal(sqstee: Sqstee) -> None:
     assert len({body.run for body in sqstee.local_bodies()}) == 1
     (sqstee.spool / "local.db").unlink()
     master, slave = os.openpty()
-    environ = sqstee.environ | {nest.VARIABLE: nest.entry(str(sqstee.spool), {1: slave, 2: slave})}
+    environ = sqstee.environ | {NEST_VARIABLE: nest_entry(str(sqstee.spool), {1: slave, 2: slave})}
     subprocess.run(sqstee.words("--", "echo", "later"), stdout=slave, stderr=slave, env=environ, timeout=60, check=True)
     os.close(master)
     os.close(slave)

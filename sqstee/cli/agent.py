@@ -10,7 +10,7 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if typing.TYPE_CHECKING:
-    from sqstee.run.agent import Plan
+    from sqstee.agent.agent import Plan
 
 
 def agent(
@@ -26,7 +26,7 @@ def agent(
     (mode 1777), it serves them all, and only for the destinations that are given.
     """
     from sqstee import options
-    from sqstee.run.folder import open_root
+    from sqstee.spool.location import open_root
 
     folder = _folder(spool or options.load((), os.environ).spool)
     if status:
@@ -40,7 +40,7 @@ def agent(
 
 def _folder(configured: str) -> str:
     """The folder that is served: root serves the one of all users where there is one."""
-    from sqstee.run.folder import SHARED, default_root
+    from sqstee.spool.location import SHARED, default_root
 
     if configured:
         return os.path.abspath(configured)
@@ -48,7 +48,7 @@ def _folder(configured: str) -> str:
 
 
 def _of_all_users(folder: str) -> bool:
-    from sqstee.run.agency import serves_all_users
+    from sqstee.spool.agent_file import serves_all_users
 
     return serves_all_users(folder)
 
@@ -56,8 +56,8 @@ def _of_all_users(folder: str) -> bool:
 def _plan(to: list[str], flush_timeout: str, folder: str) -> Plan:
     """The destinations of the command line, else of the configuration's [agent] table, else all."""
     from sqstee import options
-    from sqstee.run.agent import Plan
-    from sqstee.transports.destination import LOCAL_FILE_NAME, parse
+    from sqstee.agent.agent import Plan
+    from sqstee.destination import LOCAL_FILE_NAME, parse
 
     settings = options.load(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
     found = list(to) or _configured()
@@ -102,7 +102,7 @@ def _configured() -> list[str]:
 
 
 def _once(folder: str, plan: Plan) -> int:
-    from sqstee.run.agent import Agent
+    from sqstee.agent.agent import Agent
 
     worker = Agent(folder, plan, os.environ)
     left = worker.once()
@@ -118,7 +118,7 @@ def _once(folder: str, plan: Plan) -> int:
 def _serve(folder: str, plan: Plan, configuration: typing.Callable[[], Plan]) -> int:
     import signal
 
-    from sqstee.run.agent import Agent
+    from sqstee.agent.agent import Agent
 
     caught: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -145,7 +145,7 @@ def _serve(folder: str, plan: Plan, configuration: typing.Callable[[], Plan]) ->
 def _show(folder: str) -> int:
     import json
 
-    from sqstee.run.presence import read_status
+    from sqstee.agent.advertisement import read_status
 
     found = read_status(folder)
     if found is None:

@@ -12,8 +12,8 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
+    from sqstee.destination import Destination
     from sqstee.options import Settings
-    from sqstee.transports.destination import Destination
     from sqstee.transports.sqs_probe import Step
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
@@ -32,7 +32,7 @@ def check(
     Nothing is sent unless --round-trip says so. Status: 0 nothing failed; 1 something did.
     """
     from sqstee import options
-    from sqstee.transports.destination import parse
+    from sqstee.destination import parse
 
     if output not in ("default", "json"):
         raise SqsteeError(f"{output!r} is not a form of output", "the form is -o default|json")
@@ -89,9 +89,9 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
 
 
 def _looked_at(destination: Destination) -> Step:
-    from sqstee.cli.reading import local_path
-    from sqstee.transports.base import TransportError
-    from sqstee.transports.opening import open_receiver
+    from sqstee.cli.sources import local_path
+    from sqstee.transports.errors import TransportError
+    from sqstee.transports.factory import open_receiver
     from sqstee.transports.sqs_probe import FAILED, OK, Step
 
     try:
@@ -109,7 +109,7 @@ def _looked_at(destination: Destination) -> Step:
 def _posted_to(destination: Destination, token_file: str) -> Step:
     """An empty post: a collector refuses it for that, once it has accepted the token, and nothing is stored."""
     from sqstee.record import Body
-    from sqstee.transports.base import TransportError
+    from sqstee.transports.errors import TransportError
     from sqstee.transports.http import HttpSender
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
 
@@ -137,7 +137,7 @@ def _posted_to(destination: Destination, token_file: str) -> Step:
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could keep its lines: the folder, its room, its disk."""
-    from sqstee.run.folder import default_root
+    from sqstee.spool.location import default_root
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
 
     root = os.path.abspath(spool or settings.spool or default_root())
@@ -164,9 +164,9 @@ def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator
 
 def _agent(destination: Destination, root: str) -> Step:
     """Whether an agent ships for runs as this one would be."""
-    from sqstee.run import agency
-    from sqstee.run.presence import read_status
-    from sqstee.transports.destination import LOCAL_FILE_NAME
+    from sqstee.agent.advertisement import read_status
+    from sqstee.destination import LOCAL_FILE_NAME
+    from sqstee.spool import agent_file
     from sqstee.transports.sqs_probe import OK, WARNING, Step
 
     found = read_status(root)
@@ -175,7 +175,7 @@ def _agent(destination: Destination, root: str) -> Step:
     name = f"process {found.get('pid', '?')}"
     local = os.path.abspath(destination.name or f"{root}/{LOCAL_FILE_NAME}")
     name_of_run = f"local:{local}" if destination.kind == "local" else destination.text
-    if agency.serves(root, name_of_run, os.environ):
+    if agent_file.serves(root, name_of_run, os.environ):
         return Step("agent", OK, f"{name} ships for runs as this one")
     advice = "start it with the same --to and AWS settings, or leave it: such runs ship for themselves"
     return Step("agent", WARNING, f"{name} does not serve this destination with these AWS settings", advice)
@@ -199,7 +199,7 @@ def _say(step: Step, as_json: bool) -> None:
 
         typer.echo(json.dumps({name: getattr(step, name) for name in ("name", "state", "text", "advice")}))
         return
-    from sqstee.read.show import neutral
+    from sqstee.read.printer import neutral
 
     state = f"{step.state:7}"
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:

@@ -116,10 +116,10 @@ class Receiving(threading.Thread):
             self.ended.set()
 
     def _receive(self) -> None:
+        from sqstee.destination import parse
+        from sqstee.read.decode import Item, blocks
         from sqstee.read.order import Emit, Order
-        from sqstee.read.receive import Item, blocks
-        from sqstee.transports.destination import parse
-        from sqstee.transports.opening import open_receiver
+        from sqstee.transports.factory import open_receiver
 
         receiver = open_receiver(parse(self._url), "")
         order: Order[Item] = Order(from_start=True, window=_SETTLE_SECONDS)
@@ -134,7 +134,7 @@ class Receiving(threading.Thread):
             receiver.delete(messages)
 
     def _put_together(self, items: Iterable[Any]) -> None:
-        from sqstee.record import Event
+        from sqstee.wire import Event
 
         for item in items:
             if isinstance(item, Event):

@@ -17,10 +17,10 @@ from sqstee.text import count
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqstee.read.collect import Limits, Progress
-    from sqstee.read.stop import Stop
-    from sqstee.read.store import Store
-    from sqstee.read.verdict import Verdict
+    from sqstee.drain.journaling import Limits, Progress
+    from sqstee.drain.store import Store
+    from sqstee.drain.verdict import Verdict
+    from sqstee.read.stop_signal import Stop
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
@@ -54,10 +54,10 @@ def drain(
 
     Status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 a failure.
     """
-    from sqstee.cli.reading import check_shards, destinations, failures, seconds_of
-    from sqstee.read.collect import Limits
-    from sqstee.read.files import LAYOUTS
-    from sqstee.read.stop import Stop
+    from sqstee.cli.sources import check_shards, destinations, failures, seconds_of
+    from sqstee.drain.files import LAYOUTS
+    from sqstee.drain.journaling import Limits
+    from sqstee.read.stop_signal import Stop
 
     if layout not in LAYOUTS:
         raise SqsteeError(f"{layout!r} is not a layout", f"the form is --layout {'|'.join(LAYOUTS)}")
@@ -90,9 +90,9 @@ def _check_stdout(context: typer.Context) -> None:
 
 def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, stop: Stop) -> int:
     """Records as NDJSON, each message deleted once its lines were written."""
-    from sqstee.cli.reading import opened
-    from sqstee.read.follow import Follower
-    from sqstee.read.show import Output, Printer, Style
+    from sqstee.cli.sources import opened
+    from sqstee.read.follower import Follower
+    from sqstee.read.printer import Output, Printer, Style
 
     connections = 2 * limits.threads
     places = opened(dest, consume=True, peek=False, visibility=visibility, connections=connections, shards=shards)
@@ -129,7 +129,7 @@ class _Draining:
 
     def into(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
         """Collect, assemble, tell the verdicts: the exit status."""
-        from sqstee.read.store import Store
+        from sqstee.drain.store import Store
 
         store = Store(os.path.abspath(folder), layout, packed)
         try:
@@ -147,8 +147,8 @@ class _Draining:
         return _worst(self.statuses)
 
     def _collect(self, store: Store) -> None:
-        from sqstee.cli.reading import destinations
-        from sqstee.read.crew import collect
+        from sqstee.cli.sources import destinations
+        from sqstee.drain.processes import collect
 
         queues = [one.text for one in destinations(self._dest) if one.kind == "sqs"]
         collect(
@@ -165,7 +165,7 @@ class _Draining:
         self._line.end()
 
     def _open(self, dest: Sequence[str], shards: str = "") -> Sequence[Receiver]:
-        from sqstee.cli.reading import opened
+        from sqstee.cli.sources import opened
 
         connections = self._limits.threads + self._limits.deleters
         hidden = self._visibility
@@ -209,7 +209,7 @@ class _Line:
         elif progress.waiting:
             left = f"about {progress.waiting:,} left"
             if rate >= 1:
-                from sqstee.read.show import duration
+                from sqstee.read.printer import duration
 
                 time_left = duration(max(1, round(progress.waiting / rate)))
         size = f"{progress.bytes / 1048576:,.1f} MiB"
@@ -221,7 +221,7 @@ class _Line:
 
     def remark(self, text: str) -> None:
         """A remark above the line."""
-        from sqstee.read.show import neutral
+        from sqstee.read.printer import neutral
 
         self.end()
         _write(f"sqstee: {neutral(text)}\n".encode())
@@ -283,7 +283,7 @@ class _Report:
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
-        from sqstee.read.show import neutral
+        from sqstee.read.printer import neutral
 
         name = f"{verdict.host} {verdict.job or verdict.run}"
         parts = [count(verdict.lines, "line")]

@@ -14,7 +14,7 @@ from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from sqstee.text import count, one_line
 
 if TYPE_CHECKING:
-    from sqstee.run.flush import Waiting
+    from sqstee.spool.waiting import Waiting
 
 _PROGRESS_SECONDS = 0.1
 
@@ -29,8 +29,9 @@ def flush(
     """Ship what earlier runs left in the spool. The status is 0 when nothing is left but what running ones ship."""
     from sqstee import options
     from sqstee.errors import SqsteeError
-    from sqstee.run import flush as work
-    from sqstee.run.folder import default_root
+    from sqstee.ship import flush as work
+    from sqstee.spool.location import default_root
+    from sqstee.spool.waiting import waiting_runs
 
     settings = options.load((), os.environ)
     try:
@@ -38,7 +39,7 @@ def flush(
     except ValueError as error:
         raise SqsteeError(f"--timeout: {timeout!r} is not right: {error}", "the form is --timeout TIME") from None
     root = os.path.abspath(spool or settings.spool or default_root())
-    runs = work.waiting_runs(root)
+    runs = waiting_runs(root)
     if listing or dry_run:
         return _show(root, runs, dry_run)
     os.umask(0o077)
@@ -48,7 +49,7 @@ def flush(
             if not quiet:
                 typer.echo(f"{destination}: told which lines are at its fallback")
     except KeyboardInterrupt:
-        rest = work.waiting_runs(root)
+        rest = waiting_runs(root)
         records = sum(found.records for run in rest if (found := _waiting(root, run)))
         what = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
         typer.echo(f"sqstee: interrupted: {what}, `sqstee flush` goes on", err=True)
@@ -58,8 +59,8 @@ def flush(
 
 def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     """Ship one run, and say how it went: what is left on stderr. Whether nothing of it is left that is ours to ship."""
-    from sqstee.run import flush as work
-    from sqstee.run.shipment import about_put_aside
+    from sqstee.ship import flush as work
+    from sqstee.spool.quarantine import about_put_aside
 
     with _progress(root, run):
         result = work.flush(root, run, seconds)
@@ -83,7 +84,7 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
 
 def _waiting(root: str, run: str) -> Waiting | None:
     """What of a run waits; None where another process has just shipped it."""
-    from sqstee.run.flush import Waiting
+    from sqstee.spool.waiting import Waiting
 
     try:
         return Waiting(root, run)
@@ -104,7 +105,7 @@ def _progress(root: str, run: str) -> Iterator[None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
     from sqstee.cli.progress import NARROW_BELOW
-    from sqstee.run.replay import State
+    from sqstee.spool.checkpoint import State
 
     folder, ended = f"{root}/{run}", threading.Event()
     start, total = State(folder).next, found.records
@@ -130,8 +131,8 @@ def _progress(root: str, run: str) -> Iterator[None]:
 
 
 def _show(root: str, runs: list[str], dry_run: bool) -> int:
-    from sqstee.run.flush import Waiting
-    from sqstee.run.folder import QUARANTINE
+    from sqstee.spool.quarantine import QUARANTINE
+    from sqstee.spool.waiting import Waiting
 
     left = False
     for run in runs:

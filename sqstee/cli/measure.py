@@ -68,8 +68,8 @@ def measure(
     Sends messages to fresh queues beside QUEUE, receives them with many receivers, and counts what comes twice.
     """
     given = dict(locals())
-    from sqstee.cli.conduct import conduct, remove_left
-    from sqstee.cli.report import report as report_of
+    from sqstee.cli.measure_report import report as report_of
+    from sqstee.cli.measure_run import conduct, remove_left
     from sqstee.measure.options import check, queue_of
 
     check(given)
@@ -113,7 +113,7 @@ def _plan(given: dict[str, Any]) -> int:
 def _simulate(given: dict[str, Any]) -> int:
     import multiprocessing
 
-    from sqstee.cli.report import show, show_seeds
+    from sqstee.cli.measure_report import show, show_seeds
 
     seeds = [given["seed"] or 1]
     seeds = [seeds[0] + at for at in range(given["seeds"])]

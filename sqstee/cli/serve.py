@@ -25,8 +25,8 @@ def serve(
     """Collect what `--to http://HOST:PORT/` posts, into a local queue that `sqstee tail` reads."""
     from sqstee import options
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
-    from sqstee.run.folder import default_root
-    from sqstee.transports.destination import LOCAL_FILE_NAME
+    from sqstee.destination import LOCAL_FILE_NAME
+    from sqstee.spool.location import default_root
     from sqstee.transports.http import tokens
 
     try:

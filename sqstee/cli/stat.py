@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from sqstee.read.gauge import Gauge
+    from sqstee.destination import Destination
+    from sqstee.read.queue_trend import Gauge
     from sqstee.transports.base import Receiver
-    from sqstee.transports.destination import Destination
 
 FORMATS = ("default", "json", "prometheus")
 _WORDS = {"visible": "ready to be received", "in_flight": "with consumers", "delayed": "not to be received yet"}
@@ -38,8 +38,8 @@ def stat(
 
     Rates need two looks, an interval apart. A status of 1 says that a destination could not be asked.
     """
-    from sqstee.cli.reading import check_shards, destinations, seconds_of
-    from sqstee.read.stop import Stop
+    from sqstee.cli.sources import check_shards, destinations, seconds_of
+    from sqstee.read.stop_signal import Stop
 
     if output not in FORMATS:
         raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
@@ -76,10 +76,10 @@ class _Look:
     """One destination, looked at again and again."""
 
     def __init__(self, destination: Destination, cloudwatch: bool, shards: str) -> None:
-        from sqstee.cli.reading import local_path
-        from sqstee.read.gauge import Gauge
-        from sqstee.transports.base import TransportError
-        from sqstee.transports.opening import open_receiver
+        from sqstee.cli.sources import local_path
+        from sqstee.read.queue_trend import Gauge
+        from sqstee.transports.errors import TransportError
+        from sqstee.transports.factory import open_receiver
 
         self.destination = destination
         self.gauge: Gauge = Gauge()
@@ -94,7 +94,7 @@ class _Look:
 
     def take(self) -> None:
         """Take a sample."""
-        from sqstee.transports.base import TransportError
+        from sqstee.transports.errors import TransportError
 
         if self._receiver is None:
             return
@@ -117,9 +117,9 @@ class _Look:
         self.metrics = metrics(self.destination)
 
     def _look_at_dead(self, arn: str) -> None:
-        from sqstee.transports.base import TransportError
-        from sqstee.transports.destination import parse
-        from sqstee.transports.opening import open_receiver
+        from sqstee.destination import parse
+        from sqstee.transports.errors import TransportError
+        from sqstee.transports.factory import open_receiver
 
         try:
             if self._dead is None:
@@ -154,9 +154,9 @@ class _Look:
 def _spool(spool: str) -> dict[str, object]:
     """This host's spool: runs that wait, runs that are alive, records and bytes; and what its agent says."""
     from sqstee import options
-    from sqstee.run.flush import Waiting, waiting_runs
-    from sqstee.run.folder import default_root
-    from sqstee.run.presence import read_status
+    from sqstee.agent.advertisement import read_status
+    from sqstee.spool.location import default_root
+    from sqstee.spool.waiting import Waiting, waiting_runs
 
     settings = options.load((), os.environ)
     root = os.path.abspath(spool or settings.spool or default_root())
@@ -243,8 +243,8 @@ def _row(text: Text, name: str, number: str, more: str = "", style: str = "") ->
 
 
 def _block(text: Text, gauge: Gauge, metrics: dict[str, float], bars: int) -> None:
-    from sqstee.read.gauge import sparkline
-    from sqstee.read.show import duration
+    from sqstee.read.printer import duration
+    from sqstee.read.queue_trend import sparkline
 
     state = gauge.state
     _row(text, "visible", f"{state.visible:,}", _rate(gauge))
@@ -272,7 +272,7 @@ def _block(text: Text, gauge: Gauge, metrics: dict[str, float], bars: int) -> No
 
 
 def _rate(gauge: Gauge) -> str:
-    from sqstee.read.show import duration
+    from sqstee.read.printer import duration
 
     if gauge.rate is None:
         return ""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Sequence
 
-    from sqstee.read.follow import Rest
-    from sqstee.read.match import Filter
-    from sqstee.read.show import Style
+    from sqstee.read.filter import Filter
+    from sqstee.read.follower import Rest
+    from sqstee.read.printer import Style
 
 _PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than the 30 s of most queues
 
@@ -50,10 +50,10 @@ def tail(
     A queue has no way to read without taking: --consume deletes what was printed, --peek gives everything back.
     A status of 130 or 143 says that ^C or SIGTERM ended it, in good order.
     """
-    from sqstee.cli.reading import color_of, failures, opened, seconds_of
-    from sqstee.read.follow import Follower
-    from sqstee.read.show import Output, Printer
-    from sqstee.read.stop import Stop
+    from sqstee.cli.sources import color_of, failures, opened, seconds_of
+    from sqstee.read.follower import Follower
+    from sqstee.read.printer import Output, Printer
+    from sqstee.read.stop_signal import Stop
 
     style = _style(output, template, _patterns("-H", highlight), color_of(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
@@ -89,7 +89,7 @@ def tail(
 
 
 def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:
-    from sqstee.read.show import FORMATS, Style
+    from sqstee.read.printer import FORMATS, Style
 
     if output not in FORMATS:
         raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
@@ -122,7 +122,7 @@ def _filter(
 ) -> Filter:
     import time
 
-    from sqstee.read.match import Filter, earliest
+    from sqstee.read.filter import Filter, earliest
 
     try:
         moment = earliest(since, time.time()) if since else ""
@@ -149,10 +149,10 @@ def _check_without_consume(delete_unmatched: bool, rest: str) -> None:
 
 def _rest(text: str) -> Rest:
     """A destination where the text is one (also a queue's name), else a file."""
-    from sqstee.cli.reading import local_path
-    from sqstee.read.rest import FileRest, SenderRest
-    from sqstee.transports.destination import parse
-    from sqstee.transports.opening import open_sender
+    from sqstee.cli.sources import local_path
+    from sqstee.destination import parse
+    from sqstee.read.unmatched import FileRest, SenderRest
+    from sqstee.transports.factory import open_sender
 
     try:
         destination = parse(text)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from sqstee.cli.reading import Places
-    from sqstee.read.board import Board, RunState
-    from sqstee.read.stop import Stop
+    from sqstee.cli.sources import Places
+    from sqstee.read.run_table import Board, RunState
+    from sqstee.read.stop_signal import Stop
 
 _REDRAW_SECONDS = 0.25
 _PEEK_VISIBILITY = 120  # seconds
@@ -41,8 +41,8 @@ def top(
 
     A queue has no way to read without taking: --consume deletes what was counted, --peek gives everything back.
     """
-    from sqstee.cli.reading import failures, opened, seconds_of
-    from sqstee.read.stop import Stop
+    from sqstee.cli.sources import failures, opened, seconds_of
+    from sqstee.read.stop_signal import Stop
 
     if output not in ("default", "json"):
         raise SqsteeError(f"{output!r} is not a form of output", "the form is -o default|json")
@@ -61,8 +61,8 @@ def top(
 
 def _plain(places: Places, stop: Stop, show: _Json | _Table, once: bool) -> None:
     """The board at the end; or, of what is followed, now and then."""
-    from sqstee.read.board import Board
-    from sqstee.read.follow import Follower
+    from sqstee.read.follower import Follower
+    from sqstee.read.run_table import Board
 
     drawn = time.monotonic()
 
@@ -85,8 +85,8 @@ def _live(places: Places, stop: Stop, show: _Json | _Table) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from sqstee.read.board import Board
-    from sqstee.read.follow import Follower
+    from sqstee.read.follower import Follower
+    from sqstee.read.run_table import Board
 
     assert isinstance(show, _Table)
     table = show
@@ -154,7 +154,7 @@ class _Table:
         from rich.table import Table
         from rich.text import Text
 
-        from sqstee.read.show import neutral
+        from sqstee.read.printer import neutral
 
         now = time.monotonic()
         runs = board.runs(self._silent)
@@ -187,7 +187,7 @@ class _Table:
     def _row(self, run: RunState, now: float, width: int) -> list[Text]:
         from rich.text import Text
 
-        from sqstee.read.show import duration, neutral
+        from sqstee.read.printer import duration, neutral
 
         state = run.state(now, self._silent)
         shown = state

@@ -24,7 +24,7 @@ def lines(verbose: bool) -> Iterator[str]:
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
     from sqstee import options
-    from sqstee.run.folder import default_root
+    from sqstee.spool.location import default_root
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
     yield "started as", sys.argv[0]

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.design import queue_name
+from sqstee.measure.queues import Queues
 from sqstee.measure.receivers import Crew, Polling
 from sqstee.measure.records import Block, Experiment
 from sqstee.measure.sender import Sender, Sending
 from sqstee.measure.sink import host_name, open_sink, record_path
 from sqstee.measure.workers import Worker
-from sqstee.transports.base import RETRY, TransportError
-from sqstee.transports.destination import parse
-from sqstee.transports.experiment import Queues
+from sqstee.transports.errors import RETRY, TransportError
 
 RETENTION_SECONDS = 3600  # what a killed experiment leaves behind does not stay for days
 _VISIBILITY_SECONDS = 30.0  # SQS's default

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.design import queue_name
 from sqstee.measure.experiment import HASTY_SECONDS, STOP_SLACK_SECONDS, Host, Progress, Seen, Settings
+from sqstee.measure.queues import Queues
 from sqstee.measure.records import MODES
-from sqstee.transports.base import RETRY, TransportError
-from sqstee.transports.destination import parse
-from sqstee.transports.experiment import Queues
+from sqstee.transports.errors import RETRY, TransportError
 
 _LOOK_SECONDS = 1.0
 _GONE_LOOKS = 3

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.measure.records import MODES
 from sqstee.options import duration
-from sqstee.transports.destination import parse
 
 _DEFAULTS = {
     "messages": {"measure": 100_000, "simulate": 300_000},

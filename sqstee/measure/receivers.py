@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqstee.measure.queues import Queues, Received, is_missing
 from sqstee.measure.records import Calls, Delivery, Sink
-from sqstee.transports.base import RETRY, TransportError
-from sqstee.transports.experiment import Queues, Received, is_missing
+from sqstee.transports.errors import RETRY, TransportError
 
 _MOST_BACKOFF_SECONDS = 5.0
 _NOT_DELETED: tuple[float | None, float | None] = (None, None)

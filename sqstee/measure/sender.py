@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqstee.measure.queues import Queues, is_missing
 from sqstee.measure.receivers import body_of
 from sqstee.measure.records import Calls, Sent, Sink
-from sqstee.transports.base import RETRY, TransportError
-from sqstee.transports.experiment import Queues, is_missing
+from sqstee.transports.errors import RETRY, TransportError
 
 _MOST_BACKOFF_SECONDS = 5.0
 _READY_SECONDS = 60.0  # CreateQueue: a queue is usable after a second; deleted ones linger for 60

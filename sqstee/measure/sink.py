@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.measure.queues import Table
 from sqstee.measure.records import Experiment, File, Record, fields_of
-from sqstee.transports.base import OPEN, TransportError
-from sqstee.transports.experiment import Table
+from sqstee.transports.errors import OPEN, TransportError
 
 _TABLE_WRITERS = 4
 _TABLE_BACKLOG = 1000  # writes that may wait for DynamoDB before the receivers do

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.transports.base import OPEN, TransportError
+from sqstee.transports.errors import OPEN, TransportError
 
 _SLACK_SECONDS = 10.0
 _READY_SECONDS = 60.0
@@ -124,11 +124,11 @@ class _Out:
 
 def main() -> int:
     """The worker's own side."""
+    from sqstee.destination import parse
+    from sqstee.measure.queues import Queues
     from sqstee.measure.receivers import Crew, Polling
     from sqstee.measure.records import Experiment
     from sqstee.measure.sink import open_sink
-    from sqstee.transports.destination import parse
-    from sqstee.transports.experiment import Queues
 
     out = _Out()
     setup = json.loads(sys.stdin.readline())

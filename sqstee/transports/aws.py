@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20

@@ -6,9 +6,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from sqstee.destination import Destination
 from sqstee.transports.aws import refusal_of
-from sqstee.transports.base import TransportError
-from sqstee.transports.destination import Destination
+from sqstee.transports.errors import TransportError
 
 _PERIOD = 60  # seconds: the finest that SQS publishes
 _LOOK_BACK = 15 * _PERIOD  # figures may lag some minutes

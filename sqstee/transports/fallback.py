@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from sqstee.record import Body, Encoder, by_run, encode_object
-from sqstee.transports.base import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, Sender, TransportError
-from sqstee.transports.owed import Owed
+from sqstee.jsonbytes import encode_object
+from sqstee.record import Body, Encoder
+from sqstee.transports.base import Sender
+from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
+from sqstee.transports.fallback_ledger import Owed
+from sqstee.wire import by_run
 
 _PROBE_SECONDS = 30.0  # how long the first destination is left alone before the next bodies try it again
 

@@ -18,9 +18,10 @@ import urllib.request
 from collections.abc import Sequence
 
 from sqstee import __version__
+from sqstee.destination import Destination
 from sqstee.record import CONTENT_TYPE, Body
-from sqstee.transports.base import OPEN, REFRESH, RETRY, TIMEOUT, Batches, Failure, TransportError, classify
-from sqstee.transports.destination import Destination
+from sqstee.transports.base import Batches
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, Failure, TransportError, classify
 
 TOKEN_VARIABLE = "SQSTEE_TOKEN"
 CONNECT_SECONDS = 10.0  # also bounds the upload of a request

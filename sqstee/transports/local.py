@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import OPEN, RETRY, Batches, Failure, Message, QueueState, TransportError
+from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 _BUSY_SECONDS = 20.0
 _HELD_SECONDS = 0.1  # of these at once by a sender: a fork waits for that
@@ -216,7 +217,7 @@ class LocalReceiver:
         self._lock = threading.Lock()
         self._seen = 0
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """The next rows; waits for the first one where there is none yet."""
         deadline = time.monotonic() + wait
         while True:
@@ -225,7 +226,7 @@ class LocalReceiver:
                 return found
             time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
-    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+    def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
         """Delete the rows, in one transaction; a follower leaves them for others."""
         if self.follows or not messages:
             return []
@@ -237,7 +238,7 @@ class LocalReceiver:
             raise _refusal(error, self._path) from error
         return []
 
-    def release(self, messages: Sequence[Message]) -> None:
+    def release(self, messages: Sequence[ReceivedMessage]) -> None:
         """Nothing for others, who see every row; this receiver gives them again."""
         with self._lock:
             self._seen = min([self._seen, *(int(one.handle) - 1 for one in messages)])
@@ -270,7 +271,7 @@ class LocalReceiver:
             self._connection = _connect(self._path)
         return self._connection
 
-    def _next(self, limit: int) -> list[Message]:
+    def _next(self, limit: int) -> list[ReceivedMessage]:
         try:
             with self._lock:
                 connection = self._open()
@@ -283,7 +284,9 @@ class LocalReceiver:
         if rows:
             self._seen = rows[-1][0]
         return [
-            Message(data, Body(b"", run, "", first, last, encoding).attributes, str(row), f"local-{row}-{sent}", sent)
+            ReceivedMessage(
+                data, Body(b"", run, "", first, last, encoding).attributes, str(row), f"local-{row}-{sent}", sent
+            )
             for row, run, first, last, encoding, data, sent in rows
         ]
 

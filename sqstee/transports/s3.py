@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sqstee.destination import Destination
 from sqstee.errors import SqsteeError
-from sqstee.record import CONTENT_TYPE, Body, by_run, gunzip
+from sqstee.record import CONTENT_TYPE, Body, gunzip
 from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer, refusal_of
-from sqstee.transports.base import POISON, Failure, Message, Objects, QueueState, TransportError, classify
-from sqstee.transports.destination import Destination
+from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.errors import POISON, Failure, TransportError, classify
+from sqstee.wire import by_run
 
 ALL_SHARDS = "00-ff"
 _KEY = re.compile(
@@ -262,7 +264,7 @@ class S3Receiver:
         self._look_again = 0.0
         self._interval = _LOOK_AGAIN_SECONDS
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """Objects that were not given before, in the order of their keys; lists at least once where none is known."""
         deadline = time.monotonic() + wait
         while True:
@@ -276,18 +278,18 @@ class S3Receiver:
             if not self._look() and time.monotonic() >= deadline:
                 return []
 
-    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+    def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
         """Delete the objects; what lies within the range of one is given when that is gone."""
         failures = self._bucket.delete([message.handle for message in messages])
         failed = {failure.index for failure in failures}
         self._forget([message for at, message in enumerate(messages) if at not in failed])
         return failures
 
-    def release(self, messages: Sequence[Message]) -> None:
+    def release(self, messages: Sequence[ReceivedMessage]) -> None:
         """Nothing for others, who see every object; this receiver gives them again."""
         self._forget(messages)
 
-    def _forget(self, messages: Sequence[Message]) -> None:
+    def _forget(self, messages: Sequence[ReceivedMessage]) -> None:
         with self._lock:
             for message in messages:
                 parts = _KEY.fullmatch(message.handle, len(self._bucket.prefix))
@@ -321,8 +323,8 @@ class S3Receiver:
                 taken.append(self._pending.popleft())
         return taken
 
-    def _read(self, taken: list[Found]) -> list[Message]:
-        messages: list[Message] = []
+    def _read(self, taken: list[Found]) -> list[ReceivedMessage]:
+        messages: list[ReceivedMessage] = []
         for at, found in enumerate(taken):
             try:
                 data = self._bucket.read(found.key)
@@ -371,7 +373,7 @@ def _series(parts: re.Match[str]) -> str:
     return parts["run"] + ("/gap" if parts["gap"] else "")  # a run's name in a key has no slash
 
 
-def _message(bucket: str, found: Found, data: bytes) -> Message:
+def _message(bucket: str, found: Found, data: bytes) -> ReceivedMessage:
     if found.compressed:
         try:
             data = gunzip(data)
@@ -379,4 +381,4 @@ def _message(bucket: str, found: Found, data: bytes) -> Message:
             pass  # left as it is: whoever decodes it says that it is no NDJSON
     attributes = Body(b"", found.run, "", found.first, found.last).attributes
     name = f"s3://{bucket}/{found.key}@{found.modified}"  # another bucket, or a later day, has the same keys
-    return Message(data, attributes, found.key, name, found.modified)
+    return ReceivedMessage(data, attributes, found.key, name, found.modified)

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sqstee.destination import Destination
 from sqstee.record import Body
 from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer
-from sqstee.transports.base import RETRY, Batches, Failure, Message, QueueState, TransportError, classify
-from sqstee.transports.destination import Destination
+from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.errors import RETRY, Failure, TransportError, classify
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -130,7 +131,7 @@ class SqsReceiver:
         self._queue = _Queue(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
         self._options: dict[str, int] = {} if visibility is None else {"VisibilityTimeout": visibility}
 
-    def receive(self, limit: int, wait: float) -> list[Message]:
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """One ReceiveMessage."""
         with self._queue.calling() as (client, url):
             answer = client.receive_message(
@@ -144,7 +145,7 @@ class SqsReceiver:
             check_answer("ReceiveMessage", answer)
         return [_message(found) for found in answer.get("Messages", [])]
 
-    def delete(self, messages: Sequence[Message]) -> list[Failure]:
+    def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
         """One DeleteMessageBatch for each ten messages; entry ids are indexes, as a message may be there twice."""
         failures = []
         with self._queue.calling() as (client, url):
@@ -155,7 +156,7 @@ class SqsReceiver:
                 failures += _failures(answer, len(part), start)
         return failures
 
-    def release(self, messages: Sequence[Message]) -> None:
+    def release(self, messages: Sequence[ReceivedMessage]) -> None:
         """Make messages visible again at once; one whose handle has expired is visible already."""
         with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
@@ -264,13 +265,13 @@ def _failure(index: int, entry: Any) -> Failure:
     return Failure(index, kind, code, message)
 
 
-def _message(found: Any) -> Message:
+def _message(found: Any) -> ReceivedMessage:
     attributes = {
         name: str(value["StringValue"])
         for name, value in found.get("MessageAttributes", {}).items()
         if "StringValue" in value
     }
     sent = found.get("Attributes", {}).get("SentTimestamp", "0")
-    return Message(
+    return ReceivedMessage(
         found["Body"].encode(), attributes, found["ReceiptHandle"], found.get("MessageId", ""), int(sent) / 1000
     )

@@ -18,10 +18,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from sqstee.destination import Destination
 from sqstee.record import Encoder
 from sqstee.transports.aws import refusal_of
-from sqstee.transports.base import OPEN, REFRESH, TIMEOUT, Message, TransportError
-from sqstee.transports.destination import Destination
+from sqstee.transports.base import ReceivedMessage
+from sqstee.transports.errors import OPEN, REFRESH, TIMEOUT, TransportError
 from sqstee.transports.sqs import MAX_MESSAGE_BYTES, client_for, queue_state
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
@@ -214,13 +215,13 @@ class Probe:
         more = {"MessageGroupId": mark, "MessageDeduplicationId": mark} if self._url.endswith(".fifo") else {}
         started = time.monotonic()
         receiver = SqsReceiver(self._destination, visibility=_HIDDEN_SECONDS)
-        others: list[Message] = []
+        others: list[ReceivedMessage] = []
         try:
             self._client.send_message(QueueUrl=self._url, MessageBody=body, **more)
             while time.monotonic() - started < _ROUND_TRIP_SECONDS:
                 messages = receiver.receive(10, 2)
                 own = [one for one in messages if mark.encode() in one.data]
-                others += [Message(b"", {}, one.handle, one.id) for one in messages if one not in own]
+                others += [ReceivedMessage(b"", {}, one.handle, one.id) for one in messages if one not in own]
                 if own:
                     receiver.delete(own)
                     return Step("round trip", OK, f"{(time.monotonic() - started) * 1000:.0f} ms")

@@ -17,7 +17,7 @@ from bench.common import DOLLARS, Row, machine, table
 from bench.nodes import HOW, JOB, RATE, running
 from fake_sqs import FakeSqs
 
-from sqstee.record import decode
+from sqstee.wire import decode
 
 HEAD = ("", "lines", "requests", "billed", "dollars", "CPU s", "MiB", "p50 ms", "p99 ms", "until all is there ms")
 

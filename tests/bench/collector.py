@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from collecting import collecting, stored
 
+from sqstee.destination import parse
 from sqstee.record import Body, Encoder
-from sqstee.transports.destination import parse
 from sqstee.transports.http import HttpSender
 
 LINES = 1000  # about 256 KiB of records

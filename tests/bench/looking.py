@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.common import Row, machine, table
 
+from sqstee.agent.agent import LOOK_SECONDS, Agent, Plan
 from sqstee.options import Settings
-from sqstee.run.agent import LOOK_SECONDS, Agent, Plan
-from sqstee.run.events import meta
-from sqstee.run.spool import create
+from sqstee.spool.run_events import meta
+from sqstee.spool.run_folder import create
 
 LOOKS = 200
 

@@ -2,7 +2,7 @@
 
     python tests/bench/pace.py [--minutes MINUTES] [--flat LINES] [--runs RUNS]
 
-Each load is simulated with the shipper's own rule (sqstee.run.pack.Pace) on a clock of its own, and measured with
+Each load is simulated with the shipper's own rule (sqstee.ship.pack.Pace) on a clock of its own, and measured with
 the real command against the strict SQS at a round trip of 20 ms; for MINUTES (10) where it has no end of its own. The
 slow loads run side by side, RUNS (64) runs under one agent among them; then comes what is flat out, by itself.
 Delay is from the command's write to the moment at which a receiver could have the line.
@@ -25,7 +25,8 @@ from bench.nodes import running
 from fake_sqs import FakeSqs
 from support import SCRIPT, clean_environment
 
-from sqstee.run.pack import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Pace
+from sqstee.ship.pace import Pace
+from sqstee.ship.request import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES
 
 ROUND_TRIP = 0.02
 IN_FLIGHT = 4

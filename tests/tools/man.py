@@ -6,7 +6,7 @@ import textwrap
 
 from program import Flag, Verb, exit_statuses, verbs
 
-from sqstee import surroundings
+from sqstee import auto_labels
 from sqstee.options import RUN_OPTIONS
 
 
@@ -71,8 +71,8 @@ def _environment() -> str:
 
 def _labels() -> str:
     parts = []
-    for label, variable, also, what in surroundings.TABLE:
+    for label, variable, also, what in auto_labels.TABLE:
         where = f" (where \\fB{also}\\fR is set)" if also else ""
         parts.append(f".TP\n.B {label}\n{text(what)},\nfrom \\fB{variable}\\fR{where}.\n")
-    label, what = surroundings.STARTED_BY
+    label, what = auto_labels.STARTED_BY
     return "".join(parts) + f".TP\n.B {label}\n{text(what)}.\n"

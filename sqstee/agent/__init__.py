@@ -1,0 +1,1 @@
+"""One process that ships for every run on the host."""

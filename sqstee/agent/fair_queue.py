@@ -1,0 +1,327 @@
+"""Many runs of one destination as one supply: their lines packed together, each in its turn.
+
+Every run keeps its own plan and state, in slices: a slice is a body of one run, and a body that is sent is one slice
+or, where the destination may get mixed bodies, several of different runs. Turns are deficit round robin: a slice a
+turn, of 64 KiB where several runs have a backlog, so that one run's flood delays another's line by one round. What is
+packed and not handed out is bounded by one request, whatever the number of runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from sqstee.agent.flow import QUANTUM_BYTES, Lane, Run
+from sqstee.record import Body, attributes_size
+from sqstee.ship.compressor_pool import Compressor
+from sqstee.ship.request import MAX_ENTRIES, Limits, Planned, Request, compress
+from sqstee.ship.sender_pool import IN_FLIGHT
+from sqstee.ship.source import Source
+
+_AWAKE = 16  # runs that keep their files and buffers between two turns
+
+
+class Mixed(Planned):
+    """A body with slices of several runs, its members."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: list[Planned]) -> None:
+        hosts = {member.body.host for member in members}
+        host = hosts.pop() if len(hosts) == 1 else ""
+        super().__init__(Body(b"".join(member.body.data for member in members), "", host, 0, 0), None)
+        self.members = members
+
+    def divide(self, parts: int) -> list[Planned]:
+        """Its members in at most `parts` bodies."""
+        size = -(-len(self.members) // parts)
+        groups = [self.members[at : at + size] for at in range(0, len(self.members), size)]
+        return [Mixed(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _members(planned: Planned) -> list[Planned]:
+    return planned.members if isinstance(planned, Mixed) else [planned]
+
+
+class Fleet:
+    """The supply of one destination's shipper from many runs; see `Supply`.
+
+    Runs come in through `inbox`, again whenever there is something new in them; both this and a run's attributes may
+    be touched from another thread. With `mixing` a body may hold several runs' lines.
+    """
+
+    def __init__(self, limits: Limits, message_bytes: int, compress: str, mixing: bool, inbox: deque[Run]) -> None:
+        self.quarantined = 0
+        self.acknowledged = 0  # records
+        self.requests = 0
+        self.caught_up = False
+        self._limits = limits
+        self._message_bytes = message_bytes
+        self._compress = compress
+        self._compressor = Compressor(compress)
+        self._mixing = mixing
+        self._inbox = inbox
+        self._runs: dict[str, Run] = {}
+        self._turns: deque[Run] = deque()
+        self._holding: dict[str, Run] = {}
+        self._awake: dict[str, Run] = {}
+        self._held = 0  # bytes that the runs have packed
+        self._ready: deque[Planned] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines are packed that have not been handed out."""
+        return bool(self._ready) or bool(self._holding)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing waits and nothing is unacknowledged, as far as was read."""
+        lanes = [run.lane for run in self._runs.values()]
+        return not (self._inbox or self._turns or self.waiting) and all(lane is None or lane.done for lane in lanes)
+
+    def read(self) -> None:
+        """Give turns until a full request is packed, or every run is at the end of what is written."""
+        while self._inbox:
+            self._arrive(self._inbox.popleft())
+        passed = 0
+        ready = self._ready_bytes
+        while self._turns and passed < len(self._turns) and ready + self._held < self._enough:
+            run = self._turns.popleft()
+            lane = run.lane
+            if lane is None:
+                continue
+            if lane.blocked or lane.debt > 0:
+                passed = passed + 1 if lane.blocked else 0
+                lane.debt = max(0, lane.debt - QUANTUM_BYTES)
+                self._turns.append(run)
+                continue
+            passed = 0
+            self._give_turn(run, lane)
+        self.caught_up = passed >= len(self._turns)
+
+    def close_open_body(self) -> None:
+        """Make everything that is packed into bodies."""
+        members: list[Planned] = []
+        size = 0
+        for run in list(self._holding.values()):
+            for planned in self._taken(run):
+                if members and not (self._mixing and size + len(planned.body.data) <= self._most_data_bytes):
+                    self._close(members)
+                    members, size = [], 0
+                members.append(planned)
+                size += len(planned.body.data)
+        if members:
+            self._close(members)
+        self._ready.extend(self._compressor.rest())
+        self._holding.clear()
+        self._held = 0
+        self._let_rest()
+
+    def full_request(self) -> Request | None:
+        """The next bodies that fill a request, once there are enough of them."""
+        if self._ready_bytes + self._held < self._enough:
+            return None
+        if sum(run.lane.unacknowledged for run in self._runs.values() if run.lane) > IN_FLIGHT * self._limits.request:
+            return None
+        self.close_open_body()
+        return self.partial_request()
+
+    def partial_request(self) -> Request:
+        """The next bodies that fit a request, however few."""
+        request = Request(self._limits)
+        while self._ready and request.fits(self._ready[0]):
+            request.add(self._ready.popleft())
+        compress(request, self._compress)
+        return request
+
+    def plan(self, handed: Iterable[Planned]) -> None:
+        """Have every run remember its own ranges."""
+        self.requests += 1
+        for run, members in self._by_run(handed):
+            assert run.lane
+            run.lane.plan(members)
+
+    def acknowledge(self, taken: Iterable[Planned]) -> None:
+        """The destination has these; a run that cannot free its own is given up for now, and nobody else is held."""
+        bodies = list(taken)
+        for run, members in self._by_run(bodies):
+            assert run.lane
+            before, quarantined = run.lane.acknowledged, run.lane.quarantined
+            try:
+                run.lane.acknowledge(members)
+            except OSError as error:
+                self._lose(run, error)
+                continue
+            self.acknowledged += run.lane.acknowledged - before
+            self.quarantined += run.lane.quarantined - quarantined
+            self._settle(run)
+        for planned in bodies:
+            planned.done = True
+
+    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+        """By run first, then by lines; none where its run was given up: whoever takes it next sends that again."""
+        if isinstance(planned, Mixed):
+            return planned.divide(parts)
+        lane = self._owner(planned)
+        return lane.divide(planned, parts) if lane else []
+
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
+        """By run first, then by lines; none where its run was given up."""
+        if isinstance(planned, Mixed):
+            large = [member for member in planned.members if member.body.size > size]
+            fitting = [member for member in planned.members if member.body.size <= size]
+            return fitting + [part for member in large for part in self.refit(member, size)]
+        lane = self._owner(planned)
+        return lane.refit(planned, size) if lane else []
+
+    def substitute(self, planned: Planned, reason: str) -> None:
+        """Put a gap event in the place of a record that is refused for good."""
+        run = self._runs.get(planned.body.run)
+        if run and run.lane:
+            run.lane.substitute(planned, reason)
+
+    def reinstate(self, planned: Planned) -> None:
+        """Take the gap event back."""
+        Source.reinstate(planned)
+
+    def close(self) -> None:
+        """Close the files of all runs."""
+        for run in self._runs.values():
+            if run.lane:
+                run.lane.close()
+
+    def remove(self) -> None:
+        """Delete the folders of the runs that are shipped and closed."""
+        for run in list(self._runs.values()):
+            self._settle(run)
+
+    def report(self) -> tuple[int, int]:
+        """Runs, and records that were read and are not acknowledged; for another thread."""
+        lanes = [run.lane for run in list(self._runs.values())]
+        return len(lanes), sum(lane.records for lane in lanes if lane)
+
+    @property
+    def _ready_bytes(self) -> int:
+        return sum(len(planned.body.data) for planned in self._ready)
+
+    @property
+    def _most_body_bytes(self) -> int:
+        return min(self._message_bytes, self._limits.packed, self._limits.request)
+
+    @property
+    def _most_data_bytes(self) -> int:
+        """What fits into a body beside the largest attributes."""
+        return self._most_body_bytes - attributes_size(Body(b"", "", "h" * 255, 0, 0).attributes)
+
+    @property
+    def _enough(self) -> int:
+        """Bytes of records that fill a request."""
+        return self._limits.request if self._compress == "none" else self._limits.entries * self._most_body_bytes
+
+    @property
+    def _slice_bytes(self) -> int:
+        """The larger the fewer compete."""
+        if not self._mixing:
+            return self._most_body_bytes
+        share = self._most_body_bytes // (len(self._turns) + 1)
+        return min(self._most_body_bytes, max(QUANTUM_BYTES, share))
+
+    def _arrive(self, run: Run) -> None:
+        run.noted = False
+        if run.gone:
+            return
+        try:
+            if run.lane is None:
+                run.lane = Lane(run.folder, self._limits, run.root)
+                if run.lane.run != run.name:  # its first frame is its owner's, and may be another one by now
+                    raise ValueError("its first frame names another run")
+                self._runs[run.name] = run
+        except Exception as error:  # damage of whatever kind is this run's alone
+            self._lose(run, error)
+            return
+        run.lane.final = run.ended  # which another thread sets, perhaps since the last turn
+        if not run.lane.queued:
+            run.lane.queued = True
+            self._turns.append(run)
+
+    def _give_turn(self, run: Run, lane: Lane) -> None:
+        size, before = self._slice_bytes, lane.size
+        try:
+            lane.read_slice(size)
+        except Exception as error:
+            self._held += lane.size - before
+            self._lose(run, error)
+            return
+        self._held += lane.size - before
+        lane.debt = max(0, lane.size - before - max(size, QUANTUM_BYTES))
+        self._awake.pop(run.name, None)
+        self._awake[run.name] = run
+        if lane.waiting:
+            self._holding[run.name] = run
+        if lane.caught_up:
+            lane.queued = False
+            self._settle(run)
+        else:
+            self._turns.append(run)
+
+    def _taken(self, run: Run) -> list[Planned]:
+        try:
+            return run.lane.take() if run.lane else []
+        except Exception as error:
+            self._lose(run, error)
+            return []
+
+    def _close(self, members: list[Planned]) -> None:
+        self._ready.extend(self._compressor.add(Mixed(members) if len(members) > 1 else members[0]))
+
+    def _let_rest(self) -> None:
+        """Keep the files and buffers of the latest few."""
+        while len(self._awake) > _AWAKE:
+            run = self._awake.pop(next(iter(self._awake)))
+            if run.lane:
+                run.lane.rest()
+
+    def _by_run(self, bodies: Iterable[Planned]) -> Iterable[tuple[Run, list[Planned]]]:
+        """The slices of each run that is still here."""
+        found: dict[str, list[Planned]] = {}
+        for planned in bodies:
+            for member in _members(planned):
+                found.setdefault(member.body.run, []).append(member)
+        return [(self._runs[name], members) for name, members in found.items() if name in self._runs]
+
+    def _owner(self, planned: Planned) -> Lane | None:
+        """The lane that handed a slice out; None where its run was given up since (and perhaps taken again)."""
+        run = self._runs.get(planned.body.run)
+        return run.lane if run and run.lane and run.lane.planned(planned) else None
+
+    def _settle(self, run: Run) -> None:
+        """Have done with a run that has ended and is shipped."""
+        lane = run.lane
+        if lane and lane.final and lane.caught_up and lane.done and not (lane.queued or run.gone):
+            lane.close()
+            lane.remove()
+            self._forget(run)
+
+    def _lose(self, run: Run, error: Exception) -> None:
+        """Give a run up, with what of it is not acknowledged: whoever takes it next sends that again."""
+        run.failure = f"{type(error).__name__}: {error}"
+        if run.lane:
+            run.lane.close()
+        self._forget(run)
+        ready, self._ready = [*self._ready, *self._compressor.rest()], deque()
+        for planned in ready:  # what is in no request yet is not to be planned by another lane of the same run
+            found = _members(planned)
+            kept = [member for member in found if member.body.run != run.name]
+            if len(kept) == len(found):
+                self._ready.append(planned)
+            elif kept:
+                self._close(kept)
+        self._ready.extend(self._compressor.rest())
+
+    def _forget(self, run: Run) -> None:
+        if run.lane and run.name in self._runs:
+            self._held -= run.lane.size
+        for known in (self._runs, self._holding, self._awake):
+            known.pop(run.name, None)
+        run.lane = None
+        run.gone = True

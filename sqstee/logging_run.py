@@ -1,0 +1,223 @@
+"""A run that is written by the process itself, through Python's logging, and shipped by a thread of it.
+
+What the front does for a command, without a command: no fork, no capture. Nothing here waits for the network but
+`close`, and that no longer than the flush timeout.
+"""
+
+from __future__ import annotations
+
+import _thread
+import concurrent.futures.thread  # noqa: F401  # boto3 needs it, and at the interpreter's end it cannot be had
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from sqstee.destination import LOCAL_FILE_NAME, parse
+from sqstee.options import SENDER_OPTIONS, Settings
+from sqstee.record import STREAMS
+from sqstee.ship.sender_pool import THREADS
+from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import CLOSE, WAKE
+from sqstee.spool import run_events, run_folder
+from sqstee.spool.fsync import Syncer
+from sqstee.spool.location import default_root, open_root
+from sqstee.spool.quarantine import about_put_aside, put_aside
+from sqstee.spool.quota import SEGMENT_SUFFIX
+from sqstee.transports.factory import load, open_sender
+
+if TYPE_CHECKING:
+    from sqstee.spool.redact import Masker
+
+_STREAM = STREAMS.index("stderr")  # where logging would write
+_WAKE_SECONDS = 0.1  # the shipper is woken at most so often, and looks again by itself a little later
+_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to come back
+_FORK_SECONDS = 10.0  # how long a fork may wait for modules to be loaded
+
+# Held while the shipping thread imports: a child forked meanwhile would wait for ever for a module's lock.
+_loading = threading.Lock()
+_forking = threading.local()
+
+
+class LoggedRun:
+    """One run, from its first line to `close`; used under its handler's lock."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started = time.monotonic()
+        self._woken_at = 0.0
+        self._reason = ""
+        self._shipper: Shipper | None = None
+        self._destination = parse(settings.to or "local")
+        self.root = open_root(settings.spool or default_root())
+        self._local = f"{self.root}/{LOCAL_FILE_NAME}"
+        if self._destination.kind == "local":
+            self._local = os.path.abspath(self._destination.name or self._local)
+            self._destination = parse(f"local:{self._local}")
+        self.id = run_folder.new_ulid(time.time_ns())
+        self._wake_reading, self._wake = os.pipe()
+        try:
+            self._open()
+        except BaseException:
+            self._let_go("_wake_reading", "_wake")
+            raise
+        self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending, or the limit on threads is reached: `close` ships
+            self._threaded = False
+        else:
+            self._threaded = True
+
+    def _open(self) -> None:
+        settings = self._settings
+        self._writer, self._writer_lock, self._ship_lock = run_folder.create(
+            self.root,
+            self.id,
+            run_events.meta(settings, self.id, self._destination.text),
+            settings.max_line,
+            settings.spool_max,
+            settings.on_full,
+            run_folder.writer_for(_masker(settings.redact)),
+        )
+        self._syncer = self._sync() if settings.fsync else None
+        self._writer.event(run_events.start(settings.job, os.getpid(), None))
+        os.set_blocking(self._wake, False)
+        if self._destination.kind == "local":
+            load(self._destination)  # its hooks must be there before anybody forks
+
+    def write(self, level: int, data: bytes) -> None:
+        """Spool whole lines of a level (an index into record.LEVELS)."""
+        self._writer.level = level
+        self._writer.write(_STREAM, data)
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell the shipper that there is something."""
+        now = time.monotonic()
+        if now - self._woken_at >= _WAKE_SECONDS:
+            self._woken_at = now
+            self._tell(WAKE)
+
+    def close(self) -> str:
+        """End the run and have the rest delivered, within the flush timeout; what there is to say about it, or ''."""
+        self._writer.event(run_events.end_of_process(time.monotonic() - self._started, self._writer))
+        self._writer.close()
+        if self._syncer:
+            self._syncer.finish()
+        self._let_go("_writer_lock")
+        self._tell(CLOSE)
+        if not self._threaded:
+            self._ship()
+        try:
+            self._thread.join(self._settings.flush_timeout + _GRACE_SECONDS if self._threaded else None)
+        except RuntimeError:  # it never started
+            pass
+        self._let_go("_wake")
+        return self._answer()
+
+    def abandon(self) -> None:
+        """Let go of it in a forked child: it is the parent's."""
+        self._let_go("_writer_lock", "_ship_lock", "_wake", "_wake_reading")
+        self._writer.abandon()
+
+    def _let_go(self, *names: str) -> None:
+        """Close descriptors, each once: its number may be another's by now."""
+        for name in names:
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+    def _sync(self) -> Syncer:
+        syncer = Syncer(self._writer.folder, SEGMENT_SUFFIX)
+        self._writer.tell(syncer.note)
+        try:
+            syncer.start()
+        except RuntimeError:  # no thread can be had: `close` syncs
+            pass
+        return syncer
+
+    def _tell(self, word: bytes) -> None:
+        try:
+            os.write(self._wake, word)
+        except OSError:
+            pass
+
+    def _ship(self) -> None:
+        THREADS.add(_thread.get_ident())
+        try:
+            with _loading:
+                sender = open_sender(
+                    self._destination,
+                    self._local,
+                    self._settings.local_max,
+                    **{name: getattr(self._settings, name) for name in SENDER_OPTIONS},
+                )
+                self._load()
+            self._shipper = shipper = Shipper(
+                self._writer.folder,
+                sender,
+                self._wake_reading,
+                linger=self._settings.linger,
+                message_bytes=self._settings.message_bytes,
+                flush_timeout=self._settings.flush_timeout,
+                compress=self._settings.compress,
+            )
+            try:
+                if shipper.run():
+                    shipper.remove()
+            finally:
+                shipper.close()
+        except Exception as error:
+            self._reason = f"{type(error).__name__}: {error}"
+        finally:
+            self._let_go("_ship_lock", "_wake_reading")
+            THREADS.discard(_thread.get_ident())
+
+    def _load(self) -> None:
+        """What cannot be loaded (a profile that is not there, a mistyped endpoint) the sender will say, or get over."""
+        try:
+            load(self._destination)
+        except Exception:
+            pass
+
+    def _answer(self) -> str:
+        acknowledged = self._shipper.acknowledged if self._shipper else 0
+        waiting = self._writer.spooled - acknowledged
+        found = []
+        for reason, number in self._writer.reasons.items():
+            found.append(f"{number} log lines dropped: the spool could not take them ({reason})")
+        if quarantined := put_aside(self._writer.folder):
+            found.append(about_put_aside(f"{quarantined} log lines", self.root))
+        if waiting > 0:
+            why = self._reason or (self._shipper.reason if self._shipper else "")
+            why = f" ({why})" if why else ""
+            found.append(f"the log is not delivered whole yet{why}: kept in {self.root}, `sqstee flush` ships it")
+        return "; ".join(found)
+
+
+def _masker(patterns: tuple[str, ...]) -> Masker | None:
+    if not patterns:
+        return None
+    from sqstee.spool.redact import Masker
+
+    return Masker(patterns)
+
+
+def _before_fork() -> None:
+    _forking.held = _thread.get_ident() not in THREADS and _loading.acquire(timeout=_FORK_SECONDS)
+
+
+def _after_fork() -> None:
+    if _forking.held:
+        _loading.release()
+
+
+def _after_fork_in_child() -> None:
+    global _loading
+    _loading = threading.Lock()
+    THREADS.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -1,0 +1,173 @@
+"""Messages off a transport, decoded: blocks of consecutive seqs, and what other programs sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from sqstee.record import STREAMS, timestamp
+from sqstee.transports.base import ReceivedMessage
+from sqstee.wire import DecodeError, Event, Record, decode, unpack
+
+Item = Record | Event
+
+# A body that only points to where the real one lies (AWS Extended Client Library, by its versions 2 and 1).
+POINTERS = (
+    b'["software.amazon.payloadoffloading.PayloadS3Pointer"',
+    b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
+)
+MOST_FOREIGN_LINES = 50_000  # of one message; what follows is one piece: a thousandth of it may be a million lines
+_DEEPEST = 50  # of what is nested in a JSON object that is cut
+_LONGEST_SECONDS = 1e10  # that a command takes: three hundred years
+_MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
+_HOST_KEYS = ("host", "hostname")
+_TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
+
+
+class Foreign:
+    """A line of a message that is not in the wire format: plain text, or another program's JSON.
+
+    `data` is the line without its newline, `sent` when its message was sent, as sqstee's own timestamps; the rest is
+    what of it a reader can show, empty where there is none.
+    """
+
+    __slots__ = ("data", "host", "id", "job", "message", "object", "run", "sent", "stream", "timestamp")
+
+    def __init__(self, data: bytes, message: ReceivedMessage) -> None:
+        self.data = data
+        self.id = message.id
+        self.object = _object(data)
+        found = self.object or {}
+        self.message = _first(found, _MESSAGE_KEYS) or data.decode("utf-8", "replace")
+        self.host = _first(found, _HOST_KEYS) or message.attributes.get("host", "")
+        self.stream = _first(found, ("stream",))
+        self.sent = timestamp(int(message.sent * 1e9))
+        self.timestamp = _first(found, _TIME_KEYS) or self.sent
+        self.run = _first(found, ("run",))
+        self.job = _first(found, ("job",))
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The JSON object itself, or one made of the text."""
+        if self.object is not None:
+            return self.object
+        return {"timestamp": self.timestamp, "message": self.message, "message_id": self.id}
+
+
+def is_pointer(message: ReceivedMessage) -> bool:
+    """Whether a body only points to the real one, which the transport did not fetch."""
+    return message.data.startswith(POINTERS)
+
+
+def blocks(message: ReceivedMessage) -> Iterator[list[Item]]:
+    """The items of a message, split where the run changes or the seqs do not follow on; a gap event stands alone.
+
+    Raises DecodeError where the message is not in the wire format.
+    """
+    yield from split(decode(message.data, message.attributes))
+
+
+def split(items: list[Item]) -> Iterator[list[Item]]:
+    """Items in blocks of one run and consecutive seqs; a gap event stands alone."""
+    block: list[Item] = []
+    for item in items:
+        if block and (is_gap(item) or is_gap(block[-1]) or not _follows(item, block[-1])):
+            yield block
+            block = []
+        block.append(item)
+    if block:
+        yield block
+
+
+def read(message: ReceivedMessage) -> tuple[list[list[Item]], list[Foreign]]:
+    """A message of whatever form: the blocks of what is in the wire format, and every other line."""
+    try:
+        return list(blocks(message)), []
+    except DecodeError:
+        pass
+    items: list[Item] = []
+    foreign: list[Foreign] = []
+    lines = plain(message).split(b"\n")
+    for at, line in enumerate(lines):
+        if not line:
+            continue
+        if len(foreign) == MOST_FOREIGN_LINES:
+            foreign.append(Foreign(b"\n".join(lines[at:]).rstrip(b"\n"), message))
+            break
+        try:
+            items += decode(line)
+        except DecodeError:
+            foreign.append(Foreign(line, message))
+    return list(split(items)), foreign
+
+
+def plain(message: ReceivedMessage) -> bytes:
+    """A message's body, unpacked where it can be."""
+    try:
+        return unpack(message.data, message.attributes)
+    except DecodeError:
+        return message.data
+
+
+def is_gap(item: Item) -> bool:
+    """Whether an item covers a range of seqs that were dropped."""
+    return isinstance(item, Event) and item.event == "gap"
+
+
+def _follows(item: Item, before: Item) -> bool:
+    return item.run == before.run and item.seq == before.seq + 1
+
+
+def _object(data: bytes) -> dict[str, object] | None:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _first(fields: dict[str, object], names: tuple[str, ...]) -> str:
+    return next((text for text in map(fields.get, names) if isinstance(text, str)), "")
+
+
+def stream_of(item: Item | Foreign) -> str:
+    """The stream's name; an event has `event` in its place."""
+    return "event" if isinstance(item, Event) else item.stream
+
+
+def json_of(fields: dict[str, object], ascii_only: bool = True) -> str:
+    """Fields as JSON. What could be read may be nested too deeply to be written, from where that is done: it is cut."""
+    try:
+        return json.dumps(fields, ensure_ascii=ascii_only)
+    except RecursionError:
+        return json.dumps(_cut(fields, _DEEPEST), ensure_ascii=ascii_only)
+
+
+def _cut(value: object, depth: int) -> object:
+    if isinstance(value, dict):
+        return {name: _cut(each, depth - 1) for name, each in value.items()} if depth else "…"
+    if isinstance(value, list):
+        return [_cut(each, depth - 1) for each in value] if depth else "…"
+    return value
+
+
+def seconds_of(event: Event) -> float | None:
+    """How long an exit event says that its command took; None where that is no number, or none of a time."""
+    found = event.fields.get("duration_s")
+    return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
+
+
+__all__ = [
+    "STREAMS",
+    "Foreign",
+    "Item",
+    "blocks",
+    "is_gap",
+    "is_pointer",
+    "json_of",
+    "plain",
+    "read",
+    "seconds_of",
+    "split",
+    "stream_of",
+]

@@ -1,0 +1,1 @@
+"""From the spool to the destination: read, pack, send, acknowledge, free."""

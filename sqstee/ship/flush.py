@@ -1,0 +1,154 @@
+"""Shipping what earlier runs left in the spool."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import partial
+
+from sqstee.destination import LOCAL_FILE_NAME, parse
+from sqstee.options import SENDER_OPTIONS
+from sqstee.ship.sender_pool import IN_FLIGHT
+from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import CLOSE
+from sqstee.spool.checkpoint import State
+from sqstee.spool.reader import read_meta
+from sqstee.spool.recovery import close_dead_run
+from sqstee.spool.run_folder import holds_nothing, lock, remove
+from sqstee.spool.waiting import sweep, waiting_runs
+from sqstee.transports.factory import open_sender
+from sqstee.transports.fallback import FallbackSender, hurry
+from sqstee.transports.fallback_ledger import pairs
+
+_OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
+_LOOK_AGAIN_SECONDS = 30.0
+
+
+class Flushed:
+    """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it.
+
+    `quarantined` is how many of its records were put aside.
+    """
+
+    __slots__ = ("busy", "complete", "destination", "quarantined", "reason", "run")
+
+    def __init__(self, run: str, destination: str, complete: bool, reason: str, busy: bool = False) -> None:
+        self.run = run
+        self.destination = destination
+        self.complete = complete
+        self.reason = reason
+        self.busy = busy
+        self.quarantined = 0
+
+
+def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Flushed:
+    """Ship one run of those in `root` within `timeout` seconds; a dead one is closed first."""
+    folder = f"{root}/{run}"
+    try:
+        shipping = lock(folder, "ship")
+    except FileNotFoundError:
+        return Flushed(run, "", True, "")
+    if shipping is None:
+        return Flushed(run, "", False, "", busy=True)
+    try:
+        if holds_nothing(folder) and remove(folder, only_empty=True):
+            return Flushed(run, "", True, "")
+        meta = json.loads(read_meta(folder))
+        return _ship_and_close(root, run, meta, timeout, in_flight)
+    except Exception as error:  # damage of whatever kind is this run's alone
+        return Flushed(run, "", False, f"its spool cannot be read: {error}")
+    finally:
+        os.close(shipping)
+
+
+def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> Flushed:
+    """Ship a run, and remove it if it was closed before its end was read: else that may be missing in what is shipped.
+
+    A run may end while the rest of it is shipped, and a disk may be full until some of it is freed: it is closed again
+    then, and what that adds is shipped as well.
+    """
+    quarantined = 0
+    for _ in range(2):
+        closed, trouble = _closed(f"{root}/{run}")
+        flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
+        flushed.quarantined = quarantined = quarantined + flushed.quarantined
+        if closed or not flushed.complete:
+            return flushed
+    flushed.complete, flushed.reason = not trouble, trouble
+    return flushed
+
+
+def _closed(folder: str) -> tuple[bool, str]:
+    """Close a run if it is dead; whether it is closed, and what kept us from it.
+
+    Raises OSError where what is shipped could not be noted either: it would be sent again each time.
+    """
+    try:
+        return close_dead_run(folder), ""
+    except OSError as error:
+        state = State(folder)
+        state.save(state.next, state.position, state.plan)
+        state.close()
+        return False, f"its end cannot be written: {error.strerror}"
+
+
+def settle(root: str) -> list[str]:
+    """Tell the first destinations of fallbacks what went to the second ones; those that were told something.
+
+    What is away, or owed by a process that lives, is told later: every line is delivered, the rest is a courtesy.
+    """
+    told = []
+    for pair in pairs(root):
+        try:
+            to = parse(pair.pop("to"))
+            sender = open_sender(to, f"{root}/{LOCAL_FILE_NAME}", 0, **pair)
+            if isinstance(sender, FallbackSender) and sender.settle():
+                told.append(to.text)
+        except Exception:  # the destination is away, or the file is damaged or another version's
+            pass
+    return told
+
+
+def flush_others(own: str) -> None:
+    """Ship, as long as this process lives, what other runs left behind in the spool folder of the run in `own`."""
+    root, name = os.path.split(own)
+    while True:
+        try:
+            sweep(root)
+            for run in waiting_runs(root):
+                if run != name:
+                    flush(root, run, _OTHERS_SECONDS, in_flight=1)
+        except Exception:  # it is a service to others: one's own lines do not depend on it
+            pass
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> Flushed:
+    to = str(meta["to"])
+    wake, closing = os.pipe()
+    os.write(closing, CLOSE)
+    os.close(closing)
+    sending = {name: str(meta.get(name, "")) for name in SENDER_OPTIONS}
+    sender = open_sender(parse(to), f"{root}/{LOCAL_FILE_NAME}", int(str(meta["local_max"])), **sending)
+    shipper = Shipper(
+        f"{root}/{run}",
+        sender,
+        wake,
+        linger=0.0,
+        message_bytes=int(str(meta.get("message_bytes", 0))) or None,
+        flush_timeout=timeout,
+        compress=str(meta["compress"]),
+        closing=partial(hurry, sender),
+        in_flight=in_flight,
+    )
+    try:
+        complete = shipper.run()
+        if complete and remove:
+            shipper.remove()
+    finally:
+        shipper.close()
+        os.close(wake)
+    flushed = Flushed(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
+    flushed.quarantined = shipper.quarantined
+    return flushed

@@ -1,0 +1,187 @@
+"""Frames into message bodies, bodies into requests, and when a request is due. Pure: time comes in as an argument."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
+from sqstee.ship.request import Planned
+from sqstee.spool.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
+
+_LEVEL_OF = dict(enumerate(LEVELS))  # a later version may have more
+_SLICE_LINES = 1024  # encoded at once: a chunk of empty lines grows two-hundredfold
+
+
+class Packer:
+    """Joins the lines of one run's frames and packs their records into bodies of at most `limit` bytes of data.
+
+    Records below `start` are left out (they are acknowledged). The bodies of `plan` come first and hold exactly these
+    ranges, whatever their size: what may have been sent already is sent again unchanged.
+    """
+
+    def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
+        self._encoder = encoder
+        self.limit_to(limit)
+        self._start = start
+        self._plan = deque(plan)
+        self._partial: list[list[bytes]] = [[] for _ in STREAMS]
+        self._begin: list[Position | None] = [None for _ in STREAMS]
+        self._resume: Position | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._first = self._last = -1
+
+    def limit_to(self, size: int) -> None:
+        """From now on a message may count at most `size` bytes, attributes included."""
+        attributes = Body(b"", self._encoder.run, self._encoder.host, 10**12, 10**12).attributes
+        self._limit = size - attributes_size(attributes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the open body's data; 0 where none is open."""
+        return self._size
+
+    def add(self, frame: Frame) -> Iterator[Planned]:
+        """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
+        before = self.resume(frame.position)
+        if frame.kind == LINES:
+            block, first, lines = self._join(frame)
+            for records, start, end in self._encoded(frame, block, first, lines):
+                yield from self._place(records, start, end, before)
+        elif (last := frame.first + frame.lines - 1) >= self._start:
+            event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
+            yield from self._place(event, frame.first, last, before)
+        self._resume = self.resume(frame.end)
+
+    def flush(self) -> list[Planned]:
+        """Close the open body, if there is one."""
+        if not self._parts or self._resume is None:
+            return []
+        return [self._close(self._resume)]
+
+    def resume(self, here: Position) -> Position:
+        """From where, once all up to `here` is acknowledged, everything behind it can be rebuilt."""
+        return min([begin for begin in self._begin if begin is not None], default=here)
+
+    def _join(self, frame: Frame) -> tuple[bytes, int, int]:
+        """The lines that `frame` completes, as one block, with the first's seq and how many they are."""
+        stream = frame.stream
+        if frame.flags & FRESH:
+            self._partial[stream], self._begin[stream] = [], None
+        cut = len(frame.payload) if frame.flags & CUT else frame.payload.rfind(b"\n") + 1
+        if frame.lines:
+            block = b"".join((*self._partial[stream], frame.payload[:cut]))
+            rest = frame.payload[cut:]
+            self._partial[stream], self._begin[stream] = [], None
+        else:
+            block, rest = b"", frame.payload
+        if rest:
+            self._partial[stream].append(rest)
+            self._begin[stream] = self._begin[stream] or frame.position
+        return self._without_acknowledged(block, frame.first, frame.lines)
+
+    def _without_acknowledged(self, block: bytes, first: int, lines: int) -> tuple[bytes, int, int]:
+        old = min(self._start - first, lines)
+        if old <= 0:
+            return block, first, lines
+        cut = len(block) if old == lines else nth_newline(block, old) + 1
+        return block[cut:], first + old, lines - old
+
+    def _encoded(self, frame: Frame, block: bytes, first: int, lines: int) -> Iterator[tuple[bytes, int, int]]:
+        """The records of a block in slices of bounded size, with their first and last seq."""
+        at = 0
+        while lines:
+            count, end = lines, len(block)
+            if lines > _SLICE_LINES:
+                count = _SLICE_LINES
+                end = nth_newline(block, count, at) + 1
+            eol = count < lines or not frame.flags & CUT
+            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT, "")
+            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
+            yield records, first, first + count - 1
+            at, first, lines = end, first + count, lines - count
+
+    def _place(self, records: bytes, first: int, last: int, resume: Position) -> Iterator[Planned]:
+        """Add records `first`..`last` to the open body, closing bodies as they fill."""
+        at = 0
+        while at < len(records):
+            while self._plan and self._plan[0][1] < first:
+                self._plan.popleft()  # a gap took its place meanwhile
+            end, upto = self._fit(records, at, first, last)
+            if end > at:
+                self._parts.append(records[at:end])
+                self._size += end - at
+                self._first = first if self._first < 0 else self._first
+                self._last = upto
+                at, first = end, upto + 1
+            if at < len(records) or (self._plan and self._last >= self._plan[0][1]):
+                yield self._close(resume)
+
+    def _fit(self, records: bytes, at: int, first: int, last: int) -> tuple[int, int]:
+        """Up to where in `records`, from `at` on, they go into the open body, and the last seq among them."""
+        if self._plan:
+            end = self._plan[0][1]
+            if last <= end or records.find(b"\n", at) == len(records) - 1:
+                return len(records), last
+            return nth_newline(records, end - first + 1, at) + 1, end
+        room = self._limit - self._size
+        if len(records) - at <= room:
+            return len(records), last
+        cut = records.rfind(b"\n", at, at + max(room, 0)) + 1
+        if not cut and not self._size:  # one record that is larger than a body should be goes alone
+            cut = records.find(b"\n", at) + 1
+        if cut == len(records):
+            return cut, last
+        return (cut, first + records.count(b"\n", at, cut) - 1) if cut else (at, first - 1)
+
+    def _close(self, resume: Position) -> Planned:
+        body = Body(b"".join(self._parts), self._encoder.run, self._encoder.host, self._first, self._last)
+        if self._plan and self._last >= self._plan[0][1]:
+            self._plan.popleft()
+        self._parts, self._size, self._first = [], 0, -1
+        return Planned(body, resume)
+
+
+def nth_newline(block: bytes, count: int, start: int = 0) -> int:
+    """The index of the `count`-th newline (from 1) from `start` on; -1 where there are fewer."""
+    at = start - 1
+    for _ in range(count):
+        at = block.find(b"\n", at + 1)
+        if at < 0:
+            return -1
+    return at
+
+
+def records(body: Body) -> list[tuple[int, int, bytes]]:
+    """The records of a plain body: first and last seq that each covers, and its line."""
+    lines = body.data.splitlines(keepends=True)
+    firsts = [int(json.loads(line)["seq"]) for line in lines]
+    lasts = [following - 1 for following in firsts[1:]] + [body.last]
+    return list(zip(firsts, lasts, lines, strict=True))
+
+
+def divide(body: Body, parts: int) -> list[Body]:
+    """A body as `parts` plain bodies of about as many records each; fewer where it has not that many."""
+    found = records(body.plain())
+    size = -(-len(found) // parts)
+    return [_joined(body, found[at : at + size]) for at in range(0, len(found), size)]
+
+
+def refit(body: Body, limit: int) -> list[Body]:
+    """A body as plain bodies that count at most `limit` bytes each, but for single records that are larger."""
+    most = limit - attributes_size(Body(b"", body.run, body.host, 10**12, 10**12).attributes)
+    groups: list[list[tuple[int, int, bytes]]] = []
+    room = 0
+    for record in records(body.plain()):
+        room -= len(record[2])
+        if not groups or room < 0:
+            groups.append([])
+            room = most - len(record[2])
+        groups[-1].append(record)
+    return [_joined(body, group) for group in groups]
+
+
+def _joined(body: Body, group: list[tuple[int, int, bytes]]) -> Body:
+    return Body(b"".join(line for _, _, line in group), body.run, body.host, group[0][0], group[-1][1])

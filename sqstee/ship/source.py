@@ -1,0 +1,351 @@
+"""One run's spool on its way out: frames are read and packed, bodies are planned, acknowledged, and freed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from sqstee.jsonbytes import encode_object
+from sqstee.record import Body, Encoder
+from sqstee.ship import pack
+from sqstee.ship.compressor_pool import Compressor
+from sqstee.ship.pack import Packer
+from sqstee.ship.request import MAX_ENTRIES, Limits, Planned, Request, compress
+from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, State
+from sqstee.spool.frame import Position, Range, gap_fields
+from sqstee.spool.quarantine import QUARANTINE
+from sqstee.spool.reader import Reader, read_meta
+from sqstee.spool.run_folder import remove
+from sqstee.spool.segments import delete_segments_before, write_whole
+
+AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
+
+
+class Source:
+    """Bodies of one run, in seq order, from what is not acknowledged yet.
+
+    `ready` holds bodies that wait for a request; those that were handed out stay planned until they and everything
+    before them are acknowledged. `body_bytes` is how much is packed into a body, at most what `limits` allow. What
+    no message can hold, or the destination refuses for good, goes to the quarantine file, and a gap event in its place.
+    Where `folder` is but another name of the run's folder `root` is the spool's.
+    """
+
+    encoder: type[Encoder] = Encoder
+
+    def __init__(self, folder: str, body_bytes: int, limits: Limits, compress: str, root: str = "") -> None:
+        self.folder = folder
+        self.quarantined = 0
+        self.body_bytes = body_bytes
+        self._root = root or os.path.dirname(folder)
+        self._name = "" if root else os.path.basename(folder)
+        self._limits = limits
+        self._compress = compress
+        self._compressor = Compressor(compress)
+        meta = json.loads(read_meta(folder))
+        self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
+        self._state = State(folder)
+        self._reader = Reader(folder, self._state.position, self._state.next)
+        self._packer = Packer(self._encoder, self._most_body_bytes, self._state.next, self._state.plan)
+        self._packing: Iterator[Planned] | None = None
+        self.ready: deque[Planned] = deque()
+        self.caught_up = False  # whether the last `read` came to the end of what is written
+        self._planned: deque[Planned] = deque()
+        self._promised: list[Range] = list(self._state.plan)  # of an earlier shipper's plan, not handed out again yet
+
+    @property
+    def acknowledged(self) -> int:
+        """Every seq below this one is acknowledged."""
+        return self._state.next
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait that have not been handed out."""
+        return bool(self.ready) or self._packer.size > 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether so much is ahead that nothing is packed until something is acknowledged."""
+        ahead = [*self.ready, *self._planned]
+        return len(ahead) >= PLAN_LIMIT or sum(len(planned.body.data) for planned in ahead) >= AHEAD_BYTES
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing waits and nothing is unacknowledged, as far as was read."""
+        return not self.waiting and not self._planned
+
+    def read(self) -> None:
+        """Pack what the spool holds by now, until there is a full request, or as much as memory may hold."""
+        self.caught_up = False
+        self._packer.limit_to(self._most_body_bytes)
+        while not self._full():
+            if self._packing is None:
+                self._packing = self._bodies()
+            planned = next(self._packing, None)
+            if planned is None:
+                self._packing = None
+                self.caught_up = True
+                break
+            self._extend(self._compressor.add(planned))
+        self._extend(self._compressor.rest())
+        if self.caught_up:
+            self._free_read()
+
+    def close_open_body(self) -> None:
+        """Make what is packed so far ready, although the body is not full."""
+        self._extend(self._compressor.now(planned) for planned in self._packer.flush())
+
+    def full_request(self) -> Request | None:
+        """The next bodies that fill a request, once there are enough of them and the plan has room."""
+        request = self._request()
+        count = len(request.planned)
+        more = len(self.ready) > count
+        if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
+            return None
+        return self._hand_out(request) if count <= self._room() else None
+
+    def partial_request(self) -> Request:
+        """The next bodies that fit a request, however few."""
+        return self._hand_out(self._request(self._room()))
+
+    def plan(self, handed: Iterable[Planned]) -> None:
+        """Remember, before they are sent for the first time, the ranges that are handed out."""
+        fresh = [planned for planned in handed if not planned.planned]
+        for planned in fresh:
+            planned.planned = True
+            self._planned.append(planned)
+            self._promised = [promised for promised in self._promised if promised[1] > planned.body.last]
+        if fresh:
+            self._save(self._state.next, self._state.position)
+
+    def acknowledge(self, taken: Iterable[Planned]) -> None:
+        """The destination has these; what is complete from the front on is freed.
+
+        Raises OSError where what a gap event stands in for cannot be put aside: that one is not acknowledged.
+        """
+        problem: OSError | None = None
+        for planned in taken:
+            try:
+                if planned.original:
+                    self._put_aside(planned.original)
+                planned.done = True
+                body = planned.body  # what waits for one before it takes no memory
+                planned.body = Body(b"", body.run, body.host, body.first, body.last)
+            except OSError as error:
+                problem = error
+        self._free()
+        if problem:
+            raise problem
+
+    def _free(self) -> None:
+        before, (next_seq, position) = self._state.position, (self._state.next, self._state.position)
+        while self._planned and self._planned[0].done:
+            first = self._planned.popleft()
+            next_seq, position = first.body.last + 1, first.resume or position
+        if self._save(next_seq, position) and position[0] > before[0]:
+            delete_segments_before(self.folder, position[0])
+
+    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+        """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
+        return self._replace(planned, pack.divide(planned.body, parts))
+
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
+        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
+        return self._replace(planned, pack.refit(planned.body, size))
+
+    def _replace(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+        """Their ranges are planned anew: what was refused does not count as sent."""
+        found = self._parts(planned, bodies)
+        if len(found) > 1:
+            at = self._planned.index(planned)
+            del self._planned[at]
+            for part in reversed(found):
+                part.planned = True
+                self._planned.insert(at, part)
+            self._save(self._state.next, self._state.position)
+        return found
+
+    def substitute(self, planned: Planned, reason: str) -> None:
+        """Put a gap event in the place of a record that is refused for good."""
+        body = planned.original = planned.body.plain()
+        payload = encode_object(gap_fields(body.first, body.last, reason))
+        data = self._encoder.event(payload, time.time_ns(), body.first)
+        planned.body = Body(data, body.run, body.host, body.first, body.last)
+
+    @staticmethod
+    def reinstate(planned: Planned) -> None:
+        """Take the gap event back: it is refused as well, so that the record is not to blame."""
+        if planned.original:
+            planned.body, planned.original = planned.original, None
+
+    def _free_read(self) -> None:
+        """Where all that is written is acknowledged, free every segment but the last: its writer may wait for that."""
+        position = self._packer.resume(self._reader.position)
+        if self.done and position[0] > self._state.position[0] and self._save(self._state.next, position):
+            delete_segments_before(self.folder, position[0])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+        self._state.close()
+
+    def remove(self) -> None:
+        """Delete the run's folder, whose `ship` lock the caller holds, unless somebody holds its `writer` lock."""
+        remove(self.folder, f"{self._root}/{self._name or self._encoder.run}")
+
+    def _bodies(self) -> Iterator[Planned]:
+        for frame in self._reader.frames():
+            yield from self._packer.add(frame)
+
+    @property
+    def _most_body_bytes(self) -> int:
+        return min(self.body_bytes, self._limits.packed, self._limits.request)
+
+    def _extend(self, closed: Iterable[Planned]) -> None:
+        for planned in closed:
+            self.ready.extend(self._fitting(planned))
+
+    def _fitting(self, planned: Planned) -> list[Planned]:
+        """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
+        if planned.body.size <= self._limits.packed:
+            return [planned]
+        parts = self._parts(planned, pack.refit(planned.body, self._limits.packed))
+        for part in parts:
+            if part.body.size > self._limits.message:
+                self.substitute(part, "larger than the destination takes")
+        return parts
+
+    def _parts(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+        if len(bodies) == 1:
+            return [planned]
+        # only behind the last one can everything that follows be rebuilt from where the whole one ended
+        return [self._compressor.now(Planned(body, planned.resume if body is bodies[-1] else None)) for body in bodies]
+
+    def _put_aside(self, body: Body) -> None:
+        """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
+        folder = f"{self._root}/{QUARANTINE}"
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
+        name = f"{body.run}.ndjson"
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = -1
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=inside)
+            self._give_to_owner(inside)
+            self._give_to_owner(fd)
+            write_whole(fd, body.data, b"", os.fstat(fd).st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{folder}/{name}") from None
+        finally:
+            os.close(inside)
+            if fd >= 0:
+                os.close(fd)
+        self.quarantined += body.last - body.first + 1
+
+    def _give_to_owner(self, fd: int) -> None:
+        """What root makes for a user's run is the user's."""
+        owner = os.stat(self.folder).st_uid
+        if owner and os.fstat(fd).st_uid == 0:
+            os.fchown(fd, owner, -1)
+
+    def _request(self, most: int = PLAN_LIMIT) -> Request:
+        """The next bodies that go together, compressed where `auto` wants that."""
+        request = Request(self._limits)
+        for planned in self.ready:
+            if len(request.planned) >= most or not request.fits(planned):
+                break
+            request.add(planned)
+        compress(request, self._compress)
+        return request
+
+    def _hand_out(self, request: Request) -> Request:
+        for _ in request.planned:
+            self.ready.popleft()
+        return request
+
+    def _room(self) -> int:
+        return PLAN_LIMIT - len(self._planned)
+
+    def _full(self) -> bool:
+        size = sum(len(planned.body.data) for planned in self.ready)
+        if len(self.ready) >= self._limits.entries or size + self._most_body_bytes > self._limits.request:
+            return True
+        return self.blocked
+
+    def _save(self, next_seq: int, position: Position) -> bool:
+        """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""
+        plan = [(planned.body.first, planned.body.last) for planned in self._planned]
+        plan = (plan + self._promised)[:PLAN_SLOTS]
+        try:
+            self._state.save(next_seq, position, plan)
+        except OSError:
+            self._state.next, self._state.position, self._state.plan = next_seq, position, plan
+            return False
+        return True
+
+
+class Supply(Protocol):
+    """Bodies to send, and what becomes of them."""
+
+    quarantined: int  # how many records were put aside
+
+    @property
+    def acknowledged(self) -> int:
+        """How far the destination has taken it: of one run every seq below this one."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait that have not been handed out."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing waits and nothing is unacknowledged, as far as was read."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the last `read` came to the end of what is written."""
+
+    def read(self) -> None:
+        """Pack what is written by now, until there is a full request, or as much as memory may hold."""
+
+    def close_open_body(self) -> None:
+        """Make what is packed so far ready, although the body is not full."""
+
+    def full_request(self) -> Request | None:
+        """The next bodies that fill a request, once there are enough of them."""
+
+    def partial_request(self) -> Request:
+        """The next bodies that fit a request, however few."""
+
+    def plan(self, handed: Iterable[Planned]) -> None:
+        """Remember, before they are sent for the first time, the ranges that are handed out."""
+
+    def acknowledge(self, taken: Iterable[Planned]) -> None:
+        """The destination has these. Raises OSError where one cannot be freed; that one is not acknowledged."""
+
+    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+        """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record.
+
+        None where it is not to be sent any more; so with `refit`.
+        """
+
+    def refit(self, planned: Planned, size: int) -> list[Planned]:
+        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
+
+    def substitute(self, planned: Planned, reason: str) -> None:
+        """Put a gap event in the place of a record that is refused for good."""
+
+    def reinstate(self, planned: Planned) -> None:
+        """Take the gap event back."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+    def remove(self) -> None:
+        """Delete what is shipped and closed."""

@@ -1,0 +1,86 @@
+"""The checkpoint of a run: what the destination has acknowledged, and the plan of what may have been sent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from _struct import Struct
+
+from sqstee.fds import UNTRUSTED, open_untrusted
+from sqstee.spool.frame import HEADER_CRC, VERSION, Position, Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the front looks at the state file
+    from collections.abc import Sequence
+
+START: Position = (1, 0)
+PLAN_LIMIT = 50  # bodies ahead of what is acknowledged: four requests of ten, and the one that is packed meanwhile
+PLAN_SLOTS = 100  # ranges that are kept: one that was divided has more
+_SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
+_SLOT_BYTES = 2048
+_STATE_MAGIC = b"sqts"
+
+
+class State:
+    """What of a run is acknowledged: everything below `next`, and the plan of what was handed to the transport.
+
+    `position` is where reading starts so that every seq from `next` on can be rebuilt. Kept in two alternating slots
+    with a CRC each, so that a torn write leaves the one before: a pwrite costs 1 µs, a rename 220.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._path = f"{folder}/state"
+        self._fd = -1
+        self._generation = 0
+        self.next = 0
+        self.position = START
+        self.plan: list[Range] = []
+        self._load()
+
+    def save(self, next_seq: int, position: Position, plan: Sequence[Range]) -> None:
+        """Write the state; raises OSError where the disk refuses, and then the one before stays in force."""
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | UNTRUSTED, 0o600)
+        numbers = [seq for pair in plan for seq in pair]
+        numbers += [0] * (2 * PLAN_SLOTS - len(numbers))
+        slot = _SLOT.pack(
+            _STATE_MAGIC,
+            VERSION,
+            len(plan),
+            self._generation + 1,
+            next_seq,
+            position[0],
+            position[1],
+            *numbers,
+        )
+        slot += HEADER_CRC.pack(zlib.crc32(slot))
+        if os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES) < len(slot):  # a disk that is just full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._generation += 1
+        self.next, self.position, self.plan = next_seq, position, list(plan)
+
+    def close(self) -> None:
+        """Close the state file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _load(self) -> None:
+        try:
+            with open(self._path, "rb", opener=open_untrusted) as file:
+                data = file.read(_SLOT_BYTES + _SLOT.size + HEADER_CRC.size)
+        except FileNotFoundError:
+            return
+        for start in (0, _SLOT_BYTES):
+            self._take(data[start : start + _SLOT.size + HEADER_CRC.size])
+
+    def _take(self, slot: bytes) -> None:
+        if len(slot) < _SLOT.size + HEADER_CRC.size:
+            return
+        if HEADER_CRC.unpack_from(slot, _SLOT.size)[0] != zlib.crc32(slot[: _SLOT.size]):
+            return
+        magic, version, count, generation, next_seq, segment, offset, *numbers = _SLOT.unpack_from(slot)
+        if magic == _STATE_MAGIC and version == VERSION and generation > self._generation:
+            self._generation, self.next, self.position = generation, next_seq, (segment, offset)
+            self.plan = [(numbers[2 * at], numbers[2 * at + 1]) for at in range(count)]

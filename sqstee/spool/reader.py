@@ -1,0 +1,244 @@
+"""The spool, read: frames in order from an acknowledged position, and the file that holds that position.
+
+Reading needs no lock and sees a run while it is written. Damage becomes gap frames over the seqs that are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from sqstee.fds import UNTRUSTED, open_untrusted
+from sqstee.jsonbytes import encode_object
+from sqstee.spool.checkpoint import START
+from sqstee.spool.frame import (
+    CUT,
+    FRESH,
+    GAP,
+    HEADER,
+    HEADER_BYTES,
+    HEADER_CRC,
+    LINES,
+    MAGIC,
+    META,
+    VERSION,
+    Frame,
+    Position,
+    gap_fields,
+)
+from sqstee.spool.quota import SEGMENT_BYTES
+from sqstee.spool.segments import segment_name, segments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the front looks at the state file
+    from collections.abc import Iterator
+
+_READ_BYTES = 1024 * 1024
+_MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # no frame is that long: its header is damaged
+
+
+class Reader:
+    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more.
+
+    `expected` is the lowest first seq that the frames to come may have without something missing before them.
+    """
+
+    def __init__(self, folder: str, position: Position = START, expected: int = 0) -> None:
+        self.read_bytes = _READ_BYTES  # at once
+        self._folder = folder
+        self._segment, self._offset = position
+        self._fd = -1
+        self._buffer = b""
+        self._base = 0  # offset in the segment of the buffer's first byte
+        self._expected = expected
+        self._suspect: set[int] = set()  # streams whose unfinished line was damaged
+        self._begins: set[int] = set()  # streams whose next frame does not go on from what was read
+
+    @property
+    def position(self) -> Position:
+        """Where the next frame starts."""
+        return (self._segment, self._offset)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames that can be read now, META frames left out."""
+        while True:
+            for frame in self._segment_frames():
+                yield from self._checked(frame)
+            following = [number for number in segments(self._folder) if number > self._segment]
+            if not following:
+                return
+            for frame in self._segment_frames():  # the next segment is begun only when this one is complete
+                yield from self._checked(frame)
+            self._advance(following[0])
+
+    @property
+    def expected(self) -> int:
+        """The first seq behind what was read."""
+        return self._expected
+
+    def close(self) -> None:
+        """Close the segment that is being read."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._buffer = b""
+
+    def _path(self, segment: int) -> str:
+        return f"{self._folder}/{segment_name(segment)}"
+
+    def _advance(self, segment: int) -> None:
+        self.close()
+        self._segment, self._offset, self._base = segment, 0, 0
+
+    def _incomplete(self, offset: int) -> None:
+        """Stay at `offset` and read anew next time: what is there now may be truncated away and written again."""
+        self._offset = self._base = offset
+        self._buffer = b""
+
+    def _segment_frames(self) -> Iterator[Frame]:
+        if self._fd < 0:
+            try:
+                self._fd = os.open(self._path(self._segment), os.O_RDONLY | UNTRUSTED)
+            except FileNotFoundError:
+                return
+        while self._fill(HEADER_BYTES):
+            frame = self._parse()
+            if frame is None:
+                return
+            yield frame
+        self._incomplete(self._offset)
+
+    def _fill(self, size: int) -> bool:
+        """Have `size` bytes at the offset in the buffer, if the file holds them."""
+        start = self._offset - self._base
+        if len(self._buffer) - start < size:
+            self._buffer = os.pread(self._fd, max(size, self.read_bytes), self._offset)
+            self._base = self._offset
+            return len(self._buffer) >= size
+        return True
+
+    def _parse(self) -> Frame | None:
+        """The frame at the offset, or the next good one behind damage; None where it is not complete."""
+        at = self._offset - self._base
+        header = self._buffer[at : at + HEADER.size]
+        (crc,) = HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)
+        if header[:4] != MAGIC or zlib.crc32(header) != crc:
+            return self._resynchronise()
+        _, version, kind, flags, stream, time_ns, first, lines, length, payload_crc = HEADER.unpack(header)
+        if length > _MOST_PAYLOAD_BYTES:
+            return self._resynchronise()
+        if not self._fill(HEADER_BYTES + length):
+            self._incomplete(self._offset)
+            return None
+        at = self._offset - self._base + HEADER_BYTES
+        payload = self._buffer[at : at + length]
+        position = self.position
+        self._offset += HEADER_BYTES + length
+        frame = Frame(kind, first, lines, payload, time_ns, position, self.position, stream, flags)
+        if zlib.crc32(payload) != payload_crc or version != VERSION:
+            self._damage(frame)
+        return frame
+
+    def _resynchronise(self) -> Frame | None:
+        """Skip to the next magic; what was skipped shows as a hole in the seqs."""
+        origin = self._offset
+        while True:
+            self._offset += 1
+            if not self._fill(HEADER_BYTES):
+                self._incomplete(origin)
+                return None
+            start = self._offset - self._base
+            found = self._buffer.find(MAGIC, start)
+            if found < 0:
+                self._offset = self._base + len(self._buffer) - len(MAGIC)
+                continue
+            self._offset = self._base + found
+            if not self._fill(HEADER_BYTES):
+                self._incomplete(origin)
+                return None
+            at = self._offset - self._base
+            header = self._buffer[at : at + HEADER.size]
+            length = HEADER.unpack(header)[8]
+            whole = zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]
+            if whole and length <= _MOST_PAYLOAD_BYTES:
+                self._suspect = {0, 1, 2}
+                return self._parse()
+
+    def _damage(self, frame: Frame) -> None:
+        """Turn a frame with a bad payload into a gap over its seqs."""
+        if frame.kind == LINES:
+            self._suspect.add(frame.stream)
+        frame.kind = META if frame.kind == META else GAP
+        frame.payload = _damaged(frame.first, frame.lines)
+
+    def _checked(self, frame: Frame) -> Iterator[Frame]:
+        """The frame, behind gap frames for what damage took before it."""
+        if frame.first > self._expected:
+            if frame.kind == META:  # the end of a segment, or all of it, is gone: what goes on this one repeats
+                self._begins = {0, 1, 2}
+            yield self._gap(self._expected, frame.first - self._expected, frame)
+        self._expected = max(self._expected, frame.first + frame.lines)
+        if frame.kind == LINES:
+            self._note_beginning(frame)
+            yield from self._without_torn_line(frame) if frame.stream in self._suspect else (frame,)
+        elif frame.kind != META and frame.lines:
+            yield frame
+
+    def _note_beginning(self, frame: Frame) -> None:
+        """A frame that begins a line has nothing to do with the damage before it."""
+        if frame.stream in self._begins:
+            self._begins.discard(frame.stream)
+            frame.flags |= FRESH
+        if frame.flags & FRESH:
+            self._suspect.discard(frame.stream)
+
+    def _without_torn_line(self, frame: Frame) -> Iterator[Frame]:
+        """The line that goes on from a damaged frame is a gap too: its beginning is gone."""
+        if not frame.lines:
+            return
+        self._suspect.discard(frame.stream)
+        yield self._gap(frame.first, 1, frame)
+        rest = frame.payload[frame.payload.find(b"\n") + 1 or len(frame.payload) :]
+        frame.first, frame.lines, frame.payload = frame.first + 1, frame.lines - 1, rest
+        frame.flags |= FRESH  # also where nothing is left: what came before the damage goes on in nothing
+        if not frame.lines:
+            frame.flags &= ~CUT
+        yield frame
+
+    @staticmethod
+    def _gap(first: int, lines: int, before: Frame) -> Frame:
+        here = before.position
+        return Frame(GAP, first, lines, _damaged(first, lines), before.time_ns, here, here)
+
+
+def _damaged(first: int, lines: int) -> bytes:
+    return encode_object(gap_fields(first, first + lines - 1, "spool: damaged on disk"))
+
+
+def read_meta(folder: str, start: int = 0) -> bytes:
+    """The META frame's payload of a run's first segment, from `start` on, in which it can be read.
+
+    Raises OSError or ValueError.
+    """
+    numbers = [number for number in segments(folder) if number >= start]
+    if not numbers:
+        raise FileNotFoundError(f"{folder} holds no segment")
+    for number in numbers:
+        payload = _meta_of(f"{folder}/{segment_name(number)}")
+        if payload is not None:
+            return payload
+    raise ValueError(f"{folder} has no readable first frame")
+
+
+def _meta_of(path: str) -> bytes | None:
+    """The payload of a segment's META frame; None where it is damaged, or the segment was freed meanwhile."""
+    try:
+        with open(path, "rb", opener=open_untrusted) as file:
+            header = file.read(HEADER_BYTES)
+            if len(header) < HEADER_BYTES or header[:4] != MAGIC:
+                return None
+            fields = HEADER.unpack_from(header)
+            payload = file.read(min(fields[8], _MOST_PAYLOAD_BYTES))
+    except FileNotFoundError:
+        return None
+    return payload if fields[2] == META and zlib.crc32(payload) == fields[9] else None

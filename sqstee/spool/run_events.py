@@ -1,0 +1,81 @@
+"""What a run says of itself: its META frame, and the fields of its own events."""
+
+from __future__ import annotations
+
+import os
+
+from sqstee import __version__
+from sqstee.jsonbytes import encode_object
+from sqstee.options import SENDER_OPTIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from resource import struct_rusage
+
+    from sqstee.options import Settings
+    from sqstee.spool.writer import Writer
+
+
+def meta(settings: Settings, run: str, to: str) -> bytes:
+    """The payload of a run's META frames: all that whoever ships it later needs to know; no secrets."""
+    fields: dict[str, object] = {
+        "version": __version__,
+        "run": run,
+        "host": settings.host or os.uname().nodename,
+        "job": settings.job,
+        "labels": dict(settings.labels),
+        "to": to,
+        "compress": settings.compress,
+        "local_max": settings.local_max,
+    }
+    for name in ("linger", "message_bytes", *SENDER_OPTIONS):
+        if getattr(settings, name) not in (None, ""):
+            fields[name] = getattr(settings, name)
+    return encode_object(fields)
+
+
+def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object]:
+    """A run begins; `command` is None unless its arguments may be sent (they can hold secrets)."""
+    fields: dict[str, object] = {"event": "start", "message": f"{job or 'run'} started"}
+    fields["pid"] = pid
+    fields["version"] = __version__
+    if command is not None:
+        fields["command"] = [os.fsencode(word).decode("utf-8", "replace") for word in command]
+    return fields
+
+
+def end_of_command(
+    status: int, usage: struct_rusage, duration_s: float, writer: Writer, still_open: Sequence[str]
+) -> dict[str, object]:
+    """The command has ended: `status` is wait(2)'s, `still_open` names the streams that a grandchild still holds."""
+    fields: dict[str, object] = {"event": "exit"}
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        fields["message"] = f"killed by signal {number}"
+        fields["signal"] = number
+    else:
+        fields["message"] = f"exited with status {os.WEXITSTATUS(status)}"
+        fields["exit_code"] = os.WEXITSTATUS(status)
+    fields["duration_s"] = round(duration_s, 3)
+    fields |= _totals(writer)
+    fields["max_rss"] = usage.ru_maxrss * 1024
+    fields["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 3)
+    if still_open:
+        fields["open"] = list(still_open)
+    return fields
+
+
+def end_of_process(duration_s: float, writer: Writer) -> dict[str, object]:
+    """A process that logged has ended, or its handler was closed; its status is not known to us."""
+    fields: dict[str, object] = {"event": "exit", "message": "the log was closed", "duration_s": round(duration_s, 3)}
+    return fields | _totals(writer)
+
+
+def end_of_streams(writer: Writer) -> dict[str, object]:
+    """The last writer has left the streams that were open at the command's exit."""
+    return {"event": "end", "message": "the last writer has gone", **_totals(writer)}
+
+
+def _totals(writer: Writer) -> dict[str, object]:
+    return {"lines": writer.lines, "bytes": writer.bytes, "dropped": writer.dropped}

@@ -1,0 +1,132 @@
+"""The spool: a folder per run with append-only segments of checksummed frames.
+
+SPOOL/<run>/writer        locked by whoever appends (the front or its heir); its size: see `room`
+SPOOL/<run>/ship          locked by whoever sends (the shipper, flush or the agent)
+SPOOL/<run>/state         acknowledged position and plan (see replay)
+SPOOL/<run>/00000001.seg  frames (see segments); every segment begins with the run's META frame
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from sqstee.errors import SqsteeError
+from sqstee.spool.location import OTHER_FOLDER
+from sqstee.spool.quota import Room
+from sqstee.spool.segments import Segments, segment_name, segments
+from sqstee.spool.writer import Writer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqstee.spool.redact import Masker
+
+
+def new_ulid(time_ns: int) -> str:
+    """A ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32, 26 characters."""
+    value = (time_ns // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    return "".join(alphabet[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def open_lock(folder: str, name: str) -> int:
+    """Open the lock file `name` of a run's folder, without taking it."""
+    return os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def lock(folder: str, name: str) -> int | None:
+    """Take the lock file `name` of a run's folder; the descriptor that holds it, or None where another does."""
+    fd = open_lock(folder, name)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def create(
+    root: str,
+    run: str,
+    meta: bytes,
+    max_line: int,
+    spool_max: int,
+    on_full: str,
+    make: Callable[[Segments, int], Writer] = Writer,
+) -> tuple[Writer, int, int]:
+    """A new run's folder, locked before anyone can see it: its writer (by `make`), and the two locks' descriptors.
+
+    Raises SqsteeError where the spool folder is full or cannot be written.
+    """
+    try:
+        segments, writing, shipping = _create(root, run, meta, spool_max, on_full)
+    except OSError as error:
+        raise SqsteeError(f"the spool folder {root} cannot be written: {error.strerror}", OTHER_FOLDER) from None
+    return make(segments, max_line), writing, shipping
+
+
+def writer_for(masker: Masker | None) -> Callable[[Segments, int], Writer]:
+    """What makes the writer of a run: one that masks, where there is something to mask with."""
+    if not masker:
+        return Writer
+    from sqstee.spool.redact import RedactingWriter
+
+    return lambda segments, max_line: RedactingWriter(segments, max_line, masker)
+
+
+def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> tuple[Segments, int, int]:
+    hidden, folder = f"{root}/.new-{run}", f"{root}/{run}"
+    os.mkdir(hidden, 0o700)
+    try:
+        writing, shipping = lock(hidden, "writer"), lock(hidden, "ship")
+        if writing is None or shipping is None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        room = Room(root, run, writing, spool_max, on_full)
+        room.enter()
+        os.rename(hidden, folder)
+    except BaseException:
+        delete(hidden)  # what stays is swept away later
+        raise
+    return Segments(folder, meta, room), writing, shipping
+
+
+def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:
+    """Remove a run's folder, whose `ship` lock the caller holds, unless another process holds its `writer` lock.
+
+    `path` is its path where `folder` is only another name of it (/proc/self/fd/N, to which rmdir does not apply). With
+    `only_empty` a run that has a byte in a segment stays: under both locks nobody can be about to write one. Returns
+    whether the removal was due; what could not be removed stays for the next attempt.
+    """
+    writing = lock(folder, "writer")
+    if writing is None:
+        return False
+    due = not only_empty or holds_nothing(folder)
+    if due:
+        delete(folder, path)
+    os.close(writing)
+    return due
+
+
+def delete(folder: str, path: str = "") -> None:
+    """Remove a run's folder both of whose locks the caller holds; what cannot be removed stays."""
+    try:
+        for name in sorted(os.listdir(folder)):  # segments first: without the checkpoint they would be sent again
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(path or folder)
+    except OSError:
+        pass
+
+
+def holds_nothing(folder: str) -> bool:
+    """Whether no segment of a run has a byte: its front was killed before the first one had, or the disk was full."""
+    return not any(_size(f"{folder}/{segment_name(number)}") for number in segments(folder))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0

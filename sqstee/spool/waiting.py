@@ -1,0 +1,71 @@
+"""The runs that wait in a spool folder, and the remains of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+from sqstee.errors import SqsteeError
+from sqstee.spool.reader import read_meta
+from sqstee.spool.recovery import Tail
+from sqstee.spool.run_folder import lock
+
+ULID_LENGTH = 26
+_HALF_MADE_SECONDS = 3600.0  # how old a folder without its name must be before it is swept away
+
+
+class Waiting:
+    """A run in the spool: what of it waits. `alive` while a wrapper writes it."""
+
+    __slots__ = ("alive", "bytes", "destination", "job", "problem", "records", "run")
+
+    def __init__(self, root: str, run: str) -> None:
+        folder = f"{root}/{run}"
+        self.run = run
+        self.destination = self.job = self.problem = ""
+        self.records = 0
+        self.bytes = sum(_size(entry) for entry in os.scandir(folder) if entry.name != "writer")
+        try:
+            meta = json.loads(read_meta(folder))
+            self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
+            tail = Tail(folder)
+            self.records = tail.next_seq - tail.acknowledged
+        except (OSError, ValueError, KeyError) as error:
+            self.problem = f"cannot be read: {error}"
+        writing = lock(folder, "writer")
+        self.alive = writing is None
+        if writing is not None:
+            os.close(writing)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    """A file's bytes; none where it is a segment that has just been acknowledged."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def waiting_runs(root: str) -> list[str]:
+    """The runs in a spool folder, oldest first (a ULID begins with its time)."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        hint = "the form is --spool DIR"
+        raise SqsteeError(f"the spool folder {root} cannot be read: {error.strerror}", hint) from None
+    return [name for name in names if len(name) == ULID_LENGTH and os.path.isdir(f"{root}/{name}")]
+
+
+def sweep(root: str) -> None:
+    """Remove folders that were being made when their maker was killed."""
+    for name in os.listdir(root):
+        path = f"{root}/{name}"
+        try:
+            if name.startswith(".new-") and time.time() - os.lstat(path).st_mtime > _HALF_MADE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:  # it has its name by now
+            pass

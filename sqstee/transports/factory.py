@@ -1,0 +1,108 @@
+"""Which sender and which receiver a destination has; each transport is imported only where it is used."""
+
+from __future__ import annotations
+
+import os
+
+from sqstee.destination import Destination, parse
+from sqstee.transports.base import Receiver, Sender
+from sqstee.transports.errors import OPEN, TransportError
+
+_FALLBACK_SECONDS = 30.0
+
+
+def open_sender(
+    destination: Destination,
+    local_path: str,
+    local_max: int,
+    *,
+    token_file: str = "",
+    via_s3: str = "",
+    group: str = "",
+    fallback: str = "",
+    fallback_after: float | str = "",
+) -> Sender:
+    """The sender for a destination, not yet connected.
+
+    `local_path` is where the local queue lies by default: in the spool folder. `token_file` holds the bearer token for
+    a collector. With `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
+    `fallback` is the destination for what this one refuses, or cannot take for `fallback_after` seconds.
+    """
+    if fallback:
+        from sqstee.transports.fallback import FallbackSender
+        from sqstee.transports.fallback_ledger import Owed
+
+        primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
+        second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
+        pair = {
+            "to": destination.text,
+            "fallback": fallback,
+            "token_file": token_file,
+            "via_s3": via_s3,
+            "group": group,
+        }
+        owed = Owed(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
+        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), owed=owed)
+    if destination.kind == "http":
+        from sqstee.transports.http import HttpSender
+
+        return HttpSender(destination, token_file)
+    if destination.kind == "s3":
+        from sqstee.transports.s3 import S3Sender
+
+        return S3Sender(destination)
+    if destination.kind == "sqs":
+        from sqstee.transports.sqs import SqsSender
+
+        queue = SqsSender(destination, group=group)
+        if not via_s3:
+            return queue
+        from sqstee.transports.sqs_extended import OffloadingSender
+
+        return OffloadingSender(queue, parse(via_s3))
+    if destination.kind == "local":
+        from sqstee.transports.local import LocalSender
+
+        return LocalSender(destination.name or local_path, local_max)
+    raise ValueError(destination.kind)
+
+
+def load(destination: Destination) -> None:
+    """Import all that sending there will import, so that it is not done at a moment that matters."""
+    if destination.kind in ("sqs", "s3"):
+        from sqstee.transports.aws import load as load_client
+
+        load_client(destination.kind)
+    elif destination.kind == "local":
+        from sqstee.transports import local  # noqa: F401
+
+
+def open_receiver(
+    destination: Destination,
+    local_path: str,
+    connections: int = 4,
+    visibility: int | None = None,
+    *,
+    consume: bool = False,
+    shards: str = "",
+) -> Receiver:
+    """The receiver for a destination, not yet connected.
+
+    `connections` is how many calls may be under way at once; `visibility` for how many seconds a received message is
+    hidden from others (default: what the queue says). Of S3 one sees the objects in `shards` (as 00-7f; default: all);
+    with `consume` what S3 and the local queue give is to be deleted, as it is with SQS anyway.
+    """
+    if destination.kind == "s3":
+        from sqstee.transports.s3 import S3Receiver
+
+        return S3Receiver(destination, consume, shards, connections)
+    if destination.kind == "sqs":
+        from sqstee.transports.sqs import SqsReceiver
+        from sqstee.transports.sqs_extended import FetchingReceiver
+
+        return FetchingReceiver(SqsReceiver(destination, connections, visibility), connections)
+    if destination.kind == "local":
+        from sqstee.transports.local import LocalReceiver
+
+        return LocalReceiver(destination.name or local_path, destination.text, consume)
+    raise TransportError(OPEN, "Configuration", "a collector is not read: read the queue that it stores into")

@@ -1,0 +1,191 @@
+"""Bodies in S3 and pointers to them in SQS, as the AWS Extended Client Library writes and reads them (SQS.md).
+
+A pointer is the message body `["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":…,"s3Key":…}]`, and
+the Number attribute ExtendedPayloadSize says how long the real body is. That library reads objects as UTF-8, so they
+are never compressed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping, Sequence
+
+from sqstee.destination import Destination
+from sqstee.record import Body
+from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.errors import Failure, TransportError
+from sqstee.transports.s3 import Bucket, clients
+from sqstee.transports.sqs import SqsReceiver, SqsSender
+
+POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
+SIZE_ATTRIBUTE = "ExtendedPayloadSize"
+_LEGACY = ("com.amazon.sqs.javamessaging.MessageS3Pointer", "SQSLargePayloadSize")
+# What these libraries and we name such objects: nothing else is deleted on the word of a message.
+_OURS = r"[0-9a-f]{2}/[^/]+/[0-9]{12}-[0-9]{12}(?:-gap)?\.ndjson"
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_PAYLOAD_KEY = re.compile(rf"(?:.*/)?(?:{_OURS}|{_UUID})")
+
+
+class Pointer:
+    """Where a body lies."""
+
+    __slots__ = ("bucket", "key")
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self.bucket = bucket
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+def pointer_in(data: bytes | str, attributes: Mapping[str, str]) -> Pointer | None:
+    """What a message body points to; None where it is a body itself."""
+    if SIZE_ATTRIBUTE not in attributes and _LEGACY[1] not in attributes:
+        return None
+    try:
+        name, where = json.loads(data)
+        if name in (POINTER_CLASS, _LEGACY[0]) and where["s3BucketName"] and where["s3Key"]:
+            return Pointer(str(where["s3BucketName"]), str(where["s3Key"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
+class Payloads:
+    """The objects that pointers point to, in whatever buckets."""
+
+    def __init__(self, connections: int = 4) -> None:
+        self._clients = clients(connections)
+
+    def read(self, pointer: Pointer) -> bytes | None:
+        """The body; None where the object is gone: it went with an earlier delivery of its message.
+
+        Raises TransportError.
+        """
+        return self._bucket(pointer.bucket).read(pointer.key)
+
+    def delete(self, pointer: Pointer) -> None:
+        """Delete the object, when its message is done with. Raises TransportError.
+
+        A key that no library of this kind writes is left alone: whoever can send a message must not be able to delete
+        what the reader is allowed to.
+        """
+        if _PAYLOAD_KEY.fullmatch(pointer.key):
+            self._bucket(pointer.bucket).call("delete_object", Key=pointer.key)
+
+    def _bucket(self, name: str) -> Bucket:
+        return Bucket(Destination("s3", f"s3://{name}", name=name), self._clients)
+
+
+class _PointerBody(Body):
+    """A pointer in the place of a body: the same run and range, the attribute with the real size."""
+
+    __slots__ = ("_payload_is_gap", "_payload_size")
+
+    def __init__(self, body: Body, pointer: Pointer) -> None:
+        where = {"s3BucketName": pointer.bucket, "s3Key": pointer.key}
+        data = json.dumps([POINTER_CLASS, where], separators=(",", ":")).encode()
+        super().__init__(data, body.run, body.host, body.first, body.last)
+        self._payload_size = len(body.data)
+        self._payload_is_gap = body.is_gap
+
+    @property
+    def is_gap(self) -> bool:
+        """As of the body."""
+        return self._payload_is_gap
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Those of the body, and its size."""
+        return {**super().attributes, SIZE_ATTRIBUTE: str(self._payload_size)}
+
+
+class OffloadingSender(Objects):
+    """Stores each body in S3, then sends a pointer to it."""
+
+    def __init__(self, queue: SqsSender, store: Destination) -> None:
+        self._queue = queue
+        self._bucket = Bucket(store, clients())
+        self.ordered = queue.ordered
+
+    def open(self) -> int:
+        """Find the queue; its own limit is none for bodies."""
+        self._queue.open()
+        return self.max_request_bytes
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        """A PutObject a body, then one SendMessageBatch with the pointers."""
+        plain = [body.plain() for body in bodies]
+        pointers = [Pointer(self._bucket.name, self._bucket.store(body)) for body in plain]
+        return self._queue.send([_PointerBody(*pair) for pair in zip(plain, pointers, strict=True)])
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._queue.close()
+
+
+class FetchingReceiver:
+    """A queue's receiver that gives the body itself in the place of a pointer, and deletes it with its message.
+
+    A pointer whose body cannot be read stays a pointer: whoever reads it must not delete it. One whose body is gone, as
+    it went with an earlier delivery, is empty.
+    """
+
+    follows = False
+
+    def __init__(self, queue: SqsReceiver, connections: int = 4) -> None:
+        self._queue = queue
+        self.name, self.ordered = queue.name, queue.ordered
+        self._payloads = Payloads(connections)
+        self._lock = threading.Lock()
+        self._fetched: dict[str, Pointer] = {}  # by receipt handle: what is held and not done with
+
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
+        """One ReceiveMessage, and a GetObject for each pointer."""
+        messages = self._queue.receive(limit, wait)
+        for message in messages:
+            if pointer := pointer_in(message.data, message.attributes):
+                self._fetch(message, pointer)
+        return messages
+
+    def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
+        """Delete messages, then what those that are deleted pointed to; a body that stays behind does no harm."""
+        failures = self._queue.delete(messages)
+        failed = {failure.index for failure in failures}
+        for at, message in enumerate(messages):
+            if at not in failed and (pointer := self._forget(message)):
+                try:
+                    self._payloads.delete(pointer)
+                except TransportError:
+                    pass  # not allowed, or away: a lifecycle rule of the bucket removes it
+        return failures
+
+    def release(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Give messages back; their bodies stay."""
+        for message in messages:
+            self._forget(message)
+        self._queue.release(messages)
+
+    def stat(self) -> QueueState:
+        """As of the queue."""
+        return self._queue.stat()
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._queue.close()
+
+    def _fetch(self, message: ReceivedMessage, pointer: Pointer) -> None:
+        try:
+            data = self._payloads.read(pointer)
+        except TransportError:
+            return
+        message.data = data or b""
+        with self._lock:
+            self._fetched[message.handle] = pointer
+
+    def _forget(self, message: ReceivedMessage) -> Pointer | None:
+        with self._lock:
+            return self._fetched.pop(message.handle, None)

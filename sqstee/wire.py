@@ -1,0 +1,196 @@
+"""The wire format (version 1), decoded: the records and events of a message body. Pure."""
+
+from __future__ import annotations
+
+import binascii
+
+from sqstee.record import CONTENT_ENCODING, MAX_SEQ, Body, gunzip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from json import JSONDecoder
+
+
+class Record:
+    """One line of a stream.
+
+    `timestamp` RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
+    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8; `level` one
+    of LEVELS, empty but for lines of Python's logging.
+    """
+
+    __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.timestamp = _text(fields["timestamp"])
+        self.host = _name(fields["host"])
+        self.stream = _text(fields["stream"])
+        self.run = _name(fields["run"])
+        self.seq = _integer(fields["seq"])
+        self.message = _text(fields["message"])
+        self.level = str(fields.get("level", ""))
+        self.eol = fields.get("eol", True) is not False
+        raw = fields.get("raw")
+        self.raw = binascii.a2b_base64(raw, strict_mode=True) if isinstance(raw, str) else None
+        self.job = str(fields.get("job", ""))
+        self.labels = _labels(fields.get("labels"))
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that the command wrote, newline included."""
+        line = self.message.encode("utf-8", "surrogatepass") if self.raw is None else self.raw
+        return line + b"\n" if self.eol else line
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """As in the wire format."""
+        found: dict[str, object] = {name: getattr(self, name) for name in ("timestamp", "host", "stream", "run")}
+        if self.level:
+            found["level"] = self.level
+        if self.job:
+            found["job"] = self.job
+        if self.labels:
+            found["labels"] = self.labels
+        found["seq"] = self.seq
+        found["message"] = self.message
+        if not self.eol:
+            found["eol"] = False
+        if self.raw is not None:
+            found["raw"] = binascii.b2a_base64(self.raw, newline=False).decode()
+        return found
+
+    def __repr__(self) -> str:
+        return f"Record({self.run} {self.seq} {self.stream} {self.data!r})"
+
+
+class Event:
+    """A run's start, exit, end or gap: `event` names it, `fields` holds everything that it carries."""
+
+    __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.timestamp = _text(fields["timestamp"])
+        self.host = _name(fields["host"])
+        self.run = _name(fields["run"])
+        self.seq = _integer(fields["seq"])
+        self.event = _text(fields["event"])
+        self.message = str(fields.get("message", ""))
+        self.job = str(fields.get("job", ""))
+        self.labels = _labels(fields.get("labels"))
+        self.fields = fields
+
+    @property
+    def last(self) -> int:
+        """The last seq that this event covers: a gap covers `from`..`to`, every other event its own seq."""
+        return _integer(self.fields["to"]) if self.event == "gap" else self.seq
+
+    def __repr__(self) -> str:
+        return f"Event({self.run} {self.seq} {self.event} {self.message!r})"
+
+
+class DecodeError(ValueError):
+    """A body, or a line of one, that is not in the wire format."""
+
+
+def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[Record | Event]:
+    """The records and events of one message body, in its order.
+
+    `attributes` are the message's (name to string value); with `Content-Encoding` gzip,base64 the body is unpacked
+    first. Raises DecodeError where a line is not in the wire format.
+    """
+    try:
+        return [_item(fields) for fields in load_lines(unpack(body, attributes))]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DecodeError(f"not a record of sqstee: {error}") from error
+
+
+def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes:
+    """A body as UTF-8, unpacked where its attributes say that it is compressed. Raises DecodeError."""
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if not attributes or attributes.get("Content-Encoding") != CONTENT_ENCODING:
+        return data
+    try:
+        return gunzip(binascii.a2b_base64(data, strict_mode=True))
+    except ValueError as error:
+        raise DecodeError(f"not {CONTENT_ENCODING}: {error}") from error
+
+
+def by_run(data: bytes) -> list[Body]:
+    """NDJSON as plain bodies of one run each, whose seqs follow on one another. Raises DecodeError.
+
+    Every line is parsed by itself, so that each of the bodies is right, whoever wrote them.
+    """
+    found: list[Body] = []
+    parts: list[list[bytes]] = []
+    import json
+
+    decoder = json.JSONDecoder()
+    for line in data.split(b"\n"):
+        for item in _of_line(line, decoder):
+            last = item.last if isinstance(item, Event) else item.seq
+            if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
+                found[-1].last = last
+            else:
+                found.append(Body(b"", item.run, item.host, item.seq, last))
+                parts.append([])
+            parts[-1].append(line)
+    for body, lines in zip(found, parts, strict=True):
+        body.data = b"\n".join((*lines, b""))
+    return found
+
+
+def _of_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
+    """The same as decode(), in less than half of the time."""
+    try:
+        text = line.decode()
+        fields, end = decoder.raw_decode(text)
+        if end == len(text):
+            return [_item(fields)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return decode(line)  # it is empty, of an odd form, or at fault
+
+
+def load_lines(data: bytes) -> list[dict[str, object]]:
+    """The JSON value of each line that is not empty: in one call, which takes a third of the time of many."""
+    import json
+
+    lines = [line for line in data.split(b"\n") if line]
+    try:
+        found: list[dict[str, object]] = json.loads(b"[%s]" % b",".join(lines))
+        if len(found) == len(lines):
+            return found
+    except ValueError:
+        pass
+    return [json.loads(line) for line in lines]  # raises for the line that is at fault
+
+
+def _item(fields: dict[str, object]) -> Record | Event:
+    item = Event(fields) if "event" in fields else Record(fields)
+    if isinstance(item, Event) and item.event == "gap" and not item.seq == _integer(item.fields["from"]) <= item.last:
+        raise ValueError("a gap event's own seq is its first")
+    return item
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"expected a text, not {value!r:.40}")
+
+
+def _name(value: object) -> str:
+    """A text by which things are stored and found again: valid Unicode, where a message may hold half a character."""
+    name = _text(value)
+    if not name.isascii():
+        name.encode()  # raises UnicodeEncodeError, a ValueError
+    return name
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEQ:
+        return value
+    raise TypeError(f"expected a number from 0 to {MAX_SEQ}, not {value!r:.40}")
+
+
+def _labels(value: object) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
