@@ -19,6 +19,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 PURE = {
     "sqstee.record",
     "sqstee.wire",
+    "sqstee.errors",
     "sqstee.jsonbytes",
     "sqstee.options",
     "sqstee.text",
