@@ -23,10 +23,10 @@ from typing import Any
 from sqstee import options
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.logging_run import LoggedRun
+from sqstee.logging_run import LoggingRun
 from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
-from sqstee.spool.location import absolute, settled
+from sqstee.spool.location import absolute, with_absolute_path
 
 _TRY_AGAIN_SECONDS = 10.0  # after a spool that could not be opened
 
@@ -56,8 +56,8 @@ class Handler(logging.Handler):
         options.check(self._settings, parse(self._settings.to or "local"))
         super().__init__(level)  # from here on logging closes it at exit
         self._pid = os.getpid()
-        self._run: LoggedRun | None = None
-        self._closing: LoggedRun | None = None
+        self._run: LoggingRun | None = None
+        self._closing: LoggingRun | None = None
         self._pending: deque[tuple[int, bytes]] = deque()
         self._writing = False
         self._not_before = 0.0
@@ -127,7 +127,7 @@ class Handler(logging.Handler):
         assert self.lock
         return self.lock
 
-    def _current(self) -> LoggedRun | None:
+    def _current(self) -> LoggingRun | None:
         if self._pid != os.getpid():  # forked by something that does not call Python's hooks
             self.forget()
         return self._run
@@ -145,11 +145,11 @@ class Handler(logging.Handler):
         finally:
             self._writing = False
 
-    def _open(self) -> LoggedRun | None:
+    def _open(self) -> LoggingRun | None:
         if time.monotonic() < self._not_before:
             return None
         try:
-            self._run = LoggedRun(self._settings)
+            self._run = LoggingRun(self._settings)
         except (SqsteeError, OSError) as error:
             if not self._lost:
                 _say(f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", ""))
@@ -164,7 +164,7 @@ def _settle(settings: options.Settings) -> None:
     for name in ("spool", "token_file"):
         if path := getattr(settings, name):
             setattr(settings, name, absolute(path))
-    settings.to, settings.fallback = settled(settings.to), settled(settings.fallback)
+    settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
 
 
 def configure(

@@ -22,7 +22,7 @@ from sqstee.ship.shipper_handle import CLOSE, WAKE
 from sqstee.spool import run_events, run_folder
 from sqstee.spool.fsync import Syncer
 from sqstee.spool.location import default_root, open_root
-from sqstee.spool.quarantine import about_put_aside, put_aside
+from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.quota import SEGMENT_SUFFIX
 from sqstee.transports.factory import load, open_sender
 
@@ -39,7 +39,7 @@ _loading = threading.Lock()
 _forking = threading.local()
 
 
-class LoggedRun:
+class LoggingRun:
     """One run, from its first line to `close`; used under its handler's lock."""
 
     def __init__(self, settings: Settings) -> None:
@@ -188,8 +188,8 @@ class LoggedRun:
         found = []
         for reason, number in self._writer.reasons.items():
             found.append(f"{number} log lines dropped: the spool could not take them ({reason})")
-        if quarantined := put_aside(self._writer.folder):
-            found.append(about_put_aside(f"{quarantined} log lines", self.root))
+        if quarantined := quarantined_records(self._writer.folder):
+            found.append(quarantine_notice(f"{quarantined} log lines", self.root))
         if waiting > 0:
             why = self._reason or (self._shipper.reason if self._shipper else "")
             why = f" ({why})" if why else ""

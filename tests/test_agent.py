@@ -18,7 +18,7 @@ from sqstee import options
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.ship.policy import manner_of
 from sqstee.ship.sender_pool import IN_FLIGHT
-from sqstee.ship.shipper_handle import CLOSE, Shipment
+from sqstee.ship.shipper_handle import CLOSE, ShipperHandle
 from sqstee.ship.standby import StandBy
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.quota import used
@@ -362,7 +362,7 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
         ).run()
         monkeypatch.undo()
         assert len(asked) > 3
-        answer = Shipment(0, -1, report).answer(str(folder), 7, "unsaid")
+        answer = ShipperHandle(0, -1, report).answer(str(folder), 7, "unsaid")
         assert answer == ((7, 0, None, "") if delivered else (0, 0, None, "another process has not delivered it yet"))
     finally:
         for fd in (wake, waking, report, reporting):

@@ -14,7 +14,7 @@ import pytest
 from node import Node
 from support import SCRIPT, children, injecting, kill, running, wait_for
 
-from sqstee.agent.agent import Agent, Plan
+from sqstee.agent.agent import Agent, AgentConfig
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
 from sqstee.spool.agent_file import STATUS_NAME
@@ -235,7 +235,7 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
     for fd in locks:
         os.close(fd)
     host.give()
-    agent = Agent(str(host.shared), Plan(frozenset({to}), settings), {})
+    agent = Agent(str(host.shared), AgentConfig(frozenset({to}), settings), {})
     agent.look()
     wait_for((host.own / ".owed").exists, "debt")
     assert agent.drain() == {}

@@ -27,9 +27,9 @@ from sqstee.record import Body, Encoder
 from sqstee.ship.pack import Packer
 from sqstee.spool import quota as rooms
 from sqstee.spool import run_folder
-from sqstee.spool.quota import FullError, Room, Unbounded, used
-from sqstee.spool.reader import Reader
-from sqstee.spool.segments import Segments, delete_segments_before, segment_name, segments
+from sqstee.spool.quota import FullError, Quota, UnboundedQuota, used
+from sqstee.spool.reader import FrameReader
+from sqstee.spool.segments import Segments, delete_segments_before, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
 
 META = encode_object({"run": "RUN", "host": "h"})
@@ -322,7 +322,7 @@ def test_64_runs_at_once_stay_under_the_bound(sqstee: Sqstee, fake_sqs: FakeSqs)
 
 def packed(folder: Path) -> Rebuilt:
     """The streams and events that a run's segments hold."""
-    packer, reader = Packer(Encoder("RUN", "h"), MIB), Reader(str(folder))
+    packer, reader = Packer(Encoder("RUN", "h"), MIB), FrameReader(str(folder))
     bodies = [planned.body for frame in reader.frames() for planned in packer.add(frame)]
     reader.close()
     return Rebuilt((body.data, {}) for body in bodies + [planned.body for planned in packer.flush()])
@@ -349,17 +349,17 @@ class Clock:
         return self.now
 
 
-def new_room(root: Path, run: str, on_full: str = "drop", bound: int = MIB, clock: Clock | None = None) -> Room:
+def new_room(root: Path, run: str, on_full: str = "drop", bound: int = MIB, clock: Clock | None = None) -> Quota:
     """The room of a run whose folder is made."""
     (root / run).mkdir()
     fd = run_folder.lock(str(root / run), "writer")
     assert fd is not None
-    room = Room(str(root), run, fd, bound, on_full, clock or Clock())
+    room = Quota(str(root), run, fd, bound, on_full, clock or Clock())
     room.enter()
     return room
 
 
-def filled(root: Path, run: str, room: Room, most: int = 10**6) -> Writer:
+def filled(root: Path, run: str, room: Quota, most: int = 10**6) -> Writer:
     """A run that writes until its room is full, or `most` lines."""
     writer = Writer(Segments(str(root / run), META, room), 1000)
     writer.event({"event": "start", "message": ""})
@@ -497,7 +497,7 @@ def test_all_but_the_open_segment_can_be_freed_when_the_folder_is_full(tmp_path:
     disk = Segments(str(tmp_path / "a"), META, room)
     writer = Writer(disk, 1000)
     writer.event({"event": "start", "message": ""})
-    packer, reader = Packer(Encoder("RUN", "h"), 10**6), Reader(str(tmp_path / "a"))
+    packer, reader = Packer(Encoder("RUN", "h"), 10**6), FrameReader(str(tmp_path / "a"))
     bodies: list[Body] = []
     written = b""
     for number in range(5):  # full, all taken, freed, and again
@@ -509,7 +509,7 @@ def test_all_but_the_open_segment_can_be_freed_when_the_folder_is_full(tmp_path:
         for frame in reader.frames():
             bodies += [planned.body for planned in packer.add(frame)]
         position = packer.resume(reader.position)
-        assert position[0] == segments(str(tmp_path / "a"))[-1]
+        assert position[0] == segment_numbers(str(tmp_path / "a"))[-1]
         delete_segments_before(str(tmp_path / "a"), position[0])
         clock.now += 1
         assert writer.write(0, rest, wait=True) == b""
@@ -525,7 +525,7 @@ def test_all_but_the_open_segment_can_be_freed_when_the_folder_is_full(tmp_path:
     assert writer.bytes == len(written)
 
 
-class RefusingRoom(Unbounded):
+class RefusingRoom(UnboundedQuota):
     """Room that is there or not as a test wants it."""
 
     def __init__(self, seed: int, reserve: int) -> None:
@@ -574,7 +574,7 @@ def test_refusals_at_random_leave_every_seq_covered_once(
     writer.event({"event": "exit", "message": ""})
     writer.close()
     covered: list[int] = []
-    reader = Reader(str(folder))
+    reader = FrameReader(str(folder))
     for frame in reader.frames():
         covered += range(frame.first, frame.first + frame.lines)
     reader.close()

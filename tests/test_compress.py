@@ -7,19 +7,19 @@ import _thread
 import pytest
 
 from sqstee.record import Body
-from sqstee.ship.compressor_pool import Compressor
-from sqstee.ship.request import Planned
+from sqstee.ship.compressor_pool import CompressorPool
+from sqstee.ship.request import PendingBody
 
 
-def bodies(count: int) -> list[Planned]:
+def bodies(count: int) -> list[PendingBody]:
     """Large ones, and a small one among every seven."""
     return [
-        Planned(Body(b"%d line\n" % number * (20 if number % 7 == 0 else 20_000), "R", "h", number, number), None)
+        PendingBody(Body(b"%d line\n" % number * (20 if number % 7 == 0 else 20_000), "R", "h", number, number), None)
         for number in range(count)
     ]
 
 
-def through(compressor: Compressor, given: list[Planned]) -> list[Planned]:
+def through(compressor: CompressorPool, given: list[PendingBody]) -> list[PendingBody]:
     """All of them, as they come out."""
     return [done for planned in given for done in compressor.add(planned)] + list(compressor.rest())
 
@@ -29,7 +29,7 @@ def test_bodies_come_out_in_order(mode: str, compressed: int) -> None:
     """Compressed where that is wanted, the large ones alone with `auto`; the records are the same."""
     given = bodies(20)
     data = [planned.body.data for planned in given]
-    found = through(Compressor(mode), given)
+    found = through(CompressorPool(mode), given)
     assert [planned.body.first for planned in found] == list(range(20))
     assert [planned.body.plain().data for planned in found] == data
     assert sum(bool(planned.body.encoding) for planned in found) == compressed
@@ -42,7 +42,7 @@ def test_without_threads_who_waits_compresses(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
-    found = through(Compressor("auto"), bodies(20))
+    found = through(CompressorPool("auto"), bodies(20))
     assert [planned.body.first for planned in found] == list(range(20))
     assert sum(bool(planned.body.encoding) for planned in found) == 17
 
@@ -54,6 +54,6 @@ def test_a_body_that_cannot_be_compressed_goes_as_it_is(monkeypatch: pytest.Monk
         raise MemoryError
 
     monkeypatch.setattr(Body, "compressed", fail)
-    found = through(Compressor("gzip"), bodies(10))
+    found = through(CompressorPool("gzip"), bodies(10))
     assert [planned.body.first for planned in found] == list(range(10))
     assert not any(planned.body.encoding for planned in found)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee
 
-from sqstee.capture.loop import Capture, Spooling
+from sqstee.capture.loop import CaptureLoop, SpoolFeed
 from sqstee.capture.output import Output
 from sqstee.capture.stream import CHUNK_BYTES, Stream
 from sqstee.jsonbytes import encode_object
-from sqstee.ship.request import Limits, Request
-from sqstee.ship.source import Source
+from sqstee.ship.request import Request, RequestLimits
+from sqstee.ship.source import RunSource
 from sqstee.spool.run_folder import create
 from sqstee.transports.sqs import request_json
 
@@ -43,7 +43,7 @@ def spooled(root: Path, lines: int) -> str:
 
 def shipped(folder: str, compress: str = "none") -> Iterator[Request]:
     """All requests of a run, each acknowledged when the next one is asked for."""
-    source = Source(folder, 256 * 1024, Limits(), compress)
+    source = RunSource(folder, 256 * 1024, RequestLimits(), compress)
     while True:
         source.read()
         request = source.full_request()
@@ -130,8 +130,8 @@ def test_system_calls_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.close(writing)
     file = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT, 0o600)
     writer, *locks = create(str(tmp_path), RUN, META, 32768, 2**30, "auto")
-    capture = Capture([Stream(0, file, reading, Output(file), None)])
-    capture.spooling = Spooling(writer, None)
+    capture = CaptureLoop([Stream(0, file, reading, Output(file), None)])
+    capture.spooling = SpoolFeed(writer, None)
     names = ("read", "write", "writev", "pwrite", "open", "stat", "listdir", "fsync", "fdatasync")
     with monkeypatch.context() as patch:
         for name in names:

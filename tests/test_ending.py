@@ -27,7 +27,7 @@ from support import (
 )
 from terminal import Terminal
 
-from sqstee.capture.final_flush import Figures
+from sqstee.capture.final_flush import DeliveryStats
 from sqstee.errors import EXIT_UNDELIVERED
 
 LONG = ("--flush-timeout", "60s")
@@ -164,7 +164,7 @@ FAULTS = [
     "sqstee.spool.writer:Writer.write:bug:1",
     "sqstee.ship.shipper_handle:fork:many:1",
     "sqstee.transports.local:LocalSender.send:bug:1",
-    "sqstee.capture.teardown:Ending._deliver:bug:1",
+    "sqstee.capture.teardown:Teardown._deliver:bug:1",
 ]
 
 
@@ -367,7 +367,7 @@ def stopped(pid: int) -> bool:
 
 def test_figures_add_up() -> None:
     """What is captured is delivered, waiting, dropped or put aside; the run's own events are no lines."""
-    figures = Figures(captured=10, size=100, reasons={})
+    figures = DeliveryStats(captured=10, size=100, reasons={})
     figures.waits(acknowledged=0, next_seq=12)
     assert (figures.delivered, figures.waiting, figures.waiting_events, figures.complete) == (0, 10, 2, False)
     figures.waits(acknowledged=4, next_seq=12)

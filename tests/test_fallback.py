@@ -15,7 +15,7 @@ from fake_sqs import FakeSqs
 from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
 from sqstee.record import Body, Encoder
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.transports.base import Batches
 from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
@@ -279,7 +279,7 @@ def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, t
         wait_for(lambda: any(b'"to": 500}' in path.read_bytes() for path in owed.glob("[!.]*-*")), "debt")
         (run,) = sqstee.waiting_runs()
         # killed before that all is sent again: the queue would have the lines, and no need of a gap event
-        wait_for(lambda: State(str(sqstee.spool / run)).next == 501, "acknowledgement")
+        wait_for(lambda: Checkpoint(str(sqstee.spool / run)).next == 501, "acknowledgement")
         kill(*children(wrapper.pid), wrapper.pid)
     fake_sqs.create_queue("late")
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0

@@ -13,10 +13,10 @@ import pytest
 from scripted import Scripted
 from support import Rebuilt
 
-from sqstee.agent.fair_queue import Fleet
-from sqstee.agent.flow import QUANTUM_BYTES, Run
+from sqstee.agent.fair_queue import FairQueue
+from sqstee.agent.flow import QUANTUM_BYTES, ServedRun
 from sqstee.record import Body
-from sqstee.ship.request import MAX_REQUEST_BYTES, Limits, Planned
+from sqstee.ship.request import MAX_REQUEST_BYTES, PendingBody, RequestLimits
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE
@@ -28,11 +28,11 @@ from sqstee.transports.errors import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure
 LOCKS: dict[str, list[int]] = {}
 
 
-def spooled(root: Path, name: str, host: str = "h") -> tuple[Writer, Run]:
+def spooled(root: Path, name: str, host: str = "h") -> tuple[Writer, ServedRun]:
     """A run's spool; its locks are let go when it is shipped."""
     meta = b'{"run":"%s","host":"%s"}' % (name.encode(), host.encode())
     writer, *locks = create(str(root), name, meta, 32768, 1024**3, "auto")
-    run = Run(name, f"{root}/{name}", str(root))
+    run = ServedRun(name, f"{root}/{name}", str(root))
     LOCKS[run.folder] = locks
     return writer, run
 
@@ -43,7 +43,7 @@ def lines(name: str, first: int, count: int, length: int = 100) -> bytes:
 
 
 def ship(
-    runs: Sequence[Run],
+    runs: Sequence[ServedRun],
     sender: Scripted,
     mixing: bool = True,
     compress: str = "none",
@@ -67,7 +67,7 @@ def ship(
         flush_timeout=60.0,
         compress=compress,
         in_flight=in_flight,
-        supply=lambda limits: Fleet(limits, message_bytes, compress, mixing, inbox),
+        supply=lambda limits: FairQueue(limits, message_bytes, compress, mixing, inbox),
     )
     try:
         return shipper.run()
@@ -82,7 +82,7 @@ def taken(sender: Scripted) -> dict[str, bytes]:
     return {run: found.stdout for run, found in everything.items()}
 
 
-def write(root: Path, counts: dict[str, int]) -> tuple[list[Run], dict[str, bytes]]:
+def write(root: Path, counts: dict[str, int]) -> tuple[list[ServedRun], dict[str, bytes]]:
     """So many lines of each run, in chunks as they are captured."""
     runs, expected = [], {}
     for name, count in counts.items():
@@ -317,7 +317,7 @@ def test_labels_that_are_no_texts_are_shipped_as_such(tmp_path: Path) -> None:
 def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:
     """A fleet that ends between its plan and the answer: the next one sends the same ranges, of each run by itself."""
     runs, expected = write(tmp_path, {"A": 700, "B": 2000, "C": 5})
-    fleet = Fleet(Limits(), 262144, "none", True, deque(runs))
+    fleet = FairQueue(RequestLimits(), 262144, "none", True, deque(runs))
     fleet.read()
     fleet.close_open_body()
     request = fleet.partial_request()
@@ -328,7 +328,7 @@ def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:
         for planned in request.planned
         for member in getattr(planned, "members", (planned,))
     ]
-    again = [Run(run.name, run.folder, run.root) for run in runs]
+    again = [ServedRun(run.name, run.folder, run.root) for run in runs]
     sender = Scripted()
     assert ship(again, sender, mixing=False)
     assert taken(sender) == expected
@@ -341,9 +341,9 @@ def test_an_end_that_comes_with_an_answer(tmp_path: Path) -> None:
     writer, run = spooled(tmp_path, "A")
     writer.write(0, b"first\n")
     inbox = deque([run])
-    fleet = Fleet(Limits(), 262144, "none", True, inbox)
+    fleet = FairQueue(RequestLimits(), 262144, "none", True, inbox)
 
-    def planned() -> list[Planned]:
+    def planned() -> list[PendingBody]:
         fleet.read()
         fleet.close_open_body()
         request = fleet.partial_request()

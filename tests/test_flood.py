@@ -15,7 +15,7 @@ from support import Rebuilt, Sqstee, python
 from sqstee.record import Body
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE
-from sqstee.ship.throttle import Flood
+from sqstee.ship.throttle import Throttle
 from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.run_folder import create
 from sqstee.spool.segments import segment_name
@@ -30,7 +30,7 @@ class Growing:
     def __init__(self, folder: Path, spool_max: int = 1024 * MIB, on_full: str = "auto") -> None:
         self.folder = folder
         self.now = 100.0
-        self.flood = Flood(str(folder), spool_max, on_full, lambda: self.now)
+        self.flood = Throttle(str(folder), spool_max, on_full, lambda: self.now)
 
     def after(self, seconds: float, **sizes: int) -> float:
         """What is said once the segments have these sizes (0: freed); seconds from then until the next look."""

@@ -22,7 +22,7 @@ from collecting import body, collecting, stored
 from support import Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
 
 from sqstee.destination import parse
-from sqstee.ship.backoff import Health
+from sqstee.ship.backoff import Backoff
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError
 from sqstee.transports.http import HttpSender
 from sqstee.wire import decode
@@ -177,7 +177,7 @@ def test_retry_after_is_read(scripted: Scripted, sending: Sending, text: str, le
 
 def test_retry_after_is_waited_for() -> None:
     """At least as long as was asked, but not for ever."""
-    health = Health(jitter=lambda low, high: low)
+    health = Backoff(jitter=lambda low, high: low)
     health.failure(RETRY, "busy", 100.0, 7.0)
     assert health.not_before == 107.0
     health.failure(RETRY, "busy", 100.0, 1e9)

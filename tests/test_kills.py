@@ -20,7 +20,7 @@ WRITE = "import os\nfor n in range(290): os.write(1, b'%060000d\\n' % n)"
 FRONT = [
     "os:rename:kill-after:1",  # the folder has its name, and no segment
     "sqstee.spool.segments:Segments._rotate:kill-after:1",  # the first segment holds nothing but its first frame
-    "sqstee.capture.supervisor:Supervision._begin:kill-after:1",  # the start event is there, and nobody reads it
+    "sqstee.capture.supervisor:Supervisor._begin:kill-after:1",  # the start event is there, and nobody reads it
     "sqstee.spool.writer:Writer.write:kill:1",  # a chunk is out, and not spooled
     "sqstee.spool.writer:Writer.write:kill-after:1",
     "sqstee.spool.segments:Segments._rotate:kill:2",  # a segment is full, and there is no other
@@ -28,8 +28,8 @@ FRONT = [
     "sqstee.spool.writer:Writer.event:kill:2",  # the command has ended, and no event says so
     "sqstee.spool.writer:Writer.event:kill-after:2",
     "sqstee.spool.writer:Writer.close:kill-after:1",  # the run is closed, and its lock is held
-    "sqstee.capture.teardown:Ending._deliver:kill:1",
-    "sqstee.capture.final_flush:Delivery.finish:kill-after:1",  # everything is delivered, and nothing is said
+    "sqstee.capture.teardown:Teardown._deliver:kill:1",
+    "sqstee.capture.final_flush:FinalFlush.finish:kill-after:1",  # everything is delivered, and nothing is said
 ]
 
 
@@ -54,14 +54,14 @@ def test_the_front_is_killed_between_two_steps(sqstee: Sqstee, fake_sqs: FakeSqs
 
 
 SHIPPER = [
-    "sqstee.ship.source:Source.plan:kill:1",
-    "sqstee.spool.checkpoint:State.save:kill-after:1",  # planned, and not sent
-    "sqstee.ship.sender_pool:Senders._call:kill-after:2",  # sent (the first call asks for limits), not acknowledged
+    "sqstee.ship.source:RunSource.plan:kill:1",
+    "sqstee.spool.checkpoint:Checkpoint.save:kill-after:1",  # planned, and not sent
+    "sqstee.ship.sender_pool:SenderPool._call:kill-after:2",  # sent (the first call asks for limits), not acknowledged
     "sqstee.ship.shipper:Shipper._acknowledge:kill:1",
-    "sqstee.ship.source:Source._free:kill:1",
+    "sqstee.ship.source:RunSource._free:kill:1",
     "sqstee.ship.source:delete_segments_before:kill:1",  # acknowledged, and not freed
     "sqstee.ship.source:delete_segments_before:kill-after:1",
-    "sqstee.ship.source:Source.remove:kill:1",  # everything is acknowledged, and nothing removed
+    "sqstee.ship.source:RunSource.remove:kill:1",  # everything is acknowledged, and nothing removed
 ]
 
 
@@ -124,7 +124,7 @@ def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, mo
 
 def test_an_heir_is_killed_long_after_the_exit(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """The segment with the exit event is freed by then: that event is not made up once more, as a death."""
-    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.capture.teardown:Ending._end_streams:kill:1")
+    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.capture.teardown:Teardown._end_streams:kill:1")
     until_freed = f"while [ -e {sqstee.spool}/*/{segment_name(1)} ]; do sleep 0.02; done"
     script = f"({UNTIL_THE_FRONT_ENDS}; seq 60000; {until_freed}) & exit 7"
     words = ("--to", "q", "--", "sh", "-c", script)

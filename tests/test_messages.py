@@ -11,7 +11,7 @@ from fake_sqs import FakeSqs
 from support import Sqstee, injecting, time_to_meet, until_met
 from terminal import Terminal
 
-from sqstee.capture.notices import Messages
+from sqstee.capture.notices import Notices
 
 # Where to look, or what to type: every line of ours has one of these.
 ADVICE = re.compile(
@@ -26,11 +26,11 @@ FAULTS = {
     "a bug in the event": "sqstee.spool.run_events:end_of_command:bug:1",
     "no shipper": "sqstee.ship.shipper_handle:fork:many:1",
     "no relay": "sqstee.capture.signals:Relay.__init__:bug:1",
-    "no keys": "sqstee.capture.loop:Capture.watch_keys:bug:1",
-    "relaying": "sqstee.capture.supervisor:Supervision._take:bug:1",
-    "a bug in our end": "sqstee.capture.supervisor:Supervision._start_capture:bug:1",
+    "no keys": "sqstee.capture.loop:CaptureLoop.watch_keys:bug:1",
+    "relaying": "sqstee.capture.supervisor:Supervisor._take:bug:1",
+    "a bug in our end": "sqstee.capture.supervisor:Supervisor._start_capture:bug:1",
     "not delivered": "sqstee.transports.local:LocalSender.send:bug:1",
-    "delivery": "sqstee.capture.teardown:Ending._deliver:bug:1",
+    "delivery": "sqstee.capture.teardown:Teardown._deliver:bug:1",
     "the shipper's code": "sqstee.ship.shipper:Shipper.run:bug:1",
     "masking": "sqstee.spool.redact:Masker.spans:bug:1",
     "syncing": "sqstee.spool.fsync:Syncer.finish:bug:1",
@@ -103,7 +103,7 @@ def test_a_spool_that_cannot_be_used(sqstee: Sqstee, mode: int) -> None:
 
 def test_the_same_is_said_once() -> None:
     """A hundred signals that cannot be relayed are one line."""
-    messages = Messages()
+    messages = Notices()
     for _ in range(3):
         messages.add("the\nsame")
     assert messages._texts == ["the same"]

@@ -12,9 +12,9 @@ from fake_sqs import FakeSqs
 from recovering import LINES, assert_recovered, leave_behind, shipped, unfinished
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.segments import segment_name
-from sqstee.spool.waiting import sweep
+from sqstee.spool.waiting import remove_half_made
 
 
 def test_flush_closes_and_ships_a_dead_run(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -80,7 +80,9 @@ def test_a_segment_that_lost_what_was_delivered(sqstee: Sqstee, fake_sqs: FakeSq
     words = sqstee.words("--to", "q", "--", "sh", "-c", "seq 2000; exec tail -f /dev/null")
     environ = sqstee.environ | fake_sqs.environ()
     with running(words, stdout=subprocess.DEVNULL, env=environ) as process:
-        wait_for(lambda: any(State(str(sqstee.spool / run)).next == 2001 for run in sqstee.waiting_runs()), "delivery")
+        wait_for(
+            lambda: any(Checkpoint(str(sqstee.spool / run)).next == 2001 for run in sqstee.waiting_runs()), "delivery"
+        )
         kill(process.pid, *children(process.pid))
     (run,) = sqstee.waiting_runs()
     os.truncate(sqstee.spool / run / segment_name(1), 1500)
@@ -206,7 +208,7 @@ def test_a_folder_that_gets_its_name_meanwhile(tmp_path: Path, monkeypatch: pyte
     (tmp_path / ".new-OLD").mkdir()
     os.utime(tmp_path / ".new-OLD", (0, 0))
     monkeypatch.setattr(os, "listdir", lambda _: [".new-NAMED", ".new-OLD"])
-    sweep(str(tmp_path))
+    remove_half_made(str(tmp_path))
     assert not (tmp_path / ".new-OLD").exists()
 
 

@@ -16,8 +16,8 @@ from support import Rebuilt, Sqstee, injecting, paced, python, running, wait_for
 
 from sqstee.errors import EXIT_UNDELIVERED, EXIT_USAGE, SqsteeError
 from sqstee.spool import redact
-from sqstee.spool.quota import Unbounded
-from sqstee.spool.reader import Reader
+from sqstee.spool.quota import UnboundedQuota
+from sqstee.spool.reader import FrameReader
 from sqstee.spool.redact import MASK, Masker, RedactingWriter
 from sqstee.spool.segments import Segments
 
@@ -43,7 +43,7 @@ def on_disk(folder: Path) -> bytes:
 
 def lines_of(folder: Path) -> bytes:
     """The bytes that the segments in a folder hold."""
-    reader = Reader(str(folder))
+    reader = FrameReader(str(folder))
     try:
         return b"".join(frame.payload for frame in reader.frames())
     finally:
@@ -297,7 +297,7 @@ class FullNowAndThen(Segments):
         return self._answers.pop() if self._answers else super().ready(size, first)
 
 
-class WaitingRoom(Unbounded):
+class WaitingRoom(UnboundedQuota):
     """Where the spool is full, waiting is the rule."""
 
     def waits(self) -> bool:

@@ -21,10 +21,10 @@ from support import Rebuilt, Sqstee, injecting, python, running, wait_for
 
 from sqstee.destination import parse
 from sqstee.record import Body, Encoder
-from sqstee.ship.backoff import Health
+from sqstee.ship.backoff import Backoff
 from sqstee.ship.pack import divide, records, refit
-from sqstee.ship.request import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, Limits
-from sqstee.ship.sender_pool import Senders
+from sqstee.ship.request import BILLED_UNIT_BYTES, MAX_REQUEST_BYTES, RequestLimits
+from sqstee.ship.sender_pool import SenderPool
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE
 from sqstee.spool.run_folder import create
@@ -270,7 +270,7 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
         bounds.append(high)
         return high
 
-    health = Health(jitter)
+    health = Backoff(jitter)
     for _ in range(20):
         health.failure(RETRY, "trouble", 100.0)
         assert health.not_before == 100.0 + bounds[-1]
@@ -283,7 +283,7 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
 
 def test_at_the_end_what_was_final_is_tried_once_more() -> None:
     """Unless it was refused just now, or has asked to be left alone: it may have been mended since."""
-    health = Health()
+    health = Backoff()
     health.failure(OPEN, "no such queue", 100.0)
     health.end(100.5)
     assert health.not_before == 130.0
@@ -296,7 +296,7 @@ def test_at_the_end_what_was_final_is_tried_once_more() -> None:
 
 def test_at_the_end_the_waits_are_short() -> None:
     """What is left of the flush time is used; what a destination asked for is kept to."""
-    health = Health(lambda low, high: high)
+    health = Backoff(lambda low, high: high)
     for _ in range(10):
         health.failure(RETRY, "trouble", 100.0)
     assert health.not_before == 130.0
@@ -338,7 +338,7 @@ def test_dividing_a_body_keeps_every_record(lines: list[bytes], parts: int, comp
 
 def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
     """Down to one billed unit, and back up to what the destination is known to take."""
-    limits = Limits()
+    limits = RequestLimits()
     sizes = []
     for _ in range(6):
         limits.too_slow(limits.request)
@@ -352,7 +352,7 @@ def test_a_request_that_took_too_long_is_halved_and_grows_again() -> None:
 
 def test_what_is_guessed_is_no_less_than_what_was_taken() -> None:
     """Who calls something too large and does not say what it takes is believed, but for what it has taken before."""
-    limits = Limits()
+    limits = RequestLimits()
     limits.success([300_000, 400_000])
     limits.message_refused(1_000_000)
     assert (limits.packed, limits.message, limits.request) == (500_000, MAX_REQUEST_BYTES, 700_000)
@@ -480,7 +480,7 @@ def test_an_answer_is_one_failure_however_many_it_refuses(
         left -= 1
         return [Failure(at, RETRY, "ThrottlingException", "slow down") for at in range(refused)] if left >= 0 else []
 
-    monkeypatch.setattr("sqstee.ship.shipper.Health", lambda: Health(jitter))
+    monkeypatch.setattr("sqstee.ship.shipper.Health", lambda: Backoff(jitter))
     writer, *locks = create(str(tmp_path), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
     for number in range(10):
         writer.write(0, b"%d" % number * 20_000 + b"\n")
@@ -532,7 +532,7 @@ def test_a_library_that_fails_is_passing_trouble() -> None:
     def answer(bodies: Sequence[Body]) -> list[Failure]:
         raise ZeroDivisionError("in a library")
 
-    senders = Senders(Scripted(answer), 1)
+    senders = SenderPool(Scripted(answer), 1)
     senders.submit([])
     assert select.select([senders.ready], [], [], LONGEST)[0]
     ((_, refusal),) = senders.collect()
@@ -673,7 +673,7 @@ def test_a_queue_that_refuses_everything_keeps_everything(sqstee: Sqstee, fake_s
 def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """The next look at it would come later than the run's end: then there is one more, and the lines arrive."""
     words = sqstee.words("--to", "later", "--", "sh", "-c", "echo early; read x")
-    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, "sqstee.ship.backoff:Health.failure:done:1")
+    environ = sqstee.environ | fake_sqs.environ() | injecting(tmp_path, "sqstee.ship.backoff:Backoff.failure:done:1")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=environ) as process:
         wait_for((tmp_path / "injected").exists, "refusal")
         refused_at = time.monotonic()

@@ -20,13 +20,13 @@ from support import TIMEOUT, Rebuilt, Sqstee, children, injecting, python, runni
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder
 from sqstee.ship.pack import Packer
-from sqstee.ship.request import Limits
-from sqstee.ship.source import Source
+from sqstee.ship.request import RequestLimits
+from sqstee.ship.source import RunSource
 from sqstee.spool import segments
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import GAP, LINES, Frame, gap_fields
-from sqstee.spool.quota import Unbounded
-from sqstee.spool.reader import Reader
+from sqstee.spool.quota import UnboundedQuota
+from sqstee.spool.reader import FrameReader
 from sqstee.spool.segments import Segments, segment_name
 from sqstee.spool.writer import Writer
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError, classify
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(segments, "write_whole", real)
     writer.write(0, b"kept\n")
     writer.close()
-    frames = list(Reader(str(tmp_path)).frames())
+    frames = list(FrameReader(str(tmp_path)).frames())
     assert [(frame.kind, frame.first, frame.lines) for frame in frames] == [
         (GAP, 0, 1),
         (LINES, 1, 1),
@@ -175,7 +175,7 @@ def spool_meta(folder: Path) -> bytes:
 
 def written(folder: Path, lines: int = 5, limit: int = 10**6) -> None:
     """A spool with a frame a line."""
-    writer = Writer(Segments(str(folder), META, Unbounded(limit)), 100)
+    writer = Writer(Segments(str(folder), META, UnboundedQuota(limit)), 100)
     for number in range(lines):
         writer.write(0, b"line %d\n" % number)
     writer.close()
@@ -188,7 +188,7 @@ def test_a_damaged_header_in_the_last_frame(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b"line 4") - 20] ^= 0xFF
     path.write_bytes(data)
-    reader = Reader(str(tmp_path))
+    reader = FrameReader(str(tmp_path))
     assert len(list(reader.frames())) == 4
     assert list(reader.frames()) == []
 
@@ -201,7 +201,7 @@ def test_a_frame_that_was_truncated_away(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     written(tmp_path / "other", 3)
     longer = (tmp_path / "other" / segment_name(1)).read_bytes()
-    reader = Reader(str(tmp_path))
+    reader = FrameReader(str(tmp_path))
     path.write_bytes(whole + b"sqtf" + b"\1\2\0\0" + b"\0" * 30)
     assert len(list(reader.frames())) == 1
     path.write_bytes(longer)
@@ -215,7 +215,7 @@ def test_a_segment_that_is_gone(tmp_path: Path) -> None:
     assert len(numbers) > 4
     (tmp_path / numbers[0]).unlink()
     (tmp_path / numbers[2]).unlink()
-    frames = list(Reader(str(tmp_path)).frames())
+    frames = list(FrameReader(str(tmp_path)).frames())
     assert [frame.kind for frame in frames].count(GAP) == 2
     assert frames[0].first == 0
     assert frames[-1].first + frames[-1].lines == 30
@@ -273,15 +273,15 @@ def test_the_plan_survives_a_second_restart(tmp_path: Path) -> None:
     """After a restart only what was handed out again stayed in the plan."""
     written(tmp_path, 40)
     plan = [(first, first + 3) for first in range(0, 40, 4)]
-    state = State(str(tmp_path))
+    state = Checkpoint(str(tmp_path))
     state.save(0, (1, 0), plan)
     state.close()
-    source = Source(str(tmp_path), 500, Limits(), "none")
+    source = RunSource(str(tmp_path), 500, RequestLimits(), "none")
     source.read()
     source.close_open_body()
     source.plan([source.ready.popleft(), source.ready.popleft()])
     source.close()
-    assert State(str(tmp_path)).plan == plan
+    assert Checkpoint(str(tmp_path)).plan == plan
 
 
 def test_a_host_that_no_attribute_can_hold(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from sqstee.errors import SqsteeError
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Encoder
 from sqstee.ship.pack import Packer
-from sqstee.ship.request import Planned
+from sqstee.ship.request import PendingBody
 from sqstee.spool import location, run_folder
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import HEADER_BYTES, META
-from sqstee.spool.quota import Unbounded
-from sqstee.spool.reader import Reader, read_meta
-from sqstee.spool.segments import Segments, segment_name, segments
+from sqstee.spool.quota import UnboundedQuota
+from sqstee.spool.reader import FrameReader, read_meta
+from sqstee.spool.segments import Segments, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
 
 ENCODER = Encoder("RUN", "h")
@@ -41,7 +41,7 @@ chunks = st.lists(
 def new_writer(folder: Path, max_line: int = 20, limit: int = 300) -> Writer:
     """A writer with small segments and short lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Writer(Segments(str(folder), META_JSON, Unbounded(limit)), max_line)
+    return Writer(Segments(str(folder), META_JSON, UnboundedQuota(limit)), max_line)
 
 
 def write(writer: Writer, pieces: list[tuple[int, bytes, bool]]) -> tuple[bytes, bytes]:
@@ -61,18 +61,18 @@ def write(writer: Writer, pieces: list[tuple[int, bytes, bool]]) -> tuple[bytes,
     return expected[0], expected[1]
 
 
-def pack(folder: Path, limit: int = 2000) -> list[Planned]:
+def pack(folder: Path, limit: int = 2000) -> list[PendingBody]:
     """Everything that the spool holds behind its state, as bodies."""
-    state = State(str(folder))
+    state = Checkpoint(str(folder))
     packer = Packer(ENCODER, limit, state.next, state.plan)
-    reader = Reader(str(folder), state.position)
+    reader = FrameReader(str(folder), state.position)
     found = [planned for frame in reader.frames() for planned in packer.add(frame)]
     reader.close()
     state.close()
     return found + packer.flush()
 
 
-def rebuilt(bodies: list[Planned]) -> Rebuilt:
+def rebuilt(bodies: list[PendingBody]) -> Rebuilt:
     """The streams in these bodies."""
     return Rebuilt((planned.body.data, {}) for planned in bodies)
 
@@ -103,7 +103,7 @@ def test_a_restart_sends_the_plan_unchanged_and_the_rest_anew(
     done = min(acknowledged, len(bodies) - 1)
     ahead = bodies[done : done + planned]
     position = (done and bodies[done - 1].resume) or (1, 0)
-    state = State(str(folder))
+    state = Checkpoint(str(folder))
     state.save(bodies[done].body.first, position, [(one.body.first, one.body.last) for one in ahead])
     state.close()
     again = pack(folder, 350)  # another limit than before: the plan holds all the same
@@ -132,7 +132,7 @@ def test_a_line_of_exactly_the_longest_size_is_one_record(tmp_path: Path) -> Non
 def test_every_segment_begins_with_the_meta_frame(tmp_path: Path) -> None:
     """So that a later segment says whose it is after the earlier ones are freed."""
     write(new_writer(tmp_path), [(0, b"x" * 19 + b"\n", False)] * 30)
-    numbers = segments(str(tmp_path))
+    numbers = segment_numbers(str(tmp_path))
     assert len(numbers) > 2
     os.unlink(tmp_path / segment_name(numbers[0]))
     assert json.loads(read_meta(str(tmp_path))) == json.loads(META_JSON)
@@ -172,7 +172,7 @@ def test_a_full_disk_drops_whole_lines_and_says_so(
 ) -> None:
     """What could not be written is covered by gap events; what is shipped are whole lines of the original."""
     folder = tmp_path_factory.mktemp("run")
-    disk = FailingSegments(str(folder), META_JSON, Unbounded(300))
+    disk = FailingSegments(str(folder), META_JSON, UnboundedQuota(300))
     writer = Writer(disk, 20)
     written = [b"", b""]
     writer.event({"event": "start", "message": ""})
@@ -243,7 +243,7 @@ def test_wherever_the_damage_is_no_line_is_made_up(tmp_path: Path, part: int) ->
         at[stream] += size
     write(new_writer(tmp_path, max_line=100, limit=900), pieces)
     lines = {line for text in texts for line in text.splitlines(keepends=True)}
-    for number in segments(str(tmp_path)):
+    for number in segment_numbers(str(tmp_path)):
         path = tmp_path / segment_name(number)
         data = path.read_bytes()
         for place in range(part, len(data), 8):
@@ -260,7 +260,7 @@ def test_a_line_that_the_next_segment_repeats_outlives_damage(tmp_path: Path) ->
     writer.write(0, b"one\ntwo")
     writer.write(0, b" and more\n")
     writer.close()
-    assert segments(str(tmp_path)) == [1, 2]
+    assert segment_numbers(str(tmp_path)) == [1, 2]
     path = tmp_path / segment_name(1)
     path.write_bytes(path.read_bytes().replace(b"one", b"eno"))
     found = rebuilt(pack(tmp_path))
@@ -275,7 +275,7 @@ def test_a_segment_that_a_power_cut_emptied(tmp_path: Path, kept: str) -> None:
     for chunk in (b"one\ntwo", b" and more\n", b"three\n"):
         writer.write(0, chunk)
     writer.close()
-    assert segments(str(tmp_path)) == [1, 2, 3]
+    assert segment_numbers(str(tmp_path)) == [1, 2, 3]
     size = 0 if kept == "nothing" else HEADER_BYTES + len(META_JSON)
     os.truncate(tmp_path / segment_name(2), size)
     found = rebuilt(pack(tmp_path))
@@ -301,7 +301,7 @@ def test_a_torn_tail_is_left_for_later(tmp_path: Path) -> None:
     path = tmp_path / segment_name(1)
     data = path.read_bytes()
     path.write_bytes(data[:-3])
-    reader = Reader(str(tmp_path))
+    reader = FrameReader(str(tmp_path))
     assert [frame.first for frame in reader.frames()] == [0, 1]
     path.write_bytes(data)
     assert [frame.first for frame in reader.frames()] == [2]
@@ -309,29 +309,29 @@ def test_a_torn_tail_is_left_for_later(tmp_path: Path) -> None:
 
 def test_the_state_survives_a_torn_write(tmp_path: Path) -> None:
     """Two slots alternate: when the newer one is damaged, the one before is in force."""
-    state = State(str(tmp_path))
+    state = Checkpoint(str(tmp_path))
     state.save(5, (1, 100), [(5, 9)])
     state.save(10, (2, 0), [])
     data = bytearray((tmp_path / "state").read_bytes())
-    assert State(str(tmp_path)).next == 10
+    assert Checkpoint(str(tmp_path)).next == 10
     data[20] ^= 0xFF  # the second save went to the first slot
     (tmp_path / "state").write_bytes(data)
-    old = State(str(tmp_path))
+    old = Checkpoint(str(tmp_path))
     assert (old.next, old.position, old.plan) == (5, (1, 100), [(5, 9)])
 
 
 def test_a_state_that_is_written_in_part_is_not_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes half of it: as if it had taken nothing, so that no segment is freed for it."""
-    state = State(str(tmp_path))
+    state = Checkpoint(str(tmp_path))
     state.save(7, (1, 70), [])
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset))
     with pytest.raises(OSError, match="No space left"):
         state.save(8, (2, 80), [])
-    assert (state.next, State(str(tmp_path)).next) == (7, 7)
+    assert (state.next, Checkpoint(str(tmp_path)).next) == (7, 7)
     monkeypatch.undo()
     state.save(9, (2, 90), [])
-    assert State(str(tmp_path)).position == (2, 90)
+    assert Checkpoint(str(tmp_path)).position == (2, 90)
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_without_credentials_the_lines_stay(sqstee: Sqstee, fake_sqs: FakeSqs) -
 def test_without_network_the_lines_stay(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """Nobody answers any more: the flush time passes, the lines stay, one line says so."""
     # a shipper that finds its time over may need more than its grace to say why, where it hardly gets the processor
-    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.capture.final_flush:Delivery._kill:hang:1")
+    environ = fake_sqs.environ() | injecting(tmp_path, "sqstee.capture.final_flush:FinalFlush._kill:hang:1")
     words = sqstee.words("--to", "q", "--flush-timeout", "6s", "--", "sh", "-c", "echo one; read x; echo hi; exit 2")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=sqstee.environ | environ) as process:
         wait_for(lambda: shipped(fake_sqs).stdout == b"one\n", "first line")

@@ -613,7 +613,7 @@ def test_a_reader_sees_the_end_before_the_delivery_is_done(sqstee: Sqstee) -> No
 def test_a_signal_between_the_commands_end_and_ours(sqstee: Sqstee, tmp_path: Path, moment: str) -> None:
     """It came too late for the command, which is not said to have died of it, nor is its output lost: the capture only
     waits for the processor."""
-    environ = sqstee.environ | injecting(tmp_path, f"sqstee.capture.loop:Capture.{moment}")
+    environ = sqstee.environ | injecting(tmp_path, f"sqstee.capture.loop:CaptureLoop.{moment}")
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; exit 7")
     with running(command, stdout=subprocess.PIPE, env=environ) as process:
         wait_for((tmp_path / "injected").exists, "capture")

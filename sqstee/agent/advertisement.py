@@ -15,7 +15,7 @@ from sqstee.spool import agent_file
 from sqstee.spool.agent_file import ANY, FILE_NAME, STATUS_NAME
 
 
-class Presence:
+class Advertisement:
     """Holds the agent's lock in `folder`. Raises SqsteeError where another agent does."""
 
     def __init__(self, folder: str, environ: Mapping[str, str]) -> None:

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 
 from sqstee import __version__
-from sqstee.agent.advertisement import Presence
-from sqstee.agent.claimed_run import Charge
-from sqstee.agent.flow import Run
-from sqstee.agent.worker import Group
+from sqstee.agent.advertisement import Advertisement
+from sqstee.agent.claimed_run import ClaimedRun
+from sqstee.agent.flow import ServedRun
+from sqstee.agent.worker import Worker
 from sqstee.destination import LOCAL_FILE_NAME, parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import SENDER_OPTIONS, Settings
-from sqstee.ship.policy import Manner, manner_of
+from sqstee.ship.policy import DeliveryPolicy, manner_of
 from sqstee.spool import agent_file
-from sqstee.spool.pinned_folder import Folder
+from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.run_folder import holds_nothing, lock, remove
-from sqstee.spool.waiting import ULID_LENGTH, sweep
+from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import TransportError
 from sqstee.transports.factory import open_sender
@@ -41,7 +41,7 @@ _SPARE_FDS = 256
 _FDS_OF_A_RUN = 6
 
 
-class Plan:
+class AgentConfig:
     """What an agent is configured with: its destinations (None: whatever runs ask for), and the `run` options."""
 
     def __init__(self, destinations: frozenset[str] | None, settings: Settings) -> None:
@@ -56,21 +56,21 @@ class Plan:
 class Agent:
     """Serves `folder`. Raises SqsteeError where another one does, or it must not be served."""
 
-    def __init__(self, folder: str, plan: Plan, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: str, plan: AgentConfig, environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.of_all_users = agent_file.serves_all_users(folder)
         if self.of_all_users:
             _check_host_wide(plan)
         self._plan = plan
-        self._presence = Presence(folder, environ)
+        self._presence = Advertisement(folder, environ)
         self._most_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
-        self._roots: dict[int, Folder] = {}
-        self._charges: dict[str, Charge] = {}
+        self._roots: dict[int, PinnedFolder] = {}
+        self._charges: dict[str, ClaimedRun] = {}
         self._left_alone: dict[tuple[str, str], tuple[float, str]] = {}  # runs, until when, and the trouble with them
-        self._groups: dict[tuple[object, ...], Group] = {}
-        self._leaving: list[Group] = []
+        self._groups: dict[tuple[object, ...], Worker] = {}
+        self._leaving: list[Worker] = []
         self._senders: dict[tuple[object, ...], Sender] = {}
-        self._ended: SimpleQueue[Charge] = SimpleQueue()
+        self._ended: SimpleQueue[ClaimedRun] = SimpleQueue()
         self._ending: set[str] = set()
         self._error = ""
         self._past = [0, 0]  # requests and records of groups that are no more
@@ -82,7 +82,7 @@ class Agent:
         self.crowded: list[str] = []  # runs for which there are too few descriptors at the moment
         os.nice(_NICENESS)
 
-    def serve(self, stop: Callable[[], bool], reload: Callable[[], Plan | None]) -> None:
+    def serve(self, stop: Callable[[], bool], reload: Callable[[], AgentConfig | None]) -> None:
         """Ship until `stop`, then deliver the rest within the flush timeout; `reload` answers with a new plan or None.
 
         Both are called at every look.
@@ -190,11 +190,11 @@ class Agent:
             "error": next((group.reason for group in groups if group.reason), self._error),
         }
 
-    def _folders(self) -> Iterator[tuple[Folder, list[str]]]:
+    def _folders(self) -> Iterator[tuple[PinnedFolder, list[str]]]:
         """Every spool folder that is served, with the names of its runs."""
         if not self.of_all_users:
             if not self._roots:
-                self._roots[os.getuid()] = Folder(self.folder, os.getuid())
+                self._roots[os.getuid()] = PinnedFolder(self.folder, os.getuid())
         else:
             self._open_users_folders()
         for root in self._roots.values():
@@ -212,16 +212,16 @@ class Agent:
         for name in os.listdir(self.folder):
             if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) not in self._roots:
                 try:
-                    self._roots[int(name)] = Folder(f"{self.folder}/{name}", int(name))
+                    self._roots[int(name)] = PinnedFolder(f"{self.folder}/{name}", int(name))
                 except OSError:  # a link, a file, another user's: nobody's spool
                     continue
 
-    def _take_charge(self, root: Folder, name: str, now: float) -> None:
+    def _take_charge(self, root: PinnedFolder, name: str, now: float) -> None:
         """Take a run, unless somebody ships it, or it is not ours to ship."""
-        folder: Folder | None = None
+        folder: PinnedFolder | None = None
         shipping: int | None = None
         try:
-            folder = Folder(f"{root.path}/{name}", root.owner)
+            folder = PinnedFolder(f"{root.path}/{name}", root.owner)
             if holds_nothing(folder.path):
                 shipping = lock(folder.path, "ship")
                 if shipping is not None:
@@ -238,7 +238,7 @@ class Agent:
             if shipping is None:
                 self.busy.append(name)
                 return
-            charge = Charge(folder, shipping, Run(name, folder.path, root.path), self._group(root, manner))
+            charge = ClaimedRun(folder, shipping, ServedRun(name, folder.path, root.path), self._group(root, manner))
             folder = shipping = None
         except FileNotFoundError:  # it has gone meanwhile
             return
@@ -256,12 +256,12 @@ class Agent:
         self._error = f"{name}: {problem}"
         self._left_alone[root, name] = now + _TRY_AGAIN_SECONDS, problem
 
-    def _group(self, root: Folder, manner: Manner) -> Group:
+    def _group(self, root: PinnedFolder, manner: DeliveryPolicy) -> Worker:
         settings = self._plan.settings
         if self.of_all_users:  # users choose where their lines go, not how the node sends them
             sending = {name: str(getattr(settings, name)) for name in SENDER_OPTIONS}
             own = (settings.linger, settings.message_bytes, settings.compress, settings.local_max)
-            manner = Manner(manner.to, *own, sending)
+            manner = DeliveryPolicy(manner.to, *own, sending)
         group = self._groups.get(manner.key)
         if group is None or group.closing or not group.alive:
             destination = parse(manner.to)
@@ -275,10 +275,10 @@ class Agent:
             mixing = destination.kind == "sqs" and not (sender.ordered or manner.sending["via_s3"])
             if group:
                 self._leaving.append(group)
-            group = self._groups[manner.key] = Group(manner, sender, mixing, settings.flush_timeout)
+            group = self._groups[manner.key] = Worker(manner, sender, mixing, settings.flush_timeout)
         return group
 
-    def _attend(self, name: str, charge: Charge, now: float) -> None:
+    def _attend(self, name: str, charge: ClaimedRun, now: float) -> None:
         run = charge.run
         if name in self._ending:
             return
@@ -304,12 +304,12 @@ class Agent:
             charge.end()
             self._ending.discard(charge.run.name)
 
-    def _release(self, name: str, charge: Charge) -> bool:
+    def _release(self, name: str, charge: ClaimedRun) -> bool:
         del self._charges[name]
         self._ending.discard(name)
         return charge.release()
 
-    def _adjust(self, plan: Plan) -> None:
+    def _adjust(self, plan: AgentConfig) -> None:
         """Go on with a new plan: runs of a destination that is no more in it are left to themselves."""
         if self.of_all_users:
             try:
@@ -342,12 +342,12 @@ class Agent:
     def _sweep(self) -> None:
         for root in self._roots.values():
             try:
-                sweep(root.path)
+                remove_half_made(root.path)
             except OSError as error:
                 self._error = str(error)
 
 
-def _check_host_wide(plan: Plan) -> None:
+def _check_host_wide(plan: AgentConfig) -> None:
     if os.geteuid():
         hint = "run it as root, or serve a folder of your own with --spool DIR"
         raise SqsteeError("only root can serve all users' spool folders", hint)

@@ -9,28 +9,28 @@ from __future__ import annotations
 import fcntl
 import os
 
-from sqstee.agent.flow import Run
-from sqstee.agent.worker import Group
+from sqstee.agent.flow import ServedRun
+from sqstee.agent.worker import Worker
 from sqstee.spool.checkpoint import START
-from sqstee.spool.pinned_folder import Folder, _give_to_owner, _own_state
+from sqstee.spool.pinned_folder import PinnedFolder, _give_to_owner, _own_state
 from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import open_lock
-from sqstee.spool.segments import segment_name, segments
+from sqstee.spool.segments import segment_name, segment_numbers
 
 
-class Charge:
+class ClaimedRun:
     """One run, from the moment its `ship` lock was taken."""
 
     __slots__ = ("_changed", "_folder", "_number", "_segment", "_shipping", "_size", "_writer", "group", "looks", "run")
 
-    def __init__(self, folder: Folder, shipping: int, run: Run, group: Group) -> None:
+    def __init__(self, folder: PinnedFolder, shipping: int, run: ServedRun, group: Worker) -> None:
         self.run = run
         self.group = group
         self.looks = hash(run.name) % 5  # so that not all are looked at closely at once
         self._folder = folder
         self._shipping = shipping
-        self._number = max(segments(folder.path), default=1)
+        self._number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
         _own_state(folder)

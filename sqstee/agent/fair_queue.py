@@ -11,46 +11,48 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from sqstee.agent.flow import QUANTUM_BYTES, Lane, Run
+from sqstee.agent.flow import QUANTUM_BYTES, Flow, ServedRun
 from sqstee.record import Body, attributes_size
-from sqstee.ship.compressor_pool import Compressor
-from sqstee.ship.request import MAX_ENTRIES, Limits, Planned, Request, compress
+from sqstee.ship.compressor_pool import CompressorPool
+from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
 from sqstee.ship.sender_pool import IN_FLIGHT
-from sqstee.ship.source import Source
+from sqstee.ship.source import RunSource
 
 _AWAKE = 16  # runs that keep their files and buffers between two turns
 
 
-class Mixed(Planned):
+class MixedBody(PendingBody):
     """A body with slices of several runs, its members."""
 
     __slots__ = ("members",)
 
-    def __init__(self, members: list[Planned]) -> None:
+    def __init__(self, members: list[PendingBody]) -> None:
         hosts = {member.body.host for member in members}
         host = hosts.pop() if len(hosts) == 1 else ""
         super().__init__(Body(b"".join(member.body.data for member in members), "", host, 0, 0), None)
         self.members = members
 
-    def divide(self, parts: int) -> list[Planned]:
+    def divide(self, parts: int) -> list[PendingBody]:
         """Its members in at most `parts` bodies."""
         size = -(-len(self.members) // parts)
         groups = [self.members[at : at + size] for at in range(0, len(self.members), size)]
-        return [Mixed(group) if len(group) > 1 else group[0] for group in groups]
+        return [MixedBody(group) if len(group) > 1 else group[0] for group in groups]
 
 
-def _members(planned: Planned) -> list[Planned]:
-    return planned.members if isinstance(planned, Mixed) else [planned]
+def _members(planned: PendingBody) -> list[PendingBody]:
+    return planned.members if isinstance(planned, MixedBody) else [planned]
 
 
-class Fleet:
+class FairQueue:
     """The supply of one destination's shipper from many runs; see `Supply`.
 
     Runs come in through `inbox`, again whenever there is something new in them; both this and a run's attributes may
     be touched from another thread. With `mixing` a body may hold several runs' lines.
     """
 
-    def __init__(self, limits: Limits, message_bytes: int, compress: str, mixing: bool, inbox: deque[Run]) -> None:
+    def __init__(
+        self, limits: RequestLimits, message_bytes: int, compress: str, mixing: bool, inbox: deque[ServedRun]
+    ) -> None:
         self.quarantined = 0
         self.acknowledged = 0  # records
         self.requests = 0
@@ -58,15 +60,15 @@ class Fleet:
         self._limits = limits
         self._message_bytes = message_bytes
         self._compress = compress
-        self._compressor = Compressor(compress)
+        self._compressor = CompressorPool(compress)
         self._mixing = mixing
         self._inbox = inbox
-        self._runs: dict[str, Run] = {}
-        self._turns: deque[Run] = deque()
-        self._holding: dict[str, Run] = {}
-        self._awake: dict[str, Run] = {}
+        self._runs: dict[str, ServedRun] = {}
+        self._turns: deque[ServedRun] = deque()
+        self._holding: dict[str, ServedRun] = {}
+        self._awake: dict[str, ServedRun] = {}
         self._held = 0  # bytes that the runs have packed
-        self._ready: deque[Planned] = deque()
+        self._ready: deque[PendingBody] = deque()
 
     @property
     def waiting(self) -> bool:
@@ -101,7 +103,7 @@ class Fleet:
 
     def close_open_body(self) -> None:
         """Make everything that is packed into bodies."""
-        members: list[Planned] = []
+        members: list[PendingBody] = []
         size = 0
         for run in list(self._holding.values()):
             for planned in self._taken(run):
@@ -134,14 +136,14 @@ class Fleet:
         compress(request, self._compress)
         return request
 
-    def plan(self, handed: Iterable[Planned]) -> None:
+    def plan(self, handed: Iterable[PendingBody]) -> None:
         """Have every run remember its own ranges."""
         self.requests += 1
         for run, members in self._by_run(handed):
             assert run.lane
             run.lane.plan(members)
 
-    def acknowledge(self, taken: Iterable[Planned]) -> None:
+    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
         """The destination has these; a run that cannot free its own is given up for now, and nobody else is held."""
         bodies = list(taken)
         for run, members in self._by_run(bodies):
@@ -158,31 +160,31 @@ class Fleet:
         for planned in bodies:
             planned.done = True
 
-    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """By run first, then by lines; none where its run was given up: whoever takes it next sends that again."""
-        if isinstance(planned, Mixed):
+        if isinstance(planned, MixedBody):
             return planned.divide(parts)
         lane = self._owner(planned)
         return lane.divide(planned, parts) if lane else []
 
-    def refit(self, planned: Planned, size: int) -> list[Planned]:
+    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
         """By run first, then by lines; none where its run was given up."""
-        if isinstance(planned, Mixed):
+        if isinstance(planned, MixedBody):
             large = [member for member in planned.members if member.body.size > size]
             fitting = [member for member in planned.members if member.body.size <= size]
             return fitting + [part for member in large for part in self.refit(member, size)]
         lane = self._owner(planned)
         return lane.refit(planned, size) if lane else []
 
-    def substitute(self, planned: Planned, reason: str) -> None:
+    def substitute(self, planned: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
         run = self._runs.get(planned.body.run)
         if run and run.lane:
             run.lane.substitute(planned, reason)
 
-    def reinstate(self, planned: Planned) -> None:
+    def reinstate(self, planned: PendingBody) -> None:
         """Take the gap event back."""
-        Source.reinstate(planned)
+        RunSource.reinstate(planned)
 
     def close(self) -> None:
         """Close the files of all runs."""
@@ -226,13 +228,13 @@ class Fleet:
         share = self._most_body_bytes // (len(self._turns) + 1)
         return min(self._most_body_bytes, max(QUANTUM_BYTES, share))
 
-    def _arrive(self, run: Run) -> None:
+    def _arrive(self, run: ServedRun) -> None:
         run.noted = False
         if run.gone:
             return
         try:
             if run.lane is None:
-                run.lane = Lane(run.folder, self._limits, run.root)
+                run.lane = Flow(run.folder, self._limits, run.root)
                 if run.lane.run != run.name:  # its first frame is its owner's, and may be another one by now
                     raise ValueError("its first frame names another run")
                 self._runs[run.name] = run
@@ -244,7 +246,7 @@ class Fleet:
             run.lane.queued = True
             self._turns.append(run)
 
-    def _give_turn(self, run: Run, lane: Lane) -> None:
+    def _give_turn(self, run: ServedRun, lane: Flow) -> None:
         size, before = self._slice_bytes, lane.size
         try:
             lane.read_slice(size)
@@ -264,15 +266,15 @@ class Fleet:
         else:
             self._turns.append(run)
 
-    def _taken(self, run: Run) -> list[Planned]:
+    def _taken(self, run: ServedRun) -> list[PendingBody]:
         try:
             return run.lane.take() if run.lane else []
         except Exception as error:
             self._lose(run, error)
             return []
 
-    def _close(self, members: list[Planned]) -> None:
-        self._ready.extend(self._compressor.add(Mixed(members) if len(members) > 1 else members[0]))
+    def _close(self, members: list[PendingBody]) -> None:
+        self._ready.extend(self._compressor.add(MixedBody(members) if len(members) > 1 else members[0]))
 
     def _let_rest(self) -> None:
         """Keep the files and buffers of the latest few."""
@@ -281,20 +283,20 @@ class Fleet:
             if run.lane:
                 run.lane.rest()
 
-    def _by_run(self, bodies: Iterable[Planned]) -> Iterable[tuple[Run, list[Planned]]]:
+    def _by_run(self, bodies: Iterable[PendingBody]) -> Iterable[tuple[ServedRun, list[PendingBody]]]:
         """The slices of each run that is still here."""
-        found: dict[str, list[Planned]] = {}
+        found: dict[str, list[PendingBody]] = {}
         for planned in bodies:
             for member in _members(planned):
                 found.setdefault(member.body.run, []).append(member)
         return [(self._runs[name], members) for name, members in found.items() if name in self._runs]
 
-    def _owner(self, planned: Planned) -> Lane | None:
+    def _owner(self, planned: PendingBody) -> Flow | None:
         """The lane that handed a slice out; None where its run was given up since (and perhaps taken again)."""
         run = self._runs.get(planned.body.run)
         return run.lane if run and run.lane and run.lane.planned(planned) else None
 
-    def _settle(self, run: Run) -> None:
+    def _settle(self, run: ServedRun) -> None:
         """Have done with a run that has ended and is shipped."""
         lane = run.lane
         if lane and lane.final and lane.caught_up and lane.done and not (lane.queued or run.gone):
@@ -302,7 +304,7 @@ class Fleet:
             lane.remove()
             self._forget(run)
 
-    def _lose(self, run: Run, error: Exception) -> None:
+    def _lose(self, run: ServedRun, error: Exception) -> None:
         """Give a run up, with what of it is not acknowledged: whoever takes it next sends that again."""
         run.failure = f"{type(error).__name__}: {error}"
         if run.lane:
@@ -318,7 +320,7 @@ class Fleet:
                 self._close(kept)
         self._ready.extend(self._compressor.rest())
 
-    def _forget(self, run: Run) -> None:
+    def _forget(self, run: ServedRun) -> None:
         if run.lane and run.name in self._runs:
             self._held -= run.lane.size
         for known in (self._runs, self._holding, self._awake):

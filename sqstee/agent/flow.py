@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from sqstee.options import host as host_name
 from sqstee.record import MAX_SEQ, Encoder
 from sqstee.ship.pack import Packer
-from sqstee.ship.request import Limits, Planned
-from sqstee.ship.source import Source
+from sqstee.ship.request import PendingBody, RequestLimits
+from sqstee.ship.source import RunSource
 from sqstee.spool.frame import CUT, LINES
-from sqstee.spool.reader import Reader
+from sqstee.spool.reader import FrameReader
 from sqstee.wire import decode
 
 QUANTUM_BYTES = 64 * 1024  # of each run in a round
@@ -40,12 +40,12 @@ class StrictEncoder(Encoder):
         return event
 
 
-class Lane(Source):
+class Flow(RunSource):
     """One run of a fleet: its slices are handed out whole, and its files are let go between two turns."""
 
     encoder = StrictEncoder
 
-    def __init__(self, folder: str, limits: Limits, root: str) -> None:
+    def __init__(self, folder: str, limits: RequestLimits, root: str) -> None:
         super().__init__(folder, QUANTUM_BYTES, limits, "none", root)
         self.queued = False  # it has a turn to come
         self.final = False  # its run had ended before that turn: the end is read in it
@@ -75,7 +75,7 @@ class Lane(Source):
         """Bytes that are handed out."""
         return sum(len(planned.body.data) for planned in self._planned)
 
-    def planned(self, planned: Planned) -> bool:
+    def planned(self, planned: PendingBody) -> bool:
         """Whether it was handed out here and is not acknowledged."""
         return planned in self._planned
 
@@ -95,7 +95,7 @@ class Lane(Source):
         self._wanted = len(self.ready) + 1
         self.read()
 
-    def take(self) -> list[Planned]:
+    def take(self) -> list[PendingBody]:
         """Everything packed, handed out."""
         self.close_open_body()
         taken = list(self.ready)
@@ -105,7 +105,7 @@ class Lane(Source):
         self._unplanned += len(taken)
         return taken
 
-    def plan(self, handed: Iterable[Planned]) -> None:
+    def plan(self, handed: Iterable[PendingBody]) -> None:
         """Remember, before they are sent for the first time, the ranges that are in a request."""
         bodies = list(handed)
         self._unplanned -= sum(not planned.planned for planned in bodies)
@@ -118,11 +118,11 @@ class Lane(Source):
         next_seq, position = self._taken
         position = max(position, self._state.position)  # what was freed is no more there
         self._packing = None
-        self._reader = Reader(self.folder, position, next_seq)
+        self._reader = FrameReader(self.folder, position, next_seq)
         self._reader.read_bytes = _READ_BYTES
         self._packer = Packer(self._encoder, self._most_body_bytes, next_seq, self._promised)
 
-    def _bodies(self) -> Iterator[Planned]:
+    def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._reader.frames():
             if frame.kind == LINES and frame.lines != frame.payload.count(b"\n") + bool(frame.flags & CUT):
                 raise ValueError("a frame that counts its lines wrongly")
@@ -134,7 +134,7 @@ class Lane(Source):
         return len(self.ready) >= self._wanted or self.blocked
 
 
-class Run:
+class ServedRun:
     """A run in an agent's charge: `ended` once nothing will be written, `gone` once the fleet has done with it."""
 
     __slots__ = ("ended", "failure", "folder", "gone", "lane", "name", "noted", "root")
@@ -143,7 +143,7 @@ class Run:
         self.name = name
         self.folder = folder
         self.root = root
-        self.lane: Lane | None = None
+        self.lane: Flow | None = None
         self.noted = False  # it is in the inbox, where it needs to be only once
         self.ended = False
         self.gone = False

@@ -7,27 +7,27 @@ import threading
 import time
 from collections import deque
 
-from sqstee.agent.fair_queue import Fleet
-from sqstee.agent.flow import Run
-from sqstee.ship.policy import Manner
-from sqstee.ship.request import Limits
+from sqstee.agent.fair_queue import FairQueue
+from sqstee.agent.flow import ServedRun
+from sqstee.ship.policy import DeliveryPolicy
+from sqstee.ship.request import RequestLimits
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, WAKE
 from sqstee.transports.base import Sender
 
 
-class Group:
+class Worker:
     """One shipper, in a thread of its own; `alive` while it ships, `used_at` is when it last had a run."""
 
-    def __init__(self, manner: Manner, sender: Sender, mixing: bool, flush_timeout: float) -> None:
+    def __init__(self, manner: DeliveryPolicy, sender: Sender, mixing: bool, flush_timeout: float) -> None:
         self.manner = manner
         self.failure = ""
         self.alive = True
         self.used_at = time.monotonic()
-        self.fleet: Fleet | None = None
+        self.fleet: FairQueue | None = None
         self._body_bytes = manner.message_bytes or sender.body_bytes
         self._mixing = mixing
-        self._inbox: deque[Run] = deque()
+        self._inbox: deque[ServedRun] = deque()
         self._wake, self._waking = os.pipe()
         os.set_blocking(self._waking, False)
         self.closing = False
@@ -49,7 +49,7 @@ class Group:
         """Why lines stay behind, if they do."""
         return self.failure or self._shipper.reason
 
-    def look_at(self, run: Run) -> None:
+    def look_at(self, run: ServedRun) -> None:
         """There is a new run, or something new in one."""
         if not run.noted:
             run.noted = True
@@ -68,8 +68,8 @@ class Group:
             os.close(self._waking)
             self._waking = -1
 
-    def _supply(self, limits: Limits) -> Fleet:
-        self.fleet = Fleet(limits, self._body_bytes, self.manner.compress, self._mixing, self._inbox)
+    def _supply(self, limits: RequestLimits) -> FairQueue:
+        self.fleet = FairQueue(limits, self._body_bytes, self.manner.compress, self._mixing, self._inbox)
         return self.fleet
 
     def _work(self) -> None:

@@ -7,7 +7,7 @@ import time
 
 from sqstee.capture import signals
 from sqstee.capture.stdio import output_of
-from sqstee.spool.quarantine import about_put_aside, put_aside
+from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from sqstee.capture.output import Output
-    from sqstee.ship.shipper_handle import Shipment
+    from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.writer import Writer
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
@@ -30,7 +30,7 @@ _COLUMNS = 80  # of a terminal that does not know
 _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 
 
-class Figures:
+class DeliveryStats:
     """What became of a run's lines: of `captured` those not `waiting`, `dropped` or `quarantined` are delivered.
 
     `reasons` say why how many were dropped,
@@ -73,7 +73,7 @@ class Figures:
         )
 
 
-class Progress:
+class ProgressLine:
     """One line on a terminal, redrawn in place and wiped at the end; nothing anywhere else, or in the background."""
 
     def __init__(self, unfinished: bool) -> None:
@@ -118,7 +118,7 @@ class Progress:
             pass
 
 
-class Delivery:
+class FinalFlush:
     """Waits for a run's shipper.
 
     `ending` are the signals that cut the waiting short; all others are handed to `take` by their number.
@@ -127,7 +127,7 @@ class Delivery:
     def __init__(
         self,
         writer: Writer,
-        shipment: Shipment | None,
+        shipment: ShipperHandle | None,
         seconds: float,
         ending: Collection[int],
         take: Callable[[int], None],
@@ -142,8 +142,8 @@ class Delivery:
         self._started = time.monotonic()
         self._late = f"not done within {seconds:g} s"
         self._cut_short = cut_short
-        self._progress = Progress(unfinished)
-        self.figures = Figures(writer.lines, writer.bytes, writer.reasons)
+        self._progress = ProgressLine(unfinished)
+        self.figures = DeliveryStats(writer.lines, writer.bytes, writer.reasons)
         self.drew = False  # whether our progress has ended the command's unfinished line
 
     def finish(self) -> None:
@@ -176,7 +176,7 @@ class Delivery:
             everything = writer.spooled
             self._wait(0.0, lambda: not shipment.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
         self.figures.waits(self._acknowledged(writer.next_seq), writer.next_seq)
-        self.figures.quarantined = put_aside(writer.folder)
+        self.figures.quarantined = quarantined_records(writer.folder)
         if not self.figures.complete:
             self.figures.reason = self._cut_short or self._late
 
@@ -209,12 +209,12 @@ class Delivery:
 
     def _acknowledged(self, everything: int) -> int:
         """As far as the state file tells; without the folder all is done."""
-        from sqstee.spool.checkpoint import State
+        from sqstee.spool.checkpoint import Checkpoint
 
         folder = self._writer.folder
-        return State(folder).next if os.path.exists(folder) else everything
+        return Checkpoint(folder).next if os.path.exists(folder) else everything
 
-    def _kill(self, shipment: Shipment) -> None:
+    def _kill(self, shipment: ShipperHandle) -> None:
         """End the shipper; one that hangs in the disk, or another signal, is not waited for."""
         os.kill(shipment.pid, _signal.SIGKILL)
         deadline = time.monotonic() + _GRACE_SECONDS
@@ -230,13 +230,13 @@ def cut_short_by(number: int) -> str:
     return f"cut short by {_NAMES[number]}"
 
 
-def leftovers(figures: Figures, root: str) -> list[str]:
+def leftovers(figures: DeliveryStats, root: str) -> list[str]:
     """What to say about lines that are not where they should be: how many, where, why, and what to do."""
     found = []
     for reason, number in figures.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
     if figures.quarantined:
-        found.append(about_put_aside(count(figures.quarantined, "line"), root))
+        found.append(quarantine_notice(count(figures.quarantined, "line"), root))
     if figures.waiting or figures.waiting_events:
         what = count(figures.waiting, "line") if figures.waiting else "the run's own events"
         why = f" ({figures.reason})" if figures.reason else ""

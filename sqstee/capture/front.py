@@ -7,12 +7,12 @@ import os
 from sqstee import destination
 from sqstee.capture import child, signals
 from sqstee.capture.output import keeps_boundaries
-from sqstee.capture.stdio import Ends
-from sqstee.capture.stream import pump
+from sqstee.capture.stdio import Stdio
+from sqstee.capture.stream import pass_through
 from sqstee.errors import SqsteeError
 from sqstee.fds import close_quietly, open_null
 from sqstee.options import check
-from sqstee.spool.location import absolute, default_root, settled
+from sqstee.spool.location import absolute, default_root, with_absolute_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Front:
         if settings.token_file:
             settings.token_file = absolute(settings.token_file)
         check(settings, self._destination)
-        settings.fallback = settled(settings.fallback)
+        settings.fallback = with_absolute_path(settings.fallback)
         self._masker: Masker | None = None
         if settings.redact:
             from sqstee.spool.redact import Masker
@@ -53,7 +53,7 @@ class Front:
             captured = {1, 2} - closed - self._left_alone(inherited, closed)
             if not captured:
                 raise child.passthrough(self._command, inherited, "")
-            self._ends = Ends(captured, self._settings, inherited.environ)
+            self._ends = Stdio(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
             self._streams = self._ends.streams()
             null = open_null()
@@ -69,14 +69,14 @@ class Front:
             os.dup2(null, fd, inheritable=True)
         os.close(null)
         os.umask(0o077)
-        self._supervise(signals.ENDING - ignored - inherited.mask)
+        self._supervise(signals.TERMINATION_SIGNALS - ignored - inherited.mask)
 
     def _supervise(self, ending_signals: frozenset[int]) -> NoReturn:
         """From here on the command runs: all that is not needed to start it is loaded now."""
         try:
-            from sqstee.capture.supervisor import Supervision
+            from sqstee.capture.supervisor import Supervisor
 
-            supervision = Supervision(
+            supervision = Supervisor(
                 self._settings,
                 self._command,
                 self._destination,
@@ -96,7 +96,7 @@ class Front:
         if failure is not None:
             raise child.failure_to_start(self._command, failure)
         child.say_uncaptured(reason)
-        status = signals.attend(self._child.pid, lambda: pump(self._streams))
+        status = signals.attend(self._child.pid, lambda: pass_through(self._streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))
         os._exit(os.WEXITSTATUS(status))

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqstee.ship.shipper_handle import Shipment
+    from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.writer import Writer
 
 IDLE_SECONDS = 5.0  # an unfinished line that is idle for so long is shipped as it is
@@ -35,13 +35,13 @@ _INT = Struct("i")
 _PTY_BYTES = 65536  # more than a pty holds, in the kernel's buffers on both of its sides
 
 
-class Spooling:
+class SpoolFeed:
     """The capture loop's hand on the spool: never raises, never waits, wakes the shipper at most ten times a second.
 
     `patience` is for how many seconds after the command's end room in the spool is still waited for.
     """
 
-    def __init__(self, writer: Writer | None, shipment: Shipment | None, patience: float = 0.0) -> None:
+    def __init__(self, writer: Writer | None, shipment: ShipperHandle | None, patience: float = 0.0) -> None:
         self.writer = writer
         self.failure = ""
         self.give_up_at: float | None = None
@@ -104,11 +104,11 @@ class Spooling:
             self._shipment.tell(WAKE)
 
 
-class Capture:
+class CaptureLoop:
     """Moves the command's output; `run` returns when every stream has ended, or what was there at `finish` is out."""
 
     def __init__(self, streams: list[Stream]) -> None:
-        self.spooling = Spooling(None, None)
+        self.spooling = SpoolFeed(None, None)
         self.all = tuple(streams)
         self.open = list(streams)
         self.give_up_outputs = False  # an ended stream's output is closed, stderr too: nothing of ours will be said

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Messages:
+class Notices:
     """Collects lines, and says them at once; each says what happened, how much, and what to do next."""
 
     def __init__(self) -> None:

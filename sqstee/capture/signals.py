@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from sqstee.ship.shipper_handle import Shipment
+    from sqstee.ship.shipper_handle import ShipperHandle
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 SI_KERNEL = 128
 ALL = _signal.valid_signals()
 WAITED = ALL - {_signal.SIGKILL, _signal.SIGSTOP}
-ENDING = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM))
+TERMINATION_SIGNALS = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM))
 JOB_STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
 # The kernel gives these to the terminal's whole foreground group, so that the command has them already.
 _OF_THE_TERMINAL = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGCONT, *JOB_STOPS))
@@ -50,7 +50,7 @@ class Relay:
     stays pending in it, where /proc shows it.
     """
 
-    def __init__(self, pid: int, witness: Shipment | None) -> None:
+    def __init__(self, pid: int, witness: ShipperHandle | None) -> None:
         self._pid = pid
         self._witness = witness
         self._leader = os.getsid(0) == os.getpid()

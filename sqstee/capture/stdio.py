@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _OUTPUT_STREAM = 2  # the spool's number of the merged stream
 
 
-class Ends:
+class Stdio:
     """Both ends of what stands between the command and us: a pipe or a pty for each captured output.
 
     `of_command` maps the command's descriptors to its ends; `on_stderr` are those of our outputs that show where our

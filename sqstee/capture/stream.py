@@ -66,7 +66,7 @@ class Stream:
         return data[1:]
 
 
-def pump(streams: list[Stream]) -> None:
+def pass_through(streams: list[Stream]) -> None:
     """Pass through and nothing else, for when the capture loop has failed: the plainest one there is."""
     import select
 

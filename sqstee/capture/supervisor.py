@@ -8,10 +8,10 @@ import resource  # noqa: F401  # wait3 would import it, when there may be no des
 import time
 
 from sqstee.capture import child, signals
-from sqstee.capture.loop import Capture, Spooling, readable_bytes
-from sqstee.capture.notices import Messages
-from sqstee.capture.stream import Stream, pump
-from sqstee.capture.teardown import Ending, Kept
+from sqstee.capture.loop import CaptureLoop, SpoolFeed, readable_bytes
+from sqstee.capture.notices import Notices
+from sqstee.capture.stream import Stream, pass_through
+from sqstee.capture.teardown import Kept, Teardown
 from sqstee.destination import LOCAL_FILE_NAME, Destination, parse
 from sqstee.errors import SqsteeError
 from sqstee.ship import shipper_handle
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from sqstee.capture.child import Child
-    from sqstee.capture.stdio import Ends
+    from sqstee.capture.stdio import Stdio
     from sqstee.options import Settings
     from sqstee.spool.redact import Masker
 else:  # the Python half of signal costs 8 ms (enum)
@@ -36,7 +36,7 @@ _DRAIN_SECONDS = 0.1  # how long a command's last output before a stop, or an en
 _CAPTURED_SECONDS = 5.0  # how long the capture, where no output holds it, may wait for the processor
 
 
-class Supervision:
+class Supervisor:
     """The process that the caller sees, once the command runs: it attends to signals, and dies as the command died."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Supervision:
         destination: Destination,
         masker: Masker | None,
         child: Child,
-        ends: Ends,
+        ends: Stdio,
         streams: list[Stream],
         ending_signals: frozenset[int],
     ) -> None:
@@ -58,7 +58,7 @@ class Supervision:
         self._streams = streams
         self._ending_signals = ending_signals
         self._make_writer = run_folder.writer_for(masker)
-        self._messages = Messages()
+        self._messages = Notices()
         if destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
             self._messages.add(f"the token goes to {destination.name} unencrypted: https:// would protect it")
         self._status: int | None = None
@@ -66,8 +66,8 @@ class Supervision:
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
         self._kept = Kept()
-        self._spooling = Spooling(None, None)
-        self._capture = Capture(streams)
+        self._spooling = SpoolFeed(None, None)
+        self._capture = CaptureLoop(streams)
 
     def run(self) -> NoReturn:
         """Everything up to the last exit."""
@@ -95,7 +95,7 @@ class Supervision:
     def _see_out(self) -> None:
         """Pass through what is left of the output."""
         if not self._capturing:
-            pump(self._streams)
+            pass_through(self._streams)
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
@@ -112,7 +112,7 @@ class Supervision:
         guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
         if self._kept.syncer:
             guarded("--fsync is not in force", "other lines are kept as without it", self._kept.syncer.start)
-        self._spooling = self._capture.spooling = Spooling(
+        self._spooling = self._capture.spooling = SpoolFeed(
             self._kept.writer, self._kept.shipment, self._settings.flush_timeout
         )
         self._start_capture()
@@ -123,8 +123,8 @@ class Supervision:
         ending.run(self._status, self._usage, self._duration)
         ending.exit(self._status)
 
-    def _ending(self) -> Ending:
-        return Ending(
+    def _ending(self) -> Teardown:
+        return Teardown(
             self._settings,
             self._ends,
             self._capture,
@@ -246,7 +246,7 @@ class Supervision:
         except Exception as error:
             self._spooling.failure = f"{type(error).__name__}: {error}"
             self._spooling.writer = None
-            pump(self._capture.open)
+            pass_through(self._capture.open)
         finally:
             self._captured = True
 

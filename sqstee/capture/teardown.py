@@ -6,7 +6,7 @@ import os
 import time
 
 from sqstee.capture import signals
-from sqstee.capture.final_flush import Delivery, Figures, cut_short_by, leftovers
+from sqstee.capture.final_flush import DeliveryStats, FinalFlush, cut_short_by, leftovers
 from sqstee.errors import EXIT_FAILURE, EXIT_UNDELIVERED
 from sqstee.fds import put_null
 from sqstee.ship import shipper_handle
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from resource import struct_rusage
     from typing import NoReturn
 
-    from sqstee.capture.loop import Capture, Spooling
-    from sqstee.capture.notices import Messages
-    from sqstee.capture.stdio import Ends
+    from sqstee.capture.loop import CaptureLoop, SpoolFeed
+    from sqstee.capture.notices import Notices
+    from sqstee.capture.stdio import Stdio
     from sqstee.options import Settings
-    from sqstee.ship.shipper_handle import Shipment
+    from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.fsync import Syncer
     from sqstee.spool.writer import Writer
 else:  # the Python half of signal costs 8 ms (enum)
@@ -40,12 +40,12 @@ class Kept:
     def __init__(self) -> None:
         self.root = self.local = self.destination = ""
         self.writer: Writer | None = None
-        self.shipment: Shipment | None = None
+        self.shipment: ShipperHandle | None = None
         self.syncer: Syncer | None = None
         self.writer_lock = self.ship_lock = -1
 
 
-class Ending:
+class Teardown:
     """What is done once the command has ended.
 
     `run_capture` goes on with the capture loop, calling now and then what it is given; `take` handles signals while we
@@ -55,11 +55,11 @@ class Ending:
     def __init__(
         self,
         settings: Settings,
-        ends: Ends,
-        capture: Capture,
-        spooling: Spooling,
+        ends: Stdio,
+        capture: CaptureLoop,
+        spooling: SpoolFeed,
         kept: Kept,
-        messages: Messages,
+        messages: Notices,
         run_capture: Callable[[Callable[[], None] | None], None],
         take: Callable[[int], None],
         ending: Collection[int],
@@ -76,7 +76,7 @@ class Ending:
         self._ending = ending
         self._last = os.getpid() == 1  # everybody ends with PID 1
         self._ended = False  # the exit event is written
-        self._figures: Figures | None = None
+        self._figures: DeliveryStats | None = None
         self._seconds = 0.0
         self._cut_short = ""  # by a signal, before delivery began
         self._above_unfinished = False  # our progress has put the cursor behind the command's unfinished line
@@ -216,7 +216,7 @@ class Ending:
         settings, writer = self._settings, self._kept.writer
         if writer is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
             return
-        delivery = Delivery(
+        delivery = FinalFlush(
             writer,
             self._kept.shipment,
             settings.flush_timeout,

@@ -10,7 +10,7 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if typing.TYPE_CHECKING:
-    from sqstee.agent.agent import Plan
+    from sqstee.agent.agent import AgentConfig
 
 
 def agent(
@@ -53,10 +53,10 @@ def _of_all_users(folder: str) -> bool:
     return serves_all_users(folder)
 
 
-def _plan(to: list[str], flush_timeout: str, folder: str) -> Plan:
+def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     """The destinations of the command line, else of the configuration's [agent] table, else all."""
     from sqstee import options
-    from sqstee.agent.agent import Plan
+    from sqstee.agent.agent import AgentConfig
     from sqstee.destination import LOCAL_FILE_NAME, parse
 
     settings = options.load(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
@@ -67,7 +67,7 @@ def _plan(to: list[str], flush_timeout: str, folder: str) -> Plan:
             names.add(destination.text)
         else:  # as a run names it, once it knows where it is
             names.add(f"local:{os.path.abspath(destination.name or f'{folder}/{LOCAL_FILE_NAME}')}")
-    return Plan(frozenset(names) if found else None, settings)
+    return AgentConfig(frozenset(names) if found else None, settings)
 
 
 def _configured() -> list[str]:
@@ -101,7 +101,7 @@ def _configured() -> list[str]:
     return found
 
 
-def _once(folder: str, plan: Plan) -> int:
+def _once(folder: str, plan: AgentConfig) -> int:
     from sqstee.agent.agent import Agent
 
     worker = Agent(folder, plan, os.environ)
@@ -115,7 +115,7 @@ def _once(folder: str, plan: Plan) -> int:
     return EXIT_FAILURE if left else 0
 
 
-def _serve(folder: str, plan: Plan, configuration: typing.Callable[[], Plan]) -> int:
+def _serve(folder: str, plan: AgentConfig, configuration: typing.Callable[[], AgentConfig]) -> int:
     import signal
 
     from sqstee.agent.agent import Agent
@@ -128,7 +128,7 @@ def _serve(folder: str, plan: Plan, configuration: typing.Callable[[], Plan]) ->
     def stop() -> bool:
         return signal.SIGTERM in caught or signal.SIGINT in caught
 
-    def reload() -> Plan | None:
+    def reload() -> AgentConfig | None:
         if signal.SIGHUP not in caught:
             return None
         caught.discard(signal.SIGHUP)

@@ -14,7 +14,7 @@ from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from sqstee.text import count, one_line
 
 if TYPE_CHECKING:
-    from sqstee.spool.waiting import Waiting
+    from sqstee.spool.waiting import WaitingRun
 
 _PROGRESS_SECONDS = 0.1
 
@@ -60,12 +60,12 @@ def flush(
 def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     """Ship one run, and say how it went: what is left on stderr. Whether nothing of it is left that is ours to ship."""
     from sqstee.ship import flush as work
-    from sqstee.spool.quarantine import about_put_aside
+    from sqstee.spool.quarantine import quarantine_notice
 
     with _progress(root, run):
         result = work.flush(root, run, seconds)
     if result.quarantined:
-        typer.echo(f"{run}: {about_put_aside(count(result.quarantined, 'record'), root)}", err=True)
+        typer.echo(f"{run}: {quarantine_notice(count(result.quarantined, 'record'), root)}", err=True)
     if result.complete:
         if not quiet:
             typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")
@@ -82,12 +82,12 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     return False
 
 
-def _waiting(root: str, run: str) -> Waiting | None:
+def _waiting(root: str, run: str) -> WaitingRun | None:
     """What of a run waits; None where another process has just shipped it."""
-    from sqstee.spool.waiting import Waiting
+    from sqstee.spool.waiting import WaitingRun
 
     try:
-        return Waiting(root, run)
+        return WaitingRun(root, run)
     except OSError:
         return None
 
@@ -105,10 +105,10 @@ def _progress(root: str, run: str) -> Iterator[None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
     from sqstee.cli.progress import NARROW_BELOW
-    from sqstee.spool.checkpoint import State
+    from sqstee.spool.checkpoint import Checkpoint
 
     folder, ended = f"{root}/{run}", threading.Event()
-    start, total = State(folder).next, found.records
+    start, total = Checkpoint(folder).next, found.records
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns.append(TimeRemainingColumn())
@@ -117,7 +117,7 @@ def _progress(root: str, run: str) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(_PROGRESS_SECONDS):
-            progress.update(task, completed=max(0, State(folder).next - start) if os.path.isdir(folder) else total)
+            progress.update(task, completed=max(0, Checkpoint(folder).next - start) if os.path.isdir(folder) else total)
 
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(run, total=total)
@@ -132,12 +132,12 @@ def _progress(root: str, run: str) -> Iterator[None]:
 
 def _show(root: str, runs: list[str], dry_run: bool) -> int:
     from sqstee.spool.quarantine import QUARANTINE
-    from sqstee.spool.waiting import Waiting
+    from sqstee.spool.waiting import WaitingRun
 
     left = False
     for run in runs:
         try:
-            found = Waiting(root, run)
+            found = WaitingRun(root, run)
         except FileNotFoundError:
             continue  # shipped meanwhile
         left = True

@@ -156,14 +156,14 @@ def _spool(spool: str) -> dict[str, object]:
     from sqstee import options
     from sqstee.agent.advertisement import read_status
     from sqstee.spool.location import default_root
-    from sqstee.spool.waiting import Waiting, waiting_runs
+    from sqstee.spool.waiting import WaitingRun, waiting_runs
 
     settings = options.load((), os.environ)
     root = os.path.abspath(spool or settings.spool or default_root())
     runs = []
     for run in waiting_runs(root):
         try:
-            runs.append(Waiting(root, run))
+            runs.append(WaitingRun(root, run))
         except FileNotFoundError:
             pass  # shipped meanwhile
     return {

@@ -13,7 +13,7 @@ _HURRIED_SECONDS = 1.0
 _ASKED_MOST_SECONDS = 300.0  # of a Retry-After: a proxy's mistake must not stop a node for a day
 
 
-class Health:
+class Backoff:
     """Whether the destination takes anything, and when to try again: full jitter, never a give-up."""
 
     def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:

@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
-from sqstee.ship.request import BILLED_UNIT_BYTES, Planned
+from sqstee.ship.request import BILLED_UNIT_BYTES, PendingBody
 
 _THREADS = 2
 _AHEAD = 4  # bodies that are being compressed while the next one is packed
 _IDLE_SECONDS = 1.0  # after which a thread ends
 
-Job = tuple[Planned, _thread.LockType]
+Job = tuple[PendingBody, _thread.LockType]
 
 
-class Compressor:
+class CompressorPool:
     """Compresses bodies as `mode` wants it, in place, and hands them on in their order."""
 
     def __init__(self, mode: str) -> None:
@@ -25,7 +25,7 @@ class Compressor:
         self._under_way: deque[Job] = deque()
         self._threads: set[int] = set()
 
-    def add(self, planned: Planned) -> Iterator[Planned]:
+    def add(self, planned: PendingBody) -> Iterator[PendingBody]:
         """Take a body; yields what is done, waiting for the oldest where many are under way. To be used up."""
         if not self._wanted(planned):
             yield from self.rest()
@@ -40,18 +40,18 @@ class Compressor:
         if len(self._under_way) > _AHEAD:
             yield self._oldest()
 
-    def rest(self) -> Iterator[Planned]:
+    def rest(self) -> Iterator[PendingBody]:
         """Wait for all that is under way."""
         while self._under_way:
             yield self._oldest()
 
-    def now(self, planned: Planned) -> Planned:
+    def now(self, planned: PendingBody) -> PendingBody:
         """Compress a body at once."""
         if self._wanted(planned):
             _compress(planned)
         return planned
 
-    def _wanted(self, planned: Planned) -> bool:
+    def _wanted(self, planned: PendingBody) -> bool:
         return self._least is not None and planned.body.size > self._least
 
     def _start(self) -> None:
@@ -60,7 +60,7 @@ class Compressor:
         except RuntimeError:  # no thread can be had: who waits does it
             pass
 
-    def _oldest(self) -> Planned:
+    def _oldest(self) -> PendingBody:
         """The oldest body, once it is done; meanwhile no job is left lying, whatever became of the threads."""
         planned, done = self._under_way.popleft()
         while not done.acquire(blocking=False):
@@ -85,7 +85,7 @@ def _do(job: Job) -> None:
     done.release()
 
 
-def _compress(planned: Planned) -> None:
+def _compress(planned: PendingBody) -> None:
     try:
         planned.body = planned.body.compressed()
     except Exception:  # without the memory for it the body goes as it is

@@ -12,11 +12,11 @@ from sqstee.options import SENDER_OPTIONS
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import holds_nothing, lock, remove
-from sqstee.spool.waiting import sweep, waiting_runs
+from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import FallbackSender, hurry
 from sqstee.transports.fallback_ledger import pairs
@@ -25,7 +25,7 @@ _OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
 _LOOK_AGAIN_SECONDS = 30.0
 
 
-class Flushed:
+class FlushResult:
     """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it.
 
     `quarantined` is how many of its records were put aside.
@@ -42,27 +42,27 @@ class Flushed:
         self.quarantined = 0
 
 
-def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Flushed:
+def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> FlushResult:
     """Ship one run of those in `root` within `timeout` seconds; a dead one is closed first."""
     folder = f"{root}/{run}"
     try:
         shipping = lock(folder, "ship")
     except FileNotFoundError:
-        return Flushed(run, "", True, "")
+        return FlushResult(run, "", True, "")
     if shipping is None:
-        return Flushed(run, "", False, "", busy=True)
+        return FlushResult(run, "", False, "", busy=True)
     try:
         if holds_nothing(folder) and remove(folder, only_empty=True):
-            return Flushed(run, "", True, "")
+            return FlushResult(run, "", True, "")
         meta = json.loads(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight)
     except Exception as error:  # damage of whatever kind is this run's alone
-        return Flushed(run, "", False, f"its spool cannot be read: {error}")
+        return FlushResult(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)
 
 
-def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> Flushed:
+def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> FlushResult:
     """Ship a run, and remove it if it was closed before its end was read: else that may be missing in what is shipped.
 
     A run may end while the rest of it is shipped, and a disk may be full until some of it is freed: it is closed again
@@ -87,7 +87,7 @@ def _closed(folder: str) -> tuple[bool, str]:
     try:
         return close_dead_run(folder), ""
     except OSError as error:
-        state = State(folder)
+        state = Checkpoint(folder)
         state.save(state.next, state.position, state.plan)
         state.close()
         return False, f"its end cannot be written: {error.strerror}"
@@ -110,12 +110,12 @@ def settle(root: str) -> list[str]:
     return told
 
 
-def flush_others(own: str) -> None:
+def flush_other_runs(own: str) -> None:
     """Ship, as long as this process lives, what other runs left behind in the spool folder of the run in `own`."""
     root, name = os.path.split(own)
     while True:
         try:
-            sweep(root)
+            remove_half_made(root)
             for run in waiting_runs(root):
                 if run != name:
                     flush(root, run, _OTHERS_SECONDS, in_flight=1)
@@ -124,7 +124,7 @@ def flush_others(own: str) -> None:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> Flushed:
+def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> FlushResult:
     to = str(meta["to"])
     wake, closing = os.pipe()
     os.write(closing, CLOSE)
@@ -149,6 +149,6 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     finally:
         shipper.close()
         os.close(wake)
-    flushed = Flushed(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
+    flushed = FlushResult(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
     flushed.quarantined = shipper.quarantined
     return flushed

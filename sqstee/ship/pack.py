@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
-from sqstee.ship.request import Planned
+from sqstee.ship.request import PendingBody
 from sqstee.spool.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may have more
@@ -43,7 +43,7 @@ class Packer:
         """Bytes of the open body's data; 0 where none is open."""
         return self._size
 
-    def add(self, frame: Frame) -> Iterator[Planned]:
+    def add(self, frame: Frame) -> Iterator[PendingBody]:
         """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
         before = self.resume(frame.position)
         if frame.kind == LINES:
@@ -55,7 +55,7 @@ class Packer:
             yield from self._place(event, frame.first, last, before)
         self._resume = self.resume(frame.end)
 
-    def flush(self) -> list[Planned]:
+    def flush(self) -> list[PendingBody]:
         """Close the open body, if there is one."""
         if not self._parts or self._resume is None:
             return []
@@ -103,7 +103,7 @@ class Packer:
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count
 
-    def _place(self, records: bytes, first: int, last: int, resume: Position) -> Iterator[Planned]:
+    def _place(self, records: bytes, first: int, last: int, resume: Position) -> Iterator[PendingBody]:
         """Add records `first`..`last` to the open body, closing bodies as they fill."""
         at = 0
         while at < len(records):
@@ -136,12 +136,12 @@ class Packer:
             return cut, last
         return (cut, first + records.count(b"\n", at, cut) - 1) if cut else (at, first - 1)
 
-    def _close(self, resume: Position) -> Planned:
+    def _close(self, resume: Position) -> PendingBody:
         body = Body(b"".join(self._parts), self._encoder.run, self._encoder.host, self._first, self._last)
         if self._plan and self._last >= self._plan[0][1]:
             self._plan.popleft()
         self._parts, self._size, self._first = [], 0, -1
-        return Planned(body, resume)
+        return PendingBody(body, resume)
 
 
 def nth_newline(block: bytes, count: int, start: int = 0) -> int:

@@ -10,14 +10,14 @@ from sqstee.options import host as host_name
 from sqstee.spool.reader import read_meta
 
 
-def manner_of(folder: str, run: str) -> Manner:
+def manner_of(folder: str, run: str) -> DeliveryPolicy:
     """How the run in `folder` wants to be shipped. Raises OSError or ValueError where its first frame is none."""
     meta = json.loads(read_meta(folder))
     try:
         if meta["run"] != run:
             raise ValueError("its first frame names another run")
         host_name(meta["host"])
-        found = Manner(
+        found = DeliveryPolicy(
             parse(meta["to"]).text,
             float(meta["linger"]) if "linger" in meta else None,
             int(meta["message_bytes"]) if "message_bytes" in meta else None,
@@ -34,7 +34,7 @@ def manner_of(folder: str, run: str) -> Manner:
     return found
 
 
-class Manner:
+class DeliveryPolicy:
     """How a group's runs are shipped: equal ones are shipped together."""
 
     __slots__ = ("compress", "linger", "local_max", "message_bytes", "sending", "to")

@@ -13,7 +13,7 @@ MAX_REQUEST_BYTES = 1024 * 1024
 BILLED_UNIT_BYTES = 64 * 1024  # of payload: each started one is a request on the bill
 
 
-class Planned:
+class PendingBody:
     """A body with the position in the spool from which everything behind it can be rebuilt (None: not from here)."""
 
     __slots__ = ("alone", "body", "done", "original", "planned", "reason", "resume")
@@ -28,7 +28,7 @@ class Planned:
         self.reason = ""  # why it does
 
 
-class Limits:
+class RequestLimits:
     """The most bytes that a message and a request may count, attributes included, as learned from the destination.
 
     A request has at most `entries` messages. What it does not say is guessed: more than `packed` is not put into one
@@ -74,12 +74,12 @@ class Limits:
 class Request:
     """Bodies of one call: within `limits`, attributes included, but always one."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.planned: list[Planned] = []
+    def __init__(self, limits: RequestLimits) -> None:
+        self.planned: list[PendingBody] = []
         self.size = 0
         self._limits = limits
 
-    def fits(self, planned: Planned) -> bool:
+    def fits(self, planned: PendingBody) -> bool:
         """Whether a body can be added."""
         if not self.planned:
             return True
@@ -87,7 +87,7 @@ class Request:
             return False
         return len(self.planned) < self._limits.entries and self.size + planned.body.size <= self._limits.request
 
-    def add(self, planned: Planned) -> None:
+    def add(self, planned: PendingBody) -> None:
         """Add a body that fits."""
         self.planned.append(planned)
         self.size += planned.body.size

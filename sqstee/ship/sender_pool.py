@@ -7,16 +7,16 @@ import os
 from collections import deque
 from queue import SimpleQueue
 
-from sqstee.ship.request import Planned
+from sqstee.ship.request import PendingBody
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, Failure, TransportError
 
 IN_FLIGHT = 4
 THREADS: set[int] = set()  # the idents of all threads that call a transport, in whatever run
-_END: list[Planned] = []  # by identity: a thread that gets it ends
+_END: list[PendingBody] = []  # by identity: a thread that gets it ends
 
 
-class Senders:
+class SenderPool:
     """Background threads that call the transport; results come back through a descriptor that can be polled.
 
     They are plain daemon threads: a ThreadPoolExecutor would join them at exit and defeat the flush budget.
@@ -24,8 +24,8 @@ class Senders:
 
     def __init__(self, sender: Sender, threads: int = IN_FLIGHT) -> None:
         self._sender = sender
-        self._jobs: SimpleQueue[list[Planned] | None] = SimpleQueue()
-        self._results: deque[tuple[list[Planned], list[Failure] | int | TransportError]] = deque()
+        self._jobs: SimpleQueue[list[PendingBody] | None] = SimpleQueue()
+        self._results: deque[tuple[list[PendingBody], list[Failure] | int | TransportError]] = deque()
         self.ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = threads
         self._running = 0
@@ -34,7 +34,7 @@ class Senders:
         self.busy = 0
         self.requests = 0
 
-    def submit(self, bodies: list[Planned] | None) -> None:
+    def submit(self, bodies: list[PendingBody] | None) -> None:
         """Send bodies, or, with None, reach the destination."""
         self.busy += 1
         self.requests += bodies is not None
@@ -48,7 +48,7 @@ class Senders:
                     return
         self._jobs.put(bodies)
 
-    def collect(self) -> list[tuple[list[Planned], list[Failure] | int | TransportError]]:
+    def collect(self) -> list[tuple[list[PendingBody], list[Failure] | int | TransportError]]:
         """What has ended since the last call: the bodies with their failures, or the limit that `open` answered."""
         try:
             os.eventfd_read(self.ready)
@@ -77,11 +77,11 @@ class Senders:
             if not self._running:  # only now does nobody tell it anything
                 os.close(self.ready)
 
-    def _do(self, bodies: list[Planned] | None) -> None:
+    def _do(self, bodies: list[PendingBody] | None) -> None:
         self._results.append((bodies or [], self._call(bodies)))
         os.eventfd_write(self.ready, 1)
 
-    def _call(self, bodies: list[Planned] | None) -> list[Failure] | int | TransportError:
+    def _call(self, bodies: list[PendingBody] | None) -> list[Failure] | int | TransportError:
         try:
             if bodies is None:
                 return self._sender.open()

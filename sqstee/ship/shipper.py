@@ -7,12 +7,12 @@ import select
 import time
 from collections.abc import Callable
 
-from sqstee.ship.backoff import Health
+from sqstee.ship.backoff import Backoff
 from sqstee.ship.pace import Pace
-from sqstee.ship.request import BILLED_UNIT_BYTES, Limits, Planned, Request
-from sqstee.ship.sender_pool import IN_FLIGHT, Senders
-from sqstee.ship.shipper_handle import CLOSE, take_pending
-from sqstee.ship.source import Source, Supply
+from sqstee.ship.request import BILLED_UNIT_BYTES, PendingBody, Request, RequestLimits
+from sqstee.ship.sender_pool import IN_FLIGHT, SenderPool
+from sqstee.ship.shipper_handle import CLOSE, consume_signals
+from sqstee.ship.source import RunSource, Source
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure, TransportError
 
@@ -45,11 +45,11 @@ class Shipper:
         closing: Callable[[float], None] = lambda seconds: None,
         in_flight: int = IN_FLIGHT,
         flood: Callable[[], float] = lambda: 0.0,
-        supply: Callable[[Limits], Supply] | None = None,
+        supply: Callable[[RequestLimits], Source] | None = None,
     ) -> None:
         body_bytes = message_bytes or sender.body_bytes
-        self._make_supply = supply or (lambda limits: Source(folder, body_bytes, limits, compress))
-        self._senders = Senders(sender, in_flight)
+        self._make_supply = supply or (lambda limits: RunSource(folder, body_bytes, limits, compress))
+        self._senders = SenderPool(sender, in_flight)
         self._in_flight = 1 if sender.ordered else in_flight
         self._flood = flood
         self._held_until = 0.0
@@ -61,11 +61,11 @@ class Shipper:
         self._sender = sender
         self._lingers_as_sender = linger is None
         self._pace = Pace(sender.linger if linger is None else linger)
-        self._health = Health()
-        self._source: Supply | None = None
-        self._limits = Limits(sender.max_request_bytes, sender.max_entries)
-        self._again: list[Planned] = []  # refused, to be sent again
-        self._suspects: list[Planned] = []  # records that were refused by themselves, as nothing else was
+        self._health = Backoff()
+        self._source: Source | None = None
+        self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
+        self._again: list[PendingBody] = []  # refused, to be sent again
+        self._suspects: list[PendingBody] = []  # records that were refused by themselves, as nothing else was
         self._awake_until = 0.0
         self._close_at: float | None = None
         self._poll = select.poll()
@@ -137,14 +137,14 @@ class Shipper:
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
 
-    def _send_again(self, source: Supply) -> None:
+    def _send_again(self, source: Source) -> None:
         while self._again and self._may_send():
             request = Request(self._limits)
             while self._again and request.fits(self._again[0]):
                 request.add(self._again.pop(0))
             self._submit(source, request)
 
-    def _send_full(self, source: Supply, now: float) -> None:
+    def _send_full(self, source: Source, now: float) -> None:
         while self._may_send() and not (self._again and self._senders.ordered):
             request = source.full_request()
             if request is None:
@@ -153,7 +153,7 @@ class Shipper:
             source.read()
             self._pace.full_left(now, source.waiting)
 
-    def _send_partial(self, source: Supply, now: float) -> None:
+    def _send_partial(self, source: Source, now: float) -> None:
         due = now if self._close_at is not None else self._pace.due(self._senders.busy)
         if not source.caught_up or due is None or due > now:
             return
@@ -168,7 +168,7 @@ class Shipper:
     def _may_send(self) -> bool:
         return self._senders.busy < (self._in_flight if self._health.well else 1)
 
-    def _submit(self, source: Supply, request: Request) -> None:
+    def _submit(self, source: Source, request: Request) -> None:
         source.plan(request.planned)
         self._senders.submit(request.planned)
 
@@ -191,7 +191,7 @@ class Shipper:
 
     def _woken(self) -> None:
         words = os.read(self._wake, 4096)
-        take_pending(words)
+        consume_signals(words)
         now = time.monotonic()
         self._awake_until = now + _LOOK_AGAIN_SECONDS
         if words and CLOSE not in words:
@@ -229,7 +229,7 @@ class Shipper:
         self._health.success()
         self._reached()
 
-    def _answered(self, source: Supply, bodies: list[Planned], failures: list[Failure], now: float) -> None:
+    def _answered(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
         """Some bodies of a request were taken, and some perhaps not."""
         failed = {failure.index for failure in failures}
         taken = [planned for at, planned in enumerate(bodies) if at not in failed]
@@ -242,14 +242,14 @@ class Shipper:
         if any(planned.original is None for planned in taken):
             self._convict(source)
 
-    def _acknowledge(self, source: Supply, taken: list[Planned], now: float) -> None:
+    def _acknowledge(self, source: Source, taken: list[PendingBody], now: float) -> None:
         try:
             source.acknowledge(taken)
         except OSError as error:  # the quarantine file: the gap events are sent again, until there is room for it
             self._send_later([planned for planned in taken if not planned.done])
             self._health.failure(RETRY, f"{error.strerror} ({error.filename})", now)
 
-    def _refused_whole(self, source: Supply, bodies: list[Planned], refusal: TransportError, now: float) -> None:
+    def _refused_whole(self, source: Source, bodies: list[PendingBody], refusal: TransportError, now: float) -> None:
         """A call failed: nobody knows which of its bodies was the reason, nor, after some errors, whether it failed."""
         size = sum(planned.body.size for planned in bodies)
         if refusal.kind == SIZE and refusal.limit:
@@ -277,7 +277,7 @@ class Shipper:
             kind, reason, after = trouble
             self._health.failure(kind, reason, now, after)
 
-    def _refused_one(self, source: Supply, planned: Planned, refusal: Failure | TransportError) -> _Trouble | None:
+    def _refused_one(self, source: Source, planned: PendingBody, refusal: Failure | TransportError) -> _Trouble | None:
         """One body was refused by itself; what that tells of the destination's health."""
         if planned.original is not None and refusal.kind in (SIZE, POISON):
             source.reinstate(planned)
@@ -295,7 +295,7 @@ class Shipper:
         self._send_later([planned])
         return refusal.kind, str(refusal), refusal.after
 
-    def _too_large(self, source: Supply, planned: Planned, limit: int | None) -> None:
+    def _too_large(self, source: Source, planned: PendingBody, limit: int | None) -> None:
         size = planned.body.size
         told = limit if limit and limit < size else None
         if told:
@@ -307,7 +307,7 @@ class Shipper:
             self._limits.message_refused(size)
         self._send_later(parts)
 
-    def _suspect(self, planned: Planned, reason: str) -> _Trouble | None:
+    def _suspect(self, planned: PendingBody, reason: str) -> _Trouble | None:
         """A record was refused by itself: it is to blame, unless the destination takes nothing else either."""
         planned.reason = f"refused by the destination: {reason}"
         self._suspects.append(planned)
@@ -317,14 +317,14 @@ class Shipper:
         self._suspects = []
         return OPEN, reason, 0.0
 
-    def _convict(self, source: Supply) -> None:
+    def _convict(self, source: Source) -> None:
         """Something else was taken: gap events in the place of the suspects."""
         for planned in self._suspects:
             source.substitute(planned, planned.reason)
         self._send_later(self._suspects)
         self._suspects = []
 
-    def _send_later(self, bodies: list[Planned]) -> None:
+    def _send_later(self, bodies: list[PendingBody]) -> None:
         self._again = sorted(self._again + bodies, key=lambda planned: planned.body.first)
 
     def _complete(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sqstee.fds import close_quietly, open_fds, put_null
-from sqstee.spool.quarantine import put_aside
+from sqstee.spool.quarantine import quarantined_records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ WAKE, CLOSE = b"w", b"c"
 LEFT = b"left\n"  # the answer of a process that leaves the rest to an agent
 
 
-class Shipment:
+class ShipperHandle:
     """A run's shipper: `pid` is 0 once it has ended."""
 
     __slots__ = ("_report", "pid", "wake")
@@ -56,19 +56,19 @@ class Shipment:
         except OSError:
             words = ""
         if words.encode() == LEFT:
-            return everything, put_aside(folder), None, ""
+            return everything, quarantined_records(folder), None, ""
         answer = words.rstrip("\n").split("\t", 3)
         if len(answer) == 4:
-            quarantined = int(answer[1]) or put_aside(folder)
+            quarantined = int(answer[1]) or quarantined_records(folder)
             return int(answer[0]), quarantined, int(answer[2]) if answer[2] else None, answer[3]
         if not os.path.exists(folder):
-            return everything, put_aside(folder), None, ""
-        from sqstee.spool.checkpoint import State
+            return everything, quarantined_records(folder), None, ""
+        from sqstee.spool.checkpoint import Checkpoint
 
-        return State(folder).next, put_aside(folder), None, unsaid
+        return Checkpoint(folder).next, quarantined_records(folder), None, unsaid
 
 
-def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
+def fork(kept: set[int], body: Callable[[int, int], None]) -> ShipperHandle:
     """Fork the shipper, which runs `body` with its ends of the two pipes and holds only these and `kept`."""
     wake_reading, wake = os.pipe()
     report, report_writing = os.pipe()
@@ -77,7 +77,7 @@ def fork(kept: set[int], body: Callable[[int, int], None]) -> Shipment:
         os.close(wake_reading)
         os.close(report_writing)
         os.set_blocking(wake, False)
-        return Shipment(pid, wake, report)
+        return ShipperHandle(pid, wake, report)
     try:
         _keep_only({wake_reading, report_writing, *kept})
         body(wake_reading, report_writing)
@@ -94,7 +94,7 @@ def _keep_only(kept: set[int]) -> None:
         put_null(fd)
 
 
-def take_pending(words: bytes) -> None:
+def consume_signals(words: bytes) -> None:
     """Take the signals among what the front tells (see shipment) off those pending for this process, the witness."""
     for number in words:
         if number <= _LAST_SIGNAL:

@@ -13,7 +13,7 @@ from sqstee.destination import Destination
 from sqstee.options import SENDER_OPTIONS, Settings
 from sqstee.ship import flush
 from sqstee.ship.shipper import Shipper
-from sqstee.ship.throttle import Flood
+from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import hurry
@@ -48,7 +48,7 @@ def work(
     def reached() -> None:
         gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
         try:
-            _thread.start_new_thread(flush.flush_others, (folder,))
+            _thread.start_new_thread(flush.flush_other_runs, (folder,))
         except RuntimeError:  # no thread can be had: the next run tries again
             pass
 
@@ -64,7 +64,7 @@ def work(
         compress=settings.compress,
         orphaned=orphaned,
         reached=reached,
-        flood=Flood(folder, settings.spool_max, settings.on_full).until,
+        flood=Throttle(folder, settings.spool_max, settings.on_full).until,
         closing=partial(hurry, sender),
     )
     reason = ""

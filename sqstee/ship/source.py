@@ -12,20 +12,20 @@ from typing import Protocol
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder
 from sqstee.ship import pack
-from sqstee.ship.compressor_pool import Compressor
+from sqstee.ship.compressor_pool import CompressorPool
 from sqstee.ship.pack import Packer
-from sqstee.ship.request import MAX_ENTRIES, Limits, Planned, Request, compress
-from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, State
+from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
+from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
 from sqstee.spool.frame import Position, Range, gap_fields
 from sqstee.spool.quarantine import QUARANTINE
-from sqstee.spool.reader import Reader, read_meta
+from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before, write_whole
 
 AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
 
 
-class Source:
+class RunSource:
     """Bodies of one run, in seq order, from what is not acknowledged yet.
 
     `ready` holds bodies that wait for a request; those that were handed out stay planned until they and everything
@@ -36,7 +36,7 @@ class Source:
 
     encoder: type[Encoder] = Encoder
 
-    def __init__(self, folder: str, body_bytes: int, limits: Limits, compress: str, root: str = "") -> None:
+    def __init__(self, folder: str, body_bytes: int, limits: RequestLimits, compress: str, root: str = "") -> None:
         self.folder = folder
         self.quarantined = 0
         self.body_bytes = body_bytes
@@ -44,16 +44,16 @@ class Source:
         self._name = "" if root else os.path.basename(folder)
         self._limits = limits
         self._compress = compress
-        self._compressor = Compressor(compress)
+        self._compressor = CompressorPool(compress)
         meta = json.loads(read_meta(folder))
         self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
-        self._state = State(folder)
-        self._reader = Reader(folder, self._state.position, self._state.next)
+        self._state = Checkpoint(folder)
+        self._reader = FrameReader(folder, self._state.position, self._state.next)
         self._packer = Packer(self._encoder, self._most_body_bytes, self._state.next, self._state.plan)
-        self._packing: Iterator[Planned] | None = None
-        self.ready: deque[Planned] = deque()
+        self._packing: Iterator[PendingBody] | None = None
+        self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` came to the end of what is written
-        self._planned: deque[Planned] = deque()
+        self._planned: deque[PendingBody] = deque()
         self._promised: list[Range] = list(self._state.plan)  # of an earlier shipper's plan, not handed out again yet
 
     @property
@@ -111,7 +111,7 @@ class Source:
         """The next bodies that fit a request, however few."""
         return self._hand_out(self._request(self._room()))
 
-    def plan(self, handed: Iterable[Planned]) -> None:
+    def plan(self, handed: Iterable[PendingBody]) -> None:
         """Remember, before they are sent for the first time, the ranges that are handed out."""
         fresh = [planned for planned in handed if not planned.planned]
         for planned in fresh:
@@ -121,7 +121,7 @@ class Source:
         if fresh:
             self._save(self._state.next, self._state.position)
 
-    def acknowledge(self, taken: Iterable[Planned]) -> None:
+    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
         """The destination has these; what is complete from the front on is freed.
 
         Raises OSError where what a gap event stands in for cannot be put aside: that one is not acknowledged.
@@ -148,15 +148,15 @@ class Source:
         if self._save(next_seq, position) and position[0] > before[0]:
             delete_segments_before(self.folder, position[0])
 
-    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
         return self._replace(planned, pack.divide(planned.body, parts))
 
-    def refit(self, planned: Planned, size: int) -> list[Planned]:
+    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
         """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
         return self._replace(planned, pack.refit(planned.body, size))
 
-    def _replace(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+    def _replace(self, planned: PendingBody, bodies: list[Body]) -> list[PendingBody]:
         """Their ranges are planned anew: what was refused does not count as sent."""
         found = self._parts(planned, bodies)
         if len(found) > 1:
@@ -168,7 +168,7 @@ class Source:
             self._save(self._state.next, self._state.position)
         return found
 
-    def substitute(self, planned: Planned, reason: str) -> None:
+    def substitute(self, planned: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
         body = planned.original = planned.body.plain()
         payload = encode_object(gap_fields(body.first, body.last, reason))
@@ -176,7 +176,7 @@ class Source:
         planned.body = Body(data, body.run, body.host, body.first, body.last)
 
     @staticmethod
-    def reinstate(planned: Planned) -> None:
+    def reinstate(planned: PendingBody) -> None:
         """Take the gap event back: it is refused as well, so that the record is not to blame."""
         if planned.original:
             planned.body, planned.original = planned.original, None
@@ -196,7 +196,7 @@ class Source:
         """Delete the run's folder, whose `ship` lock the caller holds, unless somebody holds its `writer` lock."""
         remove(self.folder, f"{self._root}/{self._name or self._encoder.run}")
 
-    def _bodies(self) -> Iterator[Planned]:
+    def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._reader.frames():
             yield from self._packer.add(frame)
 
@@ -204,11 +204,11 @@ class Source:
     def _most_body_bytes(self) -> int:
         return min(self.body_bytes, self._limits.packed, self._limits.request)
 
-    def _extend(self, closed: Iterable[Planned]) -> None:
+    def _extend(self, closed: Iterable[PendingBody]) -> None:
         for planned in closed:
             self.ready.extend(self._fitting(planned))
 
-    def _fitting(self, planned: Planned) -> list[Planned]:
+    def _fitting(self, planned: PendingBody) -> list[PendingBody]:
         """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
         if planned.body.size <= self._limits.packed:
             return [planned]
@@ -218,11 +218,13 @@ class Source:
                 self.substitute(part, "larger than the destination takes")
         return parts
 
-    def _parts(self, planned: Planned, bodies: list[Body]) -> list[Planned]:
+    def _parts(self, planned: PendingBody, bodies: list[Body]) -> list[PendingBody]:
         if len(bodies) == 1:
             return [planned]
         # only behind the last one can everything that follows be rebuilt from where the whole one ended
-        return [self._compressor.now(Planned(body, planned.resume if body is bodies[-1] else None)) for body in bodies]
+        return [
+            self._compressor.now(PendingBody(body, planned.resume if body is bodies[-1] else None)) for body in bodies
+        ]
 
     def _put_aside(self, body: Body) -> None:
         """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
@@ -290,7 +292,7 @@ class Source:
         return True
 
 
-class Supply(Protocol):
+class Source(Protocol):
     """Bodies to send, and what becomes of them."""
 
     quarantined: int  # how many records were put aside
@@ -323,25 +325,25 @@ class Supply(Protocol):
     def partial_request(self) -> Request:
         """The next bodies that fit a request, however few."""
 
-    def plan(self, handed: Iterable[Planned]) -> None:
+    def plan(self, handed: Iterable[PendingBody]) -> None:
         """Remember, before they are sent for the first time, the ranges that are handed out."""
 
-    def acknowledge(self, taken: Iterable[Planned]) -> None:
+    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
         """The destination has these. Raises OSError where one cannot be freed; that one is not acknowledged."""
 
-    def divide(self, planned: Planned, parts: int = MAX_ENTRIES) -> list[Planned]:
+    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record.
 
         None where it is not to be sent any more; so with `refit`.
         """
 
-    def refit(self, planned: Planned, size: int) -> list[Planned]:
+    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
         """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
 
-    def substitute(self, planned: Planned, reason: str) -> None:
+    def substitute(self, planned: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
 
-    def reinstate(self, planned: Planned) -> None:
+    def reinstate(self, planned: PendingBody) -> None:
         """Take the gap event back."""
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from sqstee.ship.shipper_handle import CLOSE, LEFT, take_pending
+from sqstee.ship.shipper_handle import CLOSE, LEFT, consume_signals
 from sqstee.spool.run_folder import lock
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ class StandBy:
         if not self._poll.poll(seconds * 1000):
             return None
         words = os.read(self._wake, 4096)
-        take_pending(words)
+        consume_signals(words)
         return words
 
     def _unattended_lock(self) -> int | None:
@@ -130,9 +130,9 @@ class StandBy:
             time.sleep(_PATIENT_LOOK_SECONDS)
 
     def _undelivered(self) -> bytes:
-        from sqstee.spool.checkpoint import State
+        from sqstee.spool.checkpoint import Checkpoint
 
-        return b"%d\t0\t\tanother process has not delivered it yet\n" % State(self._folder).next
+        return b"%d\t0\t\tanother process has not delivered it yet\n" % Checkpoint(self._folder).next
 
     def _say(self, text: bytes) -> None:
         try:

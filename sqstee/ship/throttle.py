@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 from sqstee.spool.quota import SEGMENT_BYTES
-from sqstee.spool.segments import segment_name, segments
+from sqstee.spool.segments import segment_name, segment_numbers
 
 _LOOK_SECONDS = 0.1
 _FLOOD_BYTES = 64 * 1024 * 1024  # a second: more than a shipper packs, so that waiting costs it next to nothing
 _SHARE = 2  # of the spool's bound: waiting must not be what fills it
 
 
-class Flood:
+class Throttle:
     """Watches how fast the run in `folder` grows.
 
     A flood is more than 64 MiB/s, unless what is kept takes more than half of `spool_max` (bytes), the bound for all
@@ -39,7 +39,7 @@ class Flood:
 
     def _look(self) -> int:
         """How many bytes were written since the last look; 0 where too much is kept."""
-        numbers = segments(self._folder)
+        numbers = segment_numbers(self._folder)
         sizes = {number: self._bytes(number) for number in numbers if number >= self._number}
         grown = sum(sizes.values()) - (self._size if self._number in sizes else 0)
         if numbers:

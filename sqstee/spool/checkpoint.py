@@ -22,7 +22,7 @@ _SLOT_BYTES = 2048
 _STATE_MAGIC = b"sqts"
 
 
-class State:
+class Checkpoint:
     """What of a run is acknowledged: everything below `next`, and the plan of what was handed to the transport.
 
     `position` is where reading starts so that every seq from `next` on can be rebuilt. Kept in two alternating slots

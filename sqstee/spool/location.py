@@ -51,7 +51,7 @@ def absolute(path: str) -> str:
         return path
 
 
-def settled(destination: str) -> str:
+def with_absolute_path(destination: str) -> str:
     """A destination as anybody may read it later: a local queue's by a path that holds wherever they are."""
     kind, colon, path = destination.partition(":")
     return f"local:{absolute(path)}" if colon and kind == "local" else destination

@@ -6,13 +6,13 @@ import errno
 import os
 import stat
 
-from sqstee.spool.segments import segment_name, segments
+from sqstee.spool.segments import segment_name, segment_numbers
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Folder:
+class PinnedFolder:
     """An open folder: `path` names it whatever becomes of its name. Raises OSError, also where it is another user's."""
 
     __slots__ = ("_fd", "_place", "lent", "owner", "path")
@@ -49,7 +49,7 @@ class Folder:
         os.close(self._fd)
 
 
-def _own_state(folder: Folder) -> None:
+def _own_state(folder: PinnedFolder) -> None:
     """Make the state file its owner's before anything is in it, so that the run can take over."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -59,11 +59,11 @@ def _own_state(folder: Folder) -> None:
     _give(fd, folder.owner)
 
 
-def _give_to_owner(folder: Folder) -> None:
+def _give_to_owner(folder: PinnedFolder) -> None:
     """What was appended for a dead front may be in a new segment."""
     if os.geteuid() == folder.owner:
         return
-    for number in segments(folder.path):
+    for number in segment_numbers(folder.path):
         _give(folder.open(segment_name(number)), folder.owner)
 
 

@@ -7,7 +7,7 @@ import os
 QUARANTINE = "quarantine"  # the folder in the spool folder
 
 
-def put_aside(folder: str) -> int:
+def quarantined_records(folder: str) -> int:
     """How many records of the run in `folder` are in quarantine."""
     root, run = os.path.split(folder)
     try:
@@ -17,7 +17,7 @@ def put_aside(folder: str) -> int:
         return 0
 
 
-def about_put_aside(what: str, root: str) -> str:
+def quarantine_notice(what: str, root: str) -> str:
     """What to say about records in quarantine."""
     refused = f"{what} larger than the destination takes, or refused by it"
     return f"{refused}: kept in {root}/{QUARANTINE}, `sqstee flush --list` shows them"

@@ -44,7 +44,7 @@ class FullError(OSError):
         super().__init__(errno.ENOSPC, f"full (--spool-max {size_text(bound)})")
 
 
-class Unbounded:
+class UnboundedQuota:
     """Room without a bound of the folder: segments of at most `segment_bytes`."""
 
     reserve = 1 << 40  # bytes of the open segment above its limit that gap frames and events may use
@@ -71,7 +71,7 @@ class Unbounded:
         return False
 
 
-class Room(Unbounded):
+class Quota(UnboundedQuota):
     """A run's part of the spool folder `root`; `announcing` is the descriptor of its `writer` file."""
 
     def __init__(

@@ -27,7 +27,7 @@ from sqstee.spool.frame import (
     gap_fields,
 )
 from sqstee.spool.quota import SEGMENT_BYTES
-from sqstee.spool.segments import segment_name, segments
+from sqstee.spool.segments import segment_name, segment_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the front looks at the state file
@@ -37,7 +37,7 @@ _READ_BYTES = 1024 * 1024
 _MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # no frame is that long: its header is damaged
 
 
-class Reader:
+class FrameReader:
     """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more.
 
     `expected` is the lowest first seq that the frames to come may have without something missing before them.
@@ -64,7 +64,7 @@ class Reader:
         while True:
             for frame in self._segment_frames():
                 yield from self._checked(frame)
-            following = [number for number in segments(self._folder) if number > self._segment]
+            following = [number for number in segment_numbers(self._folder) if number > self._segment]
             if not following:
                 return
             for frame in self._segment_frames():  # the next segment is begun only when this one is complete
@@ -220,7 +220,7 @@ def read_meta(folder: str, start: int = 0) -> bytes:
 
     Raises OSError or ValueError.
     """
-    numbers = [number for number in segments(folder) if number >= start]
+    numbers = [number for number in segment_numbers(folder) if number >= start]
     if not numbers:
         raise FileNotFoundError(f"{folder} holds no segment")
     for number in numbers:

@@ -6,9 +6,9 @@ import errno
 import json
 import os
 
-from sqstee.spool.checkpoint import State
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, Frame
-from sqstee.spool.reader import Reader, read_meta
+from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import lock
 from sqstee.spool.segments import Segments
 from sqstee.spool.writer import Writer
@@ -20,9 +20,9 @@ class Tail:
     """What a run's frames add up to: the next seq, where the next frame would start, and whether the run is closed."""
 
     def __init__(self, folder: str) -> None:
-        state = State(folder)
+        state = Checkpoint(folder)
         # from the start of its segment, so that an acknowledged exit event is seen as well
-        reader = Reader(folder, (state.position[0], 0))
+        reader = FrameReader(folder, (state.position[0], 0))
         self.acknowledged = self.next_seq = state.next
         self.unfinished = [0] * _STREAMS
         self.open_after_exit, self.closed = _exited(folder, state.position[0]), False

@@ -14,8 +14,8 @@ import os
 
 from sqstee.errors import SqsteeError
 from sqstee.spool.location import OTHER_FOLDER
-from sqstee.spool.quota import Room
-from sqstee.spool.segments import Segments, segment_name, segments
+from sqstee.spool.quota import Quota
+from sqstee.spool.segments import Segments, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
         writing, shipping = lock(hidden, "writer"), lock(hidden, "ship")
         if writing is None or shipping is None:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        room = Room(root, run, writing, spool_max, on_full)
+        room = Quota(root, run, writing, spool_max, on_full)
         room.enter()
         os.rename(hidden, folder)
     except BaseException:
@@ -122,7 +122,7 @@ def delete(folder: str, path: str = "") -> None:
 
 def holds_nothing(folder: str) -> bool:
     """Whether no segment of a run has a byte: its front was killed before the first one had, or the disk was full."""
-    return not any(_size(f"{folder}/{segment_name(number)}") for number in segments(folder))
+    return not any(_size(f"{folder}/{segment_name(number)}") for number in segment_numbers(folder))
 
 
 def _size(path: str) -> int:

@@ -10,7 +10,7 @@ import os
 import time
 
 from sqstee.spool.frame import CUT, FRESH, HEADER_BYTES, LINES, META, pack_frame_header
-from sqstee.spool.quota import SEGMENT_SUFFIX, FullError, Unbounded
+from sqstee.spool.quota import SEGMENT_SUFFIX, FullError, UnboundedQuota
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class Segments:
     can be freed although its last line goes on.
     """
 
-    def __init__(self, folder: str, meta: bytes, room: Unbounded | None = None) -> None:
+    def __init__(self, folder: str, meta: bytes, room: UnboundedQuota | None = None) -> None:
         self.folder = folder
-        self.room = room or Unbounded()
+        self.room = room or UnboundedQuota()
         self.appended: Callable[[], None] = _do_nothing  # called after each frame
         self._meta = meta
         self._number = 0
@@ -190,7 +190,7 @@ def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
         raise
 
 
-def segments(folder: str) -> list[int]:
+def segment_numbers(folder: str) -> list[int]:
     """The numbers of a run's segments, ascending."""
     names = [name for name in os.listdir(folder) if name.endswith(SEGMENT_SUFFIX)]
     return sorted(int(name[: -len(SEGMENT_SUFFIX)]) for name in names if name[: -len(SEGMENT_SUFFIX)].isdigit())
@@ -198,6 +198,6 @@ def segments(folder: str) -> list[int]:
 
 def delete_segments_before(folder: str, segment: int) -> None:
     """Free the segments that hold nothing unacknowledged."""
-    for number in segments(folder):
+    for number in segment_numbers(folder):
         if number < segment:
             os.unlink(f"{folder}/{segment_name(number)}")

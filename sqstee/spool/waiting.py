@@ -16,7 +16,7 @@ ULID_LENGTH = 26
 _HALF_MADE_SECONDS = 3600.0  # how old a folder without its name must be before it is swept away
 
 
-class Waiting:
+class WaitingRun:
     """A run in the spool: what of it waits. `alive` while a wrapper writes it."""
 
     __slots__ = ("alive", "bytes", "destination", "job", "problem", "records", "run")
@@ -60,7 +60,7 @@ def waiting_runs(root: str) -> list[str]:
     return [name for name in names if len(name) == ULID_LENGTH and os.path.isdir(f"{root}/{name}")]
 
 
-def sweep(root: str) -> None:
+def remove_half_made(root: str) -> None:
     """Remove folders that were being made when their maker was killed."""
     for name in os.listdir(root):
         path = f"{root}/{name}"

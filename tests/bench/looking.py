@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.common import Row, machine, table
 
-from sqstee.agent.agent import LOOK_SECONDS, Agent, Plan
+from sqstee.agent.agent import LOOK_SECONDS, Agent, AgentConfig
 from sqstee.options import Settings
 from sqstee.spool.run_events import meta
 from sqstee.spool.run_folder import create
@@ -37,7 +37,7 @@ def look(runs: int) -> Row:
             os.close(shipping)
             writer.write(0, b"a line\n")
             writers.append(writer)
-        agent = Agent(root, Plan(None, settings), os.environ)
+        agent = Agent(root, AgentConfig(None, settings), os.environ)
         agent.look()
         group = next(iter(agent._groups.values()))
         while not (group.fleet and group.fleet.acknowledged == runs):
