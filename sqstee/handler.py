@@ -21,12 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sqstee import options
-from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.logging_run import LoggingRun
 from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
-from sqstee.spool.location import absolute, with_absolute_path
+from sqstee.spool.location import resolve
 
 _TRY_AGAIN_SECONDS = 10.0  # after a spool that could not be opened
 
@@ -52,8 +51,7 @@ class Handler(logging.Handler):
     def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: object) -> None:
         self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
         self._settings = options.given(self.given, os.environ)
-        _settle(self._settings)
-        options.check(self._settings, parse(self._settings.to or "local"))
+        resolve(self._settings)  # here: a daemon goes to / before its first line
         super().__init__(level)  # from here on logging closes it at exit
         self._pid = os.getpid()
         self._run: LoggingRun | None = None
@@ -157,14 +155,6 @@ class Handler(logging.Handler):
             return None
         _close_with_worker(self)
         return self._run
-
-
-def _settle(settings: options.Settings) -> None:
-    """Paths are meant from where the program is now: a daemon goes to / before its first line."""
-    for name in ("spool", "token_file"):
-        if path := getattr(settings, name):
-            setattr(settings, name, absolute(path))
-    settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
 
 
 def configure(

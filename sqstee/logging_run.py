@@ -13,20 +13,21 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sqstee.destination import LOCAL_FILE_NAME, parse
-from sqstee.options import SENDER_OPTIONS, Settings
+from sqstee.destination import parse
+from sqstee.options import Settings
 from sqstee.record import STREAMS
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import THREADS
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, WAKE
-from sqstee.spool import run_events, run_folder
-from sqstee.spool.fsync import Syncer
-from sqstee.spool.location import default_root, open_root
+from sqstee.spool import run_events
+from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
-from sqstee.spool.quota import SEGMENT_SUFFIX
-from sqstee.transports.factory import load, open_sender
+from sqstee.spool.spooled_run import SpooledRun
+from sqstee.transports.factory import load
 
 if TYPE_CHECKING:
+    from sqstee.spool.fsync import Syncer
     from sqstee.spool.redact import Masker
 
 _STREAM = STREAMS.index("stderr")  # where logging would write
@@ -48,18 +49,14 @@ class LoggingRun:
         self._woken_at = 0.0
         self._reason = ""
         self._shipper: Shipper | None = None
-        self._destination = parse(settings.to or "local")
-        self.root = open_root(settings.spool or default_root())
-        self._local = f"{self.root}/{LOCAL_FILE_NAME}"
-        if self._destination.kind == "local":
-            self._local = os.path.abspath(self._destination.name or self._local)
-            self._destination = parse(f"local:{self._local}")
-        self.id = run_folder.new_ulid(time.time_ns())
+        self.root = open_root(settings.spool)
+        self._policy = DeliveryPolicy.of(settings, self.root)
+        self._destination = parse(self._policy.to)
         self._wake_reading, self._wake = os.pipe()
         try:
             self._open()
         except BaseException:
-            self._let_go("_wake_reading", "_wake")
+            self._close_fds("_wake_reading", "_wake")
             raise
         self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
         try:
@@ -69,18 +66,17 @@ class LoggingRun:
         else:
             self._threaded = True
 
+    @property
+    def id(self) -> str:
+        """The run's ULID."""
+        return self._spooled.id
+
     def _open(self) -> None:
         settings = self._settings
-        self._writer, self._writer_lock, self._ship_lock = run_folder.create(
-            self.root,
-            self.id,
-            run_events.meta(settings, self.id, self._destination.text),
-            settings.max_line,
-            settings.spool_max,
-            settings.on_full,
-            run_folder.writer_for(_masker(settings.redact)),
-        )
-        self._syncer = self._sync() if settings.fsync else None
+        self._spooled = SpooledRun(self.root, settings, self._policy.to_meta(), _masker(settings.redact))
+        self._writer = self._spooled.writer
+        if self._spooled.syncer:
+            self._start(self._spooled.syncer)
         self._writer.event(run_events.start(settings.job, os.getpid(), None))
         os.set_blocking(self._wake, False)
         if self._destination.kind == "local":
@@ -97,31 +93,31 @@ class LoggingRun:
         now = time.monotonic()
         if now - self._woken_at >= _WAKE_SECONDS:
             self._woken_at = now
-            self._tell(WAKE)
+            self._notify(WAKE)
 
     def close(self) -> str:
         """End the run and have the rest delivered, within the flush timeout; what there is to say about it, or ''."""
-        self._writer.event(run_events.end_of_process(time.monotonic() - self._started, self._writer))
+        self._writer.event(run_events.process_exit(time.monotonic() - self._started, self._writer))
         self._writer.close()
-        if self._syncer:
-            self._syncer.finish()
-        self._let_go("_writer_lock")
-        self._tell(CLOSE)
+        if self._spooled.syncer:
+            self._spooled.syncer.finish()
+        self._spooled.close_writer_lock()
+        self._notify(CLOSE)
         if not self._threaded:
             self._ship()
         try:
             self._thread.join(self._settings.flush_timeout + _GRACE_SECONDS if self._threaded else None)
         except RuntimeError:  # it never started
             pass
-        self._let_go("_wake")
+        self._close_fds("_wake")
         return self._answer()
 
     def abandon(self) -> None:
         """Let go of it in a forked child: it is the parent's."""
-        self._let_go("_writer_lock", "_ship_lock", "_wake", "_wake_reading")
-        self._writer.abandon()
+        self._close_fds("_wake", "_wake_reading")
+        self._spooled.abandon()
 
-    def _let_go(self, *names: str) -> None:
+    def _close_fds(self, *names: str) -> None:
         """Close descriptors, each once: its number may be another's by now."""
         for name in names:
             fd = getattr(self, name)
@@ -129,16 +125,14 @@ class LoggingRun:
             if fd >= 0:
                 os.close(fd)
 
-    def _sync(self) -> Syncer:
-        syncer = Syncer(self._writer.folder, SEGMENT_SUFFIX)
-        self._writer.tell(syncer.note)
+    @staticmethod
+    def _start(syncer: Syncer) -> None:
         try:
             syncer.start()
-        except RuntimeError:  # no thread can be had: `close` syncs
+        except RuntimeError:  # no thread available: `close` syncs
             pass
-        return syncer
 
-    def _tell(self, word: bytes) -> None:
+    def _notify(self, word: bytes) -> None:
         try:
             os.write(self._wake, word)
         except OSError:
@@ -148,21 +142,14 @@ class LoggingRun:
         THREADS.add(_thread.get_ident())
         try:
             with _loading:
-                sender = open_sender(
-                    self._destination,
-                    self._local,
-                    self._settings.local_max,
-                    **{name: getattr(self._settings, name) for name in SENDER_OPTIONS},
-                )
+                sender = self._policy.open_sender(self.root)
                 self._load()
             self._shipper = shipper = Shipper(
                 self._writer.folder,
                 sender,
                 self._wake_reading,
-                linger=self._settings.linger,
-                message_bytes=self._settings.message_bytes,
+                self._policy.options,
                 flush_timeout=self._settings.flush_timeout,
-                compress=self._settings.compress,
             )
             try:
                 if shipper.run():
@@ -172,7 +159,8 @@ class LoggingRun:
         except Exception as error:
             self._reason = f"{type(error).__name__}: {error}"
         finally:
-            self._let_go("_ship_lock", "_wake_reading")
+            self._spooled.close_ship_lock()
+            self._close_fds("_wake_reading")
             THREADS.discard(_thread.get_ident())
 
     def _load(self) -> None:

@@ -274,8 +274,9 @@ RUN_OPTIONS = (
     Option("strict", "", switch, False, "exit with 122 in the place of 0 where not every line was delivered"),
     Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
 )
-# What a sender needs to know beside its destination; it is kept with the run, for whoever ships it later.
-SENDER_OPTIONS = ("token_file", "via_s3", "group", "fallback", "fallback_after")
+# Kept with the run for its shipper (ship/policy), which needs the first ones itself and the others to open the sender.
+SHIPPER_OPTIONS = ("linger", "message_bytes", "compress")
+SENDER_OPTIONS = ("local_max", "token_file", "via_s3", "group", "fallback", "fallback_after")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 

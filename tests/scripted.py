@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sqstee.options import Settings
 from sqstee.record import Body
 from sqstee.ship.request import MAX_REQUEST_BYTES
 from sqstee.transports.base import Batches
 from sqstee.transports.errors import Failure
 
 Answer = Callable[[Sequence[Body]], list[Failure]]
+
+
+def settings(**values: object) -> Settings:
+    """The default settings, but for these, whatever the machine's configuration files say."""
+    found = Settings()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
 
 
 class Scripted(Batches):

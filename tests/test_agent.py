@@ -15,8 +15,9 @@ from node import Node
 from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
 
 from sqstee import options
+from sqstee.agent.claimed_run import read_policy
 from sqstee.errors import EXIT_UNDELIVERED
-from sqstee.ship.policy import manner_of
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper_handle import CLOSE, ShipperHandle
 from sqstee.ship.standby import StandBy
@@ -355,15 +356,17 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
             wake,
             reporting,
             serves=serves,
-            orphaned=lambda: pytest.fail("the front lives"),
+            on_front_death=lambda: pytest.fail("the front lives"),
             ship=lambda fd: pytest.fail("the agent ships"),
             flush_timeout=30.0,
             patience=30.0,
         ).run()
         monkeypatch.undo()
         assert len(asked) > 3
-        answer = ShipperHandle(0, -1, report).answer(str(folder), 7, "unsaid")
-        assert answer == ((7, 0, None, "") if delivered else (0, 0, None, "another process has not delivered it yet"))
+        found = ShipperHandle(0, -1, report).read_report(str(folder), 7, "unsaid")
+        assert (found.quarantined, found.requests) == (0, None)
+        expected = (7, "") if delivered else (0, "another process has not delivered it yet")
+        assert (found.acknowledged, found.reason) == expected
     finally:
         for fd in (wake, waking, report, reporting):
             os.close(fd)
@@ -396,7 +399,7 @@ def test_a_run_that_nobody_ships(
         wake,
         wake,
         serves=lambda: lives,
-        orphaned=lambda: None,
+        on_front_death=lambda: None,
         ship=lambda woken_by: shipped.append(now - start),
         flush_timeout=0.0,
     ).run()
@@ -411,10 +414,11 @@ def test_a_run_that_nobody_ships(
 def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str, str]) -> None:
     """The run relies on it: what only the agent found too much once stayed in the spool, and nobody was told."""
     settings = options.load(("--to", "q", *extreme), {})
-    writer, *locks = create(str(tmp_path), "RUN", run_events.meta(settings, "RUN", "q"), 32768, 1024**3, "auto")
+    meta = run_events.meta(settings, "RUN", DeliveryPolicy("q", settings).to_meta())
+    writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
     writer.event(run_events.start("", 1, None))
     writer.close()
-    found = manner_of(writer.folder, "RUN")
+    found = read_policy(writer.folder, "RUN").options
     assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)
     for fd in locks:
         os.close(fd)

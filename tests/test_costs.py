@@ -50,11 +50,11 @@ def shipped(folder: str, compress: str = "none") -> Iterator[Request]:
         if request is None:
             source.close_open_body()
             request = source.partial_request()
-        if not request.planned:
+        if not request.bodies:
             break
-        source.plan(request.planned)
+        source.plan(request.bodies)
         yield request
-        source.acknowledge(request.planned)
+        source.acknowledge(request.bodies)
     source.close()
 
 
@@ -77,7 +77,7 @@ def calls(work: Callable[[], object]) -> int:
 
 def ship(folder: str) -> int:
     """Pack and serialise everything; how many bytes that were."""
-    return sum(len(request_json("http://h/q", [one.body for one in found.planned], False)) for found in shipped(folder))
+    return sum(len(request_json("http://h/q", [one.body for one in found.bodies], False)) for found in shipped(folder))
 
 
 def test_calls_of_a_thousand_lines(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_requests_of_a_million_lines(tmp_path: Path) -> None:
     """Requests are full: 1 MiB each, or ten bodies where they are compressed."""
     sizes = [request.size for request in shipped(spooled(tmp_path / "plain", 100_000))]
     assert len(sizes) <= -(-sum(sizes) // (1024 * 1024)) + 1
-    bodies = [len(request.planned) for request in shipped(spooled(tmp_path / "packed", 100_000), "auto")]
+    bodies = [len(request.bodies) for request in shipped(spooled(tmp_path / "packed", 100_000), "auto")]
     assert set(bodies[:-1]) == {10}
 
 
@@ -131,13 +131,13 @@ def test_system_calls_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT, 0o600)
     writer, *locks = create(str(tmp_path), RUN, META, 32768, 2**30, "auto")
     capture = CaptureLoop([Stream(0, file, reading, Output(file), None)])
-    capture.spooling = SpoolFeed(writer, None)
+    capture.feed = SpoolFeed(writer, None)
     names = ("read", "write", "writev", "pwrite", "open", "stat", "listdir", "fsync", "fdatasync")
     with monkeypatch.context() as patch:
         for name in names:
             patch.setattr(os, name, counted(name))
         capture.run()
-    assert capture.spooling.failure == ""
+    assert capture.feed.failure == ""
     assert writer.bytes == len(data)
     writer.close()
     for fd in (file, *locks):

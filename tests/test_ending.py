@@ -368,9 +368,9 @@ def stopped(pid: int) -> bool:
 def test_figures_add_up() -> None:
     """What is captured is delivered, waiting, dropped or put aside; the run's own events are no lines."""
     figures = DeliveryStats(captured=10, size=100, reasons={})
-    figures.waits(acknowledged=0, next_seq=12)
+    figures.count_waiting(acknowledged=0, next_seq=12)
     assert (figures.delivered, figures.waiting, figures.waiting_events, figures.complete) == (0, 10, 2, False)
-    figures.waits(acknowledged=4, next_seq=12)
+    figures.count_waiting(acknowledged=4, next_seq=12)
     assert (figures.delivered, figures.waiting) == (3, 7)
-    figures.waits(acknowledged=12, next_seq=12)
+    figures.count_waiting(acknowledged=12, next_seq=12)
     assert (figures.delivered, figures.waiting, figures.complete) == (10, 0, True)

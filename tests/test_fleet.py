@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from scripted import Scripted
+from scripted import Scripted, settings
 from support import Rebuilt
 
 from sqstee.agent.fair_queue import FairQueue
@@ -62,12 +62,10 @@ def ship(
         "",
         sender,
         wake,
-        linger=0.0,
-        message_bytes=message_bytes,
+        settings(linger=0.0, message_bytes=message_bytes, compress=compress),
         flush_timeout=60.0,
-        compress=compress,
         in_flight=in_flight,
-        supply=lambda limits: FairQueue(limits, message_bytes, compress, mixing, inbox),
+        make_source=lambda limits: FairQueue(limits, message_bytes, compress, mixing, inbox),
     )
     try:
         return shipper.run()
@@ -321,11 +319,11 @@ def test_what_is_planned_is_sent_again_unchanged(tmp_path: Path) -> None:
     fleet.read()
     fleet.close_open_body()
     request = fleet.partial_request()
-    fleet.plan(request.planned)
+    fleet.plan(request.bodies)
     fleet.close()
     sent = [
         (member.body.run, member.body.first, member.body.last, member.body.data)
-        for planned in request.planned
+        for planned in request.bodies
         for member in getattr(planned, "members", (planned,))
     ]
     again = [ServedRun(run.name, run.folder, run.root) for run in runs]
@@ -347,8 +345,8 @@ def test_an_end_that_comes_with_an_answer(tmp_path: Path) -> None:
         fleet.read()
         fleet.close_open_body()
         request = fleet.partial_request()
-        fleet.plan(request.planned)
-        return request.planned
+        fleet.plan(request.bodies)
+        return request.bodies
 
     under_way = planned()
     writer.event({"event": "exit", "message": ""})

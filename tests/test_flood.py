@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted
+from scripted import Scripted, settings
 from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body
@@ -92,8 +92,8 @@ def ship(folder: Path, sender: Scripted, flood: Any, close: bool) -> tuple[Shipp
     wake, waking = os.pipe()
     if close:
         os.write(waking, CLOSE)
-    values: dict[str, Any] = {"linger": 0.0, "message_bytes": 262144, "flush_timeout": 20.0, "compress": "none"}
-    return Shipper(writer.folder, sender, wake, **values, flood=flood), waking
+    options = settings(linger=0.0, message_bytes=262144)
+    return Shipper(writer.folder, sender, wake, options, flush_timeout=20.0, throttled_until=flood), waking
 
 
 def test_nothing_is_read_while_it_lasts(tmp_path: Path) -> None:

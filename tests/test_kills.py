@@ -20,7 +20,7 @@ WRITE = "import os\nfor n in range(290): os.write(1, b'%060000d\\n' % n)"
 FRONT = [
     "os:rename:kill-after:1",  # the folder has its name, and no segment
     "sqstee.spool.segments:Segments._rotate:kill-after:1",  # the first segment holds nothing but its first frame
-    "sqstee.capture.supervisor:Supervisor._begin:kill-after:1",  # the start event is there, and nobody reads it
+    "sqstee.capture.supervisor:Supervisor._start_shipper:kill-after:1",  # the start event is there, and nobody reads it
     "sqstee.spool.writer:Writer.write:kill:1",  # a chunk is out, and not spooled
     "sqstee.spool.writer:Writer.write:kill-after:1",
     "sqstee.spool.segments:Segments._rotate:kill:2",  # a segment is full, and there is no other

@@ -15,7 +15,7 @@ import pytest
 from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import Scripted
+from scripted import Scripted, settings
 from support import TIMEOUT as LONGEST
 from support import Rebuilt, Sqstee, injecting, python, running, wait_for
 
@@ -300,12 +300,12 @@ def test_at_the_end_the_waits_are_short() -> None:
     for _ in range(10):
         health.failure(RETRY, "trouble", 100.0)
     assert health.not_before == 130.0
-    health.hurry(100.0)
+    health.shorten(100.0)
     assert health.not_before == 101.0
     health.failure(RETRY, "trouble", 101.0)
     assert health.not_before == 102.0
     health.failure(RETRY, "trouble", 102.0, after=20.0)
-    health.hurry(102.0)
+    health.shorten(102.0)
     assert health.not_before == 122.0
 
 
@@ -404,10 +404,8 @@ def shipper_of(
         writer.folder,
         sender,
         wake,
-        linger=0.0,
-        message_bytes=message_bytes,
+        settings(linger=0.0, message_bytes=message_bytes),
         flush_timeout=flush_timeout,
-        compress="none",
     )
 
 
@@ -480,7 +478,7 @@ def test_an_answer_is_one_failure_however_many_it_refuses(
         left -= 1
         return [Failure(at, RETRY, "ThrottlingException", "slow down") for at in range(refused)] if left >= 0 else []
 
-    monkeypatch.setattr("sqstee.ship.shipper.Health", lambda: Backoff(jitter))
+    monkeypatch.setattr("sqstee.ship.shipper.Backoff", lambda: Backoff(jitter))
     writer, *locks = create(str(tmp_path), "RUN", b'{"run":"RUN","host":"h"}', 32768, 1024**3, "auto")
     for number in range(10):
         writer.write(0, b"%d" % number * 20_000 + b"\n")

@@ -111,7 +111,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 
 FOUNDATION = {
-    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels"),
+    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels", "trace"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
@@ -275,8 +275,7 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 # Where the wall clock is read, and why: all waits and deadlines are by the monotonic clock, which no change can move.
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
-    "sqstee.capture.supervisor": {"time_ns"},  # the ULID of the run
-    "sqstee.logging_run": {"time_ns"},  # the same
+    "sqstee.spool.spooled_run": {"time_ns"},  # the ULID of the run
     "sqstee.spool.segments": {"time_ns"},  # the timestamps of frames
     "sqstee.spool.writer": {"time_ns"},  # the same
     "sqstee.ship.source": {"time_ns"},  # that of a gap event

@@ -12,20 +12,19 @@ from queue import SimpleQueue
 
 from sqstee import __version__
 from sqstee.agent.advertisement import Advertisement
-from sqstee.agent.claimed_run import ClaimedRun
+from sqstee.agent.claimed_run import ClaimedRun, read_policy
 from sqstee.agent.flow import ServedRun
-from sqstee.agent.worker import Worker
-from sqstee.destination import LOCAL_FILE_NAME, parse
+from sqstee.agent.worker import ShippingWorker
+from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.options import SENDER_OPTIONS, Settings
-from sqstee.ship.policy import DeliveryPolicy, manner_of
+from sqstee.options import Settings
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import agent_file
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.run_folder import holds_nothing, lock, remove
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import TransportError
-from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import hurry
 
 LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
@@ -33,7 +32,7 @@ _CLOSELY = 5  # every so many looks: whether the front lives, and a segment was 
 _STATUS_SECONDS = 1.0
 _RATE_SECONDS = 10.0
 _TRY_AGAIN_SECONDS = 30.0
-_IDLE_SECONDS = 600.0  # how long a group without runs is kept
+_IDLE_SECONDS = 600.0  # how long a worker without runs is kept
 _JOIN_SECONDS = 0.01
 _GRACE_SECONDS = 2.0  # over the flush timeout
 _NICENESS = 15
@@ -56,24 +55,24 @@ class AgentConfig:
 class Agent:
     """Serves `folder`. Raises SqsteeError where another one does, or it must not be served."""
 
-    def __init__(self, folder: str, plan: AgentConfig, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: str, config: AgentConfig, environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.of_all_users = agent_file.serves_all_users(folder)
         if self.of_all_users:
-            _check_host_wide(plan)
-        self._plan = plan
-        self._presence = Advertisement(folder, environ)
+            _check_host_wide(config)
+        self._config = config
+        self._advertisement = Advertisement(folder, environ)
         self._most_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
         self._roots: dict[int, PinnedFolder] = {}
-        self._charges: dict[str, ClaimedRun] = {}
+        self._claimed: dict[str, ClaimedRun] = {}
         self._left_alone: dict[tuple[str, str], tuple[float, str]] = {}  # runs, until when, and the trouble with them
-        self._groups: dict[tuple[object, ...], Worker] = {}
-        self._leaving: list[Worker] = []
+        self._workers: dict[tuple[object, ...], ShippingWorker] = {}
+        self._leaving: list[ShippingWorker] = []
         self._senders: dict[tuple[object, ...], Sender] = {}
         self._ended: SimpleQueue[ClaimedRun] = SimpleQueue()
         self._ending: set[str] = set()
         self._error = ""
-        self._past = [0, 0]  # requests and records of groups that are no more
+        self._past = [0, 0]  # requests and records of workers that are no more
         self._rates: deque[tuple[float, int]] = deque()
         self._status_at = self._sweep_at = 0.0
         self._started = time.time()
@@ -83,31 +82,31 @@ class Agent:
         os.nice(_NICENESS)
 
     def serve(self, stop: Callable[[], bool], reload: Callable[[], AgentConfig | None]) -> None:
-        """Ship until `stop`, then deliver the rest within the flush timeout; `reload` answers with a new plan or None.
+        """Ship until `stop`, then deliver the rest within the flush timeout.
 
-        Both are called at every look.
+        `reload` returns a new configuration or None. Both are called at every look.
         """
         threading.Thread(target=self._end_runs, daemon=True).start()
-        self._presence.publish(self._plan.destinations)
+        self._advertisement.publish(self._config.destinations)
         while not stop():
-            plan = reload()
-            if plan:
-                self._adjust(plan)
+            config = reload()
+            if config:
+                self._reconfigure(config)
             try:
                 self.look()
             except OSError as error:  # too many open files, a folder that comes and goes: it may pass
                 self._error = str(error)
-            if not self._presence.in_place:
+            if not self._advertisement.in_place:
                 hint = "start it again; until then runs ship by themselves"
                 raise SqsteeError(f"the agent's file in {self.folder} was removed", hint, EXIT_FAILURE)
             time.sleep(LOOK_SECONDS)
-        self._presence.publish(())
+        self._advertisement.publish(())
         self.look()  # the last that relied on us has written everything by now
         self.drain()
 
     def once(self) -> dict[str, str]:
         """Ship what is there; the runs that stay behind, with the reasons. What shipped is in `delivered`."""
-        self._presence.publish(())
+        self._advertisement.publish(())
         self.look()
         troubled = {name: problem for (_, name), (_, problem) in self._left_alone.items() if problem}
         troubled |= dict.fromkeys(self.crowded, "too many at once for the limit on open files: ship again")
@@ -120,18 +119,18 @@ class Agent:
         self.crowded.clear()
         for root, names in self._folders():
             for name in names:
-                if name not in self._charges and self._left_alone.get((root.path, name), (0.0, ""))[0] <= now:
-                    self._take_charge(root, name, now)
-        for name, charge in list(self._charges.items()):
+                if name not in self._claimed and self._left_alone.get((root.path, name), (0.0, ""))[0] <= now:
+                    self._claim(root, name, now)
+        for name, claimed in list(self._claimed.items()):
             try:
-                self._attend(name, charge, now)
+                self._attend(name, claimed, now)
             except OSError as error:  # one run's trouble is no other's
                 self._error = f"{name}: {error}"
         self._retire(now)
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS
-            self._error = self._presence.renew() or self._error
-            self._presence.write_status(self.status(now))
+            self._error = self._advertisement.renew() or self._error
+            self._advertisement.write_status(self.status(now))
         if now >= self._sweep_at:
             self._sweep_at = now + _TRY_AGAIN_SECONDS
             self._left_alone = {key: value for key, value in self._left_alone.items() if value[0] > now}
@@ -139,37 +138,37 @@ class Agent:
 
     def drain(self) -> dict[str, str]:
         """Deliver what is there within the flush timeout, and leave; the runs that stay behind, with the reasons."""
-        deadline = time.monotonic() + self._plan.settings.flush_timeout + _GRACE_SECONDS
+        deadline = time.monotonic() + self._config.settings.flush_timeout + _GRACE_SECONDS
         for sender in self._senders.values():
-            hurry(sender, self._plan.settings.flush_timeout)
-        for name, charge in self._charges.items():
-            if not (charge.run.ended or name in self._ending or charge.is_written()):
-                charge.end()
-        waiting = [*self._groups.values(), *self._leaving]
+            hurry(sender, self._config.settings.flush_timeout)
+        for name, claimed in self._claimed.items():
+            if not (claimed.run.ended or name in self._ending or claimed.is_written()):
+                claimed.end()
+        waiting = [*self._workers.values(), *self._leaving]
         while (waiting or self._ending) and time.monotonic() < deadline:
-            for group in waiting:
-                group.close()
-                group.join(_JOIN_SECONDS)
-            waiting = [group for group in waiting if group.alive]
+            for worker in waiting:
+                worker.close()
+                worker.join(_JOIN_SECONDS)
+            waiting = [worker for worker in waiting if worker.alive]
         left = {}
-        for name, charge in list(self._charges.items()):
-            lane, reason = charge.run.lane, charge.run.failure or charge.group.reason
-            if not charge.run.gone and (charge.run.ended or lane is None or not lane.done):
+        for name, claimed in list(self._claimed.items()):
+            flow, reason = claimed.run.flow, claimed.run.failure or claimed.worker.reason
+            if not claimed.run.gone and (claimed.run.ended or flow is None or not flow.done):
                 left[name] = reason or "the time was over"
-            if name in self._ending or charge.group.alive:  # its folder is in use; the locks go with the process
+            if name in self._ending or claimed.worker.alive:  # its folder is in use; the locks go with the process
                 continue
-            if self._release(name, charge):
+            if self._release(name, claimed):
                 self.delivered.append(name)
-            elif charge.run.gone:
+            elif claimed.run.gone:
                 left[name] = reason
-        self._presence.leave()
+        self._advertisement.leave()
         return left
 
     def status(self, now: float) -> dict[str, object]:
         """What it does, for people."""
-        groups = [*self._groups.values(), *self._leaving]
-        fleets = [group.fleet for group in groups if group.fleet]
-        records = self._past[1] + sum(fleet.acknowledged for fleet in fleets)
+        workers = [*self._workers.values(), *self._leaving]
+        queues = [worker.queue for worker in workers if worker.queue]
+        records = self._past[1] + sum(queue.acknowledged for queue in queues)
         self._rates.append((now, records))
         while now - self._rates[0][0] > _RATE_SECONDS:
             self._rates.popleft()
@@ -179,15 +178,15 @@ class Agent:
             "version": __version__,
             "time": time.time(),
             "started": self._started,
-            "destinations": None if self._plan.destinations is None else sorted(self._plan.destinations),
-            "shipping_to": sorted({group.manner.to for group in groups}),
-            "runs": len(self._charges),
-            "waiting_bytes": sum(charge.waiting_bytes for charge in self._charges.values()),
-            "waiting_records": sum(fleet.report()[1] for fleet in fleets),
+            "destinations": None if self._config.destinations is None else sorted(self._config.destinations),
+            "shipping_to": sorted({worker.policy.to for worker in workers}),
+            "runs": len(self._claimed),
+            "waiting_bytes": sum(claimed.waiting_bytes for claimed in self._claimed.values()),
+            "waiting_records": sum(queue.report()[1] for queue in queues),
             "records": records,
             "records_per_second": round((records - self._rates[0][1]) / seconds) if seconds else 0,
-            "requests": self._past[0] + sum(fleet.requests for fleet in fleets),
-            "error": next((group.reason for group in groups if group.reason), self._error),
+            "requests": self._past[0] + sum(queue.requests for queue in queues),
+            "error": next((worker.reason for worker in workers if worker.reason), self._error),
         }
 
     def _folders(self) -> Iterator[tuple[PinnedFolder, list[str]]]:
@@ -204,7 +203,9 @@ class Agent:
                 self._error = str(error)
 
     def _open_users_folders(self) -> None:
-        used = {charge.run.root for charge in self._charges.values()}  # by these names, which must not become another's
+        used = {
+            claimed.run.root for claimed in self._claimed.values()
+        }  # by these names, which must not become another's
         for owner in [owner for owner, root in self._roots.items() if root.gone and root.path not in used]:
             root = self._roots.pop(owner)
             if not root.lent:
@@ -216,7 +217,7 @@ class Agent:
                 except OSError:  # a link, a file, another user's: nobody's spool
                     continue
 
-    def _take_charge(self, root: PinnedFolder, name: str, now: float) -> None:
+    def _claim(self, root: PinnedFolder, name: str, now: float) -> None:
         """Take a run, unless somebody ships it, or it is not ours to ship."""
         folder: PinnedFolder | None = None
         shipping: int | None = None
@@ -227,18 +228,20 @@ class Agent:
                 if shipping is not None:
                     remove(folder.path, f"{root.path}/{name}", only_empty=True)
                 return
-            manner = manner_of(folder.path, name)
-            if not self._plan.takes(manner.to):
+            policy = read_policy(folder.path, name)
+            if not self._config.takes(policy.to):
                 self._left_alone[root.path, name] = now + _TRY_AGAIN_SECONDS, ""
                 return
-            if len(self._charges) >= self._most_runs:
+            if len(self._claimed) >= self._most_runs:
                 self.crowded.append(name)
                 return
             shipping = lock(folder.path, "ship")
             if shipping is None:
                 self.busy.append(name)
                 return
-            charge = ClaimedRun(folder, shipping, ServedRun(name, folder.path, root.path), self._group(root, manner))
+            claimed = ClaimedRun(
+                folder, shipping, ServedRun(name, folder.path, root.path), self._worker_for(root, policy)
+            )
             folder = shipping = None
         except FileNotFoundError:  # it has gone meanwhile
             return
@@ -250,94 +253,89 @@ class Agent:
                 os.close(shipping)
             if folder is not None:
                 folder.close()
-        self._charges[name] = charge
+        self._claimed[name] = claimed
 
     def _leave_alone(self, root: str, name: str, problem: str, now: float) -> None:
         self._error = f"{name}: {problem}"
         self._left_alone[root, name] = now + _TRY_AGAIN_SECONDS, problem
 
-    def _group(self, root: PinnedFolder, manner: DeliveryPolicy) -> Worker:
-        settings = self._plan.settings
+    def _worker_for(self, root: PinnedFolder, policy: DeliveryPolicy) -> ShippingWorker:
+        settings = self._config.settings
         if self.of_all_users:  # users choose where their lines go, not how the node sends them
-            sending = {name: str(getattr(settings, name)) for name in SENDER_OPTIONS}
-            own = (settings.linger, settings.message_bytes, settings.compress, settings.local_max)
-            manner = DeliveryPolicy(manner.to, *own, sending)
-        group = self._groups.get(manner.key)
-        if group is None or group.closing or not group.alive:
-            destination = parse(manner.to)
-            sender = self._senders.get(manner.sender_key)
+            policy = DeliveryPolicy(policy.to, settings)
+        worker = self._workers.get(policy.key)
+        if worker is None or worker.closing or not worker.alive:
+            sender = self._senders.get(policy.sender_key)
             if sender is None:
-                local = f"{root.path}/{LOCAL_FILE_NAME}"
-                sender = open_sender(destination, local, manner.local_max, **manner.sending)
-                self._senders[manner.sender_key] = sender
+                sender = self._senders[policy.sender_key] = policy.open_sender(root.path)
                 root.lent = True
             # S3 objects, what a collector stores, and local rows are named by the one run that they hold
-            mixing = destination.kind == "sqs" and not (sender.ordered or manner.sending["via_s3"])
-            if group:
-                self._leaving.append(group)
-            group = self._groups[manner.key] = Worker(manner, sender, mixing, settings.flush_timeout)
-        return group
+            mixing = parse(policy.to).kind == "sqs" and not (sender.ordered or policy.options.via_s3)
+            if worker:
+                self._leaving.append(worker)
+            worker = self._workers[policy.key] = ShippingWorker(policy, sender, mixing, settings.flush_timeout)
+        return worker
 
-    def _attend(self, name: str, charge: ClaimedRun, now: float) -> None:
-        run = charge.run
+    def _attend(self, name: str, claimed: ClaimedRun, now: float) -> None:
+        run = claimed.run
         if name in self._ending:
             return
-        if run.gone or not charge.group.alive:
-            problem = run.failure or charge.group.failure
+        if run.gone or not claimed.worker.alive:
+            problem = run.failure or claimed.worker.failure
             root = run.root
-            if not self._release(name, charge) and not charge.group.closing:
+            if not self._release(name, claimed) and not claimed.worker.closing:
                 self._leave_alone(root, name, problem or "its folder cannot be removed", now)
             return
-        charge.group.used_at = now
-        charge.looks += 1
-        closely = charge.looks % _CLOSELY == 0
-        if charge.grown(closely):
-            charge.group.look_at(run)
-        elif closely and not run.ended and not charge.is_written():
+        claimed.worker.used_at = now
+        claimed.looks += 1
+        closely = claimed.looks % _CLOSELY == 0
+        if claimed.grown(closely):
+            claimed.worker.look_at(run)
+        elif closely and not run.ended and not claimed.is_written():
             self._ending.add(name)
-            self._ended.put(charge)
+            self._ended.put(claimed)
 
     def _end_runs(self) -> None:
         """A thread: to close a dead run its unacknowledged spool is read."""
         while True:
-            charge = self._ended.get()
-            charge.end()
-            self._ending.discard(charge.run.name)
+            claimed = self._ended.get()
+            claimed.end()
+            self._ending.discard(claimed.run.name)
 
-    def _release(self, name: str, charge: ClaimedRun) -> bool:
-        del self._charges[name]
+    def _release(self, name: str, claimed: ClaimedRun) -> bool:
+        del self._claimed[name]
         self._ending.discard(name)
-        return charge.release()
+        return claimed.release()
 
-    def _adjust(self, plan: AgentConfig) -> None:
-        """Go on with a new plan: runs of a destination that is no more in it are left to themselves."""
+    def _reconfigure(self, config: AgentConfig) -> None:
+        """Go on with a new configuration: runs to a destination that is no longer in it are left to themselves."""
         if self.of_all_users:
             try:
-                _check_host_wide(plan)
+                _check_host_wide(config)
             except SqsteeError as error:
                 self._error = error.message
                 return
-        self._plan = plan
-        self._presence.publish(plan.destinations)
+        self._config = config
+        self._advertisement.publish(config.destinations)
         self._left_alone.clear()
-        for group in self._groups.values():
-            if not plan.takes(group.manner.to):
-                group.close()
+        for worker in self._workers.values():
+            if not config.takes(worker.policy.to):
+                worker.close()
 
     def _retire(self, now: float) -> None:
-        """Let go of groups that have ended, and of those that had nothing to do for long."""
-        for key, group in list(self._groups.items()):
-            if now - group.used_at > _IDLE_SECONDS:
-                group.close()
-            if group.closing or not group.alive:
-                self._leaving.append(self._groups.pop(key))
-        for group in [group for group in self._leaving if not group.alive]:
-            self._leaving.remove(group)
-            group.join(_JOIN_SECONDS)
-            self._error = group.failure or self._error
-            if group.fleet:
-                self._past[0] += group.fleet.requests
-                self._past[1] += group.fleet.acknowledged
+        """Let go of workers that have ended, and of those that had nothing to do for long."""
+        for key, worker in list(self._workers.items()):
+            if now - worker.used_at > _IDLE_SECONDS:
+                worker.close()
+            if worker.closing or not worker.alive:
+                self._leaving.append(self._workers.pop(key))
+        for worker in [worker for worker in self._leaving if not worker.alive]:
+            self._leaving.remove(worker)
+            worker.join(_JOIN_SECONDS)
+            self._error = worker.failure or self._error
+            if worker.queue:
+                self._past[0] += worker.queue.requests
+                self._past[1] += worker.queue.acknowledged
 
     def _sweep(self) -> None:
         for root in self._roots.values():
@@ -347,14 +345,14 @@ class Agent:
                 self._error = str(error)
 
 
-def _check_host_wide(plan: AgentConfig) -> None:
+def _check_host_wide(config: AgentConfig) -> None:
     if os.geteuid():
         hint = "run it as root, or serve a folder of your own with --spool DIR"
         raise SqsteeError("only root can serve all users' spool folders", hint)
-    if not plan.destinations:
+    if not config.destinations:
         hint = 'the form is --to DEST, or to = ["DEST"] under [agent] in /etc/sqstee.toml'
         raise SqsteeError("an agent for all users needs the destinations that it may ship to", hint)
-    if any(parse(name).kind == "local" and not parse(name).name for name in plan.destinations):
+    if any(parse(name).kind == "local" and not parse(name).name for name in config.destinations):
         raise SqsteeError("an agent for all users has no local queue of its own", "the form is --to local:PATH")
     try:
         with open("/proc/sys/fs/protected_hardlinks") as file:

@@ -1,39 +1,59 @@
-"""A run in an agent's charge: its folder held open, its `ship` lock taken, its newest segment watched.
-
-A folder is opened once, component by component, without following links, and from then on named by its descriptor
-(/proc/self/fd/N): whoever owns it cannot put another in its place, and a root agent is nobody's deputy.
-"""
+"""A run that the agent has claimed: its folder held open, its `ship` lock taken, its newest segment watched."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 
 from sqstee.agent.flow import ServedRun
-from sqstee.agent.worker import Worker
+from sqstee.agent.worker import ShippingWorker
+from sqstee.options import host as host_name
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.checkpoint import START
-from sqstee.spool.pinned_folder import PinnedFolder, _give_to_owner, _own_state
+from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.quota import SEGMENT_BYTES
+from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import open_lock
 from sqstee.spool.segments import segment_name, segment_numbers
 
 
+def read_policy(folder: str, run: str) -> DeliveryPolicy:
+    """How the run in `folder` is to be delivered. Raises OSError or ValueError where its META frame is not valid."""
+    meta = json.loads(read_meta(folder))
+    if not isinstance(meta, dict) or meta.get("run") != run:
+        raise ValueError("its META frame names another run")
+    host_name(str(meta.get("host", "")))
+    return DeliveryPolicy.from_meta(meta)
+
+
 class ClaimedRun:
     """One run, from the moment its `ship` lock was taken."""
 
-    __slots__ = ("_changed", "_folder", "_number", "_segment", "_shipping", "_size", "_writer", "group", "looks", "run")
+    __slots__ = (
+        "_changed",
+        "_folder",
+        "_number",
+        "_segment",
+        "_shipping",
+        "_size",
+        "_writer",
+        "looks",
+        "run",
+        "worker",
+    )
 
-    def __init__(self, folder: PinnedFolder, shipping: int, run: ServedRun, group: Worker) -> None:
+    def __init__(self, folder: PinnedFolder, shipping: int, run: ServedRun, worker: ShippingWorker) -> None:
         self.run = run
-        self.group = group
+        self.worker = worker
         self.looks = hash(run.name) % 5  # so that not all are looked at closely at once
         self._folder = folder
         self._shipping = shipping
         self._number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
-        _own_state(folder)
+        folder.create_checkpoint()
         self._writer = open_lock(folder.path, "writer")  # kept: to open it anew for each look costs more than the look
         self._segment = self._open(self._number)
 
@@ -53,8 +73,8 @@ class ClaimedRun:
     @property
     def waiting_bytes(self) -> int:
         """Bytes on disk that are not acknowledged; full segments count as they should be."""
-        lane = self.run.lane
-        segment, offset = lane.behind if lane else START
+        flow = self.run.flow
+        segment, offset = flow.behind if flow else START
         return max(0, (self._number - segment) * SEGMENT_BYTES + self._size - offset)
 
     def is_written(self) -> bool:
@@ -70,12 +90,12 @@ class ClaimedRun:
         """Its front has ended: close it if it did not do so itself; then there is nothing more to come."""
         try:
             if close_dead_run(self._folder.path):
-                _give_to_owner(self._folder)
+                self._folder.give_segments_to_owner()
                 self.run.failure = ""
                 self.run.ended = True
         except Exception as error:  # damage, a full disk: what is there is shipped, and tried again
             self.run.failure = f"{type(error).__name__}: {error}"
-        self.group.look_at(self.run)
+        self.worker.look_at(self.run)
 
     def release(self) -> bool:
         """Let go of the run; whether it is shipped and removed."""

@@ -35,12 +35,12 @@ class MixedBody(PendingBody):
     def divide(self, parts: int) -> list[PendingBody]:
         """Its members in at most `parts` bodies."""
         size = -(-len(self.members) // parts)
-        groups = [self.members[at : at + size] for at in range(0, len(self.members), size)]
-        return [MixedBody(group) if len(group) > 1 else group[0] for group in groups]
+        workers = [self.members[at : at + size] for at in range(0, len(self.members), size)]
+        return [MixedBody(worker) if len(worker) > 1 else worker[0] for worker in workers]
 
 
-def _members(planned: PendingBody) -> list[PendingBody]:
-    return planned.members if isinstance(planned, MixedBody) else [planned]
+def _members(pending: PendingBody) -> list[PendingBody]:
+    return pending.members if isinstance(pending, MixedBody) else [pending]
 
 
 class FairQueue:
@@ -78,8 +78,8 @@ class FairQueue:
     @property
     def done(self) -> bool:
         """Whether nothing waits and nothing is unacknowledged, as far as was read."""
-        lanes = [run.lane for run in self._runs.values()]
-        return not (self._inbox or self._turns or self.waiting) and all(lane is None or lane.done for lane in lanes)
+        flows = [run.flow for run in self._runs.values()]
+        return not (self._inbox or self._turns or self.waiting) and all(flow is None or flow.done for flow in flows)
 
     def read(self) -> None:
         """Give turns until a full request is packed, or every run is at the end of what is written."""
@@ -89,16 +89,16 @@ class FairQueue:
         ready = self._ready_bytes
         while self._turns and passed < len(self._turns) and ready + self._held < self._enough:
             run = self._turns.popleft()
-            lane = run.lane
-            if lane is None:
+            flow = run.flow
+            if flow is None:
                 continue
-            if lane.blocked or lane.debt > 0:
-                passed = passed + 1 if lane.blocked else 0
-                lane.debt = max(0, lane.debt - QUANTUM_BYTES)
+            if flow.blocked or flow.deficit > 0:
+                passed = passed + 1 if flow.blocked else 0
+                flow.deficit = max(0, flow.deficit - QUANTUM_BYTES)
                 self._turns.append(run)
                 continue
             passed = 0
-            self._give_turn(run, lane)
+            self._give_turn(run, flow)
         self.caught_up = passed >= len(self._turns)
 
     def close_open_body(self) -> None:
@@ -106,12 +106,12 @@ class FairQueue:
         members: list[PendingBody] = []
         size = 0
         for run in list(self._holding.values()):
-            for planned in self._taken(run):
-                if members and not (self._mixing and size + len(planned.body.data) <= self._most_data_bytes):
+            for pending in self._taken(run):
+                if members and not (self._mixing and size + len(pending.body.data) <= self._most_data_bytes):
                     self._close(members)
                     members, size = [], 0
-                members.append(planned)
-                size += len(planned.body.data)
+                members.append(pending)
+                size += len(pending.body.data)
         if members:
             self._close(members)
         self._ready.extend(self._compressor.rest())
@@ -123,7 +123,7 @@ class FairQueue:
         """The next bodies that fill a request, once there are enough of them."""
         if self._ready_bytes + self._held < self._enough:
             return None
-        if sum(run.lane.unacknowledged for run in self._runs.values() if run.lane) > IN_FLIGHT * self._limits.request:
+        if sum(run.flow.unacknowledged for run in self._runs.values() if run.flow) > IN_FLIGHT * self._limits.request:
             return None
         self.close_open_body()
         return self.partial_request()
@@ -140,57 +140,57 @@ class FairQueue:
         """Have every run remember its own ranges."""
         self.requests += 1
         for run, members in self._by_run(handed):
-            assert run.lane
-            run.lane.plan(members)
+            assert run.flow
+            run.flow.plan(members)
 
     def acknowledge(self, taken: Iterable[PendingBody]) -> None:
         """The destination has these; a run that cannot free its own is given up for now, and nobody else is held."""
         bodies = list(taken)
         for run, members in self._by_run(bodies):
-            assert run.lane
-            before, quarantined = run.lane.acknowledged, run.lane.quarantined
+            assert run.flow
+            before, quarantined = run.flow.acknowledged, run.flow.quarantined
             try:
-                run.lane.acknowledge(members)
+                run.flow.acknowledge(members)
             except OSError as error:
                 self._lose(run, error)
                 continue
-            self.acknowledged += run.lane.acknowledged - before
-            self.quarantined += run.lane.quarantined - quarantined
+            self.acknowledged += run.flow.acknowledged - before
+            self.quarantined += run.flow.quarantined - quarantined
             self._settle(run)
-        for planned in bodies:
-            planned.done = True
+        for pending in bodies:
+            pending.done = True
 
-    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
+    def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """By run first, then by lines; none where its run was given up: whoever takes it next sends that again."""
-        if isinstance(planned, MixedBody):
-            return planned.divide(parts)
-        lane = self._owner(planned)
-        return lane.divide(planned, parts) if lane else []
+        if isinstance(pending, MixedBody):
+            return pending.divide(parts)
+        flow = self._owner(pending)
+        return flow.divide(pending, parts) if flow else []
 
-    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
+    def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
         """By run first, then by lines; none where its run was given up."""
-        if isinstance(planned, MixedBody):
-            large = [member for member in planned.members if member.body.size > size]
-            fitting = [member for member in planned.members if member.body.size <= size]
+        if isinstance(pending, MixedBody):
+            large = [member for member in pending.members if member.body.size > size]
+            fitting = [member for member in pending.members if member.body.size <= size]
             return fitting + [part for member in large for part in self.refit(member, size)]
-        lane = self._owner(planned)
-        return lane.refit(planned, size) if lane else []
+        flow = self._owner(pending)
+        return flow.refit(pending, size) if flow else []
 
-    def substitute(self, planned: PendingBody, reason: str) -> None:
+    def substitute(self, pending: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
-        run = self._runs.get(planned.body.run)
-        if run and run.lane:
-            run.lane.substitute(planned, reason)
+        run = self._runs.get(pending.body.run)
+        if run and run.flow:
+            run.flow.substitute(pending, reason)
 
-    def reinstate(self, planned: PendingBody) -> None:
+    def reinstate(self, pending: PendingBody) -> None:
         """Take the gap event back."""
-        RunSource.reinstate(planned)
+        RunSource.reinstate(pending)
 
     def close(self) -> None:
         """Close the files of all runs."""
         for run in self._runs.values():
-            if run.lane:
-                run.lane.close()
+            if run.flow:
+                run.flow.close()
 
     def remove(self) -> None:
         """Delete the folders of the runs that are shipped and closed."""
@@ -199,12 +199,12 @@ class FairQueue:
 
     def report(self) -> tuple[int, int]:
         """Runs, and records that were read and are not acknowledged; for another thread."""
-        lanes = [run.lane for run in list(self._runs.values())]
-        return len(lanes), sum(lane.records for lane in lanes if lane)
+        flows = [run.flow for run in list(self._runs.values())]
+        return len(flows), sum(flow.records for flow in flows if flow)
 
     @property
     def _ready_bytes(self) -> int:
-        return sum(len(planned.body.data) for planned in self._ready)
+        return sum(len(pending.body.data) for pending in self._ready)
 
     @property
     def _most_body_bytes(self) -> int:
@@ -229,46 +229,46 @@ class FairQueue:
         return min(self._most_body_bytes, max(QUANTUM_BYTES, share))
 
     def _arrive(self, run: ServedRun) -> None:
-        run.noted = False
+        run.queued = False
         if run.gone:
             return
         try:
-            if run.lane is None:
-                run.lane = Flow(run.folder, self._limits, run.root)
-                if run.lane.run != run.name:  # its first frame is its owner's, and may be another one by now
+            if run.flow is None:
+                run.flow = Flow(run.folder, self._limits, run.root)
+                if run.flow.run != run.name:  # its first frame is its owner's, and may be another one by now
                     raise ValueError("its first frame names another run")
                 self._runs[run.name] = run
         except Exception as error:  # damage of whatever kind is this run's alone
             self._lose(run, error)
             return
-        run.lane.final = run.ended  # which another thread sets, perhaps since the last turn
-        if not run.lane.queued:
-            run.lane.queued = True
+        run.flow.final = run.ended  # which another thread sets, perhaps since the last turn
+        if not run.flow.queued:
+            run.flow.queued = True
             self._turns.append(run)
 
-    def _give_turn(self, run: ServedRun, lane: Flow) -> None:
-        size, before = self._slice_bytes, lane.size
+    def _give_turn(self, run: ServedRun, flow: Flow) -> None:
+        size, before = self._slice_bytes, flow.size
         try:
-            lane.read_slice(size)
+            flow.read_slice(size)
         except Exception as error:
-            self._held += lane.size - before
+            self._held += flow.size - before
             self._lose(run, error)
             return
-        self._held += lane.size - before
-        lane.debt = max(0, lane.size - before - max(size, QUANTUM_BYTES))
+        self._held += flow.size - before
+        flow.deficit = max(0, flow.size - before - max(size, QUANTUM_BYTES))
         self._awake.pop(run.name, None)
         self._awake[run.name] = run
-        if lane.waiting:
+        if flow.waiting:
             self._holding[run.name] = run
-        if lane.caught_up:
-            lane.queued = False
+        if flow.caught_up:
+            flow.queued = False
             self._settle(run)
         else:
             self._turns.append(run)
 
     def _taken(self, run: ServedRun) -> list[PendingBody]:
         try:
-            return run.lane.take() if run.lane else []
+            return run.flow.take() if run.flow else []
         except Exception as error:
             self._lose(run, error)
             return []
@@ -280,50 +280,50 @@ class FairQueue:
         """Keep the files and buffers of the latest few."""
         while len(self._awake) > _AWAKE:
             run = self._awake.pop(next(iter(self._awake)))
-            if run.lane:
-                run.lane.rest()
+            if run.flow:
+                run.flow.rest()
 
     def _by_run(self, bodies: Iterable[PendingBody]) -> Iterable[tuple[ServedRun, list[PendingBody]]]:
         """The slices of each run that is still here."""
         found: dict[str, list[PendingBody]] = {}
-        for planned in bodies:
-            for member in _members(planned):
+        for pending in bodies:
+            for member in _members(pending):
                 found.setdefault(member.body.run, []).append(member)
         return [(self._runs[name], members) for name, members in found.items() if name in self._runs]
 
-    def _owner(self, planned: PendingBody) -> Flow | None:
-        """The lane that handed a slice out; None where its run was given up since (and perhaps taken again)."""
-        run = self._runs.get(planned.body.run)
-        return run.lane if run and run.lane and run.lane.planned(planned) else None
+    def _owner(self, pending: PendingBody) -> Flow | None:
+        """The flow that handed a slice out; None where its run was given up since (and perhaps taken again)."""
+        run = self._runs.get(pending.body.run)
+        return run.flow if run and run.flow and run.flow.owns(pending) else None
 
     def _settle(self, run: ServedRun) -> None:
         """Have done with a run that has ended and is shipped."""
-        lane = run.lane
-        if lane and lane.final and lane.caught_up and lane.done and not (lane.queued or run.gone):
-            lane.close()
-            lane.remove()
+        flow = run.flow
+        if flow and flow.final and flow.caught_up and flow.done and not (flow.queued or run.gone):
+            flow.close()
+            flow.remove()
             self._forget(run)
 
     def _lose(self, run: ServedRun, error: Exception) -> None:
         """Give a run up, with what of it is not acknowledged: whoever takes it next sends that again."""
         run.failure = f"{type(error).__name__}: {error}"
-        if run.lane:
-            run.lane.close()
+        if run.flow:
+            run.flow.close()
         self._forget(run)
         ready, self._ready = [*self._ready, *self._compressor.rest()], deque()
-        for planned in ready:  # what is in no request yet is not to be planned by another lane of the same run
-            found = _members(planned)
+        for pending in ready:  # what is in no request yet is not to be planned by another flow of the same run
+            found = _members(pending)
             kept = [member for member in found if member.body.run != run.name]
             if len(kept) == len(found):
-                self._ready.append(planned)
+                self._ready.append(pending)
             elif kept:
                 self._close(kept)
         self._ready.extend(self._compressor.rest())
 
     def _forget(self, run: ServedRun) -> None:
-        if run.lane and run.name in self._runs:
-            self._held -= run.lane.size
+        if run.flow and run.name in self._runs:
+            self._held -= run.flow.size
         for known in (self._runs, self._holding, self._awake):
             known.pop(run.name, None)
-        run.lane = None
+        run.flow = None
         run.gone = True

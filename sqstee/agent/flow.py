@@ -1,4 +1,4 @@
-"""One run of a fleet: a source that hands out slices, in its turn, and trusts nothing that its spool holds."""
+"""One run of a queue: a source that hands out slices, in its turn, and trusts nothing that its spool holds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StrictEncoder(Encoder):
 
 
 class Flow(RunSource):
-    """One run of a fleet: its slices are handed out whole, and its files are let go between two turns."""
+    """One run of a queue: its slices are handed out whole, and its files are let go between two turns."""
 
     encoder = StrictEncoder
 
@@ -49,7 +49,7 @@ class Flow(RunSource):
         super().__init__(folder, QUANTUM_BYTES, limits, "none", root)
         self.queued = False  # it has a turn to come
         self.final = False  # its run had ended before that turn: the end is read in it
-        self.debt = 0  # bytes by which it exceeded its quantum
+        self.deficit = 0  # bytes by which it exceeded its quantum
         self._wanted = 0
         self._unplanned = 0  # bodies that are handed out, and in no request yet
         self._reader.read_bytes = _READ_BYTES
@@ -68,16 +68,16 @@ class Flow(RunSource):
     @property
     def size(self) -> int:
         """Bytes that are packed and not handed out."""
-        return sum(len(planned.body.data) for planned in self.ready) + self._packer.size
+        return sum(len(pending.body.data) for pending in self.ready) + self._packer.size
 
     @property
     def unacknowledged(self) -> int:
         """Bytes that are handed out."""
-        return sum(len(planned.body.data) for planned in self._planned)
+        return sum(len(pending.body.data) for pending in self._in_plan)
 
-    def planned(self, planned: PendingBody) -> bool:
+    def owns(self, pending: PendingBody) -> bool:
         """Whether it was handed out here and is not acknowledged."""
-        return planned in self._planned
+        return pending in self._in_plan
 
     @property
     def records(self) -> int:
@@ -100,15 +100,15 @@ class Flow(RunSource):
         self.close_open_body()
         taken = list(self.ready)
         self.ready.clear()
-        for planned in taken:
-            self._taken = (planned.body.last + 1, planned.resume or self._taken[1])
+        for pending in taken:
+            self._taken = (pending.body.last + 1, pending.resume or self._taken[1])
         self._unplanned += len(taken)
         return taken
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
         """Remember, before they are sent for the first time, the ranges that are in a request."""
         bodies = list(handed)
-        self._unplanned -= sum(not planned.planned for planned in bodies)
+        self._unplanned -= sum(not pending.in_plan for pending in bodies)
         super().plan(bodies)
 
     def rest(self) -> None:
@@ -135,16 +135,16 @@ class Flow(RunSource):
 
 
 class ServedRun:
-    """A run in an agent's charge: `ended` once nothing will be written, `gone` once the fleet has done with it."""
+    """A run that an agent has claimed: `ended` once nothing will be written, `gone` once the queue has done with it."""
 
-    __slots__ = ("ended", "failure", "folder", "gone", "lane", "name", "noted", "root")
+    __slots__ = ("ended", "failure", "flow", "folder", "gone", "name", "queued", "root")
 
     def __init__(self, name: str, folder: str, root: str) -> None:
         self.name = name
         self.folder = folder
         self.root = root
-        self.lane: Flow | None = None
-        self.noted = False  # it is in the inbox, where it needs to be only once
+        self.flow: Flow | None = None
+        self.queued = False  # it is in the inbox, where once is enough
         self.ended = False
         self.gone = False
         self.failure = ""

@@ -1,4 +1,4 @@
-"""The runs of an agent that share a destination and a way to send to it: one shipper for all of them."""
+"""One shipper for all runs of the agent that share a delivery policy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from sqstee.ship.shipper_handle import CLOSE, WAKE
 from sqstee.transports.base import Sender
 
 
-class Worker:
-    """One shipper, in a thread of its own; `alive` while it ships, `used_at` is when it last had a run."""
+class ShippingWorker:
+    """One shipper in a thread of its own, for the runs with one policy.
 
-    def __init__(self, manner: DeliveryPolicy, sender: Sender, mixing: bool, flush_timeout: float) -> None:
-        self.manner = manner
+    `alive` while it ships, `closing` once it has been asked to end, `used_at` when it last had a run. With `mixing` a
+    body may hold lines of several runs.
+    """
+
+    def __init__(self, policy: DeliveryPolicy, sender: Sender, mixing: bool, flush_timeout: float) -> None:
+        self.policy = policy
         self.failure = ""
         self.alive = True
         self.used_at = time.monotonic()
-        self.fleet: FairQueue | None = None
-        self._body_bytes = manner.message_bytes or sender.body_bytes
+        self.queue: FairQueue | None = None
+        self._body_bytes = policy.options.message_bytes or sender.body_bytes
         self._mixing = mixing
         self._inbox: deque[ServedRun] = deque()
         self._wake, self._waking = os.pipe()
@@ -35,55 +39,53 @@ class Worker:
             "",
             sender,
             self._wake,
-            linger=manner.linger,
-            message_bytes=manner.message_bytes,
+            policy.options,
             flush_timeout=flush_timeout,
-            compress=manner.compress,
-            supply=self._supply,
+            make_source=self._make_queue,
         )
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     @property
     def reason(self) -> str:
-        """Why lines stay behind, if they do."""
+        """Why lines stay behind, if any do."""
         return self.failure or self._shipper.reason
 
     def look_at(self, run: ServedRun) -> None:
-        """There is a new run, or something new in one."""
-        if not run.noted:
-            run.noted = True
+        """Have the shipper read a run, which is new or has something new."""
+        if not run.queued:
+            run.queued = True
             self._inbox.append(run)
-            self._tell(WAKE)
+            self._notify(WAKE)
 
     def close(self) -> None:
-        """Ship what is there, within the flush timeout, and end; `closing` says whether it has heard it."""
-        self.closing = self.closing or self._tell(CLOSE)
+        """Ask the shipper to deliver the rest within the flush timeout, and to end."""
+        self.closing = self.closing or self._notify(CLOSE)
 
     def join(self, seconds: float) -> None:
-        """Wait for the end; afterwards its descriptors are closed, if it has ended."""
+        """Wait for its end at most so long, and close its descriptors once it has ended."""
         self._thread.join(seconds)
         if not self._thread.is_alive() and self._waking >= 0:
             os.close(self._wake)
             os.close(self._waking)
             self._waking = -1
 
-    def _supply(self, limits: RequestLimits) -> FairQueue:
-        self.fleet = FairQueue(limits, self._body_bytes, self.manner.compress, self._mixing, self._inbox)
-        return self.fleet
+    def _make_queue(self, limits: RequestLimits) -> FairQueue:
+        self.queue = FairQueue(limits, self._body_bytes, self.policy.options.compress, self._mixing, self._inbox)
+        return self.queue
 
     def _work(self) -> None:
         try:
             self._shipper.run()
-            if self.fleet:
-                self.fleet.remove()
+            if self.queue:
+                self.queue.remove()
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
         self._shipper.close()
         self.alive = False
 
-    def _tell(self, word: bytes) -> bool:
+    def _notify(self, word: bytes) -> bool:
         try:
             return self._waking >= 0 and os.write(self._waking, word) > 0
-        except BlockingIOError:  # it has enough to read
+        except BlockingIOError:  # the pipe is full of words that it has not read
             return False

@@ -1,4 +1,4 @@
-"""The final flush: what was captured is delivered within its time, or stays in the spool; and the figures of both."""
+"""The final flush: wait until the shipper has delivered the rest of a run, and count what became of its lines."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from sqstee.text import count
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from sqstee.capture.output import Output
+    from sqstee.capture.wrapped_run import WrappedRun
     from sqstee.ship.shipper_handle import ShipperHandle
-    from sqstee.spool.writer import Writer
+    from sqstee.spool.spooled_run import SpooledRun
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to say how it went; and for its death by SIGKILL
+_GRACE_SECONDS = 1.0  # beyond the flush timeout, for the shipper to report; and for its death by SIGKILL
 _LONGEST_WAIT_SECONDS = 3600.0
 _POLL_SECONDS = 0.02
 _PROGRESS_AFTER_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.25
-_COLUMNS = 80  # of a terminal that does not know
+_COLUMNS = 80  # of a terminal that does not know its width
 _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 
 
 class DeliveryStats:
-    """What became of a run's lines: of `captured` those not `waiting`, `dropped` or `quarantined` are delivered.
+    """What became of a run's lines: those `captured` and not `waiting`, `dropped` or `quarantined` are delivered.
 
-    `reasons` say why how many were dropped,
-    `waiting_events` are the run's own that wait, `requests` is None where nobody could count them, `reason` says why
+    `bytes` are the captured ones; `reasons` maps each reason for dropping lines to their number; `waiting_events` is
+    the number of the run's own events that wait; `requests` is None where nobody could count them; `reason` is why
     something waits.
     """
 
@@ -49,7 +50,7 @@ class DeliveryStats:
 
     @property
     def delivered(self) -> int:
-        """The lines that the destination took."""
+        """How many lines the destination accepted."""
         return max(0, self.captured - self.waiting - self.dropped - self.quarantined)
 
     @property
@@ -57,14 +58,14 @@ class DeliveryStats:
         """Whether nothing stayed behind, the run's own events included."""
         return not (self.waiting or self.waiting_events or self.dropped or self.quarantined)
 
-    def waits(self, acknowledged: int, next_seq: int) -> None:
-        """Count what waits, of the seqs up to `next_seq` (the last is the exit event's), by what is acknowledged."""
-        seqs = max(0, next_seq - acknowledged - self.dropped)  # what was dropped is said by itself
+    def count_waiting(self, acknowledged: int, next_seq: int) -> None:
+        """Set how much waits of the seqs below `next_seq`, the last of which is the exit event's."""
+        seqs = max(0, next_seq - acknowledged - self.dropped)  # dropped lines are reported by themselves
         self.waiting_events = min(seqs, 1 + (acknowledged == 0))
         self.waiting = seqs - self.waiting_events
 
     def summary(self, seconds: float, destination: str) -> str:
-        """All in one line."""
+        """Everything in one line."""
         requests = "" if self.requests is None else f" in {count(self.requests, 'request')}"
         aside = f", {self.quarantined:,} put aside" if self.quarantined else ""
         return (
@@ -121,108 +122,106 @@ class ProgressLine:
 class FinalFlush:
     """Waits for a run's shipper.
 
-    `ending` are the signals that cut the waiting short; all others are handed to `take` by their number.
+    `handle_signal` gets the number of each signal that arrives meanwhile, except for the termination signals, which cut
+    the waiting short. `unfinished` says whether the command's last line on stderr has no newline, `cut_short` why
+    nothing is to be waited for.
     """
 
     def __init__(
         self,
-        writer: Writer,
-        shipment: ShipperHandle | None,
-        seconds: float,
-        ending: Collection[int],
-        take: Callable[[int], None],
+        run: WrappedRun,
+        spooled: SpooledRun,
+        handle_signal: Callable[[int], None],
         unfinished: bool,
         cut_short: str = "",
     ) -> None:
-        self._writer = writer
-        self._shipment = shipment
-        self._seconds = seconds
-        self._ending = ending
-        self._take = take
+        self._run = run
+        self._writer = spooled.writer
+        self._seconds = run.settings.flush_timeout
+        self._handle_signal = handle_signal
         self._started = time.monotonic()
-        self._late = f"not done within {seconds:g} s"
+        self._late = f"not done within {self._seconds:g} s"
         self._cut_short = cut_short
         self._progress = ProgressLine(unfinished)
-        self.figures = DeliveryStats(writer.lines, writer.bytes, writer.reasons)
-        self.drew = False  # whether our progress has ended the command's unfinished line
+        self.stats = DeliveryStats(spooled.writer.lines, spooled.writer.bytes, spooled.writer.reasons)
+        self.cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
 
     def finish(self) -> None:
-        """The run is closed: give the shipper its time for the rest, and end it where it is not done by then.
+        """The run is closed: give the shipper its time for the rest, and kill it if it is not done by then.
 
-        What it has not done stays in the spool, which is right at every moment.
+        The rest stays in the spool, which is consistent at every moment.
         """
-        figures, writer = self.figures, self._writer
-        if self._shipment is None:
-            figures.reason = "there is no background process"
-            figures.waits(0, writer.next_seq)
+        stats, writer, shipper = self.stats, self._writer, self._run.shipper
+        if shipper is None:
+            stats.reason = "there is no background process"
+            stats.count_waiting(0, writer.next_seq)
             return
-        shipment = self._shipment
-        shipment.close()
-        self._wait(_GRACE_SECONDS, lambda: not shipment.pid)
-        unsaid = "the background process was ended"
-        if shipment.pid:
-            unsaid = self._late
-            self._kill(shipment)
-        answer = shipment.answer(writer.folder, writer.next_seq, unsaid)
-        acknowledged, figures.quarantined, figures.requests, reason = answer
-        figures.waits(acknowledged, writer.next_seq)
-        if not figures.complete:
-            figures.reason = self._cut_short or reason or self._late
+        shipper.close()
+        self._wait(_GRACE_SECONDS, lambda: not shipper.pid)
+        no_report = "the background process was ended"
+        if shipper.pid:
+            no_report = self._late
+            self._kill(shipper)
+        report = shipper.read_report(writer.folder, writer.next_seq, no_report)
+        stats.quarantined, stats.requests = report.quarantined, report.requests
+        stats.count_waiting(report.acknowledged, writer.next_seq)
+        if not stats.complete:
+            stats.reason = self._cut_short or report.reason or self._late
 
     def watch(self) -> None:
-        """The run goes on without us: see that what was captured up to now is delivered."""
-        shipment, writer = self._shipment, self._writer
-        if shipment is not None:
+        """The run goes on without us: wait until everything that was captured up to now is delivered."""
+        shipper, writer = self._run.shipper, self._writer
+        if shipper is not None:
             everything = writer.spooled
-            self._wait(0.0, lambda: not shipment.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
-        self.figures.waits(self._acknowledged(writer.next_seq), writer.next_seq)
-        self.figures.quarantined = quarantined_records(writer.folder)
-        if not self.figures.complete:
-            self.figures.reason = self._cut_short or self._late
+            self._wait(0.0, lambda: not shipper.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
+        self.stats.count_waiting(self._acknowledged(writer.next_seq), writer.next_seq)
+        self.stats.quarantined = quarantined_records(writer.folder)
+        if not self.stats.complete:
+            self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Until it is `done` (looked at after each signal, and every `look` seconds), cut short, or too late."""
+        """Wait until `done`, asked after each signal and every `look` seconds, or a termination signal, or too late."""
         deadline = self._started + self._seconds + grace
         while not done() and not self._cut_short and (now := time.monotonic()) < deadline:
-            wait = min(look, self._show(now), deadline - now)
+            wait = min(look, self._draw_progress(now), deadline - now)
             info = _signal.sigtimedwait(signals.WAITED, wait)
             if info is None:
                 continue
-            if info.si_signo in self._ending:
+            if info.si_signo in self._run.termination_signals:
                 self._cut_short = cut_short_by(info.si_signo)
             else:
-                self._take(info.si_signo)
-        self.drew = self._progress.wipe()
+                self._handle_signal(info.si_signo)
+        self.cursor_moved = self._progress.wipe()
 
-    def _show(self, now: float) -> float:
-        """Draw the progress where it is due; in how many seconds it is due again."""
+    def _draw_progress(self, now: float) -> float:
+        """Draw the progress line if it is due; returns in how many seconds it is due again."""
         if not self._progress.wanted:
             return _LONGEST_WAIT_SECONDS
         early = self._started + _PROGRESS_AFTER_SECONDS - now
         if early > 0:
             return early
         rest = max(0.0, self._started + self._seconds - now)
-        self.figures.waits(self._acknowledged(self._writer.next_seq), self._writer.next_seq)
-        lines = count(self.figures.waiting, "line")
+        self.stats.count_waiting(self._acknowledged(self._writer.next_seq), self._writer.next_seq)
+        lines = count(self.stats.waiting, "line")
         self._progress.draw(f"sqstee: delivering {lines}, {rest:.0f} s left; ^C leaves them in the spool")
         return _PROGRESS_SECONDS
 
     def _acknowledged(self, everything: int) -> int:
-        """As far as the state file tells; without the folder all is done."""
+        """The first seq that is not acknowledged, by the checkpoint; `everything` where the folder has gone."""
         from sqstee.spool.checkpoint import Checkpoint
 
         folder = self._writer.folder
         return Checkpoint(folder).next if os.path.exists(folder) else everything
 
-    def _kill(self, shipment: ShipperHandle) -> None:
-        """End the shipper; one that hangs in the disk, or another signal, is not waited for."""
-        os.kill(shipment.pid, _signal.SIGKILL)
+    def _kill(self, shipper: ShipperHandle) -> None:
+        """Kill the shipper; wait neither for one that hangs in the disk, nor after a termination signal."""
+        os.kill(shipper.pid, _signal.SIGKILL)
         deadline = time.monotonic() + _GRACE_SECONDS
-        while shipment.pid and (rest := deadline - time.monotonic()) > 0:
+        while shipper.pid and (rest := deadline - time.monotonic()) > 0:
             info = _signal.sigtimedwait(signals.WAITED, rest)
-            if info is None or info.si_signo in self._ending:
+            if info is None or info.si_signo in self._run.termination_signals:
                 return
-            self._take(info.si_signo)
+            self._handle_signal(info.si_signo)
 
 
 def cut_short_by(number: int) -> str:
@@ -230,17 +229,17 @@ def cut_short_by(number: int) -> str:
     return f"cut short by {_NAMES[number]}"
 
 
-def leftovers(figures: DeliveryStats, root: str) -> list[str]:
+def leftovers(stats: DeliveryStats, root: str) -> list[str]:
     """What to say about lines that are not where they should be: how many, where, why, and what to do."""
     found = []
-    for reason, number in figures.reasons.items():
+    for reason, number in stats.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
-    if figures.quarantined:
-        found.append(quarantine_notice(count(figures.quarantined, "line"), root))
-    if figures.waiting or figures.waiting_events:
-        what = count(figures.waiting, "line") if figures.waiting else "the run's own events"
-        why = f" ({figures.reason})" if figures.reason else ""
-        found.append(f"{what} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
+    if stats.quarantined:
+        found.append(quarantine_notice(count(stats.quarantined, "line"), root))
+    if stats.waiting or stats.waiting_events:
+        what = count(stats.waiting, "line") if stats.waiting else "the run's own events"
+        why = f" ({stats.reason})" if stats.reason else ""
+        found.append(f"{what} not delivered yet{why}: spooled in {root}, `sqstee flush` ships them")
     return found
 
 

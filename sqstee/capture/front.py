@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 
-from sqstee import destination
 from sqstee.capture import child, signals
 from sqstee.capture.output import keeps_boundaries
 from sqstee.capture.stdio import Stdio
 from sqstee.capture.stream import pass_through
 from sqstee.errors import SqsteeError
 from sqstee.fds import close_quietly, open_null
-from sqstee.options import check
-from sqstee.spool.location import absolute, default_root, with_absolute_path
+from sqstee.spool.location import resolve, root_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +29,7 @@ class Front:
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
         self._command = command
-        self._destination = destination.parse(settings.to or "local")
-        if settings.token_file:
-            settings.token_file = absolute(settings.token_file)
-        check(settings, self._destination)
-        settings.fallback = with_absolute_path(settings.fallback)
+        self._destination = resolve(settings)
         self._masker: Masker | None = None
         if settings.redact:
             from sqstee.spool.redact import Masker
@@ -43,7 +37,7 @@ class Front:
             self._masker = Masker(settings.redact)
 
     def run(self) -> NoReturn:
-        """Start the command, see to it until its end, and end as it ends."""
+        """Start the command, see to it until its end, and end as it stdio."""
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
         try:
@@ -53,16 +47,16 @@ class Front:
             captured = {1, 2} - closed - self._left_alone(inherited, closed)
             if not captured:
                 raise child.passthrough(self._command, inherited, "")
-            self._ends = Stdio(captured, self._settings, inherited.environ)
+            self._stdio = Stdio(captured, self._settings, inherited.environ)
             self._mark_nest(inherited)
-            self._streams = self._ends.streams()
+            self._streams = self._stdio.streams()
             null = open_null()
-            self._child = child.start(self._command, self._ends.of_command, inherited)
+            self._child = child.start(self._command, self._stdio.of_command, inherited)
         except SqsteeError:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
             raise child.passthrough(self._command, inherited, str(error)) from None
-        self._ends.close_those_of_command()
+        self._stdio.close_those_of_command()
         for fd in others:
             close_quietly(fd)
         for fd in (0, *({1} - captured)):
@@ -82,7 +76,7 @@ class Front:
                 self._destination,
                 self._masker,
                 self._child,
-                self._ends,
+                self._stdio,
                 self._streams,
                 ending_signals,
             )
@@ -96,7 +90,7 @@ class Front:
         if failure is not None:
             raise child.failure_to_start(self._command, failure)
         child.say_uncaptured(reason)
-        status = signals.attend(self._child.pid, lambda: pass_through(self._streams))
+        status = signals.wait_for_command(self._child.pid, lambda: pass_through(self._streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))
         os._exit(os.WEXITSTATUS(status))
@@ -120,11 +114,11 @@ class Front:
         """The destination, with what tells two local queues apart."""
         if self._destination.kind != "local":
             return self._destination.text
-        return absolute(self._destination.name or self._settings.spool or default_root())
+        return self._destination.name or root_path(self._settings.spool)
 
     def _mark_nest(self, inherited: child.Inherited) -> None:
         """Tell an inner sqstee what is captured already."""
-        mine = nest_entry(self._place(), self._ends.of_command).encode()
+        mine = nest_entry(self._place(), self._stdio.of_command).encode()
         outer = inherited.environ.get(NEST_VARIABLE.encode(), b"")
         environ = {**inherited.environ, NEST_VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ

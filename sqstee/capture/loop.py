@@ -41,12 +41,12 @@ class SpoolFeed:
     `patience` is for how many seconds after the command's end room in the spool is still waited for.
     """
 
-    def __init__(self, writer: Writer | None, shipment: ShipperHandle | None, patience: float = 0.0) -> None:
+    def __init__(self, writer: Writer | None, shipper: ShipperHandle | None, patience: float = 0.0) -> None:
         self.writer = writer
         self.failure = ""
         self.give_up_at: float | None = None
         self._patience = patience
-        self._shipment = shipment
+        self._shipment = shipper
         self._woken_at = 0.0
 
     def write(self, stream: Stream, chunk: bytes) -> None:
@@ -101,14 +101,14 @@ class SpoolFeed:
         """Tell the shipper that there is something; it looks again by itself a tenth of a second later."""
         if self._shipment and now - self._woken_at >= _WAKE_SECONDS:
             self._woken_at = now
-            self._shipment.tell(WAKE)
+            self._shipment.notify(WAKE)
 
 
 class CaptureLoop:
     """Moves the command's output; `run` returns when every stream has ended, or what was there at `finish` is out."""
 
     def __init__(self, streams: list[Stream]) -> None:
-        self.spooling = SpoolFeed(None, None)
+        self.feed = SpoolFeed(None, None)
         self.all = tuple(streams)
         self.open = list(streams)
         self.give_up_outputs = False  # an ended stream's output is closed, stderr too: nothing of ours will be said
@@ -144,14 +144,14 @@ class CaptureLoop:
         """Wait no longer for room in the spool, the command having ended; whether anything waited."""
         if not any(stream.unspooled for stream in self.open):
             return False
-        self.spooling.give_up_at = 0.0
+        self.feed.give_up_at = 0.0
         os.eventfd_write(self._control, 1)
         return True
 
     def go_on(self) -> None:
         """Undo `finish`: the next `run` goes on until the last writer has gone."""
         self._finishing = False
-        self.spooling.give_up_at = None
+        self.feed.give_up_at = None
         self._drop_keys()
         self._read_control()
         for stream in self.open:
@@ -176,9 +176,9 @@ class CaptureLoop:
         now = time.monotonic()
         due = []
         for stream in self.open:
-            at = self.spooling.idle_at(stream)
+            at = self.feed.idle_at(stream)
             if at is not None and at <= now:
-                self.spooling.cut(stream)
+                self.feed.cut(stream)
             elif at is not None:
                 due.append(at)
             if stream.unspooled and not self._spool_again(stream):
@@ -203,7 +203,7 @@ class CaptureLoop:
         stream.remaining -= len(chunk)
         stream.pending = memoryview(chunk)
         self._write(stream)
-        self.spooling.write(stream, chunk)
+        self.feed.write(stream, chunk)
         if stream.broken:
             self._reader_left(stream)
         elif stream.unspooled:
@@ -211,7 +211,7 @@ class CaptureLoop:
 
     def _spool_again(self, stream: Stream) -> bool:
         """Spool what waits for room, and read on once that is done."""
-        done = self.spooling.try_again(stream)
+        done = self.feed.try_again(stream)
         if done and not stream.stalled:
             self._watch(stream.source, select.EPOLLIN, stream)
         return done
@@ -260,7 +260,7 @@ class CaptureLoop:
         rest = _REST_BYTES
         try:
             while rest > 0 and readable_bytes(stream.source) and (chunk := stream.read()):
-                self.spooling.write(stream, stream.unspooled + chunk)
+                self.feed.write(stream, stream.unspooled + chunk)
                 rest -= len(chunk)
         except OSError:
             pass
@@ -272,7 +272,7 @@ class CaptureLoop:
         os.close(stream.source)
         self._unwatch(stream.output.fd)
         stream.output.close()
-        self.spooling.end(stream)
+        self.feed.end(stream)
         if stream.fd == 1 or self.give_up_outputs:  # so that its reader sees the end while we still deliver
             put_null(stream.fd)
 
@@ -280,7 +280,7 @@ class CaptureLoop:
         """Note how much was written up to now; a stream at its end is still to be read until that shows."""
         self._read_control()
         self._finishing = True
-        self.spooling.command_ended()
+        self.feed.command_ended()
         for stream in self.open:
             try:  # FIONREAD does not count what is still on its way to a pty's master
                 stream.remaining = _PTY_BYTES if stream.pty else readable_bytes(stream.source)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Notices:
-    """Collects lines, and says them at once; each says what happened, how much, and what to do next."""
+    """Collects lines and prints them at once; each says what happened, how much, and what to do next."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -35,7 +35,7 @@ class Notices:
             return True
         return False
 
-    def say(self, unfinished: bool) -> None:
+    def print(self, unfinished: bool) -> None:
         """Write the lines; with `unfinished` the command's last line has no end, and ours begin with one."""
         if self._texts:
             write("\n" * unfinished + "".join(f"sqstee: {text}\n" for text in self._texts))

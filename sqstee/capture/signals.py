@@ -57,7 +57,7 @@ class Relay:
         self._stale: set[int] = set()  # signals that the witness was asked to take off its pending ones
         self._stops: set[int] = set()  # stop signals that reached us since the command last went on
 
-    def take(self, info: _signal.struct_siginfo) -> None:
+    def handle(self, info: _signal.struct_siginfo) -> None:
         """Decide about one signal, and forward it where that is right."""
         number = info.si_signo
         if info.si_pid == os.getpid() and info.si_code <= 0:
@@ -67,7 +67,7 @@ class Relay:
         elif number == _signal.SIGCONT:
             self._stops.clear()
         if info.si_code == SI_KERNEL:
-            self._take_from_kernel(number)
+            self._handle_from_kernel(number)
         elif not self._group_got(number, info.si_pid):
             self._forward(number)
 
@@ -90,11 +90,11 @@ class Relay:
         """
         info = _signal.sigtimedwait({_signal.SIGCONT}, 0)
         if info is not None:
-            self.take(info)
+            self.handle(info)
         changes = os.WEXITED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._pid, changes) is not None
 
-    def _take_from_kernel(self, number: int) -> None:
+    def _handle_from_kernel(self, number: int) -> None:
         if number == _signal.SIGWINCH:
             return
         if number not in _OF_THE_TERMINAL or (self._leader and number in _TO_A_LEADER_ALONE):
@@ -142,7 +142,7 @@ class Relay:
         """Have the witness take the signal, so that the next one shows."""
         if self._witness and self._witness.pid:
             self._stale.add(number)
-            self._witness.tell(bytes([number]))
+            self._witness.notify(bytes([number]))
 
     def _await_cleared(self, number: int) -> None:
         deadline = time.monotonic() + _CLEARED_SECONDS
@@ -171,7 +171,7 @@ def stop(number: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
 
 
-def attend(pid: int, work: Callable[[], None]) -> int:
+def wait_for_command(pid: int, work: Callable[[], None]) -> int:
     """Do `work` while the command `pid` runs, and send it what processes send to us; its wait status, once both are
     done. The plainest way there is: without a thread the signals come after the work."""
     import _thread

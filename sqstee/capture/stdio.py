@@ -1,4 +1,4 @@
-"""What stands between the command and us: a pipe or a pty for each captured output, with both its ends."""
+"""What stands between the command and us: a pipe or a pty for each captured output, with both its stdio."""
 
 from __future__ import annotations
 

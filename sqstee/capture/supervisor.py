@@ -1,4 +1,4 @@
-"""While the command runs: wires capture, spool and shipper, relays signals, and answers with its own status."""
+"""While the command runs: wires capture, spool and shipper together, relays signals, learns the command's status."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from sqstee.capture import child, signals
 from sqstee.capture.loop import CaptureLoop, SpoolFeed, readable_bytes
 from sqstee.capture.notices import Notices
 from sqstee.capture.stream import Stream, pass_through
-from sqstee.capture.teardown import Kept, Teardown
-from sqstee.destination import LOCAL_FILE_NAME, Destination, parse
+from sqstee.capture.teardown import Teardown
+from sqstee.capture.wrapped_run import WrappedRun
 from sqstee.errors import SqsteeError
 from sqstee.ship import shipper_handle
-from sqstee.spool import run_events, run_folder
-from sqstee.spool.location import default_root, open_root
+from sqstee.ship.policy import DeliveryPolicy
+from sqstee.spool import run_events
+from sqstee.spool.location import open_root
+from sqstee.spool.spooled_run import SpooledRun
+from sqstee.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,17 +30,18 @@ if TYPE_CHECKING:
 
     from sqstee.capture.child import Child
     from sqstee.capture.stdio import Stdio
+    from sqstee.destination import Destination
     from sqstee.options import Settings
     from sqstee.spool.redact import Masker
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_DRAIN_SECONDS = 0.1  # how long a command's last output before a stop, or an end, may take to get out
-_CAPTURED_SECONDS = 5.0  # how long the capture, where no output holds it, may wait for the processor
+_DRAIN_SECONDS = 0.1  # how long the command's last output before a stop, or at its end, may take to be passed on
+_CAPTURED_SECONDS = 5.0  # how long the capture thread may wait for the processor while no output holds it up
 
 
 class Supervisor:
-    """The process that the caller sees, once the command runs: it attends to signals, and dies as the command died."""
+    """The process that the caller sees, once the command runs: it relays signals, and ends as the command ended."""
 
     def __init__(
         self,
@@ -46,186 +50,138 @@ class Supervisor:
         destination: Destination,
         masker: Masker | None,
         child: Child,
-        ends: Stdio,
+        stdio: Stdio,
         streams: list[Stream],
-        ending_signals: frozenset[int],
+        termination_signals: frozenset[int],
     ) -> None:
-        self._settings = settings
-        self._command = command
-        self._destination = destination
-        self._child = child
-        self._ends = ends
-        self._streams = streams
-        self._ending_signals = ending_signals
-        self._make_writer = run_folder.writer_for(masker)
-        self._messages = Notices()
+        notices, loop = Notices(), CaptureLoop(streams)
         if destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
-            self._messages.add(f"the token goes to {destination.name} unencrypted: https:// would protect it")
-        self._status: int | None = None
-        self._usage: struct_rusage | None = None
+            notices.add(f"the token goes to {destination.name} unencrypted: https:// would protect it")
+        self._run = WrappedRun(
+            settings, command, destination, masker, child, stdio, streams, termination_signals, notices, loop
+        )
+        self._loop = loop
+        self._notices = notices
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
-        self._kept = Kept()
-        self._spooling = SpoolFeed(None, None)
-        self._capture = CaptureLoop(streams)
 
     def run(self) -> NoReturn:
-        """Everything up to the last exit."""
+        """Serve the command until the last exit."""
         try:
             self._supervise()
-        except SqsteeError:  # it could not be executed
+        except SqsteeError:  # the command could not be executed
             raise
         except BaseException as error:
             self._rescue(error)
 
     def _rescue(self, error: BaseException) -> NoReturn:
-        """A bug of ours, with the command running: pass through, wait for it, answer with its status."""
-        if self._status is None:
-            self._status = signals.attend(self._child.pid, self._see_out)
+        """A bug of ours while the command runs: pass its output through, wait for it, and end with its status."""
+        run = self._run
+        if run.status is None:
+            run.status = signals.wait_for_command(run.child.pid, self._pass_rest_through)
         else:
-            self._see_out()
+            self._pass_rest_through()
         try:
             what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
-            self._messages.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
-            self._messages.say(unfinished=False)
-        except Exception:  # the status is worth more than the words
+            self._notices.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
+            self._notices.print(unfinished=False)
+        except Exception:  # the status matters more than the notice
             pass
-        self._ending().exit(self._status)
+        self._teardown().exit()
 
-    def _see_out(self) -> None:
-        """Pass through what is left of the output."""
+    def _pass_rest_through(self) -> None:
         if not self._capturing:
-            pass_through(self._streams)
+            pass_through(self._run.streams)
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
-        """Whatever fails from here on is ours, and the command must not notice."""
-        guarded, flush = self._messages.guarded, "`sqstee flush` ships what is kept"
+        """From here on every failure is ours, and the command must not notice it."""
+        run, guarded, flush = self._run, self._notices.guarded, "`sqstee flush` ships what is kept"
         guarded("the output was not captured", "choose another folder with --spool DIR", self._open_spool)
-        failure = self._child.started()
+        failure = run.child.started()
         if failure is not None:
-            guarded("the spool of a run that never was stays", "`sqstee flush` removes it", self._remove_spool)
-            raise child.failure_to_start(self._command, failure)
+            if run.spooled:
+                guarded("the spool of a run that never was stays", "`sqstee flush` removes it", run.spooled.delete)
+            raise child.failure_to_start(run.command, failure)
+        trace(
+            "front", f"process {run.child.pid} runs the command; streams {sorted(s.fd for s in run.streams)} captured"
+        )
         guarded("the working directory stays in use", "it cannot be unmounted meanwhile", lambda: os.chdir("/"))
-        guarded("nothing is shipped in the background", flush, self._begin)
+        guarded("nothing is shipped in the background", flush, self._start_shipper)
         guarded("signals are not relayed as they should be", "send them to the command", self._make_relay)
         guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
-        if self._kept.syncer:
-            guarded("--fsync is not in force", "other lines are kept as without it", self._kept.syncer.start)
-        self._spooling = self._capture.spooling = SpoolFeed(
-            self._kept.writer, self._kept.shipment, self._settings.flush_timeout
-        )
+        if run.spooled and run.spooled.syncer:
+            guarded("--fsync is not in force", "other lines are kept as without it", run.spooled.syncer.start)
+        writer = run.spooled.writer if run.spooled else None
+        self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
         self._attend()
-        assert self._status is not None
-        assert self._usage is not None
-        ending = self._ending()
-        ending.run(self._status, self._usage, self._duration)
-        ending.exit(self._status)
+        teardown = self._teardown()
+        teardown.run()
+        teardown.exit()
 
-    def _ending(self) -> Teardown:
-        return Teardown(
-            self._settings,
-            self._ends,
-            self._capture,
-            self._spooling,
-            self._kept,
-            self._messages,
-            self._run_capture,
-            self._take_while_delivering,
-            self._ending_signals,
-        )
+    def _teardown(self) -> Teardown:
+        return Teardown(self._run, self._run_capture, self._handle_while_delivering)
 
     def _watch_keys(self) -> None:
-        self._capture.watch_keys(self._child.pid)
+        self._loop.watch_keys(self._run.child.pid)
 
     def _make_relay(self) -> None:
-        self._relay = signals.Relay(self._child.pid, self._kept.shipment)
+        self._relay = signals.Relay(self._run.child.pid, self._run.shipper)
 
     def _open_spool(self) -> None:
-        """Make the run's folder."""
-        settings, kept = self._settings, self._kept
-        self._run = run_folder.new_ulid(time.time_ns())
-        kept.root = open_root(settings.spool or default_root())
-        kept.local = f"{kept.root}/{LOCAL_FILE_NAME}"
-        if self._destination.kind == "local":
-            kept.local = os.path.abspath(self._destination.name or kept.local)
-            self._destination = parse(f"local:{kept.local}")
-        kept.destination = self._destination.text
-        created = run_folder.create(
-            kept.root,
-            self._run,
-            run_events.meta(settings, self._run, self._destination.text),
-            settings.max_line,
-            settings.spool_max,
-            settings.on_full,
-            self._make_writer,
-        )
-        kept.writer, kept.writer_lock, kept.ship_lock = created
-        if settings.fsync:
-            from sqstee.spool.fsync import Syncer
-            from sqstee.spool.quota import SEGMENT_SUFFIX
+        run = self._run
+        root = open_root(run.settings.spool)
+        run.policy = DeliveryPolicy.of(run.settings, root)
+        run.spooled = SpooledRun(root, run.settings, run.policy.to_meta(), run.masker)
+        trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
-            kept.syncer = Syncer(kept.writer.folder, SEGMENT_SUFFIX)
-            kept.writer.tell(kept.syncer.note)
-
-    def _remove_spool(self) -> None:
-        writer = self._kept.writer
-        if writer:
-            writer.close()
-            run_folder.delete(writer.folder)
-
-    def _begin(self) -> None:
-        """Write the start event and fork the shipper."""
-        kept = self._kept
-        if kept.writer is None:
+    def _start_shipper(self) -> None:
+        """Write the start event and fork the shipper, or a stand-by where an agent ships."""
+        run = self._run
+        if run.spooled is None or run.policy is None:
             return
-        command = self._command if self._settings.send_command else None
+        command = run.command if run.settings.send_command else None
         from sqstee.spool import agent_file
 
-        kept.writer.event(run_events.start(self._settings.job, self._child.pid, command))
-        held = {kept.ship_lock, self._child.pidfd, *self._ends.terminals()}
-        served = agent_file.serves(kept.root, kept.destination, os.environ)
-        kept.shipment = shipper_handle.fork(held, self._stand_by if served else self._ship)
-        os.close(kept.ship_lock)
+        run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command))
+        kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
+        served = agent_file.serves(run.spooled.root, run.policy.to, os.environ)
+        run.shipper = shipper_handle.fork(kept, self._stand_by if served else self._ship)
+        run.spooled.close_ship_lock()
+        trace("front", f"process {run.shipper.pid} {'stands by: an agent ships' if served else 'ships'}")
 
     def _stand_by(self, wake: int, report: int) -> None:
-        """What the process does in the shipper's place while an agent ships."""
-        from sqstee.ship import standby
+        """The body of the process in the shipper's place while an agent ships."""
+        from sqstee.ship.standby import StandBy
         from sqstee.spool import agent_file
 
-        kept, settings = self._kept, self._settings
-        assert kept.writer
-        os.close(kept.ship_lock)
-        standby.StandBy(
-            kept.writer.folder,
+        settings, spooled, policy = self._run.settings, self._run.spooled, self._run.policy
+        assert spooled
+        assert policy
+        spooled.close_ship_lock()
+        StandBy(
+            spooled.folder,
             wake,
             report,
-            serves=lambda: agent_file.serves(kept.root, kept.destination, os.environ),
-            orphaned=self._end_command,
+            serves=lambda: agent_file.serves(spooled.root, policy.to, os.environ),
+            on_front_death=self._end_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
             patience=settings.flush_timeout if settings.strict or settings.summary else 0.0,
         ).run()
 
     def _ship(self, wake: int, report: int) -> None:
-        """What the shipper process does."""
+        """The body of the shipper process."""
         from sqstee.ship import shipper_process  # boto3 and all: only ever in this process
 
-        kept = self._kept
-        assert kept.writer
-        shipper_process.work(
-            kept.writer.folder,
-            self._settings,
-            self._destination,
-            kept.local,
-            wake,
-            report,
-            self._end_command,
-        )
+        run = self._run
+        assert run.spooled
+        assert run.policy
+        shipper_process.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._end_command)
 
     def _end_command(self) -> None:
-        child.end_command(self._child.pidfd, self._ends.terminals())
+        child.end_command(self._run.child.pidfd, self._run.stdio.terminals())
 
     def _start_capture(self) -> None:
         main = _thread.get_ident()
@@ -237,61 +193,66 @@ class Supervisor:
         self._capturing = True
         try:
             _thread.start_new_thread(work, ())
-        except RuntimeError:  # no thread can be had: attend to signals between the chunks
-            self._run_capture(self._take_signals)
+        except RuntimeError:  # no thread available: signals are handled between the chunks
+            self._run_capture(self._handle_pending_signals)
 
     def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
         try:
-            self._capture.run(tick)
+            self._loop.run(tick)
         except Exception as error:
-            self._spooling.failure = f"{type(error).__name__}: {error}"
-            self._spooling.writer = None
-            pass_through(self._capture.open)
+            self._loop.feed.failure = f"{type(error).__name__}: {error}"
+            self._loop.feed.writer = None
+            pass_through(self._loop.open)
         finally:
             self._captured = True
 
-    def _take_signals(self) -> None:
+    def _handle_pending_signals(self) -> None:
         while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
-            self._take(info)
+            self._handle(info)
 
     def _attend(self) -> None:
         """Relay signals until the command has ended and its output is out."""
-        while self._status is None or not self._captured:
+        run = self._run
+        while run.status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
-            if self._status is not None and info.si_signo in self._ending_signals:
-                if not self._capture.stop_waiting():
+            if run.status is not None and info.si_signo in run.termination_signals:
+                if not self._loop.stop_waiting():
                     self._end_by(info.si_signo)
                 continue
             try:
-                self._take(info)
+                self._handle(info)
             except Exception as error:
-                advice = f"send them to the command, process {self._child.pid}"
-                self._messages.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
-                pid, status, usage = os.wait4(self._child.pid, os.WNOHANG)
+                advice = f"send them to the command, process {run.child.pid}"
+                self._notices.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
+                pid, status, usage = os.wait4(run.child.pid, os.WNOHANG)
                 if pid:
                     self._command_changed(status, usage)
 
     def _end_by(self, number: int) -> None:
-        """The command has ended: nobody takes the rest of its output, or it is out, and the signal the delivery's."""
+        """A termination signal after the command's end.
+
+        Where an output holds up the rest of the command's output, end by the signal; otherwise it ends the delivery.
+        """
         signals.wait_until(lambda: self._captured or self._stalled(), _CAPTURED_SECONDS)
         signals.wait_until(lambda: self._captured, _DRAIN_SECONDS)
         if not self._captured:
             signals.die_by(number)
         os.kill(os.getpid(), number)
 
-    def _take(self, info: _signal.struct_siginfo) -> None:
+    def _handle(self, info: _signal.struct_siginfo) -> None:
         if info.si_signo == _signal.SIGCHLD:
             self._reap()
-        elif self._status is None:
+        elif self._run.status is None:
             if info.si_signo == _signal.SIGWINCH:
-                self._ends.copy_sizes()
+                self._run.stdio.copy_sizes()
             if self._relay:
-                self._relay.take(info)
+                self._relay.handle(info)
             elif info.si_code != signals.SI_KERNEL:
-                os.kill(self._child.pid, info.si_signo)
+                os.kill(self._run.child.pid, info.si_signo)
 
     def _reap(self) -> None:
-        """Take the statuses of all who ended; as PID 1 there are others' too."""
+        """Take the status of every child that has ended; as PID 1 there are others' children too."""
+        run = self._run
         while True:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG | os.WUNTRACED)
@@ -299,34 +260,37 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            if pid == self._child.pid:
+            if pid == run.child.pid:
                 self._command_changed(status, usage)
-            elif self._kept.shipment and pid == self._kept.shipment.pid and not os.WIFSTOPPED(status):
-                self._kept.shipment.pid = 0
+            elif run.shipper and pid == run.shipper.pid and not os.WIFSTOPPED(status):
+                trace("front", f"process {pid}, the shipper, has ended: wait status {status}")
+                run.shipper.pid = 0
 
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
+        run = self._run
         if os.WIFSTOPPED(status):
             signals.wait_until(self._drained, _DRAIN_SECONDS)
             if self._relay:
                 self._relay.stop_with(os.WSTOPSIG(status))
-            self._ends.copy_modes()
+            run.stdio.copy_modes()
             return
-        self._status, self._usage = status, usage
-        self._duration = time.monotonic() - self._child.began
-        self._capture.finish()
+        run.status, run.usage = status, usage
+        run.seconds = time.monotonic() - run.child.began
+        trace("front", f"the command has ended: wait status {status}")
+        self._loop.finish()
 
     def _stalled(self) -> bool:
-        """Whether an output does not take what the command wrote."""
-        return any(stream.stalled for stream in self._capture.open)
+        """Whether an output does not accept the command's output."""
+        return any(stream.stalled for stream in self._loop.open)
 
     def _drained(self) -> bool:
-        """Whether what the command wrote is out."""
+        """Whether everything that the command wrote has been passed on."""
         try:
-            return not any(stream.pending or readable_bytes(stream.source) for stream in self._capture.open)
+            return not any(stream.pending or readable_bytes(stream.source) for stream in self._loop.open)
         except OSError:
             return True
 
-    def _take_while_delivering(self, number: int) -> None:
+    def _handle_while_delivering(self, number: int) -> None:
         if number in signals.JOB_STOPS:
             signals.stop(number)
         elif number == _signal.SIGCHLD:

@@ -58,7 +58,7 @@ class Backoff:
         if self.permanent and now - self._refused_at >= _HURRIED_SECONDS:
             self.not_before = max(now, self._asked_until)
 
-    def hurry(self, now: float) -> None:
+    def shorten(self, now: float) -> None:
         """The end is near: from here on passing trouble is waited out in steps of at most a second."""
         self._most = _HURRIED_SECONDS
         if not self.permanent:

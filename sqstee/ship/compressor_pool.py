@@ -25,13 +25,13 @@ class CompressorPool:
         self._under_way: deque[Job] = deque()
         self._threads: set[int] = set()
 
-    def add(self, planned: PendingBody) -> Iterator[PendingBody]:
+    def add(self, pending: PendingBody) -> Iterator[PendingBody]:
         """Take a body; yields what is done, waiting for the oldest where many are under way. To be used up."""
-        if not self._wanted(planned):
+        if not self._wanted(pending):
             yield from self.rest()
-            yield planned
+            yield pending
             return
-        job = (planned, _thread.allocate_lock())
+        job = (pending, _thread.allocate_lock())
         job[1].acquire()
         self._under_way.append(job)
         self._jobs.put(job)
@@ -45,14 +45,14 @@ class CompressorPool:
         while self._under_way:
             yield self._oldest()
 
-    def now(self, planned: PendingBody) -> PendingBody:
+    def now(self, pending: PendingBody) -> PendingBody:
         """Compress a body at once."""
-        if self._wanted(planned):
-            _compress(planned)
-        return planned
+        if self._wanted(pending):
+            _compress(pending)
+        return pending
 
-    def _wanted(self, planned: PendingBody) -> bool:
-        return self._least is not None and planned.body.size > self._least
+    def _wanted(self, pending: PendingBody) -> bool:
+        return self._least is not None and pending.body.size > self._least
 
     def _start(self) -> None:
         try:
@@ -62,14 +62,14 @@ class CompressorPool:
 
     def _oldest(self) -> PendingBody:
         """The oldest body, once it is done; meanwhile no job is left lying, whatever became of the threads."""
-        planned, done = self._under_way.popleft()
+        pending, done = self._under_way.popleft()
         while not done.acquire(blocking=False):
             try:
                 _do(self._jobs.get_nowait())
             except Empty:
                 done.acquire()
                 break
-        return planned
+        return pending
 
     def _work(self) -> None:
         try:
@@ -80,13 +80,13 @@ class CompressorPool:
 
 
 def _do(job: Job) -> None:
-    planned, done = job
-    _compress(planned)
+    pending, done = job
+    _compress(pending)
     done.release()
 
 
-def _compress(planned: PendingBody) -> None:
+def _compress(pending: PendingBody) -> None:
     try:
-        planned.body = planned.body.compressed()
+        pending.body = pending.body.compressed()
     except Exception:  # without the memory for it the body goes as it is
         pass

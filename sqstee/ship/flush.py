@@ -7,12 +7,13 @@ import os
 import time
 from functools import partial
 
-from sqstee.destination import LOCAL_FILE_NAME, parse
-from sqstee.options import SENDER_OPTIONS
+from sqstee.destination import parse
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
-from sqstee.ship.shipper_handle import CLOSE
+from sqstee.ship.shipper_handle import closed_wake
 from sqstee.spool.checkpoint import Checkpoint
+from sqstee.spool.location import local_queue
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import holds_nothing, lock, remove
@@ -102,7 +103,7 @@ def settle(root: str) -> list[str]:
     for pair in pairs(root):
         try:
             to = parse(pair.pop("to"))
-            sender = open_sender(to, f"{root}/{LOCAL_FILE_NAME}", 0, **pair)
+            sender = open_sender(to, local_queue(root), 0, **pair)
             if isinstance(sender, FallbackSender) and sender.settle():
                 told.append(to.text)
         except Exception:  # the destination is away, or the file is damaged or another version's
@@ -125,21 +126,16 @@ def flush_other_runs(own: str) -> None:
 
 
 def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> FlushResult:
-    to = str(meta["to"])
-    wake, closing = os.pipe()
-    os.write(closing, CLOSE)
-    os.close(closing)
-    sending = {name: str(meta.get(name, "")) for name in SENDER_OPTIONS}
-    sender = open_sender(parse(to), f"{root}/{LOCAL_FILE_NAME}", int(str(meta["local_max"])), **sending)
+    policy = DeliveryPolicy.from_meta(meta)
+    sender = policy.open_sender(root)
+    wake = closed_wake()
     shipper = Shipper(
         f"{root}/{run}",
         sender,
         wake,
-        linger=0.0,
-        message_bytes=int(str(meta.get("message_bytes", 0))) or None,
+        policy.options,
         flush_timeout=timeout,
-        compress=str(meta["compress"]),
-        closing=partial(hurry, sender),
+        on_close=partial(hurry, sender),
         in_flight=in_flight,
     )
     try:
@@ -149,6 +145,8 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     finally:
         shipper.close()
         os.close(wake)
-    flushed = FlushResult(run, to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s"))
+    flushed = FlushResult(
+        run, policy.to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s")
+    )
     flushed.quarantined = shipper.quarantined
     return flushed

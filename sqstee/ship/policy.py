@@ -1,66 +1,81 @@
-"""How a run is delivered."""
+"""How a run is delivered: taken from its settings, kept in its META frame, and read from there by whoever ships it."""
 
 from __future__ import annotations
 
-import json
-
 from sqstee.destination import parse
-from sqstee.options import LEAST_MESSAGE_BYTES, LONGEST_SECONDS, SENDER_OPTIONS
-from sqstee.options import host as host_name
-from sqstee.spool.reader import read_meta
+from sqstee.errors import SqsteeError
+from sqstee.options import RUN_OPTIONS, SENDER_OPTIONS, SHIPPER_OPTIONS, Settings
+from sqstee.spool.location import local_queue, with_absolute_path
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def manner_of(folder: str, run: str) -> DeliveryPolicy:
-    """How the run in `folder` wants to be shipped. Raises OSError or ValueError where its first frame is none."""
-    meta = json.loads(read_meta(folder))
-    try:
-        if meta["run"] != run:
-            raise ValueError("its first frame names another run")
-        host_name(meta["host"])
-        found = DeliveryPolicy(
-            parse(meta["to"]).text,
-            float(meta["linger"]) if "linger" in meta else None,
-            int(meta["message_bytes"]) if "message_bytes" in meta else None,
-            str(meta["compress"]),
-            int(meta["local_max"]),
-            {name: str(meta.get(name, "")) for name in SENDER_OPTIONS},
-        )
-        fine = 0 <= (found.linger or 0) <= LONGEST_SECONDS
-        fine = fine and (found.message_bytes is None or found.message_bytes >= LEAST_MESSAGE_BYTES)
-        if not fine or found.compress not in ("none", "auto", "gzip"):
-            raise ValueError("its first frame asks for what there is not")
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"its first frame is none: {type(error).__name__}: {error}") from None
-    return found
+    from sqstee.options import Option
+    from sqstee.transports.base import Sender
+
+_DELIVERY_OPTIONS = tuple(option for option in RUN_OPTIONS if option.attribute in (*SHIPPER_OPTIONS, *SENDER_OPTIONS))
 
 
 class DeliveryPolicy:
-    """How a group's runs are shipped: equal ones are shipped together."""
+    """Where a run's lines go, and how they are sent there.
 
-    __slots__ = ("compress", "linger", "local_max", "message_bytes", "sending", "to")
+    `to` is the destination, a local queue by its absolute path; `options` are settings of which only SHIPPER_OPTIONS
+    and SENDER_OPTIONS count here. Runs with equal policies can share one shipper.
+    """
 
-    def __init__(
-        self,
-        to: str,
-        linger: float | None,
-        message_bytes: int | None,
-        compress: str,
-        local_max: int,
-        sending: dict[str, str],
-    ) -> None:
+    __slots__ = ("options", "to")
+
+    def __init__(self, to: str, options: Settings) -> None:
         self.to = to
-        self.sending = sending  # the SENDER_OPTIONS
-        self.linger = linger
-        self.message_bytes = message_bytes
-        self.compress = compress
-        self.local_max = local_max
+        self.options = options
+
+    @classmethod
+    def of(cls, settings: Settings, root: str) -> DeliveryPolicy:
+        """The policy of a run with these settings in the spool folder `root`."""
+        return cls(with_absolute_path(settings.to or "local", root), settings)
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, object]) -> DeliveryPolicy:
+        """The policy in a META frame. Raises ValueError where it has a value that the options do not allow."""
+        options = Settings()
+        try:
+            for option in _DELIVERY_OPTIONS:
+                if option.attribute in meta:
+                    setattr(options, option.attribute, _checked(option, meta[option.attribute]))
+            return cls(parse(str(meta["to"])).text, options)
+        except KeyError:
+            raise ValueError("its META frame names no destination") from None
+        except SqsteeError as error:
+            raise ValueError(f"its META frame has an unsupported value: {error.message}") from None
+
+    def to_meta(self) -> dict[str, object]:
+        """The fields of the META frame from which `from_meta` makes an equal policy."""
+        values = {option.attribute: getattr(self.options, option.attribute) for option in _DELIVERY_OPTIONS}
+        return {"to": self.to, **{name: value for name, value in values.items() if value not in (None, "")}}
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes two the same."""
-        return (self.linger, self.message_bytes, self.compress, *self.sender_key)
+        """Equal for policies whose runs can share a shipper."""
+        return (*(getattr(self.options, name) for name in SHIPPER_OPTIONS), *self.sender_key)
 
     @property
     def sender_key(self) -> tuple[object, ...]:
-        """What makes their senders the same."""
-        return (self.to, self.local_max, *sorted(self.sending.items()))
+        """Equal for policies whose shippers can share a sender."""
+        return (self.to, *(getattr(self.options, name) for name in SENDER_OPTIONS))
+
+    def open_sender(self, root: str) -> Sender:
+        """The sender to the destination, not yet connected, for runs in the spool folder `root`."""
+        from sqstee.transports.factory import open_sender  # the front makes policies and never sends
+
+        values = {name: getattr(self.options, name) for name in SENDER_OPTIONS}
+        return open_sender(parse(self.to), local_queue(root), **values)
+
+
+def _checked(option: Option, value: object) -> object:
+    """A value of a META frame, which may be another user's, by the rules for the option's text."""
+    text = f"{value:f}" if isinstance(value, float) else str(value)
+    try:
+        return option.convert(text)
+    except ValueError as error:
+        raise ValueError(f"its META frame has an unsupported value: {option.attribute}={text}: {error}") from None

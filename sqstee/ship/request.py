@@ -16,12 +16,12 @@ BILLED_UNIT_BYTES = 64 * 1024  # of payload: each started one is a request on th
 class PendingBody:
     """A body with the position in the spool from which everything behind it can be rebuilt (None: not from here)."""
 
-    __slots__ = ("alone", "body", "done", "original", "planned", "reason", "resume")
+    __slots__ = ("alone", "body", "done", "in_plan", "original", "reason", "resume")
 
     def __init__(self, body: Body, resume: Position | None) -> None:
         self.body = body
         self.resume = resume
-        self.planned = False  # its range is in the plan: it may have been sent
+        self.in_plan = False  # its range is in the plan: it may have been sent
         self.done = False  # the destination has it
         self.alone = False  # a request that held it with others was refused as a whole
         self.original: Body | None = None  # what `body`, a gap event, stands in for
@@ -75,28 +75,28 @@ class Request:
     """Bodies of one call: within `limits`, attributes included, but always one."""
 
     def __init__(self, limits: RequestLimits) -> None:
-        self.planned: list[PendingBody] = []
+        self.bodies: list[PendingBody] = []
         self.size = 0
         self._limits = limits
 
-    def fits(self, planned: PendingBody) -> bool:
+    def fits(self, pending: PendingBody) -> bool:
         """Whether a body can be added."""
-        if not self.planned:
+        if not self.bodies:
             return True
-        if planned.alone or self.planned[0].alone:
+        if pending.alone or self.bodies[0].alone:
             return False
-        return len(self.planned) < self._limits.entries and self.size + planned.body.size <= self._limits.request
+        return len(self.bodies) < self._limits.entries and self.size + pending.body.size <= self._limits.request
 
-    def add(self, planned: PendingBody) -> None:
+    def add(self, pending: PendingBody) -> None:
         """Add a body that fits."""
-        self.planned.append(planned)
-        self.size += planned.body.size
+        self.bodies.append(pending)
+        self.size += pending.body.size
 
 
 def compress(request: Request, mode: str) -> None:
     """Compress the bodies of a request in place, with `auto` where the plain request exceeds 64 KiB."""
     if mode != "auto" or request.size <= BILLED_UNIT_BYTES:
         return
-    for planned in request.planned:
-        if not planned.body.encoding:
-            planned.body = planned.body.compressed()
+    for pending in request.bodies:
+        if not pending.body.encoding:
+            pending.body = pending.body.compressed()

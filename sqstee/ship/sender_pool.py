@@ -85,7 +85,7 @@ class SenderPool:
         try:
             if bodies is None:
                 return self._sender.open()
-            return self._sender.send([planned.body for planned in bodies])
+            return self._sender.send([pending.body for pending in bodies])
         except TransportError as error:
             return error
         except Exception as error:  # a bug of ours or of a library: as passing trouble, so that nothing is lost

@@ -1,4 +1,9 @@
-"""The front's side of the shipper process: start it, wake it, and hear how it went."""
+"""The protocol between the front and its shipper, a process forked from it: both ends of the two pipes.
+
+The front writes words to the wake pipe: WAKE, there is something to ship; CLOSE, the run has ended; a byte up to 64,
+take that signal off your pending ones. End of file: the front has died. When the shipper has done its work it writes
+one line to the report pipe: LEFT, or a report (see `send_report`).
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,31 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_LAST_SIGNAL = 64  # signal(7): SIGRTMAX
-
-# What the front tells: there is something; the run has ended. A byte up to 64: take that signal off your pending ones.
 WAKE, CLOSE = b"w", b"c"
-LEFT = b"left\n"  # the answer of a process that leaves the rest to an agent
+LEFT = b"left\n"  # an agent ships the rest
+_LAST_SIGNAL = 64  # signal(7): SIGRTMAX
+_WORDS_BYTES = 4096
+_REPORT_BYTES = 65536
+
+
+class Report:
+    """How delivery went.
+
+    `acknowledged` is the first seq that the destination has not accepted, `quarantined` the number of records in
+    quarantine, `requests` the number of requests or None where nobody counted them, `reason` why lines stay behind.
+    """
+
+    __slots__ = ("acknowledged", "quarantined", "reason", "requests")
+
+    def __init__(self, acknowledged: int, quarantined: int, requests: int | None, reason: str) -> None:
+        self.acknowledged = acknowledged
+        self.quarantined = quarantined
+        self.requests = requests
+        self.reason = reason
 
 
 class ShipperHandle:
-    """A run's shipper: `pid` is 0 once it has ended."""
+    """The front's end: a run's shipper, with `pid` 0 once it has ended."""
 
     __slots__ = ("_report", "pid", "wake")
 
@@ -31,41 +52,39 @@ class ShipperHandle:
         self.wake = wake
         self._report = report
 
-    def tell(self, word: bytes) -> None:
-        """Send one of the words above; the pipe being full, or the shipper gone, is no fault."""
+    def notify(self, word: bytes) -> None:
+        """Send one of the words; it is lost, and not needed, if the pipe is full or the shipper has gone."""
         try:
             os.write(self.wake, word)
         except OSError:
             pass
 
     def close(self) -> None:
-        """Tell it that the run has ended, as far as we are concerned."""
-        self.tell(CLOSE)
+        """Send CLOSE, after which the front sends nothing."""
+        self.notify(CLOSE)
         os.close(self.wake)
 
-    def answer(self, folder: str, everything: int, unsaid: str) -> tuple[int, int, int | None, str]:
-        """The first seq that was not taken, how many records were quarantined, the number of requests, and why lines
-        stay behind.
+    def read_report(self, folder: str, next_seq: int, no_report: str) -> Report:
+        """The shipper's report on the run in `folder`, of which `next_seq` is the first seq that was not spooled.
 
-        Where the shipper could not say it the state file and `unsaid` do; without the folder nothing was left to do.
-        What another process has put aside for this run is in the run's file.
+        Where the shipper could not report, the checkpoint says how far it got and `no_report` why no further; a folder
+        that is gone was delivered whole. Another process may have put records of this run into quarantine.
         """
         os.set_blocking(self._report, False)
         try:
-            words = os.read(self._report, 65536).decode("utf-8", "replace")
+            line = os.read(self._report, _REPORT_BYTES)
         except OSError:
-            words = ""
-        if words.encode() == LEFT:
-            return everything, quarantined_records(folder), None, ""
-        answer = words.rstrip("\n").split("\t", 3)
-        if len(answer) == 4:
-            quarantined = int(answer[1]) or quarantined_records(folder)
-            return int(answer[0]), quarantined, int(answer[2]) if answer[2] else None, answer[3]
-        if not os.path.exists(folder):
-            return everything, quarantined_records(folder), None, ""
+            line = b""
+        fields = line.decode("utf-8", "replace").rstrip("\n").split("\t", 3)
+        if len(fields) == 4:
+            acknowledged, quarantined, requests, reason = fields
+            records = int(quarantined) or quarantined_records(folder)
+            return Report(int(acknowledged), records, int(requests) if requests else None, reason)
+        if line == LEFT or not os.path.exists(folder):
+            return Report(next_seq, quarantined_records(folder), None, "")
         from sqstee.spool.checkpoint import Checkpoint
 
-        return Checkpoint(folder).next, quarantined_records(folder), None, unsaid
+        return Report(Checkpoint(folder).next, quarantined_records(folder), None, no_report)
 
 
 def fork(kept: set[int], body: Callable[[int, int], None]) -> ShipperHandle:
@@ -85,6 +104,38 @@ def fork(kept: set[int], body: Callable[[int, int], None]) -> ShipperHandle:
         os._exit(0)
 
 
+def read_words(wake: int) -> bytes:
+    """The words that the front has sent, empty once it has died; signals among them are taken off the pending ones."""
+    words = os.read(wake, _WORDS_BYTES)
+    for number in words:
+        if number <= _LAST_SIGNAL:
+            _signal.sigtimedwait({number}, 0)
+    return words
+
+
+def send_report(fd: int, report: Report) -> None:
+    """Send a report, or nothing if the front has gone."""
+    requests = "" if report.requests is None else report.requests
+    line = f"{report.acknowledged}\t{report.quarantined}\t{requests}\t{report.reason}\n"
+    send_line(fd, line.encode(errors="replace"))
+
+
+def send_line(fd: int, line: bytes) -> None:
+    """Write to the report pipe; the front may have gone."""
+    try:
+        os.write(fd, line)
+    except OSError:
+        pass
+
+
+def closed_wake() -> int:
+    """A wake pipe's reading end for a shipper whose run has ended already."""
+    reading, writing = os.pipe()
+    os.write(writing, CLOSE)
+    os.close(writing)
+    return reading
+
+
 def _keep_only(kept: set[int]) -> None:
     """Close every descriptor but these, and put /dev/null in the place of 0 to 2."""
     for fd in open_fds():
@@ -92,10 +143,3 @@ def _keep_only(kept: set[int]) -> None:
             close_quietly(fd)
     for fd in (0, 1, 2):
         put_null(fd)
-
-
-def consume_signals(words: bytes) -> None:
-    """Take the signals among what the front tells (see shipment) off those pending for this process, the witness."""
-    for number in words:
-        if number <= _LAST_SIGNAL:
-            _signal.sigtimedwait({number}, 0)

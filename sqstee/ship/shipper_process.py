@@ -9,63 +9,55 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from sqstee.destination import Destination
-from sqstee.options import SENDER_OPTIONS, Settings
+from sqstee.options import Settings
 from sqstee.ship import flush
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
+from sqstee.ship.shipper_handle import Report, send_report
 from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
-from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import hurry
 
-_NICENESS = 15  # where shipper and command compete for the cores the command wins
-_FREE_SECONDS = 10.0  # what dies may wait for the processor
+_NICENESS = 15  # where shipper and command compete for the processor the command wins
+_FREE_SECONDS = 10.0  # how long a dying front may take to let go of its lock
 _LOOK_AGAIN_SECONDS = 0.1
 
 
-def work(
-    folder: str,
-    settings: Settings,
-    destination: Destination,
-    local_path: str,
-    wake: int,
-    report: int,
-    end_command: Callable[[], None],
+def ship_run(
+    folder: str, settings: Settings, policy: DeliveryPolicy, wake: int, report: int, end_command: Callable[[], None]
 ) -> None:
-    """Ship the run in `folder`, in a process forked from the front, then say how it went.
+    """Ship the run in `folder`, in a process forked from the front, and report how delivery went.
 
-    `wake` is read, `report` written: one line, see Shipment.answer. `end_command` is called if the front
-    dies without a status: nobody would read the command's output.
+    `wake` and `report` are its ends of the two pipes (see shipper_handle). `end_command` is called if the front dies
+    without a status: nobody reads the command's output any more.
     """
     os.nice(_NICENESS)
+    root = os.path.dirname(folder)
     closed = True
 
-    def orphaned() -> None:
+    def front_died() -> None:
         nonlocal closed
         end_command()
         closed = _close_when_free(folder)
 
-    def reached() -> None:
-        gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
+    def connected() -> None:
+        gc.freeze()  # what is loaded by now stays: the collector need not visit it again and again
         try:
             _thread.start_new_thread(flush.flush_other_runs, (folder,))
-        except RuntimeError:  # no thread can be had: the next run tries again
+        except RuntimeError:  # no thread available: the next run tries again
             pass
 
-    sending = {name: getattr(settings, name) for name in SENDER_OPTIONS}
-    sender = open_sender(destination, local_path, settings.local_max, **sending)
+    sender = policy.open_sender(root)
     shipper = Shipper(
         folder,
         sender,
         wake,
-        linger=settings.linger,
-        message_bytes=settings.message_bytes,
+        policy.options,
         flush_timeout=settings.flush_timeout,
-        compress=settings.compress,
-        orphaned=orphaned,
-        reached=reached,
-        flood=Throttle(folder, settings.spool_max, settings.on_full).until,
-        closing=partial(hurry, sender),
+        on_front_death=front_died,
+        on_connect=connected,
+        on_close=partial(hurry, sender),
+        throttled_until=Throttle(folder, settings.spool_max, settings.on_full).until,
     )
     reason = ""
     try:
@@ -74,15 +66,14 @@ def work(
         reason = shipper.reason
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    answer = f"{shipper.acknowledged}\t{shipper.quarantined}\t{shipper.requests}\t{reason}\n"
-    os.write(report, answer.encode(errors="replace"))
+    send_report(report, Report(shipper.acknowledged, shipper.quarantined, shipper.requests, reason))
 
 
 def _close_when_free(folder: str) -> bool:
-    """Close a dead front's run once the kernel has let go of its lock; whether it is closed.
+    """Close a dead front's run once the kernel has released its lock; returns whether it is closed.
 
-    Where it is not, the next run on this host tries again: until then the folder stays, since what is not closed may
-    hold a line that is not shipped for want of its end.
+    Where it is not, the next run on this host tries again. Until then the folder stays, since a run that is not closed
+    may hold an unfinished line that was not shipped.
     """
     deadline = time.monotonic() + _FREE_SECONDS
     try:

@@ -17,10 +17,10 @@ from sqstee.ship.pack import Packer
 from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
 from sqstee.spool.frame import Position, Range, gap_fields
-from sqstee.spool.quarantine import QUARANTINE
+from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import remove
-from sqstee.spool.segments import delete_segments_before, write_whole
+from sqstee.spool.segments import delete_segments_before
 
 AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
 
@@ -28,7 +28,7 @@ AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
 class RunSource:
     """Bodies of one run, in seq order, from what is not acknowledged yet.
 
-    `ready` holds bodies that wait for a request; those that were handed out stay planned until they and everything
+    `ready` holds bodies that wait for a request; those that were handed out stay pending until they and everything
     before them are acknowledged. `body_bytes` is how much is packed into a body, at most what `limits` allow. What
     no message can hold, or the destination refuses for good, goes to the quarantine file, and a gap event in its place.
     Where `folder` is but another name of the run's folder `root` is the spool's.
@@ -53,7 +53,7 @@ class RunSource:
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` came to the end of what is written
-        self._planned: deque[PendingBody] = deque()
+        self._in_plan: deque[PendingBody] = deque()
         self._promised: list[Range] = list(self._state.plan)  # of an earlier shipper's plan, not handed out again yet
 
     @property
@@ -69,13 +69,13 @@ class RunSource:
     @property
     def blocked(self) -> bool:
         """Whether so much is ahead that nothing is packed until something is acknowledged."""
-        ahead = [*self.ready, *self._planned]
-        return len(ahead) >= PLAN_LIMIT or sum(len(planned.body.data) for planned in ahead) >= AHEAD_BYTES
+        ahead = [*self.ready, *self._in_plan]
+        return len(ahead) >= PLAN_LIMIT or sum(len(pending.body.data) for pending in ahead) >= AHEAD_BYTES
 
     @property
     def done(self) -> bool:
         """Whether nothing waits and nothing is unacknowledged, as far as was read."""
-        return not self.waiting and not self._planned
+        return not self.waiting and not self._in_plan
 
     def read(self) -> None:
         """Pack what the spool holds by now, until there is a full request, or as much as memory may hold."""
@@ -84,24 +84,24 @@ class RunSource:
         while not self._full():
             if self._packing is None:
                 self._packing = self._bodies()
-            planned = next(self._packing, None)
-            if planned is None:
+            pending = next(self._packing, None)
+            if pending is None:
                 self._packing = None
                 self.caught_up = True
                 break
-            self._extend(self._compressor.add(planned))
+            self._extend(self._compressor.add(pending))
         self._extend(self._compressor.rest())
         if self.caught_up:
             self._free_read()
 
     def close_open_body(self) -> None:
         """Make what is packed so far ready, although the body is not full."""
-        self._extend(self._compressor.now(planned) for planned in self._packer.flush())
+        self._extend(self._compressor.now(pending) for pending in self._packer.flush())
 
     def full_request(self) -> Request | None:
         """The next bodies that fill a request, once there are enough of them and the plan has room."""
         request = self._request()
-        count = len(request.planned)
+        count = len(request.bodies)
         more = len(self.ready) > count
         if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
             return None
@@ -113,11 +113,11 @@ class RunSource:
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
         """Remember, before they are sent for the first time, the ranges that are handed out."""
-        fresh = [planned for planned in handed if not planned.planned]
-        for planned in fresh:
-            planned.planned = True
-            self._planned.append(planned)
-            self._promised = [promised for promised in self._promised if promised[1] > planned.body.last]
+        fresh = [pending for pending in handed if not pending.in_plan]
+        for pending in fresh:
+            pending.in_plan = True
+            self._in_plan.append(pending)
+            self._promised = [promised for promised in self._promised if promised[1] > pending.body.last]
         if fresh:
             self._save(self._state.next, self._state.position)
 
@@ -127,13 +127,13 @@ class RunSource:
         Raises OSError where what a gap event stands in for cannot be put aside: that one is not acknowledged.
         """
         problem: OSError | None = None
-        for planned in taken:
+        for pending in taken:
             try:
-                if planned.original:
-                    self._put_aside(planned.original)
-                planned.done = True
-                body = planned.body  # what waits for one before it takes no memory
-                planned.body = Body(b"", body.run, body.host, body.first, body.last)
+                if pending.original:
+                    self.quarantined += quarantine(self._root, pending.original, os.stat(self.folder).st_uid)
+                pending.done = True
+                body = pending.body  # what waits for one before it takes no memory
+                pending.body = Body(b"", body.run, body.host, body.first, body.last)
             except OSError as error:
                 problem = error
         self._free()
@@ -142,44 +142,44 @@ class RunSource:
 
     def _free(self) -> None:
         before, (next_seq, position) = self._state.position, (self._state.next, self._state.position)
-        while self._planned and self._planned[0].done:
-            first = self._planned.popleft()
+        while self._in_plan and self._in_plan[0].done:
+            first = self._in_plan.popleft()
             next_seq, position = first.body.last + 1, first.resume or position
         if self._save(next_seq, position) and position[0] > before[0]:
             delete_segments_before(self.folder, position[0])
 
-    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
+    def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
-        return self._replace(planned, pack.divide(planned.body, parts))
+        return self._replace(pending, pack.divide(pending.body, parts))
 
-    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
+    def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
         """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
-        return self._replace(planned, pack.refit(planned.body, size))
+        return self._replace(pending, pack.refit(pending.body, size))
 
-    def _replace(self, planned: PendingBody, bodies: list[Body]) -> list[PendingBody]:
+    def _replace(self, pending: PendingBody, bodies: list[Body]) -> list[PendingBody]:
         """Their ranges are planned anew: what was refused does not count as sent."""
-        found = self._parts(planned, bodies)
+        found = self._parts(pending, bodies)
         if len(found) > 1:
-            at = self._planned.index(planned)
-            del self._planned[at]
+            at = self._in_plan.index(pending)
+            del self._in_plan[at]
             for part in reversed(found):
-                part.planned = True
-                self._planned.insert(at, part)
+                part.in_plan = True
+                self._in_plan.insert(at, part)
             self._save(self._state.next, self._state.position)
         return found
 
-    def substitute(self, planned: PendingBody, reason: str) -> None:
+    def substitute(self, pending: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
-        body = planned.original = planned.body.plain()
+        body = pending.original = pending.body.plain()
         payload = encode_object(gap_fields(body.first, body.last, reason))
         data = self._encoder.event(payload, time.time_ns(), body.first)
-        planned.body = Body(data, body.run, body.host, body.first, body.last)
+        pending.body = Body(data, body.run, body.host, body.first, body.last)
 
     @staticmethod
-    def reinstate(planned: PendingBody) -> None:
+    def reinstate(pending: PendingBody) -> None:
         """Take the gap event back: it is refused as well, so that the record is not to blame."""
-        if planned.original:
-            planned.body, planned.original = planned.original, None
+        if pending.original:
+            pending.body, pending.original = pending.original, None
 
     def _free_read(self) -> None:
         """Where all that is written is acknowledged, free every segment but the last: its writer may wait for that."""
@@ -205,84 +205,54 @@ class RunSource:
         return min(self.body_bytes, self._limits.packed, self._limits.request)
 
     def _extend(self, closed: Iterable[PendingBody]) -> None:
-        for planned in closed:
-            self.ready.extend(self._fitting(planned))
+        for pending in closed:
+            self.ready.extend(self._fitting(pending))
 
-    def _fitting(self, planned: PendingBody) -> list[PendingBody]:
+    def _fitting(self, pending: PendingBody) -> list[PendingBody]:
         """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
-        if planned.body.size <= self._limits.packed:
-            return [planned]
-        parts = self._parts(planned, pack.refit(planned.body, self._limits.packed))
+        if pending.body.size <= self._limits.packed:
+            return [pending]
+        parts = self._parts(pending, pack.refit(pending.body, self._limits.packed))
         for part in parts:
             if part.body.size > self._limits.message:
                 self.substitute(part, "larger than the destination takes")
         return parts
 
-    def _parts(self, planned: PendingBody, bodies: list[Body]) -> list[PendingBody]:
+    def _parts(self, pending: PendingBody, bodies: list[Body]) -> list[PendingBody]:
         if len(bodies) == 1:
-            return [planned]
+            return [pending]
         # only behind the last one can everything that follows be rebuilt from where the whole one ended
         return [
-            self._compressor.now(PendingBody(body, planned.resume if body is bodies[-1] else None)) for body in bodies
+            self._compressor.now(PendingBody(body, pending.resume if body is bodies[-1] else None)) for body in bodies
         ]
-
-    def _put_aside(self, body: Body) -> None:
-        """Append what the destination does not take to the quarantine file; raises OSError where the disk refuses."""
-        folder = f"{self._root}/{QUARANTINE}"
-        try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:
-            pass
-        name = f"{body.run}.ndjson"
-        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = -1
-        try:
-            fd = os.open(name, flags, 0o600, dir_fd=inside)
-            self._give_to_owner(inside)
-            self._give_to_owner(fd)
-            write_whole(fd, body.data, b"", os.fstat(fd).st_size)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, f"{folder}/{name}") from None
-        finally:
-            os.close(inside)
-            if fd >= 0:
-                os.close(fd)
-        self.quarantined += body.last - body.first + 1
-
-    def _give_to_owner(self, fd: int) -> None:
-        """What root makes for a user's run is the user's."""
-        owner = os.stat(self.folder).st_uid
-        if owner and os.fstat(fd).st_uid == 0:
-            os.fchown(fd, owner, -1)
 
     def _request(self, most: int = PLAN_LIMIT) -> Request:
         """The next bodies that go together, compressed where `auto` wants that."""
         request = Request(self._limits)
-        for planned in self.ready:
-            if len(request.planned) >= most or not request.fits(planned):
+        for pending in self.ready:
+            if len(request.bodies) >= most or not request.fits(pending):
                 break
-            request.add(planned)
+            request.add(pending)
         compress(request, self._compress)
         return request
 
     def _hand_out(self, request: Request) -> Request:
-        for _ in request.planned:
+        for _ in request.bodies:
             self.ready.popleft()
         return request
 
     def _room(self) -> int:
-        return PLAN_LIMIT - len(self._planned)
+        return PLAN_LIMIT - len(self._in_plan)
 
     def _full(self) -> bool:
-        size = sum(len(planned.body.data) for planned in self.ready)
+        size = sum(len(pending.body.data) for pending in self.ready)
         if len(self.ready) >= self._limits.entries or size + self._most_body_bytes > self._limits.request:
             return True
         return self.blocked
 
     def _save(self, next_seq: int, position: Position) -> bool:
         """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""
-        plan = [(planned.body.first, planned.body.last) for planned in self._planned]
+        plan = [(pending.body.first, pending.body.last) for pending in self._in_plan]
         plan = (plan + self._promised)[:PLAN_SLOTS]
         try:
             self._state.save(next_seq, position, plan)
@@ -331,19 +301,19 @@ class Source(Protocol):
     def acknowledge(self, taken: Iterable[PendingBody]) -> None:
         """The destination has these. Raises OSError where one cannot be freed; that one is not acknowledged."""
 
-    def divide(self, planned: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
+    def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
         """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record.
 
         None where it is not to be sent any more; so with `refit`.
         """
 
-    def refit(self, planned: PendingBody, size: int) -> list[PendingBody]:
+    def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
         """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
 
-    def substitute(self, planned: PendingBody, reason: str) -> None:
+    def substitute(self, pending: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
 
-    def reinstate(self, planned: PendingBody) -> None:
+    def reinstate(self, pending: PendingBody) -> None:
         """Take the gap event back."""
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from sqstee.ship.shipper_handle import CLOSE, LEFT, consume_signals
+from sqstee.ship.shipper_handle import CLOSE, LEFT, Report, closed_wake, read_words, send_line, send_report
 from sqstee.spool.run_folder import lock
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ class StandBy:
     """Waits for the front's words, and for the agent's end.
 
     `wake` is read and `report` written as by the shipper; `serves` says whether an agent ships for this run;
-    `orphaned` is called when the front has died; `ship` becomes the run's shipper, with the descriptor to be woken by.
+    `on_front_death` is called when the front has died; `ship`, called with the wake pipe, becomes the run's shipper.
     With `patience` (seconds) the end is reported only when the agent has delivered everything, or that time is over.
     """
 
@@ -39,7 +39,7 @@ class StandBy:
         report: int,
         *,
         serves: Callable[[], bool],
-        orphaned: Callable[[], None],
+        on_front_death: Callable[[], None],
         ship: Callable[[int], None],
         flush_timeout: float,
         patience: float = 0.0,
@@ -48,7 +48,7 @@ class StandBy:
         self._wake = wake
         self._report = report
         self._serves = serves
-        self._orphaned = orphaned
+        self._on_front_death = on_front_death
         self._ship = ship
         self._flush_timeout = flush_timeout
         self._patience = patience
@@ -65,11 +65,11 @@ class StandBy:
         while True:
             words = self._words(max(0.0, look_at - time.monotonic()))
             if words == b"":
-                self._orphaned()
+                self._on_front_death()
                 self._end(self._wake)
                 return
             if words and CLOSE in words:
-                self._end(_closed())
+                self._end(closed_wake())
                 return
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + _LOOK_SECONDS
@@ -82,9 +82,7 @@ class StandBy:
         """What the front said; None where it said nothing in this time."""
         if not self._poll.poll(seconds * 1000):
             return None
-        words = os.read(self._wake, 4096)
-        consume_signals(words)
-        return words
+        return read_words(self._wake)
 
     def _unattended_lock(self) -> int | None:
         """The run's `ship` lock, once nobody has held it for long enough."""
@@ -114,35 +112,23 @@ class StandBy:
         deadline = time.monotonic() + max(self._flush_timeout, self._patience)
         while True:
             if not os.path.exists(self._folder):
-                self._say(LEFT)
+                send_line(self._report, LEFT)
                 return
             if self._serves():
                 if not self._patience or time.monotonic() >= deadline:
-                    self._say(self._undelivered() if self._patience else LEFT)
+                    self._report_undelivered() if self._patience else send_line(self._report, LEFT)
                     return
             elif (shipping := self._lock()) is not None:
                 self._ship(wake)
                 os.close(shipping)
                 return
             elif time.monotonic() >= deadline:
-                self._say(self._undelivered())
+                self._report_undelivered()
                 return
             time.sleep(_PATIENT_LOOK_SECONDS)
 
-    def _undelivered(self) -> bytes:
+    def _report_undelivered(self) -> None:
         from sqstee.spool.checkpoint import Checkpoint
 
-        return b"%d\t0\t\tanother process has not delivered it yet\n" % Checkpoint(self._folder).next
-
-    def _say(self, text: bytes) -> None:
-        try:
-            os.write(self._report, text)
-        except OSError:
-            pass
-
-
-def _closed() -> int:
-    """A descriptor that tells a shipper that the run has ended."""
-    reading, writing = os.pipe()
-    os.write(writing, CLOSE)
-    return reading
+        acknowledged = Checkpoint(self._folder).next
+        send_report(self._report, Report(acknowledged, 0, None, "another process has not delivered it yet"))

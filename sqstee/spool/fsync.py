@@ -19,8 +19,8 @@ SECONDS = 0.1  # how much at most is lost, beside what one sync of the disk take
 class Syncer:
     """Syncs the segments in a run's folder, and the folder where there is a new one; at once, then in groups.
 
-    `note` says that something was appended. No thread of ours may exist when a process is forked: `start` is for after
-    it, `finish` for before the next.
+    `notify` says that something was appended. No thread of ours may exist when a process is forked: `start` comes after
+    one fork, `finish` before the next.
     """
 
     def __init__(self, folder: str, suffix: str) -> None:
@@ -33,8 +33,8 @@ class Syncer:
         self.running = False
         self.failure = ""
 
-    def note(self) -> None:
-        """There is something new."""
+    def notify(self) -> None:
+        """Something was appended."""
         try:
             self._wanted.release()
         except RuntimeError:  # known already
@@ -53,7 +53,7 @@ class Syncer:
     def finish(self) -> None:
         """Sync what is left, and end; `running` is false once that is done."""
         self._finishing = True
-        self.note()
+        self.notify()
         if not self.running:
             self._sync()
 
@@ -62,7 +62,7 @@ class Syncer:
         try:
             while not last:
                 self._wanted.acquire()
-                last = self._finishing  # before the sync: what is noted meanwhile gets another one
+                last = self._finishing  # before the sync: an append that is notified meanwhile gets another one
                 begun = time.monotonic()
                 self._sync()
                 while not self._finishing and (rest := begun + SECONDS - time.monotonic()) > 0:

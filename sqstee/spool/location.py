@@ -1,18 +1,29 @@
-"""Where the spool folder is, and that it is ours."""
+"""Where the spool folder and the local queue are, and that the spool folder is ours."""
 
 from __future__ import annotations
 
 import os
 import stat
 
+from sqstee.destination import parse
 from sqstee.errors import SqsteeError
+from sqstee.options import check
 
-SHARED = "/var/spool/sqstee"  # where each user has a folder, if the administrator has made it for all (1777)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.destination import Destination
+    from sqstee.options import Settings
+
+SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrator made it with mode 1777
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
+_LOCAL_QUEUE = "local.db"
 
 
 def default_root() -> str:
-    """The spool folder where none is configured: node-local, and the administrator's if it was made for all (1777)."""
+    """The spool folder where none is configured, on the node's own disk.
+
+    It is the user's folder in SHARED if the administrator made that with mode 1777, else one in /var/tmp.
+    """
     try:
         if stat.S_IMODE(os.lstat(SHARED).st_mode) == 0o1777:
             return f"{SHARED}/{os.getuid()}"
@@ -21,37 +32,66 @@ def default_root() -> str:
     return f"/var/tmp/sqstee-{os.getuid()}"
 
 
-def open_root(path: str) -> str:
-    """Make the spool folder (0700) where it is missing and verify that it is ours; returns its absolute path.
+def root_path(configured: str) -> str:
+    """The absolute path of the spool folder, which need not exist: `configured`, or the default where that is empty."""
+    return absolute(configured or default_root())
 
-    Raises SqsteeError where it cannot be used: somebody else's, a symlink, readable by others.
+
+def open_root(configured: str) -> str:
+    """Create the spool folder (mode 0700) if it does not exist, verify that it is ours, and return its absolute path.
+
+    Raises SqsteeError where it cannot be used: it belongs to another user, is a symlink, or others can read it.
     """
-    path = os.path.abspath(path)
+    path = root_path(configured)
     hint = OTHER_FOLDER
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         found = os.lstat(path)
     except OSError as error:
-        raise SqsteeError(f"the spool folder {path} cannot be made: {error.strerror}", hint) from None
+        raise SqsteeError(f"the spool folder {path} cannot be created: {error.strerror}", hint) from None
     if not stat.S_ISDIR(found.st_mode):
         raise SqsteeError(f"the spool folder {path} is a symlink or a file", hint)
     if found.st_uid != os.getuid():
         raise SqsteeError(f"the spool folder {path} belongs to another user", hint)
     if stat.S_IMODE(found.st_mode) & 0o077:
-        hint = f"chmod 700 {path} where it holds nothing else; if not, a folder in it: --spool {path}/sqstee"
+        hint = f"chmod 700 {path} if it holds nothing else; otherwise use a folder in it: --spool {path}/sqstee"
         raise SqsteeError(f"the spool folder {path} can be read by others", hint)
     return path
 
 
+def local_queue(root: str) -> str:
+    """The path of the local queue, a SQLite database in the spool folder `root`."""
+    return f"{root}/{_LOCAL_QUEUE}"
+
+
+def resolve(settings: Settings) -> Destination:
+    """Make every path in `settings` absolute, since we leave the caller's folder, and return the parsed destination.
+
+    `spool` and `to` stay empty where they are not set. Raises SqsteeError for settings that contradict each other.
+    """
+    for name in ("spool", "token_file"):
+        if path := getattr(settings, name):
+            setattr(settings, name, absolute(path))
+    settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
+    destination = parse(settings.to or "local")
+    check(settings, destination)
+    return destination
+
+
+def with_absolute_path(destination: str, root: str = "") -> str:
+    """A destination that means the same in every working directory: a local queue is named by its absolute path.
+
+    With `root`, `local` without a path becomes the path of the local queue in that spool folder.
+    """
+    kind, _, path = destination.partition(":")
+    if kind != "local" or not (path or root):
+        return destination
+    return f"local:{absolute(path or local_queue(root))}"
+
+
 def absolute(path: str) -> str:
-    """A path that holds wherever we go; as it is where the folder that we are in is gone."""
+    """`path` as an absolute path; unchanged where the working directory has been removed."""
     try:
         return os.path.abspath(path)
     except OSError:
         return path
-
-
-def with_absolute_path(destination: str) -> str:
-    """A destination as anybody may read it later: a local queue's by a path that holds wherever they are."""
-    kind, colon, path = destination.partition(":")
-    return f"local:{absolute(path)}" if colon and kind == "local" else destination

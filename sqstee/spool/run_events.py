@@ -1,4 +1,4 @@
-"""What a run says of itself: its META frame, and the fields of its own events."""
+"""The payload of a run's META frame, and the fields of its own events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 
 from sqstee import __version__
 from sqstee.jsonbytes import encode_object
-from sqstee.options import SENDER_OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,21 +16,19 @@ if TYPE_CHECKING:
     from sqstee.spool.writer import Writer
 
 
-def meta(settings: Settings, run: str, to: str) -> bytes:
-    """The payload of a run's META frames: all that whoever ships it later needs to know; no secrets."""
+def meta(settings: Settings, run: str, delivery: dict[str, object]) -> bytes:
+    """The payload of a run's META frames: everything that its shipper needs to know, and no secret.
+
+    `delivery` are the fields of its delivery policy.
+    """
     fields: dict[str, object] = {
         "version": __version__,
         "run": run,
         "host": settings.host or os.uname().nodename,
         "job": settings.job,
         "labels": dict(settings.labels),
-        "to": to,
-        "compress": settings.compress,
-        "local_max": settings.local_max,
+        **delivery,
     }
-    for name in ("linger", "message_bytes", *SENDER_OPTIONS):
-        if getattr(settings, name) not in (None, ""):
-            fields[name] = getattr(settings, name)
     return encode_object(fields)
 
 
@@ -45,7 +42,7 @@ def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object
     return fields
 
 
-def end_of_command(
+def command_exit(
     status: int, usage: struct_rusage, duration_s: float, writer: Writer, still_open: Sequence[str]
 ) -> dict[str, object]:
     """The command has ended: `status` is wait(2)'s, `still_open` names the streams that a grandchild still holds."""
@@ -66,13 +63,13 @@ def end_of_command(
     return fields
 
 
-def end_of_process(duration_s: float, writer: Writer) -> dict[str, object]:
+def process_exit(duration_s: float, writer: Writer) -> dict[str, object]:
     """A process that logged has ended, or its handler was closed; its status is not known to us."""
     fields: dict[str, object] = {"event": "exit", "message": "the log was closed", "duration_s": round(duration_s, 3)}
     return fields | _totals(writer)
 
 
-def end_of_streams(writer: Writer) -> dict[str, object]:
+def streams_end(writer: Writer) -> dict[str, object]:
     """The last writer has left the streams that were open at the command's exit."""
     return {"event": "end", "message": "the last writer has gone", **_totals(writer)}
 

@@ -1,6 +1,6 @@
 """The spool: a folder per run with append-only segments of checksummed frames.
 
-SPOOL/<run>/writer        locked by whoever appends (the front or its heir); its size: see `room`
+SPOOL/<run>/writer        locked by whoever appends (the front or its heir); its size: see `quota`
 SPOOL/<run>/ship          locked by whoever sends (the shipper, flush or the agent)
 SPOOL/<run>/state         acknowledged position and plan (see replay)
 SPOOL/<run>/00000001.seg  frames (see segments); every segment begins with the run's META frame
@@ -84,13 +84,13 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
         writing, shipping = lock(hidden, "writer"), lock(hidden, "ship")
         if writing is None or shipping is None:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        room = Quota(root, run, writing, spool_max, on_full)
-        room.enter()
+        quota = Quota(root, run, writing, spool_max, on_full)
+        quota.enter()
         os.rename(hidden, folder)
     except BaseException:
         delete(hidden)  # what stays is swept away later
         raise
-    return Segments(folder, meta, room), writing, shipping
+    return Segments(folder, meta, quota), writing, shipping
 
 
 def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:

@@ -27,22 +27,22 @@ def segment_name(number: int) -> str:
 
 
 class Segments:
-    """The run's segment files as one append-only sequence of frames, each file as large as `room` has it.
+    """The run's segment files as one append-only sequence of frames, each file as large as `quota` has it.
 
     A segment begins with the META frame and with what is unfinished of each stream's line, so that the one before it
     can be freed although its last line goes on.
     """
 
-    def __init__(self, folder: str, meta: bytes, room: UnboundedQuota | None = None) -> None:
+    def __init__(self, folder: str, meta: bytes, quota: UnboundedQuota | None = None) -> None:
         self.folder = folder
-        self.room = room or UnboundedQuota()
+        self.quota = quota or UnboundedQuota()
         self.appended: Callable[[], None] = _do_nothing  # called after each frame
         self._meta = meta
         self._number = 0
         self._fd = -1
         self._size = 0
         self._limit = 0  # how large the open segment may become; 0 where that is to be asked
-        self._ceiling = self.room.reserve  # what it may become with the frames that use the reserve
+        self._ceiling = self.quota.reserve  # what it may become with the frames that use the reserve
         self._complete = True  # the next frame goes into a new segment
         self._unfinished: dict[int, bytes] = {}
 
@@ -61,7 +61,7 @@ class Segments:
         self._meta = self._meta[:-1] + b',"exited":true}'
 
     def ready(self, size: int, first: int) -> bool:
-        """Whether frames of `size` bytes, the first one's seq being `first`, can be appended as far as room goes."""
+        """Whether frames of `size` bytes, the first one's seq being `first`, can be appended as far as quota goes."""
         if self._size + size <= self._limit:
             return True
         try:
@@ -108,23 +108,23 @@ class Segments:
         """Close the current segment."""
         self._close()
         try:
-            self.room.announce(0)
+            self.quota.announce(0)
         except OSError:
             pass
 
     def _make_room(self, size: int, first: int) -> None:
-        """Have room for `size` bytes more, in a new segment where possible; raises FullError where there is none.
+        """Have quota for `size` bytes more, in a new segment where possible; raises FullError where there is none.
 
-        A segment that is used up is ended even if there is no room, at the cost of part of its reserve: the shipper
+        A segment that is used up is ended even if there is no quota, at the cost of part of its reserve: the shipper
         can free what is written only when something else is open.
         """
         limit, self._limit = self._limit, 0
-        if limit and self._head_bytes() + self.room.reserve // 2 <= self.room.spare(self._ceiling, self._size):
+        if limit and self._head_bytes() + self.quota.reserve // 2 <= self.quota.spare(self._ceiling, self._size):
             self._complete = True
         if self._complete:
             self._rotate(first)
-        self._limit = self.room.grant(self._size, size, self._ceiling)
-        self._ceiling = self._limit + self.room.reserve
+        self._limit = self.quota.grant(self._size, size, self._ceiling)
+        self._ceiling = self._limit + self.quota.reserve
 
     def _rotate(self, first: int) -> None:
         path = f"{self.folder}/{segment_name(self._number + 1)}"
@@ -135,12 +135,12 @@ class Segments:
         except OSError:
             os.close(fd)
             raise
-        self._ceiling = self.room.spare(self._ceiling, self._size)
+        self._ceiling = self.quota.spare(self._ceiling, self._size)
         self._close()
         self._fd, self._size = fd, len(head)
         self._number += 1
         self._complete = False
-        self.room.announce(self._ceiling)
+        self.quota.announce(self._ceiling)
 
     def _head(self, first: int) -> bytes:
         """What a segment begins with, the next seq being `first`."""

@@ -49,9 +49,9 @@ class Writer:
         """The spool holds every seq below this one, in a gap event at least."""
         return self.next_seq if self._gap_from < 0 else self._gap_from
 
-    def tell(self, appended: Callable[[], None]) -> None:
-        """Have `appended` called after each frame that was appended."""
-        self._segments.appended = appended
+    def on_append(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after each frame that was appended."""
+        self._segments.appended = callback
 
     def resume(self, next_seq: int, unfinished: Sequence[int]) -> None:
         """Go on where a dead writer was: its next seq, and the bytes of each stream's unfinished line."""
@@ -68,7 +68,7 @@ class Writer:
             chunk = self._after_lost_line(stream, chunk)
         at = 0
         for piece, cut in self._pieces(stream, chunk):
-            if not self._has_room(piece) and wait and self._segments.room.waits():
+            if not self._has_room(piece) and wait and self._segments.quota.waits():
                 self.bytes -= len(chunk) - at
                 return chunk[at:]
             self._append_lines(stream, piece, cut)
@@ -121,16 +121,16 @@ class Writer:
     def _pieces(self, stream: int, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
         """Cut `chunk` wherever more than the longest line would come without a newline."""
         start = at = 0
-        room = self._max_line - self._partial[stream]
-        while len(chunk) - at > room:
-            end = chunk.rfind(b"\n", at, at + room + 1) + 1
+        quota = self._max_line - self._partial[stream]
+        while len(chunk) - at > quota:
+            end = chunk.rfind(b"\n", at, at + quota + 1) + 1
             if end:
                 at = end
             else:
-                end = _character_start(chunk, at + room, at)
+                end = _character_start(chunk, at + quota, at)
                 yield chunk[start:end], True
                 start = at = end
-            room = self._max_line
+            quota = self._max_line
         if start < len(chunk):
             yield (chunk[start:] if start else chunk), False
 

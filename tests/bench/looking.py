@@ -20,6 +20,7 @@ from bench.common import Row, machine, table
 
 from sqstee.agent.agent import LOOK_SECONDS, Agent, AgentConfig
 from sqstee.options import Settings
+from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.run_events import meta
 from sqstee.spool.run_folder import create
 
@@ -33,14 +34,22 @@ def look(runs: int) -> Row:
         settings, writers = Settings(), []
         for number in range(runs):
             name = f"01JDRUN{number:019d}"
-            writer, _, shipping = create(root, name, meta(settings, name, f"local:{root}/q"), 32768, 2**30, "auto")
+            delivery = DeliveryPolicy(f"local:{root}/q", settings).to_meta()
+            writer, _, shipping = create(
+                root,
+                name,
+                meta(settings, name, delivery),
+                32768,
+                2**30,
+                "auto",
+            )
             os.close(shipping)
             writer.write(0, b"a line\n")
             writers.append(writer)
         agent = Agent(root, AgentConfig(None, settings), os.environ)
         agent.look()
-        group = next(iter(agent._groups.values()))
-        while not (group.fleet and group.fleet.acknowledged == runs):
+        worker = next(iter(agent._workers.values()))
+        while not (worker.queue and worker.queue.acknowledged == runs):
             agent.look()
             time.sleep(0.05)
         started = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)

@@ -1,0 +1,74 @@
+"""A run that this process writes to the spool."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sqstee.spool import run_events, run_folder
+from sqstee.spool.quota import SEGMENT_SUFFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.options import Settings
+    from sqstee.spool.fsync import Syncer
+    from sqstee.spool.redact import Masker
+
+
+class SpooledRun:
+    """A new run's folder in the spool folder `root`, its writer, and the descriptors of its two locks.
+
+    `id` is the run's ULID; `delivery` are the fields of its delivery policy for the META frame; `masker` masks what is
+    spooled; `syncer` is there with --fsync, and not started. Raises SqsteeError where the spool folder is full or
+    cannot be written.
+    """
+
+    def __init__(self, root: str, settings: Settings, delivery: dict[str, object], masker: Masker | None) -> None:
+        self.root = root
+        self.id = run_folder.new_ulid(time.time_ns())
+        self.writer, self.writer_lock, self.ship_lock = run_folder.create(
+            root,
+            self.id,
+            run_events.meta(settings, self.id, delivery),
+            settings.max_line,
+            settings.spool_max,
+            settings.on_full,
+            run_folder.writer_for(masker),
+        )
+        self.syncer: Syncer | None = None
+        if settings.fsync:
+            from sqstee.spool.fsync import Syncer
+
+            self.syncer = Syncer(self.folder, SEGMENT_SUFFIX)
+            self.writer.on_append(self.syncer.notify)
+
+    @property
+    def folder(self) -> str:
+        """The run's folder."""
+        return self.writer.folder
+
+    def close_writer_lock(self) -> None:
+        """Let go of the `writer` lock in this process."""
+        self.writer_lock = _closed(self.writer_lock)
+
+    def close_ship_lock(self) -> None:
+        """Let go of the `ship` lock in this process."""
+        self.ship_lock = _closed(self.ship_lock)
+
+    def abandon(self) -> None:
+        """Let go of the run in a forked process, whose parent goes on with it."""
+        self.close_writer_lock()
+        self.close_ship_lock()
+        self.writer.abandon()
+
+    def delete(self) -> None:
+        """Remove the run, of which nothing will be written."""
+        self.writer.close()
+        run_folder.delete(self.folder)
+
+
+def _closed(fd: int) -> int:
+    """Close a descriptor once: its number may stand for another file afterwards."""
+    if fd >= 0:
+        os.close(fd)
+    return -1

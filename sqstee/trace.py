@@ -1,0 +1,27 @@
+"""SQSTEE_DEBUG=FILE: a trace of what the front, the shipper and the agent decide, for bug reports.
+
+One line a decision: seconds of the monotonic clock (the same for all processes of a host), process, part, what was
+decided. No line of the command's output and no secret is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+VARIABLE = "SQSTEE_DEBUG"
+_PATH = os.path.abspath(path) if (path := os.environ.get(VARIABLE, "")) else ""  # before anybody goes to /
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+def trace(part: str, text: str) -> None:
+    """Append one line to the trace, if there is one. It is opened each time: the shipper closes what it inherits."""
+    if not _PATH:
+        return
+    line = f"{time.monotonic():.6f} {os.getpid()} {part}: {' '.join(text.split())}\n"
+    try:
+        fd = os.open(_PATH, _APPEND, 0o600)
+        os.write(fd, line.encode(errors="replace"))
+        os.close(fd)
+    except OSError:  # a full disk, a folder that has gone: a trace is no reason to fail
+        pass
