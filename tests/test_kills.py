@@ -106,7 +106,7 @@ def test_who_closes_a_dead_run_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
     assert_recovered(shipped(fake_sqs, "later"))
 
 
-@pytest.mark.parametrize("moment", ["Ending._inherit:kill:1", "Ending._end_streams:kill:1"])
+@pytest.mark.parametrize("moment", ["Teardown._be_the_heir:kill:1", "Teardown._end_streams:kill:1"])
 def test_an_heir_is_killed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
     """kill -9 of it: the front's status is as ever, and the run gets the end that is missing."""
     environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.capture.teardown:{moment}")

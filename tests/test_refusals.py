@@ -577,19 +577,19 @@ def test_several_poisonous_records(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "Source._replace:kill:1",  # refused, and not divided yet
-        "Source._replace:kill-after:2",  # divided and planned, and not sent again yet
-        "Source.substitute:kill-after:1",  # known to be the one, and the gap event not sent yet
-        "Source._put_aside:kill:1",  # the gap event was taken, and the record is not put aside yet
-        "Source._give_to_owner:kill-after:2",  # its file is there, and empty
-        "write_whole:kill-after:1",  # put aside, and not acknowledged yet
+        "sqstee.ship.source:RunSource._replace:kill:1",  # refused, and not divided yet
+        "sqstee.ship.source:RunSource._replace:kill-after:2",  # divided and planned, and not sent again yet
+        "sqstee.ship.source:RunSource.substitute:kill-after:1",  # known to be the one, and the gap event not sent yet
+        "sqstee.ship.source:quarantine:kill:1",  # the gap event was taken, and the record is not put aside yet
+        "sqstee.spool.quarantine:write_whole:kill:1",  # its file is there, and empty
+        "sqstee.spool.quarantine:write_whole:kill-after:1",  # put aside, and not acknowledged yet
     ],
 )
 def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, moment: str) -> None:
     """kill -9 between any two steps of putting a record aside: flush ends it, and every line is in one place."""
     fake_sqs.faults(failed_entries=[POISONOUS])
     code = python("for n in range(2000): print('poisonous' if n == 700 else f'line {n}')")
-    environ = fake_sqs.environ() | injecting(tmp_path, f"sqstee.ship.source:{moment}")
+    environ = fake_sqs.environ() | injecting(tmp_path, moment)
     found = sqstee.run("--to", "q", "--", *code, environ=environ)
     assert (tmp_path / "injected").exists(), "the moment never came"
     assert b"the background process was ended" in found.stderr

@@ -239,7 +239,7 @@ def leftovers(stats: DeliveryStats, root: str) -> list[str]:
     if stats.waiting or stats.waiting_events:
         what = count(stats.waiting, "line") if stats.waiting else "the run's own events"
         why = f" ({stats.reason})" if stats.reason else ""
-        found.append(f"{what} not delivered yet{why}: spooled in {root}, `sqstee flush` ships them")
+        found.append(f"{what} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
     return found
 
 
