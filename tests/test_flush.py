@@ -132,7 +132,7 @@ def test_trying_again_and_again_leaves_nothing_behind(
     def refuse(bodies: Sequence[Body]) -> list[Failure]:
         raise TransportError(kind, "Refused", "")
 
-    monkeypatch.setattr(flush, "open_sender", lambda *arguments, **options: Scripted(refuse))
+    monkeypatch.setattr("sqstee.transports.factory.open_sender", lambda *arguments, **options: Scripted(refuse))
     meta = b'{"run":"RUN","host":"h","to":"q","compress":"none","local_max":1}'
     writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
     writer.write(0, b"line\n")
