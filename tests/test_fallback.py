@@ -16,14 +16,14 @@ from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.spool.checkpoint import State
-from sqstee.transports.base import Batches
+from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
-from sqstee.transports.fallback_ledger import Owed
+from sqstee.transports.fallback_ledger import FallbackLedger
 from sqstee.wire import Event, decode
 
 
-class Scripted(Batches):
+class Scripted(BatchLimits):
     """A destination that takes everything, or answers with `trouble`."""
 
     ordered = False
@@ -195,10 +195,10 @@ def test_what_is_refused_together_goes_alone(two: tuple[FallbackSender, Scripted
 OWING = """
 import sys
 from sqstee.record import Body
-from sqstee.transports.fallback_ledger import Owed
-owed = Owed(sys.argv[1], {"to": "pair"})
+from sqstee.transports.fallback_ledger import FallbackLedger
+ledger = FallbackLedger(sys.argv[1], {"to": "pair"})
 for first in (0, 10, 50):
-    owed.add([Body(b"", "RUN", "host", first, first + 9)])
+    ledger.add([Body(b"", "RUN", "host", first, first + 9)])
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -207,17 +207,17 @@ sys.stdin.read()
 def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) -> None:
     """While the process lives it is its own; killed, the next of the same pair has it, once."""
     command = [*python(OWING), str(tmp_path)]
-    next_one, stranger = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "another"})
+    next_one, stranger = FallbackLedger(str(tmp_path), {"to": "pair"}), FallbackLedger(str(tmp_path), {"to": "another"})
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == b"ready\n"
-        assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
+        assert FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10) == []
         owner.kill()
-    assert stranger.due(10) == []
-    found = next_one.due(10)
+    assert stranger.unreported(10) == []
+    found = next_one.unreported(10)
     assert [(one.run, one.first, one.last) for one in found] == [("RUN", 0, 19), ("RUN", 50, 59)]
-    assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
-    next_one.paid(found)
+    assert FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10) == []
+    next_one.mark_reported(found)
     assert list((tmp_path / ".owed").iterdir()) == []
 
 
@@ -231,20 +231,20 @@ def open_files() -> Iterator[str]:
 def test_a_sender_that_is_gone_leaves_its_debt_to_the_next_in_its_process(tmp_path: Path) -> None:
     """A run that has ended in a process that goes on: it kept the lock, and a descriptor, until that ended as well."""
     for first in (0, 10, 20):
-        owed = Owed(str(tmp_path), {"to": "pair"})
-        owed.add([Body(b"", "RUN", "host", first, first + 4)])
-        del owed
+        ledger = FallbackLedger(str(tmp_path), {"to": "pair"})
+        ledger.add([Body(b"", "RUN", "host", first, first + 4)])
+        del ledger
     assert [path for path in open_files() if path.startswith(str(tmp_path))] == []
-    found = Owed(str(tmp_path), {"to": "pair"}).due(10)
+    found = FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)
     assert sorted(body.first for body in found) == [0, 10, 20]
 
 
 def test_debts_side_by_side_are_one_in_whatever_order_they_come(tmp_path: Path) -> None:
     """Of several bodies in flight the one that left first may be the last to be taken."""
-    owed = Owed(str(tmp_path), {"to": "pair"})
+    ledger = FallbackLedger(str(tmp_path), {"to": "pair"})
     for first in (20, 0, 40, 10, 30):
-        owed.add([Body(b"", "RUN", "host", first, first + 9), Body(b"", "OTHER", "host", first, first + 4)])
-    found = [(one.run, one.first, one.last) for one in owed.due(10)]
+        ledger.add([Body(b"", "RUN", "host", first, first + 9), Body(b"", "OTHER", "host", first, first + 4)])
+    found = [(one.run, one.first, one.last) for one in ledger.unreported(10)]
     assert [one for one in found if one[0] == "RUN"] == [("RUN", 0, 49)]
     assert len(found) == 6
 
@@ -252,7 +252,7 @@ def test_debts_side_by_side_are_one_in_whatever_order_they_come(tmp_path: Path) 
 def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     """Lines that are whole count; a file of a fortnight ago is removed, whosever it is."""
     folder = tmp_path / ".owed"
-    Owed(str(tmp_path), {"to": "pair"}).add([Body(b"", "RUN", "host", 3, 4)])
+    FallbackLedger(str(tmp_path), {"to": "pair"}).add([Body(b"", "RUN", "host", 3, 4)])
     (mine,) = folder.iterdir()
     whole = mine.read_bytes()
     pair = mine.name.partition("-")[0]
@@ -263,7 +263,7 @@ def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     (folder / "other-old").write_bytes(whole)
     os.utime(folder / "other-old", (0, 0))
     mine.unlink()
-    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]
+    assert [(one.first, one.last) for one in FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)] == [(3, 4)]
     assert not (folder / "other-old").exists()
 
 
@@ -336,7 +336,7 @@ def test_at_the_end_half_of_the_time_is_the_fallbacks(two: tuple[FallbackSender,
     """The command has ended: what is left is not waited away."""
     sender, primary, fallback, clock = two
     primary.trouble = TransportError(RETRY, "InternalError", "why")
-    sender.hurry(6.0)
+    sender.shorten_waits(6.0)
     clock.now = 2.9
     with pytest.raises(TransportError):
         sender.send([line(0)])
@@ -446,10 +446,10 @@ def test_what_was_refused_for_good_is_owed_no_longer(two: tuple[FallbackSender, 
 
 def test_a_debt_that_cannot_be_taken_over_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the disk has no room for the new file the old one is kept for whoever comes next."""
-    dead, next_one = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "pair"})
+    dead, next_one = FallbackLedger(str(tmp_path), {"to": "pair"}), FallbackLedger(str(tmp_path), {"to": "pair"})
     dead.add([Body(b"", "RUN", "host", 3, 4)])
     del dead
     with monkeypatch.context() as full:
         full.setattr(next_one, "_make", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        assert len(next_one.due(10)) == 1
-    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]
+        assert len(next_one.unreported(10)) == 1
+    assert [(one.first, one.last) for one in FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)] == [(3, 4)]

@@ -21,10 +21,10 @@ from terminal import Terminal
 
 from sqstee.destination import parse as parse_destination
 from sqstee.measure.analyse import Arm, analyse
-from sqstee.measure.experiment import Conductor, Settings
+from sqstee.measure.experiment import Conductor, ExperimentSettings
 from sqstee.measure.queues import Queues
 from sqstee.measure.receivers import Polling
-from sqstee.measure.records import Reader
+from sqstee.measure.records import RecordReader
 from sqstee.measure.sender import Sending
 from sqstee.measure.statistics import poisson_interval
 
@@ -116,7 +116,7 @@ def covers(seeds: range, folder: Path) -> Iterator[bool]:
 
 def short_experiment(server: FakeSqs, queues: Queues, name: str, folder: Path, messages: int, pause: float) -> Arm:
     """One block of short polls."""
-    settings = Settings(
+    settings = ExperimentSettings(
         queue=server.url("q"),
         id=name,
         messages=messages,
@@ -129,7 +129,7 @@ def short_experiment(server: FakeSqs, queues: Queues, name: str, folder: Path, m
     conductor = Conductor(settings, threading.Event(), lambda progress: None, queues)
     conductor.run()
     conductor.close()
-    (arm,) = analyse(Reader([conductor.sink.path]).blocks())
+    (arm,) = analyse(RecordReader([conductor.sink.path]).blocks())
     return arm
 
 

@@ -18,17 +18,17 @@ from sqstee.errors import SqsteeError
 from sqstee.measure.analyse import AFTER_DELETE, CONCURRENT, EXPIRY, SAME_BATCH, analyse, classify
 from sqstee.measure.design import block_order, estimate, queue_name, schedule
 from sqstee.measure.histogram import bins, svg
-from sqstee.measure.records import Block, BlockRecords, Calls, Delivery, Reader, Sent, fields_of, parse
+from sqstee.measure.records import Block, BlockRecords, Calls, DeliveryRecord, RecordReader, Sent, fields_of, parse
 from sqstee.measure.report import table, unreproduced
 from sqstee.measure.simulate import Model, run_block
 
 # -- records and classes
 
 
-def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> Delivery:
+def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> DeliveryRecord:
     """A delivery, not deleted."""
     fields = {"message_id": f"m{seq}", "call": f"c{t0}", "deleted_t0": None, "deleted_t1": None}
-    return Delivery(1, seq, t0=t0, t1=t1, **{**fields, "receive_count": 1, "first_received": 0.0, **more})
+    return DeliveryRecord(1, seq, t0=t0, t1=t1, **{**fields, "receive_count": 1, "first_received": 0.0, **more})
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> Del
         (delivery(t0=40.0, t1=40.1), AFTER_DELETE),
     ],
 )
-def test_classes_of_a_deleted_message(again: Delivery, expected: str) -> None:
+def test_classes_of_a_deleted_message(again: DeliveryRecord, expected: str) -> None:
     """Received until 0.1, deleted from 0.1 to 0.2."""
     first = delivery(t0=0.0, t1=0.1, deleted_t0=0.1, deleted_t1=0.2)
     assert classify([first], again, 30.0) == expected
@@ -102,7 +102,7 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path, text: str, probl
     path = tmp_path / "x.ndjson"
     path.write_text(text)
     with pytest.raises(SqsteeError, match=problem):
-        Reader([str(path)])
+        RecordReader([str(path)])
 
 
 def test_files_may_be_joined_in_any_order(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_files_may_be_joined_in_any_order(tmp_path: Path) -> None:
     text = header + lines_of(blocks[0], deliveries[0], blocks[1], deliveries[1]) + header + lines_of(*deliveries[2:])
     path = tmp_path / "x.ndjson"
     path.write_text(text)
-    found = {records.block.block: records.deliveries for records in Reader([str(path), str(path)]).blocks()}
+    found = {records.block.block: records.deliveries for records in RecordReader([str(path), str(path)]).blocks()}
     assert found == {1: [deliveries[0], deliveries[2]], 2: [deliveries[1], deliveries[3]]}
 
 

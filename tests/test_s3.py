@@ -21,7 +21,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, SIZE, TransportError, classify
-from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard, shard_range
+from sqstee.transports.s3 import ListedRanges, S3Receiver, S3Sender, key_of, shard, shard_range
 from sqstee.transports.sqs_extended import Payloads, Pointer
 from sqstee.wire import decode
 
@@ -360,7 +360,7 @@ def test_a_damaged_or_compressed_object_does_not_stop_a_reader(client: S3Server)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), max_size=30), st.integers(0, 40), st.integers(0, 5))
 def test_seen_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], first: int, more: int) -> None:
     """Whatever the order: what was added is covered, nothing else is, and removing takes back."""
-    seen, model = Seen(), set()
+    seen, model = ListedRanges(), set()
     for start, length in added:
         seen.add("r", start, start + length)
         model |= set(range(start, start + length + 1))

@@ -26,7 +26,7 @@ from sqstee.spool.waiting import ULID_LENGTH, sweep
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import TransportError
 from sqstee.transports.factory import open_sender
-from sqstee.transports.fallback import hurry
+from sqstee.transports.fallback import shorten_waits
 
 LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
 _CLOSELY = 5  # every so many looks: whether the front lives, and a segment was begun early
@@ -141,7 +141,7 @@ class Agent:
         """Deliver what is there within the flush timeout, and leave; the runs that stay behind, with the reasons."""
         deadline = time.monotonic() + self._plan.settings.flush_timeout + _GRACE_SECONDS
         for sender in self._senders.values():
-            hurry(sender, self._plan.settings.flush_timeout)
+            shorten_waits(sender, self._plan.settings.flush_timeout)
         for name, charge in self._charges.items():
             if not (charge.run.ended or name in self._ending or charge.is_written()):
                 charge.end()

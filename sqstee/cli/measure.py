@@ -154,14 +154,14 @@ def _simulated(given: dict[str, Any], seed: int) -> tuple[Experiment, list[Arm]]
 @contextmanager
 def _file(folder: str, header: Experiment) -> Iterator[Callable[[Any], None]]:
     """What writes the records into a file of this folder; nothing where there is none."""
-    from sqstee.measure.records import File
+    from sqstee.measure.records import RecordFile
 
     if not folder:
         yield lambda records: None
         return
     try:
         os.makedirs(folder, exist_ok=True)
-        file = File(os.path.join(folder, f"{header.id}.ndjson"))
+        file = RecordFile(os.path.join(folder, f"{header.id}.ndjson"))
     except OSError as error:
         raise SqsteeError(f"{error.filename}: {error.strerror}", "choose another --records DIR", EXIT_FAILURE) from None
     try:

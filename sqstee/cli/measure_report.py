@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def report(paths: list[str], output: str, histogram: str) -> int:
     """Report from record files."""
     from sqstee.measure.analyse import analyse
-    from sqstee.measure.records import Reader
+    from sqstee.measure.records import RecordReader
 
     if not paths:
         raise SqsteeError("no record files", "the form is: sqstee measure --report FILE…")
-    reader = Reader(paths)
+    reader = RecordReader(paths)
     return show(reader.experiment, analyse(reader.blocks()), reader.torn, output, histogram)
 
 

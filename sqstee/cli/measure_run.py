@@ -13,7 +13,7 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
-    from sqstee.measure.experiment import Progress, Settings
+    from sqstee.measure.experiment import BlockProgress, ExperimentSettings
     from sqstee.transports.errors import TransportError
 
 
@@ -82,19 +82,19 @@ def conduct(queue: str, given: dict[str, Any]) -> int:
     return 128 + stop.number if stop.number else 0
 
 
-def _settings(queue: str, given: dict[str, Any]) -> Settings:
+def _settings(queue: str, given: dict[str, Any]) -> ExperimentSettings:
     import random
     import secrets
 
     from sqstee.measure.design import schedule
-    from sqstee.measure.experiment import Settings
+    from sqstee.measure.experiment import ExperimentSettings
     from sqstee.measure.receivers import Polling
     from sqstee.measure.sender import Sending
 
     ident = given["join"] or given["ident"] or secrets.token_hex(4)
     rng = random.Random(given["seed"] or None)
     order = () if given["join"] else schedule(given["modes"], given["blocks"], given["messages"], rng)
-    return Settings(
+    return ExperimentSettings(
         queue=queue,
         id=ident,
         messages=given["messages"],
@@ -109,7 +109,7 @@ def _settings(queue: str, given: dict[str, Any]) -> Settings:
     )
 
 
-def _agree(settings: Settings, yes: bool) -> None:
+def _agree(settings: ExperimentSettings, yes: bool) -> None:
     """Say what it will do and cost, and have it agreed to."""
     from sqstee.measure.design import estimate
 
@@ -162,7 +162,7 @@ def _stopping() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
+def _bar(joined: str) -> Iterator[Callable[[BlockProgress], None]]:
     """A progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -184,7 +184,7 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, refresh_per_second=5) as bar:
         task = bar.add_task("", total=None, counts="")
 
-        def show(progress: Progress) -> None:
+        def show(progress: BlockProgress) -> None:
             bar.update(
                 task,
                 description=f"block {progress.block} of {progress.blocks}, {progress.mode}",
@@ -196,7 +196,7 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _counts(progress: Progress, narrow: bool) -> str:
+def _counts(progress: BlockProgress, narrow: bool) -> str:
     if narrow:
         return f"{progress.received:,}/{progress.messages:,}"
     return f"sent {progress.sent:,}  received {progress.received:,}  again {progress.again:,}"

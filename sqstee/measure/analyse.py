@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqstee.measure.records import BlockRecords, Delivery
+from sqstee.measure.records import BlockRecords, DeliveryRecord
 
 SAME_BATCH, CONCURRENT = "same batch", "concurrent"
 AFTER_DELETE, EXPIRY = "after delete", "visibility expiry"
 CLASSES = (SAME_BATCH, CONCURRENT, AFTER_DELETE, EXPIRY)
 
 
-def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> str:
+def classify(before: Sequence[DeliveryRecord], again: DeliveryRecord, visibility_timeout: float | None) -> str:
     """Why a message may have come again, given all its earlier deliveries in the order of their answers.
 
     Same batch: twice in one answer. After delete: the answer left the queue when the deletion of an earlier delivery
@@ -87,7 +87,7 @@ class Arm:
     def _deliveries(self, records: BlockRecords) -> tuple[int, int]:
         """Go through the deliveries in the order of their answers: distinct messages, duplicates."""
         begun = {one.message_id: one.t0 for one in records.sent}
-        first: dict[str, Delivery | list[Delivery]] = {}
+        first: dict[str, DeliveryRecord | list[DeliveryRecord]] = {}
         duplicates = 0
         for one in sorted(records.deliveries, key=lambda one: one.t1):
             known = first.get(one.message_id)
@@ -104,7 +104,9 @@ class Arm:
         self.producer += len(first) - len({one.seq for one in records.deliveries})
         return len(first), duplicates
 
-    def _duplicate(self, before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> None:
+    def _duplicate(
+        self, before: Sequence[DeliveryRecord], again: DeliveryRecord, visibility_timeout: float | None
+    ) -> None:
         self.duplicates += 1
         self.classes[classify(before, again, visibility_timeout)] += 1
         self.gaps.append(again.t1 - before[-1].t1)

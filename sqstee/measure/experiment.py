@@ -13,11 +13,11 @@ from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.design import queue_name
 from sqstee.measure.queues import Queues
-from sqstee.measure.receivers import Crew, Polling
+from sqstee.measure.receivers import Polling, ReceiverThreads
 from sqstee.measure.records import Block, Experiment
-from sqstee.measure.sender import Sender, Sending
+from sqstee.measure.sender import LoadSender, Sending
 from sqstee.measure.sink import host_name, open_sink, record_path
-from sqstee.measure.workers import Worker
+from sqstee.measure.workers import ReceiverProcess
 from sqstee.transports.errors import RETRY, TransportError
 
 RETENTION_SECONDS = 3600  # what a killed experiment leaves behind does not stay for days
@@ -31,7 +31,7 @@ HASTY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ExperimentSettings:
     """What to do. Times in seconds.
 
     A block ends when `settle` has passed since the last delivery and every message is here, or when the queue has
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Progress:
+class BlockProgress:
     """How far a block is."""
 
     block: int
@@ -64,8 +64,8 @@ class Progress:
     again: int = 0
 
 
-class _Receivers(Protocol):
-    """A crew, here or in a process."""
+class _ReceiverGroup(Protocol):
+    """A group, here or in a process."""
 
     failure: TransportError | None
 
@@ -73,7 +73,7 @@ class _Receivers(Protocol):
     def stop(self, complete: bool, patience: float) -> None: ...
 
 
-def header_of(settings: Settings, messages: int) -> Experiment:
+def header_of(settings: ExperimentSettings, messages: int) -> Experiment:
     """The first record of this host's files; a host that joins has 0 messages of its own."""
     return Experiment(
         id=settings.id,
@@ -92,10 +92,10 @@ def header_of(settings: Settings, messages: int) -> Experiment:
     )
 
 
-class Seen:
+class ReceivedSeqs:
     """Which messages of the block have been received by this host's receivers."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: BlockProgress) -> None:
         self.progress = progress
         self.latest = time.monotonic()
         self.seen = bytearray(progress.messages)
@@ -119,23 +119,25 @@ class Seen:
 class Host:
     """What starting and joining have in common: this host's receivers, records and connections."""
 
-    def __init__(self, settings: Settings, stop: threading.Event, messages: int, queues: Queues | None = None) -> None:
+    def __init__(
+        self, settings: ExperimentSettings, stop: threading.Event, messages: int, queues: Queues | None = None
+    ) -> None:
         self.settings, self.stop = settings, stop
         self.destination = parse(settings.queue)
         connections = settings.polling.receivers + settings.sending.threads + 2
         self.queues = queues or Queues(self.destination, connections)
-        self.seen: Seen | None = None
+        self.seen: ReceivedSeqs | None = None
         self.control = queue_name(self.destination.name, settings.id)
         header = header_of(settings, messages)
         self.sink = open_sink(settings.folder, settings.table, header, self.destination.region)
-        self.workers: list[Worker] = []
-        self.crews: list[_Receivers] = []
-        self._make_crews(header)
+        self.workers: list[ReceiverProcess] = []
+        self.receivers: list[_ReceiverGroup] = []
+        self._make_receivers(header)
 
-    def _make_crews(self, header: Experiment) -> None:
+    def _make_receivers(self, header: Experiment) -> None:
         polling = self.settings.polling
         if self.settings.processes == 1:
-            self.crews = [Crew(self.queues, self.sink, polling, self.sink.name, self._received)]
+            self.receivers = [ReceiverThreads(self.queues, self.sink, polling, self.sink.name, self._received)]
             return
         for at in range(self.settings.processes):
             share = polling.receivers // self.settings.processes + (at < polling.receivers % self.settings.processes)
@@ -147,10 +149,10 @@ class Host:
                 "table": self.settings.table,
                 "region": self.destination.region,
             }
-            self.workers.append(Worker(setup, self._received))
+            self.workers.append(ReceiverProcess(setup, self._received))
         for worker in self.workers:
             worker.wait_until_ready()
-        self.crews = list(self.workers)
+        self.receivers = list(self.workers)
 
     def _received(self, block: int, seqs: list[int]) -> None:
         """From any receiver; one that was not waited for may still tell of an earlier block."""
@@ -159,24 +161,24 @@ class Host:
 
     def check(self) -> None:
         """Raise what ended the receivers, if anything did."""
-        for crew in self.crews:
-            if crew.failure:
-                raise crew.failure
+        for group in self.receivers:
+            if group.failure:
+                raise group.failure
 
-    def start_crews(self, block: int, url: str, mode: str) -> None:
-        for crew in self.crews:
-            crew.start(block, url, mode)
+    def start_receivers(self, block: int, url: str, mode: str) -> None:
+        for group in self.receivers:
+            group.start(block, url, mode)
 
-    def stop_crews(self, complete: bool, patience: float) -> None:
+    def stop_receivers(self, complete: bool, patience: float) -> None:
         """End all crews at the same time."""
 
-        def stop(crew: _Receivers) -> None:
+        def stop(group: _ReceiverGroup) -> None:
             try:
-                crew.stop(complete, patience)
+                group.stop(complete, patience)
             except TransportError as error:
-                crew.failure = crew.failure or error
+                group.failure = group.failure or error
 
-        threads = [threading.Thread(target=stop, args=(crew,)) for crew in self.crews]
+        threads = [threading.Thread(target=stop, args=(group,)) for group in self.receivers]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -203,9 +205,9 @@ class Conductor(Host):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExperimentSettings,
         stop: threading.Event,
-        show: Callable[[Progress], None],
+        show: Callable[[BlockProgress], None],
         queues: Queues | None = None,
     ) -> None:
         super().__init__(settings, stop, settings.messages, queues)
@@ -245,24 +247,24 @@ class Conductor(Host):
         name = queue_name(self.destination.name, self.settings.id, number, mode)
         timeout = float(attributes.get("VisibilityTimeout", _VISIBILITY_SECONDS))
         self.sink.write([Block(number, mode, name, messages, timeout)])
-        progress = Progress(number, len(self.settings.schedule), mode, messages)
-        self.seen = Seen(progress)
+        progress = BlockProgress(number, len(self.settings.schedule), mode, messages)
+        self.seen = ReceivedSeqs(progress)
         url = self.queues.create(name, attributes)
-        sender = Sender(self.queues, self.sink, self.settings.sending, self.settings.id, number, url, messages)
+        sender = LoadSender(self.queues, self.sink, self.settings.sending, self.settings.id, number, url, messages)
         complete = False
         try:
-            self.start_crews(number, url, mode)
+            self.start_receivers(number, url, mode)
             sender.start()
             complete = self._wait(sender, progress, url)
         finally:
             try:
                 sender.stop(complete, HASTY_SECONDS)
                 long = self.settings.polling.wait if mode == "long" else 0.0
-                self.stop_crews(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
+                self.stop_receivers(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
             finally:
                 self._remove(name, url)
 
-    def _wait(self, sender: Sender, progress: Progress, url: str) -> bool:
+    def _wait(self, sender: LoadSender, progress: BlockProgress, url: str) -> bool:
         """Until the block has ended: whether it came to its end."""
         assert self.seen
         seen, settle = self.seen, self.settings.settle

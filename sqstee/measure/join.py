@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.design import queue_name
-from sqstee.measure.experiment import HASTY_SECONDS, STOP_SLACK_SECONDS, Host, Progress, Seen, Settings
+from sqstee.measure.experiment import (
+    HASTY_SECONDS,
+    STOP_SLACK_SECONDS,
+    BlockProgress,
+    ExperimentSettings,
+    Host,
+    ReceivedSeqs,
+)
 from sqstee.measure.queues import Queues
 from sqstee.measure.records import MODES
 from sqstee.transports.errors import RETRY, TransportError
@@ -21,7 +28,9 @@ _GONE_LOOKS = 3
 class Joiner(Host):
     """A host that only receives in an experiment that another one conducts."""
 
-    def __init__(self, settings: Settings, stop: threading.Event, show: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, settings: ExperimentSettings, stop: threading.Event, show: Callable[[BlockProgress], None]
+    ) -> None:
         super().__init__(settings, stop, 0)
         self._show = show
 
@@ -50,7 +59,7 @@ class Joiner(Host):
         finally:
             if number:
                 patience = self.settings.polling.wait + STOP_SLACK_SECONDS
-                self.stop_crews(complete, patience if complete else HASTY_SECONDS)
+                self.stop_receivers(complete, patience if complete else HASTY_SECONDS)
 
     def _names(self) -> dict[str, str]:
         """The experiment's queues by name, with their URLs."""
@@ -73,10 +82,10 @@ class Joiner(Host):
     def _change(self, before: int, number: int, mode: str, url: str) -> None:
         """From one block to another one."""
         if before:
-            self.stop_crews(True, self.settings.polling.wait + STOP_SLACK_SECONDS)
-        progress = Progress(number, 0, mode, 0)
-        self.seen = Seen(progress)
-        self.start_crews(number, url, mode)
+            self.stop_receivers(True, self.settings.polling.wait + STOP_SLACK_SECONDS)
+        progress = BlockProgress(number, 0, mode, 0)
+        self.seen = ReceivedSeqs(progress)
+        self.start_receivers(number, url, mode)
         self._show(progress)
 
 

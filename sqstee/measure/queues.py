@@ -29,7 +29,7 @@ _COPIED = (
 )
 
 
-class Received(NamedTuple):
+class QueueMessage(NamedTuple):
     """A message of one answer; `first_received` in seconds since the epoch, by SQS, 0 where it does not say."""
 
     message_id: str
@@ -119,7 +119,7 @@ class Queues:
         taken = {int(entry["Id"]): str(entry["MessageId"]) for entry in answer.get("Successful", [])}
         return [taken.get(at) for at in range(len(bodies))]
 
-    def receive(self, url: str, wait: float) -> list[Received]:
+    def receive(self, url: str, wait: float) -> list[QueueMessage]:
         """One ReceiveMessage for ten messages; `wait` in whole seconds, 0 is short polling."""
         answer = self._call(
             "receive_message",
@@ -138,9 +138,9 @@ class Queues:
         return [entry["Id"] in done for entry in entries]
 
 
-def _received(found: Mapping[str, Any]) -> Received:
+def _received(found: Mapping[str, Any]) -> QueueMessage:
     attributes = found.get("Attributes", {})
-    return Received(
+    return QueueMessage(
         found["MessageId"],
         found["ReceiptHandle"],
         found["Body"],
@@ -154,7 +154,7 @@ def is_missing(error: TransportError) -> bool:
     return "NonExistentQueue" in error.code or "QueueDoesNotExist" in error.code
 
 
-class Table:
+class RecordTable:
     """A DynamoDB table of records: partition key `experiment`, sort key `id`; thread-safe.
 
     It is made, paid by request, where it does not exist; it is never removed, as it is the result.

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqstee.measure.queues import Queues, Received, is_missing
-from sqstee.measure.records import Calls, Delivery, Sink
+from sqstee.measure.queues import QueueMessage, Queues, is_missing
+from sqstee.measure.records import Calls, DeliveryRecord, RecordSink
 from sqstee.transports.errors import RETRY, TransportError
 
 _MOST_BACKOFF_SECONDS = 5.0
@@ -34,7 +34,7 @@ class _Tally:
     errors: int = 0
 
 
-class Crew:
+class ReceiverThreads:
     """Receivers as threads of this process.
 
     `received` is called, from the receivers' threads, with the block and the seqs of each answer. `failure` is what
@@ -42,7 +42,7 @@ class Crew:
     """
 
     def __init__(
-        self, queues: Queues, sink: Sink, polling: Polling, name: str, received: Callable[[int, list[int]], None]
+        self, queues: Queues, sink: RecordSink, polling: Polling, name: str, received: Callable[[int, list[int]], None]
     ) -> None:
         self._queues, self._sink, self._polling, self._name = queues, sink, polling, name
         self._received = received
@@ -129,14 +129,16 @@ class Crew:
         deleted_t1 = time.time()
         times = [(deleted_t0, deleted_t1) if gone else _NOT_DELETED for gone in done]
         self._sink.write(
-            Delivery(block, seq, one.message_id, call, t0, t1, gone0, gone1, one.receive_count, one.first_received)
+            DeliveryRecord(
+                block, seq, one.message_id, call, t0, t1, gone0, gone1, one.receive_count, one.first_received
+            )
             for seq, one, (gone0, gone1) in zip(seqs, found, times, strict=True)
             if seq is not None
         )
         self._received(block, [seq for seq in seqs if seq is not None])
         return True
 
-    def _delete(self, url: str, found: Sequence[Received], tally: _Tally) -> list[bool]:
+    def _delete(self, url: str, found: Sequence[QueueMessage], tally: _Tally) -> list[bool]:
         """Delete; what cannot be deleted comes again, and is then told apart by its record."""
         try:
             return self._queues.delete(url, [one.handle for one in found])

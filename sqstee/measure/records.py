@@ -55,7 +55,7 @@ class Sent(NamedTuple):
     t1: float
 
 
-class Delivery(NamedTuple):
+class DeliveryRecord(NamedTuple):
     """One message of one answer to ReceiveMessage.
 
     `call` names the request (host:pid:number), `t0` and `t1` are its beginning and its answer, `deleted_t0` and
@@ -88,12 +88,12 @@ class Calls:
     complete: bool = True
 
 
-Record: TypeAlias = Experiment | Block | Sent | Delivery | Calls
+Record: TypeAlias = Experiment | Block | Sent | DeliveryRecord | Calls
 _KINDS: dict[str, type[Any]] = {
     "experiment": Experiment,
     "block": Block,
     "sent": Sent,
-    "delivery": Delivery,
+    "delivery": DeliveryRecord,
     "calls": Calls,
 }
 _OPTIONAL = {"deleted_t0", "deleted_t1", "visibility_timeout"}
@@ -104,7 +104,7 @@ _MOST = 1e18  # of any number here: times in seconds, counts
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-class Sink(Protocol):
+class RecordSink(Protocol):
     """Takes records; from several threads."""
 
     def write(self, records: Iterable[Record]) -> None:
@@ -150,7 +150,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= _MOST
 
 
-class File:
+class RecordFile:
     """A file of records; each call of `write` is one append, so that a killed process tears its last line only."""
 
     def __init__(self, path: str) -> None:
@@ -175,12 +175,12 @@ class BlockRecords:
 
     block: Block
     sent: list[Sent] = field(default_factory=list)
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[DeliveryRecord] = field(default_factory=list)
     calls: list[Calls] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take a record into its list; the others are headers."""
-        if isinstance(record, Delivery):
+        if isinstance(record, DeliveryRecord):
             self.deliveries.append(record)
         elif isinstance(record, Sent):
             self.sent.append(record)
@@ -197,7 +197,7 @@ class _Span:
     end: int
 
 
-class Reader:
+class RecordReader:
     """Record files of one experiment, read block by block: memory follows the largest block, not the experiment.
 
     Raises SqsteeError where a file is none of records, or one of another experiment.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqstee.measure.queues import Queues, is_missing
 from sqstee.measure.receivers import body_of
-from sqstee.measure.records import Calls, Sent, Sink
+from sqstee.measure.records import Calls, RecordSink, Sent
 from sqstee.transports.errors import RETRY, TransportError
 
 _MOST_BACKOFF_SECONDS = 5.0
@@ -26,11 +26,11 @@ class Sending:
     rate: float = 0.0
 
 
-class Sender:
+class LoadSender:
     """Sends seqs 0 to `messages` - 1 of one block."""
 
     def __init__(
-        self, queues: Queues, sink: Sink, sending: Sending, experiment: str, block: int, url: str, messages: int
+        self, queues: Queues, sink: RecordSink, sending: Sending, experiment: str, block: int, url: str, messages: int
     ) -> None:
         self._queues, self._sink, self._sending = queues, sink, sending
         self._experiment, self._block, self._url = experiment, block, url

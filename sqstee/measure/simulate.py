@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from sqstee.measure.design import block_order, block_sizes
-from sqstee.measure.records import Block, BlockRecords, Calls, Delivery, Experiment, Record
+from sqstee.measure.records import Block, BlockRecords, Calls, DeliveryRecord, Experiment, Record
 
 _NEVER = math.inf
 _CLAIMED, _LAGGING = 1, 2  # 0: not delivered yet
@@ -43,7 +43,7 @@ class Model:
     batch: int = 10
 
 
-class _Queue:
+class _SimulatedQueue:
     """The hosts' lists, and which hosts know of which claim from when on."""
 
     def __init__(self, model: Model, messages: int, rng: random.Random) -> None:
@@ -123,7 +123,7 @@ def _polls(model: Model, rng: random.Random) -> Iterator[tuple[float, int]]:
 def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
     """One block, until no copy is left."""
     rng = random.Random(seed)
-    queue = _Queue(model, block.messages, rng)
+    queue = _SimulatedQueue(model, block.messages, rng)
     found = BlockRecords(block)
     receives = empty = 0
     for now, receiver in _polls(model, rng):
@@ -131,7 +131,9 @@ def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
         receives += 1
         empty += not taken
         call = f"model:{receiver}:{receives}"
-        found.deliveries += [Delivery(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken]
+        found.deliveries += [
+            DeliveryRecord(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken
+        ]
         if not queue.copies:
             break
     found.calls.append(Calls(block.block, receives=receives, empty=empty))

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.measure.queues import Table
-from sqstee.measure.records import Experiment, File, Record, fields_of
+from sqstee.measure.queues import RecordTable
+from sqstee.measure.records import Experiment, Record, RecordFile, fields_of
 from sqstee.transports.errors import OPEN, TransportError
 
 _TABLE_WRITERS = 4
 _TABLE_BACKLOG = 1000  # writes that may wait for DynamoDB before the receivers do
 
 
-class Records:
+class RecordWriter:
     """This process's record file, and the table beside it where one is wanted."""
 
-    def __init__(self, file: File, table: Table | None, name: str) -> None:
+    def __init__(self, file: RecordFile, table: RecordTable | None, name: str) -> None:
         self._file, self._table, self.name = file, table, name
         self.path = file.path
         self._closed = False
@@ -82,15 +82,15 @@ def record_path(folder: str, pid: int) -> str:
     return os.path.join(folder, f"{host_name()}-{pid}.ndjson")
 
 
-def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> Records:
+def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> RecordWriter:
     """This process's records of an experiment, in a new file that starts with its header."""
     name = f"{header.host}-{os.getpid()}"
     path = record_path(folder, os.getpid())
     try:
         os.makedirs(folder, exist_ok=True)
-        file = File(path)
+        file = RecordFile(path)
     except OSError as error:
         raise SqsteeError(f"{path}: {error.strerror}", "choose a folder with --records DIR", EXIT_FAILURE) from None
-    found = Records(file, Table(table, region, header.id, name) if table else None, name)
+    found = RecordWriter(file, RecordTable(table, region, header.id, name) if table else None, name)
     found.write([header])
     return found

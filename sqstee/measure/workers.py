@@ -22,8 +22,8 @@ _SLACK_SECONDS = 10.0
 _READY_SECONDS = 60.0
 
 
-class Worker:
-    """A crew in a process of its own, with the crew's methods."""
+class ReceiverProcess:
+    """A group in a process of its own, with the group's methods."""
 
     def __init__(self, setup: dict[str, Any], received: Callable[[int, list[int]], None]) -> None:
         self._received = received
@@ -52,7 +52,7 @@ class Worker:
         self._say({"do": "start", "block": block, "url": url, "mode": mode})
 
     def stop(self, complete: bool, patience: float) -> None:
-        """End the receivers, as Crew.stop does."""
+        """End the receivers, as ReceiverThreads.stop does."""
         self._say({"do": "stop", "complete": complete, "patience": patience})
         self._answer(patience + _SLACK_SECONDS)
 
@@ -126,7 +126,7 @@ def main() -> int:
     """The worker's own side."""
     from sqstee.destination import parse
     from sqstee.measure.queues import Queues
-    from sqstee.measure.receivers import Crew, Polling
+    from sqstee.measure.receivers import Polling, ReceiverThreads
     from sqstee.measure.records import Experiment
     from sqstee.measure.sink import open_sink
 
@@ -136,21 +136,23 @@ def main() -> int:
     polling = Polling(**setup["polling"])
     try:
         sink = open_sink(setup["folder"], setup["table"], header, setup["region"])
-        crew = Crew(Queues(parse(setup["queue"]), polling.receivers), sink, polling, sink.name, out.received)
+        group = ReceiverThreads(
+            Queues(parse(setup["queue"]), polling.receivers), sink, polling, sink.name, out.received
+        )
     except TransportError as error:
         out.say({"failed": [error.kind, error.code, error.message]})
         return EXIT_FAILURE
     except SqsteeError as error:
         out.say({"failed": [OPEN, "Worker", error.message]})
         return EXIT_FAILURE
-    threading.Thread(target=_watch, args=(crew, out), daemon=True).start()
+    threading.Thread(target=_watch, args=(group, out), daemon=True).start()
     out.say({"ready": True})
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "start":
-            crew.start(command["block"], command["url"], command["mode"])
+            group.start(command["block"], command["url"], command["mode"])
         else:
-            crew.stop(command["complete"], command["patience"])
+            group.stop(command["complete"], command["patience"])
             out.say({"stopped": True})
     try:
         sink.close()
@@ -159,11 +161,11 @@ def main() -> int:
     return 0
 
 
-def _watch(crew: Any, out: _Out) -> None:
-    """Pass the crew's failure on."""
-    while crew.failure is None:
+def _watch(group: Any, out: _Out) -> None:
+    """Pass the group's failure on."""
+    while group.failure is None:
         time.sleep(0.2)
-    out.say({"failed": [crew.failure.kind, crew.failure.code, crew.failure.message]})
+    out.say({"failed": [group.failure.kind, group.failure.code, group.failure.message]})
 
 
 if __name__ == "__main__":

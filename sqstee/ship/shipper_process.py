@@ -16,7 +16,7 @@ from sqstee.ship.shipper import Shipper
 from sqstee.ship.throttle import Flood
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.factory import open_sender
-from sqstee.transports.fallback import hurry
+from sqstee.transports.fallback import shorten_waits
 
 _NICENESS = 15  # where shipper and command compete for the cores the command wins
 _FREE_SECONDS = 10.0  # what dies may wait for the processor
@@ -65,7 +65,7 @@ def work(
         orphaned=orphaned,
         reached=reached,
         flood=Flood(folder, settings.spool_max, settings.on_full).until,
-        closing=partial(hurry, sender),
+        closing=partial(shorten_waits, sender),
     )
     reason = ""
     try:

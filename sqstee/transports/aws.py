@@ -47,7 +47,7 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     return session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
 
 
-class Renewed(Generic[Client]):
+class RenewedClient(Generic[Client]):
     """A client that is made anew when its credentials turn out to be missing or expired: it would never recover."""
 
     def __init__(self, make: Callable[[], Client]) -> None:

@@ -56,7 +56,7 @@ class QueueState:
         self.encryption = ""
 
 
-class Batches:
+class BatchLimits:
     """How a destination wants what it gets: messages in batches, as Amazon SQS takes them at most.
 
     `max_entries` bodies go into one call, together at most `max_request_bytes` with their attributes. `body_bytes` of
@@ -69,7 +69,7 @@ class Batches:
     linger = 1.0
 
 
-class Objects(Batches):
+class ObjectLimits(BatchLimits):
     """One body a call, large or late: each object costs as much as twelve messages of SQS, and a listing shows it."""
 
     max_entries = 1
@@ -82,7 +82,7 @@ class Sender(Protocol):
     """The sending half of a transport; its methods may be called from several threads at once."""
 
     ordered: bool  # the destination keeps the order of what it gets: one request at a time
-    max_entries: int  # these four as in Batches
+    max_entries: int  # these four as in BatchLimits
     max_request_bytes: int
     body_bytes: int
     linger: float

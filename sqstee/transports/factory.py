@@ -30,7 +30,7 @@ def open_sender(
     """
     if fallback:
         from sqstee.transports.fallback import FallbackSender
-        from sqstee.transports.fallback_ledger import Owed
+        from sqstee.transports.fallback_ledger import FallbackLedger
 
         primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
         second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
@@ -41,8 +41,8 @@ def open_sender(
             "via_s3": via_s3,
             "group": group,
         }
-        owed = Owed(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
-        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), owed=owed)
+        ledger = FallbackLedger(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
+        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), ledger=ledger)
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from sqstee import __version__
 from sqstee.destination import Destination
 from sqstee.record import CONTENT_TYPE, Body
-from sqstee.transports.base import Batches
+from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, Failure, TransportError, classify
 
 TOKEN_VARIABLE = "SQSTEE_TOKEN"
@@ -49,7 +49,7 @@ def tokens(path: str) -> list[str]:
     return found
 
 
-class HttpSender(Batches):
+class HttpSender(BatchLimits):
     """Posts each body; its range in the records makes it harmless to post it again."""
 
     ordered = False

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 _BUSY_SECONDS = 20.0
@@ -72,7 +72,7 @@ _unsafe = False  # in a child that was forked all the same, while its parent's d
 _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 
 
-class LocalSender(Batches):
+class LocalSender(BatchLimits):
     """Appends bodies, but no range of a run that is there already; a gap event does not stand for its records.
 
     Above `limit` bytes the oldest rows go, never what was just stored; a store that `keeps` takes nothing more instead,

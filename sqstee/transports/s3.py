@@ -22,8 +22,8 @@ from typing import Any
 from sqstee.destination import Destination
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_TYPE, Body, gunzip
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer, refusal_of
-from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer, refusal_of
+from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, Failure, TransportError, classify
 from sqstee.wire import by_run
 
@@ -59,15 +59,15 @@ def shard_range(text: str) -> tuple[str, str]:
     return found[1], found[2] or found[1]
 
 
-def clients(connections: int = 4) -> Renewed[Any]:
+def clients(connections: int = 4) -> RenewedClient[Any]:
     """A client of S3, for any number of buckets."""
-    return Renewed(lambda: build_client("s3", "", None, connections, READ_SECONDS))
+    return RenewedClient(lambda: build_client("s3", "", None, connections, READ_SECONDS))
 
 
 class Bucket:
     """A bucket, the prefix in it, and `clients` to reach it."""
 
-    def __init__(self, destination: Destination, clients: Renewed[Any]) -> None:
+    def __init__(self, destination: Destination, clients: RenewedClient[Any]) -> None:
         self.name = destination.name
         prefix = destination.text[5:].partition("/")[2].strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
@@ -133,7 +133,7 @@ class Bucket:
         return failures
 
 
-class S3Sender(Objects):
+class S3Sender(ObjectLimits):
     """Stores each body as an object; one that is there already counts as taken, so that repeating does no harm."""
 
     ordered = False
@@ -156,7 +156,7 @@ class S3Sender(Objects):
         """Nothing: the connections end with the process."""
 
 
-class Found:
+class ListedObject:
     """An object in a listing; `series` tells its run's records and gap events apart."""
 
     __slots__ = ("compressed", "first", "key", "last", "modified", "run", "series", "size")
@@ -172,7 +172,7 @@ class Found:
         self.modified = modified.timestamp()
 
 
-class Seen:
+class ListedRanges:
     """The ranges of each series that were given out. Memory follows the holes in them, not their number."""
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class Listing:
         self._after = self._start
         self.at_start = True
 
-    def page(self) -> list[Found]:
+    def page(self) -> list[ListedObject]:
         """The next objects; at the end of the range the pass begins anew."""
         answer = self._bucket.call(
             "list_objects_v2", Prefix=self._bucket.prefix, StartAfter=self._after, MaxKeys=_LISTED_AT_ONCE
@@ -232,14 +232,14 @@ class Listing:
             key = entry["Key"]
             parts = _KEY.fullmatch(key, len(self._bucket.prefix))
             if self._start <= key < self._beyond and parts and entry["Size"] <= MOST_OBJECT_BYTES:
-                found.append(Found(key, parts, entry["Size"], entry["LastModified"]))
+                found.append(ListedObject(key, parts, entry["Size"], entry["LastModified"]))
         if answer.get("IsTruncated") and entries and entries[-1]["Key"] < self._beyond:
             self._after, self.at_start = entries[-1]["Key"], False
         else:
             self._after, self.at_start = self._start, True
         return found
 
-    def skip(self, found: Found, last: int) -> None:
+    def skip(self, found: ListedObject, last: int) -> None:
         """Go on behind `last` in a run of which everything from `found` up to there is known."""
         key = f"{found.key[: -len(found.key.rpartition('/')[2])]}{last:012d}-~"
         if not self.at_start and key > self._after:
@@ -257,8 +257,8 @@ class S3Receiver:
         self._bucket = Bucket(destination, clients(connections))
         self._range = shard_range(shards)
         self._listing = Listing(self._bucket, self._range)
-        self._seen = Seen()
-        self._pending: deque[Found] = deque()
+        self._seen = ListedRanges()
+        self._pending: deque[ListedObject] = deque()
         self._lock = threading.Lock()
         self._listing_lock = threading.Lock()
         self._look_again = 0.0
@@ -313,9 +313,9 @@ class S3Receiver:
     def close(self) -> None:
         """Nothing: the connections end with the process."""
 
-    def _take(self, limit: int) -> list[Found]:
+    def _take(self, limit: int) -> list[ListedObject]:
         """The next of those that are known, within the bounds of one `receive`."""
-        taken: list[Found] = []
+        taken: list[ListedObject] = []
         with self._lock:
             while self._pending and len(taken) < limit:
                 if taken and sum(one.size for one in taken) + self._pending[0].size > _RECEIVED_BYTES:
@@ -323,7 +323,7 @@ class S3Receiver:
                 taken.append(self._pending.popleft())
         return taken
 
-    def _read(self, taken: list[Found]) -> list[ReceivedMessage]:
+    def _read(self, taken: list[ListedObject]) -> list[ReceivedMessage]:
         messages: list[ReceivedMessage] = []
         for at, found in enumerate(taken):
             try:
@@ -357,7 +357,7 @@ class S3Receiver:
             self._interval = min(_LOOK_AGAIN_MOST_SECONDS, 2 * self._interval)
             return False
 
-    def _note(self, page: list[Found]) -> bool:
+    def _note(self, page: list[ListedObject]) -> bool:
         """Remember what is new in a page, and whether there is anything."""
         with self._lock:
             fresh = [one for one in page if not self._seen.covers(one.series, one.first, one.last)]
@@ -373,7 +373,7 @@ def _series(parts: re.Match[str]) -> str:
     return parts["run"] + ("/gap" if parts["gap"] else "")  # a run's name in a key has no slash
 
 
-def _message(bucket: str, found: Found, data: bytes) -> ReceivedMessage:
+def _message(bucket: str, found: ListedObject, data: bytes) -> ReceivedMessage:
     if found.compressed:
         try:
             data = gunzip(data)

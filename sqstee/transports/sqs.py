@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqstee.destination import Destination
 from sqstee.record import Body
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer
-from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer
+from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import RETRY, Failure, TransportError, classify
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ _CACHED_BYTES = 32 * 1024  # of a body are escaped at once: the copies stay in t
 _STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
 
 
-class _Queue:
+class _QueueClient:
     """One queue and a client for it."""
 
     def __init__(self, destination: Destination, connections: int, read_seconds: float) -> None:
         self._destination = destination
-        self._clients: Renewed[SQSClient] = Renewed(lambda: client_for(destination, connections, read_seconds))
+        self._clients: RenewedClient[SQSClient] = RenewedClient(
+            lambda: client_for(destination, connections, read_seconds)
+        )
         self._lock = threading.Lock()
         self._url = destination.url
 
@@ -73,12 +75,12 @@ def _endpoint(destination: Destination) -> str | None:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-class SqsSender(Batches):
+class SqsSender(BatchLimits):
     """Sends bodies with SendMessageBatch, one call a request."""
 
     def __init__(self, destination: Destination, connections: int = 16, group: str = "") -> None:
         # so many at most: an agent's shippers share a client
-        self._queue = _Queue(destination, connections, READ_SECONDS)
+        self._queue = _QueueClient(destination, connections, READ_SECONDS)
         self._group = group
         self.ordered = destination.name.endswith(".fifo")
         self._request = threading.local()
@@ -128,7 +130,7 @@ class SqsReceiver:
     def __init__(self, destination: Destination, connections: int = 4, visibility: int | None = None) -> None:
         self.name = destination.text
         self.ordered = destination.name.endswith(".fifo")
-        self._queue = _Queue(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
+        self._queue = _QueueClient(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
         self._options: dict[str, int] = {} if visibility is None else {"VisibilityTimeout": visibility}
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:

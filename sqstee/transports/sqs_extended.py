@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from sqstee.destination import Destination
 from sqstee.record import Body
-from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import Failure, TransportError
 from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs import SqsReceiver, SqsSender
@@ -103,7 +103,7 @@ class _PointerBody(Body):
         return {**super().attributes, SIZE_ATTRIBUTE: str(self._payload_size)}
 
 
-class OffloadingSender(Objects):
+class OffloadingSender(ObjectLimits):
     """Stores each body in S3, then sends a pointer to it."""
 
     def __init__(self, queue: SqsSender, store: Destination) -> None:
