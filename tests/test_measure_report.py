@@ -85,13 +85,13 @@ HEADER |= {"blocks": ["long"], "started": 0.0}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "no file has the records"),
+        ("", "the files have no records"),
         ("hello\n", "line 1"),
         ('{"record": "delivery", "block": 1}\n', "line 1"),
-        (json.dumps(HEADER) + '\n{"record": "calls", "block": "x"}\n', "line 2: block is no number"),
-        (json.dumps(HEADER) + '\n{"record": "calls", "block": NaN}\n', "line 2: block is no number"),
+        (json.dumps(HEADER) + '\n{"record": "calls", "block": "x"}\n', "line 2: block is not a number"),
+        (json.dumps(HEADER) + '\n{"record": "calls", "block": NaN}\n', "line 2: block is not a number"),
         (json.dumps(HEADER) + '\n{"record": ["calls"], "block": 1}\n', "line 2: not a record of an experiment"),
-        (json.dumps(HEADER) + "\n" + lines_of(delivery(message_id=[])), "line 2: message_id is no text"),
+        (json.dumps(HEADER) + "\n" + lines_of(delivery(message_id=[])), "line 2: message_id is not a string"),
         (json.dumps(HEADER) + "\n" + json.dumps({**HEADER, "id": "b"}) + "\n", "several experiments: a, b"),
         (json.dumps(HEADER) + "\n" + lines_of(delivery()), "the host that started the experiment"),
         ("[" * 100_000 + "\n", "line 1"),
@@ -168,7 +168,7 @@ def test_a_plan_says_how_many_messages(sqstee: Sqstee) -> None:
     [
         ((), "no queue"),
         (("a", "b"), "more than one queue"),
-        (("local",), "no SQS queue"),
+        (("local",), "not an SQS queue"),
         (("q.fifo",), "FIFO"),
         (("q", "--mode", "fast"), "--mode"),
         (("q", "--mode", "short,short"), "--mode"),
@@ -260,7 +260,7 @@ def test_several_seeds_stand_beside_the_original(sqstee: Sqstee) -> None:
     found = sqstee.run("measure", "--simulate", "--seeds", "3", *words)
     lines = found.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines[:6]] == ["seed", "1", "2", "3", "mean", "original"]
-    assert "not what is inside SQS" in found.stdout.decode()
+    assert "does not show how SQS works" in found.stdout.decode()
 
 
 def test_a_simulation_goes_through_the_same_records_and_report(sqstee: Sqstee) -> None:
@@ -298,7 +298,7 @@ def test_a_report_of_nothing_says_so(sqstee: Sqstee) -> None:
     path.write_text(json.dumps(HEADER) + "\n" + lines_of(Block(1, "long", "q", 2, 30.0)))
     found = sqstee.run("measure", "--report", str(path))
     assert found.returncode == 0, found.stderr
-    assert "did not come to their end" in found.stdout.decode()
+    assert "did not run to their end" in found.stdout.decode()
     assert sqstee.run("measure", "--report", str(path), "-o", "json").returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Joining an experiment that another host conducts; and removing what a killed one has left."""
+"""Joining an experiment that another host conducts, and deleting the queues of a killed one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Joiner(Host):
         self._show = show
 
     def run(self) -> None:
-        """Wait for the experiment, receive in each of its blocks, and end with it."""
+        """Wait for the experiment to begin, receive in each of its blocks, and end with it."""
         deadline = time.monotonic() + self.settings.timeout
         number, missing, complete = 0, None, False
         try:
@@ -47,8 +47,8 @@ class Joiner(Host):
                 elif missing is not None:
                     missing += 1
                 elif time.monotonic() > deadline:
-                    hint = "start it with --id, on another host, with the same QUEUE"
-                    raise SqsteeError(f"there is no experiment {self.settings.id}", hint, EXIT_FAILURE)
+                    hint = f"start it on another host: sqstee measure {self.settings.queue} --id {self.settings.id}"
+                    raise SqsteeError(f"experiment {self.settings.id} does not exist", hint, EXIT_FAILURE)
                 newest, mode, url = self._newest(names)
                 if newest > number:
                     self._change(number, newest, mode, url)
@@ -71,7 +71,7 @@ class Joiner(Host):
             raise
 
     def _newest(self, names: Mapping[str, str]) -> tuple[int, str, str]:
-        """(number, mode, URL) of the latest block that has a queue; number 0 where there is none."""
+        """(number, mode, URL) of the latest block that has a queue; number 0 if there is none."""
         found = [(0, "", "")]
         for name, url in names.items():
             number, _, mode = name.removeprefix(f"{self.control}-").partition("-")
@@ -80,17 +80,17 @@ class Joiner(Host):
         return max(found)
 
     def _change(self, before: int, number: int, mode: str, url: str) -> None:
-        """From one block to another one."""
+        """Leave block `before` (0: none) for block `number`."""
         if before:
             self.stop_receivers(True, self.settings.polling.wait + STOP_SLACK_SECONDS)
         progress = BlockProgress(number, 0, mode, 0)
-        self.seen = ReceivedSeqs(progress)
+        self.received = ReceivedSeqs(progress)
         self.start_receivers(number, url, mode)
         self._show(progress)
 
 
 def remove(text: str, experiment: str) -> list[str]:
-    """Remove the queues that a killed experiment left behind: their names."""
+    """Delete the queues that a killed experiment left behind; their names."""
     destination = parse(text)
     queues = Queues(destination, 1)
     names = []
