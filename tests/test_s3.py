@@ -130,7 +130,7 @@ def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
 def test_a_portals_page_tells_a_reader_nothing(client: S3Server, call: Callable[[S3Receiver], object]) -> None:
     """Neither that there is nothing, nor what is in an object, nor that it is gone."""
     client.pages = 1
-    with pytest.raises(TransportError, match="a page of a proxy's") as raised:
+    with pytest.raises(TransportError, match="a proxy's HTML page") as raised:
         call(S3Receiver(parse("s3://bkt"), consume=True))
     assert raised.value.kind == RETRY
 
@@ -376,7 +376,7 @@ def test_seen_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], first: i
 @pytest.mark.parametrize("text", ["7", "80-7f", "00-7g", "0-f", "00-7f-ff", "zz"])
 def test_shards_that_are_none_are_refused(text: str) -> None:
     """One line and one hint."""
-    with pytest.raises(SqsteeError, match="is not a range of shards"):
+    with pytest.raises(SqsteeError, match=r"invalid value .* for --shards"):
         shard_range(text)
 
 

@@ -100,7 +100,7 @@ class FallbackSender:
         return reported
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         self._primary.close()
         self._fallback.close()
 
