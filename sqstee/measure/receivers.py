@@ -140,7 +140,7 @@ class ReceiverThreads:
         return True
 
     def _delete(self, url: str, found: Sequence[QueueMessage], tally: _Tally) -> list[bool]:
-        """Whether each message was deleted; the others are delivered again, and their records tell why."""
+        """Whether each message was deleted; the others are delivered again, as their records show."""
         try:
             return self._queues.delete(url, [one.handle for one in found])
         except TransportError:

@@ -72,7 +72,7 @@ class FallbackSender:
         return limit
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """Send to the primary or the fallback; the failures are of bodies that neither took. Raises TransportError."""
+        """Send to the primary or the fallback; a failure for each body that neither accepted. Raises TransportError."""
         if not self._tries_primary():
             return self._to_fallback(bodies)
         self._begin()
@@ -195,7 +195,7 @@ class FallbackSender:
         return [Failure(at, one.kind, one.code, one.message) for at, found in alone for one in found]
 
     def _divert(self, bodies: Sequence[Body], failures: list[Failure]) -> list[Failure]:
-        """Send to the fallback what the primary will never take: refused single records, and permanent refusals."""
+        """Send the bodies to the fallback that the primary will never accept; the failures that remain."""
         left = []
         for failure in failures:
             body = bodies[failure.index]

@@ -16,9 +16,9 @@ from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 _BUSY_SECONDS = 20.0
 _HELD_SECONDS = 0.1  # a sender waits in steps of this for another's lock: a fork waits for the step
 _POLL_SECONDS = 0.02
-# A stored body that contains a gap event, alone or not, does not make a new one of its range a duplicate: the records
-# of the gap may have turned up. Body.is_gap asks another question, whether a body is nothing but a gap event.
 _ROW = "(time, run, first, last, encoding, data)"
+# A stored body that contains a gap event, alone or among records, makes no new body a duplicate: the lost records may
+# have turned up. Body.is_gap is narrower: it is true of a gap event alone.
 _INSERT = f"""
 INSERT INTO body {_ROW} SELECT time, run, first, last, encoding, data FROM
 (SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data, ? AS is_gap) AS new
