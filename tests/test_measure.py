@@ -19,6 +19,7 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
 from terminal import Terminal
 
+from sqstee.backoff import full_jitter
 from sqstee.destination import parse as parse_destination
 from sqstee.measure.analyse import Arm, analyse
 from sqstee.measure.experiment import Conductor, ExperimentSettings
@@ -58,6 +59,14 @@ def made_minus_removed(server: FakeSqs) -> int:
     """Queues made and not removed."""
     calls = server.counters().calls
     return calls["CreateQueue"] - calls["DeleteQueue"]
+
+
+def test_the_range_of_a_wait_doubles_up_to_its_limit() -> None:
+    """Uniform from 0, however many tries have failed."""
+    ends = [full_jitter(attempt, 0.1, 5.0, lambda low, high: high) for attempt in (0, 1, 2, 10, 5000)]
+    assert ends == [0.1, 0.2, 0.4, 5.0, 5.0]
+    assert full_jitter(3, 0.1, 5.0, lambda low, high: low) == 0.0
+    assert all(0.0 <= full_jitter(2, 0.1, 5.0) <= 0.4 for _ in range(100))
 
 
 # -- the experiment

@@ -244,7 +244,7 @@ class Probe:
         if "Kms" in refusal.code:
             return "allow kms:GenerateDataKey (to send) and kms:Decrypt (to receive) for the queue's key"
         if "QueueDoesNotExist" in refusal.code or "NonExistentQueue" in refusal.code:
-            return "check name, region and account; for a queue just created or deleted, try again in a minute"
+            return "check the name, region and account; for a queue just created or deleted, try again in a minute"
         if refusal.kind == REFRESH:
             return "log in again or renew the credentials; check this machine's clock"
         return "check the endpoint and the region" if refusal.kind == OPEN else "try again"
