@@ -437,7 +437,7 @@ def test_strict_and_summary_wait_for_the_agent(node: Node) -> None:
 
 
 def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Whether there is one, what it does, and whether it ships for runs like this one would be."""
+    """Whether there is one, what it does, and whether it ships for runs as this one would be."""
     node = Node(sqstee, fake_sqs)
     environ = fake_sqs.environ()
     assert b"each run ships for itself" in sqstee.run("check", "q", environ=environ).stdout
