@@ -440,7 +440,7 @@ def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> Non
     """Whether there is one, what it does, and whether it ships for runs as this one would be."""
     node = Node(sqstee, fake_sqs)
     environ = fake_sqs.environ()
-    assert b"each run ships for itself" in sqstee.run("check", "q", environ=environ).stdout
+    assert b"each run ships its own lines" in sqstee.run("check", "q", environ=environ).stdout
     with node.agent("--to", "q") as process:
         wait_for(node.status, "first look around")
         found = sqstee.run("stat", "q", "-o", "json", environ=environ).stdout.splitlines()

@@ -173,7 +173,7 @@ def _agent(destination: Destination, root: str) -> Step:
 
     found = read_status(root)
     if found is None:
-        return Step("agent", OK, "no agent: each run ships its own lines")
+        return Step("agent", OK, "none; each run ships its own lines")
     name = f"process {found.get('pid', '?')}"
     local = os.path.abspath(destination.name or f"{root}/{LOCAL_FILE_NAME}")
     name_of_run = f"local:{local}" if destination.kind == "local" else destination.text
