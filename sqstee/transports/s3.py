@@ -56,7 +56,7 @@ def shard_range(text: str) -> tuple[str, str]:
     found = re.fullmatch(r"([0-9a-f]{2})(?:-([0-9a-f]{2}))?", (text or ALL_SHARDS).lower())
     if not found or (found[2] or found[1]) < found[1]:
         hint = "consumers that divide the work use, for example, --shards 00-7f and --shards 80-ff"
-        raise SqsteeError(f"invalid value {text!r} for --shards (expected 3f or 00-7f, for example)", hint)
+        raise SqsteeError(f"invalid value {text!r} for --shards (expected two hex digits or a range: 3f, 00-7f)", hint)
     return found[1], found[2] or found[1]
 
 
