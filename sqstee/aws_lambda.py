@@ -1,9 +1,9 @@
 """A Lambda handler for an SQS event source: `sqstee.aws_lambda.handler`.
 
 It writes the records of a batch as NDJSON to SQSTEE_LAMBDA_TO, `s3://bucket/prefix` or `stdout` (the default), and
-answers with the messages that could not be handled (ReportBatchItemFailures), so that a bad one never fails a batch.
-Objects are `prefix/date=…/host=…/run=…/<first>-<last>-<hash>.ndjson`; a batch that comes again as it was writes the
-same objects, which are there already, and other repetitions are known by `run` and `seq`.
+returns the messages that failed (ReportBatchItemFailures), so that one bad message never fails a batch. Objects are
+`prefix/date=…/host=…/run=…/<first>-<last>-<hash>.ndjson`. The same batch delivered again writes the same objects, which
+exist already; other duplicates can be recognised by `run` and `seq`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Write: TypeAlias = Callable[[Partition, list["Line"]], None]
 
 
 class Line:
-    """A record as it came, and its seq."""
+    """A record as received, and its seq."""
 
     __slots__ = ("data", "seq")
 
@@ -38,7 +38,7 @@ class Line:
 
 
 class Message:
-    """One message of a batch: its records by partition, or why there are none."""
+    """One message of a batch: its records by partition, or the problem with it."""
 
     __slots__ = ("group", "id", "parts", "pointer", "problem")
 
@@ -51,9 +51,9 @@ class Message:
 
 
 def handler(event: Mapping[str, Any], context: object = None) -> dict[str, list[dict[str, str]]]:
-    """Handle a batch: `{"batchItemFailures": [{"itemIdentifier": message id}, …]}` of what was not written."""
+    """Write a batch; returns `{"batchItemFailures": [{"itemIdentifier": message id}, …]}`, the messages that failed."""
     if not isinstance(event.get("Records"), list):
-        raise ValueError("not an event of an SQS event source: it has no Records")
+        raise ValueError("the event has no Records: it is not from an SQS event source")
     records = event["Records"]
     payloads = Payloads()
     messages = [_read(record, payloads) for record in records]
@@ -79,13 +79,13 @@ def _read(record: Mapping[str, Any], payloads: Payloads) -> Message:
         }
         body: bytes | str | None = record["body"]
         if not isinstance(body, str):
-            raise TypeError("its body is no text")
+            raise TypeError("the body is not a string")
         message.pointer = pointer_in(body, attributes)
         if message.pointer:
             body = payloads.read(message.pointer)
-        if body is not None:  # else it was written with an earlier delivery
+        if body is not None:  # a body that is gone was written with an earlier delivery
             message.parts = _partitioned(body, attributes)
-    except Exception as error:  # whatever is wrong with it, it is this message's alone
+    except Exception as error:  # no error may fail the other messages
         message.problem = f"{type(error).__name__}: {error}"
     return message
 
@@ -101,7 +101,7 @@ def _partitioned(body: bytes | str, attributes: dict[str, str]) -> dict[Partitio
 
 
 def _drop_duplicates(messages: Iterable[Message]) -> None:
-    """What is in a batch twice is written once: standard queues deliver, and senders send, at least once."""
+    """Drop lines that occur twice in a batch: standard queues deliver, and senders send, at least once."""
     seen: set[tuple[str, bytes]] = set()
     for message in messages:
         for partition, lines in message.parts.items():
@@ -111,7 +111,7 @@ def _drop_duplicates(messages: Iterable[Message]) -> None:
 
 
 def _hold_groups_back(messages: Iterable[Message]) -> None:
-    """On a FIFO queue what comes behind a failure in its group fails with it: else it would overtake."""
+    """Fail every message of a FIFO queue that follows a failed one of its group, so that none overtakes it."""
     failed: set[str] = set()
     for message in messages:
         if message.problem:
@@ -121,7 +121,7 @@ def _hold_groups_back(messages: Iterable[Message]) -> None:
 
 
 def _write_all(messages: list[Message], write: Write) -> None:
-    """A call for each partition; where it fails, so have the messages with records in it."""
+    """Call `write` for each partition; if it raises, all messages with records in that partition fail."""
     partitions: dict[Partition, list[Message]] = {}
     for message in messages:
         if not message.problem:
@@ -132,20 +132,20 @@ def _write_all(messages: list[Message], write: Write) -> None:
         try:
             if lines:
                 write(partition, sorted(lines, key=lambda line: line.seq))
-        except Exception as error:  # so that the other partitions are written
+        except Exception as error:  # the other partitions must be written all the same
             for owner in owners:
                 owner.problem = f"{type(error).__name__}: {error}"
 
 
 def _finish(message: Message, payloads: Payloads) -> None:
-    """Say what is wrong with a message, on stderr; the object that a good one points to goes with it."""
+    """Report a failed message on stderr; delete the object that a good message points to."""
     if message.problem:
         print(f"sqstee: message {message.id} failed: {message.problem}", file=sys.stderr)
     elif message.pointer:
         try:
             payloads.delete(message.pointer)
-        except TransportError as error:  # it stays, as litter
-            print(f"sqstee: {message.pointer} could not be deleted: {error}", file=sys.stderr)
+        except TransportError as error:  # the object stays behind, which does no harm
+            print(f"sqstee: cannot delete {message.pointer}: {error}", file=sys.stderr)
 
 
 def _writer(to: str) -> Write:
@@ -153,7 +153,7 @@ def _writer(to: str) -> Write:
         return _to_stdout
     destination = parse(to)
     if destination.kind != "s3":
-        raise ValueError(f"{VARIABLE} is s3://bucket/prefix or stdout, not {to!r}")
+        raise ValueError(f"invalid value {to!r} for {VARIABLE} (expected s3://bucket/prefix or stdout)")
     bucket = Bucket(destination, clients())
 
     def write(partition: Partition, lines: list[Line]) -> None:

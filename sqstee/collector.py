@@ -1,7 +1,7 @@
-"""The HTTP collector: a WSGI application that stores posted NDJSON in a local queue, and answers when it is on disk.
+"""The HTTP collector: a WSGI application that stores posted NDJSON in a local queue, and answers once it is on disk.
 
-`application` is configured by the environment, for servers that load it by its name: SQSTEE_STORE (local:PATH),
-SQSTEE_TOKEN or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path but /health and /metrics stores its records.
+WSGI servers load `application`, which is configured by environment variables: SQSTEE_STORE (local:PATH), SQSTEE_TOKEN
+or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path except /health and /metrics stores its records.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from sqstee.wire import DecodeError, by_run
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-MAX_POST_BYTES = 4 * 1024 * 1024  # as it is sent, compressed or not
-MAX_RECORDS_BYTES = 8 * 1024 * 1024  # when unpacked
-MAX_BUSY = 64  # requests at once: what more come are told to come again
-_UNPACKING = 2  # requests that are checked at once; more would share the interpreter, and need more memory
-_COMMIT_SECONDS = 10.0  # how long a request may wait for the disk
+MAX_POST_BYTES = 4 * 1024 * 1024  # as sent, compressed or not
+MAX_RECORDS_BYTES = 8 * 1024 * 1024  # decompressed
+MAX_BUSY = 64  # concurrent requests; beyond it the answer is 503
+_MAX_DECODING = 2  # requests decoded at a time; more would share one interpreter, and need more memory
+_COMMIT_SECONDS = 10.0  # the longest that a request waits for the disk
 _MAX_RUN = 128
-_LONGEST_LENGTH = 18  # digits; Python refuses to read more than 4300
-_AGAIN_SECONDS = 2  # what Retry-After says
-_SAY_AGAIN_SECONDS = 3600.0
+_LONGEST_LENGTH = 18  # digits; Python refuses to parse more than 4300
+_RETRY_AFTER_SECONDS = 2
+_REPORT_AGAIN_SECONDS = 3600.0
 _LEAST_STORE_BYTES = 1024 * 1024
 
 _REASONS = {
@@ -53,7 +53,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class RefusedError(Exception):
-    """A request that is answered with `status` and one line of `reason`."""
+    """A refusal, answered with `status` and one line with the `reason`."""
 
     def __init__(self, status: int, reason: str, *headers: tuple[str, str]) -> None:
         super().__init__(reason)
@@ -63,18 +63,18 @@ class RefusedError(Exception):
 
 
 class Collector:
-    """The WSGI application for one store and a set of tokens (none: everybody may post)."""
+    """The WSGI application for one store and a set of tokens (none: anybody may post)."""
 
     def __init__(self, store: Sender, accepted: Sequence[str] = ()) -> None:
         self._committer = Committer(store)
         self._store = store
         self._tokens = [token.encode() for token in accepted]
-        self._unpacking = threading.BoundedSemaphore(_UNPACKING)
+        self._decoding = threading.BoundedSemaphore(_MAX_DECODING)
         self._lock = threading.Lock()
         self._busy = 0
-        self._refused = False  # by the store, the latest of what was posted
-        self._said = ""
-        self._say_again_at = 0.0
+        self._refused = False  # whether the store refused the latest records
+        self._reported = ""
+        self._report_again_at = 0.0
         self._counts: Counter[str] = Counter()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -95,18 +95,18 @@ class Collector:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         if path in ("/health", "/metrics"):
             if method not in ("GET", "HEAD"):
-                raise RefusedError(405, "it is only to be read", ("Allow", "GET, HEAD"))
+                raise RefusedError(405, f"{path} allows GET and HEAD only", ("Allow", "GET, HEAD"))
             if path == "/health":
                 return "ok\n"
             self._authorize(environ)
             return self._metrics()
         if method != "POST":
-            raise RefusedError(405, "records are to be posted", ("Allow", "POST"))
+            raise RefusedError(405, "send records with POST", ("Allow", "POST"))
         self._authorize(environ)
         return self._post(environ)
 
     def _authorize(self, environ: WSGIEnvironment) -> None:
-        """Compare the bearer token with each of ours, in a time that says nothing about them."""
+        """Compare the bearer token with each accepted one, in a time that does not depend on them."""
         if not self._tokens:
             return
         scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
@@ -118,18 +118,18 @@ class Collector:
     def _post(self, environ: WSGIEnvironment) -> str:
         with self._lock:
             if self._busy >= MAX_BUSY:
-                raise _again("too many requests")
+                raise _unavailable("too many requests")
             self._busy += 1
         try:
             sent = _read(environ)
-            with self._unpacking:
-                bodies = _checked(_unpacked(sent, environ.get("HTTP_CONTENT_ENCODING", "")))
+            with self._decoding:
+                bodies = _bodies(_decompressed(sent, environ.get("HTTP_CONTENT_ENCODING", "")))
             try:
                 self._committer.commit(bodies)
             except TransportError as error:
-                self._tell(environ, _advice(error) if error.code == FULL else str(error))
-                raise _again("the records could not be stored", round(error.after)) from None
-            self._tell(environ, "")
+                self._report(environ, _advice(error) if error.code == FULL else str(error))
+                raise _unavailable("the records could not be stored", round(error.after)) from None
+            self._report(environ, "")
         finally:
             with self._lock:
                 self._busy -= 1
@@ -139,18 +139,18 @@ class Collector:
             self._counts["sqstee_bytes_total"] += len(sent)
         return f"{records} records\n"
 
-    def _tell(self, environ: WSGIEnvironment, trouble: str) -> None:
-        """Note what is wrong with the store, if anything; say it once, and again now and then."""
+    def _report(self, environ: WSGIEnvironment, problem: str) -> None:
+        """Note the store's problem, or its absence; log a new problem at once, the same one again every hour."""
         now = time.monotonic()
         with self._lock:
-            self._refused = bool(trouble)
-            if not trouble or (trouble == self._said and now < self._say_again_at):
+            self._refused = bool(problem)
+            if not problem or (problem == self._reported and now < self._report_again_at):
                 return
-            self._said, self._say_again_at = trouble, now + _SAY_AGAIN_SECONDS
-        _complain(environ, trouble)
+            self._reported, self._report_again_at = problem, now + _REPORT_AGAIN_SECONDS
+        _log(environ, problem)
 
     def _metrics(self) -> str:
-        """In Prometheus' text format; counted in this process, since its start."""
+        """The metrics of this process since its start, in Prometheus' text format."""
         with self._lock:
             counts = dict(self._counts) | {"sqstee_requests_waiting": self._busy}
             counts["sqstee_store_refuses"] = int(self._refused)
@@ -162,7 +162,7 @@ class Collector:
 
 
 class _Ticket:
-    """Bodies on their way to the disk."""
+    """The bodies of one request on their way to the disk."""
 
     __slots__ = ("bodies", "done", "error")
 
@@ -173,7 +173,7 @@ class _Ticket:
 
 
 class Committer:
-    """Stores what all waiting requests have brought in one transaction: one wait for the disk serves all of them."""
+    """Stores the bodies of all waiting requests in one transaction: one wait for the disk serves all of them."""
 
     def __init__(self, store: Sender) -> None:
         self._store = store
@@ -182,7 +182,7 @@ class Committer:
         self._turn = threading.Lock()
 
     def commit(self, bodies: list[Body]) -> None:
-        """Come back when the bodies are on disk. Raises TransportError where they are not, or may not be."""
+        """Return once the bodies are on disk. Raises TransportError if they are not, or may not be."""
         ticket = _Ticket(bodies)
         with self._lock:
             self._waiting.append(ticket)
@@ -190,7 +190,7 @@ class Committer:
             self._give_up(ticket)
             raise TransportError(RETRY, "Busy", "the disk is too slow")
         try:
-            if not ticket.done:  # nobody has taken it along
+            if not ticket.done:  # no other request has committed it meanwhile
                 self._commit_all()
         finally:
             self._turn.release()
@@ -198,7 +198,7 @@ class Committer:
             raise ticket.error
 
     def _give_up(self, ticket: _Ticket) -> None:
-        """Its sender is told to come again: while the disk hangs, memory must not hold all that was ever posted."""
+        """Drop a request whose sender will repeat it: while the disk hangs, memory must not fill up with requests."""
         with self._lock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
@@ -217,15 +217,15 @@ class Committer:
             ticket.error, ticket.done = error, True
 
 
-def _again(reason: str, seconds: int = 0) -> RefusedError:
-    return RefusedError(503, reason, ("Retry-After", str(seconds or _AGAIN_SECONDS)))
+def _unavailable(reason: str, seconds: int = 0) -> RefusedError:
+    return RefusedError(503, reason, ("Retry-After", str(seconds or _RETRY_AFTER_SECONDS)))
 
 
 def _advice(full: TransportError) -> str:
-    return f"{full.message}: nothing is taken until `sqstee drain` has made room, or SQSTEE_LOCAL_MAX is larger"
+    return f"{full.message}, records are refused: make room with `sqstee drain`, or raise SQSTEE_LOCAL_MAX"
 
 
-def _complain(environ: WSGIEnvironment, text: str) -> None:
+def _log(environ: WSGIEnvironment, text: str) -> None:
     environ["wsgi.errors"].write(f"sqstee: {text}\n")
     environ["wsgi.errors"].flush()
 
@@ -243,19 +243,19 @@ def _read(environ: WSGIEnvironment) -> bytes:
     if length is None and rest <= 0:
         raise _too_large(MAX_POST_BYTES)
     if length is not None and rest > 0:
-        raise RefusedError(400, "the request ends before its Content-Length")
+        raise RefusedError(400, "the request is shorter than its Content-Length")
     return b"".join(parts)
 
 
 def _length(environ: WSGIEnvironment) -> int | None:
-    """The Content-Length; None where the server itself finds the end (a chunked request)."""
+    """The Content-Length; None if the server itself finds the end (a chunked request)."""
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
         if environ.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" in environ:
             return None
-        raise RefusedError(411, "a Content-Length is needed")
+        raise RefusedError(411, "the Content-Length is missing")
     if not (text.isascii() and text.isdigit()):
-        raise RefusedError(400, "the Content-Length is no number")
+        raise RefusedError(400, "the Content-Length is not a number")
     if len(text) > _LONGEST_LENGTH or int(text) > MAX_POST_BYTES:
         raise _too_large(MAX_POST_BYTES)
     return int(text)
@@ -265,11 +265,11 @@ def _too_large(limit: int) -> RefusedError:
     return RefusedError(413, f"a request must be shorter than {limit} bytes")
 
 
-def _unpacked(sent: bytes, encoding: str) -> bytes:
+def _decompressed(sent: bytes, encoding: str) -> bytes:
     if encoding.strip().lower() in ("", "identity"):
         return sent
     if encoding.strip().lower() != "gzip":
-        raise RefusedError(415, "the Content-Encoding is gzip or none", ("Accept-Encoding", "gzip"))
+        raise RefusedError(415, "the Content-Encoding must be gzip or none", ("Accept-Encoding", "gzip"))
     try:
         return gunzip(sent, MAX_RECORDS_BYTES)
     except ValueError as error:
@@ -278,29 +278,32 @@ def _unpacked(sent: bytes, encoding: str) -> bytes:
         raise RefusedError(400, f"not gzip: {error}") from None
 
 
-def _checked(data: bytes) -> list[Body]:
-    """Records as rows for the store, a stretch of one run each. Raises RefusedError where something is not a record."""
+def _bodies(data: bytes) -> list[Body]:
+    """Records as bodies for the store, one per stretch of a run. Raises RefusedError if a line is not a record."""
     try:
         found = by_run(data)
     except DecodeError as error:
         raise RefusedError(400, str(error)[:200]) from None
     if not found:
-        raise RefusedError(400, "there is no record in the request")
+        raise RefusedError(400, "the request has no records")
     if not all(0 < len(body.run) <= _MAX_RUN and body.run.isascii() and body.run.isprintable() for body in found):
-        raise RefusedError(400, "not a record of sqstee: a run has printable ASCII characters, at most 128")
+        raise RefusedError(400, "not a record of sqstee: a run has 1 to 128 printable ASCII characters")
     return found
 
 
 def open_store(text: str, default: str, limit: int) -> LocalSender:
-    """The store that a destination names; raises SqsteeError where it is no local queue, or cannot be opened."""
+    """Open the store that a destination names; raises SqsteeError if it is not a local queue, or cannot be opened."""
     destination = parse(text)
     if destination.kind != "local" or not (destination.name or default):
-        raise SqsteeError(f"{text!r} is not a store", "the collector stores into a local queue: local:PATH")
+        raise SqsteeError(
+            f"invalid store {text!r} (expected local:PATH)", "sqstee serve --store local:/var/lib/sqstee.db"
+        )
     store = LocalSender(destination.name or default, max(limit, _LEAST_STORE_BYTES), durable=True, keeps=True)
     try:
         store.open()
     except TransportError as error:
-        raise SqsteeError(f"the store cannot be opened: {error.message}", "the form is local:PATH") from None
+        hint = "choose a file in a writable folder: sqstee serve --store local:/var/lib/sqstee.db"
+        raise SqsteeError(f"cannot open the store: {error.message}", hint) from None
     return store
 
 
@@ -312,16 +315,16 @@ def _from_environment() -> Collector:
     try:
         accepted = tokens(settings.token_file)
     except ValueError as error:
-        raise SqsteeError(f"the token cannot be read: {error}", "SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
+        raise SqsteeError(f"cannot read the token: {error}", "set SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
     return Collector(open_store(os.environ.get("SQSTEE_STORE", "local"), "", settings.local_max), accepted)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """What mod_wsgi, gunicorn, granian or waitress loads by name; made at the first request, in the worker."""
+    """The WSGI application that mod_wsgi, gunicorn, granian or waitress loads; configured at the first request."""
     try:
         collector = _from_environment()
     except SqsteeError as error:
-        _complain(environ, f"{error.message} ({error.hint})")
+        _log(environ, f"{error.message} ({error.hint})")
         body = b"the collector is not configured\n"
         head = [("Content-Type", _TEXT), ("Content-Length", str(len(body))), ("Retry-After", "30")]
         start_response(_REASONS[503], head)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from sqstee.options import Settings
 from sqstee.record import Body
 from sqstee.ship.request import MAX_REQUEST_BYTES
-from sqstee.transports.base import Batches
+from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import Failure
 
 Answer = Callable[[Sequence[Body]], list[Failure]]
@@ -21,7 +21,7 @@ def settings(**values: object) -> Settings:
     return found
 
 
-class Scripted(Batches):
+class Scripted(BatchLimits):
     """A destination that answers as a function says; what it took is kept."""
 
     ordered = False

@@ -444,12 +444,12 @@ def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> Non
     """Whether there is one, what it does, and whether it ships for runs as this one would be."""
     node = Node(sqstee, fake_sqs)
     environ = fake_sqs.environ()
-    assert b"each run ships for itself" in sqstee.run("check", "q", environ=environ).stdout
+    assert b"each run ships its own lines" in sqstee.run("check", "q", environ=environ).stdout
     with node.agent("--to", "q") as process:
         wait_for(node.status, "first look around")
         found = sqstee.run("stat", "q", "-o", "json", environ=environ).stdout.splitlines()
         assert json.loads(found[-1])["agent"]["pid"] == process.pid
-        assert b"ships for runs as this one" in sqstee.run("check", "q", environ=environ).stdout
+        assert b"ships for runs like this one" in sqstee.run("check", "q", environ=environ).stdout
         other = environ | {"AWS_PROFILE": "other"}
         assert b"does not serve this destination" in sqstee.run("check", "q", environ=other).stdout
     found = sqstee.run("stat", "q", "-o", "prometheus", environ=environ).stdout.splitlines()

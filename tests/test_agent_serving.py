@@ -245,7 +245,7 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
     agent.look()
     assert list(agent._folders()) == []
     others = [os.open(tmp_path, os.O_RDONLY) for _ in range(50)]
-    sender._owed.paid(sender._owed.due(10))
+    sender._ledger.mark_reported(sender._ledger.unreported(10))
     assert not (tmp_path / ".owed").exists()
     for fd in others:
         os.close(fd)

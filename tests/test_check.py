@@ -181,7 +181,7 @@ def test_a_profile_or_an_endpoint_that_is_none(sqstee: Sqstee, fake_sqs: FakeSqs
 @pytest.mark.parametrize(
     ("given", "state", "said"),
     [
-        ("secret", "ok", "takes posts with this token"),
+        ("secret", "ok", "accepts posts with this token"),
         ("other", "failed", "one of the collector's tokens"),
         ("", "failed", "one of the collector's tokens"),
     ],

@@ -28,7 +28,7 @@ from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
-from sqstee.transports.base import Batches
+from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import RETRY, Failure, TransportError
 from sqstee.transports.http import HttpSender
 from sqstee.transports.local import LocalReceiver, LocalSender
@@ -213,7 +213,7 @@ def test_every_byte_of_the_lines_is_kept(store: LocalSender, tmp_path: Path) -> 
     assert [(row.data, row.attributes["seq"]) for row in stored(tmp_path / "store.db")] == [(GOOD, "0-9")]
 
 
-class Gate(Batches):
+class Gate(BatchLimits):
     """A store that waits to be let through, and may refuse."""
 
     ordered = False

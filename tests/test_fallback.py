@@ -1,4 +1,4 @@
-"""--fallback: what the first destination refuses or cannot take is at the second, and the first is told."""
+"""--fallback: what the first destination does not accept goes to the second, and the first gets gap events."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.spool.checkpoint import Checkpoint
-from sqstee.transports.base import Batches
+from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
-from sqstee.transports.fallback_ledger import Owed
+from sqstee.transports.fallback_ledger import FallbackLedger
 from sqstee.wire import Event, decode
 
 
-class Scripted(Batches):
-    """A destination that takes everything, or answers with `trouble`."""
+class Scripted(BatchLimits):
+    """A destination that accepts everything, or answers with `trouble`."""
 
     ordered = False
 
@@ -52,7 +52,7 @@ class Scripted(Batches):
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -72,8 +72,10 @@ def line(seq: int, text: bytes = b"hi") -> Body:
     return Body(Encoder("RUN", "host").lines(text + b"\n", "stdout", 0, seq), "RUN", "host", seq, seq)
 
 
-def test_passing_trouble_is_borne_for_a_while(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """It is the caller's to try again, until nothing was taken for so long, from the first try on."""
+def test_temporary_trouble_is_left_to_the_caller_for_a_while(
+    two: tuple[FallbackSender, Scripted, Scripted, Clock],
+) -> None:
+    """The caller tries again, until nothing was accepted for `after` seconds from the first try on."""
     sender, primary, fallback, clock = two
     assert sender.send([line(0)]) == []
     primary.trouble = TransportError(RETRY, "InternalError", "why")
@@ -86,8 +88,8 @@ def test_passing_trouble_is_borne_for_a_while(two: tuple[FallbackSender, Scripte
     assert [body.first for body in fallback.taken] == [1]
 
 
-def test_a_primary_that_answers_and_takes_nothing(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """An answer that names every message as failed for now, again and again, is no progress either."""
+def test_a_primary_that_answers_and_accepts_nothing(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Answers in which every message failed for now are no progress either."""
     sender, primary, fallback, clock = two
     assert sender.send([line(0)]) == []
     primary.refuses, primary.failing = b"hi", RETRY
@@ -100,7 +102,7 @@ def test_a_primary_that_answers_and_takes_nothing(two: tuple[FallbackSender, Scr
 
 
 def test_silence_is_no_outage(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """A job that is quiet for an hour and then meets one passing error has not been refused for an hour."""
+    """A job that is quiet for an hour and then meets one temporary error has not been refused for an hour."""
     sender, primary, fallback, clock = two
     assert sender.send([line(0)]) == []
     clock.now = 3600.0
@@ -113,7 +115,7 @@ def test_silence_is_no_outage(two: tuple[FallbackSender, Scripted, Scripted, Clo
 
 
 def test_a_permanent_refusal_opens_the_circuit_at_once(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """And the primary is left alone for half a minute."""
+    """And the primary is not tried for half a minute."""
     sender, primary, fallback, clock = two
     primary.trouble = TransportError(OPEN, "AccessDenied", "why")
     sender.open()
@@ -126,8 +128,8 @@ def test_a_permanent_refusal_opens_the_circuit_at_once(two: tuple[FallbackSender
     assert (primary.calls, len(fallback.taken)) == (1, 4)
 
 
-def test_the_primary_is_told_when_it_is_well_again(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """The next real bodies try it, and a gap event says which lines went elsewhere, and where."""
+def test_the_primary_gets_a_gap_event_when_it_recovers(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """The next real bodies try it, and a gap event names the lines that went elsewhere, and the place."""
     sender, primary, fallback, clock = two
     primary.trouble = TransportError(OPEN, "AccessDenied", "why")
     for seq in range(5):
@@ -139,7 +141,7 @@ def test_the_primary_is_told_when_it_is_well_again(two: tuple[FallbackSender, Sc
     assert (gap.fields["from"], gap.fields["to"]) == (0, 4)
     assert (gap.fields["reason"], gap.fields["at"]) == ("fallback", "s3://bucket/there")
     sender.send([line(6)])
-    assert len(primary.taken) == 3  # it is told once
+    assert len(primary.taken) == 3  # one gap event only
 
 
 def test_a_record_refused_for_good_goes_to_the_fallback(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
@@ -163,7 +165,7 @@ def test_a_body_of_several_runs_is_divided_first(two: tuple[FallbackSender, Scri
 
 
 def test_the_fallback_gets_bodies_of_its_own_size(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """Where it takes one at a time those that follow on one another are joined, and it lingers as it wants to."""
+    """If it accepts one body per call, consecutive ones are joined, and its own linger applies."""
     sender, primary, fallback, clock = two
     fallback.max_entries, fallback.linger = 1, 10.0
     primary.trouble = TransportError(OPEN, "AccessDenied", "why")
@@ -182,8 +184,8 @@ def test_the_fallback_gets_bodies_of_its_own_size(two: tuple[FallbackSender, Scr
     assert sender.linger == 1.0
 
 
-def test_what_is_refused_together_goes_alone(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """Of joined bodies only the one that is at fault is not taken."""
+def test_joined_bodies_that_are_refused_go_alone(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Only the body at fault is refused."""
     sender, primary, fallback, _ = two
     fallback.max_entries, fallback.refuses = 1, b"poison"
     primary.trouble = TransportError(OPEN, "AccessDenied", "why")
@@ -192,32 +194,32 @@ def test_what_is_refused_together_goes_alone(two: tuple[FallbackSender, Scripted
     assert [body.first for body in fallback.taken] == [0, 2]
 
 
-OWING = """
+LEDGER = """
 import sys
 from sqstee.record import Body
-from sqstee.transports.fallback_ledger import Owed
-owed = Owed(sys.argv[1], {"to": "pair"})
+from sqstee.transports.fallback_ledger import FallbackLedger
+ledger = FallbackLedger(sys.argv[1], {"to": "pair"})
 for first in (0, 10, 50):
-    owed.add([Body(b"", "RUN", "host", first, first + 9)])
+    ledger.add([Body(b"", "RUN", "host", first, first + 9)])
 print("ready", flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_debt_outlives_its_owner_and_nobody_takes_it_before(tmp_path: Path) -> None:
-    """While the process lives it is its own; killed, the next of the same pair has it, once."""
-    command = [*python(OWING), str(tmp_path)]
-    next_one, stranger = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "another"})
+def test_a_ledger_outlives_its_owner_and_nobody_adopts_it_before(tmp_path: Path) -> None:
+    """It is locked while the process lives; once that is killed, the next process with the same pair adopts it."""
+    command = [*python(LEDGER), str(tmp_path)]
+    next_one, stranger = FallbackLedger(str(tmp_path), {"to": "pair"}), FallbackLedger(str(tmp_path), {"to": "another"})
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == b"ready\n"
-        assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
+        assert FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10) == []
         owner.kill()
-    assert stranger.due(10) == []
-    found = next_one.due(10)
+    assert stranger.unreported(10) == []
+    found = next_one.unreported(10)
     assert [(one.run, one.first, one.last) for one in found] == [("RUN", 0, 19), ("RUN", 50, 59)]
-    assert Owed(str(tmp_path), {"to": "pair"}).due(10) == []
-    next_one.paid(found)
+    assert FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10) == []
+    next_one.mark_reported(found)
     assert list((tmp_path / ".owed").iterdir()) == []
 
 
@@ -228,31 +230,31 @@ def open_files() -> Iterator[str]:
             yield os.readlink(f"/proc/self/fd/{fd}")
 
 
-def test_a_sender_that_is_gone_leaves_its_debt_to_the_next_in_its_process(tmp_path: Path) -> None:
-    """A run that has ended in a process that goes on: it kept the lock, and a descriptor, until that ended as well."""
+def test_a_sender_that_is_gone_leaves_its_ledger_to_the_next_in_its_process(tmp_path: Path) -> None:
+    """A run that ended in a process that goes on kept the lock and a descriptor until the process ended."""
     for first in (0, 10, 20):
-        owed = Owed(str(tmp_path), {"to": "pair"})
-        owed.add([Body(b"", "RUN", "host", first, first + 4)])
-        del owed
+        ledger = FallbackLedger(str(tmp_path), {"to": "pair"})
+        ledger.add([Body(b"", "RUN", "host", first, first + 4)])
+        del ledger
     assert [path for path in open_files() if path.startswith(str(tmp_path))] == []
-    found = Owed(str(tmp_path), {"to": "pair"}).due(10)
+    found = FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)
     assert sorted(body.first for body in found) == [0, 10, 20]
 
 
-def test_debts_side_by_side_are_one_in_whatever_order_they_come(tmp_path: Path) -> None:
-    """Of several bodies in flight the one that left first may be the last to be taken."""
-    owed = Owed(str(tmp_path), {"to": "pair"})
+def test_adjacent_ranges_are_joined_in_any_order(tmp_path: Path) -> None:
+    """Of several bodies in flight the first one sent may be the last one accepted."""
+    ledger = FallbackLedger(str(tmp_path), {"to": "pair"})
     for first in (20, 0, 40, 10, 30):
-        owed.add([Body(b"", "RUN", "host", first, first + 9), Body(b"", "OTHER", "host", first, first + 4)])
-    found = [(one.run, one.first, one.last) for one in owed.due(10)]
+        ledger.add([Body(b"", "RUN", "host", first, first + 9), Body(b"", "OTHER", "host", first, first + 4)])
+    found = [(one.run, one.first, one.last) for one in ledger.unreported(10)]
     assert [one for one in found if one[0] == "RUN"] == [("RUN", 0, 49)]
     assert len(found) == 6
 
 
-def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
-    """Lines that are whole count; a file of a fortnight ago is removed, whosever it is."""
+def test_a_torn_or_old_ledger_does_no_harm(tmp_path: Path) -> None:
+    """Whole lines count; a file older than a fortnight is removed, whatever its pair."""
     folder = tmp_path / ".owed"
-    Owed(str(tmp_path), {"to": "pair"}).add([Body(b"", "RUN", "host", 3, 4)])
+    FallbackLedger(str(tmp_path), {"to": "pair"}).add([Body(b"", "RUN", "host", 3, 4)])
     (mine,) = folder.iterdir()
     whole = mine.read_bytes()
     pair = mine.name.partition("-")[0]
@@ -263,20 +265,20 @@ def test_a_torn_or_old_debt_does_no_harm(tmp_path: Path) -> None:
     (folder / "other-old").write_bytes(whole)
     os.utime(folder / "other-old", (0, 0))
     mine.unlink()
-    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]
+    assert [(one.first, one.last) for one in FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)] == [(3, 4)]
     assert not (folder / "other-old").exists()
 
 
 def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """kill -9 of all of it: when the queue is there again, what ships the rest tells it which lines are elsewhere."""
+    """kill -9 of all processes: once the queue exists, flush ships the rest, and the gap events for the other lines."""
     path = tmp_path / "second.db"
     code = python("import sys\nfor n in range(500): print(n)\nsys.stdout.flush(); sys.stdin.read()")
     words = sqstee.words("--to", "late", "--fallback", f"local:{path}", "--", *code)
     environ = sqstee.environ | fake_sqs.environ()
     with running(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as wrapper:
         wait_for(lambda: path.exists() and len(sqstee.local(path).records) == 500, "lines")
-        owed = sqstee.spool / ".owed"
-        wait_for(lambda: any(b'"to": 500}' in path.read_bytes() for path in owed.glob("[!.]*-*")), "debt")
+        folder = sqstee.spool / ".owed"
+        wait_for(lambda: any(b'"to": 500}' in path.read_bytes() for path in folder.glob("[!.]*-*")), "ranges")
         (run,) = sqstee.waiting_runs()
         # killed before that all is sent again: the queue would have the lines, and no need of a gap event
         wait_for(lambda: Checkpoint(str(sqstee.spool / run)).next == 501, "acknowledgement")
@@ -294,8 +296,8 @@ def test_killed_while_the_fallback_stood_in(sqstee: Sqstee, fake_sqs: FakeSqs, t
     assert list((sqstee.spool / ".owed").iterdir()) == []
 
 
-def test_flush_tells_what_is_owed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """Also where nothing else is left to ship; as long as the queue is away nothing is said, and nothing forgotten."""
+def test_flush_reports_diverted_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Even if there is nothing to ship; while the queue is missing, nothing is printed and nothing forgotten."""
     words = ("--to", "late", "--fallback", f"local:{tmp_path}/second.db", "--", "seq", "9")
     assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
     assert sqstee.waiting_runs() == []
@@ -312,7 +314,7 @@ def test_flush_tells_what_is_owed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: P
 
 
 def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """As many as S3 itself would get, not one for each second."""
+    """As many as S3 would get as the only destination, not one per second."""
     code = python("import time\nfor n in range(20): print(n, flush=True); time.sleep(0.25)")
     with targets.target("s3", tmp_path) as bucket:
         environ = fake_sqs.environ() | bucket.environ
@@ -323,8 +325,8 @@ def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: Fake
     assert (got.stdout, found.stderr) == (found.stdout, b"")
 
 
-def test_neither_takes_it(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """Then it is as if there were one destination that does not."""
+def test_neither_accepts_it(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Then the fallback's error is raised, as from a single destination."""
     sender, primary, fallback, _ = two
     primary.trouble = TransportError(OPEN, "AccessDenied", "why")
     fallback.trouble = TransportError(RETRY, "InternalError", "why")
@@ -333,10 +335,10 @@ def test_neither_takes_it(two: tuple[FallbackSender, Scripted, Scripted, Clock])
 
 
 def test_at_the_end_half_of_the_time_is_the_fallbacks(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """The command has ended: what is left is not waited away."""
+    """The command has ended: waiting for the primary must not use up the time that is left."""
     sender, primary, fallback, clock = two
     primary.trouble = TransportError(RETRY, "InternalError", "why")
-    sender.hurry(6.0)
+    sender.shorten_waits(6.0)
     clock.now = 2.9
     with pytest.raises(TransportError):
         sender.send([line(0)])
@@ -372,7 +374,7 @@ def test_an_outage_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, 
 
 @pytest.mark.parametrize("verb", ["flush --timeout 10s", "agent --once --flush-timeout 10s"])
 def test_an_outage_when_a_spool_is_emptied(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, verb: str) -> None:
-    """Half of that time belongs to the fallback as well, also where it is shorter than --fallback-after."""
+    """Half of that time belongs to the fallback as well, even if it is shorter than --fallback-after."""
     path = tmp_path / "second.db"
     fake_sqs.faults(refuse=True)
     words = ("--to", "q", "--fallback", f"local:{path}", "--fallback-after", "1h", "--flush-timeout", "0")
@@ -384,7 +386,7 @@ def test_an_outage_when_a_spool_is_emptied(sqstee: Sqstee, fake_sqs: FakeSqs, tm
 
 
 def test_no_credentials_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """A session that finds none is not the end of it: the fallback's time is still to come."""
+    """Missing credentials do not end the run before the fallback's turn."""
     environ = {name: value for name, value in fake_sqs.environ().items() if "KEY" not in name}
     words = ("--to", "q", "--fallback", f"local:{tmp_path}/there.db", "--fallback-after", "2s")
     found = sqstee.run(*words, "--", "seq", "3", environ=environ)
@@ -396,7 +398,7 @@ def test_no_credentials_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: Fake
 def test_a_fallback_by_a_relative_path(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is where the caller is, not where the shipper went, nor where somebody calls flush."""
+    """It is relative to the caller's folder, not the shipper's, nor that of a later flush."""
     monkeypatch.chdir(tmp_path)
     words = ("--to", "missing", "--fallback", "local:sqstee-test-second.db", "--")
     found = sqstee.run(*words, "seq", "10", environ=fake_sqs.environ())
@@ -405,7 +407,7 @@ def test_a_fallback_by_a_relative_path(
 
 
 def test_both_together_are_the_whole(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """A poisonous line among ten thousand: the queue has the others, the fallback has it, nothing is put aside."""
+    """A poisonous line among ten thousand: the queue has the others, the fallback has it, nothing is quarantined."""
     path = tmp_path / "second.db"
     fault = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}
     fake_sqs.faults(failed_entries=[fault])
@@ -430,8 +432,10 @@ def test_the_destination_itself_is_no_fallback(sqstee: Sqstee) -> None:
     assert found.stderr.startswith(b"sqstee: --fallback names the destination itself\nhint: ")
 
 
-def test_what_was_refused_for_good_is_owed_no_longer(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
-    """A gap event that the primary will never take does not stand before all others for ever."""
+def test_a_gap_event_that_was_refused_for_good_is_dropped(
+    two: tuple[FallbackSender, Scripted, Scripted, Clock],
+) -> None:
+    """A gap event that the primary will never accept does not block the others."""
     sender, primary, fallback, clock = two
     primary.trouble = TransportError(OPEN, "NoSuchQueue", "no")
     sender.send([line(0)])
@@ -444,12 +448,12 @@ def test_what_was_refused_for_good_is_owed_no_longer(two: tuple[FallbackSender, 
     assert len(fallback.taken) == 1
 
 
-def test_a_debt_that_cannot_be_taken_over_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the disk has no room for the new file the old one is kept for whoever comes next."""
-    dead, next_one = Owed(str(tmp_path), {"to": "pair"}), Owed(str(tmp_path), {"to": "pair"})
+def test_a_ledger_that_cannot_be_adopted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk has no room for the new file, the old one is kept for the next process."""
+    dead, next_one = FallbackLedger(str(tmp_path), {"to": "pair"}), FallbackLedger(str(tmp_path), {"to": "pair"})
     dead.add([Body(b"", "RUN", "host", 3, 4)])
     del dead
     with monkeypatch.context() as full:
         full.setattr(next_one, "_make", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        assert len(next_one.due(10)) == 1
-    assert [(one.first, one.last) for one in Owed(str(tmp_path), {"to": "pair"}).due(10)] == [(3, 4)]
+        assert len(next_one.unreported(10)) == 1
+    assert [(one.first, one.last) for one in FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)] == [(3, 4)]

@@ -127,7 +127,7 @@ def test_a_child_forked_while_the_disk_hangs_leaves_the_local_queue_alone(sqstee
     )
     found = run(sqstee, program(tmp_path, code))
     assert found.returncode == 0
-    assert "local.db: this process was forked while its parent was in there" in found.stderr
+    assert "local.db: this process was forked while its parent used the file" in found.stderr
     assert len(sqstee.waiting_runs()) == 1
     assert sqstee.run("flush").returncode == 0
     assert [record.message for record in sqstee.local().records] == ["child"]

@@ -206,5 +206,5 @@ def test_stdout_is_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_what_is_no_batch_is_said() -> None:
     """Another event source is a mistake in the template, not a message's."""
-    with pytest.raises(ValueError, match="not an event of an SQS event source"):
+    with pytest.raises(ValueError, match="not from an SQS event source"):
         handler({"detail": {}})

@@ -19,12 +19,13 @@ from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
 from terminal import Terminal
 
+from sqstee.backoff import full_jitter
 from sqstee.destination import parse as parse_destination
 from sqstee.measure.analyse import Arm, analyse
-from sqstee.measure.experiment import Conductor, Settings
+from sqstee.measure.experiment import Conductor, ExperimentSettings
 from sqstee.measure.queues import Queues
 from sqstee.measure.receivers import Polling
-from sqstee.measure.records import Reader
+from sqstee.measure.records import RecordReader
 from sqstee.measure.sender import Sending
 from sqstee.measure.statistics import poisson_interval
 
@@ -58,6 +59,14 @@ def made_minus_removed(server: FakeSqs) -> int:
     """Queues made and not removed."""
     calls = server.counters().calls
     return calls["CreateQueue"] - calls["DeleteQueue"]
+
+
+def test_the_range_of_a_wait_doubles_up_to_its_limit() -> None:
+    """Uniform from 0, however many tries have failed."""
+    ends = [full_jitter(attempt, 0.1, 5.0, lambda low, high: high) for attempt in (0, 1, 2, 10, 5000)]
+    assert ends == [0.1, 0.2, 0.4, 5.0, 5.0]
+    assert full_jitter(3, 0.1, 5.0, lambda low, high: low) == 0.0
+    assert all(0.0 <= full_jitter(2, 0.1, 5.0) <= 0.4 for _ in range(100))
 
 
 # -- the experiment
@@ -116,7 +125,7 @@ def covers(seeds: range, folder: Path) -> Iterator[bool]:
 
 def short_experiment(server: FakeSqs, queues: Queues, name: str, folder: Path, messages: int, pause: float) -> Arm:
     """One block of short polls."""
-    settings = Settings(
+    settings = ExperimentSettings(
         queue=server.url("q"),
         id=name,
         messages=messages,
@@ -129,7 +138,7 @@ def short_experiment(server: FakeSqs, queues: Queues, name: str, folder: Path, m
     conductor = Conductor(settings, threading.Event(), lambda progress: None, queues)
     conductor.run()
     conductor.close()
-    (arm,) = analyse(Reader([conductor.sink.path]).blocks())
+    (arm,) = analyse(RecordReader([conductor.sink.path]).blocks())
     return arm
 
 
@@ -174,7 +183,7 @@ def test_an_interrupt_ends_cleanly_with_what_there_is(sqstee: Sqstee, number: si
     (arm,) = report["modes"].values()
     assert 0 < arm["messages"] < 100_000
     assert arm["incomplete_blocks"] == 1
-    assert any("did not come to their end" in note for note in report["notes"])
+    assert any("did not run to their end" in note for note in report["notes"])
     assert b"Traceback" not in err
 
 
@@ -187,7 +196,7 @@ def test_a_refusal_is_one_line_and_leaves_no_queue(sqstee: Sqstee, processes: st
         found = sqstee.run(*words, "--processes", processes, environ=server.environ())
         assert (queues_left(server), made_minus_removed(server)) == ([], 0)
     assert found.returncode == 1
-    assert b"sqstee: q: AccessDeniedException: ReceiveMessage: no\nhint: it takes sqs:CreateQueue" in found.stderr
+    assert b"sqstee: q: AccessDeniedException: ReceiveMessage: no\nhint: allow sqs:CreateQueue" in found.stderr
     assert b"Traceback" not in found.stderr
 
 
@@ -200,7 +209,7 @@ def test_a_full_disk_ends_it(sqstee: Sqstee) -> None:
         found = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False)
         assert (queues_left(server), made_minus_removed(server)) == ([], 0)
     assert found.returncode == 1
-    assert b"File too large\nhint: choose another --records DIR" in found.stderr
+    assert b"File too large\nhint: choose another folder: --records DIR" in found.stderr
     assert b"Traceback" not in found.stderr
 
 
@@ -215,7 +224,7 @@ def test_a_process_that_is_killed_ends_it(sqstee: Sqstee) -> None:
             _, err = process.communicate(timeout=60)
         assert (queues_left(server), made_minus_removed(server)) == ([], 0)
     assert process.returncode == 1
-    assert b"a process of receivers: it has ended" in err
+    assert re.search(rb"receiver process \d+: it ended", err)
     assert b"Traceback" not in err
 
 
@@ -234,7 +243,7 @@ def test_a_queue_that_cannot_be_removed_is_named(sqstee: Sqstee) -> None:
         )
         assert queues_left(server) == ["q-measure-e3-1-short"]
     assert found.returncode == 1
-    assert b"sqstee: q-measure-e3-1-short could not be removed\nhint: sqstee measure q --remove e3" in found.stderr
+    assert b"sqstee: cannot remove q-measure-e3-1-short\nhint: sqstee measure q --remove e3" in found.stderr
     assert found.stdout.startswith(b"experiment e3, ")
 
 
@@ -333,7 +342,7 @@ def test_what_a_killed_experiment_leaves_can_be_removed_and_reported(sqstee: Sqs
             "measure", "q", *QUICK, "--id", "e2", "--records", str(sqstee.folder / "new"), environ=environ
         )
         assert again.returncode == 1
-        assert b"an experiment e2 is there already" in again.stderr
+        assert b"experiment e2 already exists" in again.stderr
         removed = sqstee.run("measure", "q", "--remove", "e2", environ=environ)
         assert removed.stdout.decode().count("removed q-measure-e2") == 2
         assert queues_left(server) == []

@@ -18,17 +18,17 @@ from sqstee.errors import SqsteeError
 from sqstee.measure.analyse import AFTER_DELETE, CONCURRENT, EXPIRY, SAME_BATCH, analyse, classify
 from sqstee.measure.design import block_order, estimate, queue_name, schedule
 from sqstee.measure.histogram import bins, svg
-from sqstee.measure.records import Block, BlockRecords, Calls, Delivery, Reader, Sent, fields_of, parse
+from sqstee.measure.records import Block, BlockRecords, Calls, DeliveryRecord, RecordReader, Sent, fields_of, parse
 from sqstee.measure.report import table, unreproduced
 from sqstee.measure.simulate import Model, run_block
 
 # -- records and classes
 
 
-def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> Delivery:
+def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> DeliveryRecord:
     """A delivery, not deleted."""
     fields = {"message_id": f"m{seq}", "call": f"c{t0}", "deleted_t0": None, "deleted_t1": None}
-    return Delivery(1, seq, t0=t0, t1=t1, **{**fields, "receive_count": 1, "first_received": 0.0, **more})
+    return DeliveryRecord(1, seq, t0=t0, t1=t1, **{**fields, "receive_count": 1, "first_received": 0.0, **more})
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def delivery(seq: int = 0, t0: float = 0.0, t1: float = 0.1, **more: Any) -> Del
         (delivery(t0=40.0, t1=40.1), AFTER_DELETE),
     ],
 )
-def test_classes_of_a_deleted_message(again: Delivery, expected: str) -> None:
+def test_classes_of_a_deleted_message(again: DeliveryRecord, expected: str) -> None:
     """Received until 0.1, deleted from 0.1 to 0.2."""
     first = delivery(t0=0.0, t1=0.1, deleted_t0=0.1, deleted_t1=0.2)
     assert classify([first], again, 30.0) == expected
@@ -85,13 +85,13 @@ HEADER |= {"blocks": ["long"], "started": 0.0}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "no file has the records"),
+        ("", "the files have no records"),
         ("hello\n", "line 1"),
         ('{"record": "delivery", "block": 1}\n', "line 1"),
-        (json.dumps(HEADER) + '\n{"record": "calls", "block": "x"}\n', "line 2: block is no number"),
-        (json.dumps(HEADER) + '\n{"record": "calls", "block": NaN}\n', "line 2: block is no number"),
+        (json.dumps(HEADER) + '\n{"record": "calls", "block": "x"}\n', "line 2: block is not a number"),
+        (json.dumps(HEADER) + '\n{"record": "calls", "block": NaN}\n', "line 2: block is not a number"),
         (json.dumps(HEADER) + '\n{"record": ["calls"], "block": 1}\n', "line 2: not a record of an experiment"),
-        (json.dumps(HEADER) + "\n" + lines_of(delivery(message_id=[])), "line 2: message_id is no text"),
+        (json.dumps(HEADER) + "\n" + lines_of(delivery(message_id=[])), "line 2: message_id is not a string"),
         (json.dumps(HEADER) + "\n" + json.dumps({**HEADER, "id": "b"}) + "\n", "several experiments: a, b"),
         (json.dumps(HEADER) + "\n" + lines_of(delivery()), "the host that started the experiment"),
         ("[" * 100_000 + "\n", "line 1"),
@@ -102,7 +102,7 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path, text: str, probl
     path = tmp_path / "x.ndjson"
     path.write_text(text)
     with pytest.raises(SqsteeError, match=problem):
-        Reader([str(path)])
+        RecordReader([str(path)])
 
 
 def test_files_may_be_joined_in_any_order(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_files_may_be_joined_in_any_order(tmp_path: Path) -> None:
     text = header + lines_of(blocks[0], deliveries[0], blocks[1], deliveries[1]) + header + lines_of(*deliveries[2:])
     path = tmp_path / "x.ndjson"
     path.write_text(text)
-    found = {records.block.block: records.deliveries for records in Reader([str(path), str(path)]).blocks()}
+    found = {records.block.block: records.deliveries for records in RecordReader([str(path), str(path)]).blocks()}
     assert found == {1: [deliveries[0], deliveries[2]], 2: [deliveries[1], deliveries[3]]}
 
 
@@ -168,7 +168,7 @@ def test_a_plan_says_how_many_messages(sqstee: Sqstee) -> None:
     [
         ((), "no queue"),
         (("a", "b"), "more than one queue"),
-        (("local",), "no SQS queue"),
+        (("local",), "not an SQS queue"),
         (("q.fifo",), "FIFO"),
         (("q", "--mode", "fast"), "--mode"),
         (("q", "--mode", "short,short"), "--mode"),
@@ -260,7 +260,7 @@ def test_several_seeds_stand_beside_the_original(sqstee: Sqstee) -> None:
     found = sqstee.run("measure", "--simulate", "--seeds", "3", *words)
     lines = found.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines[:6]] == ["seed", "1", "2", "3", "mean", "original"]
-    assert "not what is inside SQS" in found.stdout.decode()
+    assert "does not show how SQS works" in found.stdout.decode()
 
 
 def test_a_simulation_goes_through_the_same_records_and_report(sqstee: Sqstee) -> None:
@@ -298,7 +298,7 @@ def test_a_report_of_nothing_says_so(sqstee: Sqstee) -> None:
     path.write_text(json.dumps(HEADER) + "\n" + lines_of(Block(1, "long", "q", 2, 30.0)))
     found = sqstee.run("measure", "--report", str(path))
     assert found.returncode == 0, found.stderr
-    assert "did not come to their end" in found.stdout.decode()
+    assert "did not run to their end" in found.stdout.decode()
     assert sqstee.run("measure", "--report", str(path), "-o", "json").returncode == 0
 
 

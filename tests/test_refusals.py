@@ -211,7 +211,7 @@ def test_a_made_up_answer_does_not_say_what_waits(shared: FakeSqs, sender: SqsSe
         if reached:
             receiver.stat()
         shared.faults(garbage=True)
-        with pytest.raises(TransportError, match="a page of a proxy's"):
+        with pytest.raises(TransportError, match="a proxy's HTML page"):
             receiver.stat()
         shared.clear_faults()
 

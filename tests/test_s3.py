@@ -21,7 +21,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, SIZE, TransportError, classify
-from sqstee.transports.s3 import S3Receiver, S3Sender, Seen, key_of, shard, shard_range
+from sqstee.transports.s3 import ListedRanges, S3Receiver, S3Sender, key_of, shard, shard_range
 from sqstee.transports.sqs_extended import Payloads, Pointer
 from sqstee.wire import decode
 
@@ -130,7 +130,7 @@ def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
 def test_a_portals_page_tells_a_reader_nothing(client: S3Server, call: Callable[[S3Receiver], object]) -> None:
     """Neither that there is nothing, nor what is in an object, nor that it is gone."""
     client.pages = 1
-    with pytest.raises(TransportError, match="a page of a proxy's") as raised:
+    with pytest.raises(TransportError, match="a proxy's HTML page") as raised:
         call(S3Receiver(parse("s3://bkt"), consume=True))
     assert raised.value.kind == RETRY
 
@@ -280,8 +280,11 @@ def test_verbs_read_their_shards(sqstee: Sqstee, client: S3Server) -> None:
 
 @pytest.mark.parametrize("words", [("tail",), ("stat",), ("drain", "-O", "/nowhere/out")])
 def test_shards_are_of_s3_alone(sqstee: Sqstee, words: tuple[str, ...]) -> None:
-    """Where there is none to read, and where they are no range: one line, one hint, 125, and nothing is made."""
-    for dest, shards, problem in (("local", "00-7f", b"--shards divides s3"), ("s3://bkt", "7f-00", b"'7f-00' is not")):
+    """Other destinations, and invalid ranges, are refused: one line, one hint, 125, and nothing is made."""
+    for dest, shards, problem in (
+        ("local", "00-7f", b"--shards divides s3"),
+        ("s3://bkt", "7f-00", b"invalid value '7f-00' for --shards"),
+    ):
         found = sqstee.run(*words, dest, "--shards", shards)
         assert (found.returncode, found.stdout) == (125, b"")
         first, second = found.stderr.splitlines()
@@ -360,7 +363,7 @@ def test_a_damaged_or_compressed_object_does_not_stop_a_reader(client: S3Server)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), max_size=30), st.integers(0, 40), st.integers(0, 5))
 def test_seen_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], first: int, more: int) -> None:
     """Whatever the order: what was added is covered, nothing else is, and removing takes back."""
-    seen, model = Seen(), set()
+    seen, model = ListedRanges(), set()
     for start, length in added:
         seen.add("r", start, start + length)
         model |= set(range(start, start + length + 1))
@@ -376,7 +379,7 @@ def test_seen_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], first: i
 @pytest.mark.parametrize("text", ["7", "80-7f", "00-7g", "0-f", "00-7f-ff", "zz"])
 def test_shards_that_are_none_are_refused(text: str) -> None:
     """One line and one hint."""
-    with pytest.raises(SqsteeError, match="is not a range of shards"):
+    with pytest.raises(SqsteeError, match=r"invalid value .* for --shards"):
         shard_range(text)
 
 

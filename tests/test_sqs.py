@@ -30,7 +30,7 @@ from support import (
 from sqstee import __version__
 from sqstee.destination import parse
 from sqstee.record import Body, Encoder
-from sqstee.transports.aws import Renewed
+from sqstee.transports.aws import RenewedClient
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.sqs import client_for, request_json
 
@@ -371,7 +371,7 @@ def test_calls_go_where_the_queue_url_says(monkeypatch: pytest.MonkeyPatch, host
 def test_a_late_refusal_does_not_cost_the_new_client() -> None:
     """Of two calls in flight with expired credentials the first to fail has the client renewed, once."""
     expired = ClientError({"Error": {"Code": "ExpiredToken"}}, "SendMessageBatch")
-    clients = Renewed(object)
+    clients = RenewedClient(object)
     given: list[object] = []
 
     def call(depth: int) -> None:

@@ -17,6 +17,7 @@ import sqstee as package
 ROOT = Path(package.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 PURE = {
+    "sqstee.backoff",
     "sqstee.record",
     "sqstee.wire",
     "sqstee.errors",
@@ -111,7 +112,19 @@ def belongs(name: str, *parents: str) -> bool:
 
 
 FOUNDATION = {
-    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels", "trace"),
+    *(
+        "backoff",
+        "errors",
+        "record",
+        "wire",
+        "jsonbytes",
+        "text",
+        "fds",
+        "options",
+        "destination",
+        "auto_labels",
+        "trace",
+    ),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

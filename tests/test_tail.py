@@ -704,7 +704,7 @@ def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     fake_sqs.faults(garbage={"operation": "ReceiveMessage"})
     found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
     assert found.returncode == 1
-    assert b"a page of a proxy's, not an answer" in found.stderr
+    assert b"answered by a proxy's HTML page" in found.stderr
 
 
 def test_several_destinations_are_merged(tmp_path: Path) -> None:

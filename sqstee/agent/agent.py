@@ -25,7 +25,7 @@ from sqstee.spool.run_folder import holds_nothing, lock, remove
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import TransportError
-from sqstee.transports.fallback import hurry
+from sqstee.transports.fallback import shorten_waits
 
 LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
 _CLOSELY = 5  # every so many looks: whether the front lives, and a segment was begun early
@@ -140,7 +140,7 @@ class Agent:
         """Deliver what is there within the flush timeout, and leave; the runs that stay behind, with the reasons."""
         deadline = time.monotonic() + self._config.settings.flush_timeout + _GRACE_SECONDS
         for sender in self._senders.values():
-            hurry(sender, self._config.settings.flush_timeout)
+            shorten_waits(sender, self._config.settings.flush_timeout)
         for name, claimed in self._claimed.items():
             if not (claimed.run.ended or name in self._ending or claimed.is_written()):
                 claimed.end()

@@ -1,4 +1,4 @@
-"""`sqstee check`: prove the path, step by step, with the one thing to do about each failure."""
+"""`sqstee check`: test the path step by step, and print the one thing to do about each failure."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ if TYPE_CHECKING:
     from sqstee.transports.sqs_probe import Step
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
-_ROOM = 1024**3  # bytes: the default size of a spool
+_SPOOL_BYTES = 1024**3  # the default size of a spool
 
 
 def check(
-    dest: str = typer.Argument("", metavar="[DEST]", help="What to check (default: what --to would be)."),
-    role: str = typer.Option("both", "--for", metavar="send|receive|both", help="Which permissions are needed."),
+    dest: str = typer.Argument("", metavar="[DEST]", help="The destination to check (default: that of --to)."),
+    role: str = typer.Option("both", "--for", metavar="send|receive|both", help="The permissions to check."),
     round_trip: bool = typer.Option(False, "--round-trip", help="Send one message and receive it again."),
-    output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The form."),
+    output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
 ) -> int:
-    """Prove the path: configuration, credentials, network, clock, each permission, limits, spool.
+    """Test the path: configuration, credentials, network, clock, each permission, limits, spool.
 
-    Nothing is sent unless --round-trip says so. Status: 0 nothing failed; 1 something did.
+    Nothing is sent without --round-trip. Status: 0 if no step failed, 1 otherwise.
     """
     from sqstee import options
     from sqstee.destination import parse
 
     if output not in ("default", "json"):
-        raise SqsteeError(f"{output!r} is not a form of output", "the form is -o default|json")
+        raise SqsteeError(f"invalid value {output!r} for --output (expected default or json)", "sqstee check -o json")
     if role not in ("send", "receive", "both"):
-        raise SqsteeError(f"{role!r} is not a role", "the form is --for send|receive|both")
+        hint = "sqstee check --for send"
+        raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
     settings = options.load((), os.environ)
     destination = parse(dest or settings.to or "local")
     failed = False
     for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
         failed = failed or step.state == "failed"
-        _say(step, output == "json")
+        _print_step(step, output == "json")
     return EXIT_FAILURE if failed else 0
 
 
@@ -63,17 +64,17 @@ def _steps(
         if round_trip and reached:
             yield probe.round_trip()
     elif destination.kind == "http":
-        yield _posted_to(destination, settings.token_file)
+        yield _collector_step(destination, settings.token_file)
     else:
-        yield _looked_at(destination)
+        yield _contents_step(destination)
     if round_trip and destination.kind != "sqs":
-        nothing = f"nothing was sent to {destination.text}: --round-trip is for a queue of SQS"
-        yield Step("round trip", WARNING, nothing, "sqstee -- echo hello sends a line, sqstee tail shows it")
+        finding = f"nothing was sent to {destination.text}: --round-trip works for SQS queues only"
+        yield Step("round trip", WARNING, finding, "send a line with: sqstee -- echo hello; read it with: sqstee tail")
     yield from _spool(destination, settings, spool)
 
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
-    """Each value that was given, and where: the last source wins."""
+    """Each configured value and its source; the last source wins."""
     from sqstee import options
     from sqstee.transports.sqs_probe import OK, Step
 
@@ -88,7 +89,8 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
             yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")
 
 
-def _looked_at(destination: Destination) -> Step:
+def _contents_step(destination: Destination) -> Step:
+    """The bodies in a local queue or a bucket."""
     from sqstee.cli.sources import local_path
     from sqstee.transports.errors import TransportError
     from sqstee.transports.factory import open_receiver
@@ -99,15 +101,15 @@ def _looked_at(destination: Destination) -> Step:
     except TransportError as error:
         advice = {
             "local": "choose another file with --to local:PATH",
-            "s3": "check the bucket, its region, and s3:ListBucket, s3:GetObject (to read), s3:PutObject (to send)",
+            "s3": "check bucket and region, and allow s3:ListBucket and s3:GetObject (to read), s3:PutObject (to send)",
         }
         return Step("contents", FAILED, str(error), advice[destination.kind])
     where = destination.text if destination.kind == "s3" else destination.name or local_path()
     return Step("contents", OK, f"{state.visible:,} bodies in {where}")
 
 
-def _posted_to(destination: Destination, token_file: str) -> Step:
-    """An empty post: a collector refuses it for that, once it has accepted the token, and nothing is stored."""
+def _collector_step(destination: Destination, token_file: str) -> Step:
+    """Post nothing: a collector that has accepted the token refuses that as empty, and stores nothing."""
     from sqstee.record import Body
     from sqstee.transports.errors import TransportError
     from sqstee.transports.http import HttpSender
@@ -119,51 +121,51 @@ def _posted_to(destination: Destination, token_file: str) -> Step:
     except TransportError as error:
         if error.code not in ("Http400", "Http422"):
             advice = {
-                "Configuration": "name a readable file with --token-file, or leave it out",
+                "Configuration": "give a readable file with --token-file, or none",
                 "Http401": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
-                "Http404": "check the path behind the host",
-                "Proxy": "the form is http://HOST:PORT",
-                "Certificate": "name the authority's file in SSL_CERT_FILE",
+                "Http404": "check the path in the URL",
+                "Proxy": "set it to http://HOST:PORT",
+                "Certificate": "set SSL_CERT_FILE to the certificate file of the authority",
             }
             state = WARNING if error.code in ("Http429", "Http503") else FAILED
-            busy = "it is there: what is refused now waits in the spool"
-            reach = "check host and port, and that the collector runs there"
+            busy = "the collector is busy: lines that it refuses now wait in the spool"
+            reach = "check host and port, and that the collector is running"
             return Step("collector", state, str(error), advice.get(error.code, busy if state == WARNING else reach))
     finally:
         sender.close()
-    return Step("collector", OK, f"{destination.text} takes posts{' with this token' if sender.authorized else ''}")
+    return Step("collector", OK, f"{destination.text} accepts posts{' with this token' if sender.authorized else ''}")
 
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
-    """Whether a run could keep its lines: the folder, its room, its disk."""
+    """Whether a run could spool its lines: the folder, its free space, its disk."""
     from sqstee.spool.location import default_root
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
 
     root = os.path.abspath(spool or settings.spool or default_root())
     advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
-    there = root
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        yield Step("spool", FAILED, f"{there} cannot be written", advice)
+    existing = root
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        yield Step("spool", FAILED, f"cannot write to {existing}", advice)
         return
-    if there == root and os.stat(root).st_uid != os.getuid():
+    if existing == root and os.stat(root).st_uid != os.getuid():
         yield Step("spool", FAILED, f"{root} belongs to another user", advice)
         return
-    kind = _filesystem(there)
+    kind = _filesystem(existing)
     if kind in _REMOTE:
-        local = "a spool belongs on a local disk: SQSTEE_SPOOL=/var/tmp/…"
-        yield Step("spool", WARNING, f"{root} lies on {kind}", local)
-    found = os.statvfs(there)
-    room = found.f_bavail * found.f_frsize
-    state = OK if room > _ROOM else WARNING
-    yield Step("spool", state, f"{root}, {room / 2**30:,.1f} GiB free", "make room, or choose another disk")
+        local = "put the spool on a local disk: SQSTEE_SPOOL=/var/tmp/…"
+        yield Step("spool", WARNING, f"{root} is on {kind}", local)
+    found = os.statvfs(existing)
+    free = found.f_bavail * found.f_frsize
+    state = OK if free > _SPOOL_BYTES else WARNING
+    yield Step("spool", state, f"{root}, {free / 2**30:,.1f} GiB free", "free some space, or choose another disk")
     yield _agent(destination, root)
 
 
 def _agent(destination: Destination, root: str) -> Step:
-    """Whether an agent ships for runs as this one would be."""
+    """Whether an agent ships for runs with this destination and environment."""
     from sqstee.agent.advertisement import read_status
     from sqstee.destination import LOCAL_FILE_NAME
     from sqstee.spool import agent_file
@@ -171,18 +173,18 @@ def _agent(destination: Destination, root: str) -> Step:
 
     found = read_status(root)
     if found is None:
-        return Step("agent", OK, "none: each run ships for itself")
+        return Step("agent", OK, "none; each run ships its own lines")
     name = f"process {found.get('pid', '?')}"
     local = os.path.abspath(destination.name or f"{root}/{LOCAL_FILE_NAME}")
     name_of_run = f"local:{local}" if destination.kind == "local" else destination.text
     if agent_file.serves(root, name_of_run, os.environ):
-        return Step("agent", OK, f"{name} ships for runs as this one")
-    advice = "start it with the same --to and AWS settings, or leave it: such runs ship for themselves"
+        return Step("agent", OK, f"{name} ships for runs like this one")
+    advice = "start it with the same --to and AWS settings, or do nothing: such runs ship their own lines"
     return Step("agent", WARNING, f"{name} does not serve this destination with these AWS settings", advice)
 
 
 def _filesystem(path: str) -> str:
-    """The type of the file system that a path lies on (proc(5), mountinfo)."""
+    """The type of the file system of a path (proc(5), mountinfo)."""
     best, kind = "", ""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -193,7 +195,7 @@ def _filesystem(path: str) -> str:
     return kind
 
 
-def _say(step: Step, as_json: bool) -> None:
+def _print_step(step: Step, as_json: bool) -> None:
     if as_json:
         import json
 

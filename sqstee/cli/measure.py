@@ -1,4 +1,4 @@
-"""`sqstee measure`: how often does a queue deliver twice, and how late?"""
+"""`sqstee measure`: how often does a queue deliver a message twice, and how late?"""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ def measure(
     receivers: int = typer.Option(
         0, show_default=False, help="Parallel receivers on this host (default: 20; the model: 300)."
     ),
-    processes: int = typer.Option(1, help="Share the receivers among so many processes; the model's seeds as well."),
+    processes: int = typer.Option(1, help="Processes that share the receivers (or the seeds of the model)."),
     mode: str = typer.Option("short,long", metavar="short,long", help="Normal polling, long polling, or both."),
     blocks: int = typer.Option(
         0, show_default=False, help="Blocks of each mode, each with a fresh queue (default: 4; the model: 1)."
     ),
-    yes: bool = typer.Option(False, "--yes", help="Do not ask, whatever it costs."),
-    rate: float = typer.Option(0.0, help="Messages sent a second (0: as fast as it goes)."),
-    batch: int = typer.Option(10, help="Messages a send, 1 to 10; in the model the most of one receive."),
-    size: int = typer.Option(128, help="Bytes of a message, about."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask for confirmation of the cost."),
+    rate: float = typer.Option(0.0, help="Messages sent per second (0: no limit)."),
+    batch: int = typer.Option(10, help="Messages per send, 1 to 10; in the model, the most per receive."),
+    size: int = typer.Option(128, help="Approximate bytes of a message."),
     senders: int = typer.Option(4, help="Parallel senders."),
-    wait: str = typer.Option("20s", metavar="TIME", help="How long a long poll waits."),
-    pause: str = typer.Option("0s", metavar="TIME", help="Pause of a receiver between its polls."),
-    settle: str = typer.Option("5s", metavar="TIME", help="How long receivers go on after the last delivery."),
-    timeout: str = typer.Option("10m", metavar="TIME", help="The longest a block goes on after its last send."),
-    records: str = typer.Option("", metavar="DIR", help="Where the records go (default: sqstee-measure-ID)."),
+    wait: str = typer.Option("20s", metavar="TIME", help="Wait time of a long poll."),
+    pause: str = typer.Option("0s", metavar="TIME", help="Pause between two polls of a receiver."),
+    settle: str = typer.Option("5s", metavar="TIME", help="End a block this long after the last delivery."),
+    timeout: str = typer.Option("10m", metavar="TIME", help="Give a block up this long after its last send."),
+    records: str = typer.Option("", metavar="DIR", help="Write the records here (default: sqstee-measure-ID)."),
     dynamodb: str = typer.Option("", metavar="TABLE", help="Keep the records in this DynamoDB table too."),
-    ident: str = typer.Option("", "--id", metavar="ID", help="The experiment's name, for others to join."),
-    join: str = typer.Option("", metavar="ID", help="Only receive, in the experiment that another host conducts."),
-    remove: str = typer.Option("", metavar="ID", help="Remove the queues that a killed experiment has left."),
+    ident: str = typer.Option("", "--id", metavar="ID", help="The experiment's name, for other hosts to join."),
+    join: str = typer.Option("", metavar="ID", help="Only receive, in an experiment that another host conducts."),
+    remove: str = typer.Option("", metavar="ID", help="Remove the queues that a killed experiment left behind."),
     report: bool = typer.Option(False, "--report", help="Report from record files, of one or several hosts."),
     histogram: str = typer.Option("", metavar="FILE.svg", help="Draw the gaps between message and duplicate."),
-    output: str = typer.Option("text", "-o", "--output", metavar="text|json", help="The form of the report."),
-    seed: int = typer.Option(0, help="For the order of the blocks, and for the model (0: any; the model: 1)."),
-    simulate: bool = typer.Option(False, "--simulate", help="No queue: a model of one."),
-    seeds: int = typer.Option(1, help="Simulate with so many seeds, beside the original's figures."),
-    hosts: int = typer.Option(20, help="The model: hosts of a queue."),
-    replicas: int = typer.Option(3, help="The model: hosts that hold a message."),
-    sample: int = typer.Option(3, help="The model: hosts that a short poll looks at."),
-    miss: float = typer.Option(0.2, help="The model: how probably a long poll misses a host."),
-    lag_probability: float = typer.Option(0.0025, help="The model: how probably a claim is late at the replicas."),
-    lag_median: float = typer.Option(90.0, help="The model: median of that lag, ms."),
-    lag_sigma: float = typer.Option(0.8, help="The model: sigma of that lag, lognormal."),
-    interval: float = typer.Option(100.0, help="The model: mean time between a receiver's polls, ms."),
-    plan: bool = typer.Option(False, "--plan", help="How many messages does it take to find a difference?"),
-    ratio: float = typer.Option(2.0, help="The plan: the ratio of the two rates."),
-    power: float = typer.Option(0.8, help="The plan: how probably the difference shall be found."),
-    alpha: float = typer.Option(0.05, help="The plan: how probably one may be found that is none."),
-    base_ppm: float = typer.Option(20.0, help="The plan: the one rate, ppm (the original's long polling: 20)."),
+    output: str = typer.Option("text", "-o", "--output", metavar="text|json", help="The format of the report."),
+    seed: int = typer.Option(0, help="Seed of the block order and the model (0: random; for the model, 1)."),
+    simulate: bool = typer.Option(False, "--simulate", help="Simulate a queue instead of using one."),
+    seeds: int = typer.Option(1, help="Simulate with this many seeds, beside the original's figures."),
+    hosts: int = typer.Option(20, help="Model: hosts of a queue."),
+    replicas: int = typer.Option(3, help="Model: hosts that hold a message."),
+    sample: int = typer.Option(3, help="Model: hosts that a short poll asks."),
+    miss: float = typer.Option(0.2, help="Model: probability that a long poll misses a host."),
+    lag_probability: float = typer.Option(0.0025, help="Model: probability that replicas learn late of a claim."),
+    lag_median: float = typer.Option(90.0, help="Model: median of that lag, ms."),
+    lag_sigma: float = typer.Option(0.8, help="Model: sigma of that lag, lognormal."),
+    interval: float = typer.Option(100.0, help="Model: mean time between a receiver's polls, ms."),
+    plan: bool = typer.Option(False, "--plan", help="Compute the number of messages needed to find a difference."),
+    ratio: float = typer.Option(2.0, help="Plan: ratio of the two rates."),
+    power: float = typer.Option(0.8, help="Plan: probability of finding the difference."),
+    alpha: float = typer.Option(0.05, help="Plan: probability of finding a difference where there is none."),
+    base_ppm: float = typer.Option(20.0, help="Plan: the base rate, ppm (the original's long polling: 20)."),
 ) -> int:
-    """How often does a queue deliver twice, and how late?
+    """How often does a queue deliver a message twice, and how late?
 
-    Sends messages to fresh queues beside QUEUE, receives them with many receivers, and counts what comes twice.
+    Sends messages to fresh queues beside QUEUE, receives them with many receivers, and counts the duplicates.
     """
     given = dict(locals())
     from sqstee.cli.measure_report import report as report_of
@@ -95,14 +95,15 @@ def _plan(given: dict[str, Any]) -> int:
     try:
         needed = messages_needed(rate, ratio, given["power"], given["alpha"])
     except ValueError as error:
-        raise SqsteeError(f"that cannot be planned: it takes {error}", "as in --plan --ratio 2 --power 0.8") from None
+        hint = "sqstee measure --plan --ratio 2 --power 0.8"
+        raise SqsteeError(f"cannot plan the experiment: {error}", hint) from None
     cost = estimate(needed, 2, given["size"], given["batch"], bool(given["dynamodb"]))
     if given["output"] == "json":
         fields = {name: given[name] for name in ("base_ppm", "ratio", "power", "alpha")}
         typer.echo(json.dumps({**fields, "messages": needed, "dollars_low": cost.low, "dollars_high": cost.high}))
         return 0
     typer.echo(
-        f"{needed:,} messages for each mode: then rates of {rate * 1e6:g} and {rate * ratio * 1e6:g} ppm\n"
+        f"{needed:,} messages for each mode: with them, rates of {rate * 1e6:g} and {rate * ratio * 1e6:g} ppm\n"
         f"are found to differ with a probability of {given['power']:g} (two-sided exact conditional test at "
         f"{given['alpha']:g}),\nwith about {needed * rate:,.0f} and {needed * rate * ratio:,.0f} duplicates. "
         f"Both modes cost {cost}."
@@ -121,7 +122,8 @@ def _simulate(given: dict[str, Any]) -> int:
         header, arms = _simulated(given, seeds[0])
         return show(header, arms, (), given["output"], given["histogram"])
     if given["records"] or given["histogram"]:
-        raise SqsteeError("several seeds have no records and no histogram", "give one --seed")
+        hint = "simulate with one seed: sqstee measure --simulate --seed 1"
+        raise SqsteeError("--records and --histogram cannot be used with --seeds", hint)
     todo = [(given, seed) for seed in seeds]
     if given["processes"] == 1:
         reports = [_seed_figures(one) for one in todo]
@@ -153,17 +155,18 @@ def _simulated(given: dict[str, Any], seed: int) -> tuple[Experiment, list[Arm]]
 
 @contextmanager
 def _file(folder: str, header: Experiment) -> Iterator[Callable[[Any], None]]:
-    """What writes the records into a file of this folder; nothing where there is none."""
-    from sqstee.measure.records import File
+    """A function that writes records into a file in this folder; without a folder it drops them."""
+    from sqstee.measure.records import RecordFile
 
     if not folder:
         yield lambda records: None
         return
     try:
         os.makedirs(folder, exist_ok=True)
-        file = File(os.path.join(folder, f"{header.id}.ndjson"))
+        file = RecordFile(os.path.join(folder, f"{header.id}.ndjson"))
     except OSError as error:
-        raise SqsteeError(f"{error.filename}: {error.strerror}", "choose another --records DIR", EXIT_FAILURE) from None
+        hint = "choose another folder: --records DIR"
+        raise SqsteeError(f"cannot write {error.filename}: {error.strerror}", hint, EXIT_FAILURE) from None
     try:
         yield file.write
     finally:

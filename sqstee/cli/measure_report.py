@@ -1,4 +1,4 @@
-"""What `sqstee measure` tells at its end: the report of record files or of a model, and the histogram."""
+"""The report that `sqstee measure` prints, of record files or of a model, and the histogram."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def report(paths: list[str], output: str, histogram: str) -> int:
     """Report from record files."""
     from sqstee.measure.analyse import analyse
-    from sqstee.measure.records import Reader
+    from sqstee.measure.records import RecordReader
 
     if not paths:
-        raise SqsteeError("no record files", "the form is: sqstee measure --report FILE…")
-    reader = Reader(paths)
+        raise SqsteeError("no record files given", "sqstee measure --report sqstee-measure-ID/*.ndjson")
+    reader = RecordReader(paths)
     return show(reader.experiment, analyse(reader.blocks()), reader.torn, output, histogram)
 
 
 def show(header: Experiment, arms: Sequence[Arm], torn: Sequence[str], output: str, histogram: str) -> int:
-    """Say what was found, and draw it where a file is named."""
+    """Print the report, and draw the histogram if a file is given for it."""
     import json
 
     from sqstee.measure.report import figures, text
@@ -41,17 +41,18 @@ def show(header: Experiment, arms: Sequence[Arm], torn: Sequence[str], output: s
 def _draw(header: Experiment, arms: Sequence[Arm], path: str) -> None:
     from sqstee.measure.histogram import svg
 
-    what = "a simulation" if header.simulated else header.queue
-    picture = svg({arm.mode: [gap * 1000.0 for gap in arm.gaps] for arm in arms}, f"Gaps to duplicates, {what}")
+    source = "a simulation" if header.simulated else header.queue
+    picture = svg({arm.mode: [gap * 1000.0 for gap in arm.gaps] for arm in arms}, f"Gaps to duplicates, {source}")
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(picture)
     except OSError as error:
-        raise SqsteeError(f"{path}: {error.strerror}", "choose another --histogram FILE.svg", EXIT_FAILURE) from None
+        hint = "choose another file: --histogram FILE.svg"
+        raise SqsteeError(f"cannot write {path}: {error.strerror}", hint, EXIT_FAILURE) from None
 
 
 def show_seeds(reports: Sequence[dict[str, Any]], seeds: Sequence[int], output: str) -> None:
-    """Say what the model gives with several seeds, beside the figures of the original."""
+    """Print the figures of the model with several seeds, beside those of the original."""
     import json
 
     from sqstee.measure.report import seeds_text

@@ -1,4 +1,4 @@
-"""`sqstee measure QUEUE`: conduct an experiment, or join one, and remove what one has left."""
+"""`sqstee measure QUEUE`: conduct an experiment, join one, or delete the queues of a killed one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
-    from sqstee.measure.experiment import Progress, Settings
+    from sqstee.measure.experiment import BlockProgress, ExperimentSettings
     from sqstee.transports.errors import TransportError
 
 
 def remove_left(queue: str, ident: str) -> int:
-    """Remove the queues that a killed experiment has left."""
+    """Delete the queues that a killed experiment left behind."""
     from sqstee.measure.join import remove
     from sqstee.transports.errors import TransportError
 
@@ -26,24 +26,24 @@ def remove_left(queue: str, ident: str) -> int:
         names = remove(queue, ident)
     except TransportError as error:
         raise _refused(queue, error) from None
-    typer.echo("\n".join(f"removed {name}" for name in names) or f"there is no queue of an experiment {ident}")
+    typer.echo("\n".join(f"removed {name}" for name in names) or f"experiment {ident} has no queues")
     return 0
 
 
 def _refused(queue: str, error: TransportError) -> SqsteeError:
     if error.code == "Records":
-        return SqsteeError(error.message, "choose another --records DIR", EXIT_FAILURE)
-    hint = "AWS_* variables and profiles work as for boto3"
+        return SqsteeError(error.message, "choose another folder: --records DIR", EXIT_FAILURE)
+    hint = f"sqstee check {queue}"
     if "AccessDenied" in error.code:
         hint = (
-            "it takes sqs:CreateQueue, DeleteQueue, GetQueueUrl, GetQueueAttributes, SendMessage, ReceiveMessage, "
-            "DeleteMessage; to join or remove, ListQueues"
+            "allow sqs:CreateQueue, DeleteQueue, GetQueueUrl, GetQueueAttributes, SendMessage, ReceiveMessage and "
+            "DeleteMessage; for --join and --remove, ListQueues as well"
         )
     return SqsteeError(f"{queue}: {error}", hint, EXIT_FAILURE)
 
 
 def conduct(queue: str, given: dict[str, Any]) -> int:
-    """Conduct or join; report what there is, also when it was ended early or refused."""
+    """Conduct or join an experiment, and report the records, even if it ended early or SQS refused."""
     from sqstee.cli.measure_report import report
     from sqstee.measure.experiment import Conductor
     from sqstee.measure.join import Joiner
@@ -51,7 +51,7 @@ def conduct(queue: str, given: dict[str, Any]) -> int:
 
     settings = _settings(queue, given)
     if not given["join"]:
-        _agree(settings, given["yes"])
+        _confirm(settings, given["yes"])
     failure: Exception | None = None
     with _stopping() as stop, _bar(given["join"]) as show:
         try:
@@ -72,9 +72,9 @@ def conduct(queue: str, given: dict[str, Any]) -> int:
     left = getattr(host, "left", [])
     if left and failure is None:
         hint = f"sqstee measure {queue} --remove {settings.id}"
-        raise SqsteeError(f"{', '.join(left)} could not be removed", hint, EXIT_FAILURE)
+        raise SqsteeError(f"cannot remove {', '.join(left)}", hint, EXIT_FAILURE)
     if left:
-        typer.echo(f"left behind: {', '.join(left)}; --remove {settings.id} removes them", err=True)
+        typer.echo(f"left behind: {', '.join(left)}; sqstee measure {queue} --remove {settings.id}", err=True)
     if isinstance(failure, TransportError):
         raise _refused(queue, failure) from None
     if failure:
@@ -82,19 +82,19 @@ def conduct(queue: str, given: dict[str, Any]) -> int:
     return 128 + stop.number if stop.number else 0
 
 
-def _settings(queue: str, given: dict[str, Any]) -> Settings:
+def _settings(queue: str, given: dict[str, Any]) -> ExperimentSettings:
     import random
     import secrets
 
     from sqstee.measure.design import schedule
-    from sqstee.measure.experiment import Settings
+    from sqstee.measure.experiment import ExperimentSettings
     from sqstee.measure.receivers import Polling
     from sqstee.measure.sender import Sending
 
     ident = given["join"] or given["ident"] or secrets.token_hex(4)
     rng = random.Random(given["seed"] or None)
     order = () if given["join"] else schedule(given["modes"], given["blocks"], given["messages"], rng)
-    return Settings(
+    return ExperimentSettings(
         queue=queue,
         id=ident,
         messages=given["messages"],
@@ -109,8 +109,8 @@ def _settings(queue: str, given: dict[str, Any]) -> Settings:
     )
 
 
-def _agree(settings: Settings, yes: bool) -> None:
-    """Say what it will do and cost, and have it agreed to."""
+def _confirm(settings: ExperimentSettings, yes: bool) -> None:
+    """Print the plan and its cost, and ask for confirmation."""
     from sqstee.measure.design import estimate
 
     sending = settings.sending
@@ -118,20 +118,20 @@ def _agree(settings: Settings, yes: bool) -> None:
     cost = estimate(settings.messages, arms, sending.size, sending.batch, bool(settings.table))
     typer.echo(
         f"experiment {settings.id}: {settings.messages:,} messages for each mode ({arms}), in "
-        f"{len(settings.schedule)} blocks, each with a queue of its own that is removed at its end;\n"
-        f"it costs {cost}. Other hosts can join with --join {settings.id}",
+        f"{len(settings.schedule)} blocks, each on a queue of its own that is removed after the block;\n"
+        f"it costs {cost}. On other hosts, join it: sqstee measure {settings.queue} --join {settings.id}",
         err=True,
     )
     if yes:
         return
     if not sys.stdin.isatty():
-        raise SqsteeError("it costs money, and there is no terminal to ask at", "add --yes")
+        raise SqsteeError("the experiment costs money, and there is no terminal to confirm it", "add --yes")
     if not typer.confirm("Go on?", err=True):
-        raise SqsteeError("nothing was done", "", EXIT_FAILURE)
+        raise SqsteeError("cancelled", "", EXIT_FAILURE)
 
 
 class _Stop:
-    """The event that ends an experiment early, and the signal that asked for it."""
+    """The event that ends an experiment early, and the number of the signal that set it."""
 
     def __init__(self) -> None:
         import threading
@@ -140,14 +140,14 @@ class _Stop:
         self.number = 0
 
     def __call__(self, number: int, frame: object) -> None:
-        """A signal handler: a second signal changes nothing, since the queues are being removed."""
+        """Handle a signal; a second one changes nothing, since the queues are being removed."""
         self.number = self.number or number
         self.event.set()
 
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """From here on ^C, TERM and HUP end the experiment cleanly."""
+    """Within this context, ^C, TERM and HUP end the experiment cleanly."""
     import signal
 
     stop = _Stop()
@@ -162,8 +162,8 @@ def _stopping() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on a terminal."""
+def _bar(joined: str) -> Iterator[Callable[[BlockProgress], None]]:
+    """A function that shows the progress: as a bar, on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -184,7 +184,7 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, refresh_per_second=5) as bar:
         task = bar.add_task("", total=None, counts="")
 
-        def show(progress: Progress) -> None:
+        def show(progress: BlockProgress) -> None:
             bar.update(
                 task,
                 description=f"block {progress.block} of {progress.blocks}, {progress.mode}",
@@ -196,7 +196,7 @@ def _bar(joined: str) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _counts(progress: Progress, narrow: bool) -> str:
+def _counts(progress: BlockProgress, narrow: bool) -> str:
     if narrow:
         return f"{progress.received:,}/{progress.messages:,}"
     return f"sent {progress.sent:,}  received {progress.received:,}  again {progress.again:,}"

@@ -1,4 +1,4 @@
-"""`sqstee serve`: the HTTP collector, behind waitress."""
+"""`sqstee serve`: run the HTTP collector, with waitress."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 _MOST_CONNECTIONS = 4096
-_OTHER_DESCRIPTORS = 128  # the store's, and the files of requests that are too large for memory
+_OTHER_DESCRIPTORS = 128  # for the store, and for the temporary files of large requests
 
 
 def serve(
     host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help="The address to listen on."),
-    port: int = typer.Option(8080, "--port", min=0, max=65535, help="The port to listen on; 0 takes a free one."),
+    port: int = typer.Option(8080, "--port", min=0, max=65535, help="The port to listen on (0: any free port)."),
     store: str = typer.Option("local", "--store", metavar="DEST", help="The local queue to store into."),
     token_file: str = typer.Option(
-        "", "--token-file", metavar="FILE", help="The bearer tokens to accept, one a line (else SQSTEE_TOKEN)."
+        "", "--token-file", metavar="FILE", help="The bearer tokens to accept, one per line (default: SQSTEE_TOKEN)."
     ),
-    threads: int = typer.Option(8, "--threads", min=1, help="Requests that are handled at once."),
+    threads: int = typer.Option(8, "--threads", min=1, help="The number of requests handled in parallel."),
 ) -> int:
-    """Collect what `--to http://HOST:PORT/` posts, into a local queue that `sqstee tail` reads."""
+    """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` to read."""
     from sqstee import options
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
     from sqstee.destination import LOCAL_FILE_NAME
@@ -32,14 +32,14 @@ def serve(
     try:
         from waitress.server import create_server
     except ImportError:
-        hint = "pip install 'sqstee[serve]', or load sqstee.collector:application into a WSGI server of yours"
+        hint = "pip install 'sqstee[serve]', or load sqstee.collector:application into another WSGI server"
         raise SqsteeError("sqstee serve needs waitress", hint, EXIT_FAILURE) from None
     settings = options.load((), os.environ)
     try:
         accepted = tokens(token_file or settings.token_file)
     except ValueError as error:
-        hint = "the form is --token-file FILE, a token a line"
-        raise SqsteeError(f"the tokens cannot be read: {error}", hint) from None
+        hint = "give a file with one token per line: sqstee serve --token-file FILE"
+        raise SqsteeError(f"cannot read the tokens: {error}", hint) from None
     place = f"{os.path.abspath(settings.spool or default_root())}/{LOCAL_FILE_NAME}"
     collector = Collector(open_store(store, place, settings.local_max), accepted)
     try:
@@ -52,21 +52,21 @@ def serve(
             max_request_body_size=MAX_POST_BYTES,
             connection_limit=_connections(),
             backlog=1024,
-            asyncore_use_poll=True,  # select() takes no descriptor above 1023
+            asyncore_use_poll=True,  # select() cannot watch descriptors above 1023
             recv_bytes=65536,
         )
     except (OSError, ValueError, OverflowError) as error:
-        hint = "the form is --host ADDRESS --port PORT"
-        why = getattr(error, "strerror", None) or error
-        raise SqsteeError(f"{host}:{port} cannot be listened on: {why}", hint, EXIT_FAILURE) from None
+        hint = "choose another port, or any free one: sqstee serve --port 0"
+        reason = getattr(error, "strerror", None) or error
+        raise SqsteeError(f"cannot listen on {host}:{port}: {reason}", hint, EXIT_FAILURE) from None
     _end_on_sigterm()
-    _say(server, accepted)
+    _print_addresses(server, accepted)
     server.run()
     return 0
 
 
 def _connections() -> int:
-    """How many may be open at a time, as far as descriptors allow: senders keep theirs, and those above it wait."""
+    """The most connections open at a time, as far as descriptors allow: senders keep theirs, further ones wait."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -76,23 +76,23 @@ def _connections() -> int:
     return max(1, allowed - _OTHER_DESCRIPTORS)
 
 
-def _say(server: object, accepted: list[str]) -> None:
-    """Where it listens; and that anybody may post, where that is so."""
+def _print_addresses(server: object, accepted: list[str]) -> None:
+    """Print the addresses, with a warning if anybody on another host may post."""
     addresses = getattr(server, "effective_listen", None)
     if addresses is None:
         addresses = [(server.effective_host, server.effective_port)]  # type: ignore[attr-defined]
     for host, port in addresses:
         typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/", err=True)
         if not accepted and not host.startswith("127.") and host not in ("::1", "localhost"):
-            hint = "--token-file or SQSTEE_TOKEN would ask for a token"
+            hint = "require a token with --token-file or SQSTEE_TOKEN"
             typer.echo(f"sqstee: anybody who reaches {host} may post: {hint}", err=True)
     sys.stderr.flush()
 
 
 def _end_on_sigterm() -> None:
-    """As on ^C: what has been begun is answered."""
+    """End on SIGTERM as on ^C: requests under way are answered."""
     import logging
     import signal
 
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait for a thread is no news
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,1 +1,1 @@
-"""How often a queue delivers twice, and how late: the experiment, its records, its statistics, and a model of it."""
+"""How often a queue delivers a message twice, and how late: an experiment, its records and statistics, and a model."""

@@ -1,7 +1,7 @@
-"""From the records of blocks to the figures of modes. Pure.
+"""From the records of blocks to the figures of each mode. Pure.
 
-A duplicate is a delivery of a message, by its MessageId, after its first one. A message that the sender sent twice has
-two MessageIds: that is the producer's duplicate, which is counted apart and is none of the queue's.
+A duplicate is any delivery of a MessageId after the first one. A message that the sender sent twice has two MessageIds:
+such producer duplicates are counted apart, since the queue does not cause them.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqstee.measure.records import BlockRecords, Delivery
+from sqstee.measure.records import BlockRecords, DeliveryRecord
 
 SAME_BATCH, CONCURRENT = "same batch", "concurrent"
 AFTER_DELETE, EXPIRY = "after delete", "visibility expiry"
 CLASSES = (SAME_BATCH, CONCURRENT, AFTER_DELETE, EXPIRY)
 
 
-def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> str:
-    """Why a message may have come again, given all its earlier deliveries in the order of their answers.
+def classify(before: Sequence[DeliveryRecord], again: DeliveryRecord, visibility_timeout: float | None) -> str:
+    """The class of a duplicate, given all earlier deliveries of the message in the order of their answers.
 
-    Same batch: twice in one answer. After delete: the answer left the queue when the deletion of an earlier delivery
-    had been acknowledged; an answer is taken to have left at the earliest one round trip before it arrived (a long
-    poll may have begun long before), and the deletion's own time is the measure of a round trip. Visibility expiry:
-    a visibility timeout or more has passed since the delivery before. All else is concurrent: two receivers were
-    given the message at about the same time.
+    Same batch: twice in one answer. After delete: the answer left the queue after the deletion of an earlier delivery
+    had been acknowledged. An answer is assumed to leave no earlier than one round trip before it arrives (a long poll
+    may have begun long before); the duration of the deletion serves as the round trip. Visibility expiry: at least
+    one visibility timeout has passed since the previous delivery. Concurrent, the rest: two receivers got the message
+    at about the same time.
     """
     if any(one.call == again.call for one in before):
         return SAME_BATCH
@@ -43,11 +43,10 @@ def classify(before: Sequence[Delivery], again: Delivery, visibility_timeout: fl
 class Arm:
     """All blocks of one mode. Times in seconds.
 
-    `messages` are distinct messages received, `lost` those that were sent and not received before their block ended;
-    `gaps` are between the answers that brought a message and its duplicate, `delays` from the beginning of the
-    request that sent a message to the answer that first brought it. `at` holds, for each duplicate, how many distinct
-    messages the mode had received by then. `recounted` are the duplicates of which SQS says itself that it had
-    delivered the message before.
+    `messages` counts distinct messages received, `lost` those sent but not received before their block ended. A gap is
+    the time from the answer with a message to the answer with its duplicate, a delay the time from the start of the
+    request that sent a message to the answer that first delivered it. `at` has, for each duplicate, how many distinct
+    messages the mode had received by then. `recounted` counts the duplicates that SQS itself reports as redelivered.
     """
 
     mode: str
@@ -70,7 +69,7 @@ class Arm:
     blocks: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, records: BlockRecords) -> None:
-        """Take in one block."""
+        """Add one block."""
         received, duplicates = self._deliveries(records)
         self.blocks.append((received, duplicates))
         sent = {one.message_id for one in records.sent}
@@ -85,9 +84,9 @@ class Arm:
         self.incomplete += not (records.calls and all(calls.complete for calls in records.calls))
 
     def _deliveries(self, records: BlockRecords) -> tuple[int, int]:
-        """Go through the deliveries in the order of their answers: distinct messages, duplicates."""
+        """Count the deliveries in the order of their answers: distinct messages, duplicates."""
         begun = {one.message_id: one.t0 for one in records.sent}
-        first: dict[str, Delivery | list[Delivery]] = {}
+        first: dict[str, DeliveryRecord | list[DeliveryRecord]] = {}
         duplicates = 0
         for one in sorted(records.deliveries, key=lambda one: one.t1):
             known = first.get(one.message_id)
@@ -104,7 +103,9 @@ class Arm:
         self.producer += len(first) - len({one.seq for one in records.deliveries})
         return len(first), duplicates
 
-    def _duplicate(self, before: Sequence[Delivery], again: Delivery, visibility_timeout: float | None) -> None:
+    def _duplicate(
+        self, before: Sequence[DeliveryRecord], again: DeliveryRecord, visibility_timeout: float | None
+    ) -> None:
         self.duplicates += 1
         self.classes[classify(before, again, visibility_timeout)] += 1
         self.gaps.append(again.t1 - before[-1].t1)
@@ -112,12 +113,12 @@ class Arm:
         self.recounted += again.receive_count > 1
 
     def until(self, messages: int) -> int:
-        """The duplicates that had come when this many distinct messages had been received."""
+        """The number of duplicates by the time `messages` distinct messages had been received."""
         return sum(at <= messages for at in self.at)
 
 
 def analyse(blocks: Iterable[BlockRecords]) -> list[Arm]:
-    """The figures of each mode, in the order of the modes' names as they first come: short before long."""
+    """The figures of each mode, short before long."""
     arms: dict[str, Arm] = {}
     for records in blocks:
         arms.setdefault(records.block.mode, Arm(records.block.mode)).add(records)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 REQUEST_DOLLARS = 0.40e-6  # SQS pricing: a standard queue's request, beyond the free first million a month
 ITEM_DOLLARS = 0.625e-6  # DynamoDB pricing: one write of up to 1 KB, on demand
 BILLED_BYTES = 64 * 1024  # each started 64 KiB of payload is one request
-MOST_NAME = 80  # letters of a queue's name
 _STEM = 40
 
 
 def block_order(modes: Sequence[str], blocks: int, rng: random.Random) -> list[str]:
-    """The modes of all blocks, `blocks` of each: ABBA or BAAB by a throw, so that a drift over time hits both alike.
+    """The modes of all blocks, `blocks` of each: ABBA or BAAB at random, so that a drift over time affects both alike.
 
-    An odd last pair comes in an order by a throw.
+    An odd last pair comes in random order.
     """
     order: list[str] = []
     while len(order) < blocks * len(modes):
@@ -27,7 +26,7 @@ def block_order(modes: Sequence[str], blocks: int, rng: random.Random) -> list[s
 
 
 def block_sizes(messages: int, blocks: int) -> list[int]:
-    """The messages of each of a mode's blocks, as equal as can be."""
+    """The messages of each block of a mode, as equal as possible."""
     return [messages // blocks + (at < messages % blocks) for at in range(blocks)]
 
 
@@ -38,25 +37,25 @@ def schedule(modes: Sequence[str], blocks: int, messages: int, rng: random.Rando
 
 
 def queue_name(base: str, experiment: str, block: int | None = None, mode: str = "") -> str:
-    """The name of a block's queue, or of the queue that stands for the whole experiment while it goes on."""
+    """The name of a block's queue, or of the queue that exists as long as the experiment runs."""
     stem = f"{base[:_STEM]}-measure-{experiment}"
     return stem if block is None else f"{stem}-{block}-{mode}"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Dollars: the least (every request full), and the most that the settings allow for before empty receives."""
+    """The least (every request full) and the most that an experiment costs, in dollars, without empty receives."""
 
     low: float
     high: float
 
     def __str__(self) -> str:
         low, high = (f"${value:.2f}" if value >= 0.1 else f"${value:.4f}" for value in (self.low, self.high))
-        return f"{low} to {high}, and empty receives on top ($0.40 a million)"
+        return f"{low} to {high}, plus empty receives ($0.40 per million)"
 
 
 def estimate(messages: int, arms: int, size: int, batch: int, dynamodb: bool) -> Estimate:
-    """What an experiment costs, `messages` for each arm; empty receives come on top."""
+    """The cost of an experiment with `messages` for each arm, without empty receives."""
     units = -(-size * batch // BILLED_BYTES)
     sends = -(-messages // batch) * units
     full = -(-messages // 10)

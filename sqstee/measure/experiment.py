@@ -1,4 +1,4 @@
-"""The experiment: fresh queues, a sender and receivers, block by block; and how another host joins it."""
+"""The experiment: block by block, a fresh queue, a sender and receivers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+from sqstee.backoff import full_jitter
 from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.measure.design import queue_name
 from sqstee.measure.queues import Queues
-from sqstee.measure.receivers import Crew, Polling
+from sqstee.measure.receivers import Polling, ReceiverThreads
 from sqstee.measure.records import Block, Experiment
-from sqstee.measure.sender import Sender, Sending
+from sqstee.measure.sender import LoadSender, Sending
 from sqstee.measure.sink import host_name, open_sink, record_path
-from sqstee.measure.workers import Worker
+from sqstee.measure.workers import ReceiverProcess
 from sqstee.transports.errors import RETRY, TransportError
 
-RETENTION_SECONDS = 3600  # what a killed experiment leaves behind does not stay for days
+RETENTION_SECONDS = 3600  # so that the messages of a killed experiment do not stay for days
 _VISIBILITY_SECONDS = 30.0  # SQS's default
 _TICK_SECONDS = 0.05
 _REMOVALS = 3
+_REMOVAL_BACKOFF_SECONDS, _MOST_REMOVAL_BACKOFF_SECONDS = 0.2, 0.8
 _LOOK_SECONDS = 1.0
 _IDLE_FACTOR = 3
 STOP_SLACK_SECONDS = 5.0
@@ -31,11 +33,11 @@ HASTY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What to do. Times in seconds.
+class ExperimentSettings:
+    """The settings of one host's part in an experiment. Times in seconds.
 
-    A block ends when `settle` has passed since the last delivery and every message is here, or when the queue has
-    been empty for three times that (other hosts receive too); or, incomplete, `timeout` after the last send.
+    A block ends `settle` after the last delivery once every message has been received here, or when the queue has
+    been empty for three times `settle` (other hosts receive too); or, incomplete, `timeout` after the last send.
     """
 
     queue: str
@@ -52,8 +54,8 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a block is."""
+class BlockProgress:
+    """The progress of a block: messages sent, received for the first time, and received again."""
 
     block: int
     blocks: int
@@ -64,8 +66,8 @@ class Progress:
     again: int = 0
 
 
-class _Receivers(Protocol):
-    """A crew, here or in a process."""
+class _ReceiverPool(Protocol):
+    """Receivers as threads of this process, or in a process of their own."""
 
     failure: TransportError | None
 
@@ -73,8 +75,8 @@ class _Receivers(Protocol):
     def stop(self, complete: bool, patience: float) -> None: ...
 
 
-def header_of(settings: Settings, messages: int) -> Experiment:
-    """The first record of this host's files; a host that joins has 0 messages of its own."""
+def header_of(settings: ExperimentSettings, messages: int) -> Experiment:
+    """The first record of this host's files; a host that joins sends 0 messages."""
     return Experiment(
         id=settings.id,
         host=host_name(),
@@ -92,50 +94,54 @@ def header_of(settings: Settings, messages: int) -> Experiment:
     )
 
 
-class Seen:
-    """Which messages of the block have been received by this host's receivers."""
+class ReceivedSeqs:
+    """The seqs of one block that this host's receivers have received."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: BlockProgress) -> None:
         self.progress = progress
         self.latest = time.monotonic()
-        self.seen = bytearray(progress.messages)
+        self._flags = bytearray(progress.messages)
         self._lock = threading.Lock()
 
-    def received(self, seqs: Sequence[int]) -> None:
+    def add(self, seqs: Sequence[int]) -> None:
+        """Count the messages of one answer."""
         with self._lock:
             self.latest = time.monotonic()
             for seq in seqs:
-                if seq < len(self.seen) and not self.seen[seq]:
-                    self.seen[seq] = 1
+                if seq < len(self._flags) and not self._flags[seq]:
+                    self._flags[seq] = 1
                     self.progress.received += 1
                 else:
                     self.progress.again += 1
 
     @property
-    def all(self) -> bool:
+    def complete(self) -> bool:
+        """Whether every message of the block has been received."""
         return self.progress.received == self.progress.messages
 
 
 class Host:
-    """What starting and joining have in common: this host's receivers, records and connections."""
+    """The base of Conductor and Joiner: this host's receivers, records and connections."""
 
-    def __init__(self, settings: Settings, stop: threading.Event, messages: int, queues: Queues | None = None) -> None:
+    def __init__(
+        self, settings: ExperimentSettings, stop: threading.Event, messages: int, queues: Queues | None = None
+    ) -> None:
         self.settings, self.stop = settings, stop
         self.destination = parse(settings.queue)
         connections = settings.polling.receivers + settings.sending.threads + 2
         self.queues = queues or Queues(self.destination, connections)
-        self.seen: Seen | None = None
+        self.received: ReceivedSeqs | None = None
         self.control = queue_name(self.destination.name, settings.id)
         header = header_of(settings, messages)
         self.sink = open_sink(settings.folder, settings.table, header, self.destination.region)
-        self.workers: list[Worker] = []
-        self.crews: list[_Receivers] = []
-        self._make_crews(header)
+        self.workers: list[ReceiverProcess] = []
+        self.pools: list[_ReceiverPool] = []
+        self._make_receivers(header)
 
-    def _make_crews(self, header: Experiment) -> None:
+    def _make_receivers(self, header: Experiment) -> None:
         polling = self.settings.polling
         if self.settings.processes == 1:
-            self.crews = [Crew(self.queues, self.sink, polling, self.sink.name, self._received)]
+            self.pools = [ReceiverThreads(self.queues, self.sink, polling, self.sink.name, self._count)]
             return
         for at in range(self.settings.processes):
             share = polling.receivers // self.settings.processes + (at < polling.receivers % self.settings.processes)
@@ -147,78 +153,79 @@ class Host:
                 "table": self.settings.table,
                 "region": self.destination.region,
             }
-            self.workers.append(Worker(setup, self._received))
+            self.workers.append(ReceiverProcess(setup, self._count))
         for worker in self.workers:
             worker.wait_until_ready()
-        self.crews = list(self.workers)
+        self.pools = list(self.workers)
 
-    def _received(self, block: int, seqs: list[int]) -> None:
-        """From any receiver; one that was not waited for may still tell of an earlier block."""
-        if self.seen and self.seen.progress.block == block:
-            self.seen.received(seqs)
+    def _count(self, block: int, seqs: list[int]) -> None:
+        """Called by each receiver; a late one may still report messages of an earlier block."""
+        if self.received and self.received.progress.block == block:
+            self.received.add(seqs)
 
     def check(self) -> None:
-        """Raise what ended the receivers, if anything did."""
-        for crew in self.crews:
-            if crew.failure:
-                raise crew.failure
+        """Raise the error that ended the receivers, if there is one."""
+        for pool in self.pools:
+            if pool.failure:
+                raise pool.failure
 
-    def start_crews(self, block: int, url: str, mode: str) -> None:
-        for crew in self.crews:
-            crew.start(block, url, mode)
+    def start_receivers(self, block: int, url: str, mode: str) -> None:
+        for pool in self.pools:
+            pool.start(block, url, mode)
 
-    def stop_crews(self, complete: bool, patience: float) -> None:
-        """End all crews at the same time."""
+    def stop_receivers(self, complete: bool, patience: float) -> None:
+        """Stop all receivers at the same time."""
 
-        def stop(crew: _Receivers) -> None:
+        def stop(pool: _ReceiverPool) -> None:
             try:
-                crew.stop(complete, patience)
+                pool.stop(complete, patience)
             except TransportError as error:
-                crew.failure = crew.failure or error
+                pool.failure = pool.failure or error
 
-        threads = [threading.Thread(target=stop, args=(crew,)) for crew in self.crews]
+        threads = [threading.Thread(target=stop, args=(pool,)) for pool in self.pools]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
     def close(self) -> None:
-        """End the processes and the records; raises TransportError where a table did not take them all."""
+        """End the processes and close the records; raises TransportError if the table did not accept all of them."""
         for worker in self.workers:
             worker.close()
         self.sink.close()
         self.check()
 
     def paths(self) -> list[str]:
-        """The record files of this host."""
+        """The record files of this host that exist."""
         names = [self.sink.path, *(record_path(self.settings.folder, worker.pid) for worker in self.workers)]
         return [name for name in names if os.path.exists(name)]
 
 
 class Conductor(Host):
-    """The host that makes the queues, sends, and removes the queues.
+    """The host that creates the queues, sends the messages, and deletes the queues.
 
-    `stop` ends the experiment early, and cleanly; `show` is called with the progress some times a second.
+    `stop` ends the experiment early but cleanly; `show` is called with the progress several times per second.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExperimentSettings,
         stop: threading.Event,
-        show: Callable[[Progress], None],
+        show: Callable[[BlockProgress], None],
         queues: Queues | None = None,
     ) -> None:
         super().__init__(settings, stop, settings.messages, queues)
-        self.left: list[str] = []  # queues that could not be removed
+        self.left: list[str] = []  # queues that could not be deleted
         self._show = show
 
     def run(self) -> None:
-        """All blocks. Raises TransportError where SQS refuses; the queues are removed in any case."""
+        """Run all blocks. Raises TransportError if SQS refuses; the queues are deleted in any case."""
         attributes = self.queues.attributes()
         fresh = attributes | {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
         if self.queues.url(self.control):
-            hint = f"choose another --id, or remove what is left of it with --remove {self.settings.id}"
-            raise SqsteeError(f"an experiment {self.settings.id} is there already", hint, EXIT_FAILURE)
+            queue, name = self.settings.queue, self.settings.id
+            hint = f"use another --id, or delete its queues: sqstee measure {queue} --remove {name}"
+            raise SqsteeError(f"experiment {name} already exists", hint, EXIT_FAILURE)
         control = self.queues.create(self.control, fresh)
         try:
             for number, (mode, messages) in enumerate(self.settings.schedule, 1):
@@ -229,56 +236,56 @@ class Conductor(Host):
             self._remove(self.control, control)
 
     def _remove(self, name: str, url: str) -> None:
-        """Remove a queue; what fails for good is told at the end, and hides no other error."""
-        for again in range(_REMOVALS):
+        """Delete a queue, or note it in `left`: an error here must not hide another one."""
+        for attempt in range(_REMOVALS):
             try:
                 self.queues.remove(url)
                 return
             except TransportError as error:
                 if error.kind != RETRY:
                     break
-                time.sleep(0.2 * 2.0**again)
+                time.sleep(full_jitter(attempt, _REMOVAL_BACKOFF_SECONDS, _MOST_REMOVAL_BACKOFF_SECONDS))
         self.left.append(name)
 
     def _block(self, number: int, mode: str, messages: int, attributes: dict[str, str]) -> None:
-        """One block on a queue of its own."""
+        """Run one block, on a queue of its own."""
         name = queue_name(self.destination.name, self.settings.id, number, mode)
         timeout = float(attributes.get("VisibilityTimeout", _VISIBILITY_SECONDS))
         self.sink.write([Block(number, mode, name, messages, timeout)])
-        progress = Progress(number, len(self.settings.schedule), mode, messages)
-        self.seen = Seen(progress)
+        progress = BlockProgress(number, len(self.settings.schedule), mode, messages)
+        self.received = ReceivedSeqs(progress)
         url = self.queues.create(name, attributes)
-        sender = Sender(self.queues, self.sink, self.settings.sending, self.settings.id, number, url, messages)
+        sender = LoadSender(self.queues, self.sink, self.settings.sending, self.settings.id, number, url, messages)
         complete = False
         try:
-            self.start_crews(number, url, mode)
+            self.start_receivers(number, url, mode)
             sender.start()
             complete = self._wait(sender, progress, url)
         finally:
             try:
                 sender.stop(complete, HASTY_SECONDS)
                 long = self.settings.polling.wait if mode == "long" else 0.0
-                self.stop_crews(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
+                self.stop_receivers(complete, long + STOP_SLACK_SECONDS if complete else HASTY_SECONDS)
             finally:
                 self._remove(name, url)
 
-    def _wait(self, sender: Sender, progress: Progress, url: str) -> bool:
-        """Until the block has ended: whether it came to its end."""
-        assert self.seen
-        seen, settle = self.seen, self.settings.settle
+    def _wait(self, sender: LoadSender, progress: BlockProgress, url: str) -> bool:
+        """Wait for the end of the block; whether it is complete."""
+        assert self.received
+        received, settle = self.received, self.settings.settle
         sent_at = looked_at = empty_since = None
         while not self.stop.wait(_TICK_SECONDS):
             self.check()
             if sender.failure:
                 raise sender.failure
-            progress.sent = sender.taken
+            progress.sent = sender.accepted
             self._show(progress)
             now = time.monotonic()
             if not sender.done:
                 continue
             sent_at = sent_at or now
-            quiet = now - max(seen.latest, sent_at)
-            if seen.all and quiet >= settle:
+            quiet = now - max(received.latest, sent_at)
+            if received.complete and quiet >= settle:
                 return True
             if looked_at is None or now - looked_at >= min(_LOOK_SECONDS, settle):
                 looked_at = now
@@ -293,4 +300,4 @@ class Conductor(Host):
         try:
             return self.queues.depth(url) == 0
         except TransportError:
-            return False  # the next look will tell
+            return False  # asked again a second later

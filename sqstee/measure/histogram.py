@@ -1,4 +1,4 @@
-"""The gaps between a message and its duplicate, as an SVG picture. Pure."""
+"""A histogram, in SVG, of the gaps between a message and its duplicate. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEPS = (1, 2, 5)
 
 
 def bins(values: Sequence[float], bars: int = _BARS) -> tuple[float, int]:
-    """(width, number) of bins from 0: a width of 1, 2 or 5 times a power of ten, and at most `bars` of them."""
+    """(width, number) of bins from 0: the width is 1, 2 or 5 times a power of ten, the number at most `bars`."""
     most = max([_LEAST, *values])
     power = 10.0 ** math.floor(math.log10(most / bars))
     width = next(step * power for step in (*_STEPS, 10, 20) if most / (step * power) < bars)
@@ -21,7 +21,7 @@ def bins(values: Sequence[float], bars: int = _BARS) -> tuple[float, int]:
 
 
 def svg(gaps_ms: Mapping[str, Sequence[float]], title: str) -> str:
-    """Counts of gaps in ms, the modes side by side in each bin."""
+    """The histogram of gaps in ms, with the modes side by side in each bin."""
     width, count = bins([gap for gaps in gaps_ms.values() for gap in gaps])
     counts = {mode: [0] * count for mode in gaps_ms}
     for mode, gaps in gaps_ms.items():

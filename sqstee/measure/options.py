@@ -1,4 +1,4 @@
-"""What the options of `sqstee measure` may be. Pure."""
+"""The options of `sqstee measure`, checked. Pure."""
 
 from __future__ import annotations
 
@@ -18,49 +18,55 @@ _DEFAULTS = {
 }
 _MOST_BLOCKS = 1000
 _LEAST_DIFFERENCE = 0.02
-_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _MOST_ID = 16
+_HELP = "sqstee measure --help"
 
 
 def check(given: dict[str, Any]) -> None:
-    """Refuse what cannot be, and set what was left to us; `given` are the options by their parameters' names."""
-    what = "simulate" if given["simulate"] else "measure"
+    """Refuse invalid options, and fill in the defaults; `given` has the options by the names of their parameters."""
+    kind = "simulate" if given["simulate"] else "measure"
     for name, defaults in _DEFAULTS.items():
-        given[name] = given[name] or defaults[what]
+        given[name] = given[name] or defaults[kind]
     if given["output"] not in ("text", "json"):
-        raise SqsteeError(f"{given['output']!r} is not a form of output", "the form is -o text|json")
+        raise _invalid("--output", given["output"], "text or json")
     chosen = [f"--{name}" for name in ("simulate", "plan", "report", "join", "remove") if given[name]]
     if len(chosen) > 1:
-        raise SqsteeError(f"only one of {' and '.join(chosen)}", "see: sqstee measure --help")
+        raise SqsteeError(f"only one of {' and '.join(chosen)} can be given", _HELP)
     if given["histogram"] and not given["histogram"].endswith(".svg"):
-        hint = "give a name that ends in .svg; rsvg-convert or a browser makes another format of it"
-        raise SqsteeError(f"--histogram: {given['histogram']!r} is no SVG file", hint)
+        hint = "write an SVG file, and convert it: rsvg-convert gaps.svg -o gaps.png"
+        raise _invalid("--histogram", given["histogram"], "a name that ends in .svg", hint)
     for name in ("id", "join", "remove"):
         _check_id(name, given["ident" if name == "id" else name])
     given["modes"] = [name for name in MODES if name in given["mode"].split(",")]
     if not given["modes"] or len(given["modes"]) != len(given["mode"].split(",")):
-        raise SqsteeError(f"--mode: {given['mode']!r} is not right", "the form is --mode short,long")
+        raise _invalid("--mode", given["mode"], "short, long, or short,long")
     if given["words"] and (given["plan"] or given["simulate"]):
-        problem = f"--{'plan' if given['plan'] else 'simulate'} takes no queue"
-        raise SqsteeError(problem, "the queue is only imagined")
+        flag = "--plan" if given["plan"] else "--simulate"
+        raise SqsteeError(f"{flag} takes no queue", f"sqstee measure {flag}")
     if abs(given["ratio"] - 1.0) < _LEAST_DIFFERENCE:
-        hint = f"the ratio is below {1 - _LEAST_DIFFERENCE:g} or above {1 + _LEAST_DIFFERENCE:g}"
-        raise SqsteeError("that cannot be planned: nobody can pay for so small a difference", hint)
+        bounds = f"below {1 - _LEAST_DIFFERENCE:g} or above {1 + _LEAST_DIFFERENCE:g}"
+        hint = "a smaller difference would take too many messages; for example: sqstee measure --plan --ratio 2"
+        raise _invalid("--ratio", f"{given['ratio']:g}", f"a ratio {bounds}", hint)
     for name in ("wait", "pause", "settle", "timeout"):
         given[name] = _duration(name, given[name])
     _check_numbers(given)
 
 
+def _invalid(flag: str, text: str, expected: str, hint: str = _HELP) -> SqsteeError:
+    return SqsteeError(f"invalid value {text!r} for {flag} (expected {expected})", hint)
+
+
 def _check_id(option: str, text: str) -> None:
-    if len(text) > _MOST_ID or set(text) - _ID_LETTERS:
-        raise SqsteeError(f"--{option}: {text!r} is not right", f"an ID is up to {_MOST_ID} of a-z and 0-9")
+    if len(text) > _MOST_ID or set(text) - _ID_CHARACTERS:
+        raise _invalid(f"--{option}", text, f"up to {_MOST_ID} characters of a-z and 0-9")
 
 
 def _duration(name: str, text: str) -> float:
     try:
         return duration(text)
-    except ValueError as error:
-        raise SqsteeError(f"--{name}: {text!r} is not right: {error}", f"the form is --{name} TIME") from None
+    except ValueError:
+        raise _invalid(f"--{name}", text, "a time such as 2s or 5m") from None
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
@@ -91,18 +97,17 @@ def _check_numbers(given: dict[str, Any]) -> None:
     }
     for name, (low, high) in bounds.items():
         if not low <= given[name] <= high:
-            flag = name.replace("_", "-")
-            raise SqsteeError(f"--{flag}: {given[name]:g} is not right", f"it is from {low:g} to {high:g}")
+            raise _invalid(f"--{name.replace('_', '-')}", f"{given[name]:g}", f"{low:g} to {high:g}")
 
 
 def queue_of(words: Sequence[str]) -> str:
-    """The one queue that is named."""
+    """The only argument, the name of a standard queue; raises SqsteeError."""
     if len(words) != 1:
-        problem = "no queue" if not words else "more than one queue"
-        raise SqsteeError(problem, "the form is: sqstee measure QUEUE; without a queue: sqstee measure --simulate")
+        problem = "no queue given" if not words else "more than one queue given"
+        raise SqsteeError(problem, "sqstee measure QUEUE, or without a queue: sqstee measure --simulate")
     destination = parse(words[0])
     if destination.kind != "sqs":
-        raise SqsteeError(f"{words[0]!r} is no SQS queue", "give the name, URL or ARN of a queue")
+        raise SqsteeError(f"{words[0]!r} is not an SQS queue", "give the name, URL or ARN of a queue")
     if destination.name.endswith(".fifo"):
         raise SqsteeError("a FIFO queue drops duplicates itself", "give the name of a standard queue")
     return words[0]

@@ -1,4 +1,4 @@
-"""The queues of an experiment, and the table that may keep its records: made, used with their times, and removed."""
+"""The queues of an experiment, and the optional DynamoDB table of its records."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqstee.backoff import full_jitter
 from sqstee.destination import Destination
 from sqstee.transports.aws import refusal_of
 from sqstee.transports.errors import OPEN, RETRY, TransportError
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
 _READ_SLACK_SECONDS = 10
-_WRITE_ROUNDS = 8
-# What a new queue takes over from the one beside which it is made; no policy, no dead-letter queue.
+_WRITES = 8
+_BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS = 0.05, 5.0
+# The attributes that a new queue copies from QUEUE; no policy, no dead-letter queue.
 _COPIED = (
     "VisibilityTimeout",
     "MaximumMessageSize",
@@ -29,8 +31,8 @@ _COPIED = (
 )
 
 
-class Received(NamedTuple):
-    """A message of one answer; `first_received` in seconds since the epoch, by SQS, 0 where it does not say."""
+class QueueMessage(NamedTuple):
+    """A message of one answer; `first_received` is SQS's, in seconds since the epoch, 0 if it is missing."""
 
     message_id: str
     handle: str
@@ -40,7 +42,7 @@ class Received(NamedTuple):
 
 
 class Queues:
-    """The queues of one account and region; thread-safe. Every method raises TransportError where SQS refuses."""
+    """The queues of one account and region; thread-safe. Every method raises TransportError if SQS refuses."""
 
     def __init__(self, destination: Destination, connections: int) -> None:
         self._destination = destination
@@ -56,7 +58,7 @@ class Queues:
             raise refusal_of(error) from error
 
     def attributes(self) -> dict[str, str]:
-        """The attributes that a new queue should take over; none where the destination's queue does not exist."""
+        """The attributes that a new queue copies; none if the destination's queue does not exist."""
         url = self._destination.url or self.url(self._destination.name)
         if not url:
             return {}
@@ -68,11 +70,11 @@ class Queues:
             raise
         found = answer.get("Attributes", {})
         if found.get("KmsMasterKeyId"):
-            found.pop("SqsManagedSseEnabled", None)  # SQS refuses both
+            found.pop("SqsManagedSseEnabled", None)  # SQS refuses the two together
         return {name: found[name] for name in _COPIED if name in found}
 
     def url(self, name: str) -> str | None:
-        """A queue's URL; None where there is none."""
+        """A queue's URL; None if the queue does not exist."""
         try:
             return str(self._call("get_queue_url", QueueName=name)["QueueUrl"])
         except TransportError as error:
@@ -81,7 +83,7 @@ class Queues:
             raise
 
     def urls(self, prefix: str) -> list[str]:
-        """The URLs of the queues whose names begin so."""
+        """The URLs of the queues whose names begin with `prefix`."""
         found: list[str] = []
         token: dict[str, str] = {}
         while True:
@@ -92,11 +94,11 @@ class Queues:
             token = {"NextToken": answer["NextToken"]}
 
     def create(self, name: str, attributes: Mapping[str, str]) -> str:
-        """Make a queue: its URL."""
+        """Create a queue and return its URL."""
         return str(self._call("create_queue", QueueName=name, Attributes=dict(attributes))["QueueUrl"])
 
     def remove(self, url: str) -> None:
-        """Delete a queue, if it is there."""
+        """Delete a queue, if it exists."""
         try:
             self._call("delete_queue", QueueUrl=url)
         except TransportError as error:
@@ -104,13 +106,13 @@ class Queues:
                 raise
 
     def depth(self, url: str) -> int:
-        """Messages that are visible, in flight or delayed, as SQS guesses."""
+        """The approximate number of messages that are visible, in flight or delayed."""
         names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         answer = self._call("get_queue_attributes", QueueUrl=url, AttributeNames=names)
         return sum(int(answer.get("Attributes", {}).get(name, 0)) for name in names)
 
     def send(self, url: str, bodies: Sequence[str]) -> list[str | None]:
-        """One SendMessageBatch: the MessageIds, None where the answer does not say that a message was taken."""
+        """One SendMessageBatch: the MessageIds, None for each message that the answer does not confirm."""
         entries = [{"Id": str(at), "MessageBody": body} for at, body in enumerate(bodies)]
         answer = self._call("send_message_batch", QueueUrl=url, Entries=entries)
         for failed in answer.get("Failed", []):
@@ -119,8 +121,8 @@ class Queues:
         taken = {int(entry["Id"]): str(entry["MessageId"]) for entry in answer.get("Successful", [])}
         return [taken.get(at) for at in range(len(bodies))]
 
-    def receive(self, url: str, wait: float) -> list[Received]:
-        """One ReceiveMessage for ten messages; `wait` in whole seconds, 0 is short polling."""
+    def receive(self, url: str, wait: float) -> list[QueueMessage]:
+        """One ReceiveMessage for up to ten messages; `wait` in whole seconds, 0 is short polling."""
         answer = self._call(
             "receive_message",
             QueueUrl=url,
@@ -138,9 +140,9 @@ class Queues:
         return [entry["Id"] in done for entry in entries]
 
 
-def _received(found: Mapping[str, Any]) -> Received:
+def _received(found: Mapping[str, Any]) -> QueueMessage:
     attributes = found.get("Attributes", {})
-    return Received(
+    return QueueMessage(
         found["MessageId"],
         found["ReceiptHandle"],
         found["Body"],
@@ -150,14 +152,14 @@ def _received(found: Mapping[str, Any]) -> Received:
 
 
 def is_missing(error: TransportError) -> bool:
-    """Whether an error says that the queue does not exist (or not yet, or not any more)."""
+    """Whether an error means that the queue does not exist, yet or any longer."""
     return "NonExistentQueue" in error.code or "QueueDoesNotExist" in error.code
 
 
-class Table:
+class RecordTable:
     """A DynamoDB table of records: partition key `experiment`, sort key `id`; thread-safe.
 
-    It is made, paid by request, where it does not exist; it is never removed, as it is the result.
+    It is created, billed per request, if it does not exist; it is never deleted, since it holds the results.
     """
 
     def __init__(self, name: str, region: str, experiment: str, writer: str) -> None:
@@ -170,11 +172,11 @@ class Table:
             import boto3.session
 
             self._client: Any = boto3.session.Session().client("dynamodb", region_name=region or None)
-            self._make()
+            self._create_if_missing()
         except Exception as error:
             raise refusal_of(error) from error
 
-    def _make(self) -> None:
+    def _create_if_missing(self) -> None:
         keys = [("experiment", "HASH"), ("id", "RANGE")]
         try:
             self._client.describe_table(TableName=self._name)
@@ -188,7 +190,7 @@ class Table:
             self._client.get_waiter("table_exists").wait(TableName=self._name)
 
     def put(self, items: Iterable[Mapping[str, Any]]) -> None:
-        """Write records, 25 a call; what DynamoDB leaves over goes again, with pauses. Raises TransportError."""
+        """Write records, 25 per call; unprocessed ones are written again after a pause. Raises TransportError."""
         requests = [{"PutRequest": {"Item": self._item(item)}} for item in items]
         try:
             for start in range(0, len(requests), 25):
@@ -209,10 +211,10 @@ class Table:
         return {name: TypeSerializer().serialize(value) for name, value in whole.items()}
 
     def _write(self, requests: list[Any]) -> None:
-        for again in range(_WRITE_ROUNDS):
+        for attempt in range(_WRITES):
             answer = self._client.batch_write_item(RequestItems={self._name: requests})
             requests = answer.get("UnprocessedItems", {}).get(self._name, [])
             if not requests:
                 return
-            time.sleep(min(5.0, 0.05 * 2.0**again))
-        raise TransportError(RETRY, "UnprocessedItems", f"{len(requests)} records were not taken by {self._name}")
+            time.sleep(full_jitter(attempt, _BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS))
+        raise TransportError(RETRY, "UnprocessedItems", f"table {self._name} did not accept {len(requests)} records")

@@ -1,4 +1,4 @@
-"""The receivers of one process: threads that poll one block's queue, delete at once, and write every delivery down."""
+"""The receivers of one process: threads that poll one block's queue, delete at once, and record every delivery."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqstee.measure.queues import Queues, Received, is_missing
-from sqstee.measure.records import Calls, Delivery, Sink
+from sqstee.backoff import full_jitter
+from sqstee.measure.queues import QueueMessage, Queues, is_missing
+from sqstee.measure.records import Calls, DeliveryRecord, RecordSink
 from sqstee.transports.errors import RETRY, TransportError
 
-_MOST_BACKOFF_SECONDS = 5.0
+_BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS = 0.1, 5.0
 _NOT_DELETED: tuple[float | None, float | None] = (None, None)
-_MISSING_PAUSE_SECONDS = 0.5  # a new queue is not everywhere at once
+_MISSING_PAUSE_SECONDS = 0.5  # SQS's hosts do not all know a new queue at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Polling:
-    """How receivers poll: `wait` of a long poll and `pause` between a receiver's polls, in seconds."""
+    """How to poll: the `wait` of a long poll and the `pause` between two polls of a receiver, in seconds."""
 
     receivers: int
     wait: float = 20.0
@@ -34,27 +35,27 @@ class _Tally:
     errors: int = 0
 
 
-class Crew:
+class ReceiverThreads:
     """Receivers as threads of this process.
 
-    `received` is called, from the receivers' threads, with the block and the seqs of each answer. `failure` is what
-    ended them.
+    `received` is called, from the receivers' threads, with the block and the seqs of each answer. `failure` is the
+    error that ended them.
     """
 
     def __init__(
-        self, queues: Queues, sink: Sink, polling: Polling, name: str, received: Callable[[int, list[int]], None]
+        self, queues: Queues, sink: RecordSink, polling: Polling, name: str, received: Callable[[int, list[int]], None]
     ) -> None:
         self._queues, self._sink, self._polling, self._name = queues, sink, polling, name
         self._received = received
         self._stop = threading.Event()
-        self._last_look = False
+        self._last_poll = False
         self._threads: list[threading.Thread] = []
         self._tallies: list[_Tally] = []
         self._block = 0
         self.failure: TransportError | None = None
 
     def start(self, block: int, url: str, mode: str) -> None:
-        """Poll a block's queue from now on."""
+        """Start to poll a block's queue."""
         self._stop = threading.Event()
         self._block = block
         self._tallies = [_Tally() for _ in range(self._polling.receivers)]
@@ -68,13 +69,13 @@ class Crew:
             thread.start()
 
     def stop(self, complete: bool, patience: float) -> None:
-        """End the receivers within `patience` seconds: the polls that are out come back.
+        """Stop the receivers; the polls under way have `patience` seconds to finish.
 
-        At the end of a complete block each receiver of short polls goes on until it has found nothing in a poll that it
-        began after the block's end: one that was kept from polling meanwhile would have left duplicates uncounted. A
-        long poll that is out looks all the time.
+        At the end of a complete block, each receiver of short polls goes on until a poll that began after the block's
+        end finds nothing: a receiver that could not poll meanwhile would leave duplicates uncounted. A long poll under
+        way covers that time.
         """
-        self._last_look = complete
+        self._last_poll = complete
         self._stop.set()
         deadline = time.monotonic() + patience
         for thread in self._threads:
@@ -86,35 +87,35 @@ class Crew:
         self._sink.write([Calls(self._block, complete=whole, **sums)])
 
     def _poll(self, name: str, block: int, url: str, wait: float, tally: _Tally, stop: threading.Event) -> None:
-        """One receiver."""
-        trouble, goes_on = 0, True
+        """Poll until the end: one receiver's thread."""
+        attempt, goes_on = 0, True
         while goes_on and self.failure is None:
             ending = stop.is_set()
-            if ending and (wait or not self._last_look):
+            if ending and (wait or not self._last_poll):
                 return
             try:
-                found = self._once(f"{name}:{block}:{tally.receives}", block, url, wait, tally)
-                trouble, goes_on = 0, found or not ending
+                found = self._poll_once(f"{name}:{block}:{tally.receives}", block, url, wait, tally)
+                attempt, goes_on = 0, found or not ending
             except TransportError as error:
-                if not self._bears(error, tally):
+                if not self._is_passing(error, tally):
                     self.failure = error
                     return
-                trouble, goes_on = trouble + 1, not ending
-                backoff = min(_MOST_BACKOFF_SECONDS, 0.05 * 2.0**trouble)
+                backoff = full_jitter(attempt, _BACKOFF_SECONDS, _MOST_BACKOFF_SECONDS)
+                attempt, goes_on = attempt + 1, not ending
                 stop.wait(_MISSING_PAUSE_SECONDS if is_missing(error) else backoff)
             if self._polling.pause:
                 stop.wait(self._polling.pause)
 
     @staticmethod
-    def _bears(error: TransportError, tally: _Tally) -> bool:
-        """Whether an error passes; a queue that is not there yet, or not any more, is none."""
+    def _is_passing(error: TransportError, tally: _Tally) -> bool:
+        """Whether to go on after an error; a queue that does not exist yet, or no longer, counts as no error."""
         if is_missing(error):
             return True
         tally.errors += 1
         return error.kind == RETRY
 
-    def _once(self, call: str, block: int, url: str, wait: float, tally: _Tally) -> bool:
-        """One poll, and the deletion of what it brought: whether it brought anything."""
+    def _poll_once(self, call: str, block: int, url: str, wait: float, tally: _Tally) -> bool:
+        """Poll, and delete the messages received; whether there were any."""
         t0 = time.time()
         found = self._queues.receive(url, wait)
         t1 = time.time()
@@ -129,15 +130,17 @@ class Crew:
         deleted_t1 = time.time()
         times = [(deleted_t0, deleted_t1) if gone else _NOT_DELETED for gone in done]
         self._sink.write(
-            Delivery(block, seq, one.message_id, call, t0, t1, gone0, gone1, one.receive_count, one.first_received)
+            DeliveryRecord(
+                block, seq, one.message_id, call, t0, t1, gone0, gone1, one.receive_count, one.first_received
+            )
             for seq, one, (gone0, gone1) in zip(seqs, found, times, strict=True)
             if seq is not None
         )
         self._received(block, [seq for seq in seqs if seq is not None])
         return True
 
-    def _delete(self, url: str, found: Sequence[Received], tally: _Tally) -> list[bool]:
-        """Delete; what cannot be deleted comes again, and is then told apart by its record."""
+    def _delete(self, url: str, found: Sequence[QueueMessage], tally: _Tally) -> list[bool]:
+        """Whether each message was deleted; the others are delivered again, as their records show."""
         try:
             return self._queues.delete(url, [one.handle for one in found])
         except TransportError:
@@ -152,7 +155,7 @@ def body_of(experiment: str, block: int, seq: int, size: int) -> str:
 
 
 def _seq(body: str, block: int) -> int | None:
-    """The seq of a message of this block; None for what somebody else has put into the queue."""
+    """The seq of a message of this block; None for a foreign message."""
     try:
         fields = json.loads(body)
         seq = int(fields["seq"])

@@ -1,7 +1,7 @@
-"""What an experiment writes down: one JSON object a line, a file for each process, and the way back.
+"""The records of an experiment: one JSON object per line, one file per process; written and read here.
 
-A file starts with the experiment and goes on with its blocks in their order. Times are seconds since the epoch by the
-clock of the host that wrote them (in a simulation: since its start).
+A file starts with the experiment; its blocks follow in order. Times are seconds since the epoch by the clock of the
+host that wrote them (in a simulation: since its start).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ MODES = ("short", "long")
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """The first line of each file: which experiment its records belong to.
+    """The first line of each file: the experiment that its records belong to.
 
-    `messages` are those of one mode, over all its blocks; `blocks` are the modes of all blocks, in their order.
+    `messages` counts those of one mode, over all its blocks; `blocks` has the mode of each block, in order.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One queue of its own, polled in one mode. `visibility_timeout` in seconds; a model has none."""
+    """One block: a fresh queue, polled in one mode. `visibility_timeout` in seconds; a model has none."""
 
     block: int
     mode: str
@@ -46,7 +46,7 @@ class Block:
 
 
 class Sent(NamedTuple):
-    """One message that the queue took: when its request began, and when it was answered."""
+    """One message that the queue accepted: when its request began, and when the answer came."""
 
     block: int
     seq: int
@@ -55,12 +55,12 @@ class Sent(NamedTuple):
     t1: float
 
 
-class Delivery(NamedTuple):
+class DeliveryRecord(NamedTuple):
     """One message of one answer to ReceiveMessage.
 
-    `call` names the request (host:pid:number), `t0` and `t1` are its beginning and its answer, `deleted_t0` and
-    `deleted_t1` those of the request that deleted this delivery (None where it was not). `receive_count` and
-    `first_received` are what SQS says: approximate, and 0 where it says nothing.
+    `call` names the request (host:pid:number); `t0` and `t1` are the times of request and answer, `deleted_t0` and
+    `deleted_t1` those of the deletion of this delivery (None if it was not deleted). `receive_count` and
+    `first_received` are SQS's own, approximate figures, 0 if missing.
     """
 
     block: int
@@ -77,7 +77,7 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What one process did in one block; `complete` is whether the block came to its own end there."""
+    """The calls of one process in one block; `complete` is whether the block ran to its end there."""
 
     block: int
     sends: int = 0
@@ -88,40 +88,40 @@ class Calls:
     complete: bool = True
 
 
-Record: TypeAlias = Experiment | Block | Sent | Delivery | Calls
+Record: TypeAlias = Experiment | Block | Sent | DeliveryRecord | Calls
 _KINDS: dict[str, type[Any]] = {
     "experiment": Experiment,
     "block": Block,
     "sent": Sent,
-    "delivery": Delivery,
+    "delivery": DeliveryRecord,
     "calls": Calls,
 }
 _OPTIONAL = {"deleted_t0", "deleted_t1", "visibility_timeout"}
 _NUMBERS = _OPTIONAL | {"block", "seq", "t0", "t1", "receive_count"}
 _NUMBERS |= {"messages", "sends", "receives", "empty", "deletes", "errors"}
 _TEXTS = ("id", "host", "queue", "mode", "message_id", "call")
-_MOST = 1e18  # of any number here: times in seconds, counts
+_MOST = 1e18  # the largest number accepted, be it a time in seconds or a count
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-class Sink(Protocol):
-    """Takes records; from several threads."""
+class RecordSink(Protocol):
+    """Stores records; thread-safe."""
 
     def write(self, records: Iterable[Record]) -> None:
-        """Keep these."""
+        """Store records."""
 
     def close(self) -> None:
-        """Have everything kept."""
+        """Return once all records are stored."""
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    """A record as a JSON object's fields."""
+    """The fields of a record's JSON object."""
     fields = record._asdict() if isinstance(record, tuple) else asdict(record)
     return {"record": _NAMES[type(record)], **fields}
 
 
 def parse(line: str | bytes) -> Record:
-    """A record of one line; raises ValueError where it is none."""
+    """The record in one line; raises ValueError if there is none."""
     try:
         fields = json.loads(line)
     except RecursionError:
@@ -138,20 +138,20 @@ def parse(line: str | bytes) -> Record:
         raise ValueError(str(error)) from None
     for name in _NUMBERS & fields.keys():
         if not _is_number(fields[name]) and not (fields[name] is None and name in _OPTIONAL):
-            raise ValueError(f"{name} is no number")
+            raise ValueError(f"{name} is not a number")
     for name in _TEXTS:
         if not isinstance(fields.get(name, ""), str):
-            raise ValueError(f"{name} is no text")
+            raise ValueError(f"{name} is not a string")
     return record
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is one that can be counted with: JSON as Python reads it has NaN and numbers of 400 digits."""
+    """Whether a value is a usable number: Python's json also reads NaN and numbers of 400 digits."""
     return isinstance(value, int | float) and abs(value) <= _MOST
 
 
-class File:
-    """A file of records; each call of `write` is one append, so that a killed process tears its last line only."""
+class RecordFile:
+    """A file of records. Each `write` is one append: a killed process can tear the last line only."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -175,12 +175,12 @@ class BlockRecords:
 
     block: Block
     sent: list[Sent] = field(default_factory=list)
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[DeliveryRecord] = field(default_factory=list)
     calls: list[Calls] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
-        """Take a record into its list; the others are headers."""
-        if isinstance(record, Delivery):
+        """Add a record to the list of its kind; headers are ignored."""
+        if isinstance(record, DeliveryRecord):
             self.deliveries.append(record)
         elif isinstance(record, Sent):
             self.sent.append(record)
@@ -197,10 +197,10 @@ class _Span:
     end: int
 
 
-class Reader:
-    """Record files of one experiment, read block by block: memory follows the largest block, not the experiment.
+class RecordReader:
+    """Record files of one experiment, read block by block: memory grows with the largest block, not the experiment.
 
-    Raises SqsteeError where a file is none of records, or one of another experiment.
+    Raises SqsteeError if a file is not a record file, or belongs to another experiment.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -211,16 +211,16 @@ class Reader:
         for path in dict.fromkeys(paths):
             self._index(path)
         if not self._headers:
-            raise SqsteeError("no file has the records of an experiment", "they are in DIR of --records DIR")
+            hint = "sqstee measure --report sqstee-measure-ID/*.ndjson"
+            raise SqsteeError("the files have no records of an experiment", hint)
         self.experiment = max(self._headers, key=lambda header: header.messages)
         if any(header.id != self.experiment.id for header in self._headers):
             ids = ", ".join(sorted({header.id for header in self._headers}))
-            raise SqsteeError(f"the files are of several experiments: {ids}", "give --report the files of one")
+            hint = "give the files of one experiment: sqstee measure --report sqstee-measure-ID/*.ndjson"
+            raise SqsteeError(f"the files belong to several experiments: {ids}", hint)
         if self._spans.keys() - self._blocks.keys():
-            raise SqsteeError(
-                "the file of the host that started the experiment is not among these",
-                "give --report the files of all hosts",
-            )
+            hint = "give the files of all hosts: sqstee measure --report HOST-1/*.ndjson HOST-2/*.ndjson"
+            raise SqsteeError("the file of the host that started the experiment is missing", hint)
 
     def blocks(self) -> Iterator[BlockRecords]:
         """Each block with all its records."""
@@ -239,13 +239,14 @@ class Reader:
             with open(path, "rb") as file:
                 self._index_lines(path, file)
         except OSError as error:
-            raise SqsteeError(f"{path}: {error.strerror}", "give --report the files of an experiment") from None
+            hint = "sqstee measure --report sqstee-measure-ID/*.ndjson"
+            raise SqsteeError(f"cannot read {path}: {error.strerror}", hint) from None
 
     def _index_lines(self, path: str, file: IO[bytes]) -> None:
         at, latest = 0, None
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
-                self.torn.append(path)  # its process was killed while it wrote
+                self.torn.append(path)  # the process was killed during a write
                 return
             record = _parse_at(path, number, line)
             end = at + len(line)
@@ -267,5 +268,5 @@ def _parse_at(path: str, number: int, line: bytes) -> Record:
     try:
         return parse(line)
     except (ValueError, KeyError) as error:
-        hint = "give --report files that sqstee measure wrote"
+        hint = "give files that sqstee measure wrote: sqstee measure --report sqstee-measure-ID/*.ndjson"
         raise SqsteeError(f"{path}, line {number}: {error}", hint, EXIT_FAILURE) from None

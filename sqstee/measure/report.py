@@ -1,4 +1,4 @@
-"""The report of an experiment: its figures as data, and the data as text. Pure."""
+"""The report of an experiment: its figures as data, and as text. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqstee.measure.analyse import CLASSES, Arm
 from sqstee.measure.records import Experiment
 from sqstee.measure.statistics import compare, dispersion, percentile, poisson_interval
 
-ORIGINAL = {  # duplicates when so many messages had been received, as published in 2013
+ORIGINAL = {  # duplicates by the number of messages received, as published in 2013
     "short": {100_000: 10, 200_000: 14, 300_000: 29},
     "long": {100_000: 3, 200_000: 5, 300_000: 6},
 }
@@ -21,15 +21,15 @@ _GAP_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _CHECKPOINTS = 3
 _DOUBTFUL = 0.05
 
-MODEL_NOTE = "The model is an illustration, fitted to two figures of the original; it is not what is inside SQS."
+MODEL_NOTE = "The model is an illustration, fitted to two figures of the original; it does not show how SQS works."
 CROWDING_NOTE = (
-    "The model starts with the whole backlog and its duplicates crowd at the end, when many receivers look for the "
+    "The model starts with the whole backlog, and its duplicates crowd at the end, when many receivers compete for the "
     "last copies; the original sent while it received and had no such end. So the earlier cells are not reproduced."
 )
 
 
 def figures(experiment: Experiment, arms: Sequence[Arm], torn: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything there is to report, as a JSON object; rates in ppm of the messages received, times in ms."""
+    """The whole report as a JSON object; rates in ppm of the messages received, times in ms."""
     found: dict[str, Any] = {
         "experiment": experiment.id,
         "queue": experiment.queue,
@@ -99,9 +99,9 @@ def _comparison(arms: Sequence[Arm]) -> dict[str, Any] | None:
 
 
 def table(arms: Sequence[Arm]) -> list[dict[str, int | None]]:
-    """The original's layout: duplicates of each mode when a third, two thirds and all of the messages had come.
+    """The original's layout: duplicates of each mode after a third, two thirds and all of the messages.
 
-    Published as three rows, which are read as checkpoints of one run; the post does not say.
+    The original published three rows without saying whether they are one run; here they are checkpoints of one run.
     """
     most = max((arm.messages for arm in arms), default=0)
     rows = sorted({most * at // _CHECKPOINTS for at in range(1, _CHECKPOINTS + 1)} - {0})
@@ -111,20 +111,20 @@ def table(arms: Sequence[Arm]) -> list[dict[str, int | None]]:
 
 
 def _notes(found: Mapping[str, Any], torn: Sequence[str]) -> Iterable[str]:
-    """What a reader must know before believing the figures."""
+    """The caveats about the figures."""
     for mode, arm in found["modes"].items():
         if arm["incomplete_blocks"]:
-            yield f"{mode}: {arm['incomplete_blocks']} of {len(arm['blocks'])} blocks did not come to their end"
+            yield f"{mode}: {arm['incomplete_blocks']} of {len(arm['blocks'])} blocks did not run to their end"
         if arm["not_received"]:
             yield f"{mode}: {arm['not_received']:,} messages were not received before their block ended"
         spread = arm["dispersion"]
         if spread and spread["p"] < _DOUBTFUL:
             yield (
-                f"{mode}: the counts of the blocks differ more than Poisson counts do (variance / mean "
+                f"{mode}: the counts of the blocks vary more than Poisson counts do (variance / mean "
                 f"{spread['index']:.1f}, p = {number(spread['p'])}): the interval is too narrow"
             )
     for path in torn:
-        yield f"{path}: its last line is torn, and left out"
+        yield f"{path}: the last line is torn and was ignored"
     if found["simulated"]:
         yield MODEL_NOTE
         missed = unreproduced([found["table"]])
@@ -133,13 +133,13 @@ def _notes(found: Mapping[str, Any], torn: Sequence[str]) -> Iterable[str]:
 
 
 def _missed(cells: Sequence[str]) -> str:
-    """Which cells a simulation misses, and why."""
+    """The note on the cells that a simulation misses, with the reason."""
     early = any(f"at {max(ORIGINAL['short']):,}" not in cell for cell in cells)
     return f"Not reproduced: {'; '.join(cells)}. {CROWDING_NOTE if early else CHANCE_NOTE}"
 
 
 def unreproduced(tables: Sequence[Sequence[Mapping[str, int | None]]]) -> list[str]:
-    """The original's cells that simulations miss: outside the range of several; of one, if the exact test says so."""
+    """The original's cells outside the range of several simulations, or rejected by the exact test for a single one."""
     missed = []
     for mode, cells in ORIGINAL.items():
         for messages, original in cells.items():
@@ -159,7 +159,7 @@ def unreproduced(tables: Sequence[Sequence[Mapping[str, int | None]]]) -> list[s
 
 
 def number(value: float | None) -> str:
-    """A figure in three digits, or as many as a whole part has."""
+    """A figure in three digits, or in all digits of its integer part."""
     if value is None:
         return "-"
     if value == 0 or not math.isfinite(value):
@@ -170,7 +170,7 @@ def number(value: float | None) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in columns: the first to the left, the others to the right."""
+    """Align rows in columns: the first column to the left, the others to the right."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return [
         "   ".join(
@@ -182,11 +182,11 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The whole report, for people."""
-    what = "simulated" if found["simulated"] else f"on queues beside {found['queue']}"
-    lines = [f"experiment {found['experiment']}, {what}; blocks: {' '.join(found['blocks'])}", ""]
+    """The whole report as text."""
+    place = "simulated" if found["simulated"] else f"on queues beside {found['queue']}"
+    lines = [f"experiment {found['experiment']}, {place}; blocks: {' '.join(found['blocks'])}", ""]
     if not found["modes"]:
-        return "\n".join([*lines, "nothing was received", ""])
+        return "\n".join([*lines, "no messages received", ""])
     lines += columns(list(_rows(found["modes"])))
     lines += ["", *_compared(found["comparison"], found["modes"]), "", *_table_lines(found["table"], found["modes"])]
     lines += ["", *(f"note: {note}" for note in found["notes"])] if found["notes"] else []
@@ -212,7 +212,7 @@ def _rows(modes: Mapping[str, Any]) -> Iterable[list[str]]:
     yield ["receives", *(f"{arm['receives']:,}" for arm in arms)]
     yield ["  empty", *(f"{arm['empty_receives']:,}" for arm in arms)]
     if any(arm["calls_a_message"] for arm in arms):
-        yield ["calls a message", *(number(arm["calls_a_message"]) for arm in arms)]
+        yield ["calls per message", *(number(arm["calls_a_message"]) for arm in arms)]
     yield ["errors", *(f"{arm['errors']:,}" for arm in arms)]
 
 
@@ -228,12 +228,12 @@ def _compared(found: Mapping[str, Any] | None, modes: Mapping[str, Any]) -> list
 
 
 def p_value(p: float) -> str:
-    """p with two digits that count."""
+    """p in two significant digits."""
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.1e}"
 
 
 def _table_lines(rows: Sequence[Mapping[str, int | None]], modes: Mapping[str, Any]) -> list[str]:
-    """Messages × mode, and the original's figures beside it."""
+    """Duplicates by messages and mode, beside the original's."""
     head = ["duplicates within", *(_NAMES[mode] for mode in modes), *(f"original, {_NAMES[mode]}" for mode in ORIGINAL)]
     body = []
     for row, published in zip(rows[-_CHECKPOINTS:], (100_000, 200_000, 300_000), strict=False):
@@ -244,7 +244,7 @@ def _table_lines(rows: Sequence[Mapping[str, int | None]], modes: Mapping[str, A
 
 
 def _means(reports: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> Iterable[str]:
-    """The mean of each column over all seeds; a gap's over all its duplicates."""
+    """The mean of each column over all seeds; that of the gaps over all duplicates."""
     for mode in modes:
         for rows in zip(*(report["table"] for report in reports), strict=True):
             yield number(math.fsum(row[mode] for row in rows) / len(rows))
@@ -255,7 +255,7 @@ def _means(reports: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> Iterab
 
 
 def seeds_text(reports: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
-    """Several simulations beside the original: duplicates at the checkpoints, and the mean gap in ms."""
+    """Several simulations beside the original: duplicates at the checkpoints, and the mean gap in ms, as text."""
     modes = list(reports[0]["modes"])
     checkpoints = [row["messages"] for row in reports[0]["table"]]
     heads = [f"{mode} {row // 1000}k" if row % 1000 == 0 else f"{mode} {row}" for mode in modes for row in checkpoints]

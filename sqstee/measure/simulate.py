@@ -1,13 +1,14 @@
 """A model of a queue that delivers twice. Pure: the same seed gives the same deliveries.
 
-It is an illustration that comes near two figures of the original experiment; it is not what is inside SQS.
+It is an illustration that comes near two figures of the original experiment; it does not show how SQS works.
 
-A backlog of messages lies on `hosts` hosts, each message a copy on `replicas` of them, each host's list shuffled. The
-receivers' first polls are uniform in one interval, the next ones follow after interval × U(0.5, 1.5). A poll looks at
-`sample` random hosts (short) or at all hosts in random order, each missing with probability `miss` (long), and pops
-copies until it has `batch` messages; a popped copy is gone from that host. A copy is skipped if any polled host that
-held the message knows by now that it was claimed; otherwise it is delivered. On a delivery its host knows of it at
-once, the other replicas at once too with probability 1 - `lag_probability`, else each after a lognormal lag of its own.
+A backlog of messages is on `hosts` hosts: each message has copies on `replicas` of them, and each host's list is
+shuffled. The receivers' first polls are uniform in one interval, the next ones follow after interval × U(0.5, 1.5). A
+short poll asks `sample` random hosts; a long poll asks all hosts in random order, and misses each with probability
+`miss`. A poll pops copies until it has `batch` messages; a popped copy is gone from that host. A copy is skipped if a
+polled host that held the message already knows of its claim; otherwise the message is delivered. The delivering host
+knows of the claim at once. So do the other replicas with probability 1 - `lag_probability`; otherwise each learns of
+it after a lognormal lag of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from sqstee.measure.design import block_order, block_sizes
-from sqstee.measure.records import Block, BlockRecords, Calls, Delivery, Experiment, Record
+from sqstee.measure.records import Block, BlockRecords, Calls, DeliveryRecord, Experiment, Record
 
 _NEVER = math.inf
 _CLAIMED, _LAGGING = 1, 2  # 0: not delivered yet
@@ -29,7 +30,7 @@ _MOST_PLACES = 50_000  # a choice from a list is three times as fast as a sample
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The parameters; `interval` and `lag_median` in seconds. The defaults are the original's setting."""
+    """The parameters; `interval` and `lag_median` in seconds. The defaults are those of the original experiment."""
 
     receivers: int = 300
     hosts: int = 20
@@ -43,8 +44,8 @@ class Model:
     batch: int = 10
 
 
-class _Queue:
-    """The hosts' lists, and which hosts know of which claim from when on."""
+class _SimulatedQueue:
+    """The lists of the hosts, and the time from which each host knows of a claim."""
 
     def __init__(self, model: Model, messages: int, rng: random.Random) -> None:
         self.model, self.rng = model, rng
@@ -57,10 +58,10 @@ class _Queue:
             rng.shuffle(copies)
         self.copies = messages * model.replicas
         self.state = bytearray(messages)
-        self.known: dict[int, dict[int, float]] = {}  # for lagging messages: from when on each host knows
+        self.known: dict[int, dict[int, float]] = {}  # lagging messages: the time from which each host knows
 
     def claim(self, message: int, host: int, now: float) -> None:
-        """A delivery by a host."""
+        """A host delivers a message."""
         model, rng = self.model, self.rng
         if rng.random() >= model.lag_probability:
             self.state[message] = _CLAIMED
@@ -102,7 +103,7 @@ def _places(model: Model, messages: int, rng: random.Random) -> Sequence[Sequenc
 
 
 def _polled(model: Model, mode: str, rng: random.Random) -> list[int]:
-    """The hosts that one poll looks at, in their order."""
+    """The hosts that one poll asks, in order."""
     if mode == "short":
         return rng.sample(range(model.hosts), model.sample)
     hosts = [host for host in range(model.hosts) if rng.random() >= model.miss]
@@ -111,7 +112,7 @@ def _polled(model: Model, mode: str, rng: random.Random) -> list[int]:
 
 
 def _polls(model: Model, rng: random.Random) -> Iterator[tuple[float, int]]:
-    """The times of all receivers' polls, with the receiver, without end."""
+    """(time, receiver) of each poll, without end."""
     due = [(rng.uniform(0.0, model.interval), receiver) for receiver in range(model.receivers)]
     heapq.heapify(due)
     while True:
@@ -121,9 +122,9 @@ def _polls(model: Model, rng: random.Random) -> Iterator[tuple[float, int]]:
 
 
 def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
-    """One block, until no copy is left."""
+    """Simulate one block, until no copy is left."""
     rng = random.Random(seed)
-    queue = _Queue(model, block.messages, rng)
+    queue = _SimulatedQueue(model, block.messages, rng)
     found = BlockRecords(block)
     receives = empty = 0
     for now, receiver in _polls(model, rng):
@@ -131,7 +132,9 @@ def run_block(model: Model, block: Block, seed: str) -> BlockRecords:
         receives += 1
         empty += not taken
         call = f"model:{receiver}:{receives}"
-        found.deliveries += [Delivery(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken]
+        found.deliveries += [
+            DeliveryRecord(block.block, seq, str(seq), call, now, now, None, None, 0, 0.0) for seq in taken
+        ]
         if not queue.copies:
             break
     found.calls.append(Calls(block.block, receives=receives, empty=empty))
@@ -156,7 +159,7 @@ def header_of(model: Model, modes: Sequence[str], blocks: int, messages: int, se
 def run(
     model: Model, header: Experiment, seed: int, write: Callable[[Iterable[Record]], None]
 ) -> Iterator[BlockRecords]:
-    """All blocks of an experiment, each written down as it is done."""
+    """Simulate all blocks of an experiment; each is written as soon as it is done."""
     write([header])
     sizes = {mode: block_sizes(header.messages, header.blocks.count(mode)) for mode in set(header.blocks)}
     for number, mode in enumerate(header.blocks, 1):

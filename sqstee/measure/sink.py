@@ -1,4 +1,4 @@
-"""Where a process's records go: a file of its own, and a DynamoDB table where one is wanted."""
+"""The destination of a process's records: a file of its own, and optionally a DynamoDB table."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.measure.queues import Table
-from sqstee.measure.records import Experiment, File, Record, fields_of
+from sqstee.measure.queues import RecordTable
+from sqstee.measure.records import Experiment, Record, RecordFile, fields_of
 from sqstee.transports.errors import OPEN, TransportError
 
 _TABLE_WRITERS = 4
-_TABLE_BACKLOG = 1000  # writes that may wait for DynamoDB before the receivers do
+_TABLE_BACKLOG = 1000  # writes that may wait for DynamoDB; beyond it the receivers wait
 
 
-class Records:
-    """This process's record file, and the table beside it where one is wanted."""
+class RecordWriter:
+    """This process's record file, and the optional table."""
 
-    def __init__(self, file: File, table: Table | None, name: str) -> None:
+    def __init__(self, file: RecordFile, table: RecordTable | None, name: str) -> None:
         self._file, self._table, self.name = file, table, name
         self.path = file.path
         self._closed = False
@@ -34,9 +34,9 @@ class Records:
             writer.start()
 
     def write(self, records: Iterable[Record]) -> None:
-        """Keep records; what comes after the end (a poll that nobody waited for) is left out.
+        """Store records; after `close` they are dropped (a late poll's).
 
-        Raises TransportError, once, where the disk does not take them.
+        Raises TransportError, once, if the disk refuses them.
         """
         found = list(records)
         with self._lock:
@@ -51,7 +51,7 @@ class Records:
             self._waiting.put([fields_of(record) for record in found])
 
     def close(self) -> None:
-        """Have everything kept; raises TransportError where the table did not take it all (the file has)."""
+        """Wait for all writes; raises TransportError if the table did not accept everything (the file has it)."""
         with self._lock:
             self._closed = True
             self._file.close()
@@ -73,24 +73,25 @@ class Records:
 
 
 def host_name() -> str:
-    """This host's name, as a part of a file's name."""
+    """This host's name, usable in the name of a file."""
     return socket.gethostname().replace("/", "_")
 
 
 def record_path(folder: str, pid: int) -> str:
-    """The record file of one of this host's processes."""
+    """The path of the record file of one of this host's processes."""
     return os.path.join(folder, f"{host_name()}-{pid}.ndjson")
 
 
-def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> Records:
-    """This process's records of an experiment, in a new file that starts with its header."""
+def open_sink(folder: str, table: str, header: Experiment, region: str = "") -> RecordWriter:
+    """Open this process's records of an experiment, in a new file that starts with the header."""
     name = f"{header.host}-{os.getpid()}"
     path = record_path(folder, os.getpid())
     try:
         os.makedirs(folder, exist_ok=True)
-        file = File(path)
+        file = RecordFile(path)
     except OSError as error:
-        raise SqsteeError(f"{path}: {error.strerror}", "choose a folder with --records DIR", EXIT_FAILURE) from None
-    found = Records(file, Table(table, region, header.id, name) if table else None, name)
+        hint = "choose another folder: --records DIR"
+        raise SqsteeError(f"cannot write {path}: {error.strerror}", hint, EXIT_FAILURE) from None
+    found = RecordWriter(file, RecordTable(table, region, header.id, name) if table else None, name)
     found.write([header])
     return found

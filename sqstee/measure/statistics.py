@@ -1,9 +1,9 @@
 """The statistics of counts: exact intervals and tests, percentiles, sample sizes. Pure, standard library only.
 
-A count of duplicates is taken as Poisson; its interval is Garwood's (1936). Two counts are compared given their sum:
-the first is then binomial (Przyborowski and Wilenski 1940), and Clopper-Pearson's (1934) interval of its share gives
-that of the ratio. The incomplete gamma and beta functions are computed by the series and continued fractions of
-Abramowitz and Stegun (6.5.29, 6.5.31, 26.5.8).
+A count of duplicates is treated as Poisson; its interval is Garwood's (1936). Two counts are compared given their sum:
+the first is then binomial (Przyborowski and Wilenski 1940), and the Clopper-Pearson (1934) interval of its share gives
+the interval of the ratio. The incomplete gamma and beta functions are computed by the series and continued fractions
+of Abramowitz and Stegun (6.5.29, 6.5.31, 26.5.8).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _TIE = 1e-7  # outcomes as likely as the observed one, up to rounding, count as 
 
 
 def gamma_cdf(shape: float, x: float) -> float:
-    """The regularised lower incomplete gamma function P(shape, x): a gamma variable of scale 1 is at most x."""
+    """The probability that a gamma variable of scale 1 is at most x: the regularised lower incomplete P(shape, x)."""
     if x <= 0.0:
         return 0.0
     return _gamma_series(shape, x) if x < shape + 1.0 else 1.0 - _gamma_fraction(shape, x)
 
 
 def gamma_sf(shape: float, x: float) -> float:
-    """The upper one, Q = 1 - P, without the cancellation."""
+    """The upper incomplete gamma function, Q = 1 - P, without the loss of digits of that difference."""
     if x <= 0.0:
         return 1.0
     return 1.0 - _gamma_series(shape, x) if x < shape + 1.0 else _gamma_fraction(shape, x)
@@ -62,7 +62,7 @@ def _gamma_fraction(shape: float, x: float) -> float:
 
 
 def beta_cdf(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b): a beta variable is at most x."""
+    """The probability that a beta variable is at most x: the regularised incomplete beta function I_x(a, b)."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
@@ -92,7 +92,7 @@ def _not_zero(value: float) -> float:
 
 
 def _root(below: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a monotone condition changes from true to false, by bisection to the last bits."""
+    """The point where a monotone condition changes from true to false, by bisection to the last bit."""
     while True:
         middle = (low + high) / 2.0
         if not low < middle < high:
@@ -127,7 +127,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper's and Pearson's exact interval of a share."""
+    """The exact Clopper-Pearson interval of a share."""
     tail = (1.0 - confidence) / 2.0
     low = beta_quantile(tail, count, trials - count + 1) if count else 0.0
     high = beta_quantile(1.0 - tail, count + 1, trials - count) if count < trials else 1.0
@@ -137,7 +137,7 @@ def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> tupl
 def binomial_test(count: int, trials: int, share: float) -> float:
     """The exact two-sided p: the probability of all outcomes that are no likelier than the observed one."""
     if not 0 <= count <= trials or not 0.0 < share < 1.0:
-        raise ValueError("a count of trials, and a share between 0 and 1")
+        raise ValueError("expected a count of at most `trials`, and a share between 0 and 1")
     logs = [_log_binomial(k, trials, share) for k in range(trials + 1)]
     most = logs[count] + math.log1p(_TIE)
     return min(1.0, math.fsum(math.exp(value) for value in logs if value <= most))
@@ -150,7 +150,7 @@ def _log_binomial(count: int, trials: int, share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two rates: their ratio (None where the second count is 0), its interval, and p for "they are equal"."""
+    """Two rates: their ratio (None if the second count is 0), its interval, and the p of "they are equal"."""
 
     ratio: float | None
     low: float
@@ -159,9 +159,9 @@ class Comparison:
 
 
 def compare(count_a: int, size_a: int, count_b: int, size_b: int, confidence: float = 0.95) -> Comparison | None:
-    """Rate a against rate b, given the sum of the counts; None where there is nothing to compare.
+    """Rate a against rate b, given the sum of the counts; None if there are no counts or no sizes.
 
-    The interval ends at infinity where the second count is 0.
+    The interval ends at infinity if the second count is 0.
     """
     trials = count_a + count_b
     if not trials or not size_a or not size_b:
@@ -176,14 +176,14 @@ def compare(count_a: int, size_a: int, count_b: int, size_b: int, confidence: fl
 
 @dataclass(frozen=True, slots=True)
 class Dispersion:
-    """How much the counts of blocks differ: variance over mean, 1 for Poisson counts, and p for "no more"."""
+    """How much the counts of blocks vary: variance over mean, 1 for Poisson counts, and the p of "no more"."""
 
     index: float
     p: float
 
 
 def dispersion(counts: Sequence[int], sizes: Sequence[int]) -> Dispersion | None:
-    """Pearson's chi-squared of block counts against one rate; None below two blocks or without a count."""
+    """Pearson's chi-squared of block counts against one rate; None for fewer than two blocks or without a count."""
     total, messages = sum(counts), sum(sizes)
     if len(counts) < 2 or not total or min(sizes) <= 0:
         return None
@@ -196,7 +196,7 @@ def dispersion(counts: Sequence[int], sizes: Sequence[int]) -> Dispersion | None
 def percentile(ordered: Sequence[float], share: float) -> float:
     """A percentile of sorted values, linear between the two nearest (Hyndman and Fan's type 7)."""
     if not ordered:
-        raise ValueError("there are no values")
+        raise ValueError("no values")
     at = (len(ordered) - 1) * share
     low = math.floor(at)
     high = min(low + 1, len(ordered) - 1)
@@ -207,7 +207,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def power(mean_a: float, mean_b: float, alpha: float = 0.05) -> float:
-    """How often the two-sided exact test finds Poisson counts of these means, of equal sizes, to differ."""
+    """The probability that the two-sided exact test finds Poisson counts of these means, and equal sizes, to differ."""
     mean, share = mean_a + mean_b, mean_a / (mean_a + mean_b)
     spread = 9.0 * math.sqrt(mean) + 20.0
     found, critical = [], -1
@@ -220,9 +220,9 @@ def power(mean_a: float, mean_b: float, alpha: float = 0.05) -> float:
 
 
 def _critical(total: int, start: int, alpha: float) -> int:
-    """The largest count for which, or for its mirror image, equal rates are rejected; -1 where there is none.
+    """The largest count that, like its mirror image, rejects equal rates; -1 if there is none.
 
-    It never falls as the total grows, so the search goes on from the last one.
+    It never falls as the total grows, so the search continues from the previous one.
     """
     critical = start
     while 2 * critical + 2 < total and 2.0 * _at_most(critical + 1, total, 0.5) <= alpha:
@@ -236,19 +236,19 @@ def _at_most(count: int, trials: int, share: float) -> float:
 
 
 def messages_needed(rate: float, ratio: float, wanted: float = 0.8, alpha: float = 0.05) -> int:
-    """Messages of each arm, for arms of the rates `rate` and `ratio` × `rate`, at which the test has that power."""
+    """The messages per arm at which the test has the power `wanted`, for the rates `rate` and `ratio` × `rate`."""
     rates = 0.0 < rate < 1.0 and 0.0 < rate * ratio < 1.0
     if not (rates and ratio != 1.0 and 0.0 < wanted < 1.0 and 0.0 < alpha < 1.0):
-        raise ValueError("two rates, a power and an alpha between 0 and 1, and a ratio above 0 that is not 1")
+        raise ValueError("expected two rates, a power and an alpha between 0 and 1, and a ratio above 0 that is not 1")
 
-    def short(mean: float) -> bool:
+    def too_few(mean: float) -> bool:
         return power(mean * ratio, mean, alpha) < wanted
 
     high = 1.0
-    while short(high):
+    while too_few(high):
         high *= 2.0
     low = 0.0
     while high - low > 1e-4 * high:
         middle = (low + high) / 2.0
-        low, high = (middle, high) if short(middle) else (low, middle)
+        low, high = (middle, high) if too_few(middle) else (low, middle)
     return math.ceil(high / rate)

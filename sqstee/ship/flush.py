@@ -19,8 +19,8 @@ from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import holds_nothing, lock, remove
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.transports.factory import open_sender
-from sqstee.transports.fallback import FallbackSender, hurry
-from sqstee.transports.fallback_ledger import pairs
+from sqstee.transports.fallback import FallbackSender, shorten_waits
+from sqstee.transports.fallback_ledger import unreported_pairs
 
 _OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
 _LOOK_AGAIN_SECONDS = 30.0
@@ -100,11 +100,11 @@ def settle(root: str) -> list[str]:
     What is away, or owed by a process that lives, is told later: every line is delivered, the rest is a courtesy.
     """
     told = []
-    for pair in pairs(root):
+    for pair in unreported_pairs(root):
         try:
             to = parse(pair.pop("to"))
             sender = open_sender(to, local_queue(root), 0, **pair)
-            if isinstance(sender, FallbackSender) and sender.settle():
+            if isinstance(sender, FallbackSender) and sender.report_diverted():
                 told.append(to.text)
         except Exception:  # the destination is away, or the file is damaged or another version's
             pass
@@ -135,7 +135,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
         wake,
         policy.options,
         flush_timeout=timeout,
-        on_close=partial(hurry, sender),
+        on_close=partial(shorten_waits, sender),
         in_flight=in_flight,
     )
     try:

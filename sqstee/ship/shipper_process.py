@@ -16,7 +16,7 @@ from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import Report, send_report
 from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
-from sqstee.transports.fallback import hurry
+from sqstee.transports.fallback import shorten_waits
 
 _NICENESS = 15  # where shipper and command compete for the processor the command wins
 _FREE_SECONDS = 10.0  # how long a dying front may take to let go of its lock
@@ -56,7 +56,7 @@ def ship_run(
         flush_timeout=settings.flush_timeout,
         on_front_death=front_died,
         on_connect=connected,
-        on_close=partial(hurry, sender),
+        on_close=partial(shorten_waits, sender),
         throttled_until=Throttle(folder, settings.spool_max, settings.on_full).until,
     )
     reason = ""

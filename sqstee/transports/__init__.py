@@ -1,1 +1,1 @@
-"""Where bodies go and come from: one module per kind of destination, behind the Protocols of `base`."""
+"""The destinations: one module for each kind, behind the Protocols in `base`."""

@@ -1,6 +1,6 @@
-"""boto3's clients: built, renewed when their credentials have expired, and what their errors mean.
+"""boto3 clients, rebuilt when their credentials expire, and the classification of their errors.
 
-boto3 is imported when the first one is needed.
+boto3 is imported when the first client is needed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Client = TypeVar("Client")
 
 
 def load(service: str) -> None:
-    """Import what a first call imports. Stand-ins for credentials keep boto3 from looking for real ones."""
-    import encodings.idna  # noqa: F401  # by getaddrinfo
+    """Import every module that a first call needs. Dummy credentials keep boto3 from looking for real ones."""
+    import encodings.idna  # noqa: F401  # for getaddrinfo
 
     import boto3.session
 
     session = boto3.session.Session("-", "-", region_name="us-east-1")
-    session.client(service)  # type: ignore[call-overload]  # one of those that are used
+    session.client(service)  # type: ignore[call-overload]  # "sqs" or "s3"
 
 
 def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
-    """A client of a session of its own, so that it has the credentials of now; our time limits, no retries (ours)."""
+    """A client with a session of its own, for fresh credentials; with our time limits, and no retries of boto3's."""
     import boto3.session
     from botocore.config import Config
 
     config = Config(
-        user_agent=f"sqstee/{__version__} Boto3/{boto3.__version__}",  # their own is composed anew for each call
+        user_agent=f"sqstee/{__version__} Boto3/{boto3.__version__}",  # botocore would compose its own for each call
         retries={"total_max_attempts": 1, "mode": "standard"},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds,
@@ -47,8 +47,8 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     return session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
 
 
-class Renewed(Generic[Client]):
-    """A client that is made anew when its credentials turn out to be missing or expired: it would never recover."""
+class RenewedClient(Generic[Client]):
+    """A client that is replaced when its credentials are missing or expired, since it would never find new ones."""
 
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
@@ -57,10 +57,10 @@ class Renewed(Generic[Client]):
 
     @contextmanager
     def calling(self) -> Iterator[Client]:
-        """The client; whatever is raised comes out as TransportError.
+        """The client, in a context that turns every exception into a TransportError.
 
-        What an older client is refused that another thread has found out about is passing trouble: it says nothing
-        about the credentials of now.
+        A refused credential of a client that another thread has replaced already becomes RETRY: it says nothing about
+        the current credentials.
         """
         client = None
         try:
@@ -81,7 +81,7 @@ class Renewed(Generic[Client]):
             return self._client
 
     def _forget(self, client: Client | None) -> bool:
-        """Have the next call make a new client, unless there is one already; whether there was none."""
+        """Drop the client so that the next call makes a new one; False if another thread has done so already."""
         with self._lock:
             if client is not self._client:
                 return False
@@ -90,7 +90,7 @@ class Renewed(Generic[Client]):
 
 
 def refusal_of(error: Exception) -> TransportError:
-    """What an exception of boto3, or of what is below it, means for the sender."""
+    """The TransportError for an exception of boto3 or of the libraries below it."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
@@ -108,7 +108,7 @@ def refusal_of(error: Exception) -> TransportError:
         exceptions.MetadataRetrievalError,
         exceptions.TokenRetrievalError,
         exceptions.SSOError,
-        getattr(exceptions, "LoginError", exceptions.SSOError),  # of `aws login`, in later versions
+        getattr(exceptions, "LoginError", exceptions.SSOError),  # for `aws login`, in later versions
     )
     if isinstance(error, without_credentials):
         return TransportError(REFRESH, "NoCredentials", text)
@@ -121,7 +121,7 @@ def refusal_of(error: Exception) -> TransportError:
         return TransportError(RETRY, "Network", text)
     if isinstance(error, exceptions.NoRegionError):
         return TransportError(OPEN, "NoRegion", text)
-    if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):  # of an empty region, or a mistyped URL
+    if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):  # an empty region, or a mistyped URL
         return TransportError(OPEN, "Configuration", f"{text} (is the region set?)")
     if isinstance(error, exceptions.BotoCoreError) and not isinstance(error, exceptions.IncompleteReadError):
         return TransportError(OPEN, "Configuration", text)
@@ -129,16 +129,16 @@ def refusal_of(error: Exception) -> TransportError:
 
 
 def check_answer(operation: str, answer: Any) -> None:
-    """Raise TransportError where an HTTP 200 is a page of a proxy's or portal's, which boto3 takes for an empty answer.
+    """Raise TransportError if an HTTP 200 is the HTML page of a proxy or portal: boto3 reads it as an empty answer.
 
-    Whatever S3 has stored has an ETag, also where its answer, or the object, calls itself a page.
+    An answer of S3 about a stored object has an ETag, even if the object is HTML.
     """
     head = answer["ResponseMetadata"]
     page = head["HTTPStatusCode"] == 200 and "html" in head["HTTPHeaders"].get("content-type", "")
     if page and "ETag" not in answer:
-        raise TransportError(RETRY, "NoAnswer", f"{operation}: a page of a proxy's, not an answer")
+        raise TransportError(RETRY, "NoAnswer", f"{operation}: answered by a proxy's HTML page")
 
 
 def _upload_took_too_long(error: Any) -> bool:
-    """Whether a connection was closed by us, which botocore does not tell from those that were closed by others."""
+    """Whether a time-out of ours closed the connection: botocore reports it like one closed by the other side."""
     return any(isinstance(one, TimeoutError) for one in getattr(error.kwargs.get("error"), "args", ()))

@@ -1,4 +1,4 @@
-"""What every transport offers, and the one place where its errors are classified."""
+"""The interface of every transport."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqstee.transports.errors import Failure
 class ReceivedMessage:
     """One received message: its body, its attributes (strings), and the handle that acknowledges it.
 
-    `id` names the message over all its deliveries (empty where the destination has no such name); `sent` is when it
-    was sent, in seconds since the epoch (0 where that is not known).
+    `id` is the same in all deliveries of a message (empty if the destination has no ids); `sent` is the time it was
+    sent, in seconds since the epoch (0 if unknown).
     """
 
     __slots__ = ("attributes", "data", "handle", "id", "sent")
@@ -27,11 +27,11 @@ class ReceivedMessage:
 
 
 class QueueState:
-    """What a destination says about itself; None where it has no such thing.
+    """The state of a destination; a field is None if the destination has no such figure.
 
-    Counts are messages: `visible` can be received now, `in_flight` are with consumers, `delayed` not to be received
-    yet. Times are seconds: `visibility_timeout`, `retention`, `oldest` (age of the oldest message). `dead_letter` is
-    the ARN of the queue that takes what was received more than `max_receives` times, `bytes` what all of it occupies.
+    Messages are counted in `visible` (can be received now), `in_flight` (with consumers) and `delayed` (cannot be
+    received yet). Times are in seconds: `visibility_timeout`, `retention`, `oldest` (the age of the oldest message).
+    `dead_letter` is the ARN of the queue for messages received more than `max_receives` times, `bytes` the total size.
     """
 
     __slots__ = (
@@ -56,11 +56,11 @@ class QueueState:
         self.encryption = ""
 
 
-class Batches:
-    """How a destination wants what it gets: messages in batches, as Amazon SQS takes them at most.
+class BatchLimits:
+    """The limits and defaults of a destination that accepts batches: those of Amazon SQS.
 
-    `max_entries` bodies go into one call, together at most `max_request_bytes` with their attributes. `body_bytes` of
-    NDJSON are packed into a body, and a partial call waits `linger` seconds, where the user does not say otherwise.
+    A call has at most `max_entries` bodies, together with their attributes at most `max_request_bytes`. By default,
+    `body_bytes` of NDJSON are packed into a body, and a partial call waits `linger` seconds.
     """
 
     max_entries = 10
@@ -69,8 +69,8 @@ class Batches:
     linger = 1.0
 
 
-class Objects(Batches):
-    """One body a call, large or late: each object costs as much as twelve messages of SQS, and a listing shows it."""
+class ObjectLimits(BatchLimits):
+    """Limits and defaults for objects: one large body per call, since an object costs as much as twelve messages."""
 
     max_entries = 1
     max_request_bytes = 4 * 1024 * 1024
@@ -81,47 +81,47 @@ class Objects(Batches):
 class Sender(Protocol):
     """The sending half of a transport; its methods may be called from several threads at once."""
 
-    ordered: bool  # the destination keeps the order of what it gets: one request at a time
-    max_entries: int  # these four as in Batches
+    ordered: bool  # the destination keeps the order of bodies, so requests must go one at a time
+    max_entries: int  # this and the next three: see BatchLimits
     max_request_bytes: int
     body_bytes: int
     linger: float
 
     def open(self) -> int:
-        """Reach the destination; the largest message that it takes, in bytes. Raises TransportError."""
+        """Reach the destination; the largest message that it accepts, in bytes. Raises TransportError."""
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """Hand over at most `max_entries` bodies, at most `max_request_bytes` in all; what was not taken.
+        """Send at most `max_entries` bodies, at most `max_request_bytes` in total; the failures, one per refused body.
 
-        Raises TransportError where the call failed as a whole (it may have been carried out all the same).
+        Raises TransportError if the call failed as a whole (the bodies may have arrived all the same).
         """
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
 
 
 class Receiver(Protocol):
     """The receiving half of a transport; its methods may be called from several threads at once.
 
-    What a message only points to (a body that is stored elsewhere) is the transport's own business: `receive` gives
-    the body itself, and `delete` removes what it was read from.
+    A body that is stored outside its message is handled inside the transport: `receive` returns the body itself, and
+    `delete` removes the stored body too.
     """
 
     name: str  # the destination, as given
-    follows: bool  # reading does not consume, so that nothing needs to be deleted
-    ordered: bool  # what was received holds back what comes behind it, until it is deleted
+    follows: bool  # reading does not consume, so nothing needs to be deleted
+    ordered: bool  # a received message blocks those behind it until it is deleted
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """At most `limit` messages, waiting at most `wait` seconds for the first. Raises TransportError."""
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
-        """Acknowledge messages whose lines are out; what could not be deleted."""
+        """Acknowledge messages whose lines have been written; the failures, one per message not deleted."""
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Give messages back so that others can receive them at once. Raises TransportError."""
+        """Make messages visible again, so that others can receive them at once. Raises TransportError."""
 
     def stat(self) -> QueueState:
-        """What waits at the destination. Raises TransportError, also where one may read but not ask."""
+        """The state of the destination. Raises TransportError, also if the caller may read but not ask for it."""
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""

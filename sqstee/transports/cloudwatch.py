@@ -1,4 +1,4 @@
-"""What CloudWatch knows of a queue and the queue itself does not: the oldest message's age, and traffic."""
+"""Metrics of a queue that only CloudWatch has: the age of the oldest message, and traffic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqstee.transports.aws import refusal_of
 from sqstee.transports.errors import TransportError
 
 _PERIOD = 60  # seconds: the finest that SQS publishes
-_LOOK_BACK = 15 * _PERIOD  # figures may lag some minutes
+_LOOK_BACK = 15 * _PERIOD  # metrics may lag by some minutes
 METRICS = {
     "oldest": ("ApproximateAgeOfOldestMessage", "Maximum"),
     "sent": ("NumberOfMessagesSent", "Sum"),
@@ -22,9 +22,9 @@ METRICS = {
 
 
 def metrics(destination: Destination) -> dict[str, float]:
-    """The latest value of each of METRICS that is there: `oldest` in seconds, the others counts of one minute.
+    """The latest value of each metric that has one: `oldest` in seconds, the others counts of one minute.
 
-    The age leaves out messages that were received three times and more. Raises TransportError.
+    The age ignores messages received three times or more. Raises TransportError.
     """
     try:
         import boto3.session
@@ -45,5 +45,5 @@ def metrics(destination: Destination) -> dict[str, float]:
 
 def _query(name: str, metric: str, statistic: str, queue: str) -> dict[str, object]:
     dimensions = [{"Name": "QueueName", "Value": queue}]
-    what = {"Namespace": "AWS/SQS", "MetricName": metric, "Dimensions": dimensions}
-    return {"Id": name, "MetricStat": {"Metric": what, "Period": _PERIOD, "Stat": statistic}}
+    described = {"Namespace": "AWS/SQS", "MetricName": metric, "Dimensions": dimensions}
+    return {"Id": name, "MetricStat": {"Metric": described, "Period": _PERIOD, "Stat": statistic}}

@@ -1,4 +1,4 @@
-"""The one place where the errors of destinations are classified. Pure."""
+"""The classification of every destination's errors. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 
 from sqstee.text import one_line
 
-# What a refusal means for the sender:
-RETRY = "retry"  # passing trouble: the same again, later
-# Credentials missing or expired: build a new session, then the same again. What an older session is refused is RETRY.
-REFRESH = "refresh"
-OPEN = "open"  # the destination refuses everything: stop for a while
-SIZE = "size"  # larger than this destination takes: repack
-POISON = "poison"  # something in these very records will never be taken
-TIMEOUT = "Timeout"  # the code of a call that took too long: a smaller one may not
+# The classes of errors, by the sender's reaction:
+RETRY = "retry"  # temporary: send the same again, later
+REFRESH = "refresh"  # credentials missing or expired: build a new session, then send the same again
+OPEN = "open"  # the destination refuses everything: open the circuit, stop for a while
+SIZE = "size"  # larger than the destination accepts: repack
+POISON = "poison"  # the destination will never accept these records
+TIMEOUT = "Timeout"  # the code of a call that took too long; a smaller one may succeed
 _CLASSES = {
     REFRESH: (
         "ExpiredToken",
@@ -107,11 +106,11 @@ _PASSING = frozenset(
 
 
 def classify(code: str, status: int = 0, sender_fault: bool = False, message: str = "") -> str:
-    """The class of an error by its code, which emulators write with and without prefix and `Exception`.
+    """The class of an error by its code; emulators write codes with and without prefix and `Exception`.
 
-    `status` is the HTTP status of a failed call (0 where there was no answer), `sender_fault` what a Failed entry
-    says, `message` tells an invalid size from other invalid parameters, which share a code. Unknown 4xx and unknown
-    sender faults are the destination's refusal; everything else unknown passes.
+    `status` is the HTTP status of a failed call (0 without an answer), `sender_fault` the field of a Failed entry.
+    `message` distinguishes an invalid size from other invalid parameters, which share a code. An unknown 4xx is OPEN,
+    an unknown sender fault POISON; any other unknown error is RETRY.
     """
     short = code.rsplit("#", 1)[-1].rsplit(".", 1)[-1]
     for name in (short, short.removesuffix("Exception")):
@@ -128,7 +127,7 @@ def classify(code: str, status: int = 0, sender_fault: bool = False, message: st
 
 
 def limit_in(message: str) -> int | None:
-    """The number of bytes in an answer that says what is too large, as SQS words it; None where it is not that.
+    """The number of bytes in SQS's message about a size limit; None for any other message.
 
     "Batch requests cannot be longer than N bytes. You have sent M bytes.", "Message must be shorter than N bytes."
     """
@@ -141,9 +140,9 @@ def _one_line(code: str, message: str) -> str:
 
 
 class TransportError(Exception):
-    """A call that failed as a whole: `kind` is its class, `code` the destination's own word for it.
+    """A call that failed as a whole: `kind` is the error's class, `code` the destination's code.
 
-    `after` is how many seconds the destination asks to be left alone.
+    `after` is the number of seconds that the destination asks the sender to wait.
     """
 
     def __init__(self, kind: str, code: str, message: str, after: float = 0.0) -> None:
@@ -155,15 +154,15 @@ class TransportError(Exception):
 
     @property
     def limit(self) -> int | None:
-        """The size that the destination names in its answer."""
+        """The size limit in the message; None if it has none."""
         return limit_in(self.message)
 
 
 class Failure:
-    """One body of a call that was not taken; the others were."""
+    """One body that was refused in a call that succeeded for others."""
 
     __slots__ = ("code", "index", "kind", "message")
-    after = 0.0  # as of a TransportError
+    after = 0.0  # as in TransportError
 
     def __init__(self, index: int, kind: str, code: str, message: str) -> None:
         self.index = index
@@ -173,7 +172,7 @@ class Failure:
 
     @property
     def limit(self) -> int | None:
-        """The size that the destination names in its answer."""
+        """The size limit in the message; None if it has none."""
         return limit_in(self.message)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which sender and which receiver a destination has; each transport is imported only where it is used."""
+"""Makes the sender or receiver of a destination; each transport is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def open_sender(
 ) -> Sender:
     """The sender for a destination, not yet connected.
 
-    `local_path` is where the local queue lies by default: in the spool folder. `token_file` holds the bearer token for
-    a collector. With `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
-    `fallback` is the destination for what this one refuses, or cannot take for `fallback_after` seconds.
+    `local_path` is the default file of the local queue, in the spool folder. `token_file` holds the bearer token for a
+    collector. With `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
+    `fallback` is the destination for bodies that this one refuses, or cannot accept for `fallback_after` seconds.
     """
     if fallback:
         from sqstee.transports.fallback import FallbackSender
-        from sqstee.transports.fallback_ledger import Owed
+        from sqstee.transports.fallback_ledger import FallbackLedger
 
         primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
         second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
@@ -41,8 +41,8 @@ def open_sender(
             "via_s3": via_s3,
             "group": group,
         }
-        owed = Owed(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
-        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), owed=owed)
+        ledger = FallbackLedger(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
+        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), ledger=ledger)
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
 
@@ -68,7 +68,7 @@ def open_sender(
 
 
 def load(destination: Destination) -> None:
-    """Import all that sending there will import, so that it is not done at a moment that matters."""
+    """Import every module that sending needs, ahead of the first request."""
     if destination.kind in ("sqs", "s3"):
         from sqstee.transports.aws import load as load_client
 
@@ -88,9 +88,9 @@ def open_receiver(
 ) -> Receiver:
     """The receiver for a destination, not yet connected.
 
-    `connections` is how many calls may be under way at once; `visibility` for how many seconds a received message is
-    hidden from others (default: what the queue says). Of S3 one sees the objects in `shards` (as 00-7f; default: all);
-    with `consume` what S3 and the local queue give is to be deleted, as it is with SQS anyway.
+    `connections` is the number of parallel calls; `visibility` the number of seconds that a received message is hidden
+    from others (default: the queue's own). On S3 only the objects in `shards` are read (such as 00-7f; default: all).
+    With `consume`, messages from S3 and the local queue are deleted once they are done with, as on SQS.
     """
     if destination.kind == "s3":
         from sqstee.transports.s3 import S3Receiver
@@ -105,4 +105,4 @@ def open_receiver(
         from sqstee.transports.local import LocalReceiver
 
         return LocalReceiver(destination.name or local_path, destination.text, consume)
-    raise TransportError(OPEN, "Configuration", "a collector is not read: read the queue that it stores into")
+    raise TransportError(OPEN, "Configuration", "a collector cannot be read: read the queue that it stores into")

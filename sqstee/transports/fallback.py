@@ -1,4 +1,4 @@
-"""A second destination for what the first one refuses, or cannot take for a while."""
+"""A second destination for bodies that the first one refuses, or cannot accept for a while."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
-from sqstee.transports.fallback_ledger import Owed
+from sqstee.transports.fallback_ledger import FallbackLedger
 from sqstee.wire import by_run
 
-_PROBE_SECONDS = 30.0  # how long the first destination is left alone before the next bodies try it again
+_PROBE_SECONDS = 30.0  # between two tries of the primary while the circuit is open
 
 
 class FallbackSender:
     """Sends to `primary`, and to `fallback` instead while the circuit is open.
 
-    It opens on a permanent refusal, and when nothing of what was offered was taken for `after` seconds. Every 30 s the
-    next real bodies try the primary first; when it takes them the circuit closes, and the primary gets a gap event for
-    what went elsewhere (reason `fallback`, `at` says where; `owed` keeps that until it is told). A single record that
-    the primary refuses for good goes to the fallback by itself. What went to the primary without an answer may be at
-    both: readers drop it by its seq.
+    The circuit opens on a permanent refusal, and when the primary has accepted none of the bodies offered to it for
+    `after` seconds. Every 30 s the next real bodies try the primary first; when it accepts them the circuit closes, and
+    the primary gets a gap event for each range that went to the fallback (reason `fallback`, `at` names the fallback;
+    `ledger` keeps the ranges until then). A single record that the primary refuses for good goes to the fallback alone.
+    Bodies whose call got no answer may be at both destinations: readers drop duplicates by seq.
 
-    While the circuit is open `linger` is the fallback's, and bodies of a request that follow on one another are joined
-    where it takes one at a time: an object in S3 costs as much as twelve requests to SQS.
+    While the circuit is open, `linger` is the fallback's, and consecutive bodies of a request are joined if the
+    fallback takes one body per call: an object in S3 costs as much as twelve requests to SQS.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class FallbackSender:
         at: str,
         after: float,
         clock: Callable[[], float] = time.monotonic,
-        owed: Owed | None = None,
+        ledger: FallbackLedger | None = None,
     ) -> None:
         self._primary = primary
         self._fallback = fallback
@@ -44,35 +44,35 @@ class FallbackSender:
         self._after = after
         self._clock = clock
         self._lock = threading.Lock()
-        self._since: float | None = clock()  # when the first call began of those since which nothing was taken
+        self._failing_since: float | None = clock()  # start of the first call since the last one that was accepted
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
-        self._owed = owed or Owed("", {})
+        self._ledger = ledger or FallbackLedger("", {})
         self.ordered = primary.ordered
         self.max_entries = primary.max_entries
         self.max_request_bytes = primary.max_request_bytes
         self.body_bytes = primary.body_bytes
         self.linger = primary.linger
 
-    def hurry(self, seconds: float) -> None:
-        """Nothing more will come, and `seconds` are left: half of them belong to the fallback."""
+    def shorten_waits(self, seconds: float) -> None:
+        """No more bodies will follow, and `seconds` are left: keep half of them for the fallback."""
         self._after = min(self._after, seconds / 2)
 
     def open(self) -> int:
-        """Reach the primary, else the fallback; the largest message of whoever is there."""
+        """Reach the primary, or else the fallback; the largest message of the one that was reached."""
         self._begin()
         try:
             limit = self._primary.open()
         except TransportError as error:
             if not self._gives_up(error):
-                raise _borne(error) from error
+                raise _as_retry(error) from error
             self._open_circuit()
             return self._reach_fallback()
-        self._took()
+        self._close_circuit()
         return limit
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """Hand over to whichever takes them; what neither did. Raises TransportError."""
+        """Send to the primary or the fallback; a failure for each body that neither accepted. Raises TransportError."""
         if not self._tries_primary():
             return self._to_fallback(bodies)
         self._begin()
@@ -80,27 +80,27 @@ class FallbackSender:
             failures = self._primary.send(bodies)
         except TransportError as error:
             if not self._gives_up(error):
-                raise _borne(error) from error
+                raise _as_retry(error) from error
             self._open_circuit()
             return self._to_fallback(bodies)
         if len(failures) < len(bodies):
-            self._took()
-            self._tell()
+            self._close_circuit()
+            self._send_gap_events()
         elif all(self._gives_up(failure) for failure in failures):
             self._open_circuit()
             return self._to_fallback(bodies)
         return self._divert(bodies, failures)
 
-    def settle(self) -> int:
-        """Tell the primary all that it is owed; how many ranges that were. Raises TransportError where it is away."""
+    def report_diverted(self) -> int:
+        """Send the primary a gap event for every diverted range; their number. Raises TransportError."""
         self._primary.open()
-        told = 0
-        while owed := self._tell():
-            told += owed
-        return told
+        reported = 0
+        while count := self._send_gap_events():
+            reported += count
+        return reported
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         self._primary.close()
         self._fallback.close()
 
@@ -110,13 +110,13 @@ class FallbackSender:
                 return True
             if self._clock() < self._probe_at:
                 return False
-            self._probe_at = self._clock() + _PROBE_SECONDS  # the others do not wait for this one
+            self._probe_at = self._clock() + _PROBE_SECONDS  # so that no other thread probes meanwhile
             return True
 
     def _begin(self) -> None:
         with self._lock:
-            if self._since is None:
-                self._since = self._clock()
+            if self._failing_since is None:
+                self._failing_since = self._clock()
 
     def _gives_up(self, error: TransportError | Failure) -> bool:
         if error.kind in (SIZE, POISON):
@@ -124,16 +124,16 @@ class FallbackSender:
         with self._lock:
             if error.kind == OPEN or self._probe_at is not None:
                 return True
-            return self._since is not None and self._clock() - self._since >= self._after
+            return self._failing_since is not None and self._clock() - self._failing_since >= self._after
 
     def _open_circuit(self) -> None:
         with self._lock:
             self._probe_at = self._clock() + _PROBE_SECONDS
             self.linger = self._fallback.linger
 
-    def _took(self) -> None:
+    def _close_circuit(self) -> None:
         with self._lock:
-            self._since = None
+            self._failing_since = None
             self._probe_at = None
             self.linger = self._primary.linger
 
@@ -149,19 +149,19 @@ class FallbackSender:
         start = 0
         for part in self._calls(bodies):
             try:
-                found = self._sent(part)
+                found = self._call_fallback(part)
             except TransportError as error:
                 if not start:
                     raise
                 found = [Failure(at, error.kind, error.code, error.message) for at in range(len(part))]
             failed = {failure.index for failure in found}
-            self._owe([body for at, body in enumerate(part) if at not in failed])
+            self._note_diverted([body for at, body in enumerate(part) if at not in failed])
             failures += [Failure(start + one.index, one.kind, one.code, one.message) for one in found]
             start += len(part)
         return failures
 
     def _calls(self, bodies: Sequence[Body]) -> Iterator[Sequence[Body]]:
-        """The bodies as they go to the fallback, those of one call together."""
+        """The bodies of each call to the fallback."""
         part: list[Body] = []
         for body in bodies:
             if part and not (len(part) < self._fallback.max_entries or self._continues(part, body)):
@@ -172,15 +172,15 @@ class FallbackSender:
             yield part
 
     def _continues(self, part: Sequence[Body], body: Body) -> bool:
-        """Whether a body can be joined to those before it, as one of the fallback's own size."""
+        """Whether a body can be joined to those before it, within the fallback's body size."""
         before = part[-1]
         follows = bool(body.run) and before.run == body.run and before.last + 1 == body.first
         alike = before.encoding == body.encoding
         size = sum(len(one.data) for one in part) + len(body.data)
         return self._fallback.max_entries == 1 and follows and alike and size <= self._fallback.body_bytes
 
-    def _sent(self, part: Sequence[Body]) -> list[Failure]:
-        """One call, with the bodies joined where it takes one only; each by itself if they are refused so."""
+    def _call_fallback(self, part: Sequence[Body]) -> list[Failure]:
+        """One call, with the bodies joined if they are too many; if it is refused, each body in a call of its own."""
         if len(part) <= self._fallback.max_entries:
             return self._fallback.send(part)
         try:
@@ -195,7 +195,7 @@ class FallbackSender:
         return [Failure(at, one.kind, one.code, one.message) for at, found in alone for one in found]
 
     def _divert(self, bodies: Sequence[Body], failures: list[Failure]) -> list[Failure]:
-        """Send to the fallback what the primary will never take: single records, and what it refuses altogether."""
+        """Send the bodies to the fallback that the primary will never accept; the failures that remain."""
         left = []
         for failure in failures:
             body = bodies[failure.index]
@@ -208,26 +208,27 @@ class FallbackSender:
                 left.append(failure)
         return left
 
-    def _owe(self, bodies: Sequence[Body]) -> None:
+    def _note_diverted(self, bodies: Sequence[Body]) -> None:
         """Note which seqs of which run the primary does not have."""
-        self._owed.add(part for body in bodies for part in ([body] if body.run else by_run(body.plain().data)))
+        self._ledger.add(part for body in bodies for part in ([body] if body.run else by_run(body.plain().data)))
 
-    def _tell(self) -> int:
-        """Gap events for the primary, whose readers would miss these lines otherwise; what fails is told later.
+    def _send_gap_events(self) -> int:
+        """Send gap events to the primary, whose readers would wait for these lines otherwise; the number accepted.
 
-        How many were told.
+        Events that fail stay in the ledger.
         """
-        owed = self._owed.due(self._primary.max_entries)
-        if not owed:
+        ranges = self._ledger.unreported(self._primary.max_entries)
+        if not ranges:
             return 0
         try:
-            failures = self._primary.send([self._gap(body) for body in owed])
+            failures = self._primary.send([self._gap(body) for body in ranges])
         except TransportError:
             return 0
-        failed = {failure.index for failure in failures if failure.kind not in (POISON, SIZE)}  # these never will be
-        told = [body for at, body in enumerate(owed) if at not in failed]
-        self._owed.paid(told)
-        return len(told)
+        # an event that is refused for good would be refused each time: it counts as reported
+        failed = {failure.index for failure in failures if failure.kind not in (POISON, SIZE)}
+        reported = [body for at, body in enumerate(ranges) if at not in failed]
+        self._ledger.mark_reported(reported)
+        return len(reported)
 
     def _gap(self, body: Body) -> Body:
         lines = body.last - body.first + 1
@@ -243,26 +244,26 @@ class FallbackSender:
         return Body(data, body.run, body.host, body.first, body.last)
 
 
-def hurry(sender: Sender, seconds: float) -> None:
-    """The end is near: a sender that has a fallback turns to it in time."""
+def shorten_waits(sender: Sender, seconds: float) -> None:
+    """No more bodies will follow, and `seconds` are left: a sender with a fallback must turn to it in time."""
     if isinstance(sender, FallbackSender):
-        sender.hurry(seconds)
+        sender.shorten_waits(seconds)
 
 
-def _borne(error: TransportError) -> TransportError:
-    """What is raised while the fallback's time is still to come: the end must not give missing credentials up."""
+def _as_retry(error: TransportError) -> TransportError:
+    """The error to raise before the fallback's turn: missing credentials must not end the run before it."""
     if error.kind == REFRESH:
         return TransportError(RETRY, error.code, error.message, error.after)
     return error
 
 
 def _is_single(body: Body) -> bool:
-    """Whether a body is one line, and no event; one with the lines of several runs has no range of its own."""
+    """Whether a body is one line of one run, and no event."""
     return bool(body.run) and body.first == body.last and b'"event":' not in body.plain().data
 
 
 def _joined(part: Sequence[Body]) -> Body:
-    """Bodies that follow on one another as one."""
+    """Consecutive bodies as one."""
     first, last = part[0], part[-1]
     found = Body(b"".join(body.plain().data for body in part), first.run, first.host, first.first, last.last)
     return found.compressed() if first.encoding else found

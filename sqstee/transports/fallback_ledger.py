@@ -1,8 +1,8 @@
-"""Which lines a destination lacks because another took them: kept on disk until it has been told.
+"""The ranges of lines that went to the fallback and that the first destination has not heard of yet, kept on disk.
 
-SPOOL/.owed/<key>-<name> is one process's debt. On each line are a CRC and an object: on the first the pair of
-destinations that it is between, then the ranges {run, host, from, to}. Its owner holds a lock on it; what a dead
-process has left, anybody with the same pair may take over.
+SPOOL/.owed/<key>-<name> is the ledger of one process. Each line has a CRC and an object: the first line has the pair
+of destinations, the others have one range {run, host, from, to} each. The owner holds a lock on its file; a process
+with the same pair may adopt the ledger of a dead process.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from sqstee.fds import open_untrusted
 from sqstee.record import MAX_SEQ, Body
 
 FOLDER = ".owed"
-_MOST_BYTES = 1024 * 1024  # of what is taken over from one process
-_MOST_RANGES = 8192  # the oldest of more are forgotten
-_LOOKED_AT = 1024  # of the latest ranges, for the one that goes on: more than there are runs at a time
-_MOST_AGE_SECONDS = 14 * 86400.0  # Amazon SQS: the longest retention; who would read it has no other lines of then
+_MOST_BYTES = 1024 * 1024  # read from one dead process's ledger
+_MOST_RANGES = 8192  # beyond this many, the oldest are dropped
+_SEARCHED_RANGES = 1024  # the latest ones, for a neighbour to join: more than the runs that are active at a time
+_MOST_AGE_SECONDS = 14 * 86400.0  # SQS's longest retention: the lines around an older gap are gone as well
 _ADOPT_SECONDS = 60.0
 _LONGEST_RUN, _LONGEST_HOST = 128, 255
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Owed:
-    """The debts of one sender; `root` is the spool folder (empty: they die with the process).
+class FallbackLedger:
+    """The unreported ranges of one sender; `root` is the spool folder (empty: kept in memory only).
 
-    `pair` says how to reach the two destinations: never a secret. What the disk refuses is kept in memory alone: a debt
-    is worth less than the lines.
+    `pair` names the two destinations and their options, never a secret. Ranges that the disk refuses stay in memory
+    only: the lines themselves matter more.
     """
 
     def __init__(self, root: str, pair: Mapping[str, str]) -> None:
@@ -51,37 +51,37 @@ class Owed:
         self._adopt_at = 0.0
 
     def __del__(self) -> None:
-        """Let go of the debts: a later sender takes them over, in this process or another."""
+        """Unlock the file, so that a later sender can adopt it, in this process or another."""
         if self._file >= 0:
             os.close(self._file)
 
     def add(self, parts: Iterable[Body]) -> None:
-        """Owe the ranges of bodies; those side by side become one."""
+        """Add the ranges of bodies; adjacent ranges become one."""
         with self._lock:
             for part in parts:
-                self._join(part.run, part.host, part.first, part.last)
+                self._add_range(part.run, part.host, part.first, part.last)
             self._save()
 
-    def due(self, most: int) -> list[Body]:
-        """At most so many of the ranges, with no data; now and then also of those that dead processes have left."""
+    def unreported(self, most: int) -> list[Body]:
+        """At most `most` ranges, as bodies without data; now and then adopts the ledgers of dead processes first."""
         with self._lock:
             if self._root and time.monotonic() >= self._adopt_at:
                 self._adopt_at = time.monotonic() + _ADOPT_SECONDS
                 self._adopt()
             return [Body(b"", one.run, one.host, one.first, one.last) for one in self._ranges[:most]]
 
-    def paid(self, told: Iterable[Body]) -> None:
-        """These have been told."""
-        done = {(one.run, one.first, one.last) for one in told}
+    def mark_reported(self, reported: Iterable[Body]) -> None:
+        """Remove ranges that the first destination has heard of."""
+        done = {(one.run, one.first, one.last) for one in reported}
         with self._lock:
-            # one that has grown meanwhile is told once more, as a whole
+            # a range that has grown meanwhile is reported again, as a whole
             self._ranges = [one for one in self._ranges if (one.run, one.first, one.last) not in done]
             self._save()
 
-    def _join(self, run: str, host: str, first: int, last: int) -> None:
-        """Add a range to those that it goes on from, or that go on from it."""
+    def _add_range(self, run: str, host: str, first: int, last: int) -> None:
+        """Add a range, joined with the adjacent and overlapping ones."""
         joined = Body(b"", run, host, first, last)
-        for other in self._ranges[-_LOOKED_AT:]:
+        for other in self._ranges[-_SEARCHED_RANGES:]:
             if other.run == run and other.first <= joined.last + 1 and joined.first <= other.last + 1:
                 joined.first, joined.last = min(joined.first, other.first), max(joined.last, other.last)
                 self._ranges.remove(other)
@@ -89,7 +89,7 @@ class Owed:
         del self._ranges[:-_MOST_RANGES]
 
     def _save(self) -> bool:
-        """One write over the whole, the rest blank; no file where nothing is owed. Whether the disk took it."""
+        """Overwrite the file in one write, padded with newlines; delete it when no range is left. Whether it worked."""
         if not self._root:
             return False
         data = b"".join(map(_range, self._ranges))
@@ -107,7 +107,7 @@ class Owed:
         return True
 
     def _make(self) -> None:
-        """A file of our own, locked before it has the name by which others find it."""
+        """Make this sender's file; it is locked before it gets the name by which others find it."""
         name = uuid.uuid4().hex
         folder = self._folder()
         try:
@@ -141,39 +141,39 @@ class Owed:
         return folder
 
     def _give_to_owner(self, fd: int) -> None:
-        """What root makes in a user's spool folder is the user's."""
+        """Give a file that root made in a user's spool folder to that user."""
         owner = os.stat(self._root).st_uid
         if owner and os.fstat(fd).st_uid == 0:
             os.fchown(fd, owner, -1)
 
     def _adopt(self) -> None:
-        """Take over what dead processes owed to the same destination."""
+        """Adopt the ledgers that dead processes left for the same pair."""
         try:
             folder = os.open(f"{self._root}/{FOLDER}", _FOLDER_FLAGS)
         except OSError:
             return
         try:
             for name in os.listdir(folder):
-                self._take_over(folder, name)
+                self._adopt_file(folder, name)
         except OSError:
             pass
         finally:
             os.close(folder)
 
-    def _take_over(self, folder: int, name: str) -> None:
-        """Have a dead process's debts, if they are of our pair; what is too old is removed, whosever it is."""
+    def _adopt_file(self, folder: int, name: str) -> None:
+        """Adopt a dead process's ledger if it has our pair; delete one that is too old, whatever its pair."""
         try:
             file = os.open(name, _FILE_FLAGS, dir_fd=folder)
         except OSError:
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its owner lives, where this is refused
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while the owner lives
             old = time.time() - os.fstat(file).st_mtime > _MOST_AGE_SECONDS
             ours = name.startswith(f"{self._key}-")
             if ours and not old:
-                for debt in _debts(os.read(file, _MOST_BYTES)):
-                    self._join(*debt)
-                ours = self._save()  # else it stays for whoever comes next
+                for found in _ranges_in(os.read(file, _MOST_BYTES)):
+                    self._add_range(*found)
+                ours = self._save()  # if that fails, the file stays for the next process
             if ours or old:
                 os.unlink(name, dir_fd=folder)
         except OSError:
@@ -182,8 +182,8 @@ class Owed:
             os.close(file)
 
 
-def pairs(root: str) -> list[dict[str, str]]:
-    """The pairs of destinations between which something is owed, each once."""
+def unreported_pairs(root: str) -> list[dict[str, str]]:
+    """The pairs of destinations with unreported ranges, each once."""
     found: dict[str, dict[str, str]] = {}
     try:
         for name in os.listdir(f"{root}/{FOLDER}"):
@@ -195,8 +195,8 @@ def pairs(root: str) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def _debts(data: bytes) -> Iterator[tuple[str, str, int, int]]:
-    """Run, host, first and last of each line that is a range: to an agent for all users it is somebody else's word."""
+def _ranges_in(data: bytes) -> Iterator[tuple[str, str, int, int]]:
+    """Run, host, first and last of each valid range; checked, since an agent reads the files of other users."""
     for fields in _objects(data):
         run, host, first, last = (fields.get(name) for name in ("run", "host", "from", "to"))
         words = _is_word(run, 1, _LONGEST_RUN) and _is_word(host, 0, _LONGEST_HOST)
@@ -205,12 +205,12 @@ def _debts(data: bytes) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _is_word(value: object, least: int, most: int) -> bool:
-    """Whether it can be a message attribute, as our own runs and hosts can."""
+    """Whether a value can be a message attribute, as every run and host of ours can."""
     return isinstance(value, str) and value.isprintable() and least <= len(value) <= most
 
 
-def _range(owed: Body) -> bytes:
-    return _line({"run": owed.run, "host": owed.host, "from": owed.first, "to": owed.last})
+def _range(body: Body) -> bytes:
+    return _line({"run": body.run, "host": body.host, "from": body.first, "to": body.last})
 
 
 def _line(fields: Mapping[str, object]) -> bytes:
@@ -219,7 +219,7 @@ def _line(fields: Mapping[str, object]) -> bytes:
 
 
 def _objects(data: bytes) -> Iterator[dict[str, Any]]:
-    """The object of each line; what is torn is left out."""
+    """The object of each line; damaged lines are skipped."""
     for line in data.splitlines():
         crc, _, fields = line.partition(b" ")
         if crc == b"%08x" % zlib.crc32(fields):

@@ -1,4 +1,4 @@
-"""The embedded queue: SQLite (WAL) on the node's own disk, one row a body, followed without consuming."""
+"""The local queue: SQLite (WAL) on the node's own disk, one row per body, followed without consuming."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from sqstee.record import Body
-from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 _BUSY_SECONDS = 20.0
-_HELD_SECONDS = 0.1  # of these at once by a sender: a fork waits for that
+_HELD_SECONDS = 0.1  # a sender waits in steps of this for another's lock: a fork waits for the step
 _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
+# A stored body that contains a gap event, alone or among records, makes no new body a duplicate: the lost records may
+# have turned up. Body.is_gap is narrower: it is true of a gap event alone.
 _INSERT = f"""
 INSERT INTO body {_ROW} SELECT time, run, first, last, encoding, data FROM
 (SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data, ? AS is_gap) AS new
@@ -26,9 +28,9 @@ WHERE new.run = '' OR NOT EXISTS (
 )
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
-FULL = "Full"  # the code of the refusal of a store that keeps what it has
-_FULL_SECONDS = 10.0  # how long the senders leave it alone
-_FORK_SECONDS = 5.0  # how long a fork may wait for a transaction
+FULL = "Full"  # the error code of a full store that keeps its rows
+_FULL_SECONDS = 10.0  # the pause that a full store asks senders for
+_FORK_SECONDS = 5.0  # the longest that a fork waits for a transaction
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS body (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,9 +46,11 @@ CREATE TABLE IF NOT EXISTS body (
 
 
 def _connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
-    """Open the file, made for its owner alone. Not by a descriptor of ours: to close that would take the locks from
-    every connection that this process has, and whoever comes next would remove the log that they go on writing to
-    (How To Corrupt An SQLite Database File, 2.2).
+    """Open the file, and create it for its owner alone.
+
+    It is never opened by a descriptor of ours: closing that would drop the locks of all connections in this process,
+    and the next process to open the file would delete the log that they still write to ("How To Corrupt An SQLite
+    Database File", 2.2).
     """
     try:
         os.mknod(path, 0o600)
@@ -64,20 +68,20 @@ def _connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
     return connection
 
 
-# Held by whoever is in SQLite, and by a fork: with a connection open, the locks that SQLite knows of would be wrong in
-# the child, and the file at risk (How To Corrupt An SQLite Database File, 2.6).
+# Held during each use of SQLite, and during a fork: a child that inherits an open connection has wrong information on
+# its locks, and can corrupt the file ("How To Corrupt An SQLite Database File", 2.6).
 _gate = threading.Lock()
 _gate_held = False
-_unsafe = False  # in a child that was forked all the same, while its parent's disk hung
+_unsafe = False  # in a child that was forked without the gate, while its parent's disk hung
 _senders: weakref.WeakSet[LocalSender] = weakref.WeakSet()
 
 
-class LocalSender(Batches):
-    """Appends bodies, but no range of a run that is there already; a gap event does not stand for its records.
+class LocalSender(BatchLimits):
+    """Appends bodies, except ranges of a run that are stored already; a gap event does not count as its records.
 
-    Above `limit` bytes the oldest rows go, never what was just stored; a store that `keeps` takes nothing more instead,
-    until somebody has consumed rows (but always one request into an empty one). With `durable` what `send` has taken
-    outlives the machine's death as well. `stored` counts rows, `size` is what all of them occupy, in bytes.
+    Above `limit` bytes the oldest rows are deleted, never those of the latest request. A store that `keeps` refuses
+    requests instead until rows are consumed (but accepts one request of any size when empty). With `durable`, accepted
+    bodies survive a crash of the machine as well. `stored` counts rows, `size` is the space they occupy, in bytes.
     """
 
     ordered = False
@@ -93,15 +97,15 @@ class LocalSender(Batches):
             _senders.add(self)
 
     def open(self) -> int:
-        """Open or make the file; a message has no limit of its own here, SQS's is kept."""
-        self._patiently(self._measure)
+        """Open or create the file; bodies have no size limit here, so the limit is SQS's."""
+        self._run(self._measure)
         return 1024 * 1024
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         self.size = _size(connection)
 
-    def _patiently(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Do something with the connection; who waits for another's lock does so without holding the gate."""
+    def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run `work` with the connection, again and again while the file is locked; the gate is free in between."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -115,7 +119,7 @@ class LocalSender(Batches):
 
     def _connect(self) -> sqlite3.Connection:
         if _unsafe:
-            raise OSError("this process was forked while its parent was in there")
+            raise OSError("this process was forked while its parent used the file")
         if self._connection is None:
             os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
             self._connection = _connect(self._path, _HELD_SECONDS)
@@ -127,7 +131,7 @@ class LocalSender(Batches):
         """Store the bodies in one transaction."""
         now = time.time()
         rows = [(now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap) for body in bodies]
-        self._patiently(lambda connection: self._store(connection, rows))
+        self._run(lambda connection: self._store(connection, rows))
         return []
 
     def close(self) -> None:
@@ -149,12 +153,12 @@ class LocalSender(Batches):
             connection.execute("COMMIT")
             self.stored += stored
         except (sqlite3.Error, TransportError):
-            if connection.in_transaction:  # SQLite has rolled back by itself where the disk is full
+            if connection.in_transaction:  # on a full disk SQLite has rolled back already
                 connection.execute("ROLLBACK")
             raise
 
     def _refuse_excess(self, connection: sqlite3.Connection, newest: int, stored: int) -> None:
-        """Raise TransportError where what was just `stored` does not fit beside the rows up to `newest`."""
+        """Raise TransportError if the rows just `stored` do not fit beside the rows up to `newest`."""
         if stored and newest and _size(connection) > self.limit:
             problem = f"{self._path} is full ({self.limit:,} bytes)"
             raise TransportError(RETRY, FULL, problem, _FULL_SECONDS)
@@ -172,7 +176,7 @@ class LocalSender(Batches):
 
 
 def _size(connection: sqlite3.Connection) -> int:
-    """The bytes that rows and index occupy; room that is free in the file does not count."""
+    """The bytes that rows and index occupy, without the free space in the file."""
 
     def pragma(name: str) -> int:
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -185,7 +189,7 @@ def _before_fork() -> None:
     _gate_held = _gate.acquire(timeout=_FORK_SECONDS)
     if _gate_held:
         for sender in list(_senders):
-            sender.close()  # the next `send` opens it again
+            sender.close()  # the next `send` opens the file again
 
 
 def _after_fork() -> None:
@@ -196,7 +200,7 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     global _gate, _unsafe
     _after_fork()
-    if not _gate_held:  # but by a thread that is not here: nobody would ever release it, nor end what it does
+    if not _gate_held:  # a thread held the gate that does not exist in this child: nobody would ever release it
         _gate, _unsafe = threading.Lock(), True
         _senders.clear()
 
@@ -205,7 +209,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 class LocalReceiver:
-    """Follows the rows in the order in which they were stored; with `consume` those that it gives are to be deleted."""
+    """Reads the rows in the order in which they were stored; with `consume`, `delete` deletes them."""
 
     ordered = False
 
@@ -218,7 +222,7 @@ class LocalReceiver:
         self._seen = 0
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
-        """The next rows; waits for the first one where there is none yet."""
+        """The next rows; waits for the first one if there is none yet."""
         deadline = time.monotonic() + wait
         while True:
             found = self._next(limit)
@@ -227,7 +231,7 @@ class LocalReceiver:
             time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
-        """Delete the rows, in one transaction; a follower leaves them for others."""
+        """Delete the rows, in one transaction; without `consume` they stay for other readers."""
         if self.follows or not messages:
             return []
         try:
@@ -239,12 +243,12 @@ class LocalReceiver:
         return []
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Nothing for others, who see every row; this receiver gives them again."""
+        """Give the rows again in this receiver; others see every row anyway."""
         with self._lock:
             self._seen = min([self._seen, *(int(one.handle) - 1 for one in messages)])
 
     def stat(self) -> QueueState:
-        """The rows, all of them visible to each follower."""
+        """The state; all rows are visible to each follower."""
         rows, size, oldest = 0, 0, None
         try:
             with self._lock:
@@ -266,7 +270,7 @@ class LocalReceiver:
                 self._connection = None
 
     def _open(self) -> sqlite3.Connection | None:
-        """The connection; None as long as nobody has made the file."""
+        """The connection; None while the file does not exist."""
         if self._connection is None and os.path.exists(self._path):
             self._connection = _connect(self._path)
         return self._connection
@@ -297,7 +301,7 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
         connection.executemany("DELETE FROM body WHERE id = ?", [(one,) for one in ids])
         connection.execute("COMMIT")
     except sqlite3.Error:
-        if connection.in_transaction:  # else it would keep all writers out
+        if connection.in_transaction:  # an open transaction would block all writers
             connection.execute("ROLLBACK")
         raise
 

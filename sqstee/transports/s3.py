@@ -1,8 +1,8 @@
-"""Amazon S3 as a queue: one object a body, found by listing, through boto3.
+"""Amazon S3 as a queue: one object per body, found by listing, through boto3.
 
-A key is `prefix/<shard>/<run>/<first>-<last>.ndjson`, or `.ndjson.gz`: the numbers have 12 digits, so that a listing is
-in the run's order; the shard is the first two hex digits of the run's SHA-256, so that consumers can divide the work. A
-gap event by itself is `<first>-<last>-gap.ndjson`: it does not stand for the records of its range.
+A key is `prefix/<shard>/<run>/<first>-<last>.ndjson`, or `.ndjson.gz`. The numbers have 12 digits, so that a listing is
+in the order of the run; the shard is the first two hex digits of the run's SHA-256, so that consumers can divide the
+work. A lone gap event is `<first>-<last>-gap.ndjson`, so that it does not count as the records of its range.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from sqstee.destination import Destination
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_TYPE, Body, gunzip
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer, refusal_of
-from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer, refusal_of
+from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, Failure, TransportError, classify
 from sqstee.wire import by_run
 
@@ -31,17 +31,17 @@ ALL_SHARDS = "00-ff"
 _KEY = re.compile(
     r"(?P<shard>[0-9a-f]{2})/(?P<run>[^/]+)/(?P<first>\d{12})-(?P<last>\d{12})(?P<gap>-gap)?\.ndjson(?P<gz>\.gz)?"
 )
-MOST_OBJECT_BYTES = 16 * 1024 * 1024  # that are read: four times what a sender stores in one
-_RECEIVED_BYTES = 16 * 1024 * 1024  # of one `receive`, as far as listings tell
-_LOOK_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
-_LOOK_AGAIN_MOST_SECONDS = 10.0
-_LISTED_AT_ONCE = 1000  # S3 API reference, ListObjectsV2: the most
-_DELETED_AT_ONCE = 1000  # S3 API reference, DeleteObjects: the most
-_GONE = ("NoSuchKey", "404")  # another consumer was faster
+MOST_OBJECT_BYTES = 16 * 1024 * 1024  # larger objects are not read: four times the largest that a sender stores
+_RECEIVED_BYTES = 16 * 1024 * 1024  # of one `receive`, by the sizes in listings
+_LIST_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
+_LIST_AGAIN_MOST_SECONDS = 10.0
+_LISTED_AT_ONCE = 1000  # S3 API reference, ListObjectsV2: the maximum
+_DELETED_AT_ONCE = 1000  # S3 API reference, DeleteObjects: the maximum
+_GONE = ("NoSuchKey", "404")  # another consumer has deleted the object
 
 
 def shard(run: str) -> str:
-    """The two hex digits under which a run's objects lie."""
+    """The two hex digits in the keys of a run's objects."""
     return hashlib.sha256(run.encode()).hexdigest()[:2]
 
 
@@ -52,22 +52,23 @@ def key_of(prefix: str, body: Body) -> str:
 
 
 def shard_range(text: str) -> tuple[str, str]:
-    """The first and last shard of `--shards`: two hex digits, or two such with a hyphen; raises SqsteeError."""
+    """The first and last shard of `--shards`, such as 3f or 00-7f; raises SqsteeError."""
     found = re.fullmatch(r"([0-9a-f]{2})(?:-([0-9a-f]{2}))?", (text or ALL_SHARDS).lower())
     if not found or (found[2] or found[1]) < found[1]:
-        raise SqsteeError(f"{text!r} is not a range of shards", "two hex digits, or a range of them: --shards 00-7f")
+        hint = "consumers that divide the work use, for example, --shards 00-7f and --shards 80-ff"
+        raise SqsteeError(f"invalid value {text!r} for --shards (expected two hex digits or a range: 3f, 00-7f)", hint)
     return found[1], found[2] or found[1]
 
 
-def clients(connections: int = 4) -> Renewed[Any]:
-    """A client of S3, for any number of buckets."""
-    return Renewed(lambda: build_client("s3", "", None, connections, READ_SECONDS))
+def clients(connections: int = 4) -> RenewedClient[Any]:
+    """An S3 client, for any number of buckets."""
+    return RenewedClient(lambda: build_client("s3", "", None, connections, READ_SECONDS))
 
 
 class Bucket:
     """A bucket, the prefix in it, and `clients` to reach it."""
 
-    def __init__(self, destination: Destination, clients: Renewed[Any]) -> None:
+    def __init__(self, destination: Destination, clients: RenewedClient[Any]) -> None:
         self.name = destination.name
         prefix = destination.text[5:].partition("/")[2].strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
@@ -82,14 +83,14 @@ class Bucket:
             return answer
 
     def store(self, body: Body) -> str:
-        """Store a body under its key, unless it is there; the key. Without a run it is the content's own."""
+        """Store a body, unless it is stored already; its key, which without a run is a hash of the content."""
         digest = uuid.UUID(bytes=hashlib.sha256(body.data).digest()[:16])
         key = key_of(self.prefix, body) if body.run else f"{self.prefix}{digest}"
         self.put(key, binascii.a2b_base64(body.data) if body.encoding else body.data, CONTENT_TYPE)
         return key
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Store an object, unless there is one under its key, which then holds the same. Raises TransportError."""
+        """Store an object, unless one with its key exists, which has the same content. Raises TransportError."""
         parameters = {"Key": key, "Body": data, "ContentType": content_type}
         if not self._conditional:
             self.call("put_object", **parameters)
@@ -97,14 +98,14 @@ class Bucket:
         try:
             self.call("put_object", IfNoneMatch="*", **parameters)
         except TransportError as error:
-            if error.code in ("NotImplemented", "501"):  # an emulator's: the same bytes once more do no harm
+            if error.code in ("NotImplemented", "501"):  # an emulator: overwriting with the same bytes does no harm
                 self._conditional = False
                 self.call("put_object", **parameters)
             elif error.code not in ("PreconditionFailed", "412"):
                 raise
 
     def read(self, key: str) -> bytes | None:
-        """An object's content; None where it is gone. Raises TransportError, also where it is too large for memory."""
+        """An object's content; None if the object is gone. Raises TransportError, also if the object is too large."""
         try:
             answer = self.call("get_object", Key=key)
         except TransportError as error:
@@ -121,7 +122,7 @@ class Bucket:
         return data
 
     def delete(self, keys: Sequence[str]) -> list[Failure]:
-        """Delete objects; those that could not be."""
+        """Delete objects; the failures, one per object not deleted."""
         failures = []
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             part = keys[start : start + _DELETED_AT_ONCE]
@@ -133,8 +134,8 @@ class Bucket:
         return failures
 
 
-class S3Sender(Objects):
-    """Stores each body as an object; one that is there already counts as taken, so that repeating does no harm."""
+class S3Sender(ObjectLimits):
+    """Stores each body as an object; an existing object counts as stored, so that repeating does no harm."""
 
     ordered = False
 
@@ -142,22 +143,22 @@ class S3Sender(Objects):
         self._bucket = Bucket(destination, clients(connections))
 
     def open(self) -> int:
-        """Nothing is asked: who may put objects need not be allowed anything else."""
+        """Make no request: a caller that may put objects need not have any other permission."""
         return self.max_request_bytes
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """One PutObject a body; for one with records of several runs, one for each of them."""
+        """Make one PutObject per body; for a body with records of several runs, one per run."""
         for body in bodies:
             for part in [body] if body.run else by_run(body.plain().data):
                 self._bucket.store(part.compressed() if body.encoding and not part.encoding else part)
         return []
 
     def close(self) -> None:
-        """Nothing: the connections end with the process."""
+        """Do nothing: the connections close with the process."""
 
 
-class Found:
-    """An object in a listing; `series` tells its run's records and gap events apart."""
+class ListedObject:
+    """An object in a listing; `series` distinguishes the records of its run from the gap events."""
 
     __slots__ = ("compressed", "first", "key", "last", "modified", "run", "series", "size")
 
@@ -172,20 +173,20 @@ class Found:
         self.modified = modified.timestamp()
 
 
-class Seen:
-    """The ranges of each series that were given out. Memory follows the holes in them, not their number."""
+class ListedRanges:
+    """The ranges of each series that have been listed. Memory grows with the holes between them, not their number."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, list[list[int]]] = {}  # of each run [first, last], apart from each other, in order
+        self._runs: dict[str, list[list[int]]] = {}  # [first, last] of each range, disjoint, in order
 
     def covers(self, run: str, first: int, last: int) -> bool:
-        """Whether all of a range was given out."""
+        """Whether a range is covered as a whole."""
         ranges = self._runs.get(run, [])
         at = bisect_right(ranges, first, key=lambda one: one[0]) - 1
         return at >= 0 and ranges[at][1] >= last
 
     def add(self, run: str, first: int, last: int) -> None:
-        """A range is given out."""
+        """Add a range."""
         ranges = self._runs.setdefault(run, [])
         start = bisect_right(ranges, first, key=lambda one: one[0])
         if start and ranges[start - 1][1] >= first - 1:
@@ -197,7 +198,7 @@ class Seen:
         ranges[start:end] = [[first, last]]
 
     def remove(self, run: str, first: int, last: int) -> None:
-        """A range was not given out after all."""
+        """Remove a range, whether it was added as a whole or in parts."""
         kept: list[list[int]] = []
         for one in self._runs.get(run, []):
             parts = [one[0], min(one[1], first - 1)], [max(one[0], last + 1), one[1]]
@@ -212,17 +213,17 @@ class Seen:
 
 
 class Listing:
-    """Passes over the objects of a range of shards, in the order of their keys, again and again."""
+    """Lists the objects of a range of shards in the order of their keys, pass after pass."""
 
     def __init__(self, bucket: Bucket, shards: tuple[str, str]) -> None:
         self._bucket = bucket
         self._start = f"{bucket.prefix}{shards[0]}/"
-        self._beyond = f"{bucket.prefix}{shards[1]}0"  # '0' comes next after '/'
+        self._beyond = f"{bucket.prefix}{shards[1]}0"  # '0' is the character after '/'
         self._after = self._start
         self.at_start = True
 
-    def page(self) -> list[Found]:
-        """The next objects; at the end of the range the pass begins anew."""
+    def page(self) -> list[ListedObject]:
+        """The next objects; after the last one, a new pass begins."""
         answer = self._bucket.call(
             "list_objects_v2", Prefix=self._bucket.prefix, StartAfter=self._after, MaxKeys=_LISTED_AT_ONCE
         )
@@ -232,22 +233,22 @@ class Listing:
             key = entry["Key"]
             parts = _KEY.fullmatch(key, len(self._bucket.prefix))
             if self._start <= key < self._beyond and parts and entry["Size"] <= MOST_OBJECT_BYTES:
-                found.append(Found(key, parts, entry["Size"], entry["LastModified"]))
+                found.append(ListedObject(key, parts, entry["Size"], entry["LastModified"]))
         if answer.get("IsTruncated") and entries and entries[-1]["Key"] < self._beyond:
             self._after, self.at_start = entries[-1]["Key"], False
         else:
             self._after, self.at_start = self._start, True
         return found
 
-    def skip(self, found: Found, last: int) -> None:
-        """Go on behind `last` in a run of which everything from `found` up to there is known."""
+    def skip(self, found: ListedObject, last: int) -> None:
+        """Continue after seq `last` of the run of `found`, since everything up to there has been listed."""
         key = f"{found.key[: -len(found.key.rpartition('/')[2])]}{last:012d}-~"
         if not self.at_start and key > self._after:
             self._after = key
 
 
 class S3Receiver:
-    """Gives each object once, whenever it appears; `follows` unless what it gives is to be deleted."""
+    """Returns each object once, whenever it appears; with `consume`, objects are deleted when they are done with."""
 
     ordered = False
 
@@ -257,36 +258,36 @@ class S3Receiver:
         self._bucket = Bucket(destination, clients(connections))
         self._range = shard_range(shards)
         self._listing = Listing(self._bucket, self._range)
-        self._seen = Seen()
-        self._pending: deque[Found] = deque()
+        self._listed = ListedRanges()
+        self._pending: deque[ListedObject] = deque()
         self._lock = threading.Lock()
         self._listing_lock = threading.Lock()
-        self._look_again = 0.0
-        self._interval = _LOOK_AGAIN_SECONDS
+        self._list_again_at = 0.0
+        self._interval = _LIST_AGAIN_SECONDS
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
-        """Objects that were not given before, in the order of their keys; lists at least once where none is known."""
+        """Objects not returned before, in the order of their keys; makes at least one listing if none is known."""
         deadline = time.monotonic() + wait
         while True:
             messages = self._read(self._take(limit))
             if messages:
                 return messages
             if wait:
-                time.sleep(max(0.0, min(self._look_again, deadline) - time.monotonic()))
-                if time.monotonic() < self._look_again:
+                time.sleep(max(0.0, min(self._list_again_at, deadline) - time.monotonic()))
+                if time.monotonic() < self._list_again_at:
                     return []
-            if not self._look() and time.monotonic() >= deadline:
+            if not self._list() and time.monotonic() >= deadline:
                 return []
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
-        """Delete the objects; what lies within the range of one is given when that is gone."""
+        """Delete the objects; an object whose range another one covered is returned once that is deleted."""
         failures = self._bucket.delete([message.handle for message in messages])
         failed = {failure.index for failure in failures}
         self._forget([message for at, message in enumerate(messages) if at not in failed])
         return failures
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Nothing for others, who see every object; this receiver gives them again."""
+        """Return the objects again in this receiver; others see every object anyway."""
         self._forget(messages)
 
     def _forget(self, messages: Sequence[ReceivedMessage]) -> None:
@@ -294,7 +295,7 @@ class S3Receiver:
             for message in messages:
                 parts = _KEY.fullmatch(message.handle, len(self._bucket.prefix))
                 if parts:
-                    self._seen.remove(_series(parts), int(parts["first"]), int(parts["last"]))
+                    self._listed.remove(_series(parts), int(parts["first"]), int(parts["last"]))
 
     def stat(self) -> QueueState:
         """Objects, bytes and the age of the oldest one, by listing all of them."""
@@ -311,11 +312,11 @@ class S3Receiver:
         return found
 
     def close(self) -> None:
-        """Nothing: the connections end with the process."""
+        """Do nothing: the connections close with the process."""
 
-    def _take(self, limit: int) -> list[Found]:
-        """The next of those that are known, within the bounds of one `receive`."""
-        taken: list[Found] = []
+    def _take(self, limit: int) -> list[ListedObject]:
+        """The next known objects, within the bounds of one `receive`."""
+        taken: list[ListedObject] = []
         with self._lock:
             while self._pending and len(taken) < limit:
                 if taken and sum(one.size for one in taken) + self._pending[0].size > _RECEIVED_BYTES:
@@ -323,13 +324,13 @@ class S3Receiver:
                 taken.append(self._pending.popleft())
         return taken
 
-    def _read(self, taken: list[Found]) -> list[ReceivedMessage]:
+    def _read(self, taken: list[ListedObject]) -> list[ReceivedMessage]:
         messages: list[ReceivedMessage] = []
         for at, found in enumerate(taken):
             try:
                 data = self._bucket.read(found.key)
             except TransportError:
-                with self._lock:  # those before it are read already
+                with self._lock:  # the objects before this one have been read
                     self._pending.extendleft(reversed(taken[at:]))
                 if messages:
                     break
@@ -338,8 +339,8 @@ class S3Receiver:
                 messages.append(_message(self._bucket.name, found, data))
         return messages
 
-    def _look(self) -> bool:
-        """List until there is something new, or a whole pass has shown nothing; whether there is."""
+    def _list(self) -> bool:
+        """List until there is a new object, or a whole pass has shown none; whether there is one."""
         with self._listing_lock:
             if self._pending:
                 return True  # another thread has listed meanwhile
@@ -347,25 +348,25 @@ class S3Receiver:
             while True:
                 page = self._listing.page()
                 if self._note(page):
-                    self._interval = _LOOK_AGAIN_SECONDS
+                    self._interval = _LIST_AGAIN_SECONDS
                     return True
                 if self._listing.at_start:
                     if whole:
                         break
                     whole = True
-            self._look_again = time.monotonic() + self._interval
-            self._interval = min(_LOOK_AGAIN_MOST_SECONDS, 2 * self._interval)
+            self._list_again_at = time.monotonic() + self._interval
+            self._interval = min(_LIST_AGAIN_MOST_SECONDS, 2 * self._interval)
             return False
 
-    def _note(self, page: list[Found]) -> bool:
-        """Remember what is new in a page, and whether there is anything."""
+    def _note(self, page: list[ListedObject]) -> bool:
+        """Note the new objects in a page; whether there are any."""
         with self._lock:
-            fresh = [one for one in page if not self._seen.covers(one.series, one.first, one.last)]
+            fresh = [one for one in page if not self._listed.covers(one.series, one.first, one.last)]
             for one in fresh:
-                self._seen.add(one.series, one.first, one.last)
+                self._listed.add(one.series, one.first, one.last)
             self._pending.extend(fresh)
             if page and not fresh and page[-1].series == page[-1].run:
-                self._listing.skip(page[-1], self._seen.end(page[-1].series, page[-1].first))
+                self._listing.skip(page[-1], self._listed.end(page[-1].series, page[-1].first))
         return bool(fresh)
 
 
@@ -373,12 +374,12 @@ def _series(parts: re.Match[str]) -> str:
     return parts["run"] + ("/gap" if parts["gap"] else "")  # a run's name in a key has no slash
 
 
-def _message(bucket: str, found: Found, data: bytes) -> ReceivedMessage:
+def _message(bucket: str, found: ListedObject, data: bytes) -> ReceivedMessage:
     if found.compressed:
         try:
             data = gunzip(data)
         except ValueError:
-            pass  # left as it is: whoever decodes it says that it is no NDJSON
+            pass  # left as it is: the decoder reports that it is not NDJSON
     attributes = Body(b"", found.run, "", found.first, found.last).attributes
-    name = f"s3://{bucket}/{found.key}@{found.modified}"  # another bucket, or a later day, has the same keys
+    name = f"s3://{bucket}/{found.key}@{found.modified}"  # the same key can be in another bucket, or stored again
     return ReceivedMessage(data, attributes, found.key, name, found.modified)

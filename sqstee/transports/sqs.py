@@ -11,35 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 from sqstee.destination import Destination
 from sqstee.record import Body
-from sqstee.transports.aws import READ_SECONDS, Renewed, build_client, check_answer
-from sqstee.transports.base import Batches, QueueState, ReceivedMessage
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer
+from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import RETRY, Failure, TransportError, classify
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-MAX_MESSAGE_BYTES = 1024 * 1024  # SQS developer guide, quotas: since August 2025; older queues may be set lower
+MAX_MESSAGE_BYTES = 1024 * 1024  # SQS developer guide, quotas: since August 2025; older queues may have a lower limit
 LONG_POLL_SECONDS = 20  # the largest WaitTimeSeconds
-BATCH = 10  # entries of one call
-IN_FLIGHT_LIMIT = 120_000  # SQS developer guide, quotas: at that many ReceiveMessage answers OverLimit
+BATCH = 10  # the most entries per call
+IN_FLIGHT_LIMIT = 120_000  # SQS developer guide, quotas: beyond it ReceiveMessage answers OverLimit
 _READ_SLACK_SECONDS = 10
-_DATA_TYPES = {"ExtendedPayloadSize": b"Number"}  # of attributes; all others are of type String
-_CACHED_BYTES = 32 * 1024  # of a body are escaped at once: the copies stay in the processor's cache
-_STAND_IN = {"Id": "0", "MessageBody": "-"}  # what boto3 validates and serialises in place of the real entries
+_DATA_TYPES = {"ExtendedPayloadSize": b"Number"}  # the attributes whose type is not String
+_CACHED_BYTES = 32 * 1024  # escaped at a time, so that the copies stay in the processor's cache
+_PLACEHOLDER = {"Id": "0", "MessageBody": "-"}  # boto3 validates and serialises it in place of the real entries
 
 
-class _Queue:
+class _QueueClient:
     """One queue and a client for it."""
 
     def __init__(self, destination: Destination, connections: int, read_seconds: float) -> None:
         self._destination = destination
-        self._clients: Renewed[SQSClient] = Renewed(lambda: client_for(destination, connections, read_seconds))
+        self._clients: RenewedClient[SQSClient] = RenewedClient(
+            lambda: client_for(destination, connections, read_seconds)
+        )
         self._lock = threading.Lock()
         self._url = destination.url
 
     @contextmanager
     def calling(self) -> Iterator[tuple[SQSClient, str]]:
-        """The client and the queue's URL, looked up by name the first time; what is raised is a TransportError."""
+        """The client and the queue's URL, looked up by name the first time; every error becomes a TransportError."""
         with self._clients.calling() as client:
             with self._lock:
                 if not self._url:
@@ -65,27 +67,29 @@ def client_for(destination: Destination, connections: int, read_seconds: float) 
 
 
 def _endpoint(destination: Destination) -> str | None:
-    """The endpoint of a queue URL that is an emulator's or goes through a VPC endpoint, which may be the only way out;
-    a public URL of Amazon's leaves the choice to boto3's settings."""
+    """The endpoint in the URL of an emulator's queue, or of one behind a VPC endpoint (maybe the only way out).
+
+    None for a public URL of Amazon's: boto3's settings choose the endpoint.
+    """
     if not destination.url or (".amazonaws." in destination.url and ".vpce." not in destination.url):
         return None
     scheme, _, rest = destination.url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-class SqsSender(Batches):
-    """Sends bodies with SendMessageBatch, one call a request."""
+class SqsSender(BatchLimits):
+    """Sends bodies with SendMessageBatch, one call per request."""
 
     def __init__(self, destination: Destination, connections: int = 16, group: str = "") -> None:
-        # so many at most: an agent's shippers share a client
-        self._queue = _Queue(destination, connections, READ_SECONDS)
+        # 16 connections: the shippers of an agent share a client
+        self._queue = _QueueClient(destination, connections, READ_SECONDS)
         self._group = group
         self.ordered = destination.name.endswith(".fifo")
         self._request = threading.local()
         self._hooked: object = None
 
     def open(self) -> int:
-        """Find the queue and ask for its MaximumMessageSize; who may not ask gets SQS's own limit."""
+        """Find the queue; its MaximumMessageSize, or SQS's own limit if the caller may not ask for it."""
         try:
             with self._queue.calling() as (client, url):
                 answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])
@@ -97,21 +101,21 @@ class SqsSender(Batches):
         return min(MAX_MESSAGE_BYTES, found)
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """One SendMessageBatch; the entries that it names as Failed."""
+        """Make one SendMessageBatch; the entries that failed."""
         try:
             with self._queue.calling() as (client, url):
                 self._hook(client)
                 self._request.body = request_json(url, bodies, fifo=self.ordered, group=self._group)
-                answer = client.send_message_batch(QueueUrl=url, Entries=[_STAND_IN])  # type: ignore[list-item]
+                answer = client.send_message_batch(QueueUrl=url, Entries=[_PLACEHOLDER])  # type: ignore[list-item]
         finally:
             self._request.body = None
         return _failures(answer, len(bodies))
 
     def close(self) -> None:
-        """Nothing: the connections end with the process."""
+        """Do nothing: the connections close with the process."""
 
     def _hook(self, client: SQSClient) -> None:
-        """Have our bytes put in place of the serialised parameters: json.dumps is 5 of the 7 ms of a 1 MiB call."""
+        """Make boto3 send our bytes in place of its own: its json.dumps takes 5 of the 7 ms of a 1 MiB call."""
         if self._hooked is not client:
             client.meta.events.register_last("before-call.sqs.SendMessageBatch", self._insert, unique_id="sqstee")
             self._hooked = client
@@ -128,11 +132,11 @@ class SqsReceiver:
     def __init__(self, destination: Destination, connections: int = 4, visibility: int | None = None) -> None:
         self.name = destination.text
         self.ordered = destination.name.endswith(".fifo")
-        self._queue = _Queue(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
+        self._queue = _QueueClient(destination, connections, LONG_POLL_SECONDS + _READ_SLACK_SECONDS)
         self._options: dict[str, int] = {} if visibility is None else {"VisibilityTimeout": visibility}
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
-        """One ReceiveMessage."""
+        """Make one ReceiveMessage."""
         with self._queue.calling() as (client, url):
             answer = client.receive_message(
                 QueueUrl=url,
@@ -146,7 +150,7 @@ class SqsReceiver:
         return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
-        """One DeleteMessageBatch for each ten messages; entry ids are indexes, as a message may be there twice."""
+        """Make one DeleteMessageBatch per ten messages; entry ids are indexes, since a message may occur twice."""
         failures = []
         with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
@@ -157,7 +161,7 @@ class SqsReceiver:
         return failures
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Make messages visible again at once; one whose handle has expired is visible already."""
+        """Make messages visible again at once; a message whose handle has expired is visible already."""
         with self._queue.calling() as (client, url):
             for start in range(0, len(messages), BATCH):
                 part = messages[start : start + BATCH]
@@ -169,22 +173,22 @@ class SqsReceiver:
                     ],
                 )
                 passing = [failure for failure in _failures(answer, len(part)) if failure.kind == RETRY]
-                if passing:  # all of them again, which does no harm
+                if passing:  # the caller releases all of them again, which does no harm
                     raise TransportError(RETRY, passing[0].code, passing[0].message)
 
     def stat(self) -> QueueState:
-        """One GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's."""
+        """Make one GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's attributes."""
         with self._queue.calling() as (client, url):
             answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
             check_answer("GetQueueAttributes", answer)
         return queue_state(answer.get("Attributes", {}))
 
     def close(self) -> None:
-        """Nothing: the connections end with the process."""
+        """Do nothing: the connections close with the process."""
 
 
 def queue_state(attributes: Mapping[Any, str]) -> QueueState:
-    """A queue's attributes (all strings) as what they mean; what an emulator leaves out stays None."""
+    """The state in a queue's attributes (all strings); a field that an emulator leaves out is None."""
 
     def number(name: str) -> int | None:
         text = attributes.get(name, "")
@@ -211,7 +215,7 @@ def queue_state(attributes: Mapping[Any, str]) -> QueueState:
 def request_json(url: str, bodies: Sequence[Body], fifo: bool, group: str = "") -> bytes:
     """The JSON of a SendMessageBatch request, as boto3 would serialise it; bodies stay UTF-8 bytes throughout.
 
-    `group` is the group of a standard queue's messages (fair queues); on a FIFO queue the run is.
+    `group` is the message group on a standard queue (fair queues); on a FIFO queue the message group is the run.
     """
     parts = [b'{"QueueUrl": "%s", "Entries": [' % _escaped(url.encode())]
     for at, body in enumerate(bodies):
@@ -221,11 +225,11 @@ def request_json(url: str, bodies: Sequence[Body], fifo: bool, group: str = "") 
         ]
         parts.append(b'", %s}' % _entry_rest(body, fifo, group))
     parts.append(b"]}")
-    return b"".join(parts)  # in one copy: each new one of a megabyte costs 300 page faults
+    return b"".join(parts)  # a single copy: each further copy of a megabyte costs 300 page faults
 
 
 def _entry_rest(body: Body, fifo: bool, group: str) -> bytes:
-    """What follows the body in an entry."""
+    """The fields after the body in an entry."""
     attributes = b", ".join(
         b'"%s": {"StringValue": "%s", "DataType": "%s"}'
         % (_escaped(name.encode()), _escaped(value.encode()), _DATA_TYPES.get(name, b"String"))
@@ -242,14 +246,14 @@ def _entry_rest(body: Body, fifo: bool, group: str) -> bytes:
 
 
 def _escaped(data: bytes) -> bytes:
-    """The inside of a JSON string, of UTF-8 without control characters but newlines (records escape all others)."""
+    """Escape UTF-8 for a JSON string; newlines are its only control characters (records escape all others)."""
     return data.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
 
 
 def _failures(answer: Any, count: int, start: int = 0) -> list[Failure]:
-    """What an answer names as Failed, and whatever it does not name at all; indexes count from `start`.
+    """The entries that an answer lists as Failed, or does not list at all; indexes count from `start`.
 
-    boto3 raises nothing for an HTTP 200 that a proxy cut short or made up: it names no entry.
+    boto3 raises no error for an HTTP 200 that a proxy cut short or made up: such an answer lists no entries.
     """
     found = {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
     taken = {int(entry["Id"]) for entry in answer.get("Successful", [])}
@@ -258,7 +262,7 @@ def _failures(answer: Any, count: int, start: int = 0) -> list[Failure]:
 
 def _failure(index: int, entry: Any) -> Failure:
     if entry is None:
-        return Failure(index, RETRY, "NoAnswer", "the answer does not name the message")
+        return Failure(index, RETRY, "NoAnswer", "the answer does not mention the message")
     code = str(entry.get("Code", ""))
     message = str(entry.get("Message", ""))
     kind = classify(code, sender_fault=bool(entry.get("SenderFault")), message=message)

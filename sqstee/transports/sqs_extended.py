@@ -1,8 +1,8 @@
 """Bodies in S3 and pointers to them in SQS, as the AWS Extended Client Library writes and reads them (SQS.md).
 
 A pointer is the message body `["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":…,"s3Key":…}]`, and
-the Number attribute ExtendedPayloadSize says how long the real body is. That library reads objects as UTF-8, so they
-are never compressed.
+the Number attribute ExtendedPayloadSize is the size of the real body. That library reads objects as UTF-8, so they are
+never compressed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from sqstee.destination import Destination
 from sqstee.record import Body
-from sqstee.transports.base import Objects, QueueState, ReceivedMessage
+from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import Failure, TransportError
 from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs import SqsReceiver, SqsSender
@@ -22,14 +22,14 @@ from sqstee.transports.sqs import SqsReceiver, SqsSender
 POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 SIZE_ATTRIBUTE = "ExtendedPayloadSize"
 _LEGACY = ("com.amazon.sqs.javamessaging.MessageS3Pointer", "SQSLargePayloadSize")
-# What these libraries and we name such objects: nothing else is deleted on the word of a message.
+# The keys that these libraries and sqstee write: a message cannot make its reader delete any other object.
 _OURS = r"[0-9a-f]{2}/[^/]+/[0-9]{12}-[0-9]{12}(?:-gap)?\.ndjson"
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _PAYLOAD_KEY = re.compile(rf"(?:.*/)?(?:{_OURS}|{_UUID})")
 
 
 class Pointer:
-    """Where a body lies."""
+    """The bucket and key of a body."""
 
     __slots__ = ("bucket", "key")
 
@@ -42,7 +42,7 @@ class Pointer:
 
 
 def pointer_in(data: bytes | str, attributes: Mapping[str, str]) -> Pointer | None:
-    """What a message body points to; None where it is a body itself."""
+    """The pointer in a message body; None if it is not a pointer."""
     if SIZE_ATTRIBUTE not in attributes and _LEGACY[1] not in attributes:
         return None
     try:
@@ -55,23 +55,23 @@ def pointer_in(data: bytes | str, attributes: Mapping[str, str]) -> Pointer | No
 
 
 class Payloads:
-    """The objects that pointers point to, in whatever buckets."""
+    """The bodies behind pointers, in any buckets."""
 
     def __init__(self, connections: int = 4) -> None:
         self._clients = clients(connections)
 
     def read(self, pointer: Pointer) -> bytes | None:
-        """The body; None where the object is gone: it went with an earlier delivery of its message.
+        """The body; None if the object is gone: it was deleted with an earlier delivery of its message.
 
         Raises TransportError.
         """
         return self._bucket(pointer.bucket).read(pointer.key)
 
     def delete(self, pointer: Pointer) -> None:
-        """Delete the object, when its message is done with. Raises TransportError.
+        """Delete the object of a message that is done with. Raises TransportError.
 
-        A key that no library of this kind writes is left alone: whoever can send a message must not be able to delete
-        what the reader is allowed to.
+        A key that no such library writes is ignored: otherwise anybody who may send a message could delete any object
+        that the reader may delete.
         """
         if _PAYLOAD_KEY.fullmatch(pointer.key):
             self._bucket(pointer.bucket).call("delete_object", Key=pointer.key)
@@ -81,7 +81,7 @@ class Payloads:
 
 
 class _PointerBody(Body):
-    """A pointer in the place of a body: the same run and range, the attribute with the real size."""
+    """A pointer in place of a body: with the same run and range, and an attribute for the real size."""
 
     __slots__ = ("_payload_is_gap", "_payload_size")
 
@@ -94,16 +94,16 @@ class _PointerBody(Body):
 
     @property
     def is_gap(self) -> bool:
-        """As of the body."""
+        """Whether the real body is a gap event."""
         return self._payload_is_gap
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Those of the body, and its size."""
+        """The attributes of the real body, and its size."""
         return {**super().attributes, SIZE_ATTRIBUTE: str(self._payload_size)}
 
 
-class OffloadingSender(Objects):
+class OffloadingSender(ObjectLimits):
     """Stores each body in S3, then sends a pointer to it."""
 
     def __init__(self, queue: SqsSender, store: Destination) -> None:
@@ -112,26 +112,26 @@ class OffloadingSender(Objects):
         self.ordered = queue.ordered
 
     def open(self) -> int:
-        """Find the queue; its own limit is none for bodies."""
+        """Find the queue; its size limit does not apply to the bodies, which are in S3."""
         self._queue.open()
         return self.max_request_bytes
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
-        """A PutObject a body, then one SendMessageBatch with the pointers."""
+        """Make one PutObject per body, then one SendMessageBatch with the pointers."""
         plain = [body.plain() for body in bodies]
         pointers = [Pointer(self._bucket.name, self._bucket.store(body)) for body in plain]
         return self._queue.send([_PointerBody(*pair) for pair in zip(plain, pointers, strict=True)])
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         self._queue.close()
 
 
 class FetchingReceiver:
-    """A queue's receiver that gives the body itself in the place of a pointer, and deletes it with its message.
+    """A queue's receiver that replaces pointers by their bodies, and deletes a body with its message.
 
-    A pointer whose body cannot be read stays a pointer: whoever reads it must not delete it. One whose body is gone, as
-    it went with an earlier delivery, is empty.
+    If a body cannot be read its message keeps the pointer, and the reader must not delete the message. If a body is
+    gone, deleted with an earlier delivery, the message becomes empty.
     """
 
     follows = False
@@ -141,10 +141,10 @@ class FetchingReceiver:
         self.name, self.ordered = queue.name, queue.ordered
         self._payloads = Payloads(connections)
         self._lock = threading.Lock()
-        self._fetched: dict[str, Pointer] = {}  # by receipt handle: what is held and not done with
+        self._fetched: dict[str, Pointer] = {}  # of messages neither deleted nor released, by receipt handle
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
-        """One ReceiveMessage, and a GetObject for each pointer."""
+        """Make one ReceiveMessage, and one GetObject per pointer."""
         messages = self._queue.receive(limit, wait)
         for message in messages:
             if pointer := pointer_in(message.data, message.attributes):
@@ -152,7 +152,7 @@ class FetchingReceiver:
         return messages
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
-        """Delete messages, then what those that are deleted pointed to; a body that stays behind does no harm."""
+        """Delete messages, then the bodies of those that were deleted; a body that stays behind does no harm."""
         failures = self._queue.delete(messages)
         failed = {failure.index for failure in failures}
         for at, message in enumerate(messages):
@@ -160,21 +160,21 @@ class FetchingReceiver:
                 try:
                     self._payloads.delete(pointer)
                 except TransportError:
-                    pass  # not allowed, or away: a lifecycle rule of the bucket removes it
+                    pass  # a lifecycle rule of the bucket can delete the objects that stay behind
         return failures
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Give messages back; their bodies stay."""
+        """Release the messages; their bodies stay."""
         for message in messages:
             self._forget(message)
         self._queue.release(messages)
 
     def stat(self) -> QueueState:
-        """As of the queue."""
+        """The state of the queue."""
         return self._queue.stat()
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         self._queue.close()
 
     def _fetch(self, message: ReceivedMessage, pointer: Pointer) -> None:

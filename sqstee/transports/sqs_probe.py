@@ -1,7 +1,7 @@
-"""Proving the path to a queue step by step: credentials, network, permissions, limits, one message out and back.
+"""Testing the path to a queue step by step: credentials, network, permissions, limits, one message out and back.
 
-Permissions are tried without side effects: by calls that a queue must refuse for what is in them, so that a refusal of
-the caller is told from a refusal of the call.
+Permissions are tested without side effects, by calls with invalid parameters: the error shows whether the caller or the
+parameters were refused.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ROLES = {
 }
 _SECONDS = 5.0  # to connect
 _READ_SECONDS = 30.0
-_SKEW_WARNING, _SKEW_FATAL = 30.0, 300.0  # signatures are refused above five minutes (IAM user guide)
+_SKEW_WARNING, _SKEW_FATAL = 30.0, 300.0  # beyond five minutes AWS refuses signatures (IAM user guide)
 _SHORT_VISIBILITY = 10.0
 _ROUND_TRIP_SECONDS = 20.0
-_HIDDEN_SECONDS = 30  # what is received meanwhile, so that it comes once only
+_HIDDEN_SECONDS = 30  # the visibility timeout of other messages, so that each is received only once meanwhile
 
 
 class Step:
-    """One thing that was looked at: `state` OK, WARNING or FAILED, what was found, and the one thing to do."""
+    """One test: its `state` (OK, WARNING or FAILED), the finding, and the one thing to do about it."""
 
     __slots__ = ("advice", "name", "state", "text")
 
@@ -51,7 +51,7 @@ class Step:
 
 
 class Probe:
-    """Looks at one queue; each step needs those before it."""
+    """Tests one queue; each step depends on those before it."""
 
     def __init__(self, destination: Destination, actions: tuple[str, ...]) -> None:
         self._destination = destination
@@ -61,7 +61,7 @@ class Probe:
         self._arn = f"arn:aws:sqs:*:*:{destination.name}"
 
     def steps(self) -> Iterator[Step]:
-        """Each step as it is done, up to the first that makes the rest impossible."""
+        """Yield each step as it is done, up to the first that makes the rest impossible."""
         for part in (self._credentials, self._network, self._queue):
             failed = False
             for step in part():
@@ -81,26 +81,26 @@ class Probe:
             found = session.get_credentials()
             frozen = found.get_frozen_credentials() if found else None
         except Exception as error:
-            advice = "look at AWS_PROFILE; aws sts get-caller-identity says more"
+            advice = "check AWS_PROFILE; for details run: aws sts get-caller-identity"
             yield Step("credentials", FAILED, refusal_of(error).message, advice)
             return
         if found is None or frozen is None or not frozen.access_key:
             advice = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role"
-            yield Step("credentials", FAILED, "none found", advice)
+            yield Step("credentials", FAILED, "not found", advice)
             return
         yield Step("credentials", OK, f"from {found.method}, key …{frozen.access_key[-4:]}")
         emulator = self._url if self._url and ".amazonaws." not in self._url else ""
         region = self._destination.region or session.region_name or ("us-east-1" if emulator else None)
         if not region:
             advice = "set AWS_DEFAULT_REGION, or name the queue by its URL or ARN"
-            yield Step("region", FAILED, "none configured", advice)
+            yield Step("region", FAILED, "not configured", advice)
             return
-        source = "the destination's" if self._destination.region else "the environment's or profile's"
-        yield Step("region", OK, f"{region} ({source})")
+        source = "the destination" if self._destination.region else "the environment or profile"
+        yield Step("region", OK, f"{region}, from {source}")
         try:
             self._client = client_for(self._destination, 1, _READ_SECONDS)
         except Exception as error:
-            yield Step("endpoint", FAILED, refusal_of(error).message, "look at AWS_ENDPOINT_URL_SQS and the profile")
+            yield Step("endpoint", FAILED, refusal_of(error).message, "check AWS_ENDPOINT_URL_SQS and the profile")
 
     def _network(self) -> Iterator[Step]:
         endpoint = urlsplit(self._client.meta.endpoint_url)
@@ -112,7 +112,7 @@ class Probe:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            advice = "check the endpoint's name, the resolver, and HTTPS_PROXY where the way out is a proxy"
+            advice = "check the endpoint's name, the resolver, and HTTPS_PROXY if the network needs a proxy"
             yield Step("DNS", FAILED, f"{host}: {error.strerror or error}", advice)
             return
         yield Step("DNS", OK, f"{host} is {found[0][4][0]}")
@@ -123,7 +123,7 @@ class Probe:
                 else:
                     yield Step("connection", OK, f"{host}:{port}")
         except OSError as error:
-            advice = f"open port {port} to {host}, set HTTPS_PROXY, or make a VPC endpoint for SQS"
+            advice = f"open port {port} to {host}, set HTTPS_PROXY, or create a VPC endpoint for SQS"
             yield Step("connection", FAILED, f"{host}:{port}: {error.strerror or error}", advice)
 
     @staticmethod
@@ -133,11 +133,11 @@ class Probe:
             with context.wrap_socket(plain, server_hostname=host) as wrapped:
                 return Step("TLS", OK, f"{wrapped.version()} with {host}")
         except ssl.SSLError as error:
-            advice = "set AWS_CA_BUNDLE to the authority that your network uses"
+            advice = "set AWS_CA_BUNDLE to the certificate file of your network's authority"
             return Step("TLS", FAILED, f"{host}: {error.reason}", advice)
 
     def _queue(self) -> Iterator[Step]:
-        """The queue's URL, and the clock against the server's."""
+        """Test the queue's URL, and compare the clock with the server's."""
         before = time.time()
         try:
             if self._url:
@@ -149,8 +149,8 @@ class Probe:
         except Exception as error:
             action = "sqs:GetQueueAttributes" if self._url else "sqs:GetQueueUrl"
             refusal = refusal_of(error)
-            may_go_on = bool(self._url) and "AccessDenied" in refusal.code
-            yield Step("queue", WARNING if may_go_on else FAILED, str(refusal), self._advice(refusal, action))
+            usable = bool(self._url) and "AccessDenied" in refusal.code
+            yield Step("queue", WARNING if usable else FAILED, str(refusal), self._advice(refusal, action))
             return
         yield Step("queue", OK, self._url)
         self._arn = answer.get("Attributes", {}).get("QueueArn", self._arn)
@@ -160,7 +160,7 @@ class Probe:
 
     def _permission(self, action: str) -> Step:
         client: Any = self._client
-        trials: dict[str, Callable[[], Any]] = {
+        tests: dict[str, Callable[[], Any]] = {
             "sqs:SendMessage": lambda: client.send_message(QueueUrl=self._url, MessageBody="\0", DelaySeconds=901),
             "sqs:ReceiveMessage": lambda: client.receive_message(
                 QueueUrl=self._url, MaxNumberOfMessages=0, VisibilityTimeout=0
@@ -171,7 +171,7 @@ class Probe:
             ),
         }
         try:
-            trials[action]()
+            tests[action]()
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.kind == REFRESH or "AccessDenied" in refusal.code or "Kms" in refusal.code:
@@ -197,15 +197,15 @@ class Probe:
         yield Step("limits", OK, text)
         if state.visibility_timeout is not None and state.visibility_timeout < _SHORT_VISIBILITY:
             advice = "aws sqs set-queue-attributes --attributes VisibilityTimeout=30 --queue-url …"
-            yield Step("visibility", WARNING, "shorter than a slow consumer takes: it gets duplicates", advice)
+            yield Step("visibility", WARNING, "too short: a slow consumer will receive duplicates", advice)
         if not state.dead_letter:
             advice = "give the queue a RedrivePolicy with a maxReceiveCount of 5 or more"
             yield Step("dead letters", WARNING, "no dead-letter queue", advice)
 
     def round_trip(self) -> Step:
-        """One message out and back; whatever else is received is given back at the end.
+        """Send one message and receive it; other messages that are received are released at the end.
 
-        Given back at once it would come again and again: each time counts towards the dead-letter queue.
+        Released at once, they would be received again and again, and each time counts towards the dead-letter queue.
         """
         from sqstee.transports.sqs import SqsReceiver
 
@@ -231,10 +231,10 @@ class Probe:
             refusal = refusal_of(error)
             return Step("round trip", FAILED, str(refusal), self._advice(refusal, "sqs:SendMessage"))
         finally:
-            with suppress(TransportError):  # they come back by themselves, a little later
+            with suppress(TransportError):  # otherwise they become visible a little later
                 receiver.release(others)
-        advice = "another consumer may have taken it: stop the others, or choose a quiet queue"
-        return Step("round trip", FAILED, f"not back within {_ROUND_TRIP_SECONDS:g} s", advice)
+        advice = "another consumer may have received it: stop the others, or use a quiet queue"
+        return Step("round trip", FAILED, f"not received within {_ROUND_TRIP_SECONDS:g} s", advice)
 
     def _advice(self, refusal: TransportError, action: str) -> str:
         """The one thing to do about a refusal."""
@@ -244,14 +244,14 @@ class Probe:
         if "Kms" in refusal.code:
             return "allow kms:GenerateDataKey (to send) and kms:Decrypt (to receive) for the queue's key"
         if "QueueDoesNotExist" in refusal.code or "NonExistentQueue" in refusal.code:
-            return "check the name, the region and the account; a new queue takes a minute, a deleted name too"
+            return "check the name, region and account; for a queue just created or deleted, try again in a minute"
         if refusal.kind == REFRESH:
             return "log in again or renew the credentials; check this machine's clock"
         return "check the endpoint and the region" if refusal.kind == OPEN else "try again"
 
 
 def clock_step(seconds: float) -> Step:
-    """What a difference of the server's clock to ours means, in seconds."""
+    """The step for a difference of the server's clock to ours, in seconds."""
     text = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the server's"
     if abs(seconds) < _SKEW_WARNING:
         return Step("clock", OK, "agrees with the server's")
@@ -261,7 +261,7 @@ def clock_step(seconds: float) -> Step:
 
 
 def _proxy(scheme: str, host: str) -> Any:
-    """The proxy for a host, by the environment's variables; None where there is none."""
+    """The proxy for a host by the environment's variables; None if there is none."""
     found = urllib.request.getproxies().get(scheme)
     if not found or urllib.request.proxy_bypass(host):
         return None
