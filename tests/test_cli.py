@@ -32,20 +32,33 @@ from sqstee.errors import SqsteeError
         (["--to", "arn:aws:sns:us-east-1:123456789012:q", "--", "touch", "ran"], "--to: 'arn:aws:sns"),
         (["--to"], "no -- before the command"),
         (["--to", "--", "touch", "ran"], "--to needs a value"),
-        (["--linger", "soon", "--", "touch", "ran"], "--linger: 'soon' is not right"),
-        (["--linger", "8761h", "--", "touch", "ran"], "--linger: '8761h' is not right: a time is at most 8760h"),
-        (["--max-line", "0", "--", "touch", "ran"], "--max-line: '0' is not right"),
-        (["--max-line", "129K", "--", "touch", "ran"], "--max-line: '129K' is not right: it is at most 128K"),
-        (["--message-bytes", "9", "--", "touch", "ran"], "--message-bytes: '9' is not right: it is at least 1K"),
-        (["--compress=lzma", "--", "touch", "ran"], "--compress: 'lzma' is not right"),
-        (["--label", "novalue", "--", "touch", "ran"], "--label: 'novalue' is not right"),
+        (["--linger", "soon", "--", "touch", "ran"], "invalid value 'soon' for --linger (expected a time such as 10s"),
+        (["--linger", "8761h", "--", "touch", "ran"], "invalid value '8761h' for --linger (expected at most 8760h)"),
+        (["--max-line", "0", "--", "touch", "ran"], "invalid value '0' for --max-line (expected a size such as 256K"),
+        (["--max-line", "129K", "--", "touch", "ran"], "invalid value '129K' for --max-line (expected at most 128K)"),
+        (
+            ["--message-bytes", "9", "--", "touch", "ran"],
+            "invalid value '9' for --message-bytes (expected at least",
+        ),
+        (
+            ["--compress=lzma", "--", "touch", "ran"],
+            "invalid value 'lzma' for --compress (expected one of auto, gzip",
+        ),
+        (["--label", "novalue", "--", "touch", "ran"], "invalid value 'novalue' for --label (expected KEY=VALUE)"),
         (["x", "--", "touch", "ran"], "'x' is not an option"),
         (["run", "touch", "ran"], "no -- before the command"),
         (["tail", f"http://h:{'9' * 5000}/"], "'http://h:999"),
-        (["tail", "--bogus"], "No such option: --bogus"),
+        (["tail", "--bogus"], "unknown option '--bogus'"),
+        (["tail", "--consum"], "unknown option '--consum'; did you mean '--consume'?"),
+        (["--lingr", "1s", "--", "touch", "ran"], "unknown option '--lingr'; did you mean '--linger'?"),
+        (
+            ["--no-auto-label", "--", "touch", "ran"],
+            "unknown option '--no-auto-label'; did you mean '--no-auto-l",
+        ),
+        (["tial", "q"], "unknown verb 'tial'; did you mean 'tail'?"),
         (["tail", "q"], "a queue has no way to read without taking"),
         (["tail", "-o", "xml"], "'xml' is not a form of output"),
-        (["flush", "--timeout", "x"], "--timeout: 'x' is not right"),
+        (["flush", "--timeout", "x"], "invalid value 'x' for --timeout (expected a time such as 10s"),
     ],
 )
 def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, words: list[str], message: str) -> None:
@@ -73,7 +86,7 @@ def test_a_working_folder_that_is_gone(sqstee: Sqstee, tmp_path: Path, words: tu
         ["sh", "-c", gone], capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
     )
     assert found.returncode == 1
-    assert found.stderr == "sqstee: the working folder is gone\nhint: cd to one that is there\n"
+    assert found.stderr == "sqstee: the working folder was deleted\nhint: cd to an existing one\n"
 
 
 def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Path) -> None:

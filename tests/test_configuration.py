@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import Sqstee
 
-from sqstee import auto_labels, options
+from sqstee import auto_labels, config_file, options
 from sqstee.errors import SqsteeError
 
 FILE = """\
@@ -84,7 +84,7 @@ def test_where_a_value_came_from_is_known(home: dict[str, str]) -> None:
 
 def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are(home: dict[str, str]) -> None:
     """A mistyped name must not send lines elsewhere."""
-    with pytest.raises(SqsteeError, match="there is no profile 'nigthly'") as caught:
+    with pytest.raises(SqsteeError, match="unknown profile 'nigthly'; did you mean 'nightly'") as caught:
         options.load(("--profile", "nigthly"), home)
     assert caught.value.hint == "the profiles are nightly, test one"
 
@@ -127,7 +127,7 @@ def test_what_may_follow_a_value(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """Regression: it was passed over, and the lines went to the local queue. One out of reach is none."""
     environ = configured(tmp_path, "")
-    found = Path(options.configuration_files(environ)[-1])
+    found = Path(config_file.configuration_files(environ)[-1])
     found.unlink()
     found.symlink_to(found)
     assert options.load((), environ).to == ""
@@ -141,6 +141,74 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_mistake_in_a_profile_that_is_not_chosen_harms_nobody(tmp_path: Path) -> None:
     """Others' jobs go on while somebody edits the node's file."""
     assert options.load((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("[agent]\n", []),
+        ("[agent]\nto = []\n", []),
+        ("[ 'agent' ]  # quoted\nto = \"q\"  # one\n[other]\nto = 7\n", ["q"]),
+        ("[agent]\nto = ['q', \"local:/a]b\",]\n", ["q", "local:/a]b"]),
+        ("[agent]\nto = [  # all\n  'q', # first\n\n  # second\n  'r'\n]\n[profile.x]\nto = 's'\n", ["q", "r"]),
+        ("[[agent]]\nto = 'q'\n[agent.more]\nto = 'r'\n", []),
+    ],
+)
+def test_destinations_of_the_agent(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """A string or an array of strings, which may go over several lines."""
+    (tmp_path / "file").write_text(text)
+    assert config_file.read_config(str(tmp_path / "file")).agent_destinations() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[agent]\nto = 7\n", 2),
+        ("[agent]\nto =\n", 2),
+        ("[agent]\nto = q\n", 2),
+        ("[agent]\nto = [7]\n", 2),
+        ("[agent]\nto = {q = 1}\n", 2),
+        ("[agent]\nto = ['q'\n[other]\n", 2),
+        ("[agent]\nto = ['q']\nlinger = '1s'\n", 3),
+        ("[agent]\nto = 'q'\nto = 'r'\n", 3),
+        ("[other]\n[agent\nto = 'q'\n", 2),
+        ("[agent] to = 'q'\n", 1),
+    ],
+)
+def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line: int) -> None:
+    """File and line: an agent must not ship to a destination that was not meant."""
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(SqsteeError, match=rf"file:{line}: ") as caught:
+        config_file.read_config(str(tmp_path / "file")).agent_destinations()
+    assert caught.value.hint
+
+
+def test_an_invalid_value_is_shown_with_its_place_and_form(tmp_path: Path) -> None:
+    """By flag, variable, key of a file, or argument of a program."""
+    environ = configured(tmp_path, "linger = '5x'\n")
+    path = config_file.configuration_files(environ)[-1]
+    expected = "(expected a time such as 10s, 5m, 1h)"
+    for message, hint, call in (
+        (f"{path}:1: invalid value '5x' for linger", 'linger = "TIME"', lambda: options.load((), environ)),
+        ("invalid value '5x' for --linger", "--linger TIME", lambda: options.load(("--linger=5x",), {})),
+        (
+            "invalid value '5x' for SQSTEE_LINGER",
+            "SQSTEE_LINGER=TIME",
+            lambda: options.load((), {"SQSTEE_LINGER": "5x"}),
+        ),
+        ("invalid value '5x' for linger", "linger='TIME'", lambda: options.given({"linger": "5x"}, {})),
+    ):
+        with pytest.raises(SqsteeError) as caught:
+            call()
+        assert (caught.value.message, caught.value.hint) == (f"{message} {expected}", f"the form is {hint}")
+        assert str(caught.value).startswith(f"sqstee: {message}")
+
+
+def test_an_unknown_key_brings_the_nearest_to_mind(tmp_path: Path) -> None:
+    """As for options and verbs."""
+    with pytest.raises(SqsteeError, match=r":1: unknown key 'flush_timout'; did you mean 'flush-timeout'\?$"):
+        options.load((), configured(tmp_path, "flush_timout = '5s'\n"))
 
 
 @pytest.mark.parametrize("row", auto_labels.TABLE, ids=lambda row: str(row[0]))

@@ -303,7 +303,7 @@ def test_flush_tells_what_is_owed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: P
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
     fake_sqs.create_queue("late")
     found = sqstee.run("flush", environ=fake_sqs.environ())
-    assert (found.returncode, found.stdout) == (0, b"late: told which lines are at its fallback\n")
+    assert (found.returncode, found.stdout) == (0, b"late: sent gap events for the lines at its fallback\n")
     (message,) = fake_sqs.sent("late")
     (gap,) = decode(message.body)
     assert isinstance(gap, Event)
@@ -427,7 +427,7 @@ def test_the_destination_itself_is_no_fallback(sqstee: Sqstee) -> None:
     """One line and a hint, and nothing is run."""
     found = sqstee.run("--to", "q", "--fallback", "q", "--", "echo", "hi")
     assert (found.returncode, found.stdout) == (125, b"")
-    assert found.stderr.startswith(b"sqstee: --fallback names the destination itself\nhint: ")
+    assert found.stderr.startswith(b"sqstee: --fallback and --to are the same destination\nhint: ")
 
 
 def test_what_was_refused_for_good_is_owed_no_longer(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:

@@ -82,7 +82,7 @@ def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
         wait_for(sqstee.waiting_runs, "run")
         (run,) = sqstee.waiting_runs()
         found = sqstee.run("flush")
-        assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships by itself\n")
+        assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships its own lines\n")
         process.communicate(b"\n", timeout=40)
 
 
@@ -98,7 +98,7 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=40)
     what = f"11 records of 2 runs stay in {sqstee.spool}"
-    assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}, `sqstee flush` goes on\n")
+    assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}; to continue: `sqstee flush`\n")
     assert process.returncode == 130
     fake_sqs.clear_faults()
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0

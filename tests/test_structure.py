@@ -22,6 +22,7 @@ PURE = {
     "sqstee.errors",
     "sqstee.jsonbytes",
     "sqstee.options",
+    "sqstee.config_file",
     "sqstee.text",
     "sqstee.auto_labels",
     "sqstee.spool.frame",
@@ -111,7 +112,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 
 FOUNDATION = {
-    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels"),
+    *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "config_file", "destination", "auto_labels"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

@@ -9,7 +9,7 @@ from typing import Any
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.measure.records import MODES
-from sqstee.options import duration
+from sqstee.options import seconds_of
 
 _DEFAULTS = {
     "messages": {"measure": 100_000, "simulate": 300_000},
@@ -47,20 +47,13 @@ def check(given: dict[str, Any]) -> None:
         hint = f"the ratio is below {1 - _LEAST_DIFFERENCE:g} or above {1 + _LEAST_DIFFERENCE:g}"
         raise SqsteeError("that cannot be planned: nobody can pay for so small a difference", hint)
     for name in ("wait", "pause", "settle", "timeout"):
-        given[name] = _duration(name, given[name])
+        given[name] = seconds_of(given[name], f"--{name}")
     _check_numbers(given)
 
 
 def _check_id(option: str, text: str) -> None:
     if len(text) > _MOST_ID or set(text) - _ID_LETTERS:
         raise SqsteeError(f"--{option}: {text!r} is not right", f"an ID is up to {_MOST_ID} of a-z and 0-9")
-
-
-def _duration(name: str, text: str) -> float:
-    try:
-        return duration(text)
-    except ValueError as error:
-        raise SqsteeError(f"--{name}: {text!r} is not right: {error}", f"the form is --{name} TIME") from None
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
