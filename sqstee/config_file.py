@@ -25,15 +25,23 @@ def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Entry:
-    """One `key = value` line: the value as written, and its place in the file as path:line."""
+    """A `key = value` line as written, and its place in the file as path:line."""
 
-    __slots__ = ("key", "source", "text")
+    __slots__ = ("line", "source")
 
     def __init__(self, line: str, source: str) -> None:
-        key, _, text = line.partition("=")
-        self.key = key.strip()
-        self.text = text.strip()
+        self.line = line
         self.source = source
+
+    @property
+    def key(self) -> str:
+        """The text before the equals sign."""
+        return self.line.partition("=")[0].strip()
+
+    @property
+    def text(self) -> str:
+        """The value as written."""
+        return self.line.partition("=")[2].strip()
 
     def values(self, bare: bool = True) -> list[str]:
         """The strings of the value; unless `bare`, all must be quoted. Raises SqsteeError for a malformed value."""
@@ -55,7 +63,7 @@ class ConfigFile:
     def agent_destinations(self) -> list[str]:
         """`to` of the [agent] table, its only key: a string or an array of strings; empty without one."""
         found: list[str] = []
-        for number, entry in enumerate(self.agent):
+        for number, entry in enumerate(_with_long_arrays(self.agent)):
             if entry.key != "to" or number:
                 problem = "a second" if entry.key == "to" else "unknown"
                 raise SqsteeError(f"{entry.source}: {problem} key {entry.key!r} in [agent]", _AGENT_FORM)
@@ -109,10 +117,18 @@ def _parsed(path: str, lines: Iterable[str]) -> ConfigFile:
             if is_ours:
                 entries = found.profiles.setdefault(table.removeprefix(_PROFILE), [])
         elif line and not line.startswith("#") and entries is not None:
-            if entries is found.agent and entries and _is_unfinished(entries[-1]):
-                entries[-1].text += f"\n{line}"
-            else:
-                entries.append(Entry(line, source))
+            entries.append(Entry(line, source))
+    return found
+
+
+def _with_long_arrays(lines: Iterable[Entry]) -> list[Entry]:
+    """The entries of these lines, each array that takes several lines as one entry."""
+    found: list[Entry] = []
+    for line in lines:
+        if found and _is_unfinished(found[-1]):
+            found[-1] = Entry(f"{found[-1].line}\n{line.line}", found[-1].source)
+        else:
+            found.append(line)
     return found
 
 
