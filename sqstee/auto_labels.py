@@ -39,7 +39,7 @@ _GENERATIONS = 3  # cron forks once before it starts a shell
 
 
 def labels(environ: Mapping[str, str]) -> dict[str, str]:
-    """The labels of an environment. Without TERM the process may be a job of cron: its parents tell."""
+    """The labels of an environment. Without TERM, cron may have started the process: its ancestors decide."""
     found: dict[str, str] = {}
     if not environ:
         return found

@@ -22,7 +22,7 @@ from sqstee.errors import EXIT_FAILURE, EXIT_NOT_FOUND, SqsteeError
 
 STREAMS = ("stdout", "stderr")
 _QUEUE = "sqstee-demo"
-_SETTLE_SECONDS = 60.0  # moto takes 65 ms per call, and more as a queue fills
+_RECEIVE_SECONDS = 60.0  # moto takes 65 ms per call, and more as a queue fills
 _REFRESH_SECONDS = 0.5
 
 # Prints 100,000 lines over both streams in bursts, like a job on a cluster.
@@ -122,7 +122,7 @@ class Receiving(threading.Thread):
         from sqstee.transports.factory import open_receiver
 
         receiver = open_receiver(parse(self._url), "")
-        order: Order[Item] = Order(from_start=True, window=_SETTLE_SECONDS)
+        order: Order[Item] = Order(from_start=True, window=_RECEIVE_SECONDS)
         while not self._exited:
             messages = receiver.receive(10, 1.0)
             for block in (block for message in messages for block in blocks(message)):
@@ -240,7 +240,7 @@ def _perform(command: list[str], url: str, spool: str, meter: Meter) -> int:
     for pump in pumps:
         pump.join()
     status = process.wait()
-    receiving.ended.wait(_SETTLE_SECONDS)
+    receiving.ended.wait(_RECEIVE_SECONDS)
     if receiving.failure:
         raise SqsteeError(f"the queue could not be read: {receiving.failure}", "", EXIT_FAILURE)
     console.print(
@@ -276,7 +276,7 @@ def _show_live(
             if live:
                 live.update(picture(), refresh=True)
             if process.poll() is not None:
-                deadline = deadline or time.monotonic() + _SETTLE_SECONDS
+                deadline = deadline or time.monotonic() + _RECEIVE_SECONDS
                 if time.monotonic() > deadline:
                     break
         if live:
