@@ -24,8 +24,8 @@ def agent(
 ) -> int:
     """Ship for every run on this host: one process, one connection pool, the lines of all runs packed together.
 
-    Without --to it ships its own user's runs to any destination. As root, with /var/spool/sqstee created for all users
-    (mode 1777), it serves them all, and needs --to or [agent] in /etc/sqstee.toml.
+    Without --to, and without [agent] in a configuration file, it ships its own user's runs to any destination. As root,
+    with /var/spool/sqstee created for all users (mode 1777), it serves them all, and needs one of the two.
     """
     from sqstee import options
     from sqstee.spool.location import open_root
