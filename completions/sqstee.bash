@@ -13,7 +13,7 @@ _sqstee_configured() {
     done
 }
 
-# Behind `--`: the command's own completion; the argument is its place among the words.
+# After `--`: the command's own completion; the argument is the command's index among the words.
 _sqstee_command() {
     if declare -F _comp_command_offset >/dev/null; then
         _comp_command_offset "$1"
@@ -45,7 +45,7 @@ _sqstee_offer() {
             ;;
         *) read -ra offered <<<"$2" ;;
     esac
-    for word in "${offered[@]}"; do # compgen -W would expand them: execute what is in $(…)
+    for word in "${offered[@]}"; do # compgen -W would expand them, and so execute a $(…)
         printf -v quoted %q "$word"
         [[ $word == "$cur"* || $quoted == "$cur"* ]] && COMPREPLY+=("$quoted")
     done

@@ -1,17 +1,17 @@
-"""Routing: `--` means run, a verb means cli. Nothing heavy is imported here."""
+"""Routing: with `--` a command is wrapped, without it cli runs a verb. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from sqstee.errors import EXIT_USAGE, SqsteeError
+from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean
 
 VERBS = ("run", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
 
 def main() -> int:
-    """The command line: the exit status, where this process is still there to give one."""
+    """Run the command line and return its exit status, unless another program has replaced this process."""
     words = sys.argv[1:]
     try:
         return route(words)
@@ -23,9 +23,9 @@ def main() -> int:
 
 
 def route(words: list[str]) -> int:
-    """Decide by the first word, and by the first `--`, before anything is parsed.
+    """Route by the first word and the first `--`, before any parsing.
 
-    So `sqstee -- tail -f x` wraps the Unix program, and a new verb can never change an old script.
+    `sqstee -- tail -f x` therefore wraps the Unix program, and a new verb cannot change an existing script.
     """
     first = words[0] if words else ""
     if first == "run" and "--" in words:
@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
         front = Front(settings, command)
     except SqsteeError:
         raise
-    except Exception as error:  # a bug of ours, no memory, files of ours that have gone: the command comes first
+    except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
         from sqstee.capture.child import run_uncaptured
 
         raise run_uncaptured(command, f"{type(error).__name__}: {error}") from None
@@ -70,12 +70,13 @@ def _verb(words: list[str]) -> int:
 
 def _without_command(words: list[str]) -> SqsteeError:
     if not words:
-        return SqsteeError("no command", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]; sqstee --help", EXIT_USAGE)
+        hint = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]; the verbs: sqstee --help"
+        return SqsteeError("no command", hint, EXIT_USAGE)
     if words[0].startswith("-"):
         hint = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]"
         return SqsteeError("no -- before the command", hint, EXIT_USAGE)
-    hint = f"to wrap a command: sqstee -- {' '.join(words)}; the verbs are {', '.join(VERBS)}"
-    return SqsteeError(f"unknown verb {words[0]!r}", hint, EXIT_USAGE)
+    hint = f"to wrap a command: sqstee -- {' '.join(words)}; the verbs: sqstee --help"
+    return SqsteeError(f"unknown verb {words[0]!r}{did_you_mean(words[0], VERBS)}", hint, EXIT_USAGE)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What surrounds a run (a batch system, Spark, Kubernetes, cron), as labels, from one table. Pure but for /proc.
+"""Labels from a run's environment (batch system, Spark, Kubernetes, cron), by one table. Pure except for /proc.
 
-Every line carries its labels, so there are few, and only those that lead from a line back to the job.
+Every line carries all labels, so the table is short: only what leads from a line back to its job.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# label, variable it is taken from, variable that must be set as well ("" for none), what it is
+# label, variable with its value, variable that must be set too ("" for none), meaning
 TABLE = (
     ("slurm_job_id", "SLURM_JOB_ID", "", "Slurm: the job"),
     ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID", "", "Slurm: the task of a job array"),
@@ -31,15 +31,15 @@ TABLE = (
     ("airflow_run_id", "AIRFLOW_CTX_DAG_RUN_ID", "", "Airflow: the DAG's run"),
     ("github_run_id", "GITHUB_RUN_ID", "GITHUB_ACTIONS", "GitHub Actions: the workflow's run"),
 )
-STARTED_BY = ("started_by", "cron or at, where one of their daemons is a parent")  # the label that is no variable's
-_NOT_AN_INDEX = {("SGE_TASK_ID", "undefined"), ("LSB_JOBINDEX", "0")}  # how some say that there is no array
+STARTED_BY = ("started_by", "cron or at, if one of their daemons is a parent process")  # the one without a variable
+_NOT_AN_INDEX = {("SGE_TASK_ID", "undefined"), ("LSB_JOBINDEX", "0")}  # values that mean: no array
 _MOST_CHARACTERS = 128
 _DAEMONS = {"cron": "cron", "crond": "cron", "fcron": "cron", "anacron": "cron", "atd": "at"}
 _GENERATIONS = 3  # cron forks once before it starts a shell
 
 
 def labels(environ: Mapping[str, str]) -> dict[str, str]:
-    """The labels of an environment; a process without TERM may also be cron's."""
+    """The labels of an environment. Without TERM, cron may have started the process: its ancestors decide."""
     found: dict[str, str] = {}
     if not environ:
         return found
@@ -55,12 +55,12 @@ def labels(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def started_by(names: Iterable[str]) -> str:
-    """cron or at, where one of these is the name of its daemon."""
+    """`cron` or `at` if one of these processes is its daemon, else empty."""
     return next((_DAEMONS[name.lower()] for name in names if name.lower() in _DAEMONS), "")
 
 
 def parents() -> Iterable[str]:
-    """The names of this process's parents, nearest first."""
+    """The names of this process's ancestors, nearest first."""
     pid = "self"
     for generation in range(_GENERATIONS + 1):
         try:

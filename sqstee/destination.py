@@ -1,6 +1,6 @@
-"""What a destination string means. Pure.
+"""Parses a destination string. Pure.
 
-One string everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, queue URL, queue ARN,
+The same string is used everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, queue URL, queue ARN,
 `s3://bucket/prefix`, `http(s)://host/…` of a collector, `local` or `local:PATH`.
 """
 
@@ -16,8 +16,9 @@ _QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 class Destination:
     """A parsed destination.
 
-    `kind` is sqs, s3, http or local; `text` the string as given; `name` the queue's name, the bucket or the path;
-    `url` a queue's or collector's URL; `region` and `account` where the string names them.
+    `kind` is sqs, s3, http or local; `text` the string as given; `name` the queue's name, the bucket, the collector's
+    host or the local path; `url` a queue's or collector's URL; `region` and `account` are empty unless the string names
+    them.
     """
 
     __slots__ = ("account", "kind", "name", "region", "text", "url")
@@ -34,7 +35,7 @@ class Destination:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether what is sent to this collector goes over a network in the clear."""
+        """Whether lines would go to this collector unencrypted over a network."""
         host = self.name.lower()
         host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         inside = host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
@@ -42,7 +43,7 @@ class Destination:
 
 
 def parse(text: str) -> Destination:
-    """Read a destination; raises SqsteeError where it is none of the forms."""
+    """Parse a destination; raises SqsteeError if it has none of the forms."""
     if text == "local" or text.startswith("local:"):
         if text == "local:":
             raise _malformed(text)
@@ -69,11 +70,11 @@ def _arn(text: str) -> Destination:
 
 
 def _url(text: str) -> Destination:
-    """A URL whose path is /<account>/<queue> is a queue, any other one is a collector."""
-    from sqstee.text import without_userinfo  # the front has no URL to look at, mostly
+    """A URL with a path of /<account>/<queue> is a queue; any other URL is a collector."""
+    from sqstee.text import without_userinfo  # not at the top: most runs of the front have no URL
 
-    if without_userinfo(text) != text:  # it would end up in the spool, and in messages
-        hint = "credentials come from AWS_ACCESS_KEY_ID, a profile or a role; configure others in a proxy"
+    if without_userinfo(text) != text:  # it would end up in the spool and in messages
+        hint = "AWS credentials come from AWS_ACCESS_KEY_ID, a profile or a role; put others into a proxy"
         raise SqsteeError("a URL with a user or password is not a destination", hint)
     rest = text.partition("://")[2]
     host = rest[: min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))]
@@ -87,8 +88,11 @@ def _url(text: str) -> Destination:
 
 
 def _region(host: str) -> str:
-    """The region in a host of Amazon's: sqs.REGION.amazonaws.com (also under a VPC endpoint's name), sqs.REGION.api.aws
-    and its like, or the older REGION.queue.amazonaws.com; empty where the host is another's (an emulator)."""
+    """The region in a host name of AWS, empty for other hosts (emulators).
+
+    AWS uses sqs.REGION.amazonaws.com (VPC endpoints too, after their own name), sqs.REGION.api.aws, sqs-fips.REGION.…,
+    and the older REGION.queue.amazonaws.com.
+    """
     labels = host.partition(":")[0].split(".")
     if "amazonaws" not in labels:
         named = labels[0] in ("sqs", "sqs-fips") and len(labels) > 2
@@ -101,7 +105,7 @@ def _region(host: str) -> str:
 
 
 def _is_host(text: str) -> bool:
-    """A name or address, perhaps with a port; no user and password, which would be written to the spool."""
+    """Whether this is a name or address, optionally with a port."""
     name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         name = text
@@ -110,8 +114,8 @@ def _is_host(text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
-    """An IPv6 address in brackets, perhaps with a zone."""
-    import _socket  # the Python half costs the front 12 ms
+    """Whether this is an IPv6 address in brackets, optionally with a zone."""
+    import _socket  # the socket module costs the front 12 ms
 
     try:
         _socket.inet_pton(_socket.AF_INET6, text[1:-1].partition("%")[0])
@@ -121,7 +125,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """Labels of at most 63 characters, which no resolver takes otherwise (RFC 1035, 2.3.4)."""
+    """Whether each label has 1 to 63 characters: resolvers refuse longer ones (RFC 1035, 2.3.4)."""
     labels = text.removesuffix(".").split(".")
     return not set(text) & set("@:[]\\") and all(0 < len(label) <= 63 for label in labels)
 
@@ -131,7 +135,7 @@ def _is_account(text: str) -> bool:
 
 
 def _is_queue_name(text: str) -> bool:
-    """Queue names: up to 80 of A-Z a-z 0-9 - _, `.fifo` at the end included (SQS API reference, CreateQueue)."""
+    """Whether this has up to 80 of A-Z a-z 0-9 - _, including a final `.fifo` (SQS API reference, CreateQueue)."""
     stem = text.removesuffix(".fifo")
     return len(stem) > 0 and len(text) <= 80 and not set(stem) - _QUEUE_NAME_LETTERS
 
@@ -139,4 +143,4 @@ def _is_queue_name(text: str) -> bool:
 def _malformed(text: str) -> SqsteeError:
     from sqstee.text import without_userinfo
 
-    return SqsteeError(f"{without_userinfo(text)!r} is not a destination", f"a destination is {FORMS}")
+    return SqsteeError(f"{without_userinfo(text)!r} is not a destination", f"use {FORMS}")

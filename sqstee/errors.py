@@ -1,23 +1,27 @@
-"""The one exception type, and the exit statuses that are the program's own."""
+"""The one exception type, the wording that messages share, and the program's own exit statuses. Pure."""
 
 from __future__ import annotations
 
-# Statuses that say something about sqstee; every other status is the wrapped command's own.
-EXIT_FAILURE = 1  # a verb could not do all of what it was asked, or a command's output could not be written
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Statuses of sqstee itself; every other status is the wrapped command's own. sqstee(1) shows these comments.
+EXIT_FAILURE = 1  # a verb did only part of its work, or the command's output could not be written
 EXIT_MISSING = 3  # drain: lines of a run are missing
-EXIT_OPEN = 4  # drain: nothing is missing, but a run has not ended yet
+EXIT_OPEN = 4  # drain: no line is missing, but a run has not ended yet
 EXIT_UNDELIVERED = 122  # --strict: the command's status was 0, but not every line was delivered
-EXIT_USAGE = 125  # as env(1), timeout(1): called wrongly, and nothing was started
-EXIT_INTERRUPTED = 130  # as shells tell a death by SIGINT: a verb was interrupted
+EXIT_USAGE = 125  # as env(1), timeout(1): invalid usage, and no command was started
+EXIT_INTERRUPTED = 130  # as shells report death by SIGINT: a verb was interrupted
 EXIT_NOT_EXECUTABLE = 126  # POSIX sh: found, but cannot be executed
 EXIT_NOT_FOUND = 127  # POSIX sh: not found
 
 
 class SqsteeError(Exception):
-    """Something that a user can cause and mend.
+    """An error that a user can cause and fix.
 
-    `message` is one line without a full stop, `hint` one line with the right form (or empty), `exit_code` the
-    status that the process ends with. Printed in one place, as `sqstee: message` and `hint: …`.
+    `message` is one line without a full stop. `hint` is one line with a command or form to use, or empty. `exit_code`
+    is the process's exit status. The error is printed in one place, as `sqstee: message` and `hint: …`.
     """
 
     def __init__(self, message: str, hint: str = "", exit_code: int = EXIT_USAGE) -> None:
@@ -32,5 +36,18 @@ class SqsteeError(Exception):
 
 
 def _printable(text: str) -> str:
-    """Without what would begin another line, or what a terminal would obey: a word or a path may hold anything."""
+    """`text` without newlines and terminal escapes: words and paths may hold any character."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def invalid_value(text: str, name: str, expected: str, hint: str) -> SqsteeError:
+    """The error for a value that does not fit; `name` is the flag, variable or key that it was given to."""
+    return SqsteeError(f"invalid value {text!r} for {name} (expected {expected})", hint)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'tail'?`, or nothing if no known name is close."""
+    from difflib import get_close_matches  # only in errors: it loads re and collections
+
+    found = get_close_matches(word, known, 1, 0.7)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -1,32 +1,32 @@
-"""File descriptors: the standard ones, those that are open, and files that somebody else may have put there."""
+"""File descriptors: replacing, listing and closing them, and opening files in folders of other users."""
 
 from __future__ import annotations
 
 import os
 
-# For files in a folder that may be another user's: no link is followed, no FIFO waited for.
+# For files in a folder that another user may control: follow no link, wait for no FIFO.
 UNTRUSTED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_null() -> int:
-    """What takes the place of a descriptor that we have no use for."""
+    """A descriptor of /dev/null, to replace one that is not needed."""
     return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
 
 def put_null(fd: int) -> None:
-    """Replace one of our own descriptors by /dev/null."""
+    """Replace a descriptor by /dev/null."""
     null = open_null()
     os.dup2(null, fd, inheritable=True)
     os.close(null)
 
 
 def open_fds() -> list[int]:
-    """The open descriptors; without /proc those of the first thousand."""
+    """The open descriptors; without /proc, those below 1024."""
     try:
         found = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
         found = list(range(1024))
-    return [fd for fd in found if _is_open(fd)]  # that of the listing is closed again
+    return [fd for fd in found if _is_open(fd)]  # drops the listing's own
 
 
 def _is_open(fd: int) -> bool:
@@ -46,12 +46,12 @@ def close_quietly(fd: int) -> None:
 
 
 def open_untrusted(path: str, flags: int) -> int:
-    """The `opener` of open(), for a file in a folder that may be another user's."""
+    """The `opener` of open() for a file in a folder that another user may control."""
     return os.open(path, flags | UNTRUSTED)
 
 
 def write_stderr(text: str) -> None:
-    """Write to stderr; one that is closed or full is no reason to do anything else."""
+    """Write to stderr; errors are ignored, because nobody could read about them."""
     try:
         os.write(2, text.encode(errors="replace"))
     except OSError:

@@ -1,11 +1,11 @@
-"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same code, in a thread of the process.
+"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same code, in a thread of this process.
 
     import logging, sqstee
 
     sqstee.configure(to="my-queue", job="nightly")
     logging.info("hello")
 
-Settings come from where the command takes them (configuration files, SQSTEE_* variables); arguments win.
+Settings come from the same configuration files and SQSTEE_* variables as for the command; arguments win.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
 from sqstee.spool.location import resolve
 
-_TRY_AGAIN_SECONDS = 10.0  # after a spool that could not be opened
+_TRY_AGAIN_SECONDS = 10.0  # after opening a spool failed
 
 _handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
 
@@ -36,14 +36,14 @@ class Handler(logging.Handler):
     """A logging handler that appends each line to the spool and returns; a daemon thread ships.
 
     `settings` are the options of `sqstee run` by their names with underscores (to, job, label, host, spool, linger,
-    flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for a value that is not
-    right, TypeError for a name that is no option.
+    flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for an invalid value,
+    TypeError for an unknown name.
 
-    A record of many lines becomes as many lines, each with the record's level. They carry the stream `stderr`, where
-    logging would write them. The run begins with the first line, so that a process which never logs costs nothing. A
-    forked child gets a run of its own, and so does whoever unpickles the handler. At exit the rest is delivered within
-    the flush timeout; what is not stays in the spool, for `sqstee flush` and the next run on the host. `close` may be
-    called before: the next line begins a new run.
+    A record of several lines is sent as several lines, each with the record's level, on the stream `stderr`, where
+    logging would write them. The run begins with the first line, so a process that never logs costs nothing. A forked
+    child gets a run of its own, and so does a process that unpickles the handler. At exit the remaining lines are
+    delivered within the flush timeout; lines that are not stay in the spool, for `sqstee flush` and the next run on the
+    host. After `close` the next line begins a new run.
     """
 
     terminator = "\n"
@@ -67,12 +67,15 @@ class Handler(logging.Handler):
 
     @property
     def run(self) -> str:
-        """The id of the run that is being written; empty before its first line."""
+        """The id of the current run; empty before its first line."""
         return self._run.id if self._run and self._pid == os.getpid() else ""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As of any handler, but for what the shipping itself logs: that would never come to an end, and must not wait
-        for the lock of a handler that is being closed."""
+        """As in any handler, but ignore records that the shipping threads log themselves.
+
+        Shipping them would log more, without end, and a shipping thread must not wait for the lock of a handler that
+        is being closed.
+        """
         if threading.get_ident() in THREADS:
             return False
         return super().handle(record)
@@ -83,36 +86,36 @@ class Handler(logging.Handler):
             data = _encode(self.format(record) + self.terminator)
             level = min(len(LEVELS) - 1, max(1, record.levelno // 10))
             self._pending.append((level, data))
-            if not self._writing:  # else a signal's handler logs while we do
+            if not self._writing:  # otherwise a signal handler has interrupted _write, which goes on with this record
                 self._write()
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wake the thread that ships; waits for nothing."""
+        """Wake the shipping thread, without waiting for it."""
         with self._locked():
             if self._run and self._pid == os.getpid():
                 self._run.wake()
 
     def close(self) -> None:
-        """End the run and deliver its rest, for at most the flush timeout."""
+        """End the run and deliver its remaining lines, for at most the flush timeout."""
         with self._locked():
             run = self._closing = self._current()
             self._run = None
             lost, self._lost = self._lost, 0
         try:
-            said = run.close() if run else ""
+            notice = run.close() if run else ""
         except KeyboardInterrupt:
-            said = ""
+            notice = ""
         self._closing = None
-        if said:
-            _say(said)
+        if notice:
+            _report(notice)
         if lost:
-            _say(f"{lost} log records dropped: the spool could not be opened")
+            _report(f"{lost} log records dropped: the spool could not be opened")
         super().close()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's run."""
+        """In a forked child: abandon the parent's run."""
         self._pid = os.getpid()
         for run in (self._run, self._closing):
             if run:
@@ -126,7 +129,7 @@ class Handler(logging.Handler):
         return self.lock
 
     def _current(self) -> LoggingRun | None:
-        if self._pid != os.getpid():  # forked by something that does not call Python's hooks
+        if self._pid != os.getpid():  # forked by code that does not call Python's hooks
             self.forget()
         return self._run
 
@@ -150,7 +153,7 @@ class Handler(logging.Handler):
             self._run = LoggingRun(self._settings)
         except (SqsteeError, OSError) as error:
             if not self._lost:
-                _say(f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", ""))
+                _report(f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", ""))
             self._not_before = time.monotonic() + _TRY_AGAIN_SECONDS
             return None
         _close_with_worker(self)
@@ -160,10 +163,10 @@ class Handler(logging.Handler):
 def configure(
     to: str = "", *, logger: str = "", level: int | str = logging.INFO, format: str = "", **settings: Any
 ) -> Handler:
-    """Have a logger (the root's by default) ship its lines from `level` up; the handler that does.
+    """Make a logger (by default the root logger) ship its lines from `level` up, and return its handler.
 
-    To be called in every process that logs, as often as one likes: the same call again returns the same handler. All
-    arguments can be pickled, so that `client.run(sqstee.configure, to="q")` configures Dask's workers.
+    Call it in every process that logs, any number of times: the same call again returns the same handler. All arguments
+    can be pickled, so that `client.run(sqstee.configure, to="q")` configures the workers of Dask.
     """
     target = logging.getLogger(logger or None)
     handler = Handler(to, **settings)
@@ -187,7 +190,7 @@ def _rebuild(kind: type[Handler], given: dict[str, Any], level: int, formatter: 
 
 
 def _encode(text: str) -> bytes:
-    """UTF-8; the bytes of file names that were none come back as they were."""
+    """UTF-8; bytes of a file name that were not UTF-8 come out unchanged."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -195,7 +198,7 @@ def _encode(text: str) -> bytes:
 
 
 def _close_with_worker(handler: Handler) -> None:
-    """Processes of multiprocessing end without atexit: there its own finalizers are the end."""
+    """Close the handler in a process of multiprocessing, which ends without atexit but calls its own finalizers."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
         util.Finalize(None, _close, args=(weakref.ref(handler),), exitpriority=-1000)
@@ -207,7 +210,7 @@ def _close(reference: weakref.ref[Handler]) -> None:
         handler.close()
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     try:
         os.write(2, f"sqstee: {text}\n".encode(errors="replace"))
     except OSError:

@@ -1,12 +1,15 @@
 """The one table of `run` options: flag, environment variable, configuration key, type, default and help. Pure.
 
-Everything else derives from RUN_OPTIONS: the parser here, `sqstee run --help`, the man page and the completions. The
-parser is our own because it runs before every wrapped command: typer alone would take 200 ms.
+RUN_OPTIONS is the source of the parser here, `sqstee run --help`, the manual page and the completions. The parser is
+our own because it runs before every wrapped command: typer alone would take 200 ms.
+
+A converter raises ValueError with the form that it expects, such as "a time such as 10s": messages quote it.
 """
 
 from __future__ import annotations
 
-from sqstee.errors import SqsteeError
+from sqstee.config_file import ConfigFile, Entry, configuration_files, read_config
+from sqstee.errors import SqsteeError, did_you_mean, invalid_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,16 +24,16 @@ LEAST_MESSAGE_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessa
 
 
 def size(text: str) -> int:
-    """Bytes: a whole number with K, M or G (powers of 1024)."""
+    """Bytes, from a whole number and optionally K, M or G (powers of 1024)."""
     unit = text[-1:].upper() if text[-1:].isalpha() else ""
     number = text[: len(text) - len(unit)]
     if unit not in _SIZES or not (number.isascii() and number.isdigit()) or int(number) == 0:
-        raise ValueError("a size is a whole number with K, M or G, as 256K")
+        raise ValueError("a size such as 256K, 4M, 1G")
     return int(number) * _SIZES[unit]
 
 
 def size_text(number: int) -> str:
-    """A size as `size` takes it, with the largest unit that leaves it whole."""
+    """The inverse of `size`, in the largest unit that leaves a whole number."""
     for unit in ("G", "M", "K"):
         if number % _SIZES[unit] == 0:
             return f"{number // _SIZES[unit]}{unit}"
@@ -38,69 +41,77 @@ def size_text(number: int) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds: a number with s, m or h, at most a year."""
+    """Seconds, from a number and optionally s, m or h; at most a year."""
     unit = text[-1:] if text[-1:].isalpha() else ""
     number = text[: len(text) - len(unit)]
     if unit not in _TIMES or not (number.isascii() and number.replace(".", "", 1).isdigit()):
-        raise ValueError("a time is a number with s, m or h, as 10s")
+        raise ValueError("a time such as 10s, 5m, 1h")
     seconds = float(number) * _TIMES[unit]
     if seconds > LONGEST_SECONDS:
-        raise ValueError(f"a time is at most {LONGEST_SECONDS / _TIMES['h']:.0f}h")
+        raise ValueError(f"at most {LONGEST_SECONDS / _TIMES['h']:.0f}h")
     return seconds
 
 
+def seconds_of(text: str, flag: str) -> float:
+    """The seconds of a verb's TIME option; raises SqsteeError that names the flag."""
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise invalid_value(text, flag, str(error), f"the form is {flag} TIME") from None
+
+
 def switch(text: str) -> bool:
-    """On or off, for an environment variable or a configuration key."""
+    """On or off, as an environment variable or a configuration key gives it."""
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() in ("", "0", "false", "no", "off"):
         return False
-    raise ValueError("it takes true or false")
+    raise ValueError("true or false")
 
 
 def label(text: str) -> str:
     """KEY=VALUE."""
     if not text.partition("=")[0] or "=" not in text:
-        raise ValueError("a label is KEY=VALUE")
+        raise ValueError("KEY=VALUE")
     return text
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of a few words."""
+    """A converter that accepts only these words."""
 
     def convert(text: str) -> str:
         if text not in words:
-            raise ValueError(f"it takes one of {', '.join(words)}")
+            raise ValueError(f"one of {', '.join(words)}")
         return text
 
     return convert
 
 
 def size_within(smallest: int = 1, largest: int = 0) -> Callable[[str], int]:
-    """A size with a lower and, unless it is 0, an upper bound."""
+    """A converter of sizes with a lower and, unless it is 0, an upper bound."""
 
     def convert(text: str) -> int:
         found = size(text)
         if found < smallest:
-            raise ValueError(f"it is at least {size_text(smallest)}")
+            raise ValueError(f"at least {size_text(smallest)}")
         if largest and found > largest:
-            raise ValueError(f"it is at most {size_text(largest)}")
+            raise ValueError(f"at most {size_text(largest)}")
         return found
 
     return convert
 
 
 def host(text: str) -> str:
-    """A name that can be a message attribute: printable characters, few enough to leave room for lines."""
+    """A host name that fits a message attribute: printable, and short enough to leave room for lines."""
     if not text or len(text) > 255 or not text.isprintable():
-        raise ValueError("a host's name has 1 to 255 printable characters")
+        raise ValueError("1 to 255 printable characters")
     return text
 
 
 def filled(text: str) -> str:
-    """Any text but the empty one."""
+    """Any text that is not empty."""
     if not text:
-        raise ValueError("it must not be empty")
+        raise ValueError("a value that is not empty")
     return text
 
 
@@ -114,24 +125,26 @@ def _bucket(text: str) -> str:
     from sqstee.destination import parse
 
     if parse(text).kind != "s3":
-        raise ValueError("it takes a bucket")
+        raise ValueError("s3://BUCKET/PREFIX")
     return text
 
 
 def group(text: str) -> str:
     """A message group id: 1 to 128 letters, digits and punctuation (SQS API reference, SendMessage)."""
     if not (0 < len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text):
-        raise ValueError("a group has 1 to 128 letters, digits and punctuation characters")
+        raise ValueError("1 to 128 letters, digits and punctuation characters")
     return text
 
 
 class Option:
-    """One option: `--name`, SQSTEE_NAME and `name = …` mean the same.
+    """One option: `--name`, SQSTEE_NAME and `name = …` are equivalent.
 
-    `metavar` is empty for a switch. `repeat` options collect, in a variable separated by `separator`.
+    `metavar` is empty for a switch. A `repeat` option collects its values; in a variable `separator` stands between
+    them. `delivery` is "shipper" or "sender" for an option that the run's META frame keeps for whoever ships it
+    (ship/policy), since the shipper or the sender of the lines needs it.
     """
 
-    __slots__ = ("convert", "default", "help", "metavar", "name", "repeat", "separator")
+    __slots__ = ("convert", "default", "delivery", "help", "metavar", "name", "repeat", "separator")
 
     def __init__(
         self,
@@ -142,6 +155,7 @@ class Option:
         help: str,
         repeat: bool = False,
         separator: str = ",",
+        delivery: str = "",
     ) -> None:
         self.name = name
         self.metavar = metavar
@@ -150,26 +164,40 @@ class Option:
         self.help = help
         self.repeat = repeat
         self.separator = separator
+        self.delivery = delivery
 
     @property
     def flag(self) -> str:
-        """As on the command line."""
+        """The name on the command line."""
         return f"--{self.name}"
 
     @property
     def shown(self) -> str:
-        """As in help and documents: what a switch is given for, where it is on by default, is its opposite."""
+        """The flag as in help and documents: `--no-name` for a switch that is on by default."""
         return f"--no-{self.name}" if not self.metavar and self.default else self.flag
 
     @property
     def variable(self) -> str:
-        """As in the environment."""
+        """The name in the environment."""
         return f"SQSTEE_{self.attribute.upper()}"
 
     @property
     def attribute(self) -> str:
-        """As in Settings."""
+        """The name in Settings."""
         return self.name.replace("-", "_")
+
+    def invalid(self, text: str, source: str, expected: str) -> SqsteeError:
+        """The error for a value that `convert` refused; `source` is a flag, a variable, an argument, or path:line."""
+        value = self.metavar or "true"
+        if source.startswith("--"):
+            return invalid_value(text, source, expected, f"the form is {source} {self.metavar}".rstrip())
+        if source == self.variable:
+            return invalid_value(text, source, expected, f"the form is {source}={value}")
+        if source == self.attribute:
+            return invalid_value(text, source, expected, f"the form is {source}={value!r}")
+        error = invalid_value(text, self.name, expected, f'the form is {self.name} = "{value}"')
+        error.message = f"{source}: {error.message}"
+        return error
 
 
 RUN_OPTIONS = (
@@ -178,33 +206,33 @@ RUN_OPTIONS = (
         "DEST",
         _destination,
         "",
-        "where the lines go: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)",
+        "destination: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)",
     ),
-    Option("profile", "NAME", filled, "", "take the settings of [profile.NAME] in the configuration files as well"),
-    Option("job", "NAME", str, "", "a name for this job, on every line"),
-    Option("label", "KEY=VALUE", label, (), "a label, on every line", repeat=True),
+    Option("profile", "NAME", filled, "", "add the settings of [profile.NAME] in the configuration files"),
+    Option("job", "NAME", str, "", "name of this job, sent with every line"),
+    Option("label", "KEY=VALUE", label, (), "label sent with every line; repeatable", repeat=True),
     Option(
         "auto-labels",
         "",
         switch,
         True,
-        "no labels from the surroundings (batch systems, Spark, Kubernetes, cron: sqstee(1) lists them)",
+        "add no labels from the environment (batch systems, Spark, Kubernetes, cron: sqstee(1) lists them)",
     ),
-    Option("host", "NAME", host, "", "the host's name on every line (default: the node's own)"),
-    Option("spool", "DIR", filled, "", "where captured lines wait until they are delivered, on a local disk"),
+    Option("host", "NAME", host, "", "host name sent with every line (default: the node's own)"),
+    Option("spool", "DIR", filled, "", "folder on a local disk where captured lines wait for delivery"),
     Option(
         "spool-max",
         "SIZE",
         size_within(1024**2),
         1024**3,
-        "how much all runs together may keep in the spool folder (default: 1G)",
+        "limit on the spool folder, over all runs (default: 1G)",
     ),
     Option(
         "on-full",
         "auto|block|drop",
         one_of("auto", "block", "drop"),
         "auto",
-        "when the spool is full: wait while delivery makes progress and then drop lines, wait, or drop (default: auto)",
+        "when the spool is full: auto blocks the command until delivery stalls, then drops lines (default: auto)",
     ),
     Option(
         "linger",
@@ -212,71 +240,107 @@ RUN_OPTIONS = (
         duration,
         None,
         "how long a partial request may wait for more lines (default: 1s; for S3 10s)",
+        delivery="shipper",
     ),
     Option(
-        "flush-timeout", "TIME", duration, 10.0, "how long to deliver the rest after the command's end (default: 10s)"
+        "flush-timeout", "TIME", duration, 10.0, "how long to wait for delivery after the command ends (default: 10s)"
     ),
     Option(
         "message-bytes",
         "SIZE",
         size_within(LEAST_MESSAGE_BYTES, 4 * 1024**2),
         None,
-        "NDJSON packed into one message, before compression (default: 256K; for S3 4M)",
+        "NDJSON bytes packed into one message, before compression (default: 256K; for S3 4M)",
+        delivery="shipper",
     ),
     Option(
         "max-line",
         "SIZE",
         size_within(largest=128 * 1024),
         32 * 1024,
-        "longer lines are sent in pieces of this size (default: 32K)",
+        "split longer lines into pieces of this size (default: 32K)",
     ),
     Option(
-        "compress", "auto|gzip|none", one_of("auto", "gzip", "none"), "none", "compress message bodies (default: none)"
+        "compress",
+        "auto|gzip|none",
+        one_of("auto", "gzip", "none"),
+        "none",
+        "compress message bodies (default: none)",
+        delivery="shipper",
     ),
     Option(
         "fallback",
         "DEST",
         _destination,
         "",
-        "where lines go that the destination refuses, or cannot take for --fallback-after",
+        "send here when the destination refuses lines, or makes no progress for --fallback-after",
+        delivery="sender",
     ),
-    Option("fallback-after", "TIME", duration, 30.0, "how long a destination may take nothing before (default: 30s)"),
-    Option("via-s3", "s3://BUCKET/PREFIX", _bucket, "", "store bodies there and send pointers to them, uncompressed"),
+    Option(
+        "fallback-after",
+        "TIME",
+        duration,
+        30.0,
+        "time without progress before --fallback is used (default: 30s)",
+        delivery="sender",
+    ),
+    Option(
+        "via-s3",
+        "s3://BUCKET/PREFIX",
+        _bucket,
+        "",
+        "store bodies in S3, uncompressed, and send pointers to them",
+        delivery="sender",
+    ),
     Option(
         "group",
         "NAME",
         group,
         "",
-        "the message group on a standard queue, for fair queues (on a FIFO queue it is the run)",
+        "message group on a standard queue, for fair queues (on a FIFO queue the group is the run)",
+        delivery="sender",
     ),
-    Option("token-file", "FILE", filled, "", "a file with the bearer token for a collector (else SQSTEE_TOKEN)"),
-    Option("local-max", "SIZE", size, 1024**3, "the local queue's size; above it the oldest lines go (default: 1G)"),
+    Option(
+        "token-file",
+        "FILE",
+        filled,
+        "",
+        "file with the bearer token for a collector (default: SQSTEE_TOKEN)",
+        delivery="sender",
+    ),
+    Option(
+        "local-max",
+        "SIZE",
+        size,
+        1024**3,
+        "limit on the local queue; the oldest lines are deleted (default: 1G)",
+        delivery="sender",
+    ),
     Option(
         "tty",
         "auto|always|never|pass",
         one_of("auto", "always", "never", "pass"),
         "auto",
-        "give the command a terminal: where ours is one, always, never, or leave ours alone uncaptured (default: auto)",
+        "give the command a pty: auto if sqstee has a terminal; pass: its own terminal, uncaptured (default: auto)",
     ),
-    Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order; it goes to stdout"),
-    Option("unbuffer", "", switch, False, "have the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
-    Option("send-command", "", switch, False, "put the command and its arguments into the start event"),
-    Option("fsync", "", switch, False, "have captured lines survive a power cut, but for the last tenth of a second"),
+    Option("merge", "", switch, False, "capture both streams as one, `output`, in exact order, and pass it to stdout"),
+    Option("unbuffer", "", switch, False, "make the command write each line at once (PYTHONUNBUFFERED, stdbuf)"),
+    Option("send-command", "", switch, False, "include the command and its arguments in the start event"),
+    Option("fsync", "", switch, False, "sync the spool to disk: a power cut loses at most the last tenth of a second"),
     Option(
         "redact",
         "REGEX",
         filled,
         (),
-        "mask what matches, in the shipped copy only; repeatable (SQSTEE_REDACT: one a line)",
+        "mask matching text, in the shipped copy only; repeatable (SQSTEE_REDACT: one per line)",
         repeat=True,
         separator="\n",
     ),
-    Option("strict", "", switch, False, "exit with 122 in the place of 0 where not every line was delivered"),
-    Option("summary", "", switch, False, "say at the end, in one line, what was captured and delivered"),
+    Option("strict", "", switch, False, "exit with 122 instead of 0 if not every line was delivered"),
+    Option("summary", "", switch, False, "report at the end, in one line, the lines captured and delivered"),
 )
-# Kept with the run for its shipper (ship/policy), which needs the first ones itself and the others to open the sender.
-SHIPPER_OPTIONS = ("linger", "message_bytes", "compress")
-SENDER_OPTIONS = ("local_max", "token_file", "via_s3", "group", "fallback", "fallback_after")
+SHIPPER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "shipper")
+SENDER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "sender")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 
@@ -313,18 +377,17 @@ class Settings:
     summary: bool
 
     def __init__(self) -> None:
-        self.sources: dict[str, str] = {}  # where a value came from, by attribute; what is not here is a default
-        self.surroundings: Mapping[str, str] = {}  # the environment to take labels from
+        self.sources: dict[str, str] = {}  # the source of each value, by attribute; defaults have none
+        self.label_environ: Mapping[str, str] = {}  # the environment that automatic labels are read from
         for option in RUN_OPTIONS:
             setattr(self, option.attribute, option.default)
 
-    def take(self, option: Option, text: str, source: str) -> None:
-        """Set one option from text; raises SqsteeError that names `source` where the text is wrong."""
+    def set(self, option: Option, text: str, source: str) -> None:
+        """Set one option from text; raises SqsteeError that names `source` for an invalid value."""
         try:
             value = option.convert(text)
         except ValueError as error:
-            form = f"{option.flag} {option.metavar}".rstrip()
-            raise SqsteeError(f"{source}: {text!r} is not right: {error}", f"the form is {form}") from None
+            raise option.invalid(text, source, str(error)) from None
         except SqsteeError as error:
             raise SqsteeError(f"{source}: {error.message}", error.hint) from None
         if option.repeat:
@@ -334,15 +397,15 @@ class Settings:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels as a mapping: those of the surroundings, then those that were given, which win."""
-        from sqstee.auto_labels import labels  # once the command runs
+        """The labels as a mapping: automatic ones, and those of --label, which win."""
+        from sqstee.auto_labels import labels  # loaded once the command runs
 
         given = {key: value for key, _, value in (text.partition("=") for text in self.label)}
-        return labels(self.surroundings) | given
+        return labels(self.label_environ) | given
 
 
 class Given:
-    """One value as text, and where it stands: a flag, a variable, or file and line."""
+    """One value as text, and its source: a flag, a variable, or path:line."""
 
     __slots__ = ("option", "source", "text")
 
@@ -362,7 +425,7 @@ def from_words(words: Iterable[str]) -> list[Given]:
         if option is None:
             option = _BY_FLAG.get("--" + flag.removeprefix("--no-"))
             if equals or option is None or option.metavar or not flag.startswith("--no-"):
-                raise _unknown(word)
+                raise _unknown_word(word)
             text = "false"
         elif not option.metavar:
             text = text if equals else "true"
@@ -375,10 +438,12 @@ def from_words(words: Iterable[str]) -> list[Given]:
     return found
 
 
-def _unknown(word: str) -> SqsteeError:
+def _unknown_word(word: str) -> SqsteeError:
+    flag = word.partition("=")[0]
     if word.startswith("-"):
-        hint = "sqstee run --help lists the options; the command's own go after --"
-        return SqsteeError(f"unknown option {word.partition('=')[0]!r}", hint)
+        hint = "sqstee run --help lists the options; the command's own options go after --"
+        known = [*_BY_FLAG, *(f"--no-{option.name}" for option in RUN_OPTIONS if not option.metavar)]
+        return SqsteeError(f"unknown option {flag!r}{did_you_mean(flag, known)}", hint)
     return SqsteeError(f"{word!r} is not an option", f"the command goes after --, as in: sqstee -- {word}")
 
 
@@ -393,137 +458,24 @@ def from_environment(environ: Mapping[str, str]) -> list[Given]:
     return found
 
 
-class File:
-    """A configuration file: the values outside of any table, and those of each profile."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.values: list[Given] = []
-        self.profiles: dict[str, list[tuple[str, str, str]]] = {}  # key, text and source: read when it is chosen
-
-    def profile(self, name: str) -> list[Given]:
-        """The values of a profile, none where the file has no such one."""
-        return [given for line in self.profiles.get(name, ()) for given in _line(*line, in_profile=True)]
-
-
-def from_file(path: str) -> File:
-    """Read the `key = value` lines of a configuration file that may be missing, and those of its [profile.NAME] tables.
-
-    This is the part of TOML that the front needs: tomllib would cost 27 ms. Other tables are left to others. Raises
-    SqsteeError for a mistake, and for a file that is there and cannot be read: lines would go elsewhere.
-    """
-    found = File(path)
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().split("\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return found
-    except OSError as error:
-        if not _is_there(path):
-            return found
-        hint = "let it be read, or move it away; HOME and XDG_CONFIG_HOME say whose it is"
-        raise SqsteeError(f"{path} cannot be read: {error.strerror}", hint) from None
-    table = ""
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        source = f"{path}:{number}"
-        if line.startswith("["):
-            table = _table(line, source, strict=not table or table.startswith("profile."))
-            if table.startswith("profile."):
-                found.profiles.setdefault(table[8:], [])
-        elif line and not line.startswith("#"):
-            key, _, text = line.partition("=")
-            if not table:
-                found.values += _line(key.strip(), text.strip(), source)
-            elif table.startswith("profile."):
-                found.profiles[table[8:]].append((key.strip(), text.strip(), source))
-    return found
-
-
-def _is_there(path: str) -> bool:
-    """Whether what cannot be read is there, as far as one may look: under sudo HOME may be another user's."""
-    try:
-        open(f"{path}/.", "rb").close()
-    except (NotADirectoryError, IsADirectoryError):  # it was reached
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def _line(key: str, text: str, source: str, in_profile: bool = False) -> list[Given]:
-    option = _BY_FLAG.get("--" + key.replace("_", "-"))
+def _from_entry(entry: Entry, in_profile: bool = False) -> list[Given]:
+    """The values of a configuration file's entry, whose key is an option's name."""
+    option = _BY_FLAG.get("--" + entry.key.replace("_", "-"))
     if option is None or (in_profile and option.name == "profile"):
-        raise SqsteeError(f"{source}: unknown key {key!r}", "sqstee run --help lists the options")
-    values = _values(text, source)
+        known = [option.name for option in RUN_OPTIONS if not in_profile or option.name != "profile"]
+        meant = did_you_mean(entry.key.replace("_", "-"), known)
+        raise SqsteeError(f"{entry.source}: unknown key {entry.key!r}{meant}", "sqstee run --help lists the options")
+    values = entry.values()
     if len(values) != 1 and not option.repeat:
-        raise SqsteeError(f"{source}: {key} takes one value", f'the form is {key} = "…"')
-    return [Given(option, value, source) for value in values]
-
-
-def _table(line: str, source: str, strict: bool) -> str:
-    """The name in a table's header, each part without its quotes; of an array of tables one that is no profile's.
-
-    Unless `strict`, what is none may be a row of an array, in a table that is not ours to read.
-    """
-    name, bracket, rest = line[1:].partition("]")
-    malformed = not bracket or (rest.strip() and not rest.strip().startswith("#"))
-    if line.startswith("[[") or (malformed and not strict):
-        return "[]"
-    if malformed:
-        raise SqsteeError(f"{source}: the table's name cannot be read", "the form is [profile.NAME]")
-    first, dot, second = name.partition(".")
-    return first.strip() + dot + second.strip().strip("\"'")
-
-
-def _values(text: str, source: str) -> list[str]:
-    """The strings in a TOML value: a basic or literal string, a bare number or word, or an array of these."""
-    found: list[str] = []
-    array = text.startswith("[")
-    rest = text[1:] if array else text
-    while True:
-        rest = rest.lstrip(" \t,")
-        if array and rest.startswith("]"):
-            _check_end(rest[1:], source)
-            return found
-        if not rest or rest.startswith("#"):
-            if array:
-                raise SqsteeError(f"{source}: the array does not end", "write it on one line")
-            return found
-        if rest[0] in "\"'":
-            value, quote, rest = rest[1:].partition(rest[0])
-            if not quote or (quote == '"' and "\\" in value):  # in a literal string a backslash is one
-                raise SqsteeError(f"{source}: the value cannot be read", 'write it as key = "value", without escapes')
-        else:
-            value = rest.partition("#")[0].partition(",")[0].partition("]")[0].strip()
-            rest = rest[len(value) :]
-            if value.startswith("{"):
-                raise SqsteeError(f"{source}: a table is no value", 'write it as key = ["…", "…"]')
-        found.append(value)
-        if not array:
-            _check_end(rest, source)
-            return found
-        if rest.lstrip(" \t")[:1] not in (",", "]", "#", ""):
-            _check_end(rest, source)
-
-
-def _check_end(rest: str, source: str) -> None:
-    """Refuse what follows a value: another one would be lost, and three quotes are an empty string and more."""
-    if rest.strip() and not rest.strip().startswith("#"):
-        raise SqsteeError(f"{source}: {rest.strip()!r} follows the value", 'write it as key = "value", on one line')
-
-
-def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The configuration files, the stronger later: the node's, then the user's."""
-    home = environ.get("HOME", "")
-    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
-    return ("/etc/sqstee.toml", f"{folder}/sqstee.toml") if folder else ("/etc/sqstee.toml",)
+        hint = f'the form is {option.name} = "{option.metavar or "true"}"'
+        raise SqsteeError(f"{entry.source}: {option.name} needs exactly one value", hint)
+    return [Given(option, value, entry.source) for value in values]
 
 
 def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
-    """The settings for a program that gives them as Python values, by attribute; they win over environment and files.
+    """The settings of a program that passes Python values, by attribute; they win over environment and files.
 
-    `label` may be a mapping. Raises TypeError for a name that is no option, SqsteeError for a value that is not right.
+    `label` may be a mapping. Raises TypeError for an unknown name, SqsteeError for an invalid value.
     """
     settings = load((), environ, str(values.get("profile", "")))
     for name, value in values.items():
@@ -531,54 +483,55 @@ def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
         if option is None:
             raise TypeError(f"{name!r} is not an option of sqstee")
         if not option.repeat:
-            settings.take(option, str(value), name)
+            settings.set(option, str(value), option.attribute)
             continue
         texts = [f"{key}={text}" for key, text in value.items()] if isinstance(value, dict) else value
         for text in texts if isinstance(texts, list | tuple) else (texts,):
-            settings.take(option, str(text), name)
+            settings.set(option, str(text), option.attribute)
     return settings
 
 
 def in_force(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> list[Given]:
-    """What the configuration files, the environment and the command line say; later ones win.
+    """The values from configuration files, environment and command line, in this order: later ones win.
 
-    A profile counts as part of the files: the chosen one's values win over those outside of tables. `profile` is the
-    choice of a program, which wins over all others.
+    A profile counts as part of the files: the values of the chosen one win over those outside of tables. `profile` is
+    a program's choice, which wins over all others.
     """
-    files = [from_file(path) for path in configuration_files(environ)]
+    files = [read_config(path) for path in configuration_files(environ)]
     chosen = [*from_environment(environ), *from_words(words)]
-    flat = [given for file in files for given in file.values]
+    flat = [given for file in files for entry in file.entries for given in _from_entry(entry)]
     for given in (*flat, *chosen) if not profile else ():
         if given.option.name == "profile":
             profile = given.text
-    return [*flat, *_profile(files, profile), *chosen]
+    return [*flat, *_from_profile(files, profile), *chosen]
 
 
 def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> Settings:
-    """The settings as they are in force."""
+    """The settings of a command line, its environment and the configuration files."""
     settings = Settings()
     for given in in_force(words, environ, profile):
-        settings.take(given.option, given.text, given.source)
+        settings.set(given.option, given.text, given.source)
     if settings.auto_labels:
-        settings.surroundings = environ
+        settings.label_environ = environ
     return settings
 
 
 def check(settings: Settings, destination: Destination) -> None:
-    """Refuse options that make no sense for a destination."""
+    """Refuse options that do not apply to a destination."""
     if settings.fallback == destination.text:
-        raise SqsteeError("--fallback names the destination itself", "the form is --fallback DEST, another one")
+        raise SqsteeError("--fallback and --to are the same destination", "name another one: --fallback DEST")
     if destination.kind != "sqs" and (settings.via_s3 or settings.group):
         option = "--via-s3" if settings.via_s3 else "--group"
-        raise SqsteeError(f"{option} is for queues, not for {destination.text}", "the form is --to QUEUE")
+        raise SqsteeError(f"{option} needs a queue, not {destination.text}", "the form is --to QUEUE")
     if settings.group and destination.name.endswith(".fifo"):
-        raise SqsteeError("--group is for standard queues", "on a FIFO queue the message group is the run")
+        raise SqsteeError("--group needs a standard queue", "leave it out: on a FIFO queue the group is the run")
 
 
-def _profile(files: list[File], name: str) -> list[Given]:
+def _from_profile(files: list[ConfigFile], name: str) -> list[Given]:
     if name and not any(name in file.profiles for file in files):
         known = sorted({known for file in files for known in file.profiles})
         places = " or ".join(file.path for file in files)
-        hint = f"the profiles are {', '.join(known)}" if known else f"the form is [profile.{name}], in {places}"
-        raise SqsteeError(f"there is no profile {name!r} in the configuration files", hint)
-    return [given for file in files for given in file.profile(name)]
+        hint = f"the profiles are {', '.join(known)}" if known else f"add [profile.{name}] to {places}"
+        raise SqsteeError(f"unknown profile {name!r}{did_you_mean(name, known)}", hint)
+    entries = [entry for file in files for entry in file.profiles.get(name, ())]
+    return [given for entry in entries for given in _from_entry(entry, in_profile=True)]

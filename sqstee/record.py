@@ -1,7 +1,7 @@
-"""Records and events, and the wire format (version 1) in both directions. Pure.
+"""The wire format (version 1), encoded: the records and events of a run, and message bodies. Pure.
 
-A body is NDJSON: one self-contained JSON object a line, a newline after each, UTF-8. Encoding works on whole blocks
-of lines with `bytes.replace`, because the shipper meets hundreds of thousands of lines a second; decoding takes json.
+A body is NDJSON in UTF-8: one self-contained JSON object per line, each ending in a newline. Lines are encoded in
+whole blocks with `bytes.replace`, because the shipper handles hundreds of thousands per second. wire.py decodes.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ import time
 
 from sqstee.jsonbytes import encode_object, escape, quote
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 FORMAT_VERSION = "1"
 CONTENT_TYPE = "application/x-ndjson"
 CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS body
 
 STREAMS = ("stdout", "stderr", "output")
-MAX_SEQ = 2**63 - 2  # what every store of numbers can hold, and one more
-MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # of one body: twice what a sender packs into a message at most
-LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of a line that came from Python's logging
+MAX_SEQ = 2**63 - 2  # seq + 1 must fit into a signed 64-bit integer too
+MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # per body: twice the most that a sender packs into one
+LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of lines from Python's logging
 
 
 def timestamp(time_ns: int) -> str:
-    """RFC 3339 in UTC with microseconds, of nanoseconds since the epoch."""
+    """RFC 3339 in UTC with microseconds, from nanoseconds since the epoch."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1000:06d}Z"
 
@@ -45,9 +41,9 @@ class Encoder:
             self._run += b',"labels":%s' % encode_object(dict(labels))
 
     def lines(self, block: bytes, stream: str, time_ns: int, first: int, eol: bool = True, level: str = "") -> bytes:
-        """The records of the lines in `block`, numbered from `first`, as NDJSON; with a `level` where one is given.
+        """The records of the lines in `block` as NDJSON, numbered from `first`, with `level` if it is not empty.
 
-        Every line in `block` ends in a newline; with `eol` false the last one does not, and its record says so.
+        Every line in `block` ends in a newline. With `eol` false the last one does not, and its record has eol false.
         """
         head = self._head(stream, time_ns, level)
         if not eol:
@@ -57,7 +53,7 @@ class Encoder:
         return self._whole(block, head, first)
 
     def event(self, payload: bytes, time_ns: int, seq: int) -> bytes:
-        """An event's record: `payload` is a JSON object, which the common fields precede."""
+        """An event's record: the common fields, then those of `payload`, a JSON object."""
         head = b'{"timestamp":"%s"%s%s,"seq":%d,' % (timestamp(time_ns).encode(), self._host, self._run, seq)
         return head + payload[1:] + b"\n"
 
@@ -72,7 +68,7 @@ class Encoder:
             return b"".join(self._line(line, head, seq, eol=True) for seq, line in enumerate(lines, first))
         lines = escape(block).split(b"\n")
         count = len(lines) - 1
-        # seq and message of each line between constant texts, in one join
+        # one join: seq and message of each line, between constant texts
         pieces = [b'"}\n' + head] * (4 * count)
         pieces[0] = head
         pieces[1::4] = [b"%d" % seq for seq in range(first, first + count)]
@@ -91,7 +87,7 @@ class Encoder:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether `data` is valid UTF-8 (no surrogates), as SQS and JSON want it."""
+    """Whether `data` is valid UTF-8 (without surrogates), as SQS and JSON require."""
     if data.isascii():
         return True
     try:
@@ -107,8 +103,8 @@ _MOST_GAP_BYTES = 65536  # host, job and labels included
 class Body:
     """One message body: the records `first`..`last` of one run (a gap's record covers many seqs).
 
-    A body with records of several runs has no `run`, no `host` where theirs differ, and its `first` and `last` mean
-    nothing.
+    In a body of several runs `run` is empty, `first` and `last` have no meaning, and `host` is empty unless all runs
+    share it.
     """
 
     __slots__ = ("data", "encoding", "first", "host", "last", "run")
@@ -136,14 +132,15 @@ class Body:
 
     @property
     def size(self) -> int:
-        """What the message counts against SQS's limits, in bytes: the body and its attributes."""
+        """The message's bytes as SQS counts them against its limits: the body and its attributes."""
         return len(self.data) + attributes_size(self.attributes)
 
     @property
     def is_gap(self) -> bool:
-        """Whether it is one gap event and nothing else: it must not stand for the records of its range.
+        """Whether the body is one gap event and nothing else.
 
-        A destination that takes each range once would take it for them, if it came first and they come after all.
+        Destinations store each range of seqs once. A gap event must not count as its range: its records, which may
+        still arrive later, would be dropped as duplicates.
         """
         if len(self.data) > _MOST_GAP_BYTES:
             return False
@@ -151,10 +148,10 @@ class Body:
         return b'"event":"gap"' in data and data.count(b"\n") == 1
 
     def compressed(self) -> Body:
-        """This body as base64(gzip(NDJSON)), the same bytes each time; itself where that is no smaller."""
+        """This body as base64(gzip(NDJSON)), the same bytes each time; itself if that is not smaller."""
         data = binascii.b2a_base64(_compress(self.data), newline=False)
         found = Body(data, self.run, self.host, self.first, self.last, CONTENT_ENCODING)
-        return found if found.size < self.size else self  # the attribute that names the encoding counts as well
+        return found if found.size < self.size else self  # including the attribute that names the encoding
 
     def plain(self) -> Body:
         """This body as NDJSON: the inverse of `compressed`."""
@@ -169,7 +166,7 @@ def attributes_size(attributes: dict[str, str]) -> int:
 
 
 def _compress(data: bytes) -> bytes:
-    """gzip at level 1; with ISA-L, an optional extra, in a quarter of the time and somewhat smaller."""
+    """gzip at level 1; ISA-L, an optional extra, takes a quarter of the time and packs slightly smaller."""
     try:
         from isal import igzip
     except ImportError:
@@ -180,7 +177,7 @@ def _compress(data: bytes) -> bytes:
 
 
 def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
-    """All members of a gzip file; raises ValueError where it is none, or a bomb, which is not unpacked any further."""
+    """All members of a gzip file; raises ValueError if it is invalid, or once it exceeds `limit` (a bomb)."""
     import gzip
     import io
     import zlib
@@ -188,7 +185,7 @@ def gunzip(packed: bytes, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     parts, rest = [], limit
     try:
         file = gzip.GzipFile(fileobj=io.BytesIO(packed))
-        while part := file.read(65536):  # a larger read would take its whole size at once
+        while part := file.read(65536):  # GzipFile allocates the whole size of a larger read
             parts.append(part)
             rest -= len(part)
             if rest < 0:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 _MOST_CHARACTERS = 400
-# What SQS adds to SignatureDoesNotMatch: the request's headers, a session token among them.
+# SignatureDoesNotMatch goes on with the request's headers after these words, including the session token.
 _CANONICAL = "The Canonical String"
 
 
 def one_line(text: str) -> str:
-    """Somebody's words (a server's, a library's, a path) on one line, without what a terminal would obey.
+    """Foreign text (of a server or library, or a path) on one line of bounded length, without terminal escapes.
 
-    Bounded in length, and without what must not get into a log: the user and password of a URL, and the request's
-    headers that SQS repeats when it refuses a signature.
+    Secrets that must not get into a log are removed: the user and password of a URL, and the request headers that SQS
+    repeats when it refuses a signature.
     """
     text = " ".join(text.partition(_CANONICAL)[0].split())
     text = without_userinfo("".join(char if char.isprintable() else "\ufffd" for char in text))
@@ -19,13 +19,13 @@ def one_line(text: str) -> str:
 
 
 def without_userinfo(text: str) -> str:
-    """Every `://user:password@` without its user and password (a password may hold any character but blanks)."""
+    """`text` with the user and password of each URL removed (a password may hold any character but blanks)."""
     head, *rest = text.split("://")
     return "://".join((head, *(_behind_userinfo(part) for part in rest)))
 
 
 def _behind_userinfo(part: str) -> str:
-    """What follows `://`, without userinfo: up to the last @ of its first word."""
+    """The text after a `://` without userinfo, which ends at the last @ of the first word."""
     word = part.split(maxsplit=1)[0] if part[:1].strip() else ""
     return part[word.rfind("@") + 1 :]
 

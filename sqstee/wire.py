@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Record:
     """One line of a stream.
 
-    `timestamp` RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
-    events; `eol` false when the piece did not end in a newline; `raw` its bytes where they were not UTF-8; `level` one
-    of LEVELS, empty but for lines of Python's logging.
+    `timestamp` is RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
+    events; `eol` is false if the piece did not end in a newline; `raw` holds its bytes if they were not UTF-8; `level`
+    is one of LEVELS, empty except for lines of Python's logging.
     """
 
     __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
@@ -43,7 +43,7 @@ class Record:
 
     @property
     def fields(self) -> dict[str, object]:
-        """As in the wire format."""
+        """The record's fields in the wire format."""
         found: dict[str, object] = {name: getattr(self, name) for name in ("timestamp", "host", "stream", "run")}
         if self.level:
             found["level"] = self.level
@@ -64,7 +64,7 @@ class Record:
 
 
 class Event:
-    """A run's start, exit, end or gap: `event` names it, `fields` holds everything that it carries."""
+    """A run's start, exit, end or gap: `event` is its name, `fields` are all its fields."""
 
     __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
 
@@ -89,14 +89,14 @@ class Event:
 
 
 class DecodeError(ValueError):
-    """A body, or a line of one, that is not in the wire format."""
+    """A body or one of its lines is not in the wire format."""
 
 
 def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[Record | Event]:
-    """The records and events of one message body, in its order.
+    """The records and events of one message body, in the body's order.
 
-    `attributes` are the message's (name to string value); with `Content-Encoding` gzip,base64 the body is unpacked
-    first. Raises DecodeError where a line is not in the wire format.
+    `attributes` are the message's (name to string value). A body with `Content-Encoding` gzip,base64 is unpacked first.
+    Raises DecodeError if a line is not in the wire format.
     """
     try:
         return [_item(fields) for fields in load_lines(unpack(body, attributes))]
@@ -105,7 +105,7 @@ def decode(body: str | bytes, attributes: dict[str, str] | None = None) -> list[
 
 
 def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes:
-    """A body as UTF-8, unpacked where its attributes say that it is compressed. Raises DecodeError."""
+    """A body as UTF-8, unpacked if its attributes name a compression. Raises DecodeError."""
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
     if not attributes or attributes.get("Content-Encoding") != CONTENT_ENCODING:
         return data
@@ -116,9 +116,9 @@ def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes
 
 
 def by_run(data: bytes) -> list[Body]:
-    """NDJSON as plain bodies of one run each, whose seqs follow on one another. Raises DecodeError.
+    """NDJSON split into plain bodies, each of one run and of consecutive seqs. Raises DecodeError.
 
-    Every line is parsed by itself, so that each of the bodies is right, whoever wrote them.
+    Every line is parsed by itself, so that the bodies are correct whoever wrote the lines.
     """
     found: list[Body] = []
     parts: list[list[bytes]] = []
@@ -126,7 +126,7 @@ def by_run(data: bytes) -> list[Body]:
 
     decoder = json.JSONDecoder()
     for line in data.split(b"\n"):
-        for item in _of_line(line, decoder):
+        for item in _decode_line(line, decoder):
             last = item.last if isinstance(item, Event) else item.seq
             if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
                 found[-1].last = last
@@ -139,8 +139,8 @@ def by_run(data: bytes) -> list[Body]:
     return found
 
 
-def _of_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
-    """The same as decode(), in less than half of the time."""
+def _decode_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
+    """decode() of one line, in less than half the time."""
     try:
         text = line.decode()
         fields, end = decoder.raw_decode(text)
@@ -148,11 +148,11 @@ def _of_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
             return [_item(fields)]
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    return decode(line)  # it is empty, of an odd form, or at fault
+    return decode(line)  # empty, unusual or invalid lines
 
 
 def load_lines(data: bytes) -> list[dict[str, object]]:
-    """The JSON value of each line that is not empty: in one call, which takes a third of the time of many."""
+    """The JSON value of each line that is not empty. One call for all lines takes a third of the time."""
     import json
 
     lines = [line for line in data.split(b"\n") if line]
@@ -162,24 +162,24 @@ def load_lines(data: bytes) -> list[dict[str, object]]:
             return found
     except ValueError:
         pass
-    return [json.loads(line) for line in lines]  # raises for the line that is at fault
+    return [json.loads(line) for line in lines]  # raises for the invalid line
 
 
 def _item(fields: dict[str, object]) -> Record | Event:
     item = Event(fields) if "event" in fields else Record(fields)
     if isinstance(item, Event) and item.event == "gap" and not item.seq == _integer(item.fields["from"]) <= item.last:
-        raise ValueError("a gap event's own seq is its first")
+        raise ValueError("a gap event's seq must be its first")
     return item
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise TypeError(f"expected a text, not {value!r:.40}")
+    raise TypeError(f"expected a string, not {value!r:.40}")
 
 
 def _name(value: object) -> str:
-    """A text by which things are stored and found again: valid Unicode, where a message may hold half a character."""
+    """A host or run, by which readers store lines: valid Unicode, while a message may hold lone surrogates."""
     name = _text(value)
     if not name.isascii():
         name.encode()  # raises UnicodeEncodeError, a ValueError

@@ -133,7 +133,7 @@ def test_sighup_reads_the_configuration_again(node: Node) -> None:
         path.write_text("[agent]\nto = 7\n")
         agent.send_signal(signal.SIGHUP)
         assert agent.stderr
-        assert b"[agent] takes `to` alone" in agent.stderr.readline()
+        assert b"invalid value '7' for to in [agent]" in agent.stderr.readline()
         assert node.published()["destinations"] == ["other"]
         process.communicate(b"\n", timeout=40)
     assert node.outputs() == [b"one\ntwo\n"]

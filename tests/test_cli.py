@@ -32,24 +32,37 @@ from sqstee.errors import SqsteeError
         (["--to", "arn:aws:sns:us-east-1:123456789012:q", "--", "touch", "ran"], "--to: 'arn:aws:sns"),
         (["--to"], "no -- before the command"),
         (["--to", "--", "touch", "ran"], "--to needs a value"),
-        (["--linger", "soon", "--", "touch", "ran"], "--linger: 'soon' is not right"),
-        (["--linger", "8761h", "--", "touch", "ran"], "--linger: '8761h' is not right: a time is at most 8760h"),
-        (["--max-line", "0", "--", "touch", "ran"], "--max-line: '0' is not right"),
-        (["--max-line", "129K", "--", "touch", "ran"], "--max-line: '129K' is not right: it is at most 128K"),
-        (["--message-bytes", "9", "--", "touch", "ran"], "--message-bytes: '9' is not right: it is at least 1K"),
-        (["--compress=lzma", "--", "touch", "ran"], "--compress: 'lzma' is not right"),
-        (["--label", "novalue", "--", "touch", "ran"], "--label: 'novalue' is not right"),
+        (["--linger", "soon", "--", "touch", "ran"], "invalid value 'soon' for --linger (expected a time such as 10s"),
+        (["--linger", "8761h", "--", "touch", "ran"], "invalid value '8761h' for --linger (expected at most 8760h)"),
+        (["--max-line", "0", "--", "touch", "ran"], "invalid value '0' for --max-line (expected a size such as 256K"),
+        (["--max-line", "129K", "--", "touch", "ran"], "invalid value '129K' for --max-line (expected at most 128K)"),
+        (
+            ["--message-bytes", "9", "--", "touch", "ran"],
+            "invalid value '9' for --message-bytes (expected at least",
+        ),
+        (
+            ["--compress=lzma", "--", "touch", "ran"],
+            "invalid value 'lzma' for --compress (expected one of auto, gzip",
+        ),
+        (["--label", "novalue", "--", "touch", "ran"], "invalid value 'novalue' for --label (expected KEY=VALUE)"),
         (["x", "--", "touch", "ran"], "'x' is not an option"),
         (["run", "touch", "ran"], "no -- before the command"),
         (["tail", f"http://h:{'9' * 5000}/"], "'http://h:999"),
-        (["tail", "--bogus"], "No such option: --bogus"),
+        (["tail", "--bogus"], "unknown option '--bogus'"),
+        (["tail", "--consum"], "unknown option '--consum'; did you mean '--consume'?"),
+        (["--lingr", "1s", "--", "touch", "ran"], "unknown option '--lingr'; did you mean '--linger'?"),
+        (
+            ["--no-auto-label", "--", "touch", "ran"],
+            "unknown option '--no-auto-label'; did you mean '--no-auto-l",
+        ),
+        (["tial", "q"], "unknown verb 'tial'; did you mean 'tail'?"),
         (["tail", "q"], "a queue has no way to read without taking"),
         (["tail", "-o", "xml"], "'xml' is not a form of output"),
-        (["flush", "--timeout", "x"], "--timeout: 'x' is not right"),
+        (["flush", "--timeout", "x"], "invalid value 'x' for --timeout (expected a time such as 10s"),
     ],
 )
 def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, words: list[str], message: str) -> None:
-    """Exit 125, what is wrong, the right form; the command has not run."""
+    """Exit 125 with the mistake and the right form; the command does not run."""
     found = subprocess.run(
         sqstee.words(*words), capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
     )
@@ -66,14 +79,14 @@ def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, wo
     "words",
     [("stat", "--spool", "x"), ("flush", "--spool", "x"), ("drain", "local", "-O", "x"), ("measure", "q", "--yes")],
 )
-def test_a_working_folder_that_is_gone(sqstee: Sqstee, tmp_path: Path, words: tuple[str, ...]) -> None:
-    """Regression: a path from there was told as a failure to write: `make room`."""
+def test_a_deleted_working_folder(sqstee: Sqstee, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Regression: a relative path was reported as a failed write: `make room`."""
     gone = f"mkdir gone && cd gone && rmdir ../gone && exec {shlex.join(sqstee.words(*words))}"
     found = subprocess.run(
         ["sh", "-c", gone], capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
     )
     assert found.returncode == 1
-    assert found.stderr == "sqstee: the working folder is gone\nhint: cd to one that is there\n"
+    assert found.stderr == "sqstee: the working folder was deleted\nhint: cd to an existing one\n"
 
 
 def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ def test_a_verbs_name_after_the_dashes_is_a_command(sqstee: Sqstee, tmp_path: Pa
 
 
 def test_help_and_version(sqstee: Sqstee) -> None:
-    """Every option of run in its help, which --help before a command shows as well."""
+    """The help of run has every option; --help before a command shows it too."""
     for words in (("run", "--help"), ("--help", "--", "x")):
         text = sqstee.run(*words).stdout.decode()
         for option in options.RUN_OPTIONS:
@@ -108,7 +121,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["bogus = 1", 'to = "unterminated', "linger = soon", "nonsense"])
 def test_a_bad_line_of_a_file_is_named(tmp_path: Path, line: str) -> None:
-    """The error says file and line."""
+    """The error has file and line."""
     folder = tmp_path / ".config"
     folder.mkdir()
     (folder / "sqstee.toml").write_text(f"\n{line}\n")
@@ -145,7 +158,7 @@ def test_sizes(text: str) -> None:
     ],
 )
 def test_destinations(text: str, kind: str, name: str, region: str) -> None:
-    """One string everywhere, and the region of a URL or ARN."""
+    """The kind of each form, and the region of a URL or ARN."""
     found = parse(text)
     assert (found.kind, found.name, found.region, found.text) == (kind, name, region, text)
 
@@ -153,8 +166,8 @@ def test_destinations(text: str, kind: str, name: str, region: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a b", "q" * 81, "arn:aws:sqs:us-east-1:12:q", "http://", "local:", "ftp://x/y", ".fifo"]
 )
-def test_what_is_no_destination(text: str) -> None:
-    """Refused with the list of forms."""
+def test_malformed_destinations(text: str) -> None:
+    """They are refused, with the list of forms."""
     with pytest.raises(SqsteeError, match="is not a destination"):
         parse(text)
 
@@ -172,7 +185,7 @@ def test_tail_shows_lines_with_host_and_stream(sqstee: Sqstee) -> None:
 
 
 def test_tail_raw_is_the_bytes_and_json_the_records(sqstee: Sqstee) -> None:
-    """-o raw rebuilds, -o json is the wire format."""
+    """-o raw rebuilds the bytes, -o json is the wire format."""
     made = sqstee.run("--", "sh", "-c", "seq 1000; printf 'a\\377\\nend'")
     assert sqstee.run("tail", "--no-follow", "-o", "raw").stdout == made.stdout
     items = [json.loads(line) for line in sqstee.run("tail", "--no-follow", "-o", "json").stdout.splitlines()]
@@ -181,7 +194,7 @@ def test_tail_raw_is_the_bytes_and_json_the_records(sqstee: Sqstee) -> None:
 
 
 def test_tail_follows_while_lines_arrive(sqstee: Sqstee) -> None:
-    """A follower that was there first sees each line as it comes."""
+    """A follower that starts before the command prints each line as it arrives."""
     with running(
         sqstee.words("tail", "-o", "raw"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ
     ) as follower:
@@ -195,7 +208,7 @@ def test_tail_follows_while_lines_arrive(sqstee: Sqstee) -> None:
             follower.kill()
 
 
-def test_tail_consumes_a_queue_or_only_looks(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+def test_tail_consumes_or_peeks_at_a_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """--peek gives everything back; --consume deletes what was printed."""
     environ = fake_sqs.environ()
     sqstee.run("--to", "q", "--", "seq", "3", environ=environ)
@@ -206,8 +219,8 @@ def test_tail_consumes_a_queue_or_only_looks(sqstee: Sqstee, fake_sqs: FakeSqs) 
     assert fake_sqs.messages("q") == []
 
 
-def test_tail_drops_what_comes_twice(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Duplicates by (run, seq) are not printed again."""
+def test_tail_drops_duplicates(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A line with the same run and seq is printed once."""
     environ = fake_sqs.environ()
     sqstee.run("--to", "q", "--", "seq", "3", environ=environ)
     (message, *_) = fake_sqs.messages("q")
@@ -222,7 +235,7 @@ def test_tail_drops_what_comes_twice(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     wait_for(lambda: fake_sqs.messages("q") == [], "empty queue")
 
 
-def test_tail_of_a_queue_that_does_not_exist_says_so(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+def test_tail_of_a_missing_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """One line and one hint, status 1."""
     found = sqstee.run("tail", "missing", "--consume", environ=fake_sqs.environ())
     assert found.returncode == 1

@@ -1,4 +1,4 @@
-"""The completions, in the real shells where these are installed."""
+"""The completions, in the real shells if installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent.parent / "completions"
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 CONFIGURATION = 'to = "build-logs"\n[profile.nightly]\nto = "arn:aws:sqs:eu-west-1:123456789012:night"\n'
 
-# what is typed, and what the line is once TAB was pressed
+# the typed text, and the line after TAB
 CASES = {
     "a verb": ("sqstee flu", "sqstee flush "),
     "an option": ("sqstee --compr", "sqstee --compress"),
@@ -52,7 +52,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def completed(shell: Terminal, typed: str) -> str:
-    """The line after TAB: it is made the argument of an echo."""
+    """The line after TAB, which becomes the argument of an echo."""
     shell.type(typed.encode() + b"\t\x01echo 'LINE:\x05'\n")
     shell.expect(b"\nLINE:")
     return shell.expect(b"\n").decode().rstrip("\r\n")
@@ -60,7 +60,7 @@ def completed(shell: Terminal, typed: str) -> str:
 
 @pytest.fixture
 def bash(environ: dict[str, str]) -> Iterator[Terminal]:
-    """An interactive bash with our completions, and bash-completion where it is installed."""
+    """An interactive bash with our completions, and with bash-completion if installed."""
     with Terminal(["bash", "--norc", "--noprofile", "-i"], environ, (50, 200)) as shell:
         if BASH_COMPLETION.exists():
             shell.type(f"source {BASH_COMPLETION}\n".encode())
@@ -80,8 +80,8 @@ def test_bash(bash: Terminal, case: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
-def test_tab_executes_nothing_that_a_configured_name_holds(environ: dict[str, str], tmp_path: Path) -> None:
-    """Regression: compgen -W expanded the words, so that a $(…) in a variable or a file was executed at TAB."""
+def test_tab_executes_no_part_of_a_configured_name(environ: dict[str, str], tmp_path: Path) -> None:
+    """Regression: compgen -W expanded the words, and so executed a $(…) in a variable or a file at TAB."""
     made = tmp_path / "made"
     (tmp_path / ".config" / "sqstee.toml").write_text(
         f'to = "$(touch {made})"\n[profile.b]\nto = "local:/my logs.db"\n'
@@ -111,7 +111,7 @@ def test_zsh(environ: dict[str, str], case: str) -> None:
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
 @pytest.mark.parametrize("case", CASES)
 def test_fish(environ: dict[str, str], case: str) -> None:
-    """What fish offers for a line, as it offers it at TAB."""
+    """The words that fish offers for a line at TAB."""
     typed, expected = CASES[case]
     code = f"source {FOLDER}/sqstee.fish; complete -c zyxcommand -f -a 'alpha beta'; complete -C '{typed}'"
     found = subprocess.run(["fish", "-N", "-c", code], env=environ, capture_output=True, text=True, check=True)
@@ -120,8 +120,8 @@ def test_fish(environ: dict[str, str], case: str) -> None:
     assert len(offered) == 1 or case == "an option"
 
 
-def test_no_completion_starts_python_or_asks_the_network() -> None:
-    """They are static: nothing of ours is run at TAB."""
+def test_no_completion_starts_python_or_uses_the_network() -> None:
+    """Completions are static: TAB runs no program of ours."""
     for path in FOLDER.iterdir():
         code = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
         assert not any("python" in line or "$(sqstee" in line or "curl" in line for line in code)

@@ -1,16 +1,17 @@
-"""Configuration files with profiles, where values come from, and labels from the surroundings."""
+"""Configuration files with profiles, the sources of values, and automatic labels."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import Sqstee
 
-from sqstee import auto_labels, options
+from sqstee import auto_labels, config_file, options
 from sqstee.errors import SqsteeError
 
 FILE = """\
@@ -51,7 +52,7 @@ def configured(tmp_path: Path, text: str) -> dict[str, str]:
 
 
 def test_a_profile_wins_over_the_rest_of_the_file(home: dict[str, str]) -> None:
-    """By option or variable; environment and options win over it."""
+    """Chosen by option or variable; environment and options win over its values."""
     assert options.load((), home).to == "local"
     settings = options.load(("--profile", "nightly"), home)
     assert (settings.to, settings.job, settings.linger) == ("nightly-logs", "flat", 2.0)
@@ -63,12 +64,12 @@ def test_a_profile_wins_over_the_rest_of_the_file(home: dict[str, str]) -> None:
     assert options.given({"profile": "nightly"}, home).to == "nightly-logs"
 
 
-def test_a_value_that_looks_like_the_option_is_none(home: dict[str, str]) -> None:
-    """--job takes the word behind it, whatever it is."""
+def test_a_value_that_looks_like_an_option_stays_a_value(home: dict[str, str]) -> None:
+    """The word after --job is its value, whatever it is."""
     assert options.load(("--job", "--profile", "--host", "nightly"), home).profile == ""
 
 
-def test_where_a_value_came_from_is_known(home: dict[str, str]) -> None:
+def test_each_value_has_its_source(home: dict[str, str]) -> None:
     """File and line, variable, or flag."""
     settings = options.load(("--host", "h", "--profile", "nightly"), home | {"SQSTEE_LINGER": "3s"})
     path = f"{home['HOME']}/.config/sqstee.toml"
@@ -82,9 +83,9 @@ def test_where_a_value_came_from_is_known(home: dict[str, str]) -> None:
     }
 
 
-def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are(home: dict[str, str]) -> None:
-    """A mistyped name must not send lines elsewhere."""
-    with pytest.raises(SqsteeError, match="there is no profile 'nigthly'") as caught:
+def test_an_unknown_profile_is_an_error_with_a_list_of_the_known_ones(home: dict[str, str]) -> None:
+    """A mistyped name must not send lines to another destination."""
+    with pytest.raises(SqsteeError, match="unknown profile 'nigthly'; did you mean 'nightly'") as caught:
         options.load(("--profile", "nigthly"), home)
     assert caught.value.hint == "the profiles are nightly, test one"
 
@@ -110,24 +111,24 @@ def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are(home:
     ],
 )
 def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, text: str, line: int) -> None:
-    """Exit 125 before anything is started, one line and one hint."""
+    """An error with one hint, before a command is started."""
     environ = configured(tmp_path, text)
     with pytest.raises(SqsteeError, match=rf"sqstee\.toml:{line}: ") as caught:
         options.load(("--profile", "x"), environ)
     assert caught.value.hint
 
 
-def test_what_may_follow_a_value(tmp_path: Path) -> None:
-    """Blanks, a comment, and in an array a comma behind the last value."""
+def test_text_that_may_follow_a_value(tmp_path: Path) -> None:
+    """Blanks, a comment, and in an array a comma after the last value."""
     text = "to = 'q'  # 'a'\nlabel = [ 'a=1' , 'b=]' ,] # 'c'\njob = two words # one\nlinger = 2s\n"
     settings = options.load((), configured(tmp_path, text))
     assert (settings.to, settings.label, settings.job, settings.linger) == ("q", ("a=1", "b=]"), "two words", 2.0)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """Regression: it was passed over, and the lines went to the local queue. One out of reach is none."""
+    """Regression: it was ignored, and the lines went to the local queue. A file in an unreadable folder is ignored."""
     environ = configured(tmp_path, "")
-    found = Path(options.configuration_files(environ)[-1])
+    found = Path(config_file.configuration_files(environ)[-1])
     found.unlink()
     found.symlink_to(found)
     assert options.load((), environ).to == ""
@@ -138,14 +139,80 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-def test_a_mistake_in_a_profile_that_is_not_chosen_harms_nobody(tmp_path: Path) -> None:
-    """Others' jobs go on while somebody edits the node's file."""
+def test_a_mistake_in_a_profile_that_is_not_chosen_is_ignored(tmp_path: Path) -> None:
+    """Jobs of other users keep running while somebody edits the node's file."""
     assert options.load((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("[agent]\n", []),
+        ("[agent]\nto = []\n", []),
+        ("[ 'agent' ]  # quoted\nto = \"q\"  # one\n[other]\nto = 7\n", ["q"]),
+        ("[agent]\nto = ['q', \"local:/a]b\",]\n", ["q", "local:/a]b"]),
+        ("[agent]\nto = [  # all\n  'q', # first\n\n  # second\n  'r'\n]\n[profile.x]\nto = 's'\n", ["q", "r"]),
+        ("[[agent]]\nto = 'q'\n[agent.more]\nto = 'r'\n", []),
+    ],
+)
+def test_destinations_of_the_agent(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """A string or an array of strings, which may take several lines."""
+    (tmp_path / "file").write_text(text)
+    assert config_file.read_config(str(tmp_path / "file")).agent_destinations() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[agent]\nto = 7\n", 2),
+        ("[agent]\nto =\n", 2),
+        ("[agent]\nto = q\n", 2),
+        ("[agent]\nto = [7]\n", 2),
+        ("[agent]\nto = {q = 1}\n", 2),
+        ("[agent]\nto = ['q'\n[other]\n", 2),
+        ("[agent]\nto = ['q']\nlinger = '1s'\n", 3),
+        ("[agent]\nto = 'q'\nto = 'r'\n", 3),
+        ("[other]\n[agent\nto = 'q'\n", 2),
+        ("[agent] to = 'q'\n", 1),
+    ],
+)
+def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line: int) -> None:
+    """By file and line: an agent must not ship to an unintended destination."""
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(SqsteeError, match=rf"file:{line}: ") as caught:
+        config_file.read_config(str(tmp_path / "file")).agent_destinations()
+    assert caught.value.hint
+
+
+def test_an_invalid_value_is_reported_with_its_source_and_form(tmp_path: Path) -> None:
+    """For a flag, a variable, a key in a file, and a program's argument."""
+    environ = configured(tmp_path, "linger = '5x'\n")
+    path = config_file.configuration_files(environ)[-1]
+    variable = {"SQSTEE_LINGER": "5x"}
+    expected = "(expected a time such as 10s, 5m, 1h)"
+    calls: list[tuple[str, str, Callable[[], object]]] = [
+        (f"{path}:1: invalid value '5x' for linger", 'linger = "TIME"', lambda: options.load((), environ)),
+        ("invalid value '5x' for --linger", "--linger TIME", lambda: options.load(("--linger=5x",), {})),
+        ("invalid value '5x' for SQSTEE_LINGER", "SQSTEE_LINGER=TIME", lambda: options.load((), variable)),
+        ("invalid value '5x' for linger", "linger='TIME'", lambda: options.given({"linger": "5x"}, {})),
+    ]
+    for message, hint, call in calls:
+        with pytest.raises(SqsteeError) as caught:
+            call()
+        assert (caught.value.message, caught.value.hint) == (f"{message} {expected}", f"the form is {hint}")
+        assert str(caught.value).startswith(f"sqstee: {message}")
+
+
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path) -> None:
+    """The nearest known key, as for options and verbs."""
+    with pytest.raises(SqsteeError, match=r":1: unknown key 'flush_timout'; did you mean 'flush-timeout'\?\n"):
+        options.load((), configured(tmp_path, "flush_timout = '5s'\n"))
+
+
 @pytest.mark.parametrize("row", auto_labels.TABLE, ids=lambda row: str(row[0]))
-def test_every_surrounding_becomes_a_label(row: tuple[str, str, str, str]) -> None:
-    """Where its variable is set, and the one that tells whose it is."""
+def test_every_row_of_the_table_becomes_a_label(row: tuple[str, str, str, str]) -> None:
+    """If its variable is set, and the second variable that the row needs."""
     label, variable, also, _ = row
     environ = {variable: "77", "TERM": "dumb"}
     assert auto_labels.labels(environ | {also: "x"} if also else environ) == {label: "77"}
@@ -153,8 +220,8 @@ def test_every_surrounding_becomes_a_label(row: tuple[str, str, str, str]) -> No
         assert auto_labels.labels(environ) == {}
 
 
-def test_labels_that_are_given_win_and_all_others_can_be_left_out(home: dict[str, str]) -> None:
-    """--label over the surroundings; --no-auto-labels."""
+def test_given_labels_win_and_automatic_ones_can_be_switched_off(home: dict[str, str]) -> None:
+    """--label wins over the environment; --no-auto-labels."""
     environ = home | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SGE_ROOT": "/", "SGE_TASK_ID": "undefined"}
     assert options.load((), environ).labels == {"slurm_job_id": "12", "slurm_array_task_id": "3"}
     words = ("--label", "slurm_job_id=mine")
@@ -164,7 +231,7 @@ def test_labels_that_are_given_win_and_all_others_can_be_left_out(home: dict[str
 
 
 def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
-    """A program called cron that starts a shell that starts us, without a terminal."""
+    """A program called cron starts a shell, which starts this process without a terminal."""
     cron = tmp_path / "cron"
     cron.symlink_to(sys.executable)
     code = "from sqstee.auto_labels import labels; print(labels(dict(HOME=str())))"
@@ -176,7 +243,7 @@ def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
     assert auto_labels.started_by(["bash", "sshd"]) == ""
 
 
-def test_lines_carry_them(sqstee: Sqstee) -> None:
+def test_lines_carry_automatic_labels(sqstee: Sqstee) -> None:
     """End to end."""
     assert sqstee.run("--", "echo", "hi", environ={"SLURM_JOB_ID": "5", "TERM": "dumb"}).returncode == 0
     assert {item.labels["slurm_job_id"] for item in sqstee.local().items} == {"5"}

@@ -1,4 +1,4 @@
-"""The documents say what the program does: generated parts are fresh, every option is everywhere, pages are clean."""
+"""Documents match the program: generated parts are fresh, every option is documented, pages are clean."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FISH = (ROOT / "completions/sqstee.fish").read_text()
 
 
 @pytest.mark.parametrize("name", generate.files())
-def test_what_is_generated_is_fresh(name: str) -> None:
-    """`make generate` would change nothing."""
+def test_generated_files_are_fresh(name: str) -> None:
+    """`make generate` would change no file."""
     assert (ROOT / name).read_text() == generate.files()[name], f"stale: run `{generate.COMMAND}`"
 
 
 def plain(page: Path) -> str:
-    """A page's text without the escapes that matter here."""
+    """A page's text without escaped hyphens."""
     return page.read_text().replace("\\-", "-")
 
 
@@ -58,7 +58,7 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
 
 @pytest.mark.parametrize("verb", verbs(), ids=lambda verb: str(verb.name))
 def test_every_verbs_options_are_those_of_its_help(sqstee: Sqstee, verb: Verb) -> None:
-    """What `--help` shows is in the manual page and in the completions."""
+    """Options in `--help` are in the manual page and in the completions."""
     text = sqstee.run(verb.name, "--help").stdout.decode()
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) & flags_of(verb)
     expected = {name for name in flags_of(verb) if name.startswith("--")}
@@ -73,8 +73,8 @@ def test_every_verbs_options_are_those_of_its_help(sqstee: Sqstee, verb: Verb) -
         assert all(flag in completion for flag in expected), name
 
 
-def test_every_variable_that_the_program_reads_is_told() -> None:
-    """Also those that are no option's."""
+def test_every_variable_that_the_program_reads_is_documented() -> None:
+    """Including those that belong to no option."""
     code = "".join(path.read_text() for path in (ROOT / "sqstee").rglob("*.py"))
     named = set(re.findall(r"[\"'](SQSTEE_[A-Z_0-9]*[A-Z0-9])[\"']", code))
     assert {"SQSTEE_NEST", "SQSTEE_TOKEN"} <= named
@@ -82,15 +82,15 @@ def test_every_variable_that_the_program_reads_is_told() -> None:
     assert {name for name in named if name not in page} == set()
 
 
-def test_every_exit_status_is_told_and_none_twice() -> None:
-    """The constants in errors.py are the manual page's."""
+def test_every_exit_status_is_documented_once() -> None:
+    """The manual page has the constants of errors.py."""
     numbers = [status for status, _ in exit_statuses()]
     assert len(numbers) == len(set(numbers)) > 3
     text = sections(plain(ROOT / "man/sqstee.1"))["EXIT STATUS"]
     assert [int(number) for number in re.findall(r"^\.B (\d+)$", text, re.MULTILINE)] == numbers
 
 
-def test_readme_tells_every_exit_status_and_no_other() -> None:
+def test_readme_has_every_exit_status_and_no_other() -> None:
     """Those of errors.py, and 0."""
     section = (ROOT / "README.md").read_text().partition("\n## Exit status\n")[2].partition("\n## ")[0]
     assert {int(number) for number in re.findall(r"\b\d+\b", section)} == {0} | {
@@ -99,7 +99,7 @@ def test_readme_tells_every_exit_status_and_no_other() -> None:
 
 
 def test_variables_that_prose_names_exist() -> None:
-    """README and the pages speak of no variable that nothing reads."""
+    """README and the pages name no variable that no code reads."""
     code = "".join(path.read_text() for path in (ROOT / "sqstee").rglob("*.py"))
     known = {option.variable for option in RUN_OPTIONS} | set(re.findall(r"\bSQSTEE_[A-Z0-9_]*[A-Z0-9]\b", code))
     for path in (ROOT / "README.md", *PAGES):
@@ -108,7 +108,7 @@ def test_variables_that_prose_names_exist() -> None:
 
 
 def test_keys_of_configuration_files_that_prose_shows_exist() -> None:
-    """In the examples of sqstee.toml(5) and of README, and the file as a whole is one that the program takes."""
+    """In the examples of sqstee.toml(5) and of README."""
     examples = [plain(ROOT / "man/sqstee.toml.5").partition(".nf\n")[2].partition(".fi")[0]]
     examples += re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     known = {option.shown.removeprefix("--") for option in RUN_OPTIONS} | {"profile"}
@@ -120,7 +120,7 @@ def test_keys_of_configuration_files_that_prose_shows_exist() -> None:
 
 
 def test_options_that_prose_names_exist() -> None:
-    """No text speaks of an option that is not there (any more)."""
+    """No text names an option that does not exist (any more)."""
     known = {name for verb in verbs() for name in flags_of(verb)} | {option.flag for option in RUN_OPTIONS}
     known |= {"--version", "--verbose", "--no-SWITCH"}
     for page in PAGES:
@@ -129,8 +129,8 @@ def test_options_that_prose_names_exist() -> None:
         assert named <= known | {"--no-"}, (page.name, named - known)
 
 
-def test_a_help_text_never_outgrows_its_own_words() -> None:
-    """A flag without a word of help is a flag that nobody can use."""
+def test_every_flag_has_a_help_text() -> None:
+    """Nobody can use a flag without one."""
     flags: list[Flag] = [flag for verb in verbs() for flag in verb.flags]
     assert [flag.names for flag in flags if not flag.help.strip()] == []
 
@@ -138,7 +138,7 @@ def test_a_help_text_never_outgrows_its_own_words() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
 def test_pages_are_clean_under_groff(page: Path) -> None:
-    """All warnings on, none given."""
+    """No warning, with all of them on."""
     words = ["groff", "-ww", "-k", "-man", "-Tutf8", str(page)]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert found.stderr == ""
@@ -148,6 +148,6 @@ def test_pages_are_clean_under_groff(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 def test_pages_are_clean_under_mandoc(page: Path) -> None:
-    """Lint finds nothing, not even of style."""
+    """Lint finds no fault, not even of style."""
     found = subprocess.run(["mandoc", "-Tlint", str(page)], capture_output=True, text=True, check=False)
     assert found.stdout + found.stderr == ""

@@ -265,7 +265,7 @@ class TestOptions:
             (("drain", "q"), "Missing option '-O'"),
             (("drain", "-O", "x"), "Missing argument"),
             (("drain", "q", "-O", "x", "--layout", "z"), "'z' is not a layout"),
-            (("drain", "q", "-O", "x", "--wait-time", "z"), "--wait-time: 'z' is not right"),
+            (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),
             (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "--visibility-timeout is from"),
             (("drain", "q", "-O", "/dev/null"), "/dev/null cannot be used"),
             (("drain", "q", "-O", "-", "--gzip"), "--gzip is for a folder"),

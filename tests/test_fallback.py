@@ -305,7 +305,7 @@ def test_flush_reports_diverted_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_pat
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
     fake_sqs.create_queue("late")
     found = sqstee.run("flush", environ=fake_sqs.environ())
-    assert (found.returncode, found.stdout) == (0, b"late: told which lines are at its fallback\n")
+    assert (found.returncode, found.stdout) == (0, b"late: sent gap events for the lines at its fallback\n")
     (message,) = fake_sqs.sent("late")
     (gap,) = decode(message.body)
     assert isinstance(gap, Event)
@@ -429,7 +429,7 @@ def test_the_destination_itself_is_no_fallback(sqstee: Sqstee) -> None:
     """One line and a hint, and nothing is run."""
     found = sqstee.run("--to", "q", "--fallback", "q", "--", "echo", "hi")
     assert (found.returncode, found.stdout) == (125, b"")
-    assert found.stderr.startswith(b"sqstee: --fallback names the destination itself\nhint: ")
+    assert found.stderr.startswith(b"sqstee: --fallback and --to are the same destination\nhint: ")
 
 
 def test_a_gap_event_that_was_refused_for_good_is_dropped(

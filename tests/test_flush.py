@@ -1,4 +1,4 @@
-"""`sqstee flush` from a terminal, from cron, interrupted; what remains is said, and told by the status."""
+"""`sqstee flush` on a terminal, from cron, interrupted; leftovers are reported, and set the status."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def leave(sqstee: Sqstee, server: FakeSqs, to: str, *command: str) -> str:
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_what_is_shipped_while_it_is_listed_is_no_failure(
+def test_a_run_that_is_shipped_during_the_listing_is_no_failure(
     sqstee: Sqstee, fake_sqs: FakeSqs, capsys: pytest.CaptureFixture[str], dry_run: bool
 ) -> None:
-    """A run that is gone by now is not there any more; the others are listed."""
+    """It is left out; the others are listed."""
     gone = "0" * 26
     run = leave(sqstee, fake_sqs, "q", "seq", "3")
     assert show_waiting(str(sqstee.spool), [gone], dry_run) == 0
@@ -47,7 +47,7 @@ def test_what_is_shipped_while_it_is_listed_is_no_failure(
 
 
 def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Nothing to do, or with -q nothing wrong: not a word. What stays is said on stderr, with how much and why."""
+    """No output without waiting runs, nor on success with -q. Leftovers go to stderr with number and reason."""
     nothing = sqstee.run("flush", environ=fake_sqs.environ())
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, b"", b"")
     good, bad = leave(sqstee, fake_sqs, "q", "seq", "3"), leave(sqstee, fake_sqs, "missing", "seq", "3")
@@ -61,8 +61,8 @@ def test_from_cron(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert sqstee.run("flush", environ=fake_sqs.environ()).stdout.decode() == f"{bad}: shipped to missing\n"
 
 
-def test_what_is_put_aside_is_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A record that the queue refuses for good: the rest is shipped, and it was not delivered, with -q as well."""
+def test_quarantined_records_are_reported(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A record that the queue refuses for good: it is reported, with -q as well, and the rest is shipped."""
     run = leave(sqstee, fake_sqs, "q", "sh", "-c", "echo one; echo poisonous; echo two")
     fault = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}
     fake_sqs.faults(failed_entries=[fault])
@@ -73,8 +73,8 @@ def test_what_is_put_aside_is_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert found.stderr.count(b"\n") == 1
 
 
-def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
-    """It ships by itself, and its lines are not left behind."""
+def test_a_running_run_is_left_alone(sqstee: Sqstee) -> None:
+    """It ships its own lines, which do not count as leftovers."""
     command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; read x")
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ) as process:
         assert process.stdout
@@ -82,12 +82,12 @@ def test_a_running_one_is_none_of_its_business(sqstee: Sqstee) -> None:
         wait_for(sqstee.waiting_runs, "run")
         (run,) = sqstee.waiting_runs()
         found = sqstee.run("flush")
-        assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships by itself\n")
+        assert (found.returncode, found.stdout.decode()) == (0, f"{run}: running, ships its own lines\n")
         process.communicate(b"\n", timeout=40)
 
 
 def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """^C: it ends, says what remains, and nothing is lost; the next flush goes on."""
+    """^C ends it and reports the rest; no line is lost, and the next flush continues."""
     leave(sqstee, fake_sqs, "q", "seq", "3")
     leave(sqstee, fake_sqs, "q", "seq", "4")
     fake_sqs.faults(black_hole=True)
@@ -98,7 +98,7 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=40)
     what = f"11 records of 2 runs stay in {sqstee.spool}"
-    assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}, `sqstee flush` goes on\n")
+    assert (out, err.decode()) == (b"", f"sqstee: interrupted: {what}; to continue: `sqstee flush`\n")
     assert process.returncode == 130
     fake_sqs.clear_faults()
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
@@ -108,7 +108,7 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 @pytest.mark.parametrize(("columns", "shown"), [(40, b"%"), (80, b"/3002")])
 def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int, shown: bytes) -> None:
-    """How much of a run is shipped, while it works, on a line that is never cut; the result stays on the screen."""
+    """A progress line that is never cut off; only the result stays on the screen."""
     run = leave(sqstee, fake_sqs, "q", "seq", "3000")
     fake_sqs.faults(latency_ms=700)
     environ = sqstee.environ | fake_sqs.environ() | {"TERM": "xterm", "NO_COLOR": "1"}
@@ -127,7 +127,7 @@ def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int,
 def test_trying_again_and_again_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A long run looks after what others left every half minute: no thread and no descriptor stays of each look."""
+    """A long run checks for leftovers of others every half minute: each check frees its threads and descriptors."""
 
     def refuse(bodies: Sequence[Body]) -> list[Failure]:
         raise TransportError(kind, "Refused", "")
@@ -149,8 +149,8 @@ def test_trying_again_and_again_leaves_nothing_behind(
     wait_for(lambda: all(map(le, held(), before)), "end of what was made")  # what was there before may end, too
 
 
-def test_what_flush_makes_is_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A local queue that it makes, whatever the umask."""
+def test_files_made_by_flush_are_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """The local queue, whatever the umask."""
     path = sqstee.folder / "queue.db"
     environ = sqstee.environ | fake_sqs.environ()
     (sqstee.folder / "queue.db").mkdir()

@@ -23,7 +23,7 @@ START = "import logging, os, sys, threading, sqstee\nlog = logging.getLogger('jo
 
 
 def program(tmp_path: Path, code: str) -> list[str]:
-    """A program that logs: a file, as multiprocessing's spawn wants it."""
+    """A program that logs, in a file, because multiprocessing's spawn needs one."""
     path = tmp_path / "job.py"
     path.write_text(START + code)
     return [sys.executable, str(path)]
@@ -32,12 +32,12 @@ def program(tmp_path: Path, code: str) -> list[str]:
 def run(sqstee: Sqstee, words: list[str], server: FakeSqs | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
     environ = sqstee.environ | (server.environ() if server else {})
-    environ["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"  # from 3.12 on, of a fork beside threads
+    environ["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"  # since 3.12, for a fork while threads run
     return subprocess.run(words, capture_output=True, text=True, env=environ, timeout=60, check=False)
 
 
 def by_run(bodies: list[tuple[str | bytes, dict[str, str]]]) -> list[Rebuilt]:
-    """What arrived, a run each, in the order of their beginning."""
+    """The bodies by run, in the order of the runs' start."""
     found: dict[str, list[tuple[str | bytes, dict[str, str]]]] = {}
     for data, attributes in bodies:
         found.setdefault(decode(data, attributes)[0].run, []).append((data, attributes))
@@ -45,7 +45,7 @@ def by_run(bodies: list[tuple[str | bytes, dict[str, str]]]) -> list[Rebuilt]:
 
 
 def arrived(server: FakeSqs) -> list[Rebuilt]:
-    """The runs on the queue, each whole; nothing was refused."""
+    """The runs on the queue; each is whole, and no request was refused."""
     runs = by_run([(message.body, message.attributes) for message in server.sent("q")])
     for one in runs:
         one.assert_whole()
@@ -54,7 +54,7 @@ def arrived(server: FakeSqs) -> list[Rebuilt]:
 
 
 def the_run(sqstee: Sqstee, server: FakeSqs, tmp_path: Path, code: str) -> Rebuilt:
-    """The one run of a program that ended well and said nothing."""
+    """The one run of a program that succeeds without output."""
     found = run(sqstee, program(tmp_path, code), server)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     (one,) = arrived(server)
@@ -62,7 +62,7 @@ def the_run(sqstee: Sqstee, server: FakeSqs, tmp_path: Path, code: str) -> Rebui
 
 
 def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """A line each, a traceback many, any text; nobody has to close anything."""
+    """One line per record, several for a traceback, any text, without a call of close."""
     code = (
         "more = {'job': 'nightly', 'label': {'team': 'data'}}\n"
         "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s', **more)\n"
@@ -83,7 +83,7 @@ def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
     assert sqstee.waiting_runs() == []
 
 
-def test_who_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
+def test_a_process_that_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
     """No run, no folder, no thread before the first line."""
     found = run(sqstee, program(tmp_path, "sqstee.configure(to='q')\nprint(threading.active_count())"))
     assert (found.stdout, found.stderr) == ("1\n", "")
@@ -91,7 +91,7 @@ def test_who_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
 
 
 def test_a_child_forked_while_the_local_queue_is_locked_ships_all_the_same(sqstee: Sqstee, tmp_path: Path) -> None:
-    """Who waits for another process's lock does not keep a fork waiting."""
+    """A thread that waits for another process's lock does not block a fork."""
     holding = (
         "import sqlite3, sys; other = sqlite3.connect(sys.argv[1], isolation_level=None); "
         "other.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read(); other.execute('COMMIT')"
@@ -116,7 +116,7 @@ def test_a_child_forked_while_the_local_queue_is_locked_ships_all_the_same(sqste
 
 
 def test_a_child_forked_while_the_disk_hangs_leaves_the_local_queue_alone(sqstee: Sqstee, tmp_path: Path) -> None:
-    """A fork waits for a while only. The child's lines stay in the spool: SQLite would take it for its parent."""
+    """A fork waits briefly. The child's lines stay in the spool: SQLite would mistake it for its parent."""
     code = (
         "from sqstee.transports import local\nlocal._FORK_SECONDS = 0.1\n"
         "sqstee.configure(to='local', linger=0)\n"
@@ -135,7 +135,7 @@ def test_a_child_forked_while_the_disk_hangs_leaves_the_local_queue_alone(sqstee
 
 @pytest.mark.parametrize("to", ["q", "local"])
 def test_a_forked_child_has_a_run_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, to: str) -> None:
-    """Forks at once and while lines are being shipped; children that log, and end as os.fork's children should."""
+    """Forks at the start and during shipping; the children log, and end by os._exit as they should."""
     code = (
         f"handler = sqstee.configure(to={to!r}, linger=0)\n"
         "for n in range(6):\n"
@@ -159,7 +159,7 @@ def test_a_forked_child_has_a_run_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs, 
 def test_workers_of_multiprocessing_ship_and_flush(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, method: str
 ) -> None:
-    """A pool of workers; a spawned one gets the handler by pickle. They end without atexit; nothing stays."""
+    """A pool of workers; a spawned one gets the handler by pickle. They end without atexit, yet no line stays."""
     code = (
         "import multiprocessing\n"
         "def begin(handler):\n"
@@ -187,7 +187,7 @@ def test_workers_of_multiprocessing_ship_and_flush(
 
 
 def test_many_threads_write_whole_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """Each thread's order is kept, no line is broken, and a signal's handler may log in between."""
+    """Each thread's order is kept, no line is broken, and a signal handler may log too."""
     code = (
         "import signal\n"
         "sqstee.configure(to='q')\n"
@@ -206,15 +206,15 @@ def test_many_threads_write_whole_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
         assert [line for line in lines if line.startswith(f"{thread} ")] == [f"{thread} {n}" for n in range(500)]
 
 
-def test_what_the_shipping_logs_is_not_shipped(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """At level DEBUG boto3 logs each request: it would never come to an end."""
+def test_log_records_of_the_shipping_are_not_shipped(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """At level DEBUG boto3 logs each request: shipping that would never end."""
     code = "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s')\nlog.debug('hi')\n"
     one = the_run(sqstee, fake_sqs, tmp_path, code)
     assert [record.message for record in one.records] == ["job hi"]
 
 
-def test_a_destination_that_never_answers_holds_nobody(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """Lines go to the spool at once; at exit the flush timeout is the bound, and one line says what stays."""
+def test_a_destination_that_never_answers_blocks_nothing(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Lines go to the spool at once; exit takes the flush timeout at most, and one line reports the rest."""
     fake_sqs.faults(black_hole=True)
     code = "sqstee.configure(to='q', flush_timeout=0.5)\nfor n in range(5000): log.info('line %d', n)\nprint('done')\n"
     found = run(sqstee, program(tmp_path, code), fake_sqs)
@@ -229,8 +229,8 @@ def test_a_destination_that_never_answers_holds_nobody(sqstee: Sqstee, fake_sqs:
     assert len(one.records) == 5000
 
 
-def test_a_profile_that_is_not_there_is_the_fallbacks_business(sqstee: Sqstee, tmp_path: Path) -> None:
-    """What boto3 refuses before any call is a refusal like any other: the thread goes on, the lines go elsewhere."""
+def test_with_a_missing_aws_profile_the_fallback_is_used(sqstee: Sqstee, tmp_path: Path) -> None:
+    """An error of boto3 before any call is a refusal like any other: the thread sends the lines to the fallback."""
     path = tmp_path / "second.db"
     sqstee.environ["AWS_PROFILE"] = "nobody"
     code = f"sqstee.configure(to='q', fallback='local:{path}')\nlog.info('hello')\n"
@@ -242,7 +242,7 @@ def test_a_profile_that_is_not_there_is_the_fallbacks_business(sqstee: Sqstee, t
 
 
 def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """Also while a forked child lives on: it holds none of its parent's locks."""
+    """Even if a forked child survives: it holds none of its parent's locks."""
     code = (
         "sqstee.configure(to='q')\n"
         "for n in range(100): log.info('line %d', n)\n"
@@ -267,8 +267,8 @@ def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs
     assert one.events[-1].fields["cause"] == "wrapper-died"
 
 
-def test_a_line_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """What the queue refuses for good is said at the end, as what waits is."""
+def test_a_line_in_quarantine(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Lines that the queue refuses for good are reported at the end, like waiting ones."""
     fake_sqs.faults(failed_entries=[{"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True}])
     code = "sqstee.configure(to='q')\nlog.info('good'); log.info('poisonous')\n"
     found = run(sqstee, program(tmp_path, code), fake_sqs)
@@ -279,7 +279,7 @@ def test_a_line_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: P
 def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
 ) -> None:
-    """The thread ships by itself; `close` delivers, and the next line is a new run's."""
+    """The thread ships without a call; `close` delivers, and the next line begins a new run."""
     code = (
         "handler = sqstee.configure(to='q')\n"
         "log.info('first'); first = handler.run; sys.stdin.readline()\n"
@@ -293,8 +293,8 @@ def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(
     assert [one.stderr for one in arrived(fake_sqs)] == [b"first\n", b"second\n"]
 
 
-def test_a_spool_that_cannot_be_made_is_said_once(sqstee: Sqstee, tmp_path: Path) -> None:
-    """The program goes on, and at its end the dropped records are counted."""
+def test_a_spool_that_cannot_be_created_is_reported_once(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The program runs on, and at its end the dropped records are counted."""
     (tmp_path / "file").write_text("")
     code = f"sqstee.configure(to='q', spool={str(tmp_path / 'file' / 'spool')!r})\nfor n in range(5): log.info('x')\n"
     found = run(sqstee, program(tmp_path, code))
@@ -305,7 +305,7 @@ def test_a_spool_that_cannot_be_made_is_said_once(sqstee: Sqstee, tmp_path: Path
 
 
 def test_a_configuration_travels_by_pickle_and_by_dictionary(sqstee: Sqstee, tmp_path: Path) -> None:
-    """As Spark, Dask and logging.config hand it over; the same call again gives the same handler."""
+    """As Spark, Dask and logging.config pass it on; the same call again returns the same handler."""
     logger = logging.getLogger("travels")
     handler = package.configure("local", logger="travels", level="WARNING", format="%(message)s!", spool=str(tmp_path))
     try:
@@ -321,21 +321,21 @@ def test_a_configuration_travels_by_pickle_and_by_dictionary(sqstee: Sqstee, tmp
 
 
 @pytest.mark.parametrize("given", [{"to": "no queue!"}, {"linger": "soon"}, {"label": ["novalue"]}])
-def test_a_setting_that_is_not_right_is_told_at_once(given: dict[str, object]) -> None:
-    """Where the handler is made, not where it first logs."""
+def test_an_invalid_setting_is_refused_at_once(given: dict[str, object]) -> None:
+    """When the handler is created, not when it first logs."""
     with pytest.raises(SqsteeError, match="|".join(given)):
         package.Handler(**given)  # type: ignore[arg-type]
 
 
-def test_a_handler_that_could_not_be_made_says_nothing_at_the_programs_end(sqstee: Sqstee, tmp_path: Path) -> None:
-    """Regression: logging knew it already, and flushing it at exit was a traceback."""
+def test_a_handler_that_could_not_be_created_is_silent_at_exit(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Regression: logging had registered it, and flushing it at exit printed a traceback."""
     code = "try:\n    sqstee.configure(linger=-1)\nexcept Exception as error:\n    kept = error\n    print('refused')\n"
     found = run(sqstee, program(tmp_path, code))
     assert (found.returncode, found.stdout, found.stderr) == (0, "refused\n", "")
 
 
-def test_paths_are_meant_from_where_the_handler_is_made(sqstee: Sqstee, tmp_path: Path) -> None:
-    """Regression: they were looked for where the program was at its first line, a daemon in /."""
+def test_paths_are_relative_to_the_folder_where_the_handler_is_created(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Regression: they were resolved at the first line, when a daemon is in /."""
     away = tmp_path / "away"
     away.mkdir()
     code = f"os.chdir({str(tmp_path)!r}); sqstee.configure(to='local:q.db', spool='sp', fallback='local:other.db')\n"
@@ -346,14 +346,14 @@ def test_paths_are_meant_from_where_the_handler_is_made(sqstee: Sqstee, tmp_path
     assert not list(away.iterdir())
 
 
-def test_a_setting_that_is_none_is_a_type_error() -> None:
-    """As any wrong keyword."""
+def test_an_unknown_setting_is_a_type_error() -> None:
+    """Like any wrong keyword."""
     with pytest.raises(TypeError, match="'lingre' is not an option"):
         package.Handler("q", lingre=1)
 
 
-def test_what_is_public_is_typed() -> None:
-    """The lazy names are there, and what they are."""
+def test_public_names_are_typed() -> None:
+    """The lazy names exist, with their types."""
     assert sorted(package.__all__) == ["Event", "Handler", "Record", "configure", "decode"]
     assert (package.Event, package.Record, package.decode) == (Event, Record, decode)
     assert issubclass(package.Handler, logging.Handler)

@@ -1,4 +1,4 @@
-"""What is printed for people: help of any width, no colours where they do not belong, a report of versions."""
+"""Output for people: help of any width, colours on terminals only, the report of versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = [verb.name for verb in help.verbs()]
 
 
 def test_the_root_is_one_screen_and_names_every_verb_once(sqstee: Sqstee) -> None:
-    """80 × 24, and it begins with the form that matters."""
+    """It fits 80 × 24, and begins with the main form."""
     found = sqstee.run("--help", environ={"COLUMNS": "80"})
     lines = found.stdout.decode().splitlines()
     assert found.returncode == 0
@@ -25,19 +25,19 @@ def test_the_root_is_one_screen_and_names_every_verb_once(sqstee: Sqstee) -> Non
     assert max(map(len, lines)) <= 80
     named = [line.split()[0] for line in lines if re.match(r"  [a-z]+  +[A-Z]", line)]
     assert sorted([*named, "run"]) == sorted(VERBS)
-    assert "…" not in "".join(lines[2:])  # what is too long is cut behind a clause
+    assert "…" not in "".join(lines[2:])  # long summaries end after a clause
     assert sqstee.run("-h", environ={"COLUMNS": "80"}).stdout == found.stdout
 
 
 def test_verbs_are_named_also_without_docstrings(sqstee: Sqstee) -> None:
-    """PYTHONOPTIMIZE=2, meant for the command, takes what they do away."""
+    """PYTHONOPTIMIZE=2, set for the command, removes their summaries."""
     lines = sqstee.run("--help", environ={"PYTHONOPTIMIZE": "2"}).stdout.decode().splitlines()
     assert [verb for verb in VERBS if f"  {verb}" in lines] == [verb for verb in VERBS if verb != "run"]
 
 
 @pytest.mark.parametrize("columns", [40, 59, 60, 80, 200])
 def test_help_of_every_verb_keeps_to_the_width(columns: int) -> None:
-    """No line is longer, no option is missing, and nothing is cut off."""
+    """No line is longer, no option is missing, and no text is cut off."""
     assert all(len(line) <= columns for line in help.root(columns).splitlines())
     for verb in help.verbs():
         text = help.of_verb(verb, columns)
@@ -50,7 +50,7 @@ def test_help_of_every_verb_keeps_to_the_width(columns: int) -> None:
 
 @pytest.mark.parametrize("verb", NAMES)
 def test_each_verb_explains_itself(sqstee: Sqstee, verb: str) -> None:
-    """--help and -h, on stdout, with status 0 and without any escape."""
+    """--help prints to stdout, with status 0 and without escapes."""
     found = sqstee.run(verb, "--help", environ={"COLUMNS": "40"})
     assert (found.returncode, found.stderr) == (0, b"")
     assert found.stdout.startswith(f"Usage: sqstee {'[run]' if verb == 'run' else verb}".encode())
@@ -58,8 +58,8 @@ def test_each_verb_explains_itself(sqstee: Sqstee, verb: str) -> None:
     assert max(len(line) for line in found.stdout.decode().splitlines()) <= 40
 
 
-def test_help_behind_the_dashes_is_the_commands_own(sqstee: Sqstee) -> None:
-    """A wrapped command gets its own."""
+def test_help_after_the_dashes_is_the_commands_own(sqstee: Sqstee) -> None:
+    """A wrapped command gets its --help."""
     assert sqstee.run("--", "printf", "%s", "--help").stdout == b"--help"
 
 
@@ -67,7 +67,7 @@ def test_help_behind_the_dashes_is_the_commands_own(sqstee: Sqstee) -> None:
 def test_a_terminal_gets_colours_unless_no_color_is_set(
     sqstee: Sqstee, variable: dict[str, str], coloured: bool
 ) -> None:
-    """https://no-color.org; a pipe gets none either way."""
+    """As https://no-color.org asks; a pipe never gets colours."""
     sqstee.run("--", "echo", "hi")
     words = [SCRIPT, "tail", "--no-follow"]
     with Terminal(words, sqstee.environ | {"TERM": "xterm"} | variable, (24, 40)) as terminal:
@@ -77,8 +77,8 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(
     assert b"\x1b" not in sqstee.run("tail", "--no-follow", environ=variable).stdout
 
 
-def test_the_report_for_bugs_says_where_and_never_what(sqstee: Sqstee, tmp_path: Path) -> None:
-    """Versions, paths, names of variables and settings; no value of a variable."""
+def test_the_bug_report_has_sources_but_no_values(sqstee: Sqstee, tmp_path: Path) -> None:
+    """It has versions, paths, and names of variables and settings, but no value of a variable."""
     (tmp_path / ".config").mkdir()
     (tmp_path / ".config" / "sqstee.toml").write_text('to = "secret-queue"\n')
     environ = {"AWS_SECRET_ACCESS_KEY": "hunter2", "SQSTEE_JOB": "hunter3", "HTTPS_PROXY": "http://u:hunter4@p"}

@@ -1,4 +1,4 @@
-"""What a run says: one line each, with what happened and what to do next, whatever the words of others in it."""
+"""The messages of a run: one line each, with an event and an advice, whatever foreign text is in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from terminal import Terminal
 
 from sqstee.capture.notices import Notices
 
-# Where to look, or what to type: every line of ours has one of these.
+# Advice: a command or an option. Every line of ours has one of these.
 ADVICE = re.compile(
     r"`sqstee (flush|tail)|--spool|--send|--tty|--redact|--to, |wait for|send them|see to the disk|please report"
     r"|the shipped copy is not|as without it|make room|cannot be unmounted|the line above"
@@ -39,7 +39,7 @@ FAULTS = {
 
 
 def check(text: str) -> None:
-    """At least one line, each ours, complete in itself, with advice."""
+    """Check that there are lines, that all are ours, and that each has an advice."""
     lines = text.splitlines()
     assert lines
     for line in lines:
@@ -50,8 +50,8 @@ def check(text: str) -> None:
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
-    """What happened, and what to do next."""
+def test_every_failure_is_reported_in_one_line(sqstee: Sqstee, what: str) -> None:
+    """The event, and what to do about it."""
     words = ("--to", "local", "--fsync", "--redact", "x", *time_to_meet(FAULTS[what]))
     environ = injecting(sqstee.folder, FAULTS[what])
     script = f"echo a; {until_met(sqstee.folder, FAULTS[what])}; sleep .1"
@@ -63,7 +63,7 @@ def test_every_failure_says_one_line(sqstee: Sqstee, what: str) -> None:
 
 
 def test_a_full_output(sqstee: Sqstee) -> None:
-    """Its error, and where the lines still are."""
+    """The message has the error, and the place of the lines."""
     environ = sqstee.environ | {"SQSTEE_TO": "local"}
     command = f"{' '.join(sqstee.words('--'))} echo hi >/dev/full"
     with Terminal(["sh", "-c", command], environ) as terminal:
@@ -74,7 +74,7 @@ def test_a_full_output(sqstee: Sqstee) -> None:
 
 
 def test_a_spool_with_a_newline_in_its_name(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """A path of the user's cannot break a line, nor can a server's words."""
+    """Neither a user's path nor a server's text can break a line."""
     code = {"code": "Odd\nError", "status": 400, "message": "line\r\nbreak \x1b[2J"}
     fake_sqs.faults(errors=[code])
     words = ("--to", "q", "--flush-timeout", "1s", "--spool", f"{tmp_path}/a\nb", "--", "true")
@@ -85,7 +85,7 @@ def test_a_spool_with_a_newline_in_its_name(sqstee: Sqstee, fake_sqs: FakeSqs, t
 
 @pytest.mark.parametrize("mode", [0o755, 0o000])
 def test_a_spool_that_cannot_be_used(sqstee: Sqstee, mode: int) -> None:
-    """The command runs, and the line says which folder, and what would do."""
+    """The command runs; the message names the folder and a remedy."""
     (sqstee.folder / "spool").mkdir(mode=0o700)
     os.chmod(sqstee.folder / "spool", mode)
     spool = sqstee.folder / "spool" if mode else sqstee.folder / "spool" / "file"
@@ -97,20 +97,20 @@ def test_a_spool_that_cannot_be_used(sqstee: Sqstee, mode: int) -> None:
     line = found.stderr.decode()
     assert line.startswith(f"sqstee: the output was not captured: the spool folder {spool} ")
     assert "chmod 700" in line or "--spool" in line
-    assert mode == 0 or f"--spool {spool}/sqstee" in line  # it may be /tmp
+    assert mode == 0 or f"--spool {spool}/sqstee" in line  # the folder may be /tmp
     assert line.count("\n") == 1
 
 
-def test_the_same_is_said_once() -> None:
-    """A hundred signals that cannot be relayed are one line."""
+def test_equal_messages_are_reported_once() -> None:
+    """A hundred signals that cannot be relayed make one line."""
     messages = Notices()
     for _ in range(3):
         messages.add("the\nsame")
     assert messages._texts == ["the same"]
 
 
-def test_an_unfinished_line_of_the_commands(sqstee: Sqstee) -> None:
-    """Ours begin on a line of their own."""
+def test_an_unfinished_line_of_the_command(sqstee: Sqstee) -> None:
+    """Messages begin on a line of their own."""
     found = sqstee.run("--summary", "--to", "local", "--", "sh", "-c", "printf half >&2")
     first, second = found.stderr.decode().splitlines()
     assert first == "half"

@@ -183,5 +183,5 @@ def test_where_it_cannot_unpack_itself_the_command_runs_all_the_same(pyz: Path, 
     words = [sys.executable, str(broken)]
     found = subprocess.run([*words, "--", "sh", "-c", "echo hi; exit 4"], capture_output=True, text=True, check=False)
     assert (found.stdout, found.returncode) == ("hi\n", 4)
-    assert found.stderr.startswith("sqstee: it cannot be unpacked: ")
+    assert found.stderr.startswith("sqstee: sqstee.pyz cannot be unpacked: ")
     assert subprocess.run([*words, "tail"], capture_output=True, check=False).returncode == 125

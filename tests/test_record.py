@@ -31,7 +31,7 @@ def block_of(pieces: list[bytes]) -> bytes:
 
 
 def test_a_line_is_the_documented_object() -> None:
-    """The fields, their order and their form are those of the wire format."""
+    """Fields, order and form are those of the wire format."""
     body = ENCODER.lines(b"caf\xc3\xa9\n", "stdout", TIME_NS, 42)
     assert body == (
         b'{"timestamp":"2026-11-21T19:30:00.123456Z","host":"node17","stream":"stdout",'
@@ -48,7 +48,7 @@ def test_job_and_labels_are_on_every_line() -> None:
 
 @given(lines)
 def test_any_block_of_lines_comes_back(pieces: list[bytes]) -> None:
-    """Whatever the bytes, decoding gives them back, numbered one by one."""
+    """Decoding returns any bytes unchanged, numbered one by one."""
     block = block_of(pieces)
     found = decode(ENCODER.lines(block, "stdout", TIME_NS, 7)) if block else []
     assert b"".join(item.data for item in found if isinstance(item, Record)) == block
@@ -57,7 +57,7 @@ def test_any_block_of_lines_comes_back(pieces: list[bytes]) -> None:
 
 @given(lines, st.binary(min_size=1, max_size=40))
 def test_an_unfinished_piece_comes_back_without_newline(pieces: list[bytes], last: bytes) -> None:
-    """The last piece of a block that was cut has eol false."""
+    """The last piece of a cut block has eol false."""
     block = block_of(pieces) + last.replace(b"\n", b".")
     found = decode(ENCODER.lines(block, "stderr", TIME_NS, 0, eol=False))
     assert b"".join(item.data for item in found if isinstance(item, Record)) == block
@@ -65,8 +65,8 @@ def test_an_unfinished_piece_comes_back_without_newline(pieces: list[bytes], las
 
 
 @given(lines)
-def test_no_body_holds_what_sqs_refuses_or_breaks_lines(pieces: list[bytes]) -> None:
-    """A body has only characters that SQS takes, and splitlines() finds exactly its records."""
+def test_no_body_has_characters_that_sqs_refuses_or_that_break_lines(pieces: list[bytes]) -> None:
+    """A body has only characters that SQS accepts, and splitlines() finds exactly its records."""
     block = block_of(pieces)
     if not block:
         return
@@ -94,7 +94,7 @@ def test_each_difficult_character_is_escaped_and_comes_back(char: str) -> None:
 
 
 def test_bytes_that_are_not_utf8_travel_beside_a_readable_message() -> None:
-    """`raw` holds the exact bytes, `message` what a person can read of them; the lines around stay plain."""
+    """`raw` holds the exact bytes, `message` a readable version; the lines around them stay plain."""
     good, bad = decode(ENCODER.lines(b"fine\nx\xffy\xed\xa0\x80\n", "stdout", 0, 0))
     assert isinstance(good, Record)
     assert isinstance(bad, Record)
@@ -103,7 +103,7 @@ def test_bytes_that_are_not_utf8_travel_beside_a_readable_message() -> None:
 
 
 def test_an_event_carries_its_fields() -> None:
-    """An event has the common fields and its own, and no stream."""
+    """An event has the common fields and its own, but no stream."""
     payload = encode_object({"event": "gap", "message": "3 lines dropped", "from": 6, "to": 8})
     (event,) = decode(ENCODER.event(payload, TIME_NS, 6))
     assert isinstance(event, Event)
@@ -120,7 +120,7 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=5))
 def test_objects_are_json(fields: dict[str, object]) -> None:
-    """Our own small encoder writes what json reads."""
+    """json reads the output of our own small encoder."""
     assert json.loads(encode_object(fields)) == fields
 
 
@@ -131,7 +131,7 @@ def test_a_surrogate_in_a_name_does_not_break_the_encoder() -> None:
 
 @pytest.mark.parametrize("isal", [True, False], ids=["ISA-L", "zlib"])
 def test_a_compressed_body_is_base64_of_gzip_and_always_the_same(isal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JustSaying's convention; the same bytes each time, so that a repeated body is the same message."""
+    """As JustSaying does; the same bytes each time, so that a repeated body is the same message."""
     if not isal:
         monkeypatch.setitem(sys.modules, "isal", None)
     body = Body(ENCODER.lines(b"a\n" * 50, "stdout", 0, 0), "R", "h", 0, 49)
@@ -143,7 +143,7 @@ def test_a_compressed_body_is_base64_of_gzip_and_always_the_same(isal: bool, mon
 
 
 def test_no_body_grows_by_being_compressed() -> None:
-    """The attribute that says so counts too: a body that just fits its message still does."""
+    """Its attribute counts too: a body that just fits its message still fits."""
     sizes = []
     for count in range(300):
         body = Body(bytes(range(33, 127)) + b"a" * count, "R", "h", 0, 0)
@@ -171,7 +171,7 @@ def test_a_body_counts_its_attributes() -> None:
     ],
 )
 def test_foreign_bodies_are_refused_with_one_kind_of_error(body: str | bytes) -> None:
-    """What is not in the wire format is a DecodeError, whatever it is."""
+    """Anything that is not in the wire format is a DecodeError."""
     with pytest.raises(DecodeError):
         decode(body)
 
@@ -204,8 +204,8 @@ ODD_LINES = [
 
 
 @given(st.lists(st.sampled_from([WHOLE, *ODD_LINES]), max_size=5))
-def test_bodies_of_one_run_are_what_each_line_says(pieces: list[bytes]) -> None:
-    """Every line counts for itself: the same records as by decode(), and the same lines are refused."""
+def test_bodies_of_one_run_follow_each_line(pieces: list[bytes]) -> None:
+    """Each line is decoded by itself: the same records as from decode(), and the same lines are refused."""
     try:
         expected = [(item.run, item.seq) for piece in pieces for item in decode(piece)]
     except DecodeError:

@@ -23,6 +23,7 @@ PURE = {
     "sqstee.errors",
     "sqstee.jsonbytes",
     "sqstee.options",
+    "sqstee.config_file",
     "sqstee.text",
     "sqstee.auto_labels",
     "sqstee.spool.frame",
@@ -114,6 +115,7 @@ def belongs(name: str, *parents: str) -> bool:
 FOUNDATION = {
     *(
         "backoff",
+        "config_file",
         "errors",
         "record",
         "wire",

@@ -1,4 +1,4 @@
-"""`sqstee agent`: ship for every run of a spool folder, or of a host."""
+"""`sqstee agent`: ship for every run of a spool folder or a host."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ if typing.TYPE_CHECKING:
 
 
 def agent(
-    to: list[str] = typer.Option((), "--to", metavar="DEST", help="A destination that it ships to, as runs name it."),
+    to: list[str] = typer.Option((), "--to", metavar="DEST", help="Ship only to this destination; repeatable."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
-    once: bool = typer.Option(False, "--once", help="Ship what is there, and end: for cron."),
-    status: bool = typer.Option(False, "--status", help="Show what the running agent does."),
-    flush_timeout: str = typer.Option("", "--flush-timeout", metavar="TIME", help="How long to deliver at the end."),
+    once: bool = typer.Option(False, "--once", help="Ship all waiting runs, then exit: for cron."),
+    status: bool = typer.Option(False, "--status", help="Show the state of the running agent."),
+    flush_timeout: str = typer.Option(
+        "", "--flush-timeout", metavar="TIME", help="Time for delivery at exit (default: 10s)."
+    ),
 ) -> int:
     """Ship for every run on this host: one process, one connection pool, the lines of all runs packed together.
 
-    Without --to it ships to whatever its own user's runs name. As root, with /var/spool/sqstee made for all users
-    (mode 1777), it serves them all, and only for the destinations that are given.
+    Without --to, and without [agent] in a configuration file, it ships its own user's runs to any destination. As root,
+    with /var/spool/sqstee created for all users (mode 1777), it serves them all, and needs one of the two.
     """
     from sqstee import options
     from sqstee.spool.location import open_root
@@ -39,7 +41,7 @@ def agent(
 
 
 def _folder(configured: str) -> str:
-    """The folder that is served: root serves the one of all users where there is one."""
+    """The spool folder to serve: for root the one of all users, if it exists."""
     from sqstee.spool.location import SHARED, default_root
 
     if configured:
@@ -54,7 +56,7 @@ def _of_all_users(folder: str) -> bool:
 
 
 def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
-    """The destinations of the command line, else of the configuration's [agent] table, else all."""
+    """The destinations to serve: those of the command line, else of the [agent] table, else all."""
     from sqstee import options
     from sqstee.agent.agent import AgentConfig
     from sqstee.destination import LOCAL_FILE_NAME, parse
@@ -65,39 +67,18 @@ def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     for destination in map(parse, found):
         if destination.kind != "local" or (not destination.name and _of_all_users(folder)):
             names.add(destination.text)
-        else:  # as a run names it, once it knows where it is
+        else:  # a run's spool holds the absolute path
             names.add(f"local:{os.path.abspath(destination.name or f'{folder}/{LOCAL_FILE_NAME}')}")
     return AgentConfig(frozenset(names) if found else None, settings)
 
 
 def _configured() -> list[str]:
-    """`to` of the table [agent] of the strongest configuration file that has one."""
-    import tomllib
-
-    from sqstee import options
+    """`to` of the [agent] table in the strongest configuration file that sets it."""
+    from sqstee import config_file
 
     found: list[str] = []
-    for path in options.configuration_files(os.environ):
-        try:
-            with open(path, encoding="utf-8") as file:
-                lines = file.read().split("\n")
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise SqsteeError(f"{path} cannot be read: {error}") from None
-        tables = [at for at, line in enumerate(lines) if line.lstrip().startswith("[")]
-        own = [at for at in tables if lines[at].strip()[1:].partition("]")[0].strip(" \t\"'") == "agent"][:1]
-        end = min([at for at in tables if own and at > own[0]], default=len(lines))
-        try:  # what is outside of it, as of a profile, is not quite TOML
-            table = tomllib.loads("\n".join(lines[own[0] : end])).get("agent", {}) if own else {}
-        except tomllib.TOMLDecodeError as error:
-            raise SqsteeError(f"{path} cannot be read: {error}", 'the form is to = ["DEST"] under [agent]') from None
-        names = table.get("to", []) if isinstance(table, dict) else [0]
-        names = [names] if isinstance(names, str) else names
-        unknown = set(table) - {"to"} if isinstance(table, dict) else set()
-        if unknown or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise SqsteeError(f"{path}: [agent] takes `to` alone", 'the form is to = ["DEST"] under [agent]')
-        found = names or found
+    for path in config_file.configuration_files(os.environ):
+        found = config_file.read_config(path).agent_destinations() or found
     return found
 
 
@@ -109,7 +90,7 @@ def _once(folder: str, plan: AgentConfig) -> int:
     for run in worker.delivered:
         typer.echo(f"{run}: shipped")
     for run in worker.busy:
-        typer.echo(f"{run}: being shipped by another process")
+        typer.echo(f"{run}: another process is shipping it")
     for run, reason in sorted(left.items()):
         typer.echo(f"{run}: stays in the spool: {reason}")
     return EXIT_FAILURE if left else 0
@@ -135,7 +116,7 @@ def _serve(folder: str, plan: AgentConfig, configuration: typing.Callable[[], Ag
         try:
             return configuration()
         except SqsteeError as error:
-            typer.echo(f"{error}\nsqstee: the agent goes on as it was", err=True)
+            typer.echo(f"{error}\nsqstee: the agent keeps its configuration", err=True)
             return None
 
     worker.serve(stop, reload)
@@ -149,9 +130,9 @@ def _show(folder: str) -> int:
 
     found = read_status(folder)
     if found is None:
-        raise SqsteeError(f"no agent serves {folder}", "sqstee agent starts one", EXIT_FAILURE)
-    takes = found.get("destinations")
-    to = ", ".join(takes) if isinstance(takes, list) else "whatever runs ask for"
+        raise SqsteeError(f"no agent serves {folder}", "start one: sqstee agent", EXIT_FAILURE)
+    served = found.get("destinations")
+    to = ", ".join(served) if isinstance(served, list) else "any"
     shipping = found.get("shipping_to")
     rows = (
         ("agent", f"{found.get('pid', '?')}, version {found.get('version', '?')}, serves {folder}"),
@@ -159,7 +140,7 @@ def _show(folder: str) -> int:
         ("runs", found.get("runs", "?")),
         ("waiting", f"{found.get('waiting_bytes', '?')} bytes, {found.get('waiting_records', '?')} records read"),
         ("delivered", f"{found.get('records', '?')} records in {found.get('requests', '?')} requests"),
-        ("rate", f"{found.get('records_per_second', '?')} records/s over the last ten seconds"),
+        ("rate", f"{found.get('records_per_second', '?')} records/s over the last 10 seconds"),
         ("last error", found.get("error") or "none"),
     )
     for name, value in rows:

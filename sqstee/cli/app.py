@@ -1,4 +1,4 @@
-"""The verbs' command line, and the one place where their errors are printed."""
+"""The command line of the verbs: parse errors, interruptions and broken pipes become errors or exit statuses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from io import TextIOWrapper
 import typer
 
 from sqstee.cli.tree import app
-from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SqsteeError
+from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SqsteeError, did_you_mean
 
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # as a process that the signal ends
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # as shells report death by SIGPIPE
 
 
 def main(words: list[str]) -> int:
-    """Run a verb: its exit status."""
-    _hold_streams()
+    """Run a verb and return its exit status."""
+    _open_closed_streams()
     try:
         with _interruptible():
             status = _run(words)
@@ -30,16 +30,16 @@ def main(words: list[str]) -> int:
     except BrokenPipeError:
         return _BROKEN_PIPE
     except SystemExit as end:
-        if not isinstance(end.__context__, BrokenPipeError):  # which typer turns into this
+        if not isinstance(end.__context__, BrokenPipeError):  # typer exits on one
             raise
         return _BROKEN_PIPE
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and not error.filename:  # of getcwd(2) alone
-            raise SqsteeError("the working folder is gone", "cd to one that is there", EXIT_FAILURE) from None
-        what = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror or error}"
-        raise SqsteeError(what, "see where the output goes, and whether there is room", EXIT_FAILURE) from None
+        if isinstance(error, FileNotFoundError) and not error.filename:  # only getcwd(2) names no file
+            raise SqsteeError("the working folder was deleted", "cd to an existing one", EXIT_FAILURE) from None
+        text = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror or error}"
+        raise SqsteeError(text, "check the destination of the output and its free space", EXIT_FAILURE) from None
     finally:
-        _give_stdout_up()
+        _drop_unwritten_output()
 
 
 def _run(words: list[str]) -> int:
@@ -50,13 +50,22 @@ def _run(words: list[str]) -> int:
     except (SqsteeError, typer.Abort, OSError):
         raise
     except Exception as error:
-        # typer vendors its parser since 0.26: a usage error is known by what it can do, not by its class
+        # typer vendors its parser since 0.26: a usage error is recognised by its method, not by its class
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
         verb = words[0] if words and not words[0].startswith("-") else ""
         message = " ".join(str(explain()).split()).rstrip(".")
+        if hasattr(error, "possibilities"):  # of an unknown option alone
+            message = _unknown_option(verb, str(getattr(error, "option_name", "")))
         raise SqsteeError(message, f"see: sqstee {verb} --help".replace("  ", " ")) from None
+
+
+def _unknown_option(verb: str, name: str) -> str:
+    from sqstee.cli import help
+
+    known = [name for one in help.verbs() if one.name == verb for flag in one.flags for name in flag.names]
+    return f"unknown option {name!r}{did_you_mean(name, known)}"
 
 
 def _help(word: str) -> int:
@@ -70,7 +79,7 @@ def _help(word: str) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """^C is a KeyboardInterrupt from here on; until here, as the launcher left it, it ends us as any program."""
+    """Turn ^C into KeyboardInterrupt. The launcher leaves SIGINT at its default, so before this ^C just kills us."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
         yield
         return
@@ -81,11 +90,11 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _hold_streams() -> None:
-    """Where a standard stream was closed /dev/null takes its number, which a file of ours would get otherwise.
+def _open_closed_streams() -> None:
+    """Open /dev/null in place of each closed standard stream: otherwise a file of ours would get its number.
 
-    What is said goes nowhere then, but lines, which a verb writes to descriptor 1 itself, cannot be written to it: a
-    consumer would delete them.
+    Messages then go nowhere. Descriptor 1 is opened for reading only, so that lines, which verbs write to it directly,
+    fail instead: a consumer would delete them from the queue.
     """
     for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -95,13 +104,13 @@ def _hold_streams() -> None:
     for name, way in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, way, encoding="utf-8"))  # noqa: SIM115  # for as long as we live
+            setattr(sys, name, open(os.devnull, way, encoding="utf-8"))  # noqa: SIM115  # open until the process ends
         elif way == "w" and isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what a locale or a path's bytes cannot say fails nothing
+            stream.reconfigure(errors="backslashreplace")  # no locale or path makes print() fail
 
 
-def _give_stdout_up() -> None:
-    """What could not be written, and has been said, shall not be tried again when the interpreter ends."""
+def _drop_unwritten_output() -> None:
+    """Discard output that failed to be written and was reported: the interpreter would try it again at exit."""
     try:
         if sys.__stdout__:
             sys.__stdout__.flush()

@@ -1,4 +1,4 @@
-"""`sqstee demo`: the whole path, against an SQS in this process, in one terminal."""
+"""`sqstee demo`: the whole path in one terminal, against a stand-in for SQS in this process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sqstee.errors import EXIT_FAILURE, EXIT_NOT_FOUND, SqsteeError
 
 STREAMS = ("stdout", "stderr")
 _QUEUE = "sqstee-demo"
-_SETTLE_SECONDS = 60.0  # moto takes 65 ms a call and more as a queue fills
+_RECEIVE_SECONDS = 60.0  # moto takes 65 ms per call, and more as a queue fills
 _REFRESH_SECONDS = 0.5
 
-# Some 100,000 lines over both streams, in bursts, as a job on a cluster prints them.
+# Prints 100,000 lines over both streams in bursts, like a job on a cluster.
 _JOB = """
 import sys, time
 for burst in range(20):
@@ -39,7 +39,7 @@ for burst in range(20):
 
 
 class Tally:
-    """Lines, bytes and SHA-256 of both streams, at one end of the path."""
+    """Counts of lines and bytes, and SHA-256, of both streams at one end of the path."""
 
     def __init__(self) -> None:
         self.lines = dict.fromkeys(STREAMS, 0)
@@ -47,7 +47,7 @@ class Tally:
         self._digests = {stream: hashlib.sha256() for stream in STREAMS}
 
     def add(self, stream: str, data: bytes) -> None:
-        """Count and digest bytes of one stream; a last line without a newline is counted by `finish`."""
+        """Count and digest bytes of one stream; a last line without a newline is not counted."""
         self.lines[stream] += data.count(b"\n")
         self.bytes[stream] += len(data)
         self._digests[stream].update(data)
@@ -58,7 +58,7 @@ class Tally:
 
 
 class Meter:
-    """A WSGI application before moto's: counts SendMessageBatch requests and what SQS would bill for them."""
+    """WSGI middleware around moto: counts SendMessageBatch requests, and the requests that SQS would bill."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
@@ -67,7 +67,7 @@ class Meter:
         self.billed = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Count the request and pass it on."""
+        """Count the request and pass it on to moto."""
         if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.SendMessageBatch":
             from io import BytesIO
 
@@ -81,19 +81,19 @@ class Meter:
 
 
 def _payload(entry: dict[str, Any]) -> int:
-    """What a message counts: its body, and name, type and value of each attribute, in bytes."""
+    """The bytes of a message as SQS counts them: its body, and name, type and value of each attribute."""
     attributes = entry.get("MessageAttributes", {}).items()
     texts = [text for name, value in attributes for text in (name, value["DataType"], value["StringValue"])]
     return sum(len(text.encode()) for text in (entry["MessageBody"], *texts))
 
 
 def _units(size: int) -> int:
-    """Requests that SQS bills for one call: each started 64 KiB of payload is one."""
+    """Requests that SQS bills for one call: one per 64 KiB of payload, rounded up."""
     return max(1, -(-size // 65536))
 
 
 class Receiving(threading.Thread):
-    """Empties the queue and puts both streams together again."""
+    """Empties the queue and reassembles both streams."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -107,7 +107,7 @@ class Receiving(threading.Thread):
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Receive until the run's exit event has come out in its order."""
+        """Receive until the run's exit event has come out of the reordering."""
         try:
             self._receive()
         except Exception as error:
@@ -122,18 +122,18 @@ class Receiving(threading.Thread):
         from sqstee.transports.factory import open_receiver
 
         receiver = open_receiver(parse(self._url), "")
-        order: Order[Item] = Order(from_start=True, window=_SETTLE_SECONDS)
+        order: Order[Item] = Order(from_start=True, window=_RECEIVE_SECONDS)
         while not self._exited:
             messages = receiver.receive(10, 1.0)
             for block in (block for message in messages for block in blocks(message)):
                 for emission in order.block(block[0].run, block[0].seq, block, time.monotonic()):
                     assert isinstance(emission, Emit)
-                    self._put_together(emission.items)
+                    self._add(emission.items)
                 self.duplicates = order.counters(block[0].run).duplicates
             self.record_bytes += sum(len(message.data) for message in messages)
             receiver.delete(messages)
 
-    def _put_together(self, items: Iterable[Any]) -> None:
+    def _add(self, items: Iterable[Any]) -> None:
         from sqstee.wire import Event
 
         for item in items:
@@ -145,20 +145,22 @@ class Receiving(threading.Thread):
 
 
 def demo(
-    command: list[str] = typer.Argument(None, metavar="[-- COMMAND [ARG…]]", help="A command of yours instead."),
+    command: list[str] = typer.Argument(
+        None, metavar="[-- COMMAND [ARG…]]", help="Your own command (default: a built-in job)."
+    ),
 ) -> int:
-    """The whole path in one terminal, against an SQS in this process."""
+    """Show the whole path in one terminal, against a stand-in for SQS in this process."""
     try:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:
         hint = "install it with: pip install 'sqstee[demo]'"
-        raise SqsteeError("the demo needs moto, which stands in for Amazon SQS", hint, EXIT_FAILURE) from None
-    if command and not shutil.which(command[0]):  # nothing would ever come back
+        raise SqsteeError("the demo needs moto, a stand-in for Amazon SQS", hint, EXIT_FAILURE) from None
+    if command and not shutil.which(command[0]):  # without a command no line would come back
         raise SqsteeError(f"{command[0]}: command not found", "check its name and PATH", EXIT_NOT_FOUND)
     meter = Meter(DomainDispatcherApplication(create_backend_app))
     with _server(meter) as endpoint, tempfile.TemporaryDirectory(prefix="sqstee-demo-") as spool:
         for name in [name for name in os.environ if name.startswith(("AWS_", "SQSTEE_"))]:
-            del os.environ[name]  # a profile, an option, an endpoint: what is meant for the real SQS
+            del os.environ[name]  # settings for the real SQS: profiles, options, endpoints
         os.environ.update(_environment(endpoint, getproxies_environment().get("no", "")))
         client = _client()
         url = client.create_queue(QueueName=_QUEUE)["QueueUrl"]
@@ -170,7 +172,7 @@ def demo(
 
 @contextmanager
 def _server(application: Callable[..., Iterable[bytes]]) -> Iterator[str]:
-    """moto's server in a thread on a free loopback port; its endpoint."""
+    """Run moto's server in a thread on a free loopback port; yields its endpoint."""
     import logging
 
     from moto.moto_server.werkzeug_app import MotoRequestHandler
@@ -189,9 +191,9 @@ def _server(application: Callable[..., Iterable[bytes]]) -> Iterator[str]:
 
 
 def _environment(endpoint: str, without_proxy: str) -> dict[str, str]:
-    """What makes every AWS client of this process and its children speak to the stand-in.
+    """Variables that direct every AWS client of this process and its children to the stand-in.
 
-    `without_proxy` are the hosts that no_proxy names already.
+    `without_proxy` is the present value of no_proxy.
     """
     direct = "127.0.0.1" if not without_proxy else f"{without_proxy},127.0.0.1"
     return {
@@ -202,7 +204,7 @@ def _environment(endpoint: str, without_proxy: str) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "no_proxy": without_proxy if without_proxy == "*" else direct,  # Python's lower-case one wins
+        "no_proxy": without_proxy if without_proxy == "*" else direct,  # Python prefers the lower-case name
     }
 
 
@@ -221,7 +223,7 @@ def _perform(command: list[str], url: str, spool: str, meter: Meter) -> int:
     started = time.monotonic()
     receiving.start()
     wrapped = [sys.executable, "-m", "sqstee", "--to", url, "--spool", f"{spool}/spool", "--flush-timeout", "60s"]
-    wrapped.append("--no-merge")  # whatever is configured: two streams are compared
+    wrapped.append("--no-merge")  # overrides the configuration: both streams are compared
     process = subprocess.Popen(
         [*wrapped, "--", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -238,7 +240,7 @@ def _perform(command: list[str], url: str, spool: str, meter: Meter) -> int:
     for pump in pumps:
         pump.join()
     status = process.wait()
-    receiving.ended.wait(_SETTLE_SECONDS)
+    receiving.ended.wait(_RECEIVE_SECONDS)
     if receiving.failure:
         raise SqsteeError(f"the queue could not be read: {receiving.failure}", "", EXIT_FAILURE)
     console.print(
@@ -257,7 +259,7 @@ def _pump(stream: str, pipe: IO[bytes], tally: Tally, last: dict[str, str]) -> N
 def _show_live(
     console: Any, process: subprocess.Popen[bytes], receiving: Receiving, sent: Tally, last: dict[str, str]
 ) -> None:
-    """What passes through and what comes back, side by side, until both have ended."""
+    """Show the lines that pass through and those that come back, until both have ended."""
     from contextlib import nullcontext
 
     from rich.live import Live
@@ -274,7 +276,7 @@ def _show_live(
             if live:
                 live.update(picture(), refresh=True)
             if process.poll() is not None:
-                deadline = deadline or time.monotonic() + _SETTLE_SECONDS
+                deadline = deadline or time.monotonic() + _RECEIVE_SECONDS
                 if time.monotonic() > deadline:
                     break
         if live:
@@ -289,7 +291,7 @@ def _short(text: str) -> str:
 
 
 def _report(console: Any, sent: Tally, receiving: Receiving, meter: Meter) -> int:
-    """The figures; the status says whether both ends agree."""
+    """Print the counts and digests; the exit status is 0 if both ends agree."""
     from rich.table import Table
 
     got = receiving.tally
@@ -312,20 +314,20 @@ def _report(console: Any, sent: Tally, receiving: Receiving, meter: Meter) -> in
 
 
 def _costs(lines: int, meter: Meter, record_bytes: int) -> Any:
-    """Requests, and requests billed, beside what the same lines cost sent singly and ten a batch."""
+    """A table of requests and billed requests, next to the same lines sent one by one and ten per batch."""
     from rich.table import Table
 
     record = record_bytes // max(1, lines)
     tens = -(-lines // 10)
     table = Table(show_header=True)
-    for column in ("", "requests", "billed", "a million lines"):
+    for column in ("", "requests", "billed", "per million lines"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     rows = (
         ("sqstee", meter.requests, meter.billed),
-        ("ten lines a batch", tens, tens * _units(10 * record)),
-        ("one line a message", lines, lines * _units(record)),
+        ("ten lines per batch", tens, tens * _units(10 * record)),
+        ("one line per message", lines, lines * _units(record)),
     )
     for name, requests, billed in rows:
-        dollars = billed / max(1, lines) * 0.40  # $0.40 a million requests
+        dollars = billed / max(1, lines) * 0.40  # $0.40 per million requests
         table.add_row(name, f"{requests:,}", f"{billed:,}", f"${dollars:.4f}")
     return table

@@ -20,24 +20,23 @@ _PROGRESS_SECONDS = 0.1
 
 
 def flush(
-    listing: bool = typer.Option(False, "--list", help="Show what waits, and what was put aside; ship nothing."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be shipped, and where; ship nothing."),
-    timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="The time for each run."),
+    listing: bool = typer.Option(False, "--list", help="Show waiting runs and quarantined records; ship nothing."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be shipped, and where; ship nothing."),
+    timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="Time limit for each run."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say only what stays in the spool, and why."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Report only runs that stay in the spool, and why."),
 ) -> int:
-    """Ship what earlier runs left in the spool. The status is 0 when nothing is left but what running ones ship."""
+    """Ship what earlier runs left in the spool.
+
+    Status: 0 nothing is left except runs that are still running; 1 something is left.
+    """
     from sqstee import options
-    from sqstee.errors import SqsteeError
     from sqstee.ship import flush as work
     from sqstee.spool.location import default_root
     from sqstee.spool.waiting import waiting_runs
 
     settings = options.load((), os.environ)
-    try:
-        seconds = options.duration(timeout)
-    except ValueError as error:
-        raise SqsteeError(f"--timeout: {timeout!r} is not right: {error}", "the form is --timeout TIME") from None
+    seconds = options.seconds_of(timeout, "--timeout")
     root = os.path.abspath(spool or settings.spool or default_root())
     runs = waiting_runs(root)
     if listing or dry_run:
@@ -47,18 +46,18 @@ def flush(
         left = [run for run in runs if not _ship(root, run, seconds, quiet)]
         for destination in work.settle(root):
             if not quiet:
-                typer.echo(f"{destination}: told which lines are at its fallback")
+                typer.echo(f"{destination}: sent gap events for the lines at its fallback")
     except KeyboardInterrupt:
         rest = waiting_runs(root)
         records = sum(found.records for run in rest if (found := _waiting(root, run)))
-        what = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
-        typer.echo(f"sqstee: interrupted: {what}, `sqstee flush` goes on", err=True)
+        left_over = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
+        typer.echo(f"sqstee: interrupted: {left_over}; to continue: `sqstee flush`", err=True)
         return EXIT_INTERRUPTED
     return EXIT_FAILURE if left else 0
 
 
 def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
-    """Ship one run, and say how it went: what is left on stderr. Whether nothing of it is left that is ours to ship."""
+    """Ship one run and report the result, leftovers on stderr. Whether nothing is left of it that we have to ship."""
     from sqstee.ship import flush as work
     from sqstee.spool.quarantine import quarantine_notice
 
@@ -68,22 +67,22 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
         typer.echo(f"{run}: {quarantine_notice(count(result.quarantined, 'record'), root)}", err=True)
     if result.complete:
         if not quiet:
-            typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: gone meanwhile")
+            typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: already shipped")
         return True
     found = _waiting(root, run)
     if result.busy and (found is None or found.alive):
         if not quiet:
-            typer.echo(f"{run}: running, ships by itself")
+            typer.echo(f"{run}: running, ships its own lines")
         return True
-    why = one_line("another process is shipping it" if result.busy else result.reason)
+    reason = one_line("another process is shipping it" if result.busy else result.reason)
     records = count(found.records, "record") if found and not found.problem else "everything"
     where = f" for {result.destination}" if result.destination else ""
-    typer.echo(f"{run}: stays in the spool, {records}{where}: {why}; flush again once that is mended", err=True)
+    typer.echo(f"{run}: stays in the spool, {records}{where}: {reason}; fix that, then run: sqstee flush", err=True)
     return False
 
 
 def _waiting(root: str, run: str) -> WaitingRun | None:
-    """What of a run waits; None where another process has just shipped it."""
+    """The waiting records of a run; None if another process has just shipped it."""
     from sqstee.spool.waiting import WaitingRun
 
     try:
@@ -94,7 +93,7 @@ def _waiting(root: str, run: str) -> WaitingRun | None:
 
 @contextmanager
 def _progress(root: str, run: str) -> Iterator[None]:
-    """On a terminal: how much of a run is shipped, from the state that its shipper keeps."""
+    """On a terminal: a progress bar of a run, read from the checkpoint that its shipper keeps."""
     found = _waiting(root, run) if sys.stderr.isatty() else None
     if found is None:
         yield
@@ -139,16 +138,14 @@ def _show(root: str, runs: list[str], dry_run: bool) -> int:
         try:
             found = WaitingRun(root, run)
         except FileNotFoundError:
-            continue  # shipped meanwhile
+            continue  # another process has shipped it
         left = True
-        what = found.problem or f"{found.records} records ({found.bytes} bytes on disk) for {found.destination}"
+        waiting = found.problem or f"{found.records} records ({found.bytes} bytes on disk) for {found.destination}"
         name = f" of {found.job}" if found.job else ""
-        if found.alive:
-            typer.echo(f"{run}{name}: running, {what}")
-        else:
-            typer.echo(f"{run}{name}: {'would ship ' if dry_run else ''}{what}")
+        state = "running, " if found.alive else "would ship " if dry_run else ""
+        typer.echo(f"{run}{name}: {state}{waiting}")
     folder = f"{root}/{QUARANTINE}"
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         size = os.path.getsize(f"{folder}/{name}")
-        typer.echo(f"{folder}/{name}: {size} bytes that no message can hold, put aside")
+        typer.echo(f"{folder}/{name}: {size} bytes in quarantine")
     return EXIT_FAILURE if left else 0

@@ -1,6 +1,6 @@
-"""What the verbs are and take, from typer's tree and the one table of `run`'s options, and `--help` made of it.
+"""The verbs with their arguments and options, from typer's tree and the table of `run` options, and their `--help`.
 
-Help has its own form, for one width of any size down to 40 columns: below 60 an option stands above its text.
+The help is laid out here, for any width down to 40 columns: below 60 an option stands above its text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sqstee.options import RUN_OPTIONS, Option
 _MOST_COLUMNS = 100
 _STACKED_BELOW = 60
 _COLUMN = 34  # of an option's text
-# As people need them; a verb that is not here comes last.
+# In the order that people need them; other verbs come last.
 _ORDER = ("run", "tail", "drain", "top", "stat", "flush", "check", "agent", "serve", "measure", "demo")
 
 _USAGE = ["sqstee [OPTIONS] -- COMMAND [ARG…]", "sqstee VERB [OPTIONS] [ARG…]"]
 _ABOUT = (
     "Runs COMMAND, passes its output through byte for byte, and ships every line to Amazon SQS in the background. "
-    "Everything behind -- is the command, untouched."
+    "Everything after -- is the command, untouched."
 )
 _MORE = "`sqstee run --help` lists the options, `sqstee VERB --help` those of a verb; --version shows the version."
 _RUN = (
@@ -30,13 +30,13 @@ _RUN = (
     "The exit status is COMMAND's own."
 )
 _RUN_MORE = (
-    "Each option is also a variable, SQSTEE_NAME, and a key of /etc/sqstee.toml and ~/.config/sqstee.toml; the later "
-    "ones win: file, variable, option."
+    "Each option is also a variable, SQSTEE_NAME, and a key of /etc/sqstee.toml and ~/.config/sqstee.toml. An option "
+    "wins over a variable, and a variable over the files."
 )
 
 
 class Flag:
-    """One option of a verb: all its spellings, the value that it takes ('' for none), and what it does."""
+    """One option of a verb: all its spellings, its value's metavar ('' for a switch), and its help."""
 
     def __init__(self, names: list[str], metavar: str, help: str, repeat: bool = False) -> None:
         self.names = names
@@ -46,17 +46,17 @@ class Flag:
 
     @property
     def choices(self) -> list[str]:
-        """The words that it takes, where its value is one of a few."""
+        """The accepted words, if the value is one of a few."""
         return self.metavar.split("|") if "|" in self.metavar else []
 
     @property
     def shown(self) -> str:
-        """As in the help."""
+        """The option as the help shows it."""
         return f"{', '.join(self.names)} {self.metavar}".rstrip()
 
 
 class Argument:
-    """A positional argument: as in the usage, and what it is."""
+    """A positional argument: its form in the usage, and its help."""
 
     def __init__(self, shown: str, help: str) -> None:
         self.shown = shown
@@ -64,7 +64,7 @@ class Argument:
 
 
 class Verb:
-    """One verb: what it does, its positional arguments, and its options in the order of its help."""
+    """One verb: its help, its positional arguments, and its options in the order of the help."""
 
     def __init__(self, name: str, help: str, arguments: list[Argument], flags: list[Flag]) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class Verb:
         return " ".join(self.help.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
 
 
-HELP = Flag(["-h", "--help"], "", "Show what there is to choose from.")
+HELP = Flag(["-h", "--help"], "", "Show this help.")
 
 
 def verbs() -> list[Verb]:
@@ -120,7 +120,7 @@ def _flag(parameter: Any) -> Flag:
 
 
 def _kind_of(default: object) -> str:
-    """The metavar of an option that has none of its own."""
+    """The metavar of an option without one of its own."""
     return "NUMBER" if isinstance(default, int | float) else "TEXT"
 
 
@@ -132,7 +132,7 @@ def _with_default(parameter: Any) -> str:
 
 
 def columns() -> int:
-    """The width to write for."""
+    """The width of the help in columns."""
     return min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
 
 
@@ -143,7 +143,7 @@ def root(width: int) -> str:
     left = max(len(verb.name) for verb in names) + 4
     for verb in names:
         summary = verb.summary
-        if width >= _STACKED_BELOW:  # a line for each: all fit one screen
+        if width >= _STACKED_BELOW:  # one line per verb: all fit on one screen
             summary = _shortened(summary, width - left)
         row = _wrap(summary, width, f"  {verb.name}".ljust(left), " " * left)
         lines += row or [f"  {verb.name}"]  # under python -OO there are no docstrings
@@ -151,7 +151,7 @@ def root(width: int) -> str:
 
 
 def _shortened(text: str, width: int) -> str:
-    """As many whole clauses as fit; of a first one that is too long as many words."""
+    """As many whole clauses as fit; if the first is too long already, as many words."""
     ends = [found.start() for found in re.finditer(r"[:;,] ", text) if found.start() <= width]
     if len(text) <= width or not ends:
         return textwrap.shorten(text, width, placeholder="…")

@@ -1,4 +1,4 @@
-"""What the verbs' progress on a terminal has in common: what is shown where there is little room."""
+"""Progress lines on a terminal: how the verbs fit them into a narrow one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-NARROW_BELOW = 70  # columns without room for a bar
+NARROW_BELOW = 70  # columns; fewer leave no room for a bar
 
 
 def fitted(parts: Sequence[str], width: int, spare: Sequence[Collection[int]]) -> str:
-    """The parts on one line of `width`; where they are too long, without those of the first of `spare` that helps."""
+    """The parts on one line of `width`. If they are too long, the first set in `spare` that helps is left out."""
     text = ""
     for hidden in ((), *spare):
         text = "   ".join(part for number, part in enumerate(parts) if part and number not in hidden)

@@ -145,7 +145,4 @@ def seconds_of(text: str, flag: str) -> float:
     """A TIME option's seconds."""
     from sqstee import options
 
-    try:
-        return options.duration(text)
-    except ValueError as error:
-        raise SqsteeError(f"{flag}: {text!r} is not right: {error}", f"the form is {flag} TIME") from None
+    return options.seconds_of(text, flag)

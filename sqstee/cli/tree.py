@@ -1,10 +1,11 @@
-"""Typer's tree of the verbs."""
+"""Typer's tree of the verbs, with the two that have no module: `run` without a command, and no verb at all."""
 
 from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, check, demo, drain, flush, measure, serve, stat, tail, top, wrap
+from sqstee.cli import agent, check, demo, drain, flush, measure, serve, stat, tail, top
+from sqstee.errors import SqsteeError
 
 app = typer.Typer(
     name="sqstee",
@@ -13,7 +14,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})(wrap.explain)
+
+
+@app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def _run(words: list[str] = typer.Argument(None, hidden=True)) -> None:
+    """Wrap a command (as `sqstee [OPTIONS] -- COMMAND`)."""
+    raise SqsteeError("no -- before the command", "the form is: sqstee run [OPTIONS] -- COMMAND [ARG…]")
+
+
 app.command("tail")(tail.tail)
 app.command("drain")(drain.drain)
 app.command("top")(top.top)
@@ -29,7 +37,7 @@ app.command("demo", context_settings={"allow_interspersed_args": False})(demo.de
 @app.callback(invoke_without_command=True)
 def _root(
     version: bool = typer.Option(False, "--version", help="Show the version."),
-    verbose: bool = typer.Option(False, "--verbose", help="With --version: what a bug report should say."),
+    verbose: bool = typer.Option(False, "--verbose", help="With --version: details for a bug report."),
 ) -> None:
     if version:
         from sqstee.cli.version import lines

@@ -1,4 +1,4 @@
-"""`sqstee --version`, and with --verbose what a bug report should say. No values that could be secret."""
+"""`sqstee --version`, and with --verbose the details for a bug report. No values that could be secret."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _OTHER_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NO_COLOR", "TERM",
 
 
 def lines(verbose: bool) -> Iterator[str]:
-    """The version, and the surroundings where they are asked for."""
+    """The version; if `verbose`, also the packages, the configuration and the names of variables."""
     from sqstee import __version__
 
     yield f"sqstee {__version__}"
     if verbose:
-        for name, what in _details():
-            yield f"{name:16}{what}"
+        for name, text in _details():
+            yield f"{name:16}{text}"
 
 
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
-    from sqstee import options
+    from sqstee import config_file, options
     from sqstee.spool.location import default_root
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
@@ -32,13 +32,13 @@ def _details() -> Iterator[tuple[str, str]]:
     yield "platform", platform.platform()
     for name in _PACKAGES:
         yield name, _version_of(name)
-    for path in options.configuration_files(os.environ):
-        yield "configuration", path if os.path.exists(path) else f"{path} (there is none)"
+    for path in config_file.configuration_files(os.environ):
+        yield "configuration", path if os.path.exists(path) else f"{path} (missing)"
     settings = options.load((), os.environ)
     for name, source in sorted(settings.sources.items()):
         yield "set", f"{name.replace('_', '-')} ({source})"
     root = os.path.abspath(settings.spool or default_root())
-    yield "spool", root if os.path.isdir(root) else f"{root} (there is none yet)"
+    yield "spool", root if os.path.isdir(root) else f"{root} (not created yet)"
     names = [name for name in sorted(os.environ) if name.startswith(("AWS_", "SQSTEE_")) or name in _OTHER_VARIABLES]
     yield "variables", " ".join(names) or "none"
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.measure.records import MODES
-from sqstee.options import duration
+from sqstee.options import seconds_of
 
 _DEFAULTS = {
     "messages": {"measure": 100_000, "simulate": 300_000},
@@ -49,7 +49,7 @@ def check(given: dict[str, Any]) -> None:
         hint = "a smaller difference would take too many messages; for example: sqstee measure --plan --ratio 2"
         raise _invalid("--ratio", f"{given['ratio']:g}", f"a ratio {bounds}", hint)
     for name in ("wait", "pause", "settle", "timeout"):
-        given[name] = _duration(name, given[name])
+        given[name] = seconds_of(given[name], f"--{name}")
     _check_numbers(given)
 
 
@@ -60,13 +60,6 @@ def _invalid(flag: str, text: str, expected: str, hint: str = _HELP) -> SqsteeEr
 def _check_id(option: str, text: str) -> None:
     if len(text) > _MOST_ID or set(text) - _ID_CHARACTERS:
         raise _invalid(f"--{option}", text, f"up to {_MOST_ID} characters of a-z and 0-9")
-
-
-def _duration(name: str, text: str) -> float:
-    try:
-        return duration(text)
-    except ValueError:
-        raise _invalid(f"--{name}", text, "a time such as 2s or 5m") from None
 
 
 def _check_numbers(given: dict[str, Any]) -> None:

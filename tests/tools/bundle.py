@@ -1,8 +1,8 @@
-"""Builds dist/sqstee.pyz: sqstee and all that it needs in one file, for nodes that have Python and no pip.
+"""Builds dist/sqstee.pyz: sqstee and its dependencies in one file, for nodes that have Python but not pip.
 
-Only packages of pure Python go in, so that the file runs with every Python from 3.11 on, on every architecture. Of
-botocore's descriptions of services those stay that are used. They must be files, and modules should be compiled once,
-so the file unpacks itself into /var/tmp when it first runs: see unpack.py, which is its __main__.
+It holds packages of pure Python only, so it runs with every Python from 3.11 on, on every architecture. Of botocore's
+service descriptions it holds those that sqstee uses. These must be files on disk, and modules should be compiled only
+once, so the archive unpacks itself into /var/tmp on its first run: unpack.py is its __main__.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-NO_PACKAGES = 3  # the exit status where pip did not get what is needed
+NO_PACKAGES = 3  # exit status: pip could not install the dependencies
 _SERVICES = {"sqs", "s3", "sts", "sso", "sso-oidc", "signin", "cloudwatch"}
-_CONSTRAINTS = ["typer<0.29"]  # needs pydantic, and so compiled code
+_CONSTRAINTS = ["typer<0.29"]  # 0.29 needs pydantic, which is compiled code
 _PURE = ["--only-binary=:all:", "--platform=any", "--implementation=py", "--abi=none", "--python-version=3.11"]
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def collect(folder: Path) -> None:
-    """Put everything that belongs into the file into `folder`."""
+    """Fill `folder` with the content of the archive."""
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     found = subprocess.run([*pip, *_PURE, "--target", str(folder), *needed, *_CONSTRAINTS], check=False)
@@ -40,7 +40,7 @@ def collect(folder: Path) -> None:
 
 
 def packed(folder: Path) -> bytes:
-    """A zip of a folder, the same bytes for the same files."""
+    """A zip of the folder: the same files give the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -50,7 +50,7 @@ def packed(folder: Path) -> bytes:
 
 
 def build(target: Path) -> None:
-    """Write the file."""
+    """Write the archive."""
     with tempfile.TemporaryDirectory() as name:
         collect(Path(name))
         payload = packed(Path(name))

@@ -1,6 +1,6 @@
-"""Writes all that is generated: the manual page's tables, the completions, README's options.
+"""Writes the generated files: the manual page's tables, the completions, README's options.
 
-`make generate`; with --check nothing is written, and the status is 1 where something would change.
+Run it by `make generate`. With --check it writes nothing, and the status is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COMMAND = "make generate"
 
 
 def files() -> dict[str, str]:
-    """Each generated file and what it should hold."""
+    """The text that each generated file should have, by its name."""
     page = (ROOT / "man/sqstee.1").read_text()
     for name, body in man.sections().items():
         page = _replaced(page, f'.\\" generated: {name}\n', '.\\" end\n', body)
@@ -32,7 +32,7 @@ def files() -> dict[str, str]:
 
 
 def options_table() -> str:
-    """The options of `run`, as README shows them."""
+    """The options of `run` as a table for README."""
     rows = ["| option | |", "|---|---|"]
     for option in RUN_OPTIONS:
         form = f"{option.shown} {option.metavar}".strip().replace("|", "\\|")
@@ -48,11 +48,11 @@ def _replaced(text: str, begin: str, end: str, body: str) -> str:
 
 
 def main() -> int:
-    """Write, or with --check compare."""
+    """Write the files, or with --check compare them."""
     stale = [name for name, text in files().items() if _current(name) != text]
     if "--check" in sys.argv[1:]:
         for name in stale:
-            print(f"{name} is not what the program says; run: {COMMAND}")
+            print(f"{name} is stale; run: {COMMAND}")
         return 1 if stale else 0
     for name, text in files().items():
         if name in stale:

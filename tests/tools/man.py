@@ -11,7 +11,7 @@ from sqstee.options import RUN_OPTIONS
 
 
 def sections() -> dict[str, str]:
-    """Each generated section of sqstee(1) and its text."""
+    """The text of each generated section of sqstee(1), by its name."""
     return {
         "OPTIONS": _options(),
         "COMMANDS": "".join(map(_command, verbs()[1:])),
@@ -22,7 +22,7 @@ def sections() -> dict[str, str]:
 
 
 def text(words: str) -> str:
-    """Plain text for groff and mandoc: what they would take for their own is escaped."""
+    """Plain text, escaped for groff and mandoc."""
     words = words.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
     words = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in words)
     return "\n".join(f"\\&{line}" if line[:1] in (".", "'") else line for line in _wrapped(words))
@@ -64,7 +64,7 @@ def _environment() -> str:
         if not option.metavar:
             what += ": true or false"
         elif option.repeat:
-            what += ", separated by commas" if option.separator == "," else ", one a line"
+            what += ", separated by commas" if option.separator == "," else ", one per line"
         parts.append(f".TP\n.B {option.variable}\n{what}.\n")
     return "".join(parts)
 
@@ -72,7 +72,7 @@ def _environment() -> str:
 def _labels() -> str:
     parts = []
     for label, variable, also, what in auto_labels.TABLE:
-        where = f" (where \\fB{also}\\fR is set)" if also else ""
+        where = f" (if \\fB{also}\\fR is set)" if also else ""
         parts.append(f".TP\n.B {label}\n{text(what)},\nfrom \\fB{variable}\\fR{where}.\n")
     label, what = auto_labels.STARTED_BY
     return "".join(parts) + f".TP\n.B {label}\n{text(what)}.\n"

@@ -1,8 +1,8 @@
 """Draws README's pictures: the real commands on a real terminal, against the strict server, as SVG by rich.
 
-`make pictures` draws all into tests/pictures; with the names of some (tail, drain, stat, top) this file draws those.
-From one drawing to the next durations and rates differ, and the names of runs. Of this machine nothing is in them:
-hosts are set, the spool's path is replaced, and no font is asked of the network.
+`make pictures` draws all into tests/pictures; names as arguments (tail, drain, stat, top) select some. Durations, rates
+and run names differ from one drawing to the next. The pictures show nothing of this machine: hosts are set, the spool's
+path is replaced, and no font is loaded from the network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from terminal import Terminal
 FOLDER = Path(__file__).parent.parent / "pictures"
 COLUMNS = 100
 QUEUE = "jobs"
-_HOME = b"\x1b[H"  # with it a live view begins each frame
+_HOME = b"\x1b[H"  # begins each frame of a live view
 _JOB = """
 import os, sys, time
 time.sleep(1)
@@ -36,7 +36,7 @@ time.sleep(float(sys.argv[3]))
 sys.exit(int(sys.argv[2]))
 """
 
-# what the jobs print, to stderr behind an exclamation mark
+# the output of the jobs; a line with an exclamation mark goes to stderr
 ETL = """loading 12 tables
 customers: 120,000 rows
 orders: 4,310,092 rows
@@ -60,7 +60,7 @@ JOBS = (("node17", "nightly-etl", ETL, 0), ("node2", "train", TRAIN, 0), ("node3
 
 
 class Stage:
-    """A server with a queue `jobs`, its dead-letter queue, and what three jobs have shipped, to be put there."""
+    """A server with a queue `jobs`, its dead-letter queue, and the messages of three jobs to fill it with."""
 
     def __init__(self, folder: Path, server: FakeSqs) -> None:
         self.server = server
@@ -80,7 +80,7 @@ class Stage:
     def job(
         self, host: str, job: str, script: str, status: int, pause: float = 0.5, last: float = 0.6, to: str = "shipped"
     ) -> subprocess.Popen[bytes]:
-        """Wrap a job that prints a line of the script every `pause` seconds and ends `last` seconds later."""
+        """Wrap a job that prints a script line every `pause` seconds and ends `last` seconds after the last one."""
         command = [sys.executable, "-c", _JOB, str(pause), str(status), str(last)]
         options = f"--to {to} --host {host} --job {job} --linger 0.3s --message-bytes 500"
         words = [SCRIPT, *options.split(), "--", *command]
@@ -92,7 +92,7 @@ class Stage:
         return process
 
     def fill(self, without: str) -> None:
-        """Put what was shipped into the queue, but for one host's last message without an event, which gets lost."""
+        """Put the shipped messages into the queue, except the last one of a host without events: it is lost."""
         lines = [one for one in self.shipped if one.attributes["host"] == without and '"event"' not in one.body]
         for message in self.shipped:
             if message is not lines[-1]:
@@ -104,7 +104,7 @@ class Stage:
         self.server.put(QUEUE, *[message.body] * times, MessageAttributes=attributes)
 
     def on_terminal(self, *words: str, rows: int, until: Callable[[Terminal], None] | None = None) -> bytes:
-        """What a command writes to a terminal; with `until`, it is ended by ^C after that."""
+        """The output of a command on a terminal; after `until`, if given, ^C ends the command."""
         with Terminal([SCRIPT, *words], self.environ, (rows, COLUMNS)) as terminal:
             if until:
                 until(terminal)
@@ -114,7 +114,7 @@ class Stage:
 
 
 def tail(stage: Stage) -> bytes:
-    """Three jobs, one line of one of them lost."""
+    """Three jobs; one of them has lost a line."""
     stage.fill(without="node2")
 
     def see(terminal: Terminal) -> None:
@@ -132,7 +132,7 @@ def drain(stage: Stage) -> bytes:
 
 
 def stat(stage: Stage) -> bytes:
-    """A queue that is being emptied, with a few dead letters."""
+    """A queue during a drain, with a few dead letters."""
     for message in stage.shipped:
         stage.put(message, 5000 // len(stage.shipped))
     stage.server.put(f"{QUEUE}-dead", "one", "two", "three")
@@ -163,7 +163,7 @@ def top(stage: Stage) -> bytes:
 
 @contextmanager
 def _going_on(stage: Stage) -> Iterator[None]:
-    """A job that prints line after line, and one that has nothing more to say."""
+    """Two running jobs: one prints line after line, one is silent."""
     steps = "".join(f"step {n:,} of 1,000\n" for n in range(1, 1001))
     jobs = [
         stage.job("node8", "simulate", steps, 0, 0.05, to=QUEUE),
@@ -178,18 +178,18 @@ def _going_on(stage: Stage) -> Iterator[None]:
 
 
 def _last_frame(output: bytes) -> bytes:
-    """What the screen of a live view showed last, before ^C."""
+    """The last screen of a live view before ^C."""
     frames = [frame for frame in output.partition(b"^C")[0].split(_HOME) if frame.strip()]
     return frames[-1]
 
 
 def svg(name: str, title: str, output: bytes, hidden: str) -> str:
-    """A picture of a terminal with this output; a path that is `hidden` is shown as the usual one."""
+    """A picture of a terminal with this output; the path `hidden` is shown as the default one."""
     from rich.console import Console
     from rich.text import Text
 
     lines = output.decode().replace(hidden, "/var/spool/sqstee/1000").replace("\r\n", "\n")
-    lines = re.sub(r"[^\n]*\r\x1b\[K", "", lines)  # a progress line that was wiped out
+    lines = re.sub(r"[^\n]*\r\x1b\[K", "", lines)  # progress lines that were erased
     lines = re.sub(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]", "", lines)  # all but colours
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="256")
     console.print(Text.from_ansi(lines.rstrip()))

@@ -1,4 +1,4 @@
-"""The program as documents describe it: its verbs with their options, and its exit statuses."""
+"""The parts of the program that documents describe: verbs with their options, and exit statuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def exit_statuses() -> list[tuple[int, str]]:
-    """The program's own exit statuses, each with the comment behind its constant, which says what it means."""
+    """The program's own exit statuses, each with its meaning: the comment after its constant."""
     found = []
     for name, comment in re.findall(r"^(EXIT_\w+) = \d+  # (.+)$", Path(errors.__file__).read_text(), re.MULTILINE):
         found.append((int(getattr(errors, name)), comment))

@@ -1,5 +1,5 @@
-# The __main__ of sqstee.pyz: unpacks what is in it, once for each node, user and Python, and goes on there. Nothing is
-# imported that a wrapped command would wait for.
+# The __main__ of sqstee.pyz: unpacks its modules once per node, user and Python, then runs them from there. It imports
+# nothing slow, because the wrapped command waits for it.
 import os
 import sys
 
@@ -10,11 +10,11 @@ else:
     import _signal
 
 DIGEST = "@DIGEST@"
-FRESH_SECONDS = 7 * 24 * 3600  # cleaners of /var/tmp take files that are some weeks old, and not all of them
+FRESH_SECONDS = 7 * 24 * 3600  # cleaners of /var/tmp remove files of some weeks, one by one
 
 
 def place() -> str:
-    """The folder that holds the modules, unpacked where it is not there yet."""
+    """The folder of the unpacked modules; unpacks them if it does not exist yet."""
     root = f"/var/tmp/sqstee-app-{os.getuid()}"
     try:
         os.mkdir(root, 0o700)
@@ -22,7 +22,7 @@ def place() -> str:
         pass
     found = os.lstat(root)
     if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
-        raise OSError(f"{root} is not a folder of this user's alone")
+        raise OSError(f"{root} is not a private folder of this user")
     folder = f"{root}/{DIGEST}-{sys.implementation.cache_tag}"
     if not fresh(folder):
         unpack(folder)
@@ -30,7 +30,7 @@ def place() -> str:
 
 
 def fresh(folder: str) -> bool:
-    """Whether a folder is there, whole, and not so old that a cleaner may have been at it."""
+    """Whether a folder is complete, and too young for a cleaner to have removed files in it."""
     import time
 
     try:
@@ -40,7 +40,7 @@ def fresh(folder: str) -> bool:
 
 
 def unpack(folder: str) -> None:
-    """Unpack beside the folder, compile, and put it in its place; several may do so at once."""
+    """Unpack and compile next to the folder, then rename; several processes may do so at once."""
     import compileall
     import io
     import shutil
@@ -65,16 +65,16 @@ def unpack(folder: str) -> None:
 
 
 def start() -> int:
-    """Go on as the launcher does; where nothing can be unpacked the command runs without us."""
+    """Start as the launcher does; if unpacking fails, run the command without sqstee."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    if sys.version_info < (3, 11):  # noqa: UP036  # here nobody has checked it yet
-        print("sqstee: it needs Python 3.11 or later", file=sys.stderr)
+    if sys.version_info < (3, 11):  # noqa: UP036  # pip checks it, an archive does not
+        print("sqstee: Python 3.11 or later is needed", file=sys.stderr)
         return unwrapped(125)
     try:
         sys.path[0] = place()
     except Exception as error:
-        print(f"sqstee: it cannot be unpacked: {error}", file=sys.stderr)
+        print(f"sqstee: sqstee.pyz cannot be unpacked: {error}", file=sys.stderr)
         return unwrapped(125)
     from sqstee.__main__ import main
 
@@ -82,7 +82,7 @@ def start() -> int:
 
 
 def unwrapped(status: int) -> int:
-    """Run the command that is to be wrapped, if there is one."""
+    """Run the command without wrapping it; without a command, return `status`."""
     words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     if words:
         try:
