@@ -43,8 +43,8 @@ from sqstee.errors import SqsteeError
         (["run", "touch", "ran"], "no -- before the command"),
         (["tail", f"http://h:{'9' * 5000}/"], "'http://h:999"),
         (["tail", "--bogus"], "No such option: --bogus"),
-        (["tail", "q"], "a queue has no way to read without taking"),
-        (["tail", "-o", "xml"], "'xml' is not a form of output"),
+        (["tail", "q"], "reading a queue needs --consume or --peek"),
+        (["tail", "-o", "xml"], "invalid value 'xml' for -o (expected default, raw or json)"),
         (["flush", "--timeout", "x"], "--timeout: 'x' is not right"),
     ],
 )

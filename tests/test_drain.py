@@ -19,7 +19,7 @@ from terminal import Terminal
 
 from sqstee.cli.progress import fitted
 from sqstee.drain.files import safe_name
-from sqstee.drain.journal import segments
+from sqstee.drain.journal import journal_segments
 from sqstee.record import Body
 
 ODD = "printf 'a\\nb \\303\\251 \\\"q\\\" \\\\\\\\ \\t\\n\\377\\376 raw\\n'; echo err >&2; printf 'no newline'"
@@ -99,7 +99,7 @@ class TestFiles:
         drained(sqstee, fake_sqs, "--max-messages", "1")
         found = drained(sqstee, fake_sqs, "--gzip")
         assert found.returncode == 125
-        assert b"was begun with --layout streams" in found.stderr
+        assert b"was drained into with --layout streams" in found.stderr
         assert len(fake_sqs.messages("q")) == 2
 
 
@@ -123,7 +123,7 @@ class TestVerdicts:
         assert found.returncode == 0
         assert json.loads(found.stdout)["state"] == "complete"
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 9)
-        assert segments(str(out / ".sqstee")) == []
+        assert journal_segments(str(out / ".sqstee")) == []
 
     def test_destinations_are_merged_and_a_record_beats_a_gap(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """What the primary says it gave to the fallback is found there."""
@@ -264,13 +264,13 @@ class TestOptions:
         [
             (("drain", "q"), "Missing option '-O'"),
             (("drain", "-O", "x"), "Missing argument"),
-            (("drain", "q", "-O", "x", "--layout", "z"), "'z' is not a layout"),
-            (("drain", "q", "-O", "x", "--wait-time", "z"), "--wait-time: 'z' is not right"),
-            (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "--visibility-timeout is from"),
-            (("drain", "q", "-O", "/dev/null"), "/dev/null cannot be used"),
-            (("drain", "q", "-O", "-", "--gzip"), "--gzip is for a folder"),
-            (("drain", "q", "-O", "-", "--layout", "streams"), "--layout is for a folder"),
-            (("drain", "q", "-O", "-", "--processes", "2"), "--processes is for a folder"),
+            (("drain", "q", "-O", "x", "--layout", "z"), "invalid value 'z' for --layout"),
+            (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),
+            (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "invalid value '13h' for --visibility-timeout"),
+            (("drain", "q", "-O", "/dev/null"), "cannot use /dev/null"),
+            (("drain", "q", "-O", "-", "--gzip"), "--gzip needs a folder"),
+            (("drain", "q", "-O", "-", "--layout", "streams"), "--layout needs a folder"),
+            (("drain", "q", "-O", "-", "--processes", "2"), "--processes needs a folder"),
         ],
     )
     def test_bad_input(self, sqstee: Sqstee, words: tuple[str, ...], message: str) -> None:
@@ -301,7 +301,7 @@ def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int)
     with Terminal(words, environ, (24, columns)) as terminal:
         assert terminal.wait() == 0
     drawn = terminal.output.decode().split("\r\x1b[K")
-    shown = [text for text in drawn if re.search(r"\d messages|putting together", text)]
+    shown = [text for text in drawn if re.search(r"\d messages|assembling", text)]
     assert any("left" in text for text in shown)
     assert max(map(len, shown)) < columns
     assert any(text.startswith("complete node1 ") for text in drawn)  # behind what wipes the line out

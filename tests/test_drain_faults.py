@@ -26,12 +26,12 @@ from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_r
 from support import Sqstee, python, running, wait_for
 
 from sqstee.drain.fast_decode import plain_lines
-from sqstee.drain.journal import Journal, frames, meta_of, segments
-from sqstee.drain.journaling import Collector, Limits
-from sqstee.drain.spans import spans
+from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames
+from sqstee.drain.journaling import DrainLimits, Journaler
+from sqstee.drain.spans import body_spans
 from sqstee.drain.store import Store
-from sqstee.read.decode import MOST_FOREIGN_LINES
-from sqstee.read.stop_signal import Stop
+from sqstee.read.decode import MAX_FOREIGN_LINES
+from sqstee.read.stop_signal import StopSignal
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import Failure
@@ -116,7 +116,7 @@ class TestFaults:
         assert fake_sqs.messages("q") == []
 
     def test_deletes_that_fail_are_repeated_or_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """Failed entries once: deleted in the end. Refused for good: stored, and said to come again."""
+        """Failed entries once: deleted in the end. Refused for good: stored, and reported to come again."""
         put(fake_sqs, whole_run(3))
         failing: dict[str, Any] = {"operation": "DeleteMessageBatch", "times": 2}
         fake_sqs.faults(failed_entries=[failing])
@@ -125,7 +125,7 @@ class TestFaults:
         put(fake_sqs, whole_run(3))
         fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
         found = drained(sqstee, fake_sqs)
-        assert b"3 messages are stored and will come again all the same" in found.stderr
+        assert b"3 messages stored, but could not be acknowledged and will be received again" in found.stderr
 
     def test_odd_names_have_a_file_each(self, tmp_path: Path) -> None:
         """Of two runs, however run and stream are divided by dots; and one that any file system takes."""
@@ -171,13 +171,13 @@ class TestFaults:
             bodies = [b"%d" % n * 100 for n in range(8)]
             writer.append([(meta_of(str(n), 0.0, {}), body) for n, body in enumerate(bodies)])
             writer.close()
-            (path,) = segments(folder)
-            whole = list(frames(path))
+            (path,) = journal_segments(folder)
+            whole = list(read_frames(path))
             assert [frame.body for frame in whole] == bodies
             data = Path(path).read_bytes()
             at = min(at, len(data))
             Path(path).write_bytes(data[:at] + (junk if cut else junk + data[at + len(junk) :]))
-            found = [frame.body for frame in frames(path)]
+            found = [frame.body for frame in read_frames(path)]
             for frame in whole:
                 hit = frame.at + frame.size > at and (cut or frame.at < at + len(junk))
                 assert hit or frame.body in found
@@ -205,7 +205,7 @@ class TestFaults:
         finally:
             store.close()
         assert found.returncode == 1
-        assert b"another drain is working in" in found.stderr
+        assert b"another drain is writing to" in found.stderr
 
 
 RUNS = ("A", "B")
@@ -286,7 +286,7 @@ def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, f
     assert plain_lines(data, "S", first, len(lines)) is None
     assert plain_lines(data, "R", first, len(lines) + 1) is None
     for trust in (True, False):
-        ((span,), foreign) = spans(data, trust)
+        ((span,), foreign) = body_spans(data, trust)
         assert (span.run, span.first, span.last, span.size) == ("R", first, first + len(lines) - 1, len(data))
         assert foreign == []
 
@@ -393,7 +393,7 @@ def test_a_segment_that_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.Monk
     writer.close()
     assert os.fstat(other).st_size == 0
     os.close(other)
-    assert [frame.body for path in segments(str(tmp_path)) for frame in frames(path)] == [b"one", b"three"]
+    assert [frame.body for path in journal_segments(str(tmp_path)) for frame in read_frames(path)] == [b"one", b"three"]
 
 
 def test_a_message_of_very_many_lines(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_message_of_very_many_lines(tmp_path: Path) -> None:
     assembled(tmp_path)
     found = [json.loads(line) for line in files(tmp_path)["_foreign/messages.ndjson"].splitlines()]
     assert "".join(line["line"] + "\n" for line in found).encode() == b"".join(lines)
-    assert len(found) == MOST_FOREIGN_LINES + 1
+    assert len(found) == MAX_FOREIGN_LINES + 1
     assert [line.get("attributes") for line in found[:2]] == [attributes, None]
 
 
@@ -419,11 +419,11 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
     assert base64.b64decode(json.loads(line)["raw"]) == b"\xff\xfe"
 
 
-HALF_A_CREW = """
+FAILING_FORK = """
 import os, sys, time
-from sqstee.drain.journaling import Limits
+from sqstee.drain.journaling import DrainLimits
 from sqstee.drain.processes import collect
-from sqstee.read.stop_signal import Stop
+from sqstee.read.stop_signal import StopSignal
 from sqstee.transports.base import QueueState
 
 class Empty:
@@ -443,7 +443,7 @@ def fork(real=os.fork, done=[]):
 
 os.fork = fork
 try:
-    collect(sys.argv[1], lambda: [Empty()], Limits(idle=3600.0), 2, Stop(), lambda progress: None, print)
+    collect(sys.argv[1], lambda: [Empty()], DrainLimits(idle=3600.0), 2, StopSignal(), lambda progress: None, print)
 except BlockingIOError:
     try:
         print("left:", os.waitpid(-1, os.WNOHANG))
@@ -452,9 +452,9 @@ except BlockingIOError:
 """
 
 
-def test_a_crew_that_cannot_be_forked_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_processes_that_cannot_be_forked_leave_nobody_behind(tmp_path: Path) -> None:
     """Else it would go on writing, and deleting, beside what is put together next."""
-    words = [*python(HALF_A_CREW), str(tmp_path)]
+    words = [*python(FAILING_FORK), str(tmp_path)]
     found = subprocess.run(words, capture_output=True, timeout=60, check=False)
     assert (found.stdout, found.stderr) == (b"nobody is left\n", b"")
 
@@ -489,9 +489,11 @@ class Pointers:
 
 def test_a_pointer_that_comes_again_is_left_once(tmp_path: Path) -> None:
     """Counted once, and given back by its latest handle."""
-    queue, remarks = Pointers(), list[str]()
+    queue, notices = Pointers(), list[str]()
     journal = Journal(str(tmp_path))
-    Collector([queue], journal, Limits(threads=1, idle=0.0), remarks.append).run(Stop(), lambda progress: None)
+    Journaler([queue], journal, DrainLimits(threads=1, idle=0.0), notices.append).run(
+        StopSignal(), lambda progress: None
+    )
     journal.close()
-    assert remarks == ["1 message left in the queue: the body in S3 could not be read"]
+    assert notices == ["1 message left in the queue: the body in S3 could not be read"]
     assert [one.handle for one in queue.released] == ["handle-5"]

@@ -363,7 +363,7 @@ class TestMaxPending:
             order.block("r", seq + 1, ["x"], 0.0)
             order.block("r", seq, ["x"], 0.0)
         state = order._runs["r"]
-        kept = (state.pending, state.peaks, state.missing.spans, state.before.spans, state.gapped.spans)
+        kept = (state.pending, state.peaks, state.missing.intervals, state.before.intervals, state.gapped.intervals)
         assert [len(each) for each in kept] == [0, 0, 0, 0, 0]
         assert len(order._waiting) <= 1
 

@@ -28,6 +28,8 @@ PURE = {
     "sqstee.ship.pack",
     "sqstee.ship.request",
     "sqstee.ship.pace",
+    "sqstee.intervals",
+    "sqstee.backoff",
     "sqstee.read.order",
     "sqstee.destination",
     "sqstee.measure.analyse",
@@ -112,6 +114,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "options", "destination", "auto_labels"),
+    *("backoff", "intervals"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

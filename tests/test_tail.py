@@ -26,16 +26,16 @@ from support import SCRIPT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.errors import SqsteeError
-from sqstee.read.ack_pool import Returns
-from sqstee.read.decode import MOST_FOREIGN_LINES, Foreign, Item, read
-from sqstee.read.filter import Filter, earliest
+from sqstee.read.ack_pool import AckPool
+from sqstee.read.decode import MAX_FOREIGN_LINES, ForeignLine, Item, read
+from sqstee.read.filter import Filter, parse_since
 from sqstee.read.follower import Follower
 from sqstee.read.order import Order
-from sqstee.read.printer import Output, Printer, Style, check_template, duration
-from sqstee.read.run_table import Board
-from sqstee.read.stop_signal import Stop
-from sqstee.read.unacked import Holding
-from sqstee.read.unmatched import FileRest
+from sqstee.read.printer import BufferedOutput, Printer, Style, check_template, format_duration
+from sqstee.read.run_table import RunTable
+from sqstee.read.stop_signal import StopSignal
+from sqstee.read.unacked import UnackedMessages
+from sqstee.read.unmatched import UnmatchedFile
 from sqstee.record import Body
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, RETRY, Failure, TransportError
@@ -112,11 +112,13 @@ def message(first: int, last: int, handle: str) -> ReceivedMessage:
 
 
 def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, bytes]:
-    """What a reading of a queue in memory prints, and its remarks."""
+    """What a reading of a queue in memory prints, and its notices."""
     out, err = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
     try:
-        with Stop() as stop:
-            Follower([queue], Printer(Output(out), Output(err), Style("raw")), stop, consume, window=60.0).drain()
+        with StopSignal() as stop:
+            Follower(
+                [queue], Printer(BufferedOutput(out), BufferedOutput(err), Style("raw")), stop, consume, window=60.0
+            ).drain()
     finally:
         os.close(out)
         os.close(err)
@@ -155,9 +157,9 @@ class TestMistakes:
     def test_2_a_message_twice_in_one_batch_goes_by_its_latest_handle(self) -> None:
         """The same message received twice is deleted once, by the later handle."""
         queue = Queue()
-        returns = Returns(1)
-        returns.delete(queue, [message(0, 0, "old"), message(1, 1, "x"), message(0, 0, "new")])
-        returns.close()
+        acks = AckPool(1)
+        acks.delete(queue, [message(0, 0, "old"), message(1, 1, "x"), message(0, 0, "new")])
+        acks.close()
         (batch,) = queue.deleted
         assert sorted(one.handle for one in batch) == ["new", "x"]
 
@@ -165,11 +167,11 @@ class TestMistakes:
         """An HTTP 200 with Failed entries is not success; a handle that is no good any more is counted."""
         queue = Queue()
         queue.failures = [[Failure(0, RETRY, "InternalError", ""), Failure(1, POISON, "ReceiptHandleIsInvalid", "")]]
-        returns = Returns(1)
-        returns.delete(queue, [message(0, 0, "a"), message(1, 1, "b"), message(2, 2, "c")])
-        returns.close()
+        acks = AckPool(1)
+        acks.delete(queue, [message(0, 0, "a"), message(1, 1, "b"), message(2, 2, "c")])
+        acks.close()
         assert [one.handle for one in queue.deleted[1]] == ["a"]
-        assert (returns.deleted, returns.failed) == (2, 1)
+        assert (acks.deleted, acks.failed) == (2, 1)
 
     def test_4_nothing_is_deleted_that_could_not_be_printed(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """The reader of our pipe is gone: every message is still there, and none in flight."""
@@ -199,8 +201,8 @@ class TestMistakes:
         put(fake_sqs, whole_run(30))
         found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=fake_sqs.environ())
         assert found.stdout == expected(1, 30)
-        assert b"one receive" in found.stderr
-        assert b"3 messages given back" in found.stderr
+        assert b"counts as one receive" in found.stderr
+        assert b"3 messages released" in found.stderr
         assert [one.receives for one in fake_sqs.messages("q")] == [1, 1, 1]
         assert in_flight(fake_sqs) == 0
 
@@ -242,34 +244,34 @@ class TestMistakes:
         assert printed(tmp_path, Troubled("OverLimit", [message(0, 1, "a")], [message(2, 3, "b")]))[0] == expected(0, 3)
 
     def test_12_what_a_filter_hides_is_never_just_deleted(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """--consume with a filter needs to be told; --rest keeps what is hidden."""
+        """--consume with a filter needs to be told; --keep-unmatched keeps what is hidden."""
         put(fake_sqs, whole_run(3))
         environ = fake_sqs.environ()
         found = sqstee.run(*CONSUME, "-i", "line 2", environ=environ)
         assert (found.returncode, found.stdout) == (125, b"")
         assert len(fake_sqs.messages("q")) == 3
         rest = sqstee.folder / "rest.ndjson"
-        found = sqstee.run(*CONSUME, "-i", "line 2", "-o", "raw", "--rest", str(rest), environ=environ)
+        found = sqstee.run(*CONSUME, "-i", "line 2", "-o", "raw", "--keep-unmatched", str(rest), environ=environ)
         assert (found.returncode, found.stdout) == (0, b"line 2\n")
         assert [json.loads(line)["seq"] for line in rest.read_bytes().splitlines()] == [0, 1, 3, 4]
         assert fake_sqs.messages("q") == []
 
 
 def test_the_rest_may_be_another_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """--rest DEST: what was hidden can be read there."""
+    """--keep-unmatched DEST: what was hidden can be read there."""
     fake_sqs.create_queue("other")
     put(fake_sqs, whole_run(3))
     environ = fake_sqs.environ()
-    sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "other", environ=environ)
+    sqstee.run(*CONSUME, "--stream", "stderr", "--keep-unmatched", "other", environ=environ)
     items = [item for one in fake_sqs.messages("other") for item in decode(one.body, one.attributes)]
     assert [item.seq for item in items] == [0, 1, 2, 3, 4]
     assert fake_sqs.messages("q") == []
 
 
 def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A full disk or a missing queue behind --rest: the messages stay."""
+    """A full disk or a missing queue behind --keep-unmatched: the messages stay."""
     put(fake_sqs, whole_run(3))
-    found = sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "/dev/full", environ=fake_sqs.environ())
+    found = sqstee.run(*CONSUME, "--stream", "stderr", "--keep-unmatched", "/dev/full", environ=fake_sqs.environ())
     assert found.returncode == 1
     assert b"No space left" in found.stderr
     assert b"Traceback" not in found.stderr
@@ -280,7 +282,7 @@ def test_a_rest_that_ends_within_a_line_is_gone_on_with_in_the_next(sqstee: Sqst
     """As a full disk left it: a line that was appended to it could not be read by anybody, and its message is gone."""
     put(fake_sqs, whole_run(40))
     rest = sqstee.folder / "rest.ndjson"
-    words = sqstee.words(*CONSUME, "--stream", "stderr", "--rest", str(rest))
+    words = sqstee.words(*CONSUME, "--stream", "stderr", "--keep-unmatched", str(rest))
     environ = sqstee.environ | fake_sqs.environ()
     limited = ["sh", "-c", 'ulimit -f 3; exec "$@"', "sh", *words]
     assert subprocess.run(limited, capture_output=True, env=environ, timeout=60, check=False).returncode == 1
@@ -301,7 +303,7 @@ def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: 
     fake_sqs.create_queue("short", VisibilityTimeout=1)
     large = "ä" * (int(size) // 4)
     fake_sqs.put("short", large, "small", "x" * 220_000)
-    words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--rest", "other")
+    words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--keep-unmatched", "other")
     environ = sqstee.environ | fake_sqs.environ()
     with running(sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         wait_for(lambda: len(fake_sqs.messages("short")) == 1 and len(fake_sqs.messages("other")) == 2, "the others")
@@ -312,12 +314,14 @@ def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: 
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=30)
     assert (out, process.returncode) == (b"line 2\n", 130)
-    assert said.count(b"a message is left in the queue: it is larger than what --rest can keep") == 1
+    assert said.count(b"a message is left in the queue: it is too large for --keep-unmatched") == 1
     assert [one.body for one in fake_sqs.messages("short")] == [large]
     assert in_flight(fake_sqs, "short") == 0
 
 
-@pytest.mark.parametrize("words", [("--rest", "kept"), ("--delete-unmatched",), ("--peek", "--rest", "kept")])
+@pytest.mark.parametrize(
+    "words", [("--keep-unmatched", "kept"), ("--delete-unmatched",), ("--peek", "--keep-unmatched", "kept")]
+)
 def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee, words: tuple[str, ...]) -> None:
     """Who deletes nothing would write the same copies at each reading."""
     sqstee.wrap("seq", "3")
@@ -325,7 +329,7 @@ def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee,
     found = sqstee.run("tail", "local", "--no-follow", "-i", "2", *(str(kept) if w == "kept" else w for w in words))
     assert (found.returncode, found.stdout) == (125, b"")
     assert found.stderr.count(b"\n") == 2
-    assert b"is for --consume" in found.stderr
+    assert b"needs --consume" in found.stderr
     assert not kept.exists()
 
 
@@ -353,8 +357,8 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     with running(command, stdout=pipe, stderr=pipe, env=environ) as process:
         assert process.stdout
         assert process.stderr
-        remark = json.loads(process.stderr.readline())
-        assert {name: remark[name] for name in ("kind", "run", "first", "last")} == {
+        notice = json.loads(process.stderr.readline())
+        assert {name: notice[name] for name in ("kind", "run", "first", "last")} == {
             "kind": "missing",
             "run": RUN,
             "first": 3,
@@ -370,7 +374,7 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
         process.communicate(timeout=40)
 
 
-def test_remarks_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+def test_notices_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """A stderr that is full does not keep a signal from ending it in good order."""
     runs = [f"{RUN}{number:040d}" for number in range(800)]
     fake_sqs.create_queue("patient", VisibilityTimeout=3600)
@@ -397,7 +401,7 @@ def _readable(pipe: Any) -> int:
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing lines of a run that has ended are lost once the queue has been empty for so long; said once."""
     monkeypatch.setattr("sqstee.read.follower._LOST_SECONDS", 0.2)
-    monkeypatch.setattr("sqstee.read.follower._ASK_SECONDS", 0.05)
+    monkeypatch.setattr("sqstee.read.follower._STAT_SECONDS", 0.05)
     start, _, end = whole_run(9)
     bodies = [start, lines_of(1, 2), lines_of(6, 9), end]
     queue = Queue([ReceivedMessage(body.data, {}, str(at), str(at)) for at, body in enumerate(bodies)])
@@ -409,7 +413,7 @@ def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         def items(self, items: object, late: bool = False) -> None:
             pass
 
-        def remark(self, text: str, **fields: object) -> None:
+        def notice(self, text: str, **fields: object) -> None:
             self.kinds.append((fields["kind"], fields["first"], fields["last"]))
             if fields["kind"] == "lost":
                 threading.Timer(0.3, setattr, (stop, "signal", 15)).start()
@@ -418,7 +422,7 @@ def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             pass
 
     sink = Sink()
-    with Stop() as stop:
+    with StopSignal() as stop:
         Follower([queue], sink, stop, True, window=0.1).follow()
     assert sink.kinds == [("missing", 3, 5), ("lost", 3, 5)]
 
@@ -428,7 +432,7 @@ def test_gap_events_are_said_also_where_only_bytes_are_shown(sqstee: Sqstee, fak
     put(fake_sqs, [event_of("start", 0), lines_of(1, 2), event_of("gap", 3, to=9, reason="full", **GAP)])
     found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
     assert found.stdout == expected(1, 2)
-    assert b"7 lines dropped by the sender of run 01JDRUN" in found.stderr
+    assert b"7 lines dropped by the sender in run 01JDRUN" in found.stderr
 
 
 @pytest.mark.parametrize(
@@ -458,7 +462,7 @@ def test_filters(sqstee: Sqstee, words: tuple[str, ...], seqs: list[int]) -> Non
 
 def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> None:
     """With an offset, a blank in the place of the T, or in a form of its own: then its message's age decides."""
-    since = Filter(since=earliest("2026-11-22T11:00:00Z", 0.0))
+    since = Filter(since=parse_since("2026-11-22T11:00:00Z", 0.0))
     texts = {
         "2026-11-22T01:00:00-11:00": True,
         "2026-11-22T13:00:00+11:00": False,
@@ -468,13 +472,13 @@ def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> Non
     }
     for text, wanted in texts.items():
         line = json.dumps({"timestamp": text, "message": "m"}).encode()
-        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 0.0))) is wanted, text
+        assert since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 0.0))) is wanted, text
         record = {"timestamp": text, "host": "h", "stream": "stdout", "run": "r", "seq": 0, "message": "m"}
         assert since(Record(record)) is wanted, text
     for text in ("1763800000", "Nov 22 12:00:00"):
         line = json.dumps({"timestamp": text}).encode()
-        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_200.0)))
-        assert not since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_199.0)))
+        assert since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_200.0)))
+        assert not since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_199.0)))
 
 
 def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -530,8 +534,8 @@ def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: Fake
 def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None:
     """Whatever somebody sends: it is shown somehow, and what comes behind it too."""
     queue = Queue([ReceivedMessage(body.encode(), {}, "a", "a"), message(0, 1, "b")])
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style(form))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style(form))
         Follower([queue], sink, stop, True, window=0.1).drain()
     assert b"line 1" in (tmp_path / "out").read_bytes()
     assert sorted(one.handle for batch in queue.deleted for one in batch) == ["a", "b"]
@@ -545,20 +549,20 @@ def test_no_depth_of_json_can_stop_a_reader(tmp_path: Path, head: str, form: str
     heads = [head.replace("%d", str(depth)) for depth in depths]
     bodies = [f'{{{head}"a":{"[" * depth}{"]" * depth}}}' for head, depth in zip(heads, depths, strict=True)]
     queue = Queue([ReceivedMessage(body.encode(), {}, str(depth)) for body, depth in zip(bodies, depths, strict=True)])
-    rest = FileRest(str(tmp_path / "rest"))
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("json"))
+    unmatched = UnmatchedFile(str(tmp_path / "rest"))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style("json"))
         wanted = Filter(runs=["8*"]) if form == "rest" else None
-        Follower([queue], sink, stop, True, wanted=wanted, rest=rest, window=0.1).drain()
+        Follower([queue], sink, stop, True, wanted=wanted, unmatched=unmatched, window=0.1).drain()
     assert sorted(int(one.handle) for batch in queue.deleted for one in batch) == list(depths)
 
 
 def test_above_a_number_of_lines_a_foreign_message_is_one_more() -> None:
     """Else one message would be a million objects; nothing of it is left out."""
-    lines = [b"%d" % number for number in range(MOST_FOREIGN_LINES + 1000)]
+    lines = [b"%d" % number for number in range(MAX_FOREIGN_LINES + 1000)]
     blocks, foreign = read(ReceivedMessage(b"\n".join(lines) + b"\n", {}, "a", "a"))
     assert blocks == []
-    assert len(foreign) == MOST_FOREIGN_LINES + 1
+    assert len(foreign) == MAX_FOREIGN_LINES + 1
     assert b"\n".join(line.data for line in foreign) == b"\n".join(lines)
 
 
@@ -578,7 +582,7 @@ def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
 
 
 @pytest.mark.parametrize("variable", [{}, {"NO_COLOR": "1"}])
-def test_on_a_terminal_hosts_are_aligned_and_remarks_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
+def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
     """Lines of short and long names begin in one column; what is said beside them is yellow, unless NO_COLOR is set."""
     other = RUN.replace("A", "B")
     to = stored(
@@ -639,8 +643,8 @@ def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs
     put(fake_sqs, [lines_of(0, 0)])
     for verb in ("tail", "top"):
         said = sqstee.run(verb, "q", "r", "--peek", environ=fake_sqs.environ()).stderr
-        assert b"sqstee: q: --peek takes each message once (1 now)" in said
-        assert b"sqstee: r: --peek takes each message once (0 now)" in said
+        assert b"sqstee: q: --peek receives each message once (1 now)" in said
+        assert b"sqstee: r: --peek receives each message once (0 now)" in said
 
 
 @pytest.mark.parametrize(
@@ -649,7 +653,7 @@ def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs
 )
 def test_a_template_is_checked_first(template: str) -> None:
     """Bad ones are named, with the fields that there are."""
-    with pytest.raises(SqsteeError, match="cannot be filled in"):
+    with pytest.raises(SqsteeError, match="for --template"):
         check_template(template)
 
 
@@ -657,10 +661,10 @@ def test_a_template_is_checked_first(template: str) -> None:
 def test_what_is_no_time(text: str) -> None:
     """--since refuses it."""
     if text == "99999999999999d":
-        assert earliest(text, 1e9).startswith("1970")
+        assert parse_since(text, 1e9).startswith("1970")
         return
     with pytest.raises(ValueError, match=r"."):
-        earliest(text, 1e9)
+        parse_since(text, 1e9)
 
 
 @pytest.mark.parametrize(
@@ -668,18 +672,18 @@ def test_what_is_no_time(text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     """For a person."""
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_message_is_done_when_all_its_runs_are_out() -> None:
     """What mixes runs waits for each of them."""
-    holding: Holding[str] = Holding()
-    holding.hold("m", {"a": 5, "b": 2})
-    holding.hold("n", {"a": 3})
-    assert holding.passed("a", 4) == ["n"]
-    assert holding.passed("a", 6) == []
-    assert holding.passed("b", 3) == ["m"]
-    assert len(holding) == 0
+    unacked: UnackedMessages[str] = UnackedMessages()
+    unacked.add("m", {"a": 5, "b": 2})
+    unacked.add("n", {"a": 3})
+    assert unacked.pop_finished("a", 4) == ["n"]
+    assert unacked.pop_finished("a", 6) == []
+    assert unacked.pop_finished("b", 3) == ["m"]
+    assert len(unacked) == 0
 
 
 def test_a_border_is_where_everything_is_out() -> None:
@@ -696,7 +700,7 @@ def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
     """Once it has answered, a queue's trouble is said once, and receiving goes on."""
     out, err = printed(tmp_path, Troubled("ServiceUnavailable", [message(0, 1, "a")], [message(2, 3, "b")]))
     assert out == expected(0, 3)
-    assert err.count(b"goes on trying") <= 1
+    assert err.count(b"is retried") <= 1
 
 
 def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -710,8 +714,8 @@ def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
 def test_several_destinations_are_merged(tmp_path: Path) -> None:
     """A fallback's lines and the primary's are one run."""
     queues = [Queue([message(0, 3, "a")], [message(7, 9, "c")]), Queue([message(4, 6, "b")])]
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("raw"))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style("raw"))
         Follower(queues, sink, stop, True, window=5.0).drain()
     assert ((tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()) == (expected(0, 9), b"")
     deleted = [sorted(one.handle for batch in queue.deleted for one in batch) for queue in queues]
@@ -731,10 +735,10 @@ def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
     """It comes back each time that its visibility ends: memory follows the messages, not the deliveries."""
     pointer = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
     queue = Queue(*([ReceivedMessage(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
-    with Stop() as stop:
-        follower = Follower([queue], Board(lambda board: None), stop, True, threads=1)  # in the order of deliveries
+    with StopSignal() as stop:
+        follower = Follower([queue], RunTable(lambda board: None), stop, True, threads=1)  # in the order of deliveries
         follower.drain()
-    assert len(follower._kept) == 1
+    assert len(follower.messages.kept) == 1
     assert [one.handle for one in queue.released] == ["handle-4"]
 
 
@@ -751,7 +755,7 @@ def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: Fake
             odd = {"run": "x\x02", "host": "h" * 999, "n": len(bodies)}
             fake_sqs.put("q", f"foreign {len(bodies)}", json.dumps(odd))
             fake_sqs.put("q", json.dumps(late | {"seq": len(bodies)}))
-            found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", rest, environ=environ)
+            found = sqstee.run(*CONSUME, "-i", "nothing", "--keep-unmatched", rest, environ=environ)
             assert (found.returncode, found.stdout) == (0, b""), found.stderr
         assert fake_sqs.messages("q") == []
         found = sqstee.run("tail", rest, "--consume", "--no-follow", "-o", "json", environ=environ)
@@ -769,7 +773,7 @@ def test_no_line_of_the_rest_is_deduplicated_by_its_range(sqstee: Sqstee, fake_s
     gap = event_of("gap", 3, **GAP, to=3)
     for bodies in ([gap], [lines_of(3, 3)], [lines_of(5, 5), lines_of(7, 7)], [lines_of(5, 7)]):
         put(fake_sqs, bodies)
-        found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", "other.fifo", environ=fake_sqs.environ())
+        found = sqstee.run(*CONSUME, "-i", "nothing", "--keep-unmatched", "other.fifo", environ=fake_sqs.environ())
         assert found.returncode == 0
     kept = [json.loads(line) for one in fake_sqs.messages("other.fifo") for line in one.body.splitlines()]
     assert {line["seq"] for line in kept if "event" not in line} == {3, 5, 6, 7}

@@ -16,9 +16,9 @@ from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
-from sqstee.cli.top import _Table
+from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks
-from sqstee.read.run_table import Board, RunState
+from sqstee.read.run_table import RunState, RunTable
 from sqstee.record import Body
 from sqstee.transports.base import ReceivedMessage
 
@@ -37,14 +37,14 @@ def items(*bodies: Body) -> list[Item]:
     return [item for body in bodies for block in blocks(ReceivedMessage(body.data, {}, "")) for item in block]
 
 
-def board(clock: Clock, *bodies: Body) -> Board:
+def board(clock: Clock, *bodies: Body) -> RunTable:
     """A board that has seen these."""
-    found = Board(lambda board: None, clock)
+    found = RunTable(lambda board: None, clock)
     found.items(items(*bodies))
     return found
 
 
-def only(found: Board) -> RunState:
+def only(found: RunTable) -> RunState:
     """The one run of a board."""
     (run,) = found.runs(60.0)
     return run
@@ -76,7 +76,7 @@ def test_what_is_no_duration(took: Any) -> None:
     found = board(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
     assert only(found).duration is None
     console = Console(file=io.StringIO(), width=120)
-    console.print(_Table(60.0).picture(found, 120, 0))
+    console.print(_TableView(60.0).render(found, 120, 0))
 
 
 def test_silence_and_rates() -> None:
@@ -96,12 +96,12 @@ def test_what_is_missing_until_it_comes() -> None:
     """Holes count, late lines fill them; what the sender dropped stays."""
     clock = Clock()
     found = board(clock, *whole_run(3, "R"))
-    found.remark("", kind="missing", run="R", first=2, last=5)
+    found.notice("", kind="missing", run="R", first=2, last=5)
     assert only(found).missing == 4
     assert only(found).state(clock(), 60.0) == "missing"
-    found.remark("", kind="late", run="R", first=2, last=5)
+    found.notice("", kind="late", run="R", first=2, last=5)
     assert only(found).state(clock(), 60.0) == "ok"
-    found.remark("", kind="gap", run="R", first=2, last=3)
+    found.notice("", kind="gap", run="R", first=2, last=3)
     assert (only(found).dropped, only(found).state(clock(), 60.0)) == (2, "missing")
 
 
@@ -109,12 +109,12 @@ def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither
     """A gap event explains a hole; the fallback's lines fill it after all."""
     clock = Clock()
     found = board(clock, *whole_run(5, "R"))
-    found.remark("", kind="missing", run="R", first=1, last=5)
-    found.remark("", kind="gap", run="R", first=2, last=4)
+    found.notice("", kind="missing", run="R", first=1, last=5)
+    found.notice("", kind="gap", run="R", first=2, last=4)
     assert (only(found).missing, only(found).dropped) == (2, 3)
-    found.remark("", kind="late", run="R", first=3, last=5)
+    found.notice("", kind="late", run="R", first=3, last=5)
     assert (only(found).missing, only(found).dropped) == (1, 1)
-    found.remark("", kind="late", run="R", first=1, last=2)
+    found.notice("", kind="late", run="R", first=1, last=2)
     assert (only(found).missing, only(found).dropped) == (0, 0)
     assert only(found).state(clock(), 60.0) == "ok"
 
@@ -161,7 +161,7 @@ def test_what_no_board_counts_stays_in_the_queue(sqstee: Sqstee, fake_sqs: FakeS
     fake_sqs.put("q", "plain text", mixed)
     way = "--peek" if peek else "--consume"
     found = sqstee.run("top", "q", way, "--no-follow", environ=fake_sqs.environ())
-    assert (b"a message is left in the queue: it is not sqstee's" in found.stdout) is not peek
+    assert (b"a message is left in the queue: it was not sent by sqstee" in found.stdout) is not peek
     assert len(fake_sqs.messages("q")) == (5 if peek else 2)
     assert in_flight(fake_sqs) == 0
 
@@ -221,4 +221,4 @@ def test_a_queue_asks_what_is_meant(sqstee: Sqstee) -> None:
     """As tail does."""
     found = sqstee.run("top", "q")
     assert found.returncode == 125
-    assert b"a queue has no way to read without taking" in found.stderr
+    assert b"reading a queue needs --consume or --peek" in found.stderr
