@@ -1,4 +1,4 @@
-"""sqstee stat: figures of queues and of the spool, what follows from them, and their forms."""
+"""sqstee stat: counts of queues and of the spool, their trends, and the output formats."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_waits_is_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 
 def test_json_and_prometheus(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """An object a destination and one for the spool; metrics with labels."""
+    """One object per destination and one for the spool; metrics with labels."""
     put(fake_sqs, [lines_of(0, 0)])
     words = ("stat", "q", "missing", "local", "--interval", "0", "-o")
     found = sqstee.run(*words, "json", environ=fake_sqs.environ())
@@ -85,7 +85,7 @@ def test_json_and_prometheus(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 
 def test_a_sample_is_there_once(sqstee: Sqstee) -> None:
-    """Whoever collects metrics refuses a page with one twice, however often a destination was named."""
+    """Prometheus rejects a page with a duplicate sample, so a destination that is named twice has one."""
     found = sqstee.run("stat", "local", "local", "--interval", "0", "-o", "prometheus")
     samples = [line for line in found.stdout.decode().splitlines() if not line.startswith("#")]
     assert 'sqstee_up{destination="local"} 1' in samples
@@ -117,7 +117,7 @@ def test_watching_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 def test_who_ends_it(
     sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...], number: signal.Signals, status: int
 ) -> None:
-    """^C is how a view that goes on ends; two looks of which there was only one did not do what they were asked."""
+    """^C is the normal end of --watch, but interrupts a command that needs a second sample."""
     environ = sqstee.environ | fake_sqs.environ()
     with running(sqstee.words("stat", "q", *words), env=environ, stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: fake_sqs.counters().calls.get("GetQueueAttributes"), "look")
@@ -127,7 +127,7 @@ def test_who_ends_it(
 
 @contextmanager
 def cloudwatch() -> Iterator[str]:
-    """A CloudWatch that knows the oldest message of any queue; its endpoint."""
+    """A CloudWatch that knows the oldest message of any queue; yields its endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -185,7 +185,7 @@ def test_rates_and_the_time_to_empty() -> None:
     ],
 )
 def test_warnings(attributes: dict[str, Any], warning: str) -> None:
-    """One line for each thing to look at, and none without cause."""
+    """One line for each condition, and none without cause."""
     (found,) = trend((0.0, 10), **attributes).warnings()
     assert warning in found
     assert trend((0.0, 10), visibility_timeout=40.0, dead_letter=DEAD).warnings() == []
@@ -203,7 +203,7 @@ def test_a_sparkline_fits(values: list[int], width: int) -> None:
 
 
 def test_attributes_of_emulators_are_taken_as_they_come() -> None:
-    """What is left out or malformed is unknown, not an error."""
+    """A missing or malformed attribute is unknown, not an error."""
     assert queue_state({}).visible == 0
     assert queue_state({"RedrivePolicy": "nonsense", "VisibilityTimeout": "x"}).max_receives is None
     assert queue_state({"RedrivePolicy": "[]"}).dead_letter is None

@@ -45,11 +45,13 @@ def drain(
     visibility: str = typer.Option(
         "", "--visibility-timeout", metavar="TIME", help="Hide received messages this long (default: the queue's)."
     ),
-    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Only a part of s3://: 00-7f is half of 00-ff."),
+    shards: str = typer.Option(
+        "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
+    ),
     wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll: 1s to 20s."),
     idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop after this long without a message."),
 ) -> int:
-    """Empty destinations fast, into files: each message is on disk before it is deleted.
+    """Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end.
 
     The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. A killed
     drain continues when it is run again; a later drain into the same folder fills in missing lines.

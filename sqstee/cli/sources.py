@@ -1,4 +1,4 @@
-"""What the verbs that read share: opening sources, converting options, reporting errors."""
+"""Shared by the verbs that read: opening sources, converting options, reporting errors."""
 
 from __future__ import annotations
 

@@ -30,13 +30,15 @@ def stat(
     watch: bool = typer.Option(False, "--watch", help="Update the view until ^C."),
     interval: str = typer.Option("1s", "--interval", metavar="TIME", help="Between two samples; 0 takes only one."),
     cloudwatch: bool = typer.Option(False, "--cloudwatch", help="Also ask CloudWatch: oldest message, traffic."),
-    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Only a part of s3://: 00-7f is half of 00-ff."),
+    shards: str = typer.Option(
+        "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
+    ),
     output: str = typer.Option(
         "default", "-o", "--output", metavar="default|json|prometheus", help="The output format."
     ),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
 ) -> int:
-    """Messages queued, in flight and dead, at what rate and until when, and what waits in this host's spool.
+    """Messages queued, in flight and dead; their rate and the time to empty; runs waiting in this host's spool.
 
     A rate needs two samples, an interval apart. The exit status is 1 where a destination could not be queried.
     """

@@ -26,14 +26,18 @@ def tail(
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more lines, or stop at the end."),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
-    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Only stdout, stderr, output or event."),
+    stream: list[str] = typer.Option(
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
+    ),
     run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts like this."),
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs."),
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
     highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
     since: str = typer.Option("", "--since", metavar="TIME", help="Only lines since then: 10m, 2h, or RFC 3339."),
-    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Only a part of s3://: 00-7f is half of 00-ff."),
+    shards: str = typer.Option(
+        "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
+    ),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),
     template: str = typer.Option("", "--template", metavar="TEXT", help="A format such as '{time} {host} {message}'."),
     window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
@@ -48,7 +52,7 @@ def tail(
     """Follow lines as they arrive: ordered, without duplicates, gaps reported.
 
     SQS cannot be read without receiving messages: --consume deletes them once they are printed, --peek releases them.
-    The exit status is 130 after ^C and 143 after SIGTERM; both end it in good order.
+    After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
     from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors, use_colour
     from sqstee.read.follower import Follower
@@ -107,7 +111,7 @@ def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
         try:
             found.append(re.compile(text))
         except re.error as error:
-            hint = f"it takes a regular expression of Python's re, as {flag} 'error|warning'; (?i) first ignores case"
+            hint = f"for example: {flag} '(?i)error|warning', in the syntax of Python's re"
             raise SqsteeError(f"invalid value {text!r} for {flag} ({error})", hint) from None
     return found
 

@@ -33,7 +33,7 @@ def top(
     consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are counted."),
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Update the table, or show it once and stop."),
-    silent: str = typer.Option("60s", "--silent", metavar="TIME", help="Silence after which a job counts as silent."),
+    silent: str = typer.Option("60s", "--silent", metavar="TIME", help="A job without lines for this long is silent."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
     """A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second.

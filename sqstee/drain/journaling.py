@@ -169,7 +169,7 @@ class Journaler:
             self._kept |= {message_key(*one): one for one in group}
 
     def _release(self) -> None:
-        """Release the kept messages, wait for every call that is out, and report what could not be finished."""
+        """Release the kept messages, wait for every call that is out, and report failures."""
         for receiver, messages in by_receiver(self._kept.values()):
             if not receiver.follows:
                 self._ack_pool.release(receiver, messages)

@@ -73,7 +73,7 @@ class RunAssembly:
         self._context.count_lines(verdict.lines - lines)
 
     def finish(self) -> None:
-        """Account for gap events behind the last record, close the files, and store what is final."""
+        """Account for gap events behind the last record, close the files, and store the final state."""
         if self._gaps and (end := max(gap.last for gap in self._gaps)) >= self.verdict.next:
             self._account_for_hole(self.verdict.next, end)
             self.verdict.next = end + 1

@@ -25,8 +25,8 @@ class BodySpan(NamedTuple):
 def body_spans(body: bytes, trust: bool = True) -> tuple[list[BodySpan], list[tuple[int, int]]]:
     """The spans of a body, and (at, size) of its lines that are not in the wire format.
 
-    With `trust`, a body that looks as if sqstee packed it is judged by its first and last line and by counting. Whoever
-    reads such a span must check its lines, and ask again without `trust` if one of them is not as expected.
+    With `trust`, a body that looks as if sqstee packed it is judged by its first and last line and by counting. The
+    caller must check the lines of such a span, and call again without `trust` if one of them is not as expected.
     """
     if trust and (whole := _whole(body)):
         return [whole], []

@@ -82,7 +82,7 @@ class Follower:
         return self._runs.states()
 
     def notice(self, text: str, **fields: object) -> None:
-        """Pass a notice to the sink. That may block; a signal interrupts it, and what is held is released."""
+        """Pass a notice to the sink. That may block; a signal interrupts it."""
         with self._stop.interruptible():
             self._sink.notice(text, **fields)
 
@@ -102,7 +102,7 @@ class Follower:
             raise self.receiver_pool.failure
 
     def _last_received(self) -> list[Received]:
-        """What came with the last calls: a slow one may bring messages from before the queue was found empty."""
+        """The messages of the last calls: a slow call may bring some that it took before the queue was found empty."""
         self._inbox.lift_limit()
         self.receiver_pool.stop()
         return self._inbox.get(0.0)
@@ -112,7 +112,7 @@ class Follower:
         return _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
 
     def _step(self, received: list[Received], at_end: bool = False) -> None:
-        """Process received messages, pass on what is in order, and delete the finished messages."""
+        """Process received messages, pass on the lines that are in order, and delete the finished messages."""
         unprocessed = deque(received)
         try:
             while unprocessed:
@@ -244,7 +244,7 @@ class Follower:
             sink.notice(self._queued_notices.pop(0))
 
     def _release_all(self) -> None:
-        """Wait for the calls that are out, then release what was not deleted: nothing stays in flight."""
+        """Wait for the calls that are out, then release every message that was not deleted: nothing stays in flight."""
         self._inbox.lift_limit()
         self.receiver_pool.stop()
         for receiver, messages in by_receiver([*self.messages.undeleted(), *self._inbox.get(0.0)]):

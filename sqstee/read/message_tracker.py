@@ -1,4 +1,4 @@
-"""What is to become of each received message: deleted once its lines are out, or released at the end."""
+"""Tracks received messages: each is deleted once its lines are out, or released at the end."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class MessageTracker:
             self.keep(receiver, message)
 
     def undeleted(self) -> list[Received]:
-        """Every message that is not to be deleted any more, at the end: the kept, the finished and the waiting."""
+        """At the end, every message that was not deleted: kept, finished or waiting."""
         return [*self.kept.values(), *self.pop_finished(), *self._waiting.pop_all()]
 
     def is_first_delivery(self, message: ReceivedMessage) -> bool:
-        """Whether a message has not been asked about before. A message without an id always counts as new."""
+        """Whether this is the first call for a message. A message without an id always counts as new."""
         if not message.id:
             return True
         known = message.id in self._known

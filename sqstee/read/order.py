@@ -1,9 +1,9 @@
-"""Orders the records of each run, drops duplicates, and reports what is missing.
+"""Orders the records of each run, drops duplicates, and reports missing seqs.
 
 Pure: blocks of consecutive seqs and the time go in, emissions come out. Every seq of a run is covered by one record or
 one gap event (wire format, version 1); order, deduplication and loss detection depend on that alone. Ranges are
-compared, never single lines: an in-order block costs the same with one line or a thousand. Memory grows with what is
-pending, missing or covered by a gap event only, not with the number of lines seen.
+compared, never single lines: an in-order block costs the same with one line or a thousand. Memory grows with the
+seqs that are pending, missing or covered by a gap event only, not with the number of lines seen.
 """
 
 from __future__ import annotations

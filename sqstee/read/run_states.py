@@ -1,4 +1,4 @@
-"""What became of each run that was met: complete, missing or open."""
+"""The state of each run that was met: complete, missing or open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_RUNS = 10_000  # runs known at a time; the one that has been silent longest
 
 
 class RunStates:
-    """The runs that were met, with what is known of their end; `order` knows what is missing of them."""
+    """The runs that were met, and whether each has ended; `order` knows their missing seqs."""
 
     def __init__(self, order: Order[Item]) -> None:
         self._order = order
@@ -23,13 +23,13 @@ class RunStates:
         self.ended_with_holes: set[str] = set()  # runs of which something was missing when their end came
 
     def touch(self, runs: Iterable[str]) -> None:
-        """Something of these runs was received."""
+        """Record that something of these runs was received."""
         for run in runs:
             self._known[run] = None
             self._known.move_to_end(run)
 
     def observe(self, items: Sequence[Item | ForeignLine]) -> None:
-        """Look for the end of a run in items that come out; an event is the last of its block."""
+        """Look for the end of a run in emitted items. An event that ends a run is the last of its block."""
         last = items[-1]
         if isinstance(last, Event) and last.event in ("exit", "end"):
             if last.event == "end" or not last.fields.get("open"):

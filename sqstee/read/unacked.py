@@ -1,4 +1,4 @@
-"""Received messages that are not finished: some of their lines have not come out yet. Pure."""
+"""Received messages that are not finished: some of their lines are not emitted yet. Pure."""
 
 from __future__ import annotations
 

@@ -75,9 +75,9 @@ def _is_torn(path: str) -> bool:
 class UnmatchedSender:
     """Sends NDJSON to another destination, in bodies of one run each; flush() waits for the answer.
 
-    The lines of a body may have holes in their seqs, but a destination may store each range of a run only once. So no
-    range is passed on: a standard queue gets no run, and every destination that identifies bodies gets the run and a
-    number made from the content. Lines without a run, or with a run that is no valid name, share one name.
+    Seqs are missing between the lines of a body, and a destination may store each range of a run only once: so no range
+    is passed on. A FIFO queue gets the run and, in the place of the range, a number made from the content. Every other
+    destination gets no run, except that lines without a valid run get one name in common and such a number.
     """
 
     def __init__(self, sender: Sender) -> None:
