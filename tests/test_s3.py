@@ -281,7 +281,10 @@ def test_verbs_read_their_shards(sqstee: Sqstee, client: S3Server) -> None:
 @pytest.mark.parametrize("words", [("tail",), ("stat",), ("drain", "-O", "/nowhere/out")])
 def test_shards_are_of_s3_alone(sqstee: Sqstee, words: tuple[str, ...]) -> None:
     """Where there is none to read, and where they are no range: one line, one hint, 125, and nothing is made."""
-    for dest, shards, problem in (("local", "00-7f", b"--shards divides s3"), ("s3://bkt", "7f-00", b"'7f-00' is not")):
+    for dest, shards, problem in (
+        ("local", "00-7f", b"--shards needs an s3:// source"),
+        ("s3://bkt", "7f-00", b"'7f-00' is not"),
+    ):
         found = sqstee.run(*words, dest, "--shards", shards)
         assert (found.returncode, found.stdout) == (125, b"")
         first, second = found.stderr.splitlines()
