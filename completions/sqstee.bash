@@ -188,7 +188,7 @@ _sqstee() {
             _sqstee_offer words "auto always never"
             return
             ;;
-        tail:--rest)
+        tail:--keep-unmatched)
             _sqstee_offer words "FILE DEST"
             return
             ;;
@@ -407,7 +407,7 @@ _sqstee() {
             fi
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards -o --output --template --reorder-window --color --delete-unmatched --rest -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi

@@ -6,6 +6,8 @@ import binascii
 
 from sqstee.record import CONTENT_ENCODING, MAX_SEQ, Body, gunzip
 
+GAP = "gap"  # the `event` of a gap event
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from json import JSONDecoder
@@ -86,6 +88,19 @@ class Event:
 
     def __repr__(self) -> str:
         return f"Event({self.run} {self.seq} {self.event} {self.message!r})"
+
+
+def is_gap(item: Record | Event) -> bool:
+    """Whether an item is a gap event, which covers a range of seqs whose lines were dropped."""
+    return isinstance(item, Event) and item.event == GAP
+
+
+def may_contain_gap(data: bytes) -> bool:
+    """Whether NDJSON may contain a gap event, without decoding it; False is certain.
+
+    Quotes inside a JSON string are escaped, so `"gap"` is a whole string, however the JSON is spaced.
+    """
+    return b'"gap"' in data
 
 
 class DecodeError(ValueError):

@@ -1,4 +1,4 @@
-"""What the tests of drain share: draining a queue, looking at the files, and assembling what was journaled."""
+"""Shared by the tests of drain: drain a queue, read the files, and assemble a journal."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def at_most(server: FakeSqs, queue: str, left: int) -> bool:
-    """Whether a queue holds so few messages."""
+    """Whether a queue holds at most this many messages."""
     return len(server.messages(queue)) <= left
 
 
 def journal(folder: Path, *bodies: bytes, id: str = "") -> None:
-    """Journal bodies, as a collection would."""
+    """Journal bodies, as a drain would."""
     (folder / ".sqstee").mkdir(parents=True, exist_ok=True)
     writer = Journal(str(folder / ".sqstee"))
     writer.append([(meta_of(id or f"id{hash(body)}", 1.5, {}), body) for body in bodies])
@@ -42,7 +42,7 @@ def journal(folder: Path, *bodies: bytes, id: str = "") -> None:
 
 
 def assembled(folder: Path, layout: str = "streams", packed: bool = False) -> dict[str, Verdict]:
-    """Assemble what is journaled; the verdicts by run."""
+    """Assemble the journal; the verdicts by run."""
     found: dict[str, Verdict] = {}
     store = Store(str(folder), layout, packed)
     try:

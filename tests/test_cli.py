@@ -56,8 +56,8 @@ from sqstee.errors import SqsteeError
             "unknown option '--no-auto-label'; did you mean '--no-auto-l",
         ),
         (["tial", "q"], "unknown verb 'tial'; did you mean 'tail'?"),
-        (["tail", "q"], "a queue has no way to read without taking"),
-        (["tail", "-o", "xml"], "'xml' is not a form of output"),
+        (["tail", "q"], "reading a queue needs --consume or --peek"),
+        (["tail", "-o", "xml"], "invalid value 'xml' for -o (expected default, raw or json)"),
         (["flush", "--timeout", "x"], "invalid value 'x' for --timeout (expected a time such as 10s"),
     ],
 )

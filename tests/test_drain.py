@@ -1,4 +1,4 @@
-"""sqstee drain: files whose bytes are what the commands wrote, whatever happens on the way, and a verdict per run."""
+"""sqstee drain: files with exactly the bytes that the commands wrote, whatever happens on the way, and verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from terminal import Terminal
 
 from sqstee.cli.progress import fitted
 from sqstee.drain.files import safe_name
-from sqstee.drain.journal import segments
+from sqstee.drain.journal import journal_segments
 from sqstee.record import Body
 
 ODD = "printf 'a\\nb \\303\\251 \\\"q\\\" \\\\\\\\ \\t\\n\\377\\376 raw\\n'; echo err >&2; printf 'no newline'"
@@ -29,7 +29,7 @@ GAP: dict[str, Any] = {"from": 1, "to": 3}
 
 class TestFiles:
     def test_the_bytes_are_those_that_the_command_wrote(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """Not UTF-8, without a newline at the end, on both streams: bit for bit; a complete run is status 0."""
+        """Bit for bit on both streams, without UTF-8 or a final newline; a complete run has status 0."""
         words = ("--to", "q", "--host", "node1", "--job", "j", "--", "sh", "-c", ODD)
         made = sqstee.run(*words, environ=fake_sqs.environ())
         found = drained(sqstee, fake_sqs)
@@ -51,7 +51,7 @@ class TestFiles:
         assert got == {".stdout": made.stdout, ".stderr": made.stderr}
 
     def test_ndjson_plain_and_packed(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """The records and events in their order, as they were sent."""
+        """The records and events in order, as they were sent."""
         environ = fake_sqs.environ()
         for name, words in (("ndjson", ("--layout", "ndjson")), ("ndjson.gz", ("--layout", "ndjson", "--gzip"))):
             put(fake_sqs, whole_run(100))
@@ -64,7 +64,7 @@ class TestFiles:
             assert [json.loads(line)["seq"] for line in text.splitlines()] == [*range(102)]
 
     def test_foreign_messages_are_kept_once(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """What is not in the wire format goes into a file of its own, with its attributes."""
+        """Lines that are not in the wire format go into a file of their own, with their attributes."""
         attribute = {"kind": {"DataType": "String", "StringValue": "x"}}
         fake_sqs.put("q", "plain text\ntwo lines", MessageAttributes=attribute)
         fake_sqs.faults(duplicates=1.0)
@@ -78,7 +78,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["../../e", "/abs", ".hidden", "_foreign", "a/b", "", "x" * 300, "\ud800", "é\n"])
     def test_a_remote_name_is_one_name(self, name: str) -> None:
-        """Never a path, never hidden, never two for one."""
+        """Never a path, never hidden, never the same for two names."""
         found = safe_name(name)
         assert found.isascii()
         assert found.isprintable()
@@ -99,7 +99,7 @@ class TestFiles:
         drained(sqstee, fake_sqs, "--max-messages", "1")
         found = drained(sqstee, fake_sqs, "--gzip")
         assert found.returncode == 125
-        assert b"was begun with --layout streams" in found.stderr
+        assert b"was drained into with --layout streams" in found.stderr
         assert len(fake_sqs.messages("q")) == 2
 
 
@@ -123,10 +123,10 @@ class TestVerdicts:
         assert found.returncode == 0
         assert json.loads(found.stdout)["state"] == "complete"
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 9)
-        assert segments(str(out / ".sqstee")) == []
+        assert journal_segments(str(out / ".sqstee")) == []
 
     def test_destinations_are_merged_and_a_record_beats_a_gap(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """What the primary says it gave to the fallback is found there."""
+        """Lines that the primary reports as sent to the fallback are found there."""
         fake_sqs.create_queue("fallback")
         start, _, end = whole_run(9)
         gap: dict[str, Any] = {"from": 4, "to": 6, "reason": "fallback"}
@@ -138,7 +138,7 @@ class TestVerdicts:
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 9)
 
     def test_what_the_sender_dropped_is_missing(self, tmp_path: Path) -> None:
-        """A gap event accounts for lines; they are gone all the same, until they turn up."""
+        """A gap event accounts for lines, but they are missing until they arrive."""
         start, _, end = whole_run(9)
         gap: dict[str, Any] = {"from": 4, "to": 6, "reason": "full"}
         bodies = [start, lines_of(1, 3), event_of("gap", 4, **gap), lines_of(7, 9), end]
@@ -157,7 +157,7 @@ class TestVerdicts:
         assert assembled(tmp_path)[RUN].state == "complete"
 
     def test_how_it_ended_is_known_when_a_later_hole_is_filled(self, tmp_path: Path) -> None:
-        """The exit event is in final files then, and not read again."""
+        """The exit event is in final files then, and is not read again."""
         journal(tmp_path, event_of("start", 0).data, event_of("exit", 1, open=["stdout"]).data, lines_of(3, 3).data)
         (found,) = assembled(tmp_path).values()
         assert (found.state, found.result) == ("missing", "exit of it")
@@ -167,7 +167,7 @@ class TestVerdicts:
 
     @pytest.mark.parametrize("lines", [3, 3000])
     def test_what_the_journal_keeps_has_not_come_twice(self, tmp_path: Path, lines: int) -> None:
-        """A hole keeps what was written below it in the journal as well, where that is little: no duplicates of it."""
+        """Frames that are in final files may stay in the journal: they are not counted as duplicates."""
         journal(tmp_path, event_of("start", 0).data, lines_of(1, lines).data, lines_of(lines + 2, lines + 9).data)
         for _ in range(3):
             (found,) = assembled(tmp_path).values()
@@ -183,7 +183,7 @@ class TestVerdicts:
 
 class TestOptions:
     def test_several_processes_share_the_work(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """--processes 3: everything once."""
+        """--processes 3: every line once."""
         put(fake_sqs, [event_of("start", 0), *(lines_of(n + 1, n + 1) for n in range(300)), event_of("exit", 301)])
         found = drained(sqstee, fake_sqs, "--processes", "3", "--concurrency", "2")
         assert found.returncode == 0, found.stderr
@@ -193,7 +193,7 @@ class TestOptions:
     def test_several_processes_read_once_what_is_not_shared_out(
         self, sqstee: Sqstee, fake_sqs: FakeSqs, destinations: tuple[str, ...]
     ) -> None:
-        """A local queue gives each reader all of it: only one process reads it, and nothing is a duplicate for that."""
+        """A local queue would give all its messages to each reader: one process reads it, so nothing is a duplicate."""
         put(fake_sqs, whole_run(20))
         sqstee.run("--host", "h", "--job", "here", "--", "seq", "100")
         words = ("drain", *destinations, "-O", str(sqstee.folder / "out"), *FAST, "--processes", "3")
@@ -205,7 +205,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("processes", ["1", "3"])
     def test_at_most_so_many(self, sqstee: Sqstee, fake_sqs: FakeSqs, processes: str) -> None:
-        """--max-messages: no more than that are taken."""
+        """--max-messages: no more than that are received."""
         put(fake_sqs, [lines_of(n, n) for n in range(60)])
         found = drained(sqstee, fake_sqs, "--max-messages", "25", "--processes", processes)
         assert found.returncode in (3, 4)
@@ -235,13 +235,13 @@ class TestOptions:
     def test_the_worst_of_all_runs(
         self, sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, bodies: list[Body], status: int
     ) -> None:
-        """The exit status is the same, wherever the lines go."""
+        """The exit status does not depend on where the lines go."""
         for folder in ("-", str(tmp_path / "out")):
             put(fake_sqs, bodies)
             assert sqstee.run("drain", "q", "-O", folder, *FAST, environ=fake_sqs.environ()).returncode == status
 
     def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """A group gives nothing more until what it gave is deleted: that is done at once."""
+        """A group gives no more messages until those it gave are deleted, so they are deleted at once."""
         fake_sqs.create_queue("o.fifo")
         bodies = [event_of("start", 0), *(lines_of(n + 1, n + 1) for n in range(60)), event_of("exit", 61)]
         put(fake_sqs, bodies, "o.fifo")
@@ -251,7 +251,7 @@ class TestOptions:
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 60)
 
     def test_a_local_queue_is_emptied(self, sqstee: Sqstee) -> None:
-        """As any other destination; a second drain adds nothing."""
+        """Like any other destination; a second drain adds nothing."""
         made = sqstee.run("--host", "h", "--", "seq", "100")
         out = sqstee.folder / "out"
         for _ in range(2):
@@ -264,13 +264,13 @@ class TestOptions:
         [
             (("drain", "q"), "Missing option '-O'"),
             (("drain", "-O", "x"), "Missing argument"),
-            (("drain", "q", "-O", "x", "--layout", "z"), "'z' is not a layout"),
+            (("drain", "q", "-O", "x", "--layout", "z"), "invalid value 'z' for --layout"),
             (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),
-            (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "--visibility-timeout is from"),
-            (("drain", "q", "-O", "/dev/null"), "/dev/null cannot be used"),
-            (("drain", "q", "-O", "-", "--gzip"), "--gzip is for a folder"),
-            (("drain", "q", "-O", "-", "--layout", "streams"), "--layout is for a folder"),
-            (("drain", "q", "-O", "-", "--processes", "2"), "--processes is for a folder"),
+            (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "invalid value '13h' for --visibility-timeout"),
+            (("drain", "q", "-O", "/dev/null"), "cannot use /dev/null"),
+            (("drain", "q", "-O", "-", "--gzip"), "--gzip needs a folder"),
+            (("drain", "q", "-O", "-", "--layout", "streams"), "--layout needs a folder"),
+            (("drain", "q", "-O", "-", "--processes", "2"), "--processes needs a folder"),
         ],
     )
     def test_bad_input(self, sqstee: Sqstee, words: tuple[str, ...], message: str) -> None:
@@ -281,7 +281,7 @@ class TestOptions:
         assert found.stderr.count(b"\n") == 2
 
     def test_a_missing_queue_is_one_line(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """Status 1, also of several processes."""
+        """Status 1, with one process and with several."""
         for processes in ("1", "2"):
             words = ("drain", "missing", "-O", str(sqstee.folder / "out"), "--processes", processes)
             found = sqstee.run(*words, environ=fake_sqs.environ())
@@ -291,7 +291,7 @@ class TestOptions:
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int) -> None:
-    """A line that fits, with what is left before all else, and that is gone before a verdict is printed."""
+    """The line fits, shows the messages left in any case, and is removed before a verdict is printed."""
     lines = [lines_of(first, first + 4999) for first in range(1, 150_001, 5000)]
     put(fake_sqs, [event_of("start", 0), *lines, event_of("exit", 150_001, exit_code=0)])
     fake_sqs.put("q", *["plain text"] * 200)
@@ -301,7 +301,7 @@ def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int)
     with Terminal(words, environ, (24, columns)) as terminal:
         assert terminal.wait() == 0
     drawn = terminal.output.decode().split("\r\x1b[K")
-    shown = [text for text in drawn if re.search(r"\d messages|putting together", text)]
+    shown = [text for text in drawn if re.search(r"\d messages|assembling", text)]
     assert any("left" in text for text in shown)
     assert max(map(len, shown)) < columns
     assert any(text.startswith("complete node1 ") for text in drawn)  # behind what wipes the line out
@@ -309,7 +309,7 @@ def test_progress_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs, columns: int)
 
 @given(st.lists(st.text("ab", max_size=30), min_size=4, max_size=5), st.integers(0, 120))
 def test_a_line_is_fitted(parts: list[str], width: int) -> None:
-    """Never wider, whole where there is room, and what is spared is spared in order."""
+    """Never wider, whole where there is room, and parts are left out in the given order."""
     line = fitted(parts, width, ((2,), (0, 2)))
     assert len(line) <= width
     whole = "   ".join(part for part in parts if part)

@@ -26,12 +26,12 @@ from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_r
 from support import Sqstee, python, running, wait_for
 
 from sqstee.drain.fast_decode import plain_lines
-from sqstee.drain.journal import Journal, frames, meta_of, segments
-from sqstee.drain.journaling import Collector, Limits
-from sqstee.drain.spans import spans
+from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames
+from sqstee.drain.journaling import DrainLimits, Journaler
+from sqstee.drain.spans import body_spans
 from sqstee.drain.store import Store
-from sqstee.read.decode import MOST_FOREIGN_LINES
-from sqstee.read.stop_signal import Stop
+from sqstee.read.decode import MAX_FOREIGN_LINES
+from sqstee.read.stop_signal import StopSignal
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import Failure
@@ -39,7 +39,7 @@ from sqstee.transports.errors import Failure
 
 class TestFaults:
     def test_killed_at_any_moment_it_goes_on(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """kill -9 after a growing number of deletes; the last drain finds everything, and nothing twice."""
+        """kill -9 after more and more deletes: the last drain finds every line, once."""
         fake_sqs.create_queue("k", VisibilityTimeout=60)
         fake_sqs.faults(latency_ms=10)
         runs = [f"01JDRUN{number:019d}" for number in range(3)]
@@ -65,7 +65,7 @@ class TestFaults:
     def test_asked_to_stop_it_leaves_nothing_in_flight(
         self, sqstee: Sqstee, fake_sqs: FakeSqs, number: int, processes: str
     ) -> None:
-        """What was received is in the files and deleted; everything else can be received at once."""
+        """Received messages are in the files and deleted; all others can be received at once."""
         put(fake_sqs, [event_of("start", 0)] + [lines_of(n + 1, n + 1) for n in range(600)])
         fake_sqs.faults(latency_ms=20)
         out = sqstee.folder / "out"
@@ -84,7 +84,7 @@ class TestFaults:
         assert len(lines) == len({*lines})
 
     def test_a_full_disk_deletes_nothing_that_is_not_stored(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """What could not be journaled is given back; one line says why."""
+        """Messages that could not be journaled are released; one line gives the reason."""
         put(fake_sqs, [event_of("start", 0)] + [lines_of(n * 500 + 1, n * 500 + 500) for n in range(20)])
         words = sqstee.words("drain", "q", "-O", str(sqstee.folder / "out"), *FAST)
         found = subprocess.run(
@@ -103,8 +103,8 @@ class TestFaults:
         found = drained(sqstee, fake_sqs)
         assert files(sqstee.folder / "out")[f"node1/{RUN}.stdout"] == expected(1, 10000)
 
-    def test_trouble_that_cannot_be_told_ends_nothing(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """A log that stderr goes to is full: whoever has trouble to tell goes on receiving all the same."""
+    def test_trouble_that_cannot_be_reported_ends_nothing(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """stderr goes to a full disk: a thread that has trouble to report continues to receive."""
         put(fake_sqs, whole_run(3))
         refusal = {"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503, "times": 2}
         fake_sqs.faults(errors=[refusal])
@@ -115,8 +115,8 @@ class TestFaults:
         assert found.returncode == 0, found.stdout
         assert fake_sqs.messages("q") == []
 
-    def test_deletes_that_fail_are_repeated_or_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """Failed entries once: deleted in the end. Refused for good: stored, and said to come again."""
+    def test_deletes_that_fail_are_repeated_or_reported(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """Entries that failed once are deleted in the end; denied deletes are reported."""
         put(fake_sqs, whole_run(3))
         failing: dict[str, Any] = {"operation": "DeleteMessageBatch", "times": 2}
         fake_sqs.faults(failed_entries=[failing])
@@ -125,10 +125,10 @@ class TestFaults:
         put(fake_sqs, whole_run(3))
         fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
         found = drained(sqstee, fake_sqs)
-        assert b"3 messages are stored and will come again all the same" in found.stderr
+        assert b"3 messages stored, but could not be acknowledged and will be received again" in found.stderr
 
     def test_odd_names_have_a_file_each(self, tmp_path: Path) -> None:
-        """Of two runs, however run and stream are divided by dots; and one that any file system takes."""
+        """Two runs with dots between run and stream in different places, and names too long for any file system."""
         names = [("a", "b.c"), ("a.b", "c"), ("r" * 300, "s" * 300), ("r" * 300, "." * 300)]
         for number, (run, stream) in enumerate(names):
             journal(tmp_path, lines_of(number, number, run, "h" * 300, stream).data)
@@ -138,7 +138,7 @@ class TestFaults:
         assert sorted(lines) == [b"line %d\n" % number for number in range(len(names))]
 
     def test_a_gap_event_is_one_however_it_is_spaced(self, tmp_path: Path) -> None:
-        """It reaches as far as it says, also where its first seq came all the same."""
+        """It covers its whole range, even where the record of its first seq has arrived."""
         reach: dict[str, Any] = {"from": 3, "to": 7}
         gap = event_of("gap", 3, **reach).data
         for number, data in enumerate((gap, gap.replace(b'": ', b'":'), gap.replace(b'": ', b'" : '))):
@@ -147,7 +147,7 @@ class TestFaults:
             assert (verdict.lines, verdict.gapped, verdict.missing) == (7, 1, 0)
 
     def test_a_sync_that_failed_never_succeeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Linux reports a lost write once: what was journaled then is not deleted, however often one asks."""
+        """Linux reports a lost write once: messages journaled before are not deleted, however often sync is called."""
 
         def fail(fd: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
@@ -165,26 +165,26 @@ class TestFaults:
     @settings(max_examples=40)
     @given(st.integers(0, 2000), st.binary(max_size=40), st.booleans())
     def test_damage_costs_the_frame_that_it_hits(self, at: int, junk: bytes, cut: bool) -> None:
-        """A torn tail or bytes that are not ours: every other frame is found."""
+        """A torn tail or foreign bytes: every other frame is found."""
         with tempfile.TemporaryDirectory() as folder:
             writer = Journal(folder)
             bodies = [b"%d" % n * 100 for n in range(8)]
             writer.append([(meta_of(str(n), 0.0, {}), body) for n, body in enumerate(bodies)])
             writer.close()
-            (path,) = segments(folder)
-            whole = list(frames(path))
+            (path,) = journal_segments(folder)
+            whole = list(read_frames(path))
             assert [frame.body for frame in whole] == bodies
             data = Path(path).read_bytes()
             at = min(at, len(data))
             Path(path).write_bytes(data[:at] + (junk if cut else junk + data[at + len(junk) :]))
-            found = [frame.body for frame in frames(path)]
+            found = [frame.body for frame in read_frames(path)]
             for frame in whole:
                 hit = frame.at + frame.size > at and (cut or frame.at < at + len(junk))
                 assert hit or frame.body in found
             assert set(found) <= set(bodies)
 
-    def test_a_state_that_cannot_be_read_is_said(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """One line and one hint, before anything is taken from the queue."""
+    def test_a_state_that_cannot_be_read_is_reported(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """One line and one hint, before any message is received."""
         put(fake_sqs, whole_run(3))
         hidden = sqstee.folder / "out" / ".sqstee"
         hidden.mkdir(parents=True)
@@ -196,8 +196,8 @@ class TestFaults:
         assert hint.startswith("hint: ")
         assert [one.receives for one in fake_sqs.messages("q")] == [0, 0, 0]
 
-    def test_a_stranger_to_the_folder_waits(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """Two drains into one folder at once are refused."""
+    def test_a_second_drain_into_a_folder_is_refused(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """A second drain into the same folder is refused."""
         out = sqstee.folder / "out"
         store = Store(str(out), "streams", False)
         try:
@@ -205,7 +205,7 @@ class TestFaults:
         finally:
             store.close()
         assert found.returncode == 1
-        assert b"another drain is working in" in found.stderr
+        assert b"another drain is writing to" in found.stderr
 
 
 RUNS = ("A", "B")
@@ -213,7 +213,7 @@ RUNS = ("A", "B")
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[dict[str, list[bytes]], list[list[bytes]]]:
-    """Two runs' lines, and rounds of bodies: any cut, any order, any duplication, any loss, runs mixed in a body."""
+    """Two runs' lines, and rounds of bodies: any cut, order, duplication and loss, with runs mixed in a body."""
     wrote = {run: draw(st.lists(st.binary(max_size=6), min_size=1, max_size=12)) for run in RUNS}
     records = {run: [_record(run, seq, line) for seq, line in enumerate(lines)] for run, lines in wrote.items()}
     pieces = st.tuples(st.sampled_from(RUNS), st.integers(0, 11), st.integers(1, 5)).map(
@@ -243,7 +243,7 @@ def _streams(wrote: dict[str, list[bytes]], seen: Iterable[tuple[str, int]]) -> 
 def test_any_history_makes_the_files_of_what_was_seen(
     history: tuple[dict[str, list[bytes]], list[list[bytes]]], packed: bool
 ) -> None:
-    """After each round: exactly what came so far, in order, once, and the verdict names what did not."""
+    """After each round the files hold every line that arrived, in order, once; the verdict counts the missing ones."""
     wrote, rounds = history
     folder = Path(tempfile.mkdtemp())
     try:
@@ -275,7 +275,7 @@ LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b""
 @settings(max_examples=200)
 @given(LINES, st.sampled_from(["", 'j"b\\', 'x","message":"']), st.integers(0, 10**12))
 def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, first: int) -> None:
-    """The fast way gives the same bytes, or none at all; and so does the index."""
+    """The fast decoder gives the same bytes or none, and the index finds the same range."""
     block = b"".join(line + b"\n" for line in lines)
     data = Encoder("R", "h", job, {"message": "m"} if job else None).lines(block, "stdout", 0, first)
     found = plain_lines(data, "R", first, len(lines))
@@ -286,7 +286,7 @@ def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, f
     assert plain_lines(data, "S", first, len(lines)) is None
     assert plain_lines(data, "R", first, len(lines) + 1) is None
     for trust in (True, False):
-        ((span,), foreign) = spans(data, trust)
+        ((span,), foreign) = body_spans(data, trust)
         assert (span.run, span.first, span.last, span.size) == ("R", first, first + len(lines) - 1, len(data))
         assert foreign == []
 
@@ -304,7 +304,7 @@ def test_plain_records_are_what_the_encoder_took(lines: list[bytes], job: str, f
     ],
 )
 def test_a_body_that_only_looks_whole_is_read_line_by_line(tmp_path: Path, change: Any) -> None:
-    """What its first and last line promise is checked: the good lines are found, the others are foreign or missing."""
+    """The lines between the first and the last are checked: good lines are found, others are foreign or missing."""
     lines = [Encoder("A", "h").lines(b"%d\n" % seq, "stdout", 0, seq) for seq in range(4)]
     journal(tmp_path, change(lines))
     verdict = assembled(tmp_path)["A"]
@@ -315,7 +315,7 @@ def test_a_body_that_only_looks_whole_is_read_line_by_line(tmp_path: Path, chang
 
 
 def test_a_body_of_whatever_json_cannot_stop_a_drain(tmp_path: Path) -> None:
-    """Numbers, lists, deep nesting, bytes: kept as foreign, and the run beside them is whole."""
+    """Numbers, lists, deep nesting and raw bytes are kept as foreign, and the run beside them is complete."""
     good: Body = lines_of(0, 3)
     junk = [b"7\n", b"[1,2]\n", b"null", b"[" * 50000, b"\xff\xfe\x00", b'{"seq":0}\n']
     junk.append(b'{"run":{},"seq":0}\n{"run":{}}\n')
@@ -340,7 +340,7 @@ def test_a_body_of_whatever_json_cannot_stop_a_drain(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("layout", ["streams", "ndjson"])
 def test_no_value_of_a_record_can_stop_a_drain(tmp_path: Path, change: dict[str, Any], layout: str) -> None:
-    """Numbers and half characters that no database takes: the drain ends, and the run beside them is whole."""
+    """Numbers and half surrogate pairs that SQLite rejects: the drain ends, and the run beside them is complete."""
     fields = {"timestamp": "t", "host": "h", "stream": "stdout", "run": "R", "seq": 0, "message": "m"} | change
     journal(tmp_path, json.dumps(fields, separators=(",", ":")).encode() + b"\n", lines_of(0, 3).data)
     assert assembled(tmp_path, layout)[RUN].lines == 4
@@ -348,7 +348,7 @@ def test_no_value_of_a_record_can_stop_a_drain(tmp_path: Path, change: dict[str,
 
 
 def test_a_run_of_very_many_streams(tmp_path: Path) -> None:
-    """Files for the first of them, one for the rest, however few files may be open; filled again where it goes on."""
+    """The first streams have files of their own, the others share one, however few files may be open."""
     lines = [Encoder("R", "h").lines(b"%d\n" % seq, f"s{seq}", 0, seq) for seq in range(300)]
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
@@ -366,7 +366,7 @@ def test_a_run_of_very_many_streams(tmp_path: Path) -> None:
 
 
 def test_long_attributes_of_a_foreign_message_are_kept(tmp_path: Path) -> None:
-    """Their JSON is up to three times what a message may hold, and is read back."""
+    """As JSON they are up to three times as long as a message, and are read back."""
     attributes = {"note": "\u00e9" * 400_000}
     (tmp_path / ".sqstee").mkdir()
     writer = Journal(str(tmp_path / ".sqstee"))
@@ -378,7 +378,7 @@ def test_long_attributes_of_a_foreign_message_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_segment_that_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk there: the journal has no file, and touches no other that gets the descriptor's number."""
+    """The journal has no file then, and never uses the old descriptor's number, which another file may get."""
     monkeypatch.setattr("sqstee.drain.journal._SEGMENT_BYTES", 10)
     writer = Journal(str(tmp_path))
     writer.append([(meta_of("a", 0.0, {}), b"one")])
@@ -393,11 +393,11 @@ def test_a_segment_that_cannot_be_begun(tmp_path: Path, monkeypatch: pytest.Monk
     writer.close()
     assert os.fstat(other).st_size == 0
     os.close(other)
-    assert [frame.body for path in segments(str(tmp_path)) for frame in frames(path)] == [b"one", b"three"]
+    assert [frame.body for path in journal_segments(str(tmp_path)) for frame in read_frames(path)] == [b"one", b"three"]
 
 
 def test_a_message_of_very_many_lines(tmp_path: Path) -> None:
-    """Its attributes are kept once, and above a number of lines the rest is one: no message makes gigabytes."""
+    """Its attributes are stored once, and above a number of lines the rest is one line: memory stays small."""
     attributes = {"note": "n" * 100_000}
     lines = [b"%d\n" % number for number in range(60_000)]
     (tmp_path / ".sqstee").mkdir()
@@ -407,23 +407,23 @@ def test_a_message_of_very_many_lines(tmp_path: Path) -> None:
     assembled(tmp_path)
     found = [json.loads(line) for line in files(tmp_path)["_foreign/messages.ndjson"].splitlines()]
     assert "".join(line["line"] + "\n" for line in found).encode() == b"".join(lines)
-    assert len(found) == MOST_FOREIGN_LINES + 1
+    assert len(found) == MAX_FOREIGN_LINES + 1
     assert [line.get("attributes") for line in found[:2]] == [attributes, None]
 
 
 def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
-    """A foreign line that is not UTF-8 comes back from its base64."""
+    """A foreign line that is not UTF-8 is restored from its base64."""
     journal(tmp_path, b"\xff\xfe\n")
     assembled(tmp_path)
     (line,) = files(tmp_path)["_foreign/messages.ndjson"].splitlines()
     assert base64.b64decode(json.loads(line)["raw"]) == b"\xff\xfe"
 
 
-HALF_A_CREW = """
+FAILING_FORK = """
 import os, sys, time
-from sqstee.drain.journaling import Limits
+from sqstee.drain.journaling import DrainLimits
 from sqstee.drain.processes import collect
-from sqstee.read.stop_signal import Stop
+from sqstee.read.stop_signal import StopSignal
 from sqstee.transports.base import QueueState
 
 class Empty:
@@ -443,7 +443,7 @@ def fork(real=os.fork, done=[]):
 
 os.fork = fork
 try:
-    collect(sys.argv[1], lambda: [Empty()], Limits(idle=3600.0), 2, Stop(), lambda progress: None, print)
+    collect(sys.argv[1], lambda: [Empty()], DrainLimits(idle=3600.0), 2, StopSignal(), lambda progress: None, print)
 except BlockingIOError:
     try:
         print("left:", os.waitpid(-1, os.WNOHANG))
@@ -452,15 +452,15 @@ except BlockingIOError:
 """
 
 
-def test_a_crew_that_cannot_be_forked_leaves_nobody_behind(tmp_path: Path) -> None:
-    """Else it would go on writing, and deleting, beside what is put together next."""
-    words = [*python(HALF_A_CREW), str(tmp_path)]
+def test_processes_that_cannot_be_forked_leave_nobody_behind(tmp_path: Path) -> None:
+    """A process left behind would go on writing and deleting while the files are assembled."""
+    words = [*python(FAILING_FORK), str(tmp_path)]
     found = subprocess.run(words, capture_output=True, timeout=60, check=False)
     assert (found.stdout, found.stderr) == (b"nobody is left\n", b"")
 
 
 class Pointers:
-    """A queue whose only message is a pointer, which comes again and again."""
+    """A queue whose only message is a pointer, which is redelivered again and again."""
 
     follows = ordered = False
     name = "memory"
@@ -488,10 +488,12 @@ class Pointers:
 
 
 def test_a_pointer_that_comes_again_is_left_once(tmp_path: Path) -> None:
-    """Counted once, and given back by its latest handle."""
-    queue, remarks = Pointers(), list[str]()
+    """It is counted once, and released by its latest handle."""
+    queue, notices = Pointers(), list[str]()
     journal = Journal(str(tmp_path))
-    Collector([queue], journal, Limits(threads=1, idle=0.0), remarks.append).run(Stop(), lambda progress: None)
+    Journaler([queue], journal, DrainLimits(threads=1, idle=0.0), notices.append).run(
+        StopSignal(), lambda progress: None
+    )
     journal.close()
-    assert remarks == ["1 message left in the queue: the body in S3 could not be read"]
+    assert notices == ["1 message left in the queue: the body in S3 could not be read"]
     assert [one.handle for one in queue.released] == ["handle-5"]

@@ -1,4 +1,4 @@
-"""sqstee.read.order: examples of every rule, and a property against a model that knows single seqs only."""
+"""sqstee.read.order: examples of every rule, and a property against a model that handles single seqs only."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def printed(emissions: Iterable[Emission[str]]) -> list[str]:
 
 class TestInOrder:
     def test_a_block_at_next_is_emitted_at_once(self, drain: Order[str]) -> None:
-        """What is in order waits for nothing and leaves nothing behind."""
+        """An in-order block waits for nothing and leaves nothing behind."""
         assert drain.block("r", 0, lines(0, 4), 0.0) == [Emit("r", 0, lines(0, 4))]
         assert drain.block("r", 5, lines(5, 5), 0.0) == [Emit("r", 5, ["5"])]
         assert (drain.pending, drain.deadline()) == (0, None)
         assert drain.counters("r") == Counters(emitted=6)
 
     def test_an_in_order_block_is_handed_on_as_it_is(self, drain: Order[str]) -> None:
-        """No per-line work: the very same sequence comes out, never copied."""
+        """No per-line work: the very same sequence comes out, not a copy."""
         items = lines(0, 999)
         (emission,) = drain.block("r", 0, items, 0.0)
         assert isinstance(emission, Emit)
@@ -74,7 +74,7 @@ class TestInOrder:
 
     @pytest.mark.parametrize("from_start", [True, False])
     def test_regression_high_water_mark(self, from_start: bool) -> None:
-        """5, 3, 4 must all print: the highest seq seen says nothing about lower ones."""
+        """5, 3, 4 must all print: the highest seq seen does not settle lower ones."""
         order = Order[str](from_start=from_start)
         out = order.block("r", 0, lines(0, 2), 0.0)
         for seq in (5, 3, 4):
@@ -120,7 +120,7 @@ class TestMissing:
         assert drain.deadline() is None
 
     def test_the_window_counts_from_the_first_record_above(self, drain: Order[str]) -> None:
-        """A lower record that comes later does not make the hole below it younger, and has one above it."""
+        """A lower record that comes later makes the hole below it no younger, and leaves another hole above it."""
         drain.block("r", 9, ["9"], 0.0)
         drain.block("r", 5, ["5"], 1.9)
         assert drain.tick(2.0) == [
@@ -139,7 +139,7 @@ class TestMissing:
         assert drain.tick(3.0) == [Missing("r", 2, 2, 2.0), Emit("r", 3, ["3"])]
 
     def test_a_filled_hole_moves_the_deadline(self, drain: Order[str]) -> None:
-        """The deadline is that of a hole which is still there, whichever run has it."""
+        """The deadline is that of the oldest hole left in any run."""
         drain.block("a", 1, ["1"], 0.0)
         drain.block("b", 1, ["1"], 0.5)
         drain.block("a", 3, ["3"], 1.0)
@@ -149,7 +149,7 @@ class TestMissing:
         assert drain.deadline() == 3.0
 
     def test_overdue_but_not_yet_reported_is_in_order(self, drain: Order[str]) -> None:
-        """Only tick gives up: a record that comes before it is no worse for being slow."""
+        """Only tick() gives up a hole: a slow record that comes before it is in order."""
         drain.block("r", 1, ["1"], 0.0)
         assert drain.block("r", 0, ["0"], 50.0) == [Emit("r", 0, ["0"]), Emit("r", 1, ["1"])]
 
@@ -165,7 +165,7 @@ class TestLate:
         assert drain.counters("r") == Counters(emitted=1, late=2, duplicates=2, missing=7)
 
     def test_late_in_order_and_new_out_of_one_block(self, drain: Order[str]) -> None:
-        """One block may hold duplicates, late records and new ones; each is told apart by ranges."""
+        """One block may hold duplicates, late records and new ones; ranges tell them apart."""
         drain.block("r", 0, lines(0, 2), 0.0)
         drain.block("r", 5, lines(5, 6), 0.0)
         drain.tick(2.0)
@@ -175,7 +175,7 @@ class TestLate:
 
 class TestDuplicates:
     def test_below_next(self, drain: Order[str]) -> None:
-        """A block that comes again is counted and not emitted."""
+        """A block that arrives again is counted and not emitted."""
         drain.block("r", 0, lines(0, 2), 0.0)
         assert drain.block("r", 0, lines(0, 2), 0.0) == []
         assert drain.counters("r") == Counters(emitted=3, duplicates=3)
@@ -212,7 +212,7 @@ class TestGapEvents:
         assert drain.counters("r") == Counters(late=1, duplicates=1, gapped=4)
 
     def test_a_gap_event_over_records_is_trimmed(self, drain: Order[str]) -> None:
-        """It is emitted for the seqs of which no record was seen, and not at all if there is none."""
+        """It is emitted for the seqs without a record, and not at all if every seq has one."""
         drain.block("r", 0, lines(0, 2), 0.0)
         assert drain.gap("r", 1, 2, "gap", 0.0) == []
         drain.block("r", 5, ["5"], 0.0)
@@ -235,7 +235,7 @@ class TestGapEvents:
         assert drain.counters("r") == Counters(emitted=2, gapped=4)
 
     def test_a_gap_event_explains_a_reported_hole(self, drain: Order[str]) -> None:
-        """The hole is closed by it, and a record can still come late."""
+        """It closes the hole, and a record can still arrive late."""
         drain.block("r", 4, ["4"], 0.0)
         drain.tick(2.0)
         assert drain.gap("r", 1, 3, "gap", 3.0) == [Gap("r", 1, 3, "gap", is_late=True)]
@@ -272,11 +272,11 @@ class TestTailStart:
         assert tail.counters("r") == Counters(emitted=4, late=2, duplicates=4)
 
     def test_seq_0_starts_at_once(self, tail: Order[str]) -> None:
-        """With the beginning at hand there is nothing to wait for."""
+        """The run has no lower seq to wait for."""
         assert tail.block("r", 0, ["0"], 0.0) == [Emit("r", 0, ["0"])]
 
     def test_seq_0_within_the_window_ends_the_wait(self, tail: Order[str]) -> None:
-        """It is the lowest there can be; holes above it keep their age."""
+        """No lower seq exists; holes above it keep their age."""
         tail.block("r", 2, ["2"], 0.0)
         assert tail.block("r", 0, ["0"], 1.0) == [Emit("r", 0, ["0"])]
         assert tail.tick(2.0) == [Missing("r", 1, 1, 2.0), Emit("r", 2, ["2"])]
@@ -288,7 +288,7 @@ class TestTailStart:
         assert tail.tick(2.0) == [Emit("r", 5, ["5"]), Missing("r", 6, 8, 2.0), Emit("r", 9, ["9"])]
 
     def test_a_gap_event_before_the_start(self, tail: Order[str]) -> None:
-        """It is told as late, and a record still beats it."""
+        """It is emitted as late, and a record still beats it."""
         tail.block("r", 9, ["9"], 0.0)
         tail.tick(2.0)
         assert tail.gap("r", 5, 6, "gap", 3.0) == [Gap("r", 5, 6, "gap", is_late=True)]
@@ -296,7 +296,7 @@ class TestTailStart:
         assert tail.counters("r") == Counters(emitted=1, late=5)
 
     def test_flush_ends_the_wait(self, tail: Order[str]) -> None:
-        """A reading that ends within the first window prints what it has."""
+        """A reading that ends within the first window prints the records that it has."""
         tail.block("r", 7, ["7"], 0.0)
         assert tail.flush("r", 0.5) == [Emit("r", 7, ["7"])]
         assert tail.deadline() is None
@@ -345,31 +345,31 @@ class TestMaxPending:
         assert order.pending == 3
 
     def test_a_block_larger_than_the_bound(self) -> None:
-        """It is let through after the hole below it was reported."""
+        """It is emitted after the hole below it was reported."""
         order = Order[str](from_start=True, max_pending=10)
         assert order.block("r", 1, lines(1, 50), 0.0) == [Missing("r", 0, 0, 0.0), Emit("r", 1, lines(1, 50))]
         assert order.pending == 0
 
     def test_tail_gives_up_waiting_for_a_lower_start(self) -> None:
-        """The first window is cut short, and nothing is missing for it."""
+        """The first window is cut short, and nothing counts as missing."""
         order = Order[str](from_start=False, max_pending=2)
         order.block("r", 7, lines(7, 8), 0.0)
         assert order.block("r", 9, ["9"], 0.5) == [Emit("r", 7, lines(7, 8)), Emit("r", 9, ["9"])]
 
     def test_memory_follows_holes(self) -> None:
-        """A hundred thousand lines in shuffled pairs leave no more than two lines leave."""
+        """A hundred thousand lines in shuffled pairs leave no more than two lines do."""
         order = Order[str](from_start=True)
         for seq in range(0, 100_000, 2):
             order.block("r", seq + 1, ["x"], 0.0)
             order.block("r", seq, ["x"], 0.0)
         state = order._runs["r"]
-        kept = (state.pending, state.peaks, state.missing.spans, state.before.spans, state.gapped.spans)
+        kept = (state.pending, state.peaks, state.missing.intervals, state.before.intervals, state.gapped.intervals)
         assert [len(each) for each in kept] == [0, 0, 0, 0, 0]
         assert len(order._waiting) <= 1
 
 
 class Model:
-    """The rules, seq by seq, for one run: slow, and with no idea of ranges."""
+    """The rules, seq by seq, for one run: slow, and without ranges."""
 
     def __init__(self, run: str, from_start: bool) -> None:
         self.run = run
@@ -421,7 +421,7 @@ class Model:
 
 
 def flat(emissions: Iterable[Emission[str]]) -> list[Line]:
-    """Emissions as one line a seq, the way the model tells them."""
+    """Emissions as one line per seq, in the form of the model."""
     out: list[Line] = []
     for each in emissions:
         if isinstance(each, Missing):
@@ -490,8 +490,8 @@ def test_any_history_equals_the_model(history: Sequence[Step], from_start: bool)
 
 @settings(max_examples=400)
 @given(HISTORIES, st.booleans(), st.integers(0, 12))
-def test_whatever_arrives_is_told_once(history: Sequence[Step], from_start: bool, max_pending: int) -> None:
-    """With a bound on memory too: each seq once, in order ascending, missing exactly what never came."""
+def test_whatever_arrives_is_emitted_once(history: Sequence[Step], from_start: bool, max_pending: int) -> None:
+    """Even with a bound on memory: each seq once, in ascending order, and exactly those that never came are missing."""
     order = Order[str](from_start=from_start, window=WINDOW, max_pending=max_pending)
     out: list[Line] = []
     came: dict[str, dict[int, str]] = {"a": {}, "b": {}}

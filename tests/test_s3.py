@@ -282,7 +282,7 @@ def test_verbs_read_their_shards(sqstee: Sqstee, client: S3Server) -> None:
 def test_shards_are_of_s3_alone(sqstee: Sqstee, words: tuple[str, ...]) -> None:
     """Other destinations, and invalid ranges, are refused: one line, one hint, 125, and nothing is made."""
     for dest, shards, problem in (
-        ("local", "00-7f", b"--shards divides s3"),
+        ("local", "00-7f", b"--shards needs an s3:// source"),
         ("s3://bkt", "7f-00", b"invalid value '7f-00' for --shards"),
     ):
         found = sqstee.run(*words, dest, "--shards", shards)

@@ -1,4 +1,4 @@
-"""sqstee stat: figures of queues and of the spool, what follows from them, and their forms."""
+"""sqstee stat: counts of queues and of the spool, their trends, and the output formats."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from receiving import lines_of, put
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
-from sqstee.read.queue_trend import Gauge, sparkline
+from sqstee.read.queue_trend import QueueTrend, sparkline
 from sqstee.transports.base import QueueState
 from sqstee.transports.sqs import queue_state
 
 DEAD = "arn:aws:sqs:us-east-1:123456789012:dead"
 
 
-def gauge(*samples: tuple[float, int], **attributes: Any) -> Gauge:
-    """A gauge with (time, visible) samples, the same attributes in each."""
-    found = Gauge()
+def trend(*samples: tuple[float, int], **attributes: Any) -> QueueTrend:
+    """A trend with (time, visible) samples, the same attributes in each."""
+    found = QueueTrend()
     for now, visible in samples:
         state = QueueState(visible)
         for name, value in attributes.items():
@@ -60,20 +60,20 @@ def test_what_waits_is_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert re.search(r"delayed +1", text)
     assert re.search(r"dead letters +1 +in dead, after 5 receives", text)
     assert "warning: the visibility timeout of 2 s is short" in text
-    assert re.search(r"waiting +1 +runs that sqstee flush ships", text)
+    assert re.search(r"waiting +1 +runs for sqstee flush to ship", text)
     assert re.search(r"records +5 ", text)
     assert "\x1b" not in text
 
 
 def test_json_and_prometheus(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """An object a destination and one for the spool; metrics with labels."""
+    """One object per destination and one for the spool; metrics with labels."""
     put(fake_sqs, [lines_of(0, 0)])
     words = ("stat", "q", "missing", "local", "--interval", "0", "-o")
     found = sqstee.run(*words, "json", environ=fake_sqs.environ())
     queue, missing, local, spool = (json.loads(line) for line in found.stdout.splitlines())
     assert found.returncode == 1
     assert (queue["destination"], queue["visible"], queue["in_flight_share"]) == ("q", 1, 0.0)
-    assert queue["warnings"] == ["no dead-letter queue: what nobody can read comes back for days"]
+    assert queue["warnings"] == ["no dead-letter queue: an unreadable message is redelivered until its retention ends"]
     assert "QueueDoesNotExist" in missing["problem"]
     assert local["visible"] == 0
     assert spool["spool"] == str(sqstee.spool)
@@ -85,7 +85,7 @@ def test_json_and_prometheus(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 
 def test_a_sample_is_there_once(sqstee: Sqstee) -> None:
-    """Whoever collects metrics refuses a page with one twice, however often a destination was named."""
+    """Prometheus rejects a page with a duplicate sample, so a destination that is named twice has one."""
     found = sqstee.run("stat", "local", "local", "--interval", "0", "-o", "prometheus")
     samples = [line for line in found.stdout.decode().splitlines() if not line.startswith("#")]
     assert 'sqstee_up{destination="local"} 1' in samples
@@ -117,7 +117,7 @@ def test_watching_on_a_terminal(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 def test_who_ends_it(
     sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...], number: signal.Signals, status: int
 ) -> None:
-    """^C is how a view that goes on ends; two looks of which there was only one did not do what they were asked."""
+    """^C is the normal end of --watch, but interrupts a command that needs a second sample."""
     environ = sqstee.environ | fake_sqs.environ()
     with running(sqstee.words("stat", "q", *words), env=environ, stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: fake_sqs.counters().calls.get("GetQueueAttributes"), "look")
@@ -127,7 +127,7 @@ def test_who_ends_it(
 
 @contextmanager
 def cloudwatch() -> Iterator[str]:
-    """A CloudWatch that knows the oldest message of any queue; its endpoint."""
+    """A CloudWatch that knows the oldest message of any queue; yields its endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -167,12 +167,12 @@ def test_cloudwatch_tells_the_oldest(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 def test_rates_and_the_time_to_empty() -> None:
     """From the first and last of the latest ten samples."""
-    assert gauge((0.0, 100)).rate is None
-    assert gauge((0.0, 100), (2.0, 80)).rate == -10.0
-    assert gauge((0.0, 100), (2.0, 80)).seconds_to_empty == 8.0
-    assert gauge((0.0, 80), (2.0, 100)).seconds_to_empty is None
-    assert gauge((0.0, 0), (2.0, 0)).seconds_to_empty is None
-    assert gauge((1.0, 5), (1.0, 4)).rate is None
+    assert trend((0.0, 100)).rate is None
+    assert trend((0.0, 100), (2.0, 80)).rate == -10.0
+    assert trend((0.0, 100), (2.0, 80)).seconds_to_empty == 8.0
+    assert trend((0.0, 80), (2.0, 100)).seconds_to_empty is None
+    assert trend((0.0, 0), (2.0, 0)).seconds_to_empty is None
+    assert trend((1.0, 5), (1.0, 4)).rate is None
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_rates_and_the_time_to_empty() -> None:
     ],
 )
 def test_warnings(attributes: dict[str, Any], warning: str) -> None:
-    """One line for each thing to look at, and none without cause."""
-    (found,) = gauge((0.0, 10), **attributes).warnings()
+    """One line for each condition, and none without cause."""
+    (found,) = trend((0.0, 10), **attributes).warnings()
     assert warning in found
-    assert gauge((0.0, 10), visibility_timeout=40.0, dead_letter=DEAD).warnings() == []
+    assert trend((0.0, 10), visibility_timeout=40.0, dead_letter=DEAD).warnings() == []
 
 
 @given(st.lists(st.integers(0, 10**9)), st.integers(0, 50))
@@ -203,7 +203,7 @@ def test_a_sparkline_fits(values: list[int], width: int) -> None:
 
 
 def test_attributes_of_emulators_are_taken_as_they_come() -> None:
-    """What is left out or malformed is unknown, not an error."""
+    """A missing or malformed attribute is unknown, not an error."""
     assert queue_state({}).visible == 0
     assert queue_state({"RedrivePolicy": "nonsense", "VisibilityTimeout": "x"}).max_receives is None
     assert queue_state({"RedrivePolicy": "[]"}).dead_letter is None

@@ -30,6 +30,7 @@ PURE = {
     "sqstee.ship.pack",
     "sqstee.ship.request",
     "sqstee.ship.pace",
+    "sqstee.intervals",
     "sqstee.read.order",
     "sqstee.destination",
     "sqstee.measure.analyse",
@@ -113,20 +114,8 @@ def belongs(name: str, *parents: str) -> bool:
 
 
 FOUNDATION = {
-    *(
-        "backoff",
-        "config_file",
-        "errors",
-        "record",
-        "wire",
-        "jsonbytes",
-        "text",
-        "fds",
-        "options",
-        "destination",
-        "auto_labels",
-        "trace",
-    ),
+    *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
+    *("auto_labels", "backoff", "intervals"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

@@ -1,4 +1,4 @@
-"""sqstee tail: what it shows, what it says, and what becomes of the messages."""
+"""sqstee tail: the lines and notices that it shows, and the fate of the messages."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from support import SCRIPT, Sqstee, running, wait_for
 from terminal import Terminal
 
 from sqstee.errors import SqsteeError
-from sqstee.read.ack_pool import Returns
-from sqstee.read.decode import MOST_FOREIGN_LINES, Foreign, Item, read
-from sqstee.read.filter import Filter, earliest
+from sqstee.read.ack_pool import AckPool
+from sqstee.read.decode import MAX_FOREIGN_LINES, ForeignLine, Item, read
+from sqstee.read.filter import Filter, parse_since
 from sqstee.read.follower import Follower
 from sqstee.read.order import Order
-from sqstee.read.printer import Output, Printer, Style, check_template, duration
-from sqstee.read.run_table import Board
-from sqstee.read.stop_signal import Stop
-from sqstee.read.unacked import Holding
-from sqstee.read.unmatched import FileRest
+from sqstee.read.printer import BufferedOutput, Printer, Style, check_template, format_duration
+from sqstee.read.run_table import RunTable
+from sqstee.read.stop_signal import StopSignal
+from sqstee.read.unacked import UnackedMessages
+from sqstee.read.unmatched import UnmatchedFile
 from sqstee.record import Body
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, RETRY, Failure, TransportError
@@ -47,7 +47,7 @@ CONSUME = ("tail", "q", "--consume", "--no-follow", "--reorder-window", "60s")
 
 
 class Queue:
-    """A receiver in memory that notes what is done to it."""
+    """A receiver in memory that records the calls to it."""
 
     follows = False
     ordered = False
@@ -92,7 +92,7 @@ def stored(sqstee: Sqstee, *bodies: Body) -> str:
 
 
 class Troubled(Queue):
-    """One whose second and third calls fail."""
+    """A queue whose second and third calls fail."""
 
     def __init__(self, code: str, *answers: list[ReceivedMessage]) -> None:
         super().__init__(*answers)
@@ -107,16 +107,18 @@ class Troubled(Queue):
 
 
 def message(first: int, last: int, handle: str) -> ReceivedMessage:
-    """A message of the run, named by its range."""
+    """A message of the run, with its range as its id."""
     return ReceivedMessage(lines_of(first, last).data, {}, handle, f"{first}-{last}")
 
 
 def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, bytes]:
-    """What a reading of a queue in memory prints, and its remarks."""
+    """Read a queue in memory; the bytes on stdout and on stderr."""
     out, err = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
     try:
-        with Stop() as stop:
-            Follower([queue], Printer(Output(out), Output(err), Style("raw")), stop, consume, window=60.0).drain()
+        with StopSignal() as stop:
+            Follower(
+                [queue], Printer(BufferedOutput(out), BufferedOutput(err), Style("raw")), stop, consume, window=60.0
+            ).drain()
     finally:
         os.close(out)
         os.close(err)
@@ -124,7 +126,7 @@ def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, 
 
 
 class TestMistakes:
-    """The mistakes that other receivers made."""
+    """Mistakes that other receivers made."""
 
     def test_1_an_empty_answer_is_not_the_end(self, tmp_path: Path) -> None:
         """An empty answer in the middle does not end a reading."""
@@ -132,7 +134,7 @@ class TestMistakes:
         assert printed(tmp_path, queue)[0] == expected(0, 3)
 
     def test_1_nor_is_one_while_a_call_is_out(self, tmp_path: Path) -> None:
-        """The queue was found empty since one call had taken the rest, and brings it late: it is printed."""
+        """A slow call took the last messages before the queue was found empty: they are printed when it returns."""
 
         class Slow(Queue):
             asked = threading.Event()
@@ -153,26 +155,26 @@ class TestMistakes:
         assert queue.released == []
 
     def test_2_a_message_twice_in_one_batch_goes_by_its_latest_handle(self) -> None:
-        """The same message received twice is deleted once, by the later handle."""
+        """A message that was received twice is deleted once, by the later handle."""
         queue = Queue()
-        returns = Returns(1)
-        returns.delete(queue, [message(0, 0, "old"), message(1, 1, "x"), message(0, 0, "new")])
-        returns.close()
+        acks = AckPool(1)
+        acks.delete(queue, [message(0, 0, "old"), message(1, 1, "x"), message(0, 0, "new")])
+        acks.close()
         (batch,) = queue.deleted
         assert sorted(one.handle for one in batch) == ["new", "x"]
 
     def test_3_failed_entries_are_deleted_again(self) -> None:
-        """An HTTP 200 with Failed entries is not success; a handle that is no good any more is counted."""
+        """HTTP 200 with Failed entries is not success; an expired handle is counted as failed."""
         queue = Queue()
         queue.failures = [[Failure(0, RETRY, "InternalError", ""), Failure(1, POISON, "ReceiptHandleIsInvalid", "")]]
-        returns = Returns(1)
-        returns.delete(queue, [message(0, 0, "a"), message(1, 1, "b"), message(2, 2, "c")])
-        returns.close()
+        acks = AckPool(1)
+        acks.delete(queue, [message(0, 0, "a"), message(1, 1, "b"), message(2, 2, "c")])
+        acks.close()
         assert [one.handle for one in queue.deleted[1]] == ["a"]
-        assert (returns.deleted, returns.failed) == (2, 1)
+        assert (acks.deleted, acks.failed) == (2, 1)
 
     def test_4_nothing_is_deleted_that_could_not_be_printed(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """The reader of our pipe is gone: every message is still there, and none in flight."""
+        """The reader of our pipe left: every message is still there, and none in flight."""
         put(fake_sqs, whole_run(5))
         read, write = os.pipe()
         os.close(read)
@@ -185,7 +187,7 @@ class TestMistakes:
         assert in_flight(fake_sqs) == 0
 
     def test_5_and_6_lower_seqs_print_and_a_duplicate_is_deleted_unseen(self, tmp_path: Path) -> None:
-        """5, 3, 4 all print; what was seen is deleted as well, and not printed."""
+        """5, 3, 4 all print; a duplicate is deleted and not printed."""
         answers = [message(0, 2, "a"), message(5, 5, "b"), message(3, 3, "c"), message(4, 4, "d"), message(3, 3, "e")]
         queue = Queue(*([one] for one in answers))
         assert printed(tmp_path, queue)[0] == expected(0, 5)
@@ -194,19 +196,19 @@ class TestMistakes:
         assert handles & {"c", "e"}  # one message, which may be deleted by whichever came later
         assert queue.released == []
 
-    def test_7_a_look_receives_each_message_once(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """--peek hides what it has seen until its end; then everything is there again, to be received at once."""
+    def test_7_peek_receives_each_message_once(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+        """--peek hides each message that it has read until its end; then all are visible again at once."""
         put(fake_sqs, whole_run(30))
         found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=fake_sqs.environ())
         assert found.stdout == expected(1, 30)
-        assert b"one receive" in found.stderr
-        assert b"3 messages given back" in found.stderr
+        assert b"counts as one receive" in found.stderr
+        assert b"3 messages released" in found.stderr
         assert [one.receives for one in fake_sqs.messages("q")] == [1, 1, 1]
         assert in_flight(fake_sqs) == 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_8_nothing_stays_in_flight(self, sqstee: Sqstee, fake_sqs: FakeSqs, number: int) -> None:
-        """Asked to stop, it awaits its receivers, and gives back what waits above a hole."""
+        """On a signal it waits for its receivers, and releases the messages above a hole."""
         put(fake_sqs, [event_of("start", 0), lines_of(1, 3), lines_of(10, 12)])
         command = sqstee.words("tail", "q", "--consume", "-o", "raw", "--reorder-window", "60s")
         with running(command, stdout=subprocess.PIPE, env=sqstee.environ | fake_sqs.environ()) as process:
@@ -220,7 +222,7 @@ class TestMistakes:
         assert not left.in_flight
 
     def test_9_prefetch_is_bounded_in_bytes(self, tmp_path: Path) -> None:
-        """Of large messages fewer are asked for at once."""
+        """Fewer messages are requested at once where they are large."""
         big = [ReceivedMessage(lines_of(n * 9000, n * 9000 + 8999).data, {}, str(n), str(n)) for n in range(12)]
         assert len(big[0].data) > 1_000_000
         queue = Queue(*([one] for one in big))
@@ -229,7 +231,7 @@ class TestMistakes:
         assert min(queue.limits) == 1
 
     def test_10_no_thread_waits_for_a_connection(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """The connection pool is as large as the threads: botocore has nothing to complain about."""
+        """The connection pool is as large as the number of threads, so botocore does not complain."""
         put(fake_sqs, [lines_of(n * 10, n * 10 + 9) for n in range(60)])
         fake_sqs.faults(latency_ms=20)
         found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
@@ -237,50 +239,50 @@ class TestMistakes:
         assert b"pool" not in found.stderr
 
     def test_11_over_limit_passes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Too many in flight: wait and go on."""
+        """With too many messages in flight it waits and continues."""
         monkeypatch.setattr("sqstee.read.receiver_pool._OVER_LIMIT_SECONDS", 0.01)
         assert printed(tmp_path, Troubled("OverLimit", [message(0, 1, "a")], [message(2, 3, "b")]))[0] == expected(0, 3)
 
     def test_12_what_a_filter_hides_is_never_just_deleted(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-        """--consume with a filter needs to be told; --rest keeps what is hidden."""
+        """--consume with a filter needs a choice; --keep-unmatched keeps the hidden lines."""
         put(fake_sqs, whole_run(3))
         environ = fake_sqs.environ()
         found = sqstee.run(*CONSUME, "-i", "line 2", environ=environ)
         assert (found.returncode, found.stdout) == (125, b"")
         assert len(fake_sqs.messages("q")) == 3
         rest = sqstee.folder / "rest.ndjson"
-        found = sqstee.run(*CONSUME, "-i", "line 2", "-o", "raw", "--rest", str(rest), environ=environ)
+        found = sqstee.run(*CONSUME, "-i", "line 2", "-o", "raw", "--keep-unmatched", str(rest), environ=environ)
         assert (found.returncode, found.stdout) == (0, b"line 2\n")
         assert [json.loads(line)["seq"] for line in rest.read_bytes().splitlines()] == [0, 1, 3, 4]
         assert fake_sqs.messages("q") == []
 
 
-def test_the_rest_may_be_another_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """--rest DEST: what was hidden can be read there."""
+def test_unmatched_lines_may_go_to_another_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--keep-unmatched DEST: the hidden lines can be read there."""
     fake_sqs.create_queue("other")
     put(fake_sqs, whole_run(3))
     environ = fake_sqs.environ()
-    sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "other", environ=environ)
+    sqstee.run(*CONSUME, "--stream", "stderr", "--keep-unmatched", "other", environ=environ)
     items = [item for one in fake_sqs.messages("other") for item in decode(one.body, one.attributes)]
     assert [item.seq for item in items] == [0, 1, 2, 3, 4]
     assert fake_sqs.messages("q") == []
 
 
-def test_a_rest_that_refuses_deletes_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A full disk or a missing queue behind --rest: the messages stay."""
+def test_where_unmatched_lines_cannot_be_stored_nothing_is_deleted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A full disk behind --keep-unmatched: the messages stay."""
     put(fake_sqs, whole_run(3))
-    found = sqstee.run(*CONSUME, "--stream", "stderr", "--rest", "/dev/full", environ=fake_sqs.environ())
+    found = sqstee.run(*CONSUME, "--stream", "stderr", "--keep-unmatched", "/dev/full", environ=fake_sqs.environ())
     assert found.returncode == 1
     assert b"No space left" in found.stderr
     assert b"Traceback" not in found.stderr
     assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (3, 0)
 
 
-def test_a_rest_that_ends_within_a_line_is_gone_on_with_in_the_next(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """As a full disk left it: a line that was appended to it could not be read by anybody, and its message is gone."""
+def test_a_torn_line_in_the_file_for_unmatched_lines_is_ended_first(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A full disk left a torn line: a line appended to it would be unreadable, and its message is deleted."""
     put(fake_sqs, whole_run(40))
     rest = sqstee.folder / "rest.ndjson"
-    words = sqstee.words(*CONSUME, "--stream", "stderr", "--rest", str(rest))
+    words = sqstee.words(*CONSUME, "--stream", "stderr", "--keep-unmatched", str(rest))
     environ = sqstee.environ | fake_sqs.environ()
     limited = ["sh", "-c", 'ulimit -f 3; exec "$@"', "sh", *words]
     assert subprocess.run(limited, capture_output=True, env=environ, timeout=60, check=False).returncode == 1
@@ -295,13 +297,15 @@ def test_a_rest_that_ends_within_a_line_is_gone_on_with_in_the_next(sqstee: Sqst
 
 
 @pytest.mark.parametrize("size", ["262144", "1048576"])
-def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: FakeSqs, size: str) -> None:
-    """Escaped, a message may be too large for any of DEST's: it is left, said once, and holds nothing else back."""
+def test_a_message_too_large_for_unmatched_lines_stays_in_its_queue(
+    sqstee: Sqstee, fake_sqs: FakeSqs, size: str
+) -> None:
+    """Escaped, a message may be too large for DEST: it is left and reported once, and holds up no other message."""
     fake_sqs.create_queue("other", MaximumMessageSize=int(size))
     fake_sqs.create_queue("short", VisibilityTimeout=1)
     large = "ä" * (int(size) // 4)
     fake_sqs.put("short", large, "small", "x" * 220_000)
-    words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--rest", "other")
+    words = ("tail", "short", "--consume", "-o", "raw", "-i", "line 2", "--keep-unmatched", "other")
     environ = sqstee.environ | fake_sqs.environ()
     with running(sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         wait_for(lambda: len(fake_sqs.messages("short")) == 1 and len(fake_sqs.messages("other")) == 2, "the others")
@@ -312,20 +316,22 @@ def test_what_the_rest_cannot_hold_stays_in_its_queue(sqstee: Sqstee, fake_sqs: 
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=30)
     assert (out, process.returncode) == (b"line 2\n", 130)
-    assert said.count(b"a message is left in the queue: it is larger than what --rest can keep") == 1
+    assert said.count(b"a message is left in the queue: it is too large for --keep-unmatched") == 1
     assert [one.body for one in fake_sqs.messages("short")] == [large]
     assert in_flight(fake_sqs, "short") == 0
 
 
-@pytest.mark.parametrize("words", [("--rest", "kept"), ("--delete-unmatched",), ("--peek", "--rest", "kept")])
-def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee, words: tuple[str, ...]) -> None:
-    """Who deletes nothing would write the same copies at each reading."""
+@pytest.mark.parametrize(
+    "words", [("--keep-unmatched", "kept"), ("--delete-unmatched",), ("--peek", "--keep-unmatched", "kept")]
+)
+def test_options_for_unmatched_lines_need_consume(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+    """Without --consume each reading would write the same copies."""
     sqstee.wrap("seq", "3")
     kept = sqstee.folder / "kept"
     found = sqstee.run("tail", "local", "--no-follow", "-i", "2", *(str(kept) if w == "kept" else w for w in words))
     assert (found.returncode, found.stdout) == (125, b"")
     assert found.stderr.count(b"\n") == 2
-    assert b"is for --consume" in found.stderr
+    assert b"needs --consume" in found.stderr
     assert not kept.exists()
 
 
@@ -334,18 +340,18 @@ def test_what_becomes_of_hidden_lines_is_asked_of_consumers_only(sqstee: Sqstee,
     ("p", {"RedrivePolicy": {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:q", "maxReceiveCount": 3}},
      "maxReceiveCount is 3"),
 ])  # fmt: skip
-def test_a_look_that_could_do_harm_is_refused(
+def test_a_peek_that_could_do_harm_is_refused(
     sqstee: Sqstee, fake_sqs: FakeSqs, name: str, attributes: dict[str, Any], why: str
 ) -> None:
-    """A FIFO queue's groups would be blocked; few receives lead to the dead-letter queue."""
+    """--peek would block a FIFO queue's groups, and after few receives a message goes to the dead-letter queue."""
     fake_sqs.create_queue(name, **attributes)
     found = sqstee.run("tail", name, "--peek", environ=fake_sqs.environ())
     assert found.returncode == 125
     assert why in found.stderr.decode()
 
 
-def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A hole is reported once on stderr with its range; what fills it later prints marked, and is said to be late."""
+def test_missing_and_late_lines_are_reported(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A hole is reported once on stderr with its range; lines that fill it later are marked and reported as late."""
     put(fake_sqs, [event_of("start", 0), lines_of(1, 2), lines_of(5, 5)])
     command = sqstee.words("tail", "q", "--consume", "--reorder-window", "0.2s", "-o", "json")
     environ = sqstee.environ | fake_sqs.environ()
@@ -353,8 +359,8 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     with running(command, stdout=pipe, stderr=pipe, env=environ) as process:
         assert process.stdout
         assert process.stderr
-        remark = json.loads(process.stderr.readline())
-        assert {name: remark[name] for name in ("kind", "run", "first", "last")} == {
+        notice = json.loads(process.stderr.readline())
+        assert {name: notice[name] for name in ("kind", "run", "first", "last")} == {
             "kind": "missing",
             "run": RUN,
             "first": 3,
@@ -370,8 +376,8 @@ def test_missing_and_late_lines_are_said(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
         process.communicate(timeout=40)
 
 
-def test_remarks_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A stderr that is full does not keep a signal from ending it in good order."""
+def test_notices_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A full stderr does not keep a signal from stopping it in good order."""
     runs = [f"{RUN}{number:040d}" for number in range(800)]
     fake_sqs.create_queue("patient", VisibilityTimeout=3600)
     put(fake_sqs, [lines_of(seq, seq, run=run) for run in runs for seq in (1, 3)], "patient")
@@ -388,16 +394,16 @@ def test_remarks_that_nobody_reads_keep_nothing_in_flight(sqstee: Sqstee, fake_s
 
 
 def _readable(pipe: Any) -> int:
-    """How many bytes are in a pipe."""
+    """The number of bytes in a pipe."""
     found = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, found)
     return found[0]
 
 
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing lines of a run that has ended are lost once the queue has been empty for so long; said once."""
+    """Missing lines of an ended run are reported as lost, once, after the queue was empty for long enough."""
     monkeypatch.setattr("sqstee.read.follower._LOST_SECONDS", 0.2)
-    monkeypatch.setattr("sqstee.read.follower._ASK_SECONDS", 0.05)
+    monkeypatch.setattr("sqstee.read.follower._STAT_SECONDS", 0.05)
     start, _, end = whole_run(9)
     bodies = [start, lines_of(1, 2), lines_of(6, 9), end]
     queue = Queue([ReceivedMessage(body.data, {}, str(at), str(at)) for at, body in enumerate(bodies)])
@@ -409,7 +415,7 @@ def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         def items(self, items: object, late: bool = False) -> None:
             pass
 
-        def remark(self, text: str, **fields: object) -> None:
+        def notice(self, text: str, **fields: object) -> None:
             self.kinds.append((fields["kind"], fields["first"], fields["last"]))
             if fields["kind"] == "lost":
                 threading.Timer(0.3, setattr, (stop, "signal", 15)).start()
@@ -418,17 +424,17 @@ def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             pass
 
     sink = Sink()
-    with Stop() as stop:
+    with StopSignal() as stop:
         Follower([queue], sink, stop, True, window=0.1).follow()
     assert sink.kinds == [("missing", 3, 5), ("lost", 3, 5)]
 
 
-def test_gap_events_are_said_also_where_only_bytes_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """What the sender dropped is no silence."""
+def test_gap_events_are_reported_also_where_only_bytes_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Lines dropped by the sender are reported even where events are not printed."""
     put(fake_sqs, [event_of("start", 0), lines_of(1, 2), event_of("gap", 3, to=9, reason="full", **GAP)])
     found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
     assert found.stdout == expected(1, 2)
-    assert b"7 lines dropped by the sender of run 01JDRUN" in found.stderr
+    assert b"7 lines dropped by the sender in run 01JDRUN" in found.stderr
 
 
 @pytest.mark.parametrize(
@@ -447,7 +453,7 @@ def test_gap_events_are_said_also_where_only_bytes_are_shown(sqstee: Sqstee, fak
     ],
 )
 def test_filters(sqstee: Sqstee, words: tuple[str, ...], seqs: list[int]) -> None:
-    """By host, stream, run, job, expressions and age; a filter is no loss."""
+    """By host, stream, run, job, expressions and age; hidden lines are not reported as missing."""
     bodies = [lines_of(0, 0, "01A"), lines_of(0, 0, "01B"), lines_of(1, 2, "01A", job="a")]
     to = stored(sqstee, *bodies, lines_of(1, 10, "01B", job="c"), lines_of(11, 12, "01B", "node2", "stderr", "b"))
     found = sqstee.run("tail", to, "--no-follow", "-e", "[03-9]$", "-o", "json", *words)
@@ -457,8 +463,8 @@ def test_filters(sqstee: Sqstee, words: tuple[str, ...], seqs: list[int]) -> Non
 
 
 def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> None:
-    """With an offset, a blank in the place of the T, or in a form of its own: then its message's age decides."""
-    since = Filter(since=earliest("2026-11-22T11:00:00Z", 0.0))
+    """With an offset, or a blank in place of the T; where the form is unknown the age of the message decides."""
+    since = Filter(since=parse_since("2026-11-22T11:00:00Z", 0.0))
     texts = {
         "2026-11-22T01:00:00-11:00": True,
         "2026-11-22T13:00:00+11:00": False,
@@ -468,13 +474,13 @@ def test_an_age_is_compared_in_whatever_form_a_program_writes_its_times() -> Non
     }
     for text, wanted in texts.items():
         line = json.dumps({"timestamp": text, "message": "m"}).encode()
-        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 0.0))) is wanted, text
+        assert since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 0.0))) is wanted, text
         record = {"timestamp": text, "host": "h", "stream": "stdout", "run": "r", "seq": 0, "message": "m"}
         assert since(Record(record)) is wanted, text
     for text in ("1763800000", "Nov 22 12:00:00"):
         line = json.dumps({"timestamp": text}).encode()
-        assert since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_200.0)))
-        assert not since(Foreign(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_199.0)))
+        assert since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_200.0)))
+        assert not since(ForeignLine(line, ReceivedMessage(line, {}, "h", "i", 1_795_345_199.0)))
 
 
 def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -498,7 +504,7 @@ def test_foreign_messages_are_shown(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 
 def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A pointer to a body in S3 is not deleted, and what is around it is shown."""
+    """A pointer to a body in S3 is not deleted, and the messages around it are shown."""
     pointer = '["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
     fake_sqs.put("q", pointer)
     put(fake_sqs, whole_run(3))
@@ -528,10 +534,10 @@ def test_what_cannot_be_read_is_left_in_the_queue(sqstee: Sqstee, fake_sqs: Fake
 )
 @pytest.mark.parametrize("form", ["default", "raw", "json"])
 def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None:
-    """Whatever somebody sends: it is shown somehow, and what comes behind it too."""
+    """Any body is shown in some way, and so is the message after it."""
     queue = Queue([ReceivedMessage(body.encode(), {}, "a", "a"), message(0, 1, "b")])
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style(form))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style(form))
         Follower([queue], sink, stop, True, window=0.1).drain()
     assert b"line 1" in (tmp_path / "out").read_bytes()
     assert sorted(one.handle for batch in queue.deleted for one in batch) == ["a", "b"]
@@ -540,25 +546,25 @@ def test_no_body_can_stop_a_reader(tmp_path: Path, body: str, form: str) -> None
 @pytest.mark.parametrize("head", ["", '"timestamp":"x","host":"h","run":"%d","seq":0,"event":"start","message":"m",'])
 @pytest.mark.parametrize("form", ["json", "rest"])
 def test_no_depth_of_json_can_stop_a_reader(tmp_path: Path, head: str, form: str) -> None:
-    """What was just shallow enough to be read is too deep to be written from a little further down."""
+    """JSON that was just shallow enough to be decoded may be too deep to be encoded further down the stack."""
     depths = range(800, 1000)
     heads = [head.replace("%d", str(depth)) for depth in depths]
     bodies = [f'{{{head}"a":{"[" * depth}{"]" * depth}}}' for head, depth in zip(heads, depths, strict=True)]
     queue = Queue([ReceivedMessage(body.encode(), {}, str(depth)) for body, depth in zip(bodies, depths, strict=True)])
-    rest = FileRest(str(tmp_path / "rest"))
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("json"))
+    unmatched = UnmatchedFile(str(tmp_path / "rest"))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style("json"))
         wanted = Filter(runs=["8*"]) if form == "rest" else None
-        Follower([queue], sink, stop, True, wanted=wanted, rest=rest, window=0.1).drain()
+        Follower([queue], sink, stop, True, wanted=wanted, unmatched=unmatched, window=0.1).drain()
     assert sorted(int(one.handle) for batch in queue.deleted for one in batch) == list(depths)
 
 
 def test_above_a_number_of_lines_a_foreign_message_is_one_more() -> None:
-    """Else one message would be a million objects; nothing of it is left out."""
-    lines = [b"%d" % number for number in range(MOST_FOREIGN_LINES + 1000)]
+    """Otherwise one message would become a million objects; no byte of it is left out."""
+    lines = [b"%d" % number for number in range(MAX_FOREIGN_LINES + 1000)]
     blocks, foreign = read(ReceivedMessage(b"\n".join(lines) + b"\n", {}, "a", "a"))
     assert blocks == []
-    assert len(foreign) == MOST_FOREIGN_LINES + 1
+    assert len(foreign) == MAX_FOREIGN_LINES + 1
     assert b"\n".join(line.data for line in foreign) == b"\n".join(lines)
 
 
@@ -578,8 +584,8 @@ def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
 
 
 @pytest.mark.parametrize("variable", [{}, {"NO_COLOR": "1"}])
-def test_on_a_terminal_hosts_are_aligned_and_remarks_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
-    """Lines of short and long names begin in one column; what is said beside them is yellow, unless NO_COLOR is set."""
+def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
+    """Lines of short and long host names begin in one column; notices are yellow, unless NO_COLOR is set."""
     other = RUN.replace("A", "B")
     to = stored(
         sqstee, lines_of(0, 0, host="node17"), lines_of(0, 0, other, host="n2"), lines_of(2, 2, other, host="n2")
@@ -596,8 +602,8 @@ def test_on_a_terminal_hosts_are_aligned_and_remarks_stand_out(sqstee: Sqstee, v
     assert piped.stderr.startswith(b"sqstee: 1 line missing so far")
 
 
-def test_events_tell_status_and_duration(sqstee: Sqstee) -> None:
-    """A person sees how a run ended and how long it took; a failed one in red."""
+def test_events_show_status_and_duration(sqstee: Sqstee) -> None:
+    """The exit event shows how a run ended and how long it took; in red where it failed."""
     sqstee.run("--job", "bad", "--", "sh", "-c", "echo x; exit 3")
     lines = sqstee.run("tail", "--no-follow", "--color", "always").stdout.decode().splitlines()
     assert "\x1b[2mbad started\x1b[0m" in lines[0]
@@ -606,7 +612,7 @@ def test_events_tell_status_and_duration(sqstee: Sqstee) -> None:
 
 
 def test_template_and_highlight(sqstee: Sqstee) -> None:
-    """A form of one's own; matches stand out."""
+    """A template is filled in; matches are in reverse."""
     sqstee.run("--host", "n", "--label", "team=data", "--", "echo", "one two")
     form = "{host}|{labels[team]}|{seq}|{message}"
     found = sqstee.run("tail", "--no-follow", "--stream", "stdout", "--template", form)
@@ -615,8 +621,8 @@ def test_template_and_highlight(sqstee: Sqstee) -> None:
     assert b"one \x1b[7mtwo\x1b[27m" in found.stdout
 
 
-def test_no_highlight_finds_what_another_one_has_put_there(sqstee: Sqstee) -> None:
-    """The codes that point something out hold digits and letters themselves."""
+def test_no_highlight_matches_the_escapes_of_another(sqstee: Sqstee) -> None:
+    """The escape sequences of one match contain digits and letters that another pattern could match."""
     sqstee.run("--host", "n", "--", "echo", "ERROR 27m in 7 tries")
     words = ("-H", "ERROR", "-H", "[0-9]+", "-H", "7m", "-H", "m| in|x*", "--stream", "stdout")
     found = sqstee.run("tail", "--no-follow", "--color", "always", *words).stdout
@@ -626,21 +632,21 @@ def test_no_highlight_finds_what_another_one_has_put_there(sqstee: Sqstee) -> No
 
 
 def test_a_template_with_a_number_is_filled_in_for_lines_without_one(sqstee: Sqstee) -> None:
-    """Another program's line has no seq, however that is to look."""
+    """Another program's line has no seq, whatever format the template asks for."""
     foreign = Body(b"plain", "r", "n", 0, 0)
     to = stored(sqstee, foreign, lines_of(1, 1, "r"))
     found = sqstee.run("tail", to, "--no-follow", "--template", "{seq:05d}|{seq:,}|{seq:>3}|{message}")
     assert (found.stdout, found.stderr) == (b"||   |plain\n00001|1|  1|line 1\n", b"")
 
 
-def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Not the last one's figures for all of them."""
+def test_peek_at_several_queues_reports_the_cost_of_each(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Each queue is named with its own count."""
     fake_sqs.create_queue("r")
     put(fake_sqs, [lines_of(0, 0)])
     for verb in ("tail", "top"):
         said = sqstee.run(verb, "q", "r", "--peek", environ=fake_sqs.environ()).stderr
-        assert b"sqstee: q: --peek takes each message once (1 now)" in said
-        assert b"sqstee: r: --peek takes each message once (0 now)" in said
+        assert b"sqstee: q: --peek receives each message once (1 now)" in said
+        assert b"sqstee: r: --peek receives each message once (0 now)" in said
 
 
 @pytest.mark.parametrize(
@@ -648,42 +654,42 @@ def test_a_look_at_several_queues_tells_what_each_costs(sqstee: Sqstee, fake_sqs
     ["{nope}", "{", "{message.__class__}x{", "{0}", "{message:d}", "{seq.real}", "{host:{message}}", "{seq:c}"],
 )
 def test_a_template_is_checked_first(template: str) -> None:
-    """Bad ones are named, with the fields that there are."""
-    with pytest.raises(SqsteeError, match="cannot be filled in"):
+    """An invalid template is an error that names the valid fields."""
+    with pytest.raises(SqsteeError, match="for --template"):
         check_template(template)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "10x", "-5m", "", "99999999999999d"])
 def test_what_is_no_time(text: str) -> None:
-    """--since refuses it."""
+    """--since rejects it."""
     if text == "99999999999999d":
-        assert earliest(text, 1e9).startswith("1970")
+        assert parse_since(text, 1e9).startswith("1970")
         return
     with pytest.raises(ValueError, match=r"."):
-        earliest(text, 1e9)
+        parse_since(text, 1e9)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.25, "0.25 s"), (12.34, "12.3 s"), (245, "4m05s"), (7400, "2h03m"), (280000, "3d05h")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    """For a person."""
-    assert duration(seconds) == text
+    """For people."""
+    assert format_duration(seconds) == text
 
 
 def test_a_message_is_done_when_all_its_runs_are_out() -> None:
-    """What mixes runs waits for each of them."""
-    holding: Holding[str] = Holding()
-    holding.hold("m", {"a": 5, "b": 2})
-    holding.hold("n", {"a": 3})
-    assert holding.passed("a", 4) == ["n"]
-    assert holding.passed("a", 6) == []
-    assert holding.passed("b", 3) == ["m"]
-    assert len(holding) == 0
+    """A message that mixes runs waits for each of them."""
+    unacked: UnackedMessages[str] = UnackedMessages()
+    unacked.add("m", {"a": 5, "b": 2})
+    unacked.add("n", {"a": 3})
+    assert unacked.pop_finished("a", 4) == ["n"]
+    assert unacked.pop_finished("a", 6) == []
+    assert unacked.pop_finished("b", 3) == ["m"]
+    assert len(unacked) == 0
 
 
 def test_a_border_is_where_everything_is_out() -> None:
-    """Also where a hole was given up."""
+    """This holds also after a hole was given up."""
     order: Order[Item | str] = Order(from_start=True, window=1.0)
     order.block("r", 0, ["0", "1"], 0.0)
     order.block("r", 5, ["5"], 0.0)
@@ -693,14 +699,14 @@ def test_a_border_is_where_everything_is_out() -> None:
 
 
 def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
-    """Once it has answered, a queue's trouble is said once, and receiving goes on."""
+    """Once a queue has answered, its trouble is reported at most once, and receiving continues."""
     out, err = printed(tmp_path, Troubled("ServiceUnavailable", [message(0, 1, "a")], [message(2, 3, "b")]))
     assert out == expected(0, 3)
-    assert err.count(b"goes on trying") <= 1
+    assert err.count(b"is retried") <= 1
 
 
 def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """HTTP 200 with HTML is trouble; boto3 takes it for an answer without messages."""
+    """HTTP 200 with HTML is an error, although boto3 parses it as an answer without messages."""
     fake_sqs.faults(garbage={"operation": "ReceiveMessage"})
     found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
     assert found.returncode == 1
@@ -708,10 +714,10 @@ def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
 
 
 def test_several_destinations_are_merged(tmp_path: Path) -> None:
-    """A fallback's lines and the primary's are one run."""
+    """The lines of a primary and its fallback make one run."""
     queues = [Queue([message(0, 3, "a")], [message(7, 9, "c")]), Queue([message(4, 6, "b")])]
-    with Stop() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        sink = Printer(Output(out.fileno()), Output(err.fileno()), Style("raw"))
+    with StopSignal() as stop, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        sink = Printer(BufferedOutput(out.fileno()), BufferedOutput(err.fileno()), Style("raw"))
         Follower(queues, sink, stop, True, window=5.0).drain()
     assert ((tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()) == (expected(0, 9), b"")
     deleted = [sorted(one.handle for batch in queue.deleted for one in batch) for queue in queues]
@@ -719,7 +725,7 @@ def test_several_destinations_are_merged(tmp_path: Path) -> None:
 
 
 def test_a_local_queue_is_consumed_where_that_is_asked_for(sqstee: Sqstee) -> None:
-    """Followed by default; with --consume what was printed is gone, and nothing else."""
+    """It is followed by default; with --consume the printed messages are deleted, and no others."""
     out = sqstee.wrap("seq", "100").stdout
     for words, left in (((), True), (("--consume",), False)):
         found = sqstee.run("tail", "local", "--no-follow", "-o", "raw", *words)
@@ -728,19 +734,19 @@ def test_a_local_queue_is_consumed_where_that_is_asked_for(sqstee: Sqstee) -> No
 
 
 def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
-    """It comes back each time that its visibility ends: memory follows the messages, not the deliveries."""
+    """It is redelivered whenever its visibility timeout ends: memory grows with messages, not with deliveries."""
     pointer = b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]'
     queue = Queue(*([ReceivedMessage(pointer, {}, f"handle-{number}", "id")] for number in range(5)))
-    with Stop() as stop:
-        follower = Follower([queue], Board(lambda board: None), stop, True, threads=1)  # in the order of deliveries
+    with StopSignal() as stop:
+        follower = Follower([queue], RunTable(lambda board: None), stop, True, threads=1)  # in the order of deliveries
         follower.drain()
-    assert len(follower._kept) == 1
+    assert len(follower.messages.kept) == 1
     assert [one.handle for one in queue.released] == ["handle-4"]
 
 
 @pytest.mark.parametrize("rest", ["local", "other", "other.fifo", "s3://bkt/rest"])
-def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: FakeSqs, rest: str) -> None:
-    """Foreign lines have no range, late ones lie within others', and a name may be anything: all of them are kept."""
+def test_no_unmatched_line_is_mistaken_for_another(sqstee: Sqstee, fake_sqs: FakeSqs, rest: str) -> None:
+    """Foreign lines have no range, late ones lie within others' ranges, and a run may have any name: all are kept."""
     late = {"timestamp": "t", "host": "h\x01", "run": "a/\x01b", "stream": "stdout", "seq": 0, "message": "odd"}
     with S3Server() as s3:
         environ = fake_sqs.environ() | s3.environ()
@@ -751,7 +757,7 @@ def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: Fake
             odd = {"run": "x\x02", "host": "h" * 999, "n": len(bodies)}
             fake_sqs.put("q", f"foreign {len(bodies)}", json.dumps(odd))
             fake_sqs.put("q", json.dumps(late | {"seq": len(bodies)}))
-            found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", rest, environ=environ)
+            found = sqstee.run(*CONSUME, "-i", "nothing", "--keep-unmatched", rest, environ=environ)
             assert (found.returncode, found.stdout) == (0, b""), found.stderr
         assert fake_sqs.messages("q") == []
         found = sqstee.run("tail", rest, "--consume", "--no-follow", "-o", "json", environ=environ)
@@ -763,21 +769,21 @@ def test_no_line_of_the_rest_is_taken_for_another(sqstee: Sqstee, fake_sqs: Fake
     assert sorted(line["n"] for line in lines if "n" in line) == [1, 2]
 
 
-def test_no_line_of_the_rest_is_deduplicated_by_its_range(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A gap event and its late record, and a range that was sent with a hole and comes again without: all are kept."""
+def test_no_unmatched_line_is_deduplicated_by_its_range(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A gap event and its late record, and a range that comes first with a hole and then whole: all are kept."""
     fake_sqs.create_queue("other.fifo")
     gap = event_of("gap", 3, **GAP, to=3)
     for bodies in ([gap], [lines_of(3, 3)], [lines_of(5, 5), lines_of(7, 7)], [lines_of(5, 7)]):
         put(fake_sqs, bodies)
-        found = sqstee.run(*CONSUME, "-i", "nothing", "--rest", "other.fifo", environ=fake_sqs.environ())
+        found = sqstee.run(*CONSUME, "-i", "nothing", "--keep-unmatched", "other.fifo", environ=fake_sqs.environ())
         assert found.returncode == 0
     kept = [json.loads(line) for one in fake_sqs.messages("other.fifo") for line in one.body.splitlines()]
     assert {line["seq"] for line in kept if "event" not in line} == {3, 5, 6, 7}
     assert [line["seq"] for line in kept if "event" in line] == [3]
 
 
-def test_local_messages_are_told_apart_by_more_than_their_number(tmp_path: Path) -> None:
-    """Two local queues drained into one folder: what has no seqs is known by its message."""
+def test_local_messages_of_different_queues_have_different_ids(tmp_path: Path) -> None:
+    """Two local queues drained into one folder: a line without a seq is identified by its message's id."""
     names = set()
     for name in ("a.db", "b.db"):
         sender = LocalSender(str(tmp_path / name), 1_000_000)
@@ -790,8 +796,8 @@ def test_local_messages_are_told_apart_by_more_than_their_number(tmp_path: Path)
     assert len(names) == 2
 
 
-def test_a_local_queue_that_could_not_be_written_is_let_go_of(tmp_path: Path) -> None:
-    """A delete that failed does not keep senders out, and succeeds when it is tried again."""
+def test_a_local_queue_that_could_not_be_written_is_unlocked(tmp_path: Path) -> None:
+    """A failed delete does not block senders, and succeeds when it is repeated."""
     path = str(tmp_path / "a.db")
     sender, receiver = LocalSender(path, 1_000_000), LocalReceiver(path, consume=True)
     sender.open()
@@ -810,8 +816,8 @@ def test_a_local_queue_that_could_not_be_written_is_let_go_of(tmp_path: Path) ->
     receiver.close()
 
 
-def test_a_failing_library_does_not_end_the_deleting(tmp_path: Path) -> None:
-    """What no transport should raise is passing trouble: the threads live on, and it is tried again."""
+def test_a_failing_library_does_not_end_the_ack_pool(tmp_path: Path) -> None:
+    """An exception that no transport should raise counts as passing trouble: the threads live on and try again."""
 
     class Surprising(Queue):
         def delete(self, messages: object) -> list[Failure]:
@@ -825,8 +831,8 @@ def test_a_failing_library_does_not_end_the_deleting(tmp_path: Path) -> None:
     assert [[one.handle for one in batch] for batch in queue.deleted] == [[], ["a"]]
 
 
-def test_entries_that_were_not_given_back_are_tried_again(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """HTTP 200 with Failed is no success there either: the messages would stay hidden."""
+def test_entries_that_were_not_released_are_tried_again(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """HTTP 200 with Failed entries is not success for a release either: the messages would stay hidden."""
     fake_sqs.create_queue("patient", VisibilityTimeout=3600)
     put(fake_sqs, whole_run(3), "patient")
     fake_sqs.faults(failed_entries=[{"operation": "ChangeMessageVisibilityBatch", "times": 2}])

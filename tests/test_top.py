@@ -16,15 +16,15 @@ from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from terminal import Terminal
 
-from sqstee.cli.top import _Table
+from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks
-from sqstee.read.run_table import Board, RunState
+from sqstee.read.run_table import RunState, RunTable
 from sqstee.record import Body
 from sqstee.transports.base import ReceivedMessage
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     now = 100.0
 
@@ -37,15 +37,15 @@ def items(*bodies: Body) -> list[Item]:
     return [item for body in bodies for block in blocks(ReceivedMessage(body.data, {}, "")) for item in block]
 
 
-def board(clock: Clock, *bodies: Body) -> Board:
-    """A board that has seen these."""
-    found = Board(lambda board: None, clock)
+def table_of(clock: Clock, *bodies: Body) -> RunTable:
+    """A table of runs that has seen these bodies."""
+    found = RunTable(lambda table: None, clock)
     found.items(items(*bodies))
     return found
 
 
-def only(found: Board) -> RunState:
-    """The one run of a board."""
+def only(found: RunTable) -> RunState:
+    """The only run of a table."""
     (run,) = found.runs(60.0)
     return run
 
@@ -63,7 +63,7 @@ def only(found: Board) -> RunState:
 def test_how_a_run_ended(fields: dict[str, Any], state: str) -> None:
     """By its exit event; one whose streams are still open runs on, until its end event."""
     clock = Clock()
-    found = board(clock, event_of("start", 0), event_of("exit", 1, **fields))
+    found = table_of(clock, event_of("start", 0), event_of("exit", 1, **fields))
     assert only(found).state(clock(), 60.0) == state
     if state == "running":
         found.items(items(event_of("end", 2)))
@@ -72,17 +72,17 @@ def test_how_a_run_ended(fields: dict[str, Any], state: str) -> None:
 
 @pytest.mark.parametrize("took", [10**400, float("inf"), float("nan"), -1, "1", None])
 def test_what_is_no_duration(took: Any) -> None:
-    """Whatever an exit event says: the board is shown."""
-    found = board(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
+    """Whatever an exit event contains, the table is shown."""
+    found = table_of(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
     assert only(found).duration is None
     console = Console(file=io.StringIO(), width=120)
-    console.print(_Table(60.0).picture(found, 120, 0))
+    console.print(_TableView(60.0).render(found, 120, 0))
 
 
 def test_silence_and_rates() -> None:
-    """A run of which nothing is heard is silent; rates are of the last ten seconds."""
+    """A run without messages for long is silent; rates are those of the last ten seconds."""
     clock = Clock()
-    found = board(clock, lines_of(0, 49))
+    found = table_of(clock, lines_of(0, 49))
     assert only(found).rate("stdout", clock()) == 5.0
     clock.now += 61
     assert only(found).state(clock(), 60.0) == "silent"
@@ -93,36 +93,36 @@ def test_silence_and_rates() -> None:
 
 
 def test_what_is_missing_until_it_comes() -> None:
-    """Holes count, late lines fill them; what the sender dropped stays."""
+    """Holes count, late lines fill them; dropped lines stay missing."""
     clock = Clock()
-    found = board(clock, *whole_run(3, "R"))
-    found.remark("", kind="missing", run="R", first=2, last=5)
+    found = table_of(clock, *whole_run(3, "R"))
+    found.notice("", kind="missing", run="R", first=2, last=5)
     assert only(found).missing == 4
     assert only(found).state(clock(), 60.0) == "missing"
-    found.remark("", kind="late", run="R", first=2, last=5)
+    found.notice("", kind="late", run="R", first=2, last=5)
     assert only(found).state(clock(), 60.0) == "ok"
-    found.remark("", kind="gap", run="R", first=2, last=3)
+    found.notice("", kind="gap", run="R", first=2, last=3)
     assert (only(found).dropped, only(found).state(clock(), 60.0)) == (2, "missing")
 
 
 def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither() -> None:
     """A gap event explains a hole; the fallback's lines fill it after all."""
     clock = Clock()
-    found = board(clock, *whole_run(5, "R"))
-    found.remark("", kind="missing", run="R", first=1, last=5)
-    found.remark("", kind="gap", run="R", first=2, last=4)
+    found = table_of(clock, *whole_run(5, "R"))
+    found.notice("", kind="missing", run="R", first=1, last=5)
+    found.notice("", kind="gap", run="R", first=2, last=4)
     assert (only(found).missing, only(found).dropped) == (2, 3)
-    found.remark("", kind="late", run="R", first=3, last=5)
+    found.notice("", kind="late", run="R", first=3, last=5)
     assert (only(found).missing, only(found).dropped) == (1, 1)
-    found.remark("", kind="late", run="R", first=1, last=2)
+    found.notice("", kind="late", run="R", first=1, last=2)
     assert (only(found).missing, only(found).dropped) == (0, 0)
     assert only(found).state(clock(), 60.0) == "ok"
 
 
 def test_memory_is_bounded_and_failures_are_kept() -> None:
-    """Of very many runs those that ended well are forgotten first."""
+    """Of very many runs the successful ones are forgotten first."""
     clock = Clock()
-    found = board(clock, *whole_run(1, "bad", status=1))
+    found = table_of(clock, *whole_run(1, "bad", status=1))
     for number in range(6000):
         clock.now += 1
         found.items(items(event_of("start", 0, f"r{number}"), event_of("exit", 1, f"r{number}", exit_code=0)))
@@ -133,7 +133,7 @@ def test_memory_is_bounded_and_failures_are_kept() -> None:
 
 
 def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """--peek gives everything back; what needs attention comes first."""
+    """--peek releases every message; the runs that need attention come first."""
     put(fake_sqs, whole_run(30, "01GOOD", job="good"))
     put(fake_sqs, whole_run(5, "01BAD", status=2, job="bad", host="node2"))
     put(fake_sqs, [event_of("start", 0, "01RUN", job="busy"), lines_of(1, 2, "01RUN", stream="stderr", job="busy")])
@@ -154,20 +154,20 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
 
 
 @pytest.mark.parametrize("peek", [False, True])
-def test_what_no_board_counts_stays_in_the_queue(sqstee: Sqstee, fake_sqs: FakeSqs, peek: bool) -> None:
-    """--consume deletes what was counted, and other programs' messages are not."""
+def test_foreign_messages_stay_in_the_queue(sqstee: Sqstee, fake_sqs: FakeSqs, peek: bool) -> None:
+    """--consume deletes messages that were counted, and leaves other programs' messages."""
     put(fake_sqs, whole_run(3))
     mixed = lines_of(0, 0, "01MIXED").data.decode() + "and a line of another program"
     fake_sqs.put("q", "plain text", mixed)
     way = "--peek" if peek else "--consume"
     found = sqstee.run("top", "q", way, "--no-follow", environ=fake_sqs.environ())
-    assert (b"a message is left in the queue: it is not sqstee's" in found.stdout) is not peek
+    assert (b"a message is left in the queue: it was not sent by sqstee" in found.stdout) is not peek
     assert len(fake_sqs.messages("q")) == (5 if peek else 2)
     assert in_flight(fake_sqs) == 0
 
 
-def test_a_look_that_was_broken_off(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """A pass ends by itself: ^C is no success, and nothing stays in flight."""
+def test_a_peek_that_was_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--peek ends by itself, so ^C is no success; nothing stays in flight."""
     put(fake_sqs, [lines_of(seq, seq) for seq in range(30)])
     fake_sqs.faults(in_flight_limit=1)  # after one answer it gets no other, and the queue is not empty: it goes on
     environ = sqstee.environ | fake_sqs.environ()
@@ -180,7 +180,7 @@ def test_a_look_that_was_broken_off(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
 
 @pytest.mark.parametrize("columns", [40, 49, 60, 66, 79, 80, 100, 160])
 def test_a_table_of_any_width(sqstee: Sqstee, columns: int) -> None:
-    """State, host and job are always there; the figures and the last line as far as there is room, in whole columns."""
+    """State, host and job are always there; the other columns appear where they fit whole."""
     sqstee.run("--host", "compute-node-17", "--job", "nightly-etl-of-all", "--", "sh", "-c", "seq 123456; exit 4")
     sqstee.run("--host", "n2", "--job", "j", "--", "echo", "last words " * 20)
     rows = sqstee.run("top", "--no-follow", environ={"COLUMNS": str(columns)}).stdout.decode().splitlines()
@@ -196,8 +196,8 @@ def test_a_table_of_any_width(sqstee: Sqstee, columns: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(10, 40), (10, 80), (24, 120)])
-def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
-    """On a terminal it is drawn again as lines come, fits, and ^C leaves the terminal as it was."""
+def test_a_live_table(sqstee: Sqstee, size: tuple[int, int]) -> None:
+    """On a terminal it is redrawn as lines come, fits, and leaves the terminal as it was after ^C."""
     sqstee.run("--job", "one", "--", "sh", "-c", "seq 5; printf 'evil \\\\033[2J\\\\n'; exit 4")
     environ = sqstee.environ | {"TERM": "xterm-256color"}
     for name in ("COLUMNS", "LINES"):  # they would win over the terminal's size
@@ -217,8 +217,8 @@ def test_a_live_board(sqstee: Sqstee, size: tuple[int, int]) -> None:
         assert max(map(len, lines)) <= size[1]
 
 
-def test_a_queue_asks_what_is_meant(sqstee: Sqstee) -> None:
-    """As tail does."""
+def test_a_queue_needs_consume_or_peek(sqstee: Sqstee) -> None:
+    """A queue needs --consume or --peek, as with tail."""
     found = sqstee.run("top", "q")
     assert found.returncode == 125
-    assert b"a queue has no way to read without taking" in found.stderr
+    assert b"reading a queue needs --consume or --peek" in found.stderr

@@ -17,118 +17,131 @@ from sqstee.text import count
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqstee.drain.journaling import Limits, Progress
+    from sqstee.drain.journaling import DrainLimits, DrainProgress
     from sqstee.drain.store import Store
     from sqstee.drain.verdict import Verdict
-    from sqstee.read.stop_signal import Stop
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
-_MAKE_ROOM = "make room, then drain again: what came is in the folder, everything else in the queue"
-_SPARE = ((2,), (2, 3), (0, 2, 3))  # what goes where the line is too long: the size, then the rate, then the name
-_RATE_SECONDS = 3.0  # over which the rate is taken
-_MOST_SHOWN = 40  # complete runs that are listed one by one
+_DISK_HINT = "free disk space, then drain again: received messages are in the folder, all others in the queue"
+_SPARE = ((2,), (2, 3), (0, 2, 3))  # parts to leave out where the line is too long: size, then rate, then name
+_RATE_SECONDS = 3.0  # the time over which the rate is measured
+_MAX_SHOWN = 40  # complete runs that are listed one by one
 
 
 def drain(
     context: typer.Context,
-    dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several are merged."),
+    dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several destinations are merged."),
     output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
-    layout: str = typer.Option("streams", "--layout", metavar="streams|ndjson", help="What the files hold."),
-    packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
-    form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The form of the verdicts."),
-    concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Receivers at a time, of a process."),
-    processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes: one does some 3,000 messages/s."),
-    max_messages: int = typer.Option(0, "--max-messages", min=0, help="Stop after so many (default: all)."),
-    visibility: str = typer.Option(
-        "", "--visibility-timeout", metavar="TIME", help="Hide what is received so long (default: the queue's)."
+    layout: str = typer.Option(
+        "streams", "--layout", metavar="streams|ndjson", help="One file per stream, or one of records per run."
     ),
-    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Of S3 this part of 00-ff only, as 00-7f."),
-    wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="One long poll: 1s to 20s."),
-    idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop when nothing came for so long."),
+    packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
+    form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The format of the verdicts."),
+    concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Parallel receivers per process."),
+    processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes, about 3,000 messages/s each."),
+    max_messages: int = typer.Option(0, "--max-messages", min=0, help="Stop after this many (default: all)."),
+    visibility: str = typer.Option(
+        "", "--visibility-timeout", metavar="TIME", help="Hide received messages this long (default: the queue's)."
+    ),
+    shards: str = typer.Option(
+        "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
+    ),
+    wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll: 1s to 20s."),
+    idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop after this long without a message."),
 ) -> int:
-    """Empty destinations fast: each message is on disk before it is deleted; then the files are put together.
+    """Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end.
 
-    The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. Killed at
-    any moment it can be run again and goes on; a later run into the same folder fills what was missing.
+    The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. A killed
+    drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
-    Status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 a failure.
+    Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure.
     """
-    from sqstee.cli.sources import check_shards, destinations, failures, seconds_of
+    from sqstee.cli.sources import check_choice, check_shards, destinations, parse_seconds, reporting_errors
     from sqstee.drain.files import LAYOUTS
-    from sqstee.drain.journaling import Limits
-    from sqstee.read.stop_signal import Stop
+    from sqstee.drain.journaling import DrainLimits
+    from sqstee.read.stop_signal import StopSignal
 
-    if layout not in LAYOUTS:
-        raise SqsteeError(f"{layout!r} is not a layout", f"the form is --layout {'|'.join(LAYOUTS)}")
-    if form not in ("default", "json"):
-        raise SqsteeError(f"{form!r} is not a form of output", "the form is -o default|json")
+    check_choice(layout, "--layout", LAYOUTS, "drain")
+    check_choice(form, "-o", ("default", "json"), "drain")
     if not output:
-        raise SqsteeError("-O: the folder has no name", "the form is -O DIR, or -O - for stdout")
-    hidden = round(seconds_of(visibility, "--visibility-timeout")) if visibility else None
+        raise SqsteeError("invalid value '' for -O (expected a folder, or - for stdout)", "for example: -O logs")
+    hidden = round(parse_seconds(visibility, "--visibility-timeout")) if visibility else None
     if hidden is not None and not 1 <= hidden <= 43200:
-        raise SqsteeError("--visibility-timeout is from 1s to 12h", "the form is --visibility-timeout TIME")
-    limits = Limits(concurrency, max(1.0, seconds_of(wait, "--wait-time")), seconds_of(idle, "--idle-timeout"))
-    limits.most = max_messages or None
-    check_shards(shards, destinations(dest))  # before there is a folder
+        problem = f"invalid value {visibility!r} for --visibility-timeout (expected 1s to 12h)"
+        raise SqsteeError(problem, "for example: --visibility-timeout 5m")
+    limits = DrainLimits(
+        concurrency, max(1.0, parse_seconds(wait, "--wait-time")), parse_seconds(idle, "--idle-timeout")
+    )
+    limits.max_messages = max_messages or None
+    check_shards(shards, destinations(dest))  # before a folder is made
     if output == "-":
         _check_stdout(context)
-        with failures("drain"), Stop() as stop:
+        with reporting_errors("drain"), StopSignal() as stop:
             return _to_stdout(dest, limits, hidden, shards, stop)
-    with failures("drain", _MAKE_ROOM), Stop() as stop:
-        return _Draining(dest, limits, hidden, shards, processes, stop).into(output, layout, packed, form == "json")
+    with reporting_errors("drain", _DISK_HINT), StopSignal() as stop:
+        return _DrainJob(dest, limits, hidden, shards, processes, stop).run(output, layout, packed, form == "json")
 
 
 def _check_stdout(context: typer.Context) -> None:
-    """Refuse what was given for files: stdout gets records, plain, of one process."""
+    """Refuse the options for files: stdout gets plain records from one process."""
     for name, flag in (("layout", "--layout"), ("packed", "--gzip"), ("processes", "--processes")):
         source = context.get_parameter_source(name)
         if source and source.name != "DEFAULT":
-            hint = f"leave {flag} out, or name a folder: -O DIR"
-            raise SqsteeError(f"{flag} is for a folder, and -O - is stdout", hint)
+            hint = f"leave out {flag}, or name a folder: -O DIR"
+            raise SqsteeError(f"{flag} needs a folder, but -O - writes to stdout", hint)
 
 
-def _to_stdout(dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, stop: Stop) -> int:
-    """Records as NDJSON, each message deleted once its lines were written."""
-    from sqstee.cli.sources import opened
+def _to_stdout(dest: Sequence[str], limits: DrainLimits, visibility: int | None, shards: str, stop: StopSignal) -> int:
+    """Write records as NDJSON; delete each message once its lines are written."""
+    from sqstee.cli.sources import open_sources
     from sqstee.read.follower import Follower
-    from sqstee.read.printer import Output, Printer, Style
+    from sqstee.read.printer import BufferedOutput, Printer, Style
 
     connections = 2 * limits.threads
-    places = opened(dest, consume=True, peek=False, visibility=visibility, connections=connections, shards=shards)
-    printer = Printer(Output(1), Output(2), Style("json"))
+    sources = open_sources(
+        dest, consume=True, peek=False, visibility=visibility, connections=connections, shards=shards
+    )
+    printer = Printer(BufferedOutput(1), BufferedOutput(2), Style("json"))
     follower = Follower(
-        places.receivers,
+        sources.receivers,
         printer,
         stop,
         True,
         from_start=True,
         threads=limits.threads,
         wait=limits.wait,
-        most=limits.most,
+        max_messages=limits.max_messages,
     )
-    follower.drain(0.0 if all(one.follows for one in places.receivers) else limits.idle)
-    return stop.status or _worst(follower.states())
+    follower.drain(0.0 if all(one.follows for one in sources.receivers) else limits.idle)
+    return stop.status or _exit_status(follower.states())
 
 
-def _worst(states: Collection[str]) -> int:
-    """The exit status that runs in these states make."""
+def _exit_status(states: Collection[str]) -> int:
+    """The exit status for runs in these states: that of the worst."""
     return EXIT_MISSING if "missing" in states else EXIT_OPEN if "open" in states else 0
 
 
-class _Draining:
+class _DrainJob:
     """One drain into a folder."""
 
     def __init__(
-        self, dest: Sequence[str], limits: Limits, visibility: int | None, shards: str, processes: int, stop: Stop
+        self,
+        dest: Sequence[str],
+        limits: DrainLimits,
+        visibility: int | None,
+        shards: str,
+        processes: int,
+        stop: StopSignal,
     ) -> None:
         self._dest, self._limits, self._visibility, self._shards = dest, limits, visibility, shards
         self._processes, self._stop = processes, stop
-        self._line = _Line(dest)
-        self.statuses: set[str] = set()
+        self._line = _ProgressLine(dest)
+        self._states: set[str] = set()
 
-    def into(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
-        """Collect, assemble, tell the verdicts: the exit status."""
+    def run(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
+        """Receive, assemble, print the verdicts; the exit status."""
         from sqstee.drain.store import Store
 
         store = Store(os.path.abspath(folder), layout, packed)
@@ -136,7 +149,7 @@ class _Draining:
             try:
                 self._collect(store)
             except Exception:
-                if store.journaled:
+                if store.has_journal:
                     self._assemble(store, as_json)
                 raise
             self._assemble(store, as_json)
@@ -144,7 +157,7 @@ class _Draining:
             store.close()
         if self._stop.signal:
             return self._stop.status
-        return _worst(self.statuses)
+        return _exit_status(self._states)
 
     def _collect(self, store: Store) -> None:
         from sqstee.cli.sources import destinations
@@ -155,38 +168,40 @@ class _Draining:
             store.hidden,
             lambda: self._open(self._dest, self._shards),
             self._limits,
-            self._processes if queues else 1,  # each would be given all of what only a queue shares out
+            self._processes if queues else 1,  # only a queue divides its messages between processes
             self._stop,
-            self._line.tell,
-            self._line.remark,
+            self._line.show_progress,
+            self._line.notice,
             self._line.is_shown,
             lambda: self._open(queues),
         )
-        self._line.end()
+        self._line.clear()
 
     def _open(self, dest: Sequence[str], shards: str = "") -> Sequence[Receiver]:
-        from sqstee.cli.sources import opened
+        from sqstee.cli.sources import open_sources
 
         connections = self._limits.threads + self._limits.deleters
         hidden = self._visibility
-        places = opened(dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards)
-        return places.receivers
+        sources = open_sources(
+            dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards
+        )
+        return sources.receivers
 
     def _assemble(self, store: Store, as_json: bool) -> None:
-        report = _Report(as_json)
+        report = _VerdictReport(as_json)
 
-        def tell(verdict: Verdict) -> None:
-            self.statuses.add(verdict.state)
-            self._line.end()  # it may be the terminal's line where the verdict goes
+        def show(verdict: Verdict) -> None:
+            self._states.add(verdict.state)
+            self._line.clear()  # it may be on the terminal's line that the verdict needs
             report.add(verdict)
 
-        store.assemble(tell, self._line.assembled)
-        self._line.end()
+        store.assemble(show, self._line.show_assembly)
+        self._line.clear()
         report.end()
 
 
-class _Line:
-    """What is going on, as one line on a terminal's stderr; remarks on lines of their own."""
+class _ProgressLine:
+    """The progress, as one line on a terminal's stderr; notices have lines of their own."""
 
     def __init__(self, dest: Sequence[str]) -> None:
         self.is_shown = sys.stderr.isatty()
@@ -195,8 +210,8 @@ class _Line:
         self._samples: deque[tuple[float, int]] = deque()
         self._width = 0
 
-    def tell(self, progress: Progress) -> None:
-        """How far the collection is."""
+    def show_progress(self, progress: DrainProgress) -> None:
+        """Show how much was received."""
         now = time.monotonic()
         self._samples.append((now, progress.received))
         while now - self._samples[0][0] > _RATE_SECONDS:
@@ -205,28 +220,28 @@ class _Line:
         rate = (progress.received - before) / (now - then) if now - then > 0.5 else 0.0
         left = time_left = ""
         if not rate and now - self._started > _RATE_SECONDS:
-            left = "looking whether more comes"
+            left = "waiting for more"
         elif progress.waiting:
             left = f"about {progress.waiting:,} left"
             if rate >= 1:
-                from sqstee.read.printer import duration
+                from sqstee.read.printer import format_duration
 
-                time_left = duration(max(1, round(progress.waiting / rate)))
+                time_left = format_duration(max(1, round(progress.waiting / rate)))
         size = f"{progress.bytes / 1048576:,.1f} MiB"
         self._draw(f"{progress.received:,} messages", size, f"{rate:,.0f}/s" if rate else "", left, time_left)
 
-    def assembled(self, lines: int) -> None:
-        """How far the files are."""
-        self._draw(f"putting together   {count(lines, 'line')}")
+    def show_assembly(self, lines: int) -> None:
+        """Show how much was written into files."""
+        self._draw(f"assembling   {count(lines, 'line')}")
 
-    def remark(self, text: str) -> None:
-        """A remark above the line."""
+    def notice(self, text: str) -> None:
+        """Write a notice above the line."""
         from sqstee.read.printer import neutral
 
-        self.end()
+        self.clear()
         _write(f"sqstee: {neutral(text)}\n".encode())
 
-    def end(self) -> None:
+    def clear(self) -> None:
         """Remove the line."""
         if self._width:
             _write(b"\r\x1b[K")
@@ -246,13 +261,13 @@ class _Line:
 
 
 def _write(data: bytes) -> None:
-    """To stderr, if it takes it: that nobody can be told ends no drain, nor the thread that has something to tell."""
+    """Write to stderr, if possible: a full log must not end the drain, nor the thread that reports trouble."""
     with suppress(OSError):
         os.write(2, data)
 
 
-class _Report:
-    """The verdicts: complete runs up to a number, all others always, and the sums."""
+class _VerdictReport:
+    """Prints verdicts: the first complete runs, all other runs, and totals."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -261,22 +276,22 @@ class _Report:
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def add(self, verdict: Verdict) -> None:
-        """Show a verdict."""
+        """Print a verdict."""
         self._counts[verdict.state] += 1
         self._lines += verdict.lines
         if self._as_json:
             import json
 
             typer.echo(json.dumps(verdict.fields))
-        elif verdict.state != "complete" or self._counts["complete"] <= _MOST_SHOWN:
+        elif verdict.state != "complete" or self._counts["complete"] <= _MAX_SHOWN:
             typer.echo(self._text(verdict))
 
     def end(self) -> None:
-        """Show the sums."""
+        """Print the totals."""
         if self._as_json:
             return
         runs = sum(self._counts.values())
-        more = self._counts["complete"] - _MOST_SHOWN
+        more = self._counts["complete"] - _MAX_SHOWN
         if more > 0:
             typer.echo(f"… and {more:,} more complete")
         states = ", ".join(f"{count:,} {state}" for state, count in self._counts.items() if count)
@@ -294,7 +309,7 @@ class _Report:
         if verdict.gapped:
             parts.append(f"{verdict.gapped:,} dropped by the sender")
         if verdict.duplicates:
-            parts.append(f"{verdict.duplicates:,} duplicates left out")
+            parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:
             parts.append(verdict.result)
         elif not verdict.ended:

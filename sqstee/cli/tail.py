@@ -14,87 +14,92 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqstee.read.filter import Filter
-    from sqstee.read.follower import Rest
     from sqstee.read.printer import Style
+    from sqstee.read.unmatched import UnmatchedStore
 
-_PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than the 30 s of most queues
+_PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than most queues' 30 s
 
 
 def tail(
-    dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: what --to would be)."),
-    consume: bool = typer.Option(False, "--consume", help="Delete from the queue what was printed."),
-    peek: bool = typer.Option(False, "--peek", help="One pass over the queue; everything is given back at the end."),
-    follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more, or stop at the end."),
-    host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Lines of these hosts only."),
-    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Of: stdout, stderr, output, event."),
-    run: list[str] = typer.Option([], "--run", metavar="RUN", help="Runs that begin so only."),
-    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Lines of these jobs only."),
-    include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Lines that contain it only."),
-    exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="Not the lines that contain it."),
-    highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Point it out."),
-    since: str = typer.Option("", "--since", metavar="TIME", help="Lines from then on: 10m, 2h, or RFC 3339."),
-    shards: str = typer.Option("", "--shards", metavar="XX[-XX]", help="Of S3 this part of 00-ff only, as 00-7f."),
-    output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The form of a line."),
-    template: str = typer.Option("", "--template", metavar="TEXT", help="The form as '{time} {host} {message}'."),
-    window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
-    color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="Colours."),
-    delete_unmatched: bool = typer.Option(
-        False, "--delete-unmatched", help="With --consume and a filter: delete also what the filter hides."
+    dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: as --to of run)."),
+    consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are printed."),
+    peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
+    follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more lines, or stop at the end."),
+    host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
+    stream: list[str] = typer.Option(
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
     ),
-    rest: str = typer.Option(
-        "", "--rest", metavar="FILE|DEST", help="With --consume and a filter: keep there what the filter hides."
+    run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts like this."),
+    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs."),
+    include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
+    exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
+    highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
+    since: str = typer.Option("", "--since", metavar="TIME", help="Only lines since then: 10m, 2h, or RFC 3339."),
+    shards: str = typer.Option(
+        "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
+    ),
+    output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),
+    template: str = typer.Option("", "--template", metavar="TEXT", help="A format such as '{time} {host} {message}'."),
+    window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
+    color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
+    delete_unmatched: bool = typer.Option(
+        False, "--delete-unmatched", help="With --consume and a filter: delete hidden lines, too."
+    ),
+    keep_unmatched: str = typer.Option(
+        "", "--keep-unmatched", metavar="FILE|DEST", help="With --consume and a filter: store hidden lines there."
     ),
 ) -> int:
     """Follow lines as they arrive: ordered, without duplicates, gaps reported.
 
-    A queue has no way to read without taking: --consume deletes what was printed, --peek gives everything back.
-    A status of 130 or 143 says that ^C or SIGTERM ended it, in good order.
+    SQS cannot be read without receiving messages: --consume deletes them once they are printed, --peek releases them.
+    After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
-    from sqstee.cli.sources import color_of, failures, opened, seconds_of
+    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors, use_colour
     from sqstee.read.follower import Follower
-    from sqstee.read.printer import Output, Printer
-    from sqstee.read.stop_signal import Stop
+    from sqstee.read.printer import BufferedOutput, Printer
+    from sqstee.read.stop_signal import StopSignal
 
-    style = _style(output, template, _patterns("-H", highlight), color_of(color))
+    check_choice(color, "--color", ("auto", "always", "never"), "tail")
+    style = _style(output, template, _patterns("-H", highlight), use_colour(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
-    seconds = seconds_of(window, "--reorder-window")
+    seconds = parse_seconds(window, "--reorder-window")
     if not consume:
-        _check_without_consume(delete_unmatched, rest)
-    printer = Printer(Output(1), Output(2), style)
-    with failures("tail"), Stop() as stop:
-        hidden = _PEEK_VISIBILITY if peek else None
-        places = opened(dest, consume=consume, peek=peek, visibility=hidden, shards=shards)
-        if wanted.is_active and places.consumed:
-            _check_filter(delete_unmatched, rest)
+        _check_without_consume(delete_unmatched, keep_unmatched)
+    printer = Printer(BufferedOutput(1), BufferedOutput(2), style)
+    with reporting_errors("tail"), StopSignal() as stop:
+        visibility = _PEEK_VISIBILITY if peek else None
+        sources = open_sources(dest, consume=consume, peek=peek, visibility=visibility, shards=shards)
+        if wanted.is_active and sources.consumed:
+            _check_filter(delete_unmatched, keep_unmatched)
         once = peek or not follow
         follower = Follower(
-            places.receivers,
+            sources.receivers,
             printer,
             stop,
-            places.consumed,
+            sources.consumed,
             wanted=wanted,
-            rest=_rest(rest) if rest else None,
+            unmatched=_unmatched_store(keep_unmatched) if keep_unmatched else None,
             window=seconds,
             wait=1.0 if once else 2.0,
         )
-        for cost in places.peeked:
-            printer.remark(cost)
+        for cost in sources.peek_costs:
+            printer.notice(cost)
         if once:
             follower.drain()
         else:
             follower.follow()
-        if places.peeked:
-            printer.remark(f"{follower.returns.released} messages given back")
+        if sources.peek_costs:
+            printer.notice(f"{follower.ack_pool.released} messages released")
     return stop.status
 
 
 def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:
+    from sqstee.cli.sources import check_choice
     from sqstee.read.printer import FORMATS, Style
 
-    if output not in FORMATS:
-        raise SqsteeError(f"{output!r} is not a form of output", f"the form is -o {'|'.join(FORMATS)}")
+    check_choice(output, "-o", FORMATS, "tail")
     if template and output != "default":
-        raise SqsteeError("only one of --template and -o", "leave -o out, or --template")
+        raise SqsteeError("--template and -o exclude each other", "leave one of them out")
     return Style(output, colour, sys.stdout.isatty(), template, highlight, colour and sys.stderr.isatty())
 
 
@@ -106,8 +111,8 @@ def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
         try:
             found.append(re.compile(text))
         except re.error as error:
-            hint = f"the form is {flag} REGEX, as of Python's re; (?i) at its beginning ignores case"
-            raise SqsteeError(f"{flag}: {text!r} is not a regular expression: {error}", hint) from None
+            hint = f"for example: {flag} '(?i)error|warning', in the syntax of Python's re"
+            raise SqsteeError(f"invalid value {text!r} for {flag} ({error})", hint) from None
     return found
 
 
@@ -122,43 +127,45 @@ def _filter(
 ) -> Filter:
     import time
 
-    from sqstee.read.filter import Filter, earliest
+    from sqstee.read.filter import Filter, parse_since
 
     try:
-        moment = earliest(since, time.time()) if since else ""
+        moment = parse_since(since, time.time()) if since else ""
     except (ValueError, OverflowError):
-        hint = "the form is --since 10m, 2h, 3d or 2026-11-21T19:30:00Z"
-        raise SqsteeError(f"--since: {since!r} is not a time", hint) from None
+        problem = f"invalid value {since!r} for --since (expected an age such as 10m, 2h, 3d, or a date and time)"
+        raise SqsteeError(problem, "for example: --since 2026-11-21T19:30:00Z") from None
     return Filter(hosts, streams, runs, jobs, include, exclude, moment)
 
 
-def _check_filter(delete_unmatched: bool, rest: str) -> None:
-    """One message mixes lines that match with lines that do not: a consumer must say what becomes of the latter."""
-    if delete_unmatched == bool(rest):
-        problem = "--consume with a filter would delete lines that it hides" if not rest else "only one of the two"
-        hint = "choose --delete-unmatched (they are lost) or --rest FILE|DEST (they are kept there)"
+def _check_filter(delete_unmatched: bool, keep_unmatched: str) -> None:
+    """A message may have both lines that match and lines that do not: a consumer must choose the fate of the latter."""
+    if delete_unmatched and keep_unmatched:
+        raise SqsteeError("--delete-unmatched and --keep-unmatched exclude each other", "leave one of them out")
+    if not delete_unmatched and not keep_unmatched:
+        problem = "--consume with a filter would delete the lines that the filter hides"
+        hint = "add --keep-unmatched FILE|DEST to store them, or --delete-unmatched to lose them"
         raise SqsteeError(problem, hint)
 
 
-def _check_without_consume(delete_unmatched: bool, rest: str) -> None:
-    """Nothing is deleted then: what a filter hides is still there, and would be copied by each reading."""
-    if delete_unmatched or rest:
-        flag = "--rest" if rest else "--delete-unmatched"
-        raise SqsteeError(f"{flag} is for --consume, and nothing is consumed", f"leave {flag} out, or add --consume")
+def _check_without_consume(delete_unmatched: bool, keep_unmatched: str) -> None:
+    """Without --consume nothing is deleted: hidden lines stay where they are, and each reading would copy them."""
+    if delete_unmatched or keep_unmatched:
+        flag = "--keep-unmatched" if keep_unmatched else "--delete-unmatched"
+        raise SqsteeError(f"{flag} needs --consume", f"add --consume, or leave out {flag}")
 
 
-def _rest(text: str) -> Rest:
-    """A destination where the text is one (also a queue's name), else a file."""
+def _unmatched_store(text: str) -> UnmatchedStore:
+    """A destination where the text is one (a plain name is a queue), else a file."""
     from sqstee.cli.sources import local_path
     from sqstee.destination import parse
-    from sqstee.read.unmatched import FileRest, SenderRest
+    from sqstee.read.unmatched import UnmatchedFile, UnmatchedSender
     from sqstee.transports.factory import open_sender
 
     try:
         destination = parse(text)
     except SqsteeError:
-        return FileRest(text)
-    return SenderRest(open_sender(destination, local_path(), 1024**3))
+        return UnmatchedFile(text)
+    return UnmatchedSender(open_sender(destination, local_path(), 1024**3))
 
 
 __all__ = ["tail"]

@@ -1,1 +1,1 @@
-"""Empty a queue into files: receive, journal, index, assemble, with a verdict for each run."""
+"""Empties a queue into files: receive, journal, index, assemble, with a verdict for each run."""

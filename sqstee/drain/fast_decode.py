@@ -1,7 +1,7 @@
-"""The bytes of plain records, as sqstee packs them, by splitting at what no string can hold: not by JSON.
+"""Splits plain records, as sqstee packs them, into the bytes of their streams without a JSON parser.
 
-Inside a JSON string a quote is escaped, so that `,"message":"` is the end of a record's head, and `"}` and a newline
-the end of a record, wherever they occur.
+It splits at byte sequences that no JSON string can contain: inside a string a quote is escaped, so `,"message":"`
+always ends a record's head, and `"}` with a newline always ends a record.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _HEAD_FIELDS = {"timestamp", "host", "stream", "run", "job", "labels", "level"}
 
 
 def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, bytes] | None:
-    """The bytes of each stream in `count` lines of NDJSON records of one run that are numbered from `first`.
+    """The bytes of each stream in `count` lines of NDJSON records of one run, numbered from `first`.
 
-    None where a record is anything but a timestamp, host, stream, run, job, labels, seq and message, in sqstee's own
+    None where a record has anything but a timestamp, host, stream, run, job, labels, seq and message, in sqstee's own
     order and spacing: an event, raw bytes, a piece without its newline.
     """
     if not data.endswith(_END):
         return None
     head, *rest = data.split(_MESSAGE)
-    heads: dict[bytes, list[bytes]] = {}  # what is before the seq, which is the same for all that was read at once
-    known: dict[bytes, list[bytes]] = {}  # what of it is behind the timestamp
+    heads: dict[bytes, list[bytes]] = {}  # by the part before the seq: the same for all lines captured in one read
+    known: dict[bytes, list[bytes]] = {}  # by the part of it after the timestamp
     streams: dict[str, list[bytes]] = {}
     for seq, piece in enumerate(rest, first):
         prefix, _, number = head.rpartition(_SEQ)
@@ -36,25 +36,25 @@ def plain_lines(data: bytes, run: str, first: int, count: int) -> dict[str, byte
         try:
             heads[prefix].append(message)
         except KeyError:
-            rest_of_head = _behind_timestamp(prefix)
-            messages = known.get(rest_of_head)
+            after_timestamp = _after_timestamp(prefix)
+            messages = known.get(after_timestamp)
             if messages is None:
                 stream = _stream(prefix, run)
                 if stream is None:
                     return None
-                messages = known[rest_of_head] = streams.setdefault(stream, [])
+                messages = known[after_timestamp] = streams.setdefault(stream, [])
             messages.append(message)
             heads[prefix] = messages
     if head or len(rest) != count:
         return None
     try:
-        return {stream: _unescaped(messages) for stream, messages in streams.items()}
+        return {stream: _unescape(messages) for stream, messages in streams.items()}
     except ValueError:
         return None
 
 
-def _behind_timestamp(prefix: bytes) -> bytes:
-    """The beginning of a record without its timestamp, if that is one beyond doubt; else all of it."""
+def _after_timestamp(prefix: bytes) -> bytes:
+    """The beginning of a record without its timestamp; all of it where it has no plain timestamp."""
     end = prefix.find(b'"', len(_OPENING))
     if prefix.startswith(_OPENING) and not prefix[len(_OPENING) : end].translate(None, _IN_TIMESTAMPS):
         return prefix[end:]
@@ -62,7 +62,7 @@ def _behind_timestamp(prefix: bytes) -> bytes:
 
 
 def _stream(prefix: bytes, run: str) -> str | None:
-    """The stream of a record that begins so; None where it is not a record of this run."""
+    """The stream of a record with this beginning; None where it is not a record of this run."""
     try:
         fields = json.loads(prefix.rstrip(b",") + b"}")
     except ValueError:
@@ -73,15 +73,15 @@ def _stream(prefix: bytes, run: str) -> str | None:
     return stream if isinstance(stream, str) else None
 
 
-def _unescaped(messages: list[bytes]) -> bytes:
-    """The insides of JSON strings as the lines that they were, a newline after each.
+def _unescape(messages: list[bytes]) -> bytes:
+    """The contents of JSON strings as the lines that they stand for, each with a newline.
 
-    Raises ValueError where a quote ends one early: a record has more behind its message.
+    Raises ValueError where a quote ends a string early, because the record has more fields after its message.
     """
     messages.append(b"")
     text = b"\n".join(messages)
     if b"\\" in text:
-        found: str = json.loads(b'"%s"' % text, strict=False)  # strict would refuse the newlines between them
+        found: str = json.loads(b'"%s"' % text, strict=False)  # strict refuses the newlines between the lines
         return found.encode("utf-8", "surrogatepass")
     if b'"' in text:
         raise ValueError

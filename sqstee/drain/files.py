@@ -1,4 +1,4 @@
-"""The files that a drain makes: of each run its streams, or its records as NDJSON, plain or gzip."""
+"""The files that a drain writes: for each run its streams, or its records as NDJSON, plain or gzip."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sqstee.drain.journal import sync_folder
 
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-_SAFE_IN_STREAMS = _SAFE - {"."}  # the last dot of a file's name (but for .gz) is between its run and its stream
-_LONGEST_NAME = 100  # two of them, both cut, with .gz in the 255 bytes that a folder's entry may have
-_MOST_STREAMS = 64  # files of a run, all open at a time: somebody may send a stream a line
-_OTHER_STREAMS = "others"  # what holds the rest
+_SAFE_IN_STREAMS = _SAFE - {"."}  # the last dot of a file's name (before .gz) separates its run from its stream
+_LONGEST_NAME = 100  # run and stream, both shortened, and .gz fit into the 255 bytes of a file name
+_MAX_STREAMS = 64  # files of a run, all open at a time: a sender may name a new stream in every line
+_OTHER_STREAMS = "others"  # the file of all further streams
 LAYOUTS = ("streams", "ndjson")
 
 
 def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
-    """A remote host's words as one name in a folder: never a path, never hidden, never too long; one name each."""
+    """A remote host's text as one file name: never a path, hidden, or too long, and never the same for two texts."""
     name = "".join(char if char in safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                    for char in text)  # fmt: skip
     if not name or name[0] in "._":
@@ -31,16 +31,16 @@ def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
     return name
 
 
-class Appending:
-    """One file, cut to `size` and then appended to; packed, it is a row of gzip members.
+class AppendFile:
+    """A file that is cut to `size` and then appended to; with `packed` it is a sequence of gzip members.
 
-    `size` is what was in it for good before: what lies behind that is being made again.
+    `size` is the part that is final: an earlier drain wrote the rest, and it is written anew.
     """
 
     def __init__(self, path: str, size: int, packed: bool) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._size = min(size, os.fstat(self._fd).st_size)  # less where somebody took lines away
+        self._size = min(size, os.fstat(self._fd).st_size)  # smaller where a user shortened the file
         os.ftruncate(self._fd, self._size)
         self._packed = packed
         self._packer: zlib._Compress | None = None
@@ -54,8 +54,8 @@ class Appending:
         if self._held >= _BUFFER_BYTES:
             self._flush()
 
-    def mark(self) -> int:
-        """The size of all that was written so far, to which the file may be cut."""
+    def checkpoint(self) -> int:
+        """Write everything added so far; the size, to which the file may be cut later."""
         self._flush()
         if self._packer:
             self._write(self._packer.flush())
@@ -63,8 +63,8 @@ class Appending:
         return self._size
 
     def close(self, sync: bool) -> None:
-        """Write the rest, and have it on disk."""
-        self.mark()
+        """Write the rest, and sync it if asked to."""
+        self.checkpoint()
         if sync:
             os.fdatasync(self._fd)
         os.close(self._fd)
@@ -80,35 +80,35 @@ class Appending:
         self._write(data)
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            done = os.pwrite(self._fd, rest, self._size)
-            self._size += done
-            rest = rest[done:]
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._fd, left, self._size)
+            self._size += written
+            left = left[written:]
 
 
 class RunFiles:
-    """The files of one run: `HOST/RUN.STREAM`, opened when the first bytes come."""
+    """The files of one run, `HOST/RUN.STREAM`, each opened when its first bytes come."""
 
     def __init__(self, folder: str, host: str, run: str, sizes: dict[str, int], packed: bool) -> None:
         self._folder = f"{folder}/{safe_name(host)}"
         self._stem = safe_name(run)
         self._sizes = dict(sizes)
         self._packed = packed
-        self._open: dict[str, Appending] = {}
-        for suffix in sizes:  # what lies behind the sizes goes, also where nothing is appended
+        self._open: dict[str, AppendFile] = {}
+        for suffix in sizes:  # cuts each file to its final size, even if nothing is appended
             self._file(suffix)
 
     def write(self, suffix: str, data: bytes) -> None:
         """Append to HOST/RUN.SUFFIX. Raises OSError."""
         self._file(suffix).write(data)
 
-    def mark(self) -> dict[str, int]:
-        """The sizes of all files so far, to which they may be cut."""
-        return {suffix: file.mark() for suffix, file in self._open.items()}
+    def checkpoint(self) -> dict[str, int]:
+        """Write everything added so far; the sizes of all files, to which they may be cut later."""
+        return {suffix: file.checkpoint() for suffix, file in self._open.items()}
 
     def close(self, sync: bool) -> None:
-        """Close all, and have them on disk, their names included."""
+        """Close all files; with `sync` they are on disk then, and so are their names."""
         for file in self._open.values():
             file.close(sync)
         if sync and self._open:
@@ -116,17 +116,17 @@ class RunFiles:
             sync_folder(os.path.dirname(self._folder))
 
     def paths(self) -> Iterator[str]:
-        """The paths."""
+        """The paths of the open files."""
         return (file.path for file in self._open.values())
 
-    def _file(self, suffix: str) -> Appending:
+    def _file(self, suffix: str) -> AppendFile:
         file = self._open.get(suffix)
-        if file is None and len(self._open) >= _MOST_STREAMS:
+        if file is None and len(self._open) >= _MAX_STREAMS:
             suffix = _OTHER_STREAMS
             file = self._open.get(suffix)
         if file is None:
             os.makedirs(self._folder, exist_ok=True)
             name = f"{self._stem}.{safe_name(suffix, _SAFE_IN_STREAMS)}{'.gz' if self._packed else ''}"
             path = f"{self._folder}/{name}"
-            file = self._open[suffix] = Appending(path, self._sizes.get(suffix, 0), self._packed)
+            file = self._open[suffix] = AppendFile(path, self._sizes.get(suffix, 0), self._packed)
         return file

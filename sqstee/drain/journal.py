@@ -1,8 +1,8 @@
 """A journal of received bodies: append-only segments of checksummed frames, on disk before a message is deleted.
 
-A frame is a header (magic, length of the meta data, length of the body, CRC-32 of both), the meta data (JSON: message
-id, when it was sent, attributes of a foreign message), and the body, unpacked. A segment is written by one process
-only and never appended to by a later one, so that a torn tail needs no repair: its messages come again.
+A frame is a header (magic, length of the metadata, length of the body, CRC-32 of both), the metadata (JSON: message id,
+time sent, attributes of a foreign message), and the body, decompressed. A segment is written by one process only and
+never appended to by a later one, so a torn tail needs no repair: its messages were not deleted and are received again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SUFFIX = ".journal"
 _SEGMENT_BYTES = 64 * 1024 * 1024
 _MAGIC = b"sqj\x01"
 _HEAD = struct.Struct("<4sIII")
-_MOST_META = 8 * 1024 * 1024  # JSON of attributes, which make up to 1 MiB: escaped, it is at most three times that
+_MAX_META = 8 * 1024 * 1024  # attributes are at most 1 MiB; as escaped JSON they are at most three times as long
 
 
-class Frame:
-    """One body in a segment: `at` is the frame's own offset, `body_at` its body's."""
+class JournalFrame:
+    """One body in a segment: `at` is the offset of the frame, `body_at` that of the body."""
 
     __slots__ = ("at", "attributes", "body", "body_at", "id", "sent", "size")
 
@@ -37,12 +37,12 @@ class Frame:
 
 
 def meta_of(id: str, sent: float, attributes: dict[str, str]) -> bytes:
-    """The meta data of one message."""
+    """The metadata of one message."""
     return json.dumps([id, sent, attributes]).encode()
 
 
 class Journal:
-    """Appends frames; its methods may be called from several threads at once. They raise OSError."""
+    """Appends frames. Its methods may be called from several threads at once, and raise OSError."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -51,10 +51,10 @@ class Journal:
         self._numbers = itertools.count()
         self._fd = -1
         self._size = 0
-        self._unsynced: OSError | None = None  # a sync that failed: asked again, Linux says that all is well
+        self._unsynced: OSError | None = None  # a sync that failed: Linux reports the lost write only once
 
     def append(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write frames of (meta data, body); a failed write leaves nothing behind."""
+        """Write frames of (metadata, body); a write that fails leaves nothing behind."""
         parts: list[bytes] = []
         for meta, body in entries:
             parts += (_HEAD.pack(_MAGIC, len(meta), len(body), zlib.crc32(body, zlib.crc32(meta))), meta, body)
@@ -68,7 +68,7 @@ class Journal:
                 raise
 
     def sync(self) -> None:
-        """Have everything that was appended on disk; once that failed it fails for ever."""
+        """Sync everything that was appended; after one failure every later call fails, too."""
         with self._lock:
             if self._unsynced:
                 raise self._unsynced
@@ -97,7 +97,7 @@ class Journal:
         if self._fd >= 0:
             self._sync(self._fd)
             os.close(self._fd)
-            self._fd = -1  # if there is no next one, the number is somebody else's
+            self._fd = -1  # if opening the next segment fails, the closed number must not be used again
         path = f"{self._folder}/{self._name}-{next(self._numbers):06d}{SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
@@ -110,18 +110,18 @@ class Journal:
 
 
 def _write_all(fd: int, parts: list[bytes]) -> int:
-    """Write all parts, which may take more than one call; how many bytes they are."""
+    """Write all parts, in several calls if need be; the number of bytes."""
     total = sum(map(len, parts))
     written = os.writev(fd, parts) if len(parts) <= 1000 else 0
     if written < total:
-        rest = memoryview(b"".join(parts))[written:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        left = memoryview(b"".join(parts))[written:]
+        while left:
+            left = left[os.write(fd, left) :]
     return total
 
 
 def sync_folder(path: str) -> None:
-    """Have a folder's entries on disk."""
+    """Sync a folder's entries."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -129,13 +129,13 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def segments(folder: str) -> list[str]:
+def journal_segments(folder: str) -> list[str]:
     """The paths of a folder's segments, oldest first."""
     return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(SUFFIX)]
 
 
-def frames(path: str) -> Iterator[Frame]:
-    """The whole frames of a segment. Damage is skipped up to the next whole frame; a torn tail is the usual case."""
+def read_frames(path: str) -> Iterator[JournalFrame]:
+    """The intact frames of a segment. Damage, most often a torn tail, is skipped up to the next intact frame."""
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size
         at = 0
@@ -148,17 +148,17 @@ def frames(path: str) -> Iterator[Frame]:
             at += frame.size
 
 
-def _frame(fd: int, at: int, end: int) -> Frame | None:
+def _frame(fd: int, at: int, end: int) -> JournalFrame | None:
     head = os.pread(fd, _HEAD.size, at)
     if len(head) < _HEAD.size:
         return None
     magic, meta_size, body_size, checksum = _HEAD.unpack(head)
-    if magic != _MAGIC or meta_size > _MOST_META or at + _HEAD.size + meta_size + body_size > end:
+    if magic != _MAGIC or meta_size > _MAX_META or at + _HEAD.size + meta_size + body_size > end:
         return None
     data = os.pread(fd, meta_size + body_size, at + _HEAD.size)
     if zlib.crc32(data) != checksum:
         return None
-    return Frame(at, data[:meta_size], data[meta_size:])
+    return JournalFrame(at, data[:meta_size], data[meta_size:])
 
 
 def _next_magic(fd: int, at: int, end: int) -> int:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from sqstee.drain.journal import Journal, meta_of
-from sqstee.read.ack_pool import Received, Returns, by_receiver
+from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
 from sqstee.read.decode import is_pointer
-from sqstee.read.receiver_pool import PAUSE, Pump
-from sqstee.read.stop_signal import Stop
+from sqstee.read.receiver_pool import PAUSE, ReceiverPool
+from sqstee.read.stop_signal import StopSignal
 from sqstee.text import count
 from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import TransportError
@@ -18,14 +18,13 @@ from sqstee.wire import DecodeError, unpack
 
 _SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
-_LOOK_SECONDS = 0.1
-_ASK_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+_STAT_SECONDS = 5.0
 _OWN_ATTRIBUTES = frozenset(("content-type", "sqstee", "host", "run", "seq"))
 
 
-class Progress:
-    """How far a collection is: messages and bytes received, messages deleted, and how many are still waiting at the
-    queue (None where it was not asked)."""
+class DrainProgress:
+    """Messages and bytes received, messages deleted, and messages still waiting in the queue (None: not known)."""
 
     __slots__ = ("bytes", "deleted", "received", "waiting")
 
@@ -35,101 +34,110 @@ class Progress:
         self.deleted = deleted
         self.waiting = waiting
 
-    def __add__(self, other: Progress) -> Progress:
+    def __add__(self, other: DrainProgress) -> DrainProgress:
+        received, deleted = self.received + other.received, self.deleted + other.deleted
         waiting = self.waiting if other.waiting is None else other.waiting
-        return Progress(self.received + other.received, self.bytes + other.bytes, self.deleted + other.deleted, waiting)
+        return DrainProgress(received, self.bytes + other.bytes, deleted, waiting)
 
 
-class Limits:
-    """How a collection goes: threads that receive, seconds of a long poll and of emptiness after which it ends, and
-    the most messages (None: all)."""
+class DrainLimits:
+    """How a drain receives.
 
-    __slots__ = ("idle", "most", "threads", "wait")
+    `threads` receive at a time; `wait`: seconds of one long poll; `idle`: seconds without a message after which the
+    drain ends; `max_messages`: the most to receive (None: all).
+    """
 
-    def __init__(self, threads: int = 16, wait: float = 1.0, idle: float = 5.0, most: int | None = None) -> None:
+    __slots__ = ("idle", "max_messages", "threads", "wait")
+
+    def __init__(
+        self, threads: int = 16, wait: float = 1.0, idle: float = 5.0, max_messages: int | None = None
+    ) -> None:
         self.threads = threads
         self.wait = wait
         self.idle = idle
-        self.most = most
+        self.max_messages = max_messages
 
     @property
     def deleters(self) -> int:
-        """Deletes saturate first: a pool that is a fifth larger."""
+        """Threads that delete: a fifth more than receive, because deletes saturate first."""
         return self.threads + max(1, self.threads // 5)
 
 
-class Collector:
-    """One process's collection into one journal."""
+class Journaler:
+    """Receives into one journal, in one process."""
 
     def __init__(
-        self, receivers: Sequence[Receiver], journal: Journal, limits: Limits, remark: Callable[[str], None]
+        self, receivers: Sequence[Receiver], journal: Journal, limits: DrainLimits, notice: Callable[[str], None]
     ) -> None:
-        self._receivers, self._journal, self._limits, self._remark = receivers, journal, limits, remark
-        self._pump = Pump(receivers, self._take, remark, limits.threads, limits.wait, most=limits.most)
-        self._pump.pause = PAUSE
-        self._returns = Returns(limits.deleters)
+        self._receivers, self._journal, self._limits, self._notice = receivers, journal, limits, notice
+        self._receiver_pool = ReceiverPool(
+            receivers, self._store, notice, limits.threads, limits.wait, max_messages=limits.max_messages
+        )
+        self._receiver_pool.pause = PAUSE
+        self._ack_pool = AckPool(limits.deleters)
         self._lock = threading.Lock()
         self._unsynced: list[Received] = []
         self._unsynced_bytes = 0
-        self._left: dict[tuple[int, str], Received] = {}  # stays in the queue; by message, as it may come again
+        self._kept: dict[tuple[int, str], Received] = {}  # stay in the queue; by message, as one may be redelivered
         self._sync_now = threading.Event()
         self._is_over = threading.Event()
         self._failure: OSError | None = None
         self._waiting: int | None = None
-        self._ask_at = 0.0
-        self._asked = 0  # messages received when the queue was asked last
+        self._stat_at = 0.0
+        self._received_at_stat = 0
 
-    def run(self, stop: Stop, tell: Callable[[Progress], None], ask: bool = False) -> None:
-        """Collect until nothing comes any more or `stop` says so. Raises TransportError and OSError.
+    def run(self, stop: StopSignal, on_progress: Callable[[DrainProgress], None], count_waiting: bool = False) -> None:
+        """Receive until nothing comes any more or `stop` is set. Raises TransportError and OSError.
 
-        What was journaled before is deleted all the same, and everything else given back. With `ask` the progress
-        that is told includes what waits at the queue.
+        Messages that were journaled are deleted even then, and all others released. With `count_waiting` the progress
+        includes the messages that wait in the queue.
         """
         idle = 0.0 if all(one.follows for one in self._receivers) else self._limits.idle
         syncer = threading.Thread(target=self._sync_in_groups, daemon=True)
         syncer.start()
-        self._pump.start()
+        pool = self._receiver_pool
+        pool.start()
         try:
-            while not (stop.signal or self._pump.is_over or self._failure or self._pump.is_empty(idle)):
-                time.sleep(_LOOK_SECONDS)
-                if ask:
-                    self._ask()
-                tell(self.progress)
+            while not (stop.signal or pool.is_over or self._failure or pool.is_empty(idle)):
+                time.sleep(_POLL_SECONDS)
+                if count_waiting:
+                    self._count_waiting()
+                on_progress(self.progress)
         finally:
-            self._pump.stop()
+            pool.stop()
             self._is_over.set()
             self._sync_now.set()
             syncer.join()
-            self._give_back()
-            tell(self.progress)
-        if failure := self._failure or self._pump.failure:
+            self._release()
+            on_progress(self.progress)
+        if failure := self._failure or pool.failure:
             raise failure
 
     @property
-    def progress(self) -> Progress:
-        """How far it is."""
-        received, waiting = self._pump.received, self._waiting
+    def progress(self) -> DrainProgress:
+        """The progress so far."""
+        received, waiting = self._receiver_pool.received, self._waiting
         if waiting is not None:
-            waiting = max(0, waiting - (received - self._asked))
-        return Progress(received, self._pump.bytes, self._returns.deleted, waiting)
+            waiting = max(0, waiting - (received - self._received_at_stat))
+        return DrainProgress(received, self._receiver_pool.bytes, self._ack_pool.deleted, waiting)
 
-    def _take(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
-        """In a receiving thread: journal what came."""
-        handles = [(receiver, ReceivedMessage(b"", {}, message.handle, message.id)) for message in messages]
+    def _store(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
+        """Journal received messages; runs in a receiving thread."""
+        received = [(receiver, ReceivedMessage(b"", {}, message.handle, message.id)) for message in messages]
         entries = [_entry(message) for message in messages if not is_pointer(message)]
         try:
             if entries:
                 self._journal.append(entries)
         except OSError:
-            self._leave(handles)
+            self._keep(received)
             raise
         with self._lock:
-            for held, message in zip(handles, messages, strict=True):
+            for one, message in zip(received, messages, strict=True):
                 if is_pointer(message):
-                    self._left[_key(held)] = held
+                    self._kept[message_key(*one)] = one
                 else:
-                    self._left.pop(_key(held), None)  # this time it could be read
-                    self._unsynced.append(held)
+                    self._kept.pop(message_key(*one), None)  # this delivery could be read
+                    self._unsynced.append(one)
             self._unsynced_bytes += sum(len(body) for _, body in entries)
             if self._unsynced_bytes >= _SYNC_BYTES or receiver.ordered:
                 self._sync_now.set()
@@ -150,49 +158,45 @@ class Collector:
             self._journal.sync()
         except OSError as error:
             self._failure = error
-            self._leave(group)
+            self._keep(group)
             return
         for receiver, messages in by_receiver(group):
             if not receiver.follows:
-                self._returns.delete(receiver, messages)
+                self._ack_pool.delete(receiver, messages)
 
-    def _leave(self, group: Sequence[Received]) -> None:
+    def _keep(self, group: Sequence[Received]) -> None:
         with self._lock:
-            self._left |= {_key(held): held for held in group}
+            self._kept |= {message_key(*one): one for one in group}
 
-    def _give_back(self) -> None:
-        for receiver, messages in by_receiver(self._left.values()):
+    def _release(self) -> None:
+        """Release the kept messages, wait for every call that is out, and report failures."""
+        for receiver, messages in by_receiver(self._kept.values()):
             if not receiver.follows:
-                self._returns.release(receiver, messages)
-        self._returns.close()
+                self._ack_pool.release(receiver, messages)
+        self._ack_pool.close()
         for receiver in self._receivers:
             receiver.close()
-        if self._left and not (self._failure or self._pump.failure):
-            self._remark(f"{count(len(self._left), 'message')} left in the queue: the body in S3 could not be read")
-        if self._returns.failed:
-            problem = self._returns.problem
-            self._remark(f"{self._returns.failed} messages are stored and will come again all the same: {problem}")
+        if self._kept and not (self._failure or self._receiver_pool.failure):
+            self._notice(f"{count(len(self._kept), 'message')} left in the queue: the body in S3 could not be read")
+        if self._ack_pool.failed:
+            failed = count(self._ack_pool.failed, "message")
+            problem = self._ack_pool.problem
+            self._notice(f"{failed} stored, but could not be acknowledged and will be received again: {problem}")
 
-    def _ask(self) -> None:
+    def _count_waiting(self) -> None:
         now = time.monotonic()
-        if now < self._ask_at:
+        if now < self._stat_at:
             return
-        self._ask_at = now + _ASK_SECONDS
-        self._asked = self._pump.received
+        self._stat_at = now + _STAT_SECONDS
+        self._received_at_stat = self._receiver_pool.received
         try:
             self._waiting = sum(one.stat().visible for one in self._receivers if not one.follows)
         except TransportError:
             self._waiting = None
 
 
-def _key(held: Received) -> tuple[int, str]:
-    """What a message is known by over all its deliveries."""
-    receiver, message = held
-    return id(receiver), message.id or message.handle
-
-
 def _entry(message: ReceivedMessage) -> tuple[bytes, bytes]:
-    """A message as the journal keeps it: unpacked where it can be, with the attributes that are not sqstee's own."""
+    """A journal entry: the body, decompressed where it can be, and the attributes that are not sqstee's own."""
     attributes = {name: text for name, text in message.attributes.items() if name not in _OWN_ATTRIBUTES}
     try:
         body = unpack(message.data, message.attributes)

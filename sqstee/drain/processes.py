@@ -1,6 +1,7 @@
-"""A collection by one process, or by several that are forked before anything heavy is loaded.
+"""Receives into journals with one process, or with several that are forked before anything heavy is loaded.
 
-Each has its own journal; a pipe to each says when to stop (also if we die), a pipe from each tells how far it is.
+Each process has a journal of its own. One pipe to each says when to stop, also by closing if the parent dies; one pipe
+from each reports progress, notices and problems as JSON lines.
 """
 
 from __future__ import annotations
@@ -13,182 +14,192 @@ import threading
 from collections.abc import Callable, Sequence
 
 from sqstee.drain.journal import Journal
-from sqstee.drain.journaling import Collector, Limits, Progress
+from sqstee.drain.journaling import DrainLimits, DrainProgress, Journaler
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.read.stop_signal import Stop
+from sqstee.read.stop_signal import StopSignal
 from sqstee.transports.base import Receiver
 from sqstee.transports.errors import TransportError
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def collect(
     folder: str,
     open_receivers: Callable[[], Sequence[Receiver]],
-    limits: Limits,
+    limits: DrainLimits,
     processes: int,
-    stop: Stop,
-    tell: Callable[[Progress], None],
-    remark: Callable[[str], None],
-    ask: bool = False,
+    stop: StopSignal,
+    on_progress: Callable[[DrainProgress], None],
+    notice: Callable[[str], None],
+    count_waiting: bool = False,
     open_shared: Callable[[], Sequence[Receiver]] | None = None,
 ) -> None:
-    """Empty what `open_receivers` opens into journals in `folder`; all processes but the first what `open_shared` does.
+    """Empty the receivers that `open_receivers` opens into journals in `folder`.
 
-    Raises TransportError, OSError, or SqsteeError for what another process of the crew met.
+    Of several processes the first one uses `open_receivers` and the others `open_shared`. Raises TransportError,
+    OSError, or SqsteeError for a problem in another process.
     """
     if processes == 1:
-        _collect(folder, open_receivers, limits, stop, tell, remark, ask)
+        _collect(folder, open_receivers, limits, stop, on_progress, notice, count_waiting)
         return
-    crew: list[_Member] = []
+    workers: list[_Worker] = []
     try:
         for number in range(processes):
             share = _share(limits, processes, number)
             opens = open_shared if open_shared and number else open_receivers
-            crew.append(_Member(folder, opens, share, stop, ask and number == 0, crew))
-        problem = _watch(crew, stop, tell, remark)
-    finally:  # also where there is no room for one more: nobody may go on writing into what is put together next
-        for member in crew:
-            member.dismiss()
-        ends = [member.end() for member in crew]
-    problem = problem or next(filter(None, ends), "")
+            workers.append(_Worker(folder, opens, share, stop, count_waiting and number == 0, workers))
+        problem = _watch(workers, stop, on_progress, notice)
+    finally:  # also where a fork failed: no worker may write to the journals that are assembled next
+        for worker in workers:
+            worker.stop()
+        problems = [worker.join() for worker in workers]
+    problem = problem or next(filter(None, problems), "")
     if problem:
-        raise SqsteeError(problem, "what came before that is in the folder", EXIT_FAILURE)
+        hint = "fix that and drain again; messages received so far are in the folder"
+        raise SqsteeError(problem, hint, EXIT_FAILURE)
 
 
 def _collect(
     folder: str,
     open_receivers: Callable[[], Sequence[Receiver]],
-    limits: Limits,
-    stop: Stop,
-    tell: Callable[[Progress], None],
-    remark: Callable[[str], None],
-    ask: bool,
+    limits: DrainLimits,
+    stop: StopSignal,
+    on_progress: Callable[[DrainProgress], None],
+    notice: Callable[[str], None],
+    count_waiting: bool,
 ) -> None:
     journal = Journal(folder)
     try:
-        Collector(open_receivers(), journal, limits, remark).run(stop, tell, ask)
+        Journaler(open_receivers(), journal, limits, notice).run(stop, on_progress, count_waiting)
     finally:
         journal.close()
 
 
-def _share(limits: Limits, processes: int, number: int) -> Limits:
-    """One process's part of what is wanted at most."""
-    most = limits.most
-    if most is not None:
-        most = most // processes + (number < most % processes)
-    return Limits(limits.threads, limits.wait, limits.idle, most)
+def _share(limits: DrainLimits, processes: int, number: int) -> DrainLimits:
+    """The limits of one process: its part of `max_messages`."""
+    max_messages = limits.max_messages
+    if max_messages is not None:
+        max_messages = max_messages // processes + (number < max_messages % processes)
+    return DrainLimits(limits.threads, limits.wait, limits.idle, max_messages)
 
 
-class _Member:
-    """A forked process, seen from the one that forked it."""
+class _Worker:
+    """A forked process, as its parent sees it."""
 
     def __init__(
         self,
         folder: str,
         open_receivers: Callable[[], Sequence[Receiver]],
-        limits: Limits,
-        stop: Stop,
-        ask: bool,
-        others: Sequence[_Member],
+        limits: DrainLimits,
+        stop: StopSignal,
+        count_waiting: bool,
+        others: Sequence[_Worker],
     ) -> None:
-        self.progress = Progress()
-        self._rest = b""
-        asked, self.asking = os.pipe()
-        self.told, telling = os.pipe()
+        self.progress = DrainProgress()
+        self._unfinished = b""
+        stop_end, self.stop_fd = os.pipe()
+        self.report_fd, report_end = os.pipe()
         try:
             self.pid = os.fork()
         except OSError:
-            for fd in (asked, self.asking, self.told, telling):
+            for fd in (stop_end, self.stop_fd, self.report_fd, report_end):
                 os.close(fd)
             raise
         if self.pid == 0:
-            for member in (self, *others):  # an end held here too would never be at its end
-                os.close(member.asking)
-                os.close(member.told)
-            _serve(folder, open_receivers, limits, stop, ask, asked, telling)
-        os.close(asked)
-        os.close(telling)
+            for worker in (self, *others):  # a pipe whose other end is held here too would never reach its end
+                os.close(worker.stop_fd)
+                os.close(worker.report_fd)
+            _run_worker(folder, open_receivers, limits, stop, count_waiting, stop_end, report_end)
+        os.close(stop_end)
+        os.close(report_end)
 
-    def lines(self) -> list[dict[str, object]] | None:
-        """What it has told since; None at its end."""
-        data = os.read(self.told, 65536)
+    def reports(self) -> list[dict[str, object]] | None:
+        """The reports that it has sent since the last call; None once it has ended."""
+        data = os.read(self.report_fd, 65536)
         if not data:
             return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def dismiss(self) -> None:
-        """Ask it to stop, in its own order."""
-        if self.asking >= 0:
-            os.close(self.asking)
-            self.asking = -1
+    def stop(self) -> None:
+        """Ask it to stop in good order."""
+        if self.stop_fd >= 0:
+            os.close(self.stop_fd)
+            self.stop_fd = -1
 
-    def end(self) -> str:
-        """Await its end; what is to be said about it, if anything."""
-        os.close(self.told)
+    def join(self) -> str:
+        """Wait for its end; the problem if it failed, else nothing."""
+        os.close(self.report_fd)
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        return f"a process of the crew ended with status {code}" if code else ""
+        return f"a drain process ended with status {code}" if code else ""
 
 
-def _serve(
+def _run_worker(
     folder: str,
     open_receivers: Callable[[], Sequence[Receiver]],
-    limits: Limits,
-    stop: Stop,
-    ask: bool,
-    asked: int,
-    telling: int,
+    limits: DrainLimits,
+    stop: StopSignal,
+    count_waiting: bool,
+    stop_fd: int,
+    report_fd: int,
 ) -> None:
-    """The life of a forked process."""
+    """The whole life of a forked process."""
     lock = threading.Lock()
 
-    def say(**fields: object) -> None:
+    def report(**fields: object) -> None:
         with lock:
-            os.write(telling, json.dumps(fields).encode() + b"\n")
+            os.write(report_fd, json.dumps(fields).encode() + b"\n")
 
-    def obey() -> None:
-        os.read(asked, 1)
+    def await_stop() -> None:
+        os.read(stop_fd, 1)
         stop.signal = stop.signal or signal.SIGTERM
 
-    def tell(progress: Progress) -> None:
-        say(**{name: getattr(progress, name) for name in Progress.__slots__})
+    def report_notice(text: str) -> None:
+        report(notice=text)
+
+    def report_progress(progress: DrainProgress) -> None:
+        report(**{name: getattr(progress, name) for name in DrainProgress.__slots__})
 
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is the first process's to obey
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the terminal is handled by the first process
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        threading.Thread(target=obey, daemon=True).start()
-        _collect(folder, open_receivers, limits, stop, tell, lambda text: say(remark=text), ask)
+        threading.Thread(target=await_stop, daemon=True).start()
+        _collect(folder, open_receivers, limits, stop, report_progress, report_notice, count_waiting)
         status = 0
     except (TransportError, SqsteeError) as error:
-        say(problem=error.message if isinstance(error, SqsteeError) else str(error))
+        report(problem=error.message if isinstance(error, SqsteeError) else str(error))
     except Exception as error:
-        say(problem=f"{type(error).__name__}: {error}")
+        report(problem=f"{type(error).__name__}: {error}")
     finally:
         os._exit(status)
 
 
-def _watch(crew: Sequence[_Member], stop: Stop, tell: Callable[[Progress], None], remark: Callable[[str], None]) -> str:
-    """Follow the crew to its end; what went wrong, if anything did."""
+def _watch(
+    workers: Sequence[_Worker],
+    stop: StopSignal,
+    on_progress: Callable[[DrainProgress], None],
+    notice: Callable[[str], None],
+) -> str:
+    """Pass on the workers' reports until all have ended; the first problem, or nothing."""
     problem = ""
-    open_ends = {member.told: member for member in crew}
-    while open_ends:
+    running = {worker.report_fd: worker for worker in workers}
+    while running:
         if stop.signal or problem:
-            for member in crew:
-                member.dismiss()
-        for fd in select.select(list(open_ends), [], [], _LOOK_SECONDS)[0]:
-            lines = open_ends[fd].lines()
-            if lines is None:
-                del open_ends[fd]
+            for worker in workers:
+                worker.stop()
+        for fd in select.select(list(running), [], [], _POLL_SECONDS)[0]:
+            reports = running[fd].reports()
+            if reports is None:
+                del running[fd]
                 continue
-            for line in lines:
-                if "problem" in line:
-                    problem = problem or str(line["problem"])
-                elif "remark" in line:
-                    remark(str(line["remark"]))
+            for report in reports:
+                if "problem" in report:
+                    problem = problem or str(report["problem"])
+                elif "notice" in report:
+                    notice(str(report["notice"]))
                 else:
-                    open_ends[fd].progress = Progress(**line)  # type: ignore[arg-type]
-        tell(sum((member.progress for member in crew), Progress()))
+                    running[fd].progress = DrainProgress(**report)  # type: ignore[arg-type]
+        on_progress(sum((worker.progress for worker in workers), DrainProgress()))
     return problem

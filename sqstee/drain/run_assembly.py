@@ -1,4 +1,4 @@
-"""One run on its way from the journal's index into its files."""
+"""Writes one run from the journal's index into its files."""
 
 from __future__ import annotations
 
@@ -8,145 +8,148 @@ from sqstee.drain.fast_decode import plain_lines
 from sqstee.drain.files import RunFiles
 from sqstee.drain.index import Index, Place
 from sqstee.drain.verdict import Verdict
-from sqstee.wire import Record, load_lines
+from sqstee.wire import GAP, Record, load_lines
 
-_MOST_RANGES = 20  # of missing seqs that a verdict names
+_MAX_RANGES = 20  # ranges of missing seqs that a verdict names
 
 
-class Assembly(Protocol):
-    """What a run's writing needs of the pass that it belongs to."""
+class AssemblyContext(Protocol):
+    """What a run's assembly needs from the pass over the index."""
 
     index: Index
-    streams: bool  # a file a stream, not the records
-    old: int  # segments, the first ones, that an earlier assembly has met
+    streams: bool  # one file per stream; otherwise the records as NDJSON
+    old: int  # the number of segments, from the first, that an earlier assembly has read
 
     @property
     def syncs(self) -> bool:
         """Whether files are still synced one by one."""
 
     def load(self, run: str) -> tuple[Verdict, dict[str, int]]:
-        """A run as it is in final files, and their sizes."""
+        """The verdict on the final part of a run's files, and their sizes."""
 
     def save(self, verdict: Verdict, sizes: dict[str, int]) -> None:
-        """A run as it is in final files from now on."""
+        """Store the verdict on the final part of a run's files, and their sizes."""
 
     def open(self, host: str, run: str, sizes: dict[str, int]) -> RunFiles:
-        """A run's files."""
+        """Open a run's files."""
 
-    def wrote(self, lines: int) -> None:
-        """Count lines for whoever watches."""
+    def count_lines(self, lines: int) -> None:
+        """Add lines to the progress."""
 
 
 class UntrustedError(Exception):
-    """A body that looked whole is not: the index must be made line by line."""
+    """A body that looked like consecutive records is not: the index must be made line by line."""
 
 
-class Writing:
+class RunAssembly:
     """One run on its way into its files."""
 
-    def __init__(self, assembly: Assembly, run: str) -> None:
-        self._assembly = assembly
-        self.verdict, self._sizes = assembly.load(run)
+    def __init__(self, context: AssemblyContext, run: str) -> None:
+        self._context = context
+        self.verdict, self._sizes = context.load(run)
         self._start = self.verdict.next
         self._files: RunFiles | None = None
-        self._final: tuple[Verdict, dict[str, int]] | None = None  # as at the first hole
-        self._gaps = list(assembly.index.gaps(run, self.verdict.next))
+        self._final: tuple[Verdict, dict[str, int]] | None = None  # the state at the first hole
+        self._gaps = list(context.index.gaps(run, self.verdict.next))
         self.files = 0
         if self.verdict.host and not self.verdict.ended:
             self._open(self.verdict.host)
 
-    def take(self, place: Place) -> None:
-        """The next place by seq."""
+    def add(self, place: Place) -> None:
+        """Add the lines of the next place by seq."""
         verdict = self.verdict
-        self._count_again(place, min(place.last, verdict.next - 1))
+        self._count_duplicates(place, min(place.last, verdict.next - 1))
         if place.last < verdict.next:
             return
         if place.first > verdict.next:
-            self._hole(verdict.next, place.first - 1)
+            self._account_for_hole(verdict.next, place.first - 1)
         if self._final:
-            self._assembly.index.keep(place)
-        data = self._assembly.index.read(place)
+            self._context.index.retain(place)
+        data = self._context.index.read(place)
         skip = max(0, verdict.next - place.first)
         lines = verdict.lines
         self._write(data, place.first, place.last, skip)
         verdict.next = place.last + 1
-        self._assembly.wrote(verdict.lines - lines)
+        self._context.count_lines(verdict.lines - lines)
 
     def finish(self) -> None:
-        """After the last place: what only a gap event covers at the end, and what is final."""
+        """Account for gap events behind the last record, close the files, and store the final state."""
         if self._gaps and (end := max(gap.last for gap in self._gaps)) >= self.verdict.next:
-            self._hole(self.verdict.next, end)
+            self._account_for_hole(self.verdict.next, end)
             self.verdict.next = end + 1
         files = self._files
-        verdict, sizes = self._final or (self.verdict, self._marks())
+        verdict, sizes = self._final or (self.verdict, self._checkpoint())
         if files is not None:
-            files.close(sync=self._assembly.syncs)
+            files.close(sync=self._context.syncs)
             self.files = len(list(files.paths()))
-        self._assembly.save(verdict, sizes)
+        self._context.save(verdict, sizes)
 
-    def _count_again(self, place: Place, last: int) -> None:
-        """Up to `last` its seqs are written: duplicates, but for what the journal has kept of an earlier assembly."""
-        first = max(place.first, self._start) if place.segment < self._assembly.old else place.first
+    def _count_duplicates(self, place: Place, last: int) -> None:
+        """Count the seqs of a place up to `last`: they are written already.
+
+        Seqs that an earlier assembly wrote, and that it retained in the journal, have not come twice.
+        """
+        first = max(place.first, self._start) if place.segment < self._context.old else place.first
         self.verdict.duplicates += max(0, last - first + 1)
 
-    def _hole(self, first: int, last: int) -> None:
-        """Seqs of which no record is there: those of gap events are accounted for, the others are missing."""
+    def _account_for_hole(self, first: int, last: int) -> None:
+        """Count seqs without a record: those in gap events as dropped, the others as missing."""
         if self._final is None:
             final = Verdict(self.verdict.run, self.verdict.host, self.verdict.job, first, self.verdict.lines)
             final.ended, final.result = self.verdict.ended, self.verdict.result
-            self._final = final, self._marks()
+            self._final = final, self._checkpoint()
         at = first
         for gap in self._gaps:
             if gap.last < at or gap.first > last:
                 continue
-            self._assembly.index.keep(gap)
+            self._context.index.retain(gap)
             if gap.first > at:
-                self._miss(at, gap.first - 1)
+                self._add_missing(at, gap.first - 1)
             covered = max(at, gap.first), min(last, gap.last)
             self.verdict.gapped += covered[1] - covered[0] + 1
-            if not self._assembly.streams:
-                self._event_line(gap)
+            if not self._context.streams:
+                self._write_gap(gap)
             at = covered[1] + 1
         if at <= last:
-            self._miss(at, last)
+            self._add_missing(at, last)
 
-    def _miss(self, first: int, last: int) -> None:
+    def _add_missing(self, first: int, last: int) -> None:
         self.verdict.missing += last - first + 1
-        if len(self.verdict.ranges) < _MOST_RANGES:
+        if len(self.verdict.ranges) < _MAX_RANGES:
             self.verdict.ranges.append((first, last))
 
-    def _event_line(self, gap: Place) -> None:
-        data = self._assembly.index.read(gap)
+    def _write_gap(self, gap: Place) -> None:
+        data = self._context.index.read(gap)
         if self._files is None:
             self._open(load_lines(data)[0]["host"])
         assert self._files is not None
         self._files.write("ndjson", data.rstrip(b"\n") + b"\n")
 
-    def _marks(self) -> dict[str, int]:
-        return self._files.mark() if self._files is not None else self._sizes
+    def _checkpoint(self) -> dict[str, int]:
+        return self._files.checkpoint() if self._files is not None else self._sizes
 
     def _open(self, host: object) -> None:
-        self.verdict.host = _stored(host)
-        self._files = self._assembly.open(self.verdict.host, self.verdict.run, self._sizes)
+        self.verdict.host = _storable(host)
+        self._files = self._context.open(self.verdict.host, self.verdict.run, self._sizes)
 
     def _write(self, data: bytes, first: int, last: int, skip: int) -> None:
-        """Write the lines of first..last but for the first `skip`. Raises UntrustedError where they are not these."""
+        """Write the lines of first..last except the first `skip`. Raises UntrustedError where they are not these."""
         try:
-            streams = self._plain(data, first, last) if not skip else None
+            streams = self._decode_fast(data, first, last) if not skip else None
             if streams is None:
-                streams = self._checked(data, first, last, skip)
+                streams = self._decode(data, first, last, skip)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UntrustedError from error
         assert self._files is not None
-        if self._assembly.streams:
+        if self._context.streams:
             for stream, text in streams.items():
                 self._files.write(stream, text)
         else:
             lines = data if not skip else b"".join([line for line in data.splitlines(keepends=True) if line][skip:])
             self._files.write("ndjson", lines if lines.endswith(b"\n") else lines + b"\n")
 
-    def _plain(self, data: bytes, first: int, last: int) -> dict[str, bytes] | None:
-        """The bytes of each stream, the fast way; None where it is not that simple."""
+    def _decode_fast(self, data: bytes, first: int, last: int) -> dict[str, bytes] | None:
+        """The bytes of each stream, without JSON; None where a record is not plain."""
         if self._files is None:
             return None
         streams = plain_lines(data, self.verdict.run, first, last - first + 1)
@@ -154,18 +157,18 @@ class Writing:
             self.verdict.lines += last - first + 1
         return streams
 
-    def _checked(self, data: bytes, first: int, last: int, skip: int) -> dict[str, bytes]:
-        """The bytes of each stream by JSON."""
+    def _decode(self, data: bytes, first: int, last: int, skip: int) -> dict[str, bytes]:
+        """The bytes of each stream, with JSON."""
         items = load_lines(data)
         if len(items) != last - first + 1:
             raise UntrustedError
         if self._files is None:
             self._open(self.verdict.host or items[0]["host"])
-        self.verdict.job = self.verdict.job or _stored(items[0].get("job", ""))
-        return {stream: b"".join(parts) for stream, parts in self._streams(items, first, skip).items()}
+        self.verdict.job = self.verdict.job or _storable(items[0].get("job", ""))
+        return {stream: b"".join(parts) for stream, parts in self._by_stream(items, first, skip).items()}
 
-    def _streams(self, items: list[dict[str, Any]], first: int, skip: int) -> dict[str, list[bytes]]:
-        """The bytes of each stream in these records; every one is checked."""
+    def _by_stream(self, items: list[dict[str, Any]], first: int, skip: int) -> dict[str, list[bytes]]:
+        """The bytes of each stream in these records. Raises UntrustedError where one is not as expected."""
         run = self.verdict.run
         streams: dict[str, list[bytes]] = {}
         texts: dict[str, list[str]] = {}
@@ -176,52 +179,52 @@ class Writing:
             if seq < first + skip:
                 continue
             if "event" in item:
-                self._event(item)
+                self._add_event(item)
                 continue
             lines += 1
             stream = item["stream"]
             if not isinstance(stream, str):
                 raise UntrustedError
             if "raw" in item or "eol" in item:
-                self._odd(item, stream, streams, texts)
+                self._add_special(item, stream, streams, texts)
                 continue
             try:
                 texts[stream].append(item["message"])
             except KeyError:
                 texts[stream] = [item["message"]]
         for stream, found in texts.items():
-            streams.setdefault(stream, []).append(_joined(found))
+            streams.setdefault(stream, []).append(_join_lines(found))
         self.verdict.lines += lines
         return streams
 
-    def _odd(
+    def _add_special(
         self, item: dict[str, Any], stream: str, streams: dict[str, list[bytes]], texts: dict[str, list[str]]
     ) -> None:
-        """A record with bytes that are not UTF-8, or without a newline."""
+        """Add a record whose bytes are not UTF-8, or that has no newline."""
         if "raw" not in item and item.get("eol") is not False:
             texts.setdefault(stream, []).append(item["message"])
             return
         if found := texts.pop(stream, None):
-            streams.setdefault(stream, []).append(_joined(found))
+            streams.setdefault(stream, []).append(_join_lines(found))
         streams.setdefault(stream, []).append(Record(item).data)
 
-    def _event(self, item: dict[str, Any]) -> None:
+    def _add_event(self, item: dict[str, Any]) -> None:
         verdict = self.verdict
-        if item["event"] == "gap":
+        if item["event"] == GAP:
             raise UntrustedError
         if item["event"] == "exit":
-            verdict.result = _stored(item.get("message", ""))
+            verdict.result = _storable(item.get("message", ""))
             verdict.ended = not item.get("open")
         elif item["event"] == "end":
             verdict.ended = True
 
 
-def _stored(value: object) -> str:
-    """A remote host's word as a database takes it: without halves of characters."""
+def _storable(value: object) -> str:
+    """A remote host's text as SQLite accepts it: without half surrogate pairs."""
     return str(value).encode("utf-8", "replace").decode()
 
 
-def _joined(texts: list[str]) -> bytes:
-    """Messages as the lines that they were."""
+def _join_lines(texts: list[str]) -> bytes:
+    """Messages as lines, each with its newline."""
     texts.append("")
     return "\n".join(texts).encode("utf-8", "surrogatepass")

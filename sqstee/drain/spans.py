@@ -1,4 +1,4 @@
-"""Where in a body which seqs of which run lie."""
+"""Finds the byte ranges of a body in which the seqs of each run lie."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from typing import NamedTuple
 
 from sqstee.jsonbytes import quote
-from sqstee.read.decode import MOST_FOREIGN_LINES, is_gap
+from sqstee.read.decode import MAX_FOREIGN_LINES
 from sqstee.record import MAX_SEQ
-from sqstee.wire import DecodeError, Event, Record, decode
+from sqstee.wire import DecodeError, Event, Record, decode, is_gap, may_contain_gap
 
 
-class Span(NamedTuple):
-    """The seqs first..last of one run: records, or one gap event, in bytes at..at+size of a body."""
+class BodySpan(NamedTuple):
+    """The seqs first..last of one run, in bytes at..at+size of a body: consecutive records, or one gap event."""
 
     run: str
     first: int
@@ -22,20 +22,20 @@ class Span(NamedTuple):
     size: int
 
 
-def spans(body: bytes, trust: bool = True) -> tuple[list[Span], list[tuple[int, int]]]:
+def body_spans(body: bytes, trust: bool = True) -> tuple[list[BodySpan], list[tuple[int, int]]]:
     """The spans of a body, and (at, size) of its lines that are not in the wire format.
 
-    With `trust` a body that looks as sqstee packs them is told by its first and last line and by counting: whoever
-    reads such a span must check its lines, and ask again without trust if one of them is not what it should be.
+    With `trust`, a body that looks as if sqstee packed it is judged by its first and last line and by counting. The
+    caller must check the lines of such a span, and call again without `trust` if one of them is not as expected.
     """
     if trust and (whole := _whole(body)):
         return [whole], []
     return _by_line(body)
 
 
-def _whole(body: bytes) -> Span | None:
-    """The body as one span, if it may be one: a run's consecutive seqs without a gap event."""
-    if not body.endswith(b"\n") or b'"gap"' in body:  # however it is spaced: within a string its quotes are escaped
+def _whole(body: bytes) -> BodySpan | None:
+    """The body as one span, if it looks like consecutive records of one run without a gap event."""
+    if not body.endswith(b"\n") or may_contain_gap(body):
         return None
     lines = body.count(b"\n")
     try:
@@ -43,20 +43,20 @@ def _whole(body: bytes) -> Span | None:
         low, high, run = first["seq"], last["seq"], first["run"]
         if type(low) is not int or type(high) is not int or type(run) is not str or last["run"] != run:
             return None
-        run.encode()  # raises UnicodeEncodeError for half a character: no name of a run
+        run.encode()  # raises UnicodeEncodeError for half a surrogate pair, which no run's name can have
         if low < 0 or high > MAX_SEQ or high - low + 1 != lines or body.count(b'"run":%s' % quote(run)) != lines:
             return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Span(run, low, high, False, 0, len(body))
+    return BodySpan(run, low, high, False, 0, len(body))
 
 
-def _by_line(body: bytes) -> tuple[list[Span], list[tuple[int, int]]]:
-    found: list[Span] = []
+def _by_line(body: bytes) -> tuple[list[BodySpan], list[tuple[int, int]]]:
+    found: list[BodySpan] = []
     foreign: list[tuple[int, int]] = []
     at = 0
     for line in _lines(body):
-        if len(foreign) == MOST_FOREIGN_LINES:
+        if len(foreign) == MAX_FOREIGN_LINES:
             foreign.append((at, len(body) - at))
             break
         item = _item(line)
@@ -82,7 +82,7 @@ def _item(line: bytes) -> Record | Event | None:
     return items[0] if items else None
 
 
-def _add(found: list[Span], item: Record | Event, at: int, size: int) -> None:
+def _add(found: list[BodySpan], item: Record | Event, at: int, size: int) -> None:
     last = item.last if isinstance(item, Event) else item.seq
     before = found[-1] if found else None
     if (
@@ -91,6 +91,6 @@ def _add(found: list[Span], item: Record | Event, at: int, size: int) -> None:
         or before.is_gap
         or (before.run, before.last + 1, before.at + before.size) != (item.run, item.seq, at)
     ):
-        found.append(Span(item.run, item.seq, last, is_gap(item), at, size))
+        found.append(BodySpan(item.run, item.seq, last, is_gap(item), at, size))
     else:
         found[-1] = before._replace(last=last, size=before.size + size)

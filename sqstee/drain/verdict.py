@@ -1,13 +1,13 @@
-"""What is known of one run at the end of a drain. Pure."""
+"""The verdict on one run at the end of a drain. Pure."""
 
 from __future__ import annotations
 
 
 class Verdict:
-    """What is known of one run: `state` is complete, missing (it has ended, or a later line is there) or open.
+    """The verdict on one run: `state` is complete, missing (lines never came, or were dropped in an ended run) or open.
 
-    `missing` and `gapped` count seqs that never came and those that the sender reported as dropped; `ranges` are the
-    first of the missing ones. `result` is how the command ended, empty where that is not known.
+    `missing` counts seqs that never came, `gapped` those that the sender reported as dropped; `ranges` are the first
+    missing ranges. `next` is the seq after the last one written. `result`: how the command ended, if known.
     """
 
     __slots__ = (
@@ -31,5 +31,5 @@ class Verdict:
 
     @property
     def fields(self) -> dict[str, object]:
-        """For a program."""
+        """The verdict for programs."""
         return {"state": self.state} | {name: getattr(self, name) for name in self.__slots__ if name != "next"}

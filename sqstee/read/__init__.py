@@ -1,1 +1,1 @@
-"""The read side, in data order: receive, order, show; `follow` wires them."""
+"""The read side, in data order: receive, decode, order, show, acknowledge. `follower` connects the parts."""

@@ -1,32 +1,28 @@
-"""A pool of threads of its own that deletes what was received, or gives it back; deletes saturate first."""
+"""Threads that delete or release received messages, apart from those that receive: deletes saturate first."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from sqstee.backoff import full_jitter
 from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 
 Received = tuple[Receiver, ReceivedMessage]
 
-_BATCH = 10  # messages of one call
-_MOST_SECONDS = 30.0
+BACKOFF_FIRST_SECONDS = 0.2
+BACKOFF_MOST_SECONDS = 30.0
+_BATCH = 10  # SQS: entries of one batch request
 
 
-def backoff(attempt: int) -> float:
-    """Seconds before the next attempt: full jitter, up to 30."""
-    return random.uniform(0, min(_MOST_SECONDS, 0.2 * 2 ** min(attempt, 10)))
+class AckPool:
+    """Deletes messages, or releases them, in batches of ten.
 
-
-class Returns:
-    """A pool of threads that delete messages, or give them back, ten a call.
-
-    Entries that the queue answers as Failed are tried again; so are calls that failed as a whole. What could not be
-    deleted in the end comes again from the queue: `failed` counts it, `problem` is the last reason.
+    Failed entries are tried again, and so are calls that failed as a whole. A message that could not be deleted in the
+    end is received again from the queue: `failed` counts these, and `problem` is the last reason.
     """
 
     def __init__(self, threads: int = 4, attempts: int = 6, linger: float = 0.02) -> None:
@@ -41,45 +37,39 @@ class Returns:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def pending(self) -> int:
-        """Messages that are not done with."""
-        with self._changed:
-            return len(self._jobs) + self._busy
-
     def delete(self, receiver: Receiver, messages: Sequence[ReceivedMessage]) -> None:
-        """Have messages deleted, soon."""
-        self._put(_Job(receiver, message, True) for message in messages)
+        """Delete messages soon, in a thread of the pool."""
+        self._enqueue(_Job(receiver, message, True) for message in messages)
 
     def release(self, receiver: Receiver, messages: Sequence[ReceivedMessage]) -> None:
-        """Have messages given back, soon."""
-        self._put(_Job(receiver, message, False) for message in messages)
+        """Make messages visible again soon, in a thread of the pool."""
+        self._enqueue(_Job(receiver, message, False) for message in messages)
 
     def close(self) -> None:
-        """Wait until all is done."""
+        """Wait until every job is finished."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _put(self, jobs: Iterable[_Job]) -> None:
+    def _enqueue(self, jobs: Iterable[_Job]) -> None:
         with self._changed:
             self._jobs += jobs
             self._changed.notify()
 
     def _work(self) -> None:
-        while batch := self._next():
+        while batch := self._next_batch():
             try:
-                self._carry_out(batch)
+                self._run(batch)
             finally:
                 with self._changed:
                     self._busy -= len(batch)
-                    if not self._open:  # the others wait for this
+                    if not self._open:  # the other threads wait for the last batch before they end
                         self._changed.notify_all()
 
-    def _next(self) -> list[_Job]:
-        """Up to ten jobs of one kind for one receiver, each message once, by its latest handle; empty at the end."""
+    def _next_batch(self) -> list[_Job]:
+        """Up to ten jobs for one call, each message once, by its latest handle; empty when the pool is closed."""
         batch: dict[str, _Job] = {}
         with self._changed:
             while not batch:
@@ -89,16 +79,16 @@ class Returns:
                     self._changed.wait(0.5)
                 if len(self._jobs) < _BATCH and self._open:
                     self._changed.wait(self._linger)
-                kind = self._jobs[0] if self._jobs else None
-                while kind and self._jobs and len(batch) < _BATCH and self._jobs[0].fits(kind):
+                first = self._jobs[0] if self._jobs else None
+                while first and self._jobs and len(batch) < _BATCH and self._jobs[0].can_share_call(first):
                     job = self._jobs.popleft()
                     batch[job.message.id or job.message.handle] = job
             self._busy += len(batch)
-            if self._jobs:  # one wakes the next: all at once would only find that there is nothing
+            if self._jobs:  # each thread wakes the next: woken all at once, most would find nothing
                 self._changed.notify()
         return list(batch.values())
 
-    def _carry_out(self, batch: list[_Job]) -> None:
+    def _run(self, batch: list[_Job]) -> None:
         receiver, messages = batch[0].receiver, [job.message for job in batch]
         failures: list[Failure] = []
         try:
@@ -108,19 +98,21 @@ class Returns:
                 receiver.release(messages)
         except TransportError as error:
             failures = [Failure(at, error.kind, error.code, error.message) for at in range(len(batch))]
-        except Exception as error:  # of a library: as passing trouble, so that the thread and its messages live on
+        except Exception as error:  # a library's bug counts as passing trouble: the thread must live on
             failures = [Failure(at, RETRY, type(error).__name__, str(error)) for at in range(len(batch))]
-        again = [self._failed(batch[failure.index], failure) for failure in failures]
+        retries = [self._retry(batch[failure.index], failure) for failure in failures]
         with self._changed:
             if batch[0].deletes:
                 self.deleted += len(batch) - len(failures)
             else:
                 self.released += len(batch) - len(failures)
-        if any(again):
-            time.sleep(backoff(max(job.attempts for job in batch)))
-            self._put(job for job in again if job)
+        if any(retries):
+            attempt = max(job.attempts for job in batch)
+            time.sleep(full_jitter(attempt, BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS))
+            self._enqueue(job for job in retries if job)
 
-    def _failed(self, job: _Job, failure: Failure) -> _Job | None:
+    def _retry(self, job: _Job, failure: Failure) -> _Job | None:
+        """The job, if it is to be tried again; otherwise count it as failed."""
         job.attempts += 1
         if failure.kind not in (OPEN, POISON) and job.attempts < self._attempts:
             return job
@@ -131,7 +123,7 @@ class Returns:
 
 
 class _Job:
-    """A message to delete or to give back."""
+    """A message to delete or to release."""
 
     __slots__ = ("attempts", "deletes", "message", "receiver")
 
@@ -141,14 +133,19 @@ class _Job:
         self.deletes = deletes
         self.attempts = 0
 
-    def fits(self, other: _Job) -> bool:
-        """Whether both can go in one call."""
+    def can_share_call(self, other: _Job) -> bool:
+        """Whether one batch request can hold both."""
         return self.receiver is other.receiver and self.deletes == other.deletes
 
 
 def by_receiver(received: Iterable[Received]) -> Iterator[tuple[Receiver, list[ReceivedMessage]]]:
-    """Messages grouped by where they came from."""
+    """Messages grouped by the receiver that they came from."""
     found: dict[int, tuple[Receiver, list[ReceivedMessage]]] = {}
     for receiver, message in received:
         found.setdefault(id(receiver), (receiver, []))[1].append(message)
     yield from found.values()
+
+
+def message_key(receiver: Receiver, message: ReceivedMessage) -> tuple[int, str]:
+    """What identifies a message over all its deliveries."""
+    return id(receiver), message.id or message.handle

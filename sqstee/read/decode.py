@@ -1,4 +1,4 @@
-"""Messages off a transport, decoded: blocks of consecutive seqs, and what other programs sent."""
+"""Received messages, decoded: blocks of consecutive seqs, and the lines of other programs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterator
 
 from sqstee.record import STREAMS, timestamp
 from sqstee.transports.base import ReceivedMessage
-from sqstee.wire import DecodeError, Event, Record, decode, unpack
+from sqstee.wire import DecodeError, Event, Record, decode, is_gap, unpack
 
 Item = Record | Event
 
-# A body that only points to where the real one lies (AWS Extended Client Library, by its versions 2 and 1).
+# A body that only points to the real one in S3 (AWS Extended Client Library, versions 2 and 1).
 POINTERS = (
     b'["software.amazon.payloadoffloading.PayloadS3Pointer"',
     b'["com.amazon.sqs.javamessaging.MessageS3Pointer"',
 )
-MOST_FOREIGN_LINES = 50_000  # of one message; what follows is one piece: a thousandth of it may be a million lines
-_DEEPEST = 50  # of what is nested in a JSON object that is cut
-_LONGEST_SECONDS = 1e10  # that a command takes: three hundred years
+MAX_FOREIGN_LINES = 50_000  # of one message; the rest becomes one line: 1 MiB may hold a million lines
+_MAX_DEPTH = 50  # nesting that is kept of JSON too deep to be encoded
+_LONGEST_SECONDS = 1e10  # a plausible duration of a command: up to three hundred years
 _MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
 _HOST_KEYS = ("host", "hostname")
 _TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
 
 
-class Foreign:
-    """A line of a message that is not in the wire format: plain text, or another program's JSON.
+class ForeignLine:
+    """A line that is not in the wire format: plain text, or another program's JSON.
 
-    `data` is the line without its newline, `sent` when its message was sent, as sqstee's own timestamps; the rest is
-    what of it a reader can show, empty where there is none.
+    `data` is the line without its newline; `sent` is when its message was sent, in the form of sqstee's own timestamps.
+    The other attributes come from the JSON or from the message's attributes, and are empty where these have none.
     """
 
     __slots__ = ("data", "host", "id", "job", "message", "object", "run", "sent", "stream", "timestamp")
@@ -48,7 +48,7 @@ class Foreign:
 
     @property
     def fields(self) -> dict[str, object]:
-        """The JSON object itself, or one made of the text."""
+        """The JSON object itself, or an object made of the text."""
         if self.object is not None:
             return self.object
         return {"timestamp": self.timestamp, "message": self.message, "message_id": self.id}
@@ -60,7 +60,7 @@ def is_pointer(message: ReceivedMessage) -> bool:
 
 
 def blocks(message: ReceivedMessage) -> Iterator[list[Item]]:
-    """The items of a message, split where the run changes or the seqs do not follow on; a gap event stands alone.
+    """The items of a message, split where the run changes or the seqs are not consecutive; a gap event stands alone.
 
     Raises DecodeError where the message is not in the wire format.
     """
@@ -79,39 +79,34 @@ def split(items: list[Item]) -> Iterator[list[Item]]:
         yield block
 
 
-def read(message: ReceivedMessage) -> tuple[list[list[Item]], list[Foreign]]:
-    """A message of whatever form: the blocks of what is in the wire format, and every other line."""
+def read(message: ReceivedMessage) -> tuple[list[list[Item]], list[ForeignLine]]:
+    """A message of whatever form: the blocks of its records and events, and every other line."""
     try:
         return list(blocks(message)), []
     except DecodeError:
         pass
     items: list[Item] = []
-    foreign: list[Foreign] = []
+    foreign: list[ForeignLine] = []
     lines = plain(message).split(b"\n")
     for at, line in enumerate(lines):
         if not line:
             continue
-        if len(foreign) == MOST_FOREIGN_LINES:
-            foreign.append(Foreign(b"\n".join(lines[at:]).rstrip(b"\n"), message))
+        if len(foreign) == MAX_FOREIGN_LINES:
+            foreign.append(ForeignLine(b"\n".join(lines[at:]).rstrip(b"\n"), message))
             break
         try:
             items += decode(line)
         except DecodeError:
-            foreign.append(Foreign(line, message))
+            foreign.append(ForeignLine(line, message))
     return list(split(items)), foreign
 
 
 def plain(message: ReceivedMessage) -> bytes:
-    """A message's body, unpacked where it can be."""
+    """A message's body, decompressed where it can be."""
     try:
         return unpack(message.data, message.attributes)
     except DecodeError:
         return message.data
-
-
-def is_gap(item: Item) -> bool:
-    """Whether an item covers a range of seqs that were dropped."""
-    return isinstance(item, Event) and item.event == "gap"
 
 
 def _follows(item: Item, before: Item) -> bool:
@@ -130,17 +125,17 @@ def _first(fields: dict[str, object], names: tuple[str, ...]) -> str:
     return next((text for text in map(fields.get, names) if isinstance(text, str)), "")
 
 
-def stream_of(item: Item | Foreign) -> str:
-    """The stream's name; an event has `event` in its place."""
+def stream_of(item: Item | ForeignLine) -> str:
+    """The stream's name; "event" for an event."""
     return "event" if isinstance(item, Event) else item.stream
 
 
 def json_of(fields: dict[str, object], ascii_only: bool = True) -> str:
-    """Fields as JSON. What could be read may be nested too deeply to be written, from where that is done: it is cut."""
+    """Fields as JSON. An object may be shallow enough to be decoded but too deep to be encoded: then it is cut."""
     try:
         return json.dumps(fields, ensure_ascii=ascii_only)
     except RecursionError:
-        return json.dumps(_cut(fields, _DEEPEST), ensure_ascii=ascii_only)
+        return json.dumps(_cut(fields, _MAX_DEPTH), ensure_ascii=ascii_only)
 
 
 def _cut(value: object, depth: int) -> object:
@@ -151,23 +146,22 @@ def _cut(value: object, depth: int) -> object:
     return value
 
 
-def seconds_of(event: Event) -> float | None:
-    """How long an exit event says that its command took; None where that is no number, or none of a time."""
+def duration_of(event: Event) -> float | None:
+    """The seconds that an exit event's command took; None where the event has no plausible number."""
     found = event.fields.get("duration_s")
     return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
 
 
 __all__ = [
     "STREAMS",
-    "Foreign",
+    "ForeignLine",
     "Item",
     "blocks",
-    "is_gap",
+    "duration_of",
     "is_pointer",
     "json_of",
     "plain",
     "read",
-    "seconds_of",
     "split",
     "stream_of",
 ]

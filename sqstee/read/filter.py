@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from sqstee.read.decode import Foreign, Item, stream_of
+from sqstee.read.decode import ForeignLine, Item, stream_of
 
 _OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
 
 
 class Filter:
-    """Lines by host, stream, run and job (each a list of names or globs; a run also by its beginning), by regular
-    expressions that the line must or must not contain, and by age: `since` is the earliest timestamp, RFC 3339 in
-    UTC."""
+    """Selects lines by host, stream, run and job, by regular expressions, and by age.
+
+    Hosts, streams, runs and jobs are names or globs; a run may also be given by its first characters. A line must match
+    one of `include` and none of `exclude`. `since` is the earliest timestamp, RFC 3339 in UTC.
+    """
 
     def __init__(
         self,
@@ -34,27 +36,27 @@ class Filter:
 
     @property
     def is_active(self) -> bool:
-        """Whether it may refuse anything."""
+        """Whether it can hide any line."""
         names = (self._hosts, self._streams, self._jobs, self._runs, self._include, self._exclude, self._since)
         return any(names)
 
-    def __call__(self, item: Item | Foreign) -> bool:
+    def __call__(self, item: Item | ForeignLine) -> bool:
         """Whether the line is wanted."""
         return (
-            _is_one_of(item.host, self._hosts)
-            and _is_one_of(stream_of(item), self._streams)
-            and _is_one_of(item.job, self._jobs)
-            and _is_one_of(item.run, self._runs)
-            and (not self._since or _moment(item) >= self._since)
+            _matches_any(item.host, self._hosts)
+            and _matches_any(stream_of(item), self._streams)
+            and _matches_any(item.job, self._jobs)
+            and _matches_any(item.run, self._runs)
+            and (not self._since or _written_at(item) >= self._since)
             and (not self._include or any(pattern.search(item.message) for pattern in self._include))
             and not any(pattern.search(item.message) for pattern in self._exclude)
         )
 
 
-def _moment(item: Item | Foreign) -> str:
-    """When a line was written, as sqstee's own timestamps, which compare as text.
+def _written_at(item: Item | ForeignLine) -> str:
+    """When a line was written, in the form of sqstee's own timestamps, which compare as text.
 
-    Another program's are of any form; a line with one that says nothing here is as old as its message.
+    Another program's timestamp may have any form; a line whose timestamp cannot be parsed is as old as its message.
     """
     text = item.timestamp
     if len(text) == _OWN_LENGTH and text.endswith("Z"):
@@ -62,17 +64,17 @@ def _moment(item: Item | Foreign) -> str:
     try:
         return _rfc3339(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
-        return item.sent if isinstance(item, Foreign) else text
+        return item.sent if isinstance(item, ForeignLine) else text
 
 
-def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
+def _matches_any(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def earliest(text: str, now: float) -> str:
-    """`--since` as a timestamp: an age (10m) or a date and time of RFC 3339 (local where it names no offset).
+def parse_since(text: str, now: float) -> str:
+    """`--since` as a timestamp: an age (10m) or a date and time of RFC 3339 (local time without an offset).
 
-    Raises ValueError where it is neither. `now` is in seconds since the epoch.
+    `now` is in seconds since the epoch. Raises ValueError where the text is neither.
     """
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1]

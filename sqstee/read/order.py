@@ -1,9 +1,9 @@
-"""Put records in order per run, drop duplicates, and tell what is missing.
+"""Orders the records of each run, drops duplicates, and reports missing seqs.
 
-Pure: blocks of consecutive seqs and the time go in, emissions come out. Every seq of a run is covered by one
-record or one gap event (wire format, version 1); order, deduplication and loss detection rest on that alone.
-Ranges are compared, never single lines: an in-order block costs the same with one line or a thousand. Memory
-follows what is pending, missing or covered by a gap event only, not the lines ever seen.
+Pure: blocks of consecutive seqs and the time go in, emissions come out. Every seq of a run is covered by one record or
+one gap event (wire format, version 1); order, deduplication and loss detection depend on that alone. Ranges are
+compared, never single lines: an in-order block costs the same with one line or a thousand. Memory grows with the
+seqs that are pending, missing or covered by a gap event only, not with the number of lines seen.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 from math import inf
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
-__all__ = ["Counters", "Emission", "Emit", "Gap", "Late", "Missing", "Order", "Spans"]
+from sqstee.intervals import Interval, IntervalSet
+
+__all__ = ["Counters", "Emission", "Emit", "Gap", "Late", "Missing", "Order"]
 
 T = TypeVar("T")
-Span: TypeAlias = tuple[int, int]  # first and last seq, both included
 
 _FIRST = attrgetter("first")
 _LAST = attrgetter("last")
@@ -44,13 +45,15 @@ class _Block(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Late(_Block[T]):
-    """Records whose seqs are lower than those already emitted: from a reported hole, out of a gap event, or
-    from before the place where tail started."""
+    """Records whose seqs are below those already emitted.
+
+    They come from a reported hole, from inside a gap event, or from before the seq at which tail started.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Emit(_Block[T]):
-    """Records in their order: items[i] has seq first + i."""
+    """Records in order: items[i] has seq first + i."""
 
     def part(self, first: int, last: int) -> Emit[T]:
         if (first, last) == (self.first, self.last):
@@ -65,7 +68,7 @@ class Emit(_Block[T]):
 class Gap(Generic[T]):
     """The seqs first..last that only a gap event covers; records inside it split the event into several.
 
-    `is_late` is set where it explains seqs below those already emitted, such as a hole reported as missing.
+    `is_late`: it explains seqs below those already emitted, such as a hole reported as missing.
     """
 
     run: str
@@ -88,7 +91,7 @@ class Gap(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The seqs first..last, not arrived so far; `age`: seconds since the first record above them arrived."""
+    """The seqs first..last, which have not arrived; `age`: seconds since the first record above them arrived."""
 
     run: str
     first: int
@@ -97,19 +100,19 @@ class Missing:
 
     @property
     def count(self) -> int:
-        """How many seqs are missing: between 5 and 9 three are."""
+        """The number of missing seqs."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What became of a run's seqs. Records received = emitted + late + duplicates + records still pending."""
+    """The numbers of a run. Records received = emitted + late + duplicates + records still pending."""
 
     emitted: int = 0  # records, in order
     late: int = 0  # records
-    duplicates: int = 0  # records that were dropped, having been seen before
-    missing: int = 0  # seqs in reported holes that are open now
-    gapped: int = 0  # seqs that only an emitted gap event covers now
+    duplicates: int = 0  # records dropped because their seq was seen before
+    missing: int = 0  # seqs in reported holes that are still open
+    gapped: int = 0  # seqs that only an emitted gap event covers
     pending: int = 0  # items held above a hole; a gap event is one
 
 
@@ -118,42 +121,8 @@ Emission: TypeAlias = Emit[T] | Late[T] | Gap[T] | Missing
 Out: TypeAlias = list[Emission[T]]
 
 
-class Spans:
-    """A set of seqs as sorted, disjoint, non-adjacent spans."""
-
-    __slots__ = ("size", "spans")
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.size = 0
-
-    def add(self, first: int, last: int) -> None:
-        """Add seqs of which none is in the set."""
-        self.size += last - first + 1
-        low = high = bisect_left(self.spans, (first, last))
-        if low and self.spans[low - 1][1] == first - 1:
-            low -= 1
-            first = self.spans[low][0]
-        if high < len(self.spans) and self.spans[high][0] == last + 1:
-            last = self.spans[high][1]
-            high += 1
-        self.spans[low:high] = [(first, last)]
-
-    def take(self, first: int, last: int) -> list[Span]:
-        """Remove first..last; return what of it was in the set."""
-        low = bisect_left(self.spans, first, key=itemgetter(1))
-        high = bisect_right(self.spans, last, low, key=itemgetter(0))
-        hit = self.spans[low:high]
-        if hit:
-            left, right = (hit[0][0], first - 1), (last + 1, hit[-1][1])
-            self.spans[low:high] = [span for span in (left, right) if span[0] <= span[1]]
-        taken = [(max(a, first), min(b, last)) for a, b in hit]
-        self.size -= sum(b - a + 1 for a, b in taken)
-        return taken
-
-
-def _uncovered(first: int, last: int, blocks: Iterable[Held[T]]) -> list[Span]:
-    """What sorted, disjoint blocks, each overlapping or adjoining first..last, leave free of it."""
+def _uncovered(first: int, last: int, blocks: Iterable[Held[T]]) -> list[Interval]:
+    """The parts of first..last outside the blocks, which are sorted and disjoint, and overlap or adjoin the range."""
     free = []
     for block in blocks:
         if first < block.first:
@@ -165,14 +134,14 @@ def _uncovered(first: int, last: int, blocks: Iterable[Held[T]]) -> list[Span]:
 
 
 def _yield_to(new: Held[T], old: Held[T]) -> list[Held[T]]:
-    """What stays of a pending block that `new` overlaps: all of it, but a record beats a gap event."""
+    """The parts of a pending block that stay where `new` overlaps it: all of it, but a record beats a gap event."""
     if isinstance(old, Emit) or isinstance(new, Gap):
         return [old]
     return [old.part(a, b) for a, b in _uncovered(old.first, old.last, [new])]
 
 
 class _Run(Generic[T]):
-    """One run. A seq below `next` is done with unless one of the three sets has it."""
+    """One run. A seq below `next` is finished unless one of the three sets contains it."""
 
     __slots__ = (
         *("before", "missing", "gapped"),
@@ -182,18 +151,18 @@ class _Run(Generic[T]):
 
     def __init__(self, run: str, start: int | None) -> None:
         self.run = run
-        self.next = start  # None: tail has not yet decided where the run starts
+        self.next = start  # None: tail has not decided yet where the run starts
         self.pending: list[Held[T]] = []  # sorted, disjoint
         self.held = 0  # items in pending
-        self.peaks: deque[tuple[int, float]] = deque()  # each new highest pending seq, and when it arrived
-        self.before, self.missing, self.gapped = Spans(), Spans(), Spans()
+        self.peaks: deque[tuple[int, float]] = deque()  # each new highest pending seq, with its arrival
+        self.before, self.missing, self.gapped = IntervalSet(), IntervalSet(), IntervalSet()
         self.emitted = self.late = self.duplicates = 0
 
     @property
     def since(self) -> float | None:
-        """When the first record above the first hole arrived; while there is no start, the run's first.
+        """When the first record above the first hole arrived; while the run has no start, when its first record did.
 
-        No hole further up is older: what is above that one is above this one too.
+        Every later hole is younger, because a record above it is also above the first one.
         """
         return self.peaks[0][1] if self.peaks else None
 
@@ -211,20 +180,20 @@ class _Run(Generic[T]):
         self.advance(now, out)
 
     def fill(self, new: Held[T], out: Out[T]) -> int:
-        """Below next: late where a seq is still open. Returns how many are."""
+        """Below `next`: emit as late where a seq is still open. Returns the number of such seqs."""
         is_gap = isinstance(new, Gap)
         sets = (self.missing, self.before) if is_gap else (self.missing, self.before, self.gapped)
-        late = Spans()
-        for span in [span for each in sets for span in each.take(new.first, new.last)]:
+        late = IntervalSet()
+        for span in [span for each in sets for span in each.remove(new.first, new.last)]:
             late.add(*span)
             if is_gap:
                 self.gapped.add(*span)
-        out += [new.late(*span) for span in late.spans]
+        out += [new.late(*span) for span in late.intervals]
         self.late += 0 if is_gap else late.size
         return late.size
 
     def hold(self, new: Held[T], now: float) -> int:
-        """At or above next: pending where a seq is not pending yet. Returns how many are not."""
+        """At or above `next`: keep as pending where a seq is not pending yet. Returns the number of such seqs."""
         low = bisect_left(self.pending, new.first, key=_LAST)
         high = bisect_right(self.pending, new.last, low, key=_FIRST)
         old = self.pending[low:high]
@@ -238,7 +207,7 @@ class _Run(Generic[T]):
         return sum(last - first + 1 for first, last in free)
 
     def advance(self, now: float, out: Out[T], patience: float = inf, limit: float = inf) -> None:
-        """Emit what is next; give up at most `limit` holes, only those `patience` seconds old."""
+        """Emit the blocks from `next` on; give up at most `limit` holes, each at least `patience` seconds old."""
         done = 0
         for block in self.pending:
             if block.first != self.next:
@@ -271,15 +240,14 @@ class _Run(Generic[T]):
 
 
 class Order(Generic[T]):
-    """Order, deduplicate and account for the records of any number of runs.
+    """Orders, deduplicates and accounts for the records of any number of runs.
 
-    `from_start`: True (drain): every run starts at seq 0. False (tail): a run starts at once if its seq 0 is
-    seen, otherwise when the first window is over, at the lowest seq seen; what is below that is not missing,
-    and is late should it arrive.
+    `from_start`: True (drain): every run starts at seq 0. False (tail): a run starts at once if its seq 0 is seen,
+    otherwise after the first window, at the lowest seq seen; lower seqs are then not missing, and late if they arrive.
     `window`: seconds from the arrival of the first record above a hole until the hole is reported.
-    `max_pending`: items held over all runs (a gap event is one); above it the oldest hole is given up early.
+    `max_pending`: items pending over all runs (a gap event counts as one); above it the oldest hole is given up early.
 
-    `now` is monotonic seconds and never goes back from call to call; only tick() notices that time passed.
+    `now` is in monotonic seconds and never decreases from call to call; only tick() notices that time has passed.
     Seqs are not negative.
     """
 
@@ -289,25 +257,25 @@ class Order(Generic[T]):
         self._max_pending = max_pending
         self._runs: dict[str, _Run[T]] = {}
         self._pending = 0
-        # One entry a waiting run, never later than the run's own `since`: corrected when it comes up.
+        # One entry per waiting run, never later than the run's own `since`; corrected when it reaches the top.
         self._waiting: list[tuple[float, str]] = []
         self._queued: set[str] = set()
 
     @property
     def pending(self) -> int:
-        """Items held over all runs, never more than max_pending."""
+        """Items pending over all runs, never more than max_pending."""
         return self._pending
 
     def block(self, run: str, first: int, items: Sequence[T], now: float) -> list[Emission[T]]:
-        """Take records: items[i] has seq first + i. `items` is kept, not copied: leave it unchanged."""
+        """Add records: items[i] has seq first + i. `items` is kept, not copied: do not change it."""
         return self._add(Emit(run, first, items), now) if items else []
 
     def gap(self, run: str, first: int, last: int, item: T, now: float) -> list[Emission[T]]:
-        """Take a gap event that covers first..last: it counts only for seqs of which no record was seen."""
+        """Add a gap event that covers first..last: it counts only for seqs without a record."""
         return self._add(Gap(run, first, last, item), now) if first <= last else []
 
     def tick(self, now: float) -> list[Emission[T]]:
-        """Report the holes whose window is over, once each, and emit what waited above them."""
+        """Report the holes whose window is over, once each, and emit the records above them."""
         out: Out[T] = []
         while (due := self.deadline()) is not None and due <= now:
             self._give_up(self._runs[self._waiting[0][1]], now, out, self._window)
@@ -319,32 +287,32 @@ class Order(Generic[T]):
         return None if oldest is None or oldest.since is None else oldest.since + self._window
 
     def flush(self, run: str, now: float) -> list[Emission[T]]:
-        """Report every hole of a run and emit all that is pending. What fills a hole after that is late."""
+        """Report every hole of a run and emit everything pending. Records that fill a hole later are late."""
         out: Out[T] = []
         if state := self._runs.get(run):
             self._give_up(state, now, out, -inf)
         return out
 
     def finish(self, now: float) -> list[Emission[T]]:
-        """Flush every run, at the end of a reading."""
+        """Flush every run, at the end of reading."""
         return [emission for run in self._runs for emission in self.flush(run, now)]
 
-    def holes(self, run: str) -> list[Span]:
-        """The reported holes that are still open, as (first, last): after flush() all that is missing."""
-        return list(self._runs[run].missing.spans) if run in self._runs else []
+    def holes(self, run: str) -> list[Interval]:
+        """The reported holes that are still open, as (first, last); after flush() everything that is missing."""
+        return list(self._runs[run].missing.intervals) if run in self._runs else []
 
     def border(self, run: str) -> int:
-        """The seq up to which, it not included, all of a run's records that arrived have been emitted."""
+        """The seq below which every record that arrived has been emitted."""
         return (self._runs[run].next or 0) if run in self._runs else 0
 
     def counters(self, run: str) -> Counters:
-        """What became of a run's seqs so far; all zero for a run that is not known."""
+        """The numbers of a run so far; all zero for an unknown run."""
         if (it := self._runs.get(run)) is None:
             return Counters()
         return Counters(it.emitted, it.late, it.duplicates, it.missing.size, it.gapped.size, it.held)
 
     def forget(self, run: str) -> None:
-        """Drop what is known of an ended run, pending items too (flush first). A duplicate starts it anew."""
+        """Forget an ended run, pending items included (flush first). A later record starts it anew."""
         if state := self._runs.pop(run, None):
             self._pending -= state.held
 

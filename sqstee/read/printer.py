@@ -1,4 +1,4 @@
-"""Lines as a person or a program wants them: host and stream before each, the bytes alone, JSON, or a template."""
+"""Writes lines for people or programs: host and stream before each line, the bytes alone, JSON, or a template."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
-from sqstee.read.decode import Foreign, Item, json_of, seconds_of, stream_of
+from sqstee.read.decode import ForeignLine, Item, duration_of, json_of, stream_of
 from sqstee.record import MAX_SEQ
 from sqstee.text import count
 from sqstee.transports.base import ReceivedMessage
-from sqstee.wire import Event, Record
+from sqstee.wire import Event, Record, is_gap
 
 FORMATS = ("default", "raw", "json")
 TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
-_HOST_WIDTHS = (6, 24)  # characters from which, and up to which, hosts are aligned
-_HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is left to stderr
+_HOST_WIDTHS = (6, 24)  # characters: hosts are aligned to the longest of them, within these bounds
+_HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is reserved for stderr
 
-# What a terminal would obey: C0 and C1 controls (CSI as one character is among these), and what turns the direction
-# of text around.
+# Characters that a terminal obeys: C0 and C1 controls (CSI as a single character is one of these), and those that
+# change the direction of text.
 _C0 = [code for code in range(0x20) if code != 0x09] + [0x7F]
 _OTHERS = [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _NEUTRAL = {code: chr(0x2400 + code) for code in range(0x20) if code != 0x09} | {0x7F: "\u2421"}
@@ -31,42 +31,42 @@ _NEUTRAL |= dict.fromkeys(_OTHERS, "\ufffd")
 _NEUTRAL_JSON = {code: f"\\u{code:04x}" for code in (0x7F, *_OTHERS)}
 _NEUTRAL_RAW = {code: text for code, text in _NEUTRAL.items() if code != 0x0A}
 
-Shown = Item | Foreign
+Shown = Item | ForeignLine
 
 
 def neutral(text: str) -> str:
-    """`text` with every control character made visible instead of obeyed; a tab stays."""
+    """`text` with every control character made visible, so that a terminal does not obey it; a tab stays."""
     return text.translate(_NEUTRAL)
 
 
-class Output:
-    """Bytes to a descriptor, which may be non-blocking; nothing is kept behind the caller's back.
-
-    `flush` raises OSError where the bytes cannot be written, and then nothing may be acknowledged.
-    """
+class BufferedOutput:
+    """Collects bytes for a descriptor, which may be non-blocking, until flush()."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Keep bytes for the next flush."""
+        """Add bytes to the next flush."""
         self._parts.append(data)
 
     def flush(self) -> None:
-        """Have everything written."""
+        """Write everything. Raises OSError where that fails: then nothing may be acknowledged."""
         data, self._parts = memoryview(b"".join(self._parts)), []
         while data:
             try:
                 data = data[os.write(self.fd, data) :]
-            except BlockingIOError:  # somebody else made a terminal or pipe that we share non-blocking
+            except BlockingIOError:  # another process made the shared terminal or pipe non-blocking
                 select.select([], [self.fd], [])
 
 
 class Style:
-    """How lines look: `form` one of FORMATS; `template` in its place; `colour`; `safe` for a terminal: control
-    characters of remote hosts are made visible, and hosts aligned; `highlight`: expressions to point out;
-    `coloured_remarks`: remarks go to a terminal as well."""
+    """How lines look.
+
+    `form`: one of FORMATS; `template` replaces it. `safe`, for a terminal: control characters of remote hosts are made
+    visible, and hosts are aligned. `highlight`: expressions whose matches are shown in reverse.
+    `coloured_notices`: notices go to a terminal, too.
+    """
 
     def __init__(
         self,
@@ -75,26 +75,26 @@ class Style:
         safe: bool = False,
         template: str = "",
         highlight: Sequence[re.Pattern[str]] = (),
-        coloured_remarks: bool = False,
+        coloured_notices: bool = False,
     ) -> None:
         self.form = form
         self.colour = colour
         self.safe = safe or colour
         self.template = template
         self.highlight = highlight if colour else ()
-        self.coloured_remarks = coloured_remarks
+        self.coloured_notices = coloured_notices
         if template:
             check_template(template)
 
 
 class Printer:
-    """Writes items to `out` and remarks about them to `remarks`."""
+    """Writes items to `out` and notices to `notices`."""
 
-    def __init__(self, out: Output, remarks: Output, style: Style) -> None:
+    def __init__(self, out: BufferedOutput, notices: BufferedOutput, style: Style) -> None:
         self._out = out
-        self._remarks = remarks
+        self._notices = notices
         self._style = style
-        self._width = _HOST_WIDTHS[0] if style.safe else 0  # of the widest host so far
+        self._width = _HOST_WIDTHS[0] if style.safe else 0  # of the longest host so far
         renders: dict[str, Callable[[Shown, bool], bytes]] = {
             "default": self._line,
             "raw": self._raw,
@@ -103,25 +103,25 @@ class Printer:
         self._render = self._templated if style.template else renders[style.form]
 
     def items(self, items: Iterable[Shown], late: bool = False) -> None:
-        """Lines and events in their order; `late` ones belong further up."""
+        """Write lines and events in their order; `late` ones belong further up."""
         self._out.write(b"".join([self._render(item, late) for item in items]))
 
-    def remark(self, text: str, **fields: object) -> None:
-        """A remark of our own, beside the lines; as JSON where they are."""
-        line = json.dumps({"remark": text, **fields}) if self._style.form == "json" else f"sqstee: {neutral(text)}"
-        if self._style.coloured_remarks and self._style.form != "json":
+    def notice(self, text: str, **fields: object) -> None:
+        """Write a notice of sqstee's own; as JSON where the lines are JSON."""
+        line = json.dumps({"notice": text, **fields}) if self._style.form == "json" else f"sqstee: {neutral(text)}"
+        if self._style.coloured_notices and self._style.form != "json":
             line = f"\033[33m{line}\033[0m"
-        self._remarks.write(line.encode("utf-8", "replace") + b"\n")
-        self._remarks.flush()
+        self._notices.write(line.encode("utf-8", "replace") + b"\n")
+        self._notices.flush()
 
     def flush(self) -> None:
-        """Have everything written; raises OSError where that fails (nothing may be acknowledged then)."""
+        """Write everything. Raises OSError where that fails: then nothing may be acknowledged."""
         self._out.flush()
 
     def _line(self, item: Shown, late: bool) -> bytes:
         mark = "late " if late else ""
         stream = stream_of(item) or "-"
-        message = described(item) if isinstance(item, Event) else item.message
+        message = describe(item) if isinstance(item, Event) else item.message
         host = item.host or "-"
         if self._style.safe:
             host, stream, message = neutral(host), neutral(stream), neutral(message)
@@ -130,11 +130,11 @@ class Printer:
         if not self._style.colour:
             return f"{prefix}{message}\n".encode("utf-8", "replace")
         code = _HOST_COLOURS[zlib.crc32(item.host.encode("utf-8", "replace")) % len(_HOST_COLOURS)]
-        body = self._painted(message, _code(item))
+        body = self._coloured(message, _colour_code(item))
         return f"\033[{code}m{prefix}\033[0m{body}\n".encode("utf-8", "replace")
 
-    def _painted(self, message: str, code: str) -> str:
-        message = _pointed_out(message, self._style.highlight)
+    def _coloured(self, message: str, code: str) -> str:
+        message = _highlighted(message, self._style.highlight)
         return f"\033[{code}m{message}\033[0m" if code or self._style.highlight else message
 
     def _raw(self, item: Shown, late: bool) -> bytes:
@@ -158,7 +158,7 @@ class Printer:
 
 
 class _Fields(dict[str, object]):
-    """What a template may name, made when it is named."""
+    """The fields of a template, each computed when the template names it."""
 
     def __init__(self, item: Shown, late: bool) -> None:
         super().__init__()
@@ -177,12 +177,12 @@ class _Fields(dict[str, object]):
         if name not in TEMPLATE_FIELDS:
             raise KeyError(name)
         if name == "message" and isinstance(self._item, Event):
-            return described(self._item)
+            return describe(self._item)
         return getattr(self._item, name, _NO_NUMBER)
 
 
 class _NoNumber(str):
-    """What a line of another program has in the place of a seq: nothing, also in a number's form."""
+    """The seq of a line without one: empty, also when it is formatted as a number."""
 
     __slots__ = ()
 
@@ -202,24 +202,24 @@ class _Labels(dict[str, str]):
 
 
 def check_template(template: str) -> None:
-    """Raises SqsteeError where a template cannot be filled in."""
+    """Raise SqsteeError where a template cannot be filled in."""
     fields: dict[str, object] = dict.fromkeys(("timestamp", "host", "stream", "run", "message"), "")
     items: list[Shown] = [Record({**fields, "seq": seq}) for seq in (0, MAX_SEQ)]
-    items.append(Foreign(b"", ReceivedMessage(b"", {}, "", "")))
+    items.append(ForeignLine(b"", ReceivedMessage(b"", {}, "", "")))
     try:
         if any("{" in (form or "") for _, _, form, _ in string.Formatter().parse(template)):
-            raise ValueError("a field's form cannot be what a line says")
+            raise ValueError("a format cannot contain another field")
         for item in items:
             template.format_map(_Fields(item, False))
     except (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
-        hint = f"the form is --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
-        raise SqsteeError(f"--template: {template!r} cannot be filled in: {error}", hint) from None
+        hint = f"sqstee tail --template '{{host}} {{message}}'; the fields are {', '.join(TEMPLATE_FIELDS)}"
+        raise SqsteeError(f"invalid value {template!r} for --template ({error})", hint) from None
 
 
-def _pointed_out(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
-    """A message with all that any of the patterns finds in it reversed, as one where they overlap."""
+def _highlighted(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
+    """A message with every match of the patterns in reverse video; overlapping matches become one."""
     parts: list[str] = []
-    at = 0  # up to where the message is in the parts
+    at = 0  # the end of the part of the message that is in `parts`
     for start, end in sorted(found.span() for pattern in patterns for found in pattern.finditer(message)):
         if end > max(at, start):
             parts += (message[at:start], "\033[7m", message[max(at, start) : end], "\033[27m")
@@ -227,26 +227,26 @@ def _pointed_out(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
     return "".join((*parts, message[at:]))
 
 
-def described(event: Event) -> str:
-    """An event for a person: whose it is, what happened, how long it took."""
-    whose = event.job or event.run
-    text = event.message if event.message.startswith(f"{whose} ") else f"{whose}: {event.message}"
-    took = seconds_of(event)
-    if took is not None:
-        text += f" after {duration(took)}"
+def describe(event: Event) -> str:
+    """An event for people: the job or run, what happened, how long it took."""
+    name = event.job or event.run
+    text = event.message if event.message.startswith(f"{name} ") else f"{name}: {event.message}"
+    seconds = duration_of(event)
+    if seconds is not None:
+        text += f" after {format_duration(seconds)}"
     lines = event.fields.get("lines")
     if isinstance(lines, int):
         text += f", {count(lines, 'line')}"
     return text
 
 
-def failed(event: Event) -> bool:
-    """Whether an exit event tells of a command that did not succeed."""
+def is_failure(event: Event) -> bool:
+    """Whether an event is the exit of a command that did not succeed."""
     return event.event == "exit" and event.fields.get("exit_code") != 0
 
 
-def duration(seconds: float) -> str:
-    """Seconds for a person: 0.25 s, 12 s, 4m05s, 2h03m, 3d04h."""
+def format_duration(seconds: float) -> str:
+    """Seconds for people: 0.25 s, 12 s, 4m05s, 2h03m, 3d04h."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -256,8 +256,8 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
 
 
-def _code(item: Shown) -> str:
-    """ANSI: stderr and what failed red, other events dim, gaps yellow."""
+def _colour_code(item: Shown) -> str:
+    """ANSI: red for stderr and failures, yellow for gaps, dim for other events."""
     if isinstance(item, Event):
-        return "31" if failed(item) else "33" if item.event == "gap" else "2"
+        return "31" if is_failure(item) else "33" if is_gap(item) else "2"
     return "31" if item.stream == "stderr" else ""

@@ -1,7 +1,7 @@
-"""Parallel receivers.
+"""Threads that receive in parallel.
 
-Whoever stops does so in this order: `Pump.stop` (awaits every call that is under way: a message that such a call
-still brings is in flight, and must be known to be given back), then release, then `Returns.close`.
+To stop: first `ReceiverPool.stop`, which waits for every call that is out (a message that such a call brings is in
+flight, and must be known to be released), then release, then `AckPool.close`.
 """
 
 from __future__ import annotations
@@ -12,59 +12,60 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from sqstee.read.ack_pool import backoff
+from sqstee.backoff import full_jitter
+from sqstee.read.ack_pool import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS
 from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import OPEN, POISON, REFRESH, TransportError
 
-_BATCH = 10  # messages of one call
-_CALL_BYTES = 1024 * 1024  # of bodies that one call asks for
-_FIRST_GUESS = 256 * 1024  # bytes of a body before any was seen
-_COPIES = 3.5  # answer, its text and its bodies are in memory at the same time
+PAUSE = 0.15  # seconds: longer than the interval at which a reader checks for the end
+_BATCH = 10  # SQS: messages of one call
+_CALL_BYTES = 1024 * 1024  # bytes of bodies that one call asks for
+_FIRST_GUESS = 256 * 1024  # bytes of an average body before any was seen
+_COPIES = 3.5  # an answer, its text and its bodies are in memory at the same time
 _FIRST_ATTEMPTS = 3
-PAUSE = 0.15  # seconds: longer than those who decide take to look
-_FOLLOW_SECONDS = 0.1  # one look at a destination that is followed without consuming
-_ASK_SECONDS = 1.0  # between two questions whether a queue is empty
+_FOLLOW_SECONDS = 0.1  # one poll of a destination that is followed without consuming
+_STAT_SECONDS = 1.0  # between two questions whether a queue is empty
 _GIVE_UP_SECONDS = 30.0
-_OVER_LIMIT_SECONDS = 5.0  # SQS: 120,000 messages are in flight
+_OVER_LIMIT_SECONDS = 5.0  # SQS OverLimit: 120,000 messages are in flight
 
-Take: TypeAlias = Callable[[Receiver, list[ReceivedMessage]], None]
+OnMessages: TypeAlias = Callable[[Receiver, list[ReceivedMessage]], None]
 
 
-class Pump:
-    """Threads that receive and hand each answer's messages to `take`, which runs in them.
+class ReceiverPool:
+    """Receives and passes each answer's messages to `on_messages`, which runs in the receiving thread.
 
-    `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `most`: stop after so
-    many messages. All threads but one of each receiver sleep while nothing comes. What stops it by itself is in
-    `failure`; trouble that passes is told to `remark`. `pause`: seconds after an empty answer, for whoever decides then
-    whether to go on, as stopping awaits the next long poll; 0 where lines are to be shown at once.
+    `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `max_messages`: stop
+    after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
+    the pool; passing trouble is reported to `notice`. `pause`: seconds to wait after an empty answer, so that a reader
+    can decide to stop before the next long poll begins; 0 where lines are to be shown at once.
     """
 
     def __init__(
         self,
         receivers: Sequence[Receiver],
-        take: Take,
-        remark: Callable[[str], None],
+        on_messages: OnMessages,
+        notice: Callable[[str], None],
         threads: int = 4,
         wait: float = 2.0,
         budget: int = 16 * 1024 * 1024,
-        most: int | None = None,
+        max_messages: int | None = None,
     ) -> None:
-        self._take, self._remark = take, remark
+        self._on_messages, self._notice = on_messages, notice
         self._receivers = receivers
-        self._ask_at = 0.0
+        self._stat_at = 0.0
         self._wait, self._budget = wait, budget
         self._changed = threading.Condition()
-        self._left = most
+        self._left = max_messages
         self._average = float(_FIRST_GUESS)
         self._reserved = 0.0
         self._calls = 0
-        self._succeeded = self._told = False
+        self._succeeded = self._reported = False
         self._stopping = threading.Event()
         self._busy = {id(receiver): threading.Event() for receiver in receivers}
         self.pause = 0.0
         self.failure: Exception | None = None
         self.received = self.bytes = 0
-        self._empties = {id(receiver): 0 for receiver in receivers}
+        self._empty_answers = {id(receiver): 0 for receiver in receivers}
         self.last_message = time.monotonic()
         self._threads = [
             threading.Thread(target=self._poll, args=(receiver, number == 0), daemon=True)
@@ -73,13 +74,13 @@ class Pump:
         ]
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Start to receive."""
         self.last_message = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ask no more, and wait for the calls that are under way; `take` gets what they bring."""
+        """Make no more calls, and wait for those that are out; `on_messages` gets what they bring."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -90,105 +91,107 @@ class Pump:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has stopped by itself: a failure, or as many messages as were wanted."""
+        """Whether the pool has stopped by itself: after a failure, or after `max_messages`."""
         with self._changed:
             return self._stopping.is_set() or (self._left == 0 and not self._calls)
 
     def is_empty(self, seconds: float) -> bool:
-        """Whether all has been read: nothing came for `seconds`, more than one empty answer, and nothing is visible.
+        """Whether all was read: nothing came for `seconds`, several answers were empty, and no message is visible.
 
-        A queue that may be read but not asked counts as empty by its answers; one whose visible messages nobody gets
-        (a FIFO group that another consumer holds) after half a minute.
+        Where sqs:GetQueueAttributes is denied, empty answers suffice. Where messages stay visible but nobody gets them
+        (another consumer holds their FIFO group), the queue counts as empty after half a minute.
         """
         now = time.monotonic()
         idle = now - self.last_message
         with self._changed:
-            answers = [self._empties[id(one)] - (0 if one.follows else 1) for one in self._receivers]
-        if min(answers) < 1 or idle < seconds or now < self._ask_at:
+            empty = [self._empty_answers[id(one)] - (0 if one.follows else 1) for one in self._receivers]
+        if min(empty) < 1 or idle < seconds or now < self._stat_at:
             return False
-        self._ask_at = now + _ASK_SECONDS
+        self._stat_at = now + _STAT_SECONDS
         return idle > max(_GIVE_UP_SECONDS, 2 * seconds) or all(map(_is_empty, self._receivers))
 
-    def _poll(self, receiver: Receiver, lead: bool) -> None:
+    def _poll(self, receiver: Receiver, is_lead: bool) -> None:
         attempt = 0
         while not self._stopping.is_set():
-            if not lead and not self._busy[id(receiver)].wait(1.0):
+            if not is_lead and not self._busy[id(receiver)].wait(1.0):
                 continue
-            limit, room = self._reserve()
+            limit, size = self._reserve()
             if not limit:
                 return
             messages: list[ReceivedMessage] = []
             try:
                 messages = receiver.receive(limit, _FOLLOW_SECONDS if receiver.follows else self._wait)
-                self._note(receiver, messages)
+                self._count(receiver, messages)
                 attempt = 0
                 if messages:
-                    self._take(receiver, messages)
+                    self._on_messages(receiver, messages)
                 elif self.pause:
                     self._stopping.wait(self.pause)
             except TransportError as error:
                 attempt += 1
-                self._trouble(receiver, error, attempt)
-            except Exception as error:  # of `take`: a full disk; the messages are known to whoever gave it
+                self._handle_error(receiver, error, attempt)
+            except Exception as error:  # `on_messages` failed, as on a full disk; it knows what it did not store
                 self._fail(error)
             finally:
-                self._settle(limit - len(messages), room)
+                self._free(limit - len(messages), size)
 
     def _reserve(self) -> tuple[int, float]:
-        """How many messages to ask for, once there is room for them, and the room; 0 when stopping."""
+        """Wait until the budget has room; how many messages to ask for and the bytes reserved, 0 when stopping."""
         with self._changed:
             while not self._stopping.is_set():
                 limit = max(1, min(_BATCH, int(_CALL_BYTES / max(1.0, self._average))))
                 limit = limit if self._left is None else min(limit, self._left)
-                room = limit * self._average * _COPIES
-                if limit and (not self._reserved or self._reserved + room <= self._budget):
-                    self._reserved += room
+                size = limit * self._average * _COPIES
+                if limit and (not self._reserved or self._reserved + size <= self._budget):
+                    self._reserved += size
                     self._calls += 1
                     if self._left is not None:
                         self._left -= limit
-                    self._changed.notify()  # there may be room for another
-                    return limit, room
+                    self._changed.notify()  # there may be room for another call
+                    return limit, size
                 self._changed.wait(0.5)
         return 0, 0.0
 
-    def _settle(self, unused: int, room: float) -> None:
+    def _free(self, unused: int, size: float) -> None:
+        """Return a reservation, and that part of `max_messages` which the call did not use."""
         with self._changed:
-            self._reserved -= room
+            self._reserved -= size
             self._calls -= 1
             if self._left is not None:
                 self._left += unused
             if not self._calls:
-                self._reserved = 0.0  # no rest of roundings
+                self._reserved = 0.0  # drop rounding errors
             self._changed.notify()
 
-    def _note(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
+    def _count(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         key = id(receiver)
         with self._changed:
-            self._succeeded, self._told = True, False
+            self._succeeded, self._reported = True, False
             if not messages:
-                self._empties[key] += 1
+                self._empty_answers[key] += 1
                 self._busy[key].clear()
                 return
             size = sum(len(message.data) for message in messages)
             self._average += (size / len(messages) - self._average) / 4
-            self._empties[key] = 0
+            self._empty_answers[key] = 0
             self.received += len(messages)
             self.bytes += size
             self.last_message = time.monotonic()
         self._busy[key].set()
 
-    def _trouble(self, receiver: Receiver, error: TransportError, attempt: int) -> None:
-        """Wait and go on where the trouble may pass; a first success tells a wrong name from a bad minute."""
+    def _handle_error(self, receiver: Receiver, error: TransportError, attempt: int) -> None:
+        """Back off where the trouble may pass, else fail; without any success so far, three attempts are enough."""
         final = error.kind in (OPEN, POISON) or (error.kind == REFRESH and attempt >= _FIRST_ATTEMPTS)
         if final or (not self._succeeded and attempt >= _FIRST_ATTEMPTS):
             error.args = (f"{receiver.name}: {error}",)
             self._fail(error)
             return
-        if not self._told and attempt > 1:
-            self._told = True
-            self._remark(f"{receiver.name}: receiving is in trouble and goes on trying: {error}")
+        if not self._reported and attempt > 1:
+            self._reported = True
+            self._notice(f"{receiver.name}: receiving failed and is retried: {error}")
         is_full = "OverLimit" in error.code
-        self._stopping.wait(_OVER_LIMIT_SECONDS if is_full else backoff(attempt))
+        wait = full_jitter(attempt, BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS)
+        self._stopping.wait(_OVER_LIMIT_SECONDS if is_full else wait)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -207,25 +210,25 @@ def _is_empty(receiver: Receiver) -> bool:
 
 
 class Inbox:
-    """Messages on their way from a pump's threads to one that takes them out: put() waits at `most` bytes."""
+    """Messages on their way from a pool's threads to the one that reads them: put() blocks at `max_bytes`."""
 
-    def __init__(self, most: int = 8 * 1024 * 1024) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int = 8 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
         self._held = 0
         self._changed = threading.Condition()
         self._messages: deque[tuple[Receiver, ReceivedMessage]] = deque()
-        self._open = True
+        self._limited = True
 
     def put(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
-        """Add messages; waits for room."""
+        """Add messages; blocks until there is room."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held < self._most or not self._open)
+            self._changed.wait_for(lambda: self._held < self._max_bytes or not self._limited)
             self._messages += [(receiver, message) for message in messages]
             self._held += sum(len(message.data) for message in messages)
             self._changed.notify_all()
 
     def get(self, seconds: float) -> list[tuple[Receiver, ReceivedMessage]]:
-        """All that is there, after at most `seconds` of waiting for the first."""
+        """All messages; waits at most `seconds` for the first."""
         with self._changed:
             if not self._messages:
                 self._changed.wait(seconds)
@@ -235,8 +238,8 @@ class Inbox:
             self._changed.notify_all()
             return found
 
-    def open_wide(self) -> None:
-        """From now on put() never waits: what still comes is what the calls that are out bring."""
+    def lift_limit(self) -> None:
+        """From now on put() never blocks: the pool stops, and only the calls that are out bring more."""
         with self._changed:
-            self._open = False
+            self._limited = False
             self._changed.notify_all()

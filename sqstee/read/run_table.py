@@ -1,4 +1,4 @@
-"""What is known of each run, from the lines and events that came: state, rates, what is missing, the last line."""
+"""The state of each run, from the lines and events that came: rates, missing lines, the last line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sqstee.read.decode import Foreign, Item, seconds_of
-from sqstee.read.order import Spans
+from sqstee.intervals import IntervalSet
+from sqstee.read.decode import ForeignLine, Item, duration_of
 from sqstee.wire import Event, Record
 
-STATES = ("failed", "missing", "silent", "running", "ok")  # by what needs attention first
+STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
-_MOST_RUNS = 5_000
-_LAST_LINE = 500  # characters that are kept of it
+_MAX_RUNS = 5_000
+_LAST_LINE = 500  # characters of the last line that are kept
 
 
-class _Rate:
-    """Lines a second over the last ten seconds."""
+class _LineRate:
+    """Lines per second over the last ten seconds."""
 
     __slots__ = ("_counts", "total")
 
@@ -39,8 +39,10 @@ class _Rate:
 
 
 class RunState:
-    """One run. `seen` is when its last message came, in monotonic seconds; `result` how its command ended; `holes` and
-    `gaps` are the seqs that are missing, and those that only a gap event covers."""
+    """One run. `seen`: when its last message came, in monotonic seconds. `result`: how its command ended.
+
+    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers.
+    """
 
     __slots__ = (
         *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
@@ -53,17 +55,17 @@ class RunState:
         self.seen = 0.0
         self.ended = self.failed = False
         self.duration: float | None = None
-        self.streams: dict[str, _Rate] = {}
-        self.holes, self.gaps = Spans(), Spans()
+        self.streams: dict[str, _LineRate] = {}
+        self.holes, self.gaps = IntervalSet(), IntervalSet()
 
     @property
     def missing(self) -> int:
-        """Lines that have not come so far."""
+        """The number of lines that have not arrived so far."""
         return self.holes.size
 
     @property
     def dropped(self) -> int:
-        """Lines that the sender reported as dropped, and that did not come from elsewhere."""
+        """The number of lines that the sender reported as dropped, and that did not arrive from elsewhere."""
         return self.gaps.size
 
     def state(self, now: float, silent: float) -> str:
@@ -77,52 +79,52 @@ class RunState:
         return "silent" if now - self.seen > silent else "running"
 
     def lines(self, stream: str) -> int:
-        """Lines of a stream so far."""
+        """The number of lines of a stream so far."""
         return self.streams[stream].total if stream in self.streams else 0
 
     def rate(self, stream: str, now: float) -> float:
-        """Lines a second of a stream."""
+        """Lines per second of a stream."""
         return self.streams[stream].per_second(now) if stream in self.streams else 0.0
 
 
-class Board:
-    """Takes what a follower hands on, instead of printing it.
+class RunTable:
+    """Collects the state of each run from a follower's items and notices.
 
-    `draw` is called now and then while things come; `remarks` keeps what is about no run.
+    `draw` is called at each flush; `notices` keeps the latest notices that concern no run.
     """
 
-    def __init__(self, draw: Callable[[Board], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, draw: Callable[[RunTable], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._draw = draw
         self._clock = clock
         self._runs: dict[str, RunState] = {}
-        self.remarks: deque[str] = deque(maxlen=3)
+        self.notices: deque[str] = deque(maxlen=3)
 
-    def items(self, items: Sequence[Item | Foreign], late: bool = False) -> None:
-        """Take lines and events in their order."""
+    def items(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
+        """Count lines and events, in their order."""
         now = self._clock()
         for item in items:
-            if isinstance(item, Foreign):
+            if isinstance(item, ForeignLine):
                 continue
             run = self._run(item.run)
             run.seen = now
             run.host, run.job = item.host, item.job or run.job
             run.started = run.started or item.timestamp
             if isinstance(item, Event):
-                self._event(run, item)
+                self._add_event(run, item)
             else:
-                self._line(run, item, now)
+                self._add_line(run, item, now)
 
-    def remark(self, text: str, **fields: object) -> None:
-        """Take a remark: of a run what is missing or dropped, anything else as it is."""
+    def notice(self, text: str, **fields: object) -> None:
+        """Update the missing or dropped lines of the run that a notice names; keep the text of any other notice."""
         kind, run = fields.get("kind"), fields.get("run")
         if not isinstance(run, str):
-            self.remarks.append(text)
+            self.notices.append(text)
             return
         span = int(str(fields["first"])), int(str(fields["last"]))
         state = self._run(run)
-        if kind in ("missing", "late", "gap"):  # what was said of these seqs before is over
-            state.holes.take(*span)
-            state.gaps.take(*span)
+        if kind in ("missing", "late", "gap"):  # replaces earlier notices about these seqs
+            state.holes.remove(*span)
+            state.gaps.remove(*span)
         if kind == "missing":
             state.holes.add(*span)
         elif kind == "gap":
@@ -133,7 +135,7 @@ class Board:
         self._draw(self)
 
     def runs(self, silent: float) -> list[RunState]:
-        """All runs, what needs attention first, then the one that was heard of last."""
+        """All runs: those that need attention first, then the most recently seen."""
         now = self._clock()
         return sorted(self._runs.values(), key=lambda run: (STATES.index(run.state(now, silent)), -run.seen))
 
@@ -142,30 +144,30 @@ class Board:
         if found is None:
             found = self._runs[name] = RunState(name)
             found.seen = self._clock()
-            if len(self._runs) > _MOST_RUNS:
+            if len(self._runs) > _MAX_RUNS:
                 self._forget()
         return found
 
     def _forget(self) -> None:
-        """Drop the run that has been quiet longest, of those that ended well if there is one."""
+        """Drop the run that has been quiet longest, a successful one if there is any."""
         oldest = min(self._runs.values(), key=lambda run: (not run.ended or run.failed, run.seen))
         del self._runs[oldest.run]
 
     @staticmethod
-    def _line(run: RunState, item: Record, now: float) -> None:
+    def _add_line(run: RunState, item: Record, now: float) -> None:
         stream = run.streams.get(item.stream)
         if stream is None:
-            stream = run.streams[item.stream] = _Rate()
+            stream = run.streams[item.stream] = _LineRate()
         stream.add(now, 1)
         if item.message:
             run.last_line = item.message[:_LAST_LINE]
 
     @staticmethod
-    def _event(run: RunState, item: Event) -> None:
+    def _add_event(run: RunState, item: Event) -> None:
         if item.event == "exit":
             run.ended = not item.fields.get("open")
             run.failed = item.fields.get("exit_code") != 0
             run.result = item.message
-            run.duration = seconds_of(item)
+            run.duration = duration_of(item)
         elif item.event == "end":
             run.ended = True

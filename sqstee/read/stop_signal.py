@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT, SIGTERM and SIGHUP as a flag, so that a reading ends in its own order."""
+"""SIGINT, SIGTERM and SIGHUP as a flag, so that a reader stops in good order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class StoppedError(Exception):
     """Raised out of an `interruptible` block by the signal that asks to stop."""
 
 
-class Stop:
-    """While it is entered the first signal sets `signal` (its number, else 0), and the second one kills.
+class StopSignal:
+    """A context in which the first signal sets `signal` (its number, else 0), and the second one kills.
 
-    A signal that the parent has this process ignore stays ignored.
+    A signal that was ignored when the process started stays ignored.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Stop:
         self._interruptible = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
@@ -38,12 +38,12 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status of a process that was asked to stop, as a shell would say it; 0 where it was not."""
+        """The exit status by the shell's convention: 128 + the signal's number; 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Code that may wait for others, such as a write to a pipe: the signal raises StoppedError out of it."""
+        """A block that may wait for others, as a write to a pipe does: the signal raises StoppedError out of it."""
         if self.signal:
             raise StoppedError
         self._interruptible = True
@@ -54,7 +54,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:
-            signal.signal(each, signal.SIG_DFL)  # whoever asks twice wants it now
+            signal.signal(each, signal.SIG_DFL)  # a second signal kills at once
         self.signal = number
         if self._interruptible:
             raise StoppedError

@@ -1,8 +1,7 @@
-"""Which received messages are done with: all their lines came out, as far as they ever will. Pure."""
+"""Received messages that are not finished: some of their lines are not emitted yet. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -10,50 +9,46 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Holding(Generic[T]):
-    """Messages by what they wait for: of each run in them, the last seq.
+class UnackedMessages(Generic[T]):
+    """Messages, each with the last seq of every run that it carries.
 
-    A message is done once every run has been emitted past that seq; one that waits for nothing is done at once.
+    A message is finished once each of its runs has been emitted past that seq.
     """
 
     def __init__(self) -> None:
-        self._heaps: dict[str, list[tuple[int, int, int]]] = {}  # run: (last seq, tie, key)
-        self._held: dict[int, tuple[T, int]] = {}  # key: message, runs that it waits for
-        self._numbers = count()
+        self._heaps: dict[str, list[tuple[int, int]]] = {}  # run: (last seq, key)
+        self._messages: dict[int, tuple[T, int]] = {}  # key: message, number of runs that are not past it
+        self._keys = count()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._messages)
 
-    def hold(self, message: T, waits_for: dict[str, int]) -> None:
-        """Keep a message; `waits_for` maps a run to the last of its seqs in the message."""
-        key = next(self._numbers)
-        self._held[key] = message, len(waits_for)
-        for run, last in waits_for.items():
-            heappush(self._heaps.setdefault(run, []), (last, key, key))
+    def add(self, message: T, last_seqs: dict[str, int]) -> None:
+        """Add a message; `last_seqs` maps each of its runs to the last of the run's seqs in it."""
+        key = next(self._keys)
+        self._messages[key] = message, len(last_seqs)
+        for run, last in last_seqs.items():
+            heappush(self._heaps.setdefault(run, []), (last, key))
 
-    def passed(self, run: str, border: int) -> list[T]:
-        """Everything below `border` of a run has come out: the messages that are done by that."""
+    def pop_finished(self, run: str, border: int) -> list[T]:
+        """Remove and return the messages that are finished now that the run is emitted below `border`."""
         heap = self._heaps.get(run, [])
-        done = []
+        finished = []
         while heap and heap[0][0] < border:
-            key = heappop(heap)[2]
-            message, left = self._held[key]
-            if left == 1:
-                del self._held[key]
-                done.append(message)
+            key = heappop(heap)[1]
+            message, runs = self._messages[key]
+            if runs == 1:
+                del self._messages[key]
+                finished.append(message)
             else:
-                self._held[key] = message, left - 1
+                self._messages[key] = message, runs - 1
         if not heap:
             self._heaps.pop(run, None)
-        return done
+        return finished
 
-    def clear(self) -> list[T]:
-        """Take everything out."""
-        found = [message for message, _ in self._held.values()]
-        self._held.clear()
+    def pop_all(self) -> list[T]:
+        """Remove and return every message."""
+        found = [message for message, _ in self._messages.values()]
+        self._messages.clear()
         self._heaps.clear()
         return found
-
-    def runs(self) -> Iterable[str]:
-        """The runs that messages wait for."""
-        return list(self._heaps)

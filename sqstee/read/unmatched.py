@@ -1,4 +1,4 @@
-"""Where what a filter refuses is kept, so that a message can be deleted although not all of it was shown."""
+"""Stores the lines that a filter hides, so that their messages can be deleted although not every line was shown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import os
 import string
 from collections.abc import Sequence
+from typing import Protocol
 
 from sqstee.errors import SqsteeError
-from sqstee.read.decode import Foreign, Item, json_of
+from sqstee.read.decode import ForeignLine, Item, json_of
 from sqstee.record import Body
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import SIZE, Failure, TransportError
@@ -17,27 +18,37 @@ _BODY_BYTES = 200 * 1024  # leaves room for attributes in the smallest limit of 
 _BATCH = 10
 _REQUEST_BYTES = 1024 * 1024 - 64 * 1024
 _NO_RUN = "-"
-_LONGEST_RUN = 64  # with the range it makes a FIFO queue's deduplication id, of at most 128
+_LONGEST_RUN = 64  # run and range make a FIFO queue's deduplication id, which SQS limits to 128 characters
 _RUN_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
 
 class TooLargeError(Exception):
-    """A line that nothing at the destination can hold."""
+    """A line that is too large for the destination."""
 
 
-class FileRest:
-    """Appends NDJSON to a file, on disk before anything is acknowledged."""
+class UnmatchedStore(Protocol):
+    """Stores the lines that a filter hides."""
+
+    def add(self, items: Sequence[Item | ForeignLine]) -> None:
+        """Add items; raises TooLargeError where another program's line is too large."""
+
+    def flush(self) -> None:
+        """Write or send everything; raises where that fails."""
+
+
+class UnmatchedFile:
+    """Appends NDJSON to a file, and syncs it before anything is acknowledged."""
 
     def __init__(self, path: str) -> None:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            hint = "the form is --rest FILE|DEST"
-            raise SqsteeError(f"--rest: {path} cannot be written: {error.strerror}", hint) from None
+            hint = "choose another file: --keep-unmatched FILE"
+            raise SqsteeError(f"cannot write {path} for --keep-unmatched: {error.strerror}", hint) from None
         self._lines = [b"\n"] if _is_torn(path) else []
 
-    def keep(self, items: Sequence[Item | Foreign]) -> None:
-        """Take items."""
+    def add(self, items: Sequence[Item | ForeignLine]) -> None:
+        """Add items."""
         self._lines += map(_line, items)
 
     def flush(self) -> None:
@@ -50,22 +61,23 @@ class FileRest:
 
 
 def _is_torn(path: str) -> bool:
-    """Whether a file ends within a line, as a kill or a full disk leaves it: nothing must be appended to that."""
+    """Whether a file ends within a line, as after a kill or on a full disk: an appended line would be unreadable."""
     if not os.path.isfile(path):
         return False
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - 1))
             return file.read(1) not in (b"", b"\n")
-    except OSError:  # it may be written, but not read
+    except OSError:  # writable, but not readable
         return False
 
 
-class SenderRest:
-    """Sends NDJSON to another destination, in bodies of one run each; each flush waits for its answer.
+class UnmatchedSender:
+    """Sends NDJSON to another destination, in bodies of one run each; flush() waits for the answer.
 
-    Their seqs have holes, where a destination may take a range once: none is told it. A FIFO queue knows a body by its
-    run and a number that its content has, and so does every destination what has no run, or one that is no name.
+    Seqs are missing between the lines of a body, and a destination may store each range of a run only once: so no range
+    is passed on. A FIFO queue gets the run and, in the place of the range, a number made from the content. Every other
+    destination gets no run, except that lines without a valid run get one name in common and such a number.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -73,11 +85,11 @@ class SenderRest:
         self._bodies: list[Body] = []
         self._limit = min(_BODY_BYTES, sender.open() - 4096)
 
-    def keep(self, items: Sequence[Item | Foreign]) -> None:
-        """Take items.
+    def add(self, items: Sequence[Item | ForeignLine]) -> None:
+        """Add items.
 
-        Another program's line that may be too large is sent at once, before any other is taken: raises TooLargeError
-        where the destination says that it is, TransportError where it refuses it otherwise.
+        Another program's line that may be too large is sent at once, before any other is added. Raises TooLargeError
+        where the destination refuses it for its size, TransportError where it refuses it for another reason.
         """
         lines = [(item, _line(item)) for item in items]
         for item, line in lines:
@@ -86,7 +98,7 @@ class SenderRest:
         for item, line in lines:
             if self._is_large(item, line):
                 continue
-            run = _NO_RUN if isinstance(item, Foreign) or not _is_name(item.run) else item.run
+            run = _NO_RUN if isinstance(item, ForeignLine) or not _is_name(item.run) else item.run
             last = self._bodies[-1] if self._bodies else None
             if last and last.run == run and len(last.data) + len(line) <= self._limit:
                 last.data += line
@@ -94,14 +106,14 @@ class SenderRest:
                 self._bodies.append(Body(line, run, "", 0, 0))
 
     def flush(self) -> None:
-        """Send all. Raises TransportError where the destination does not take it."""
+        """Send everything. Raises TransportError where the destination refuses it."""
         while self._bodies:
             batch = self._batch()
             _check(self._sender.send([self._addressed(body) for body in batch]))
             del self._bodies[: len(batch)]
 
-    def _is_large(self, item: Item | Foreign, line: bytes) -> bool:
-        return isinstance(item, Foreign) and len(line) > self._limit
+    def _is_large(self, item: Item | ForeignLine, line: bytes) -> bool:
+        return isinstance(item, ForeignLine) and len(line) > self._limit
 
     def _send_alone(self, line: bytes) -> None:
         try:
@@ -115,7 +127,7 @@ class SenderRest:
         _check(failures)
 
     def _addressed(self, body: Body) -> Body:
-        """The body with the run and number that the destination is told."""
+        """The body with the run and number that identify it at the destination."""
         if body.run != _NO_RUN and not self._sender.ordered:
             return Body(body.data, "", "", 0, 0)
         number = int(hashlib.sha256(body.data).hexdigest(), 16) % 10**12
@@ -132,14 +144,14 @@ class SenderRest:
 
 def _check(failures: Sequence[Failure]) -> None:
     if failures:
-        raise TransportError(failures[0].kind, failures[0].code, f"--rest: {failures[0].message}")
+        raise TransportError(failures[0].kind, failures[0].code, f"--keep-unmatched: {failures[0].message}")
 
 
 def _is_name(run: str) -> bool:
-    """Whether a run's name can be a message group, and part of a key."""
+    """Whether a run's name can be a message group and part of an S3 key."""
     return 0 < len(run) <= _LONGEST_RUN and run != _NO_RUN and not set(run) - _RUN_LETTERS
 
 
-def _line(item: Item | Foreign) -> bytes:
-    """One line of NDJSON; all that is not ASCII is escaped, so that every destination takes it."""
+def _line(item: Item | ForeignLine) -> bytes:
+    """One line of NDJSON; everything outside ASCII is escaped, so that every destination accepts it."""
     return json_of(item.fields).encode() + b"\n"
