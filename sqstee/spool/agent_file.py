@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FILE_NAME = "agent"
 STATUS_NAME = "agent.status"
 ANY = "*"
-_FORM = b"1"  # of the digests, and of all that a run relies on
+_FORMAT = b"1"  # of the digests, and of all that a run relies on
 _LARGEST = 1024 * 1024
 _FLOCK = Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
@@ -78,7 +78,7 @@ def selectors(environ: Mapping[str, str]) -> bytes:
 
 def digest(environ_selectors: bytes, destination: str) -> str:
     """What says in an agent's file that it ships to `destination` (or ANY) for those with these selectors."""
-    data = b"\0\0".join((_FORM, environ_selectors, destination.encode("utf-8", "surrogateescape")))
+    data = b"\0\0".join((_FORMAT, environ_selectors, destination.encode("utf-8", "surrogateescape")))
     return _sha256(data)
 
 
@@ -120,7 +120,7 @@ def published(folder: str) -> bytes:
         return b""
     try:
         found = os.fstat(fd)
-        if found.st_uid not in (0, os.getuid()) or not stat.S_ISREG(found.st_mode) or not holder(fd):
+        if found.st_uid not in (0, os.getuid()) or not stat.S_ISREG(found.st_mode) or not lock_holder(fd):
             return b""
         return os.pread(fd, _LARGEST, 0)
     except OSError:
@@ -129,7 +129,7 @@ def published(folder: str) -> bytes:
         os.close(fd)
 
 
-def holder(fd: int) -> int:
+def lock_holder(fd: int) -> int:
     """The pid of who holds an agent's file for writing; 0 where nobody does, -1 where it has no number here."""
     asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))

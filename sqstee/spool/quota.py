@@ -26,15 +26,15 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 SEGMENT_SUFFIX = ".seg"
 _FIRST_SEGMENT = f"00000001{SEGMENT_SUFFIX}"
 STALLED_SECONDS = 10.0  # a destination that took nothing for so long is not waited for (--on-full auto)
-LOOK_SECONDS = 0.1  # how often a full folder is added up again
-_LOOK_MOST_SECONDS = 2.0
-_LOOK_SHARE = 200  # with many runs looks are rarer: they take at most this part of each run's time
+RECOUNT_SECONDS = 0.1  # how often a full folder is added up again
+_MAX_RECOUNT_SECONDS = 2.0
+_RECOUNT_SHARE = 200  # with many runs looks are rarer: they take at most this part of each run's time
 _BLOCK = 4096
 _FIRST_GRANT_BYTES = 128 * 1024  # doubled with each grant, so that many small runs keep little from the others
 _RESERVE_BYTES = (8 * 1024, 64 * 1024)  # of each run, for its gap and exit frames; the lower one where the bound is low
-_RESERVES = 1024  # the part of a bound that a run's reserve is, within these limits
-_GRANTS = 64  # the part of what is free that one grant may be
-_FOR_NEW_RUNS = 16  # the part of a bound that is kept for the reserves of runs that come when it is full
+_RESERVE_SHARE = 1024  # the part of a bound that a run's reserve is, within these limits
+_GRANT_SHARE = 64  # the part of what is free that one grant may be
+_NEW_RUNS_SHARE = 16  # the part of a bound that is kept for the reserves of runs that come when it is full
 
 
 class FullError(OSError):
@@ -59,14 +59,14 @@ class UnboundedQuota:
         """
         return max(self._segment_bytes, size + need)
 
-    def spare(self, ceiling: int, size: int) -> int:
+    def left_over(self, ceiling: int, size: int) -> int:
         """What is left for the next segment of what was announced for one that ends with `size` bytes."""
         return _blocks(ceiling) * _BLOCK - _blocks(size) * _BLOCK
 
     def announce(self, ceiling: int) -> None:
         """Have other runs count the open segment as `ceiling` bytes; 0 once the run is closed."""
 
-    def waits(self) -> bool:
+    def should_wait(self) -> bool:
         """Whether to wait for room rather than drop; asked after FullError."""
         return False
 
@@ -84,7 +84,7 @@ class Quota(UnboundedQuota):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         least, most = _RESERVE_BYTES
-        self.reserve = max(least, min(most, bound // _RESERVES))
+        self.reserve = max(least, min(most, bound // _RESERVE_SHARE))
         self._root = root
         self._folder = f"{root}/{run}"
         self._announcing = announcing
@@ -92,28 +92,28 @@ class Quota(UnboundedQuota):
         self._on_full = on_full
         self._clock = clock
         self._next_grant = _FIRST_GRANT_BYTES
-        self._look_at = 0.0
+        self._recount_at = 0.0
         self._full = False
         self._lowest = 0  # the least that the folder held since it is full
         self._saved_at = 0  # the state file's time when the folder was last found full
         self._progress_at = -STALLED_SECONDS
 
-    def enter(self) -> None:
+    def claim_reserve(self) -> None:
         """Take the reserve; raises SqsteeError where not even that is free."""
         self.announce(self.reserve)
-        if used(self._root) > self._bound:
+        if used_bytes(self._root) > self._bound:
             self.announce(0)
             hint = "`sqstee flush` ships what waits in it; --spool-max gives it more room"
             raise SqsteeError(f"the spool folder {self._root} is full (--spool-max {size_text(self._bound)})", hint)
 
     def grant(self, size: int, need: int, ceiling: int) -> int:
         now = self._clock()
-        if now < self._look_at:
+        if now < self._recount_at:
             raise FullError(self._bound)
-        taken = used(self._root)
-        free = self._bound - self._bound // _FOR_NEW_RUNS - taken
-        more = max(need, min(self._next_grant, free // _GRANTS))
-        if size + more + self.reserve - ceiling > free or not self._took(size + more, ceiling):
+        taken = used_bytes(self._root)
+        free = self._bound - self._bound // _NEW_RUNS_SHARE - taken
+        more = max(need, min(self._next_grant, free // _GRANT_SHARE))
+        if size + more + self.reserve - ceiling > free or not self._try_to_announce(size + more, ceiling):
             self._found_full(now, taken)
             raise FullError(self._bound)
         self._full = False
@@ -123,15 +123,15 @@ class Quota(UnboundedQuota):
     def announce(self, ceiling: int) -> None:
         os.ftruncate(self._announcing, _blocks(ceiling))
 
-    def waits(self) -> bool:
+    def should_wait(self) -> bool:
         if self._on_full == "auto":
             return self._full and self._clock() - self._progress_at < STALLED_SECONDS
         return self._on_full == "block"
 
-    def _took(self, limit: int, ceiling: int) -> bool:
+    def _try_to_announce(self, limit: int, ceiling: int) -> bool:
         """Announce a limit; taken back where others announced theirs meanwhile, and together it is too much."""
         self.announce(limit + self.reserve)
-        if used(self._root) <= self._bound - self._bound // _FOR_NEW_RUNS:
+        if used_bytes(self._root) <= self._bound - self._bound // _NEW_RUNS_SHARE:
             return True
         self.announce(ceiling)
         return False
@@ -148,7 +148,7 @@ class Quota(UnboundedQuota):
         self._saved_at = saved_at
         self._full = True
         took = self._clock() - now
-        self._look_at = now + min(_LOOK_MOST_SECONDS, max(LOOK_SECONDS, _LOOK_SHARE * took))
+        self._recount_at = now + min(_MAX_RECOUNT_SECONDS, max(RECOUNT_SECONDS, _RECOUNT_SHARE * took))
 
     def _age_of_progress(self, saved_at: int) -> float:
         """Seconds since there may have been progress, as far as the folder tells one that did not look before.
@@ -191,7 +191,7 @@ def _segments(folder: str) -> list[str]:
         return []
 
 
-def used(root: str) -> int:
+def used_bytes(root: str) -> int:
     """Bytes of all folders in a spool folder, the open segments as large as their runs announced that they may be."""
     total = 0
     with os.scandir(root) as entries:

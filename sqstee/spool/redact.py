@@ -48,7 +48,7 @@ class Masker:
         self._of_bytes: list[Any] = []
         for number, text in enumerate(patterns, 1):
             pattern, name = text.encode("utf-8", "surrogateescape"), f"--redact, pattern {number}"
-            by_chunk = _is_the_same_in_any_line(pattern)
+            by_chunk = _can_search_many_lines(pattern)
             whole = b"(?m:%s)" % pattern if by_chunk else pattern
             _compile(re2, pattern, "UTF8", name)  # by itself first: what is put around it must not complete it
             (self._by_chunk if by_chunk else self._by_line).append(_compile(re2, whole, "UTF8", name))
@@ -61,11 +61,11 @@ class Masker:
     def spans(self, text: bytes) -> list[Span]:
         """Where something is to be masked: ascending, without overlaps."""
         if not text.isascii() and not _is_utf8(text):
-            return joined(self._spans_by_line(text, self._by_chunk + self._by_line))
+            return merged(self._spans_by_line(text, self._by_chunk + self._by_line))
         found = self._spans_by_line(text, self._by_line) if self._by_line else []
         for pattern in self._by_chunk:
             found += self._search(pattern, text)
-        return joined(found)
+        return merged(found)
 
     def _spans_by_line(self, text: bytes, patterns: Sequence[Any]) -> list[Span]:
         """As `spans`; where a line is not UTF-8 each of its bytes is a character as well."""
@@ -120,7 +120,7 @@ def _compile(re2: Any, pattern: bytes, encoding: str, name: str) -> Any:
     return compiled
 
 
-def _is_the_same_in_any_line(pattern: bytes) -> bool:
+def _can_search_many_lines(pattern: bytes) -> bool:
     """Whether many lines can be searched at once: no \\A and \\z, no \\Q, which quotes what is put behind the pattern,
     and no group that may switch the flag m."""
     if any(word in pattern for word in (b"\\A", b"\\z", b"\\Q")):
@@ -136,7 +136,7 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def joined(spans: Iterable[Span]) -> list[Span]:
+def merged(spans: Iterable[Span]) -> list[Span]:
     """Spans in any order, as ascending ones without overlaps."""
     found: list[Span] = []
     for start, end in sorted(spans):
@@ -159,7 +159,7 @@ def masked(text: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
     return b"".join(pieces)
 
 
-class _Held:
+class _UnfinishedLine:
     """A stream's unfinished line: what is not spooled of it, and the end of what is, which counts for matches."""
 
     __slots__ = ("context", "rest", "text", "waiting")
@@ -189,7 +189,7 @@ class RedactingWriter(Writer):
     def __init__(self, segments: Segments, max_line: int, masker: Masker, streams: int = 3) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker
-        self._held = [_Held() for _ in range(streams)]
+        self._held = [_UnfinishedLine() for _ in range(streams)]
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
         held = self._held[stream]
@@ -238,7 +238,7 @@ class RedactingWriter(Writer):
         except Exception:
             return MASK.decode()
 
-    def _ready(self, held: _Held, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
+    def _ready(self, held: _UnfinishedLine, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
         """What can be masked now that `chunk` has come: texts, and from where to where they are to be spooled."""
         end = chunk.rfind(b"\n") + 1
         if end:
@@ -254,7 +254,7 @@ class RedactingWriter(Writer):
         if len(held.text) > HELD_BYTES:
             yield from self._piece(held)
 
-    def _piece(self, held: _Held) -> Iterator[tuple[bytes, int, int]]:
+    def _piece(self, held: _UnfinishedLine) -> Iterator[tuple[bytes, int, int]]:
         """The part of a long line in which no match can begin that goes on beyond it."""
         text, start = held.context + held.text, len(held.context)
         end = cut = len(text) - OVERLAP_BYTES
