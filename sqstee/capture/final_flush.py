@@ -180,7 +180,7 @@ class FinalFlush:
             self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Wait for `done`, checked after each signal and every `look` seconds, a termination signal, or the deadline."""
+        """Wait for `done`, checked after each signal and every `look` seconds; for a termination signal or the deadline."""
         deadline = self._started + self._seconds + grace
         while not done() and not self._cut_short and (now := time.monotonic()) < deadline:
             wait = min(look, self._draw_progress(now), deadline - now)
@@ -214,7 +214,7 @@ class FinalFlush:
         return Checkpoint(folder).next if os.path.exists(folder) else everything
 
     def _kill(self, shipper: ShipperHandle) -> None:
-        """Kill the shipper and wait for its death, up to a second, as it may hang in the disk, or a termination signal."""
+        """Kill the shipper; wait for its death, but only a second, and not after a termination signal: the disk may hang."""
         os.kill(shipper.pid, _signal.SIGKILL)
         deadline = time.monotonic() + _GRACE_SECONDS
         while shipper.pid and (rest := deadline - time.monotonic()) > 0:

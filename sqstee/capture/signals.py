@@ -209,9 +209,7 @@ def die_by(number: int) -> NoReturn:
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-        resource.setrlimit(
-            resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard)
-        )  # 1: core(5), no pipe either
+        resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))  # 1: core(5), no pipe either
         _signal.signal(number, _signal.SIG_DFL)
     except (ImportError, OSError, ValueError):
         pass

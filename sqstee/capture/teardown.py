@@ -187,7 +187,7 @@ class Teardown:
             writer.close()
 
     def _deliver(self) -> None:
-        """Have the rest delivered, and report lines that stay behind; if an heir goes on, wait only with an option for it."""
+        """Have the rest delivered and report lines that stay behind; with an heir only for --strict or --summary."""
         run, settings = self._run, self._settings
         if run.spooled is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
             return
