@@ -22,7 +22,7 @@ _PARENTS_PASSING_IGNORES = frozenset(
     ("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox", "systemd")
 )
 _POLL_MS = 50  # between checks whether a process that has not executed the command yet was stopped
-_DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) searches where PATH is unset
+_DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), searched by execvp(3) if PATH is unset
 
 
 def environment() -> dict[bytes, bytes]:

@@ -180,7 +180,7 @@ class FinalFlush:
             self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Wait for `done`, checked after each signal and every `look` seconds; for a termination signal or the deadline."""
+        """Wait until `done`, checked after each signal and every `look` seconds, a termination signal or the deadline."""
         deadline = self._started + self._seconds + grace
         while not done() and not self._cut_short and (now := time.monotonic()) < deadline:
             wait = min(look, self._draw_progress(now), deadline - now)

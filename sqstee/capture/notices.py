@@ -25,17 +25,17 @@ class Notices:
             self._texts.append(text)
             trace("front", f"notice: {text}")
 
-    def guarded(self, what: str, advice: str, step: Callable[[], None]) -> bool:
+    def guarded(self, failure: str, advice: str, step: Callable[[], None]) -> bool:
         """Take a step that may fail, and return whether it succeeded; a failure adds a line, and goes no further.
 
-        `what` says what the failure means for the user, `advice` what to do about it.
+        `failure` is its consequence for the user, `advice` the remedy.
         """
         try:
             step()
         except SqsteeError as error:
             self.add(f"the output was not captured: {error.message} ({error.hint})")
         except Exception as error:
-            self.add(f"{what}: {reason_of(error)}; {advice}")
+            self.add(f"{failure}: {reason_of(error)}; {advice}")
         else:
             return True
         return False

@@ -82,8 +82,8 @@ class Supervisor:
         else:
             self._pass_rest_through()
         try:
-            what = f"sqstee failed while the command ran: {type(error).__name__}: {error}"
-            self._notices.add(f"{what}; the command is not affected, `sqstee flush` ships the lines in the spool")
+            failure = f"sqstee failed while the command ran: {type(error).__name__}: {error}"
+            self._notices.add(f"{failure}; the command is not affected, `sqstee flush` ships the lines in the spool")
             self._notices.print(unfinished=False)
         except Exception:  # the status matters more than the notice
             pass

@@ -155,8 +155,8 @@ class Quota(UnboundedQuota):
             self._progress_at = now
         self._saved_at = saved_at
         self._full = True
-        took = self._clock() - now
-        self._recount_at = now + min(_MAX_RECOUNT_SECONDS, max(RECOUNT_SECONDS, _RECOUNT_SHARE * took))
+        elapsed = self._clock() - now
+        self._recount_at = now + min(_MAX_RECOUNT_SECONDS, max(RECOUNT_SECONDS, _RECOUNT_SHARE * elapsed))
 
     def _age_of_progress(self, saved_at: int) -> float:
         """Seconds since the last possible progress, judged from the folder alone when it is first found full.
