@@ -147,7 +147,7 @@ class FinalFlush:
         self.cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
 
     def finish(self) -> None:
-        """Close the run, give the shipper the flush timeout to deliver the rest, and kill it if it takes longer.
+        """Have the shipper deliver the rest within the flush timeout, and kill it if it takes longer.
 
         Undelivered lines stay in the spool, which is consistent at every moment.
         """
@@ -165,7 +165,7 @@ class FinalFlush:
         report = shipper.read_report(writer.folder, writer.next_seq, no_report)
         stats.quarantined, stats.requests = report.quarantined, report.requests
         stats.count_waiting(report.acknowledged, writer.next_seq)
-        if not stats.complete:
+        if stats.waiting or stats.waiting_events:
             stats.reason = self._cut_short or report.reason or self._late
 
     def watch(self) -> None:
@@ -180,7 +180,7 @@ class FinalFlush:
             self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Wait until `done`, checked after each signal and every `look` seconds, a termination signal or the deadline."""
+        """Wait until `done`, checked after each signal and every `look` s, a termination signal or the deadline."""
         deadline = self._started + self._seconds + grace
         while not done() and not self._cut_short and (now := time.monotonic()) < deadline:
             wait = min(look, self._draw_progress(now), deadline - now)
@@ -214,7 +214,7 @@ class FinalFlush:
         return Checkpoint(folder).next if os.path.exists(folder) else everything
 
     def _kill(self, shipper: ShipperHandle) -> None:
-        """Kill the shipper; wait for its death, but only a second, and not after a termination signal: the disk may hang."""
+        """Kill the shipper; wait for its death for a second only, or up to a termination signal: the disk may hang."""
         os.kill(shipper.pid, _signal.SIGKILL)
         deadline = time.monotonic() + _GRACE_SECONDS
         while shipper.pid and (rest := deadline - time.monotonic()) > 0:

@@ -104,7 +104,7 @@ class Front:
         that an interactive shell needs, or that --tty pass leaves to the command.
         """
         value = os.fsdecode(inherited.environ.get(NEST_VARIABLE.encode(), b""))
-        nested = captured_by_outer(value, self._place()) if value else set()
+        nested = captured_by_outer(value, self._destination_identity()) if value else set()
         messages = {fd for fd in {1, 2} - closed if is_message_socket(fd)}
         terminals = {fd for fd in (1, 2) if os.isatty(fd)} if self._settings.tty in ("auto", "pass") else set()
         if terminals and self._settings.tty == "auto":
@@ -120,7 +120,7 @@ class Front:
                 _trace(f"output {fd} is not captured: {reason}")
         return nested | messages | terminals
 
-    def _place(self) -> str:
+    def _destination_identity(self) -> str:
         """The destination; for a local queue with its path, or the spool folder that holds it."""
         if self._destination.kind != "local":
             return self._destination.text
@@ -128,7 +128,7 @@ class Front:
 
     def _add_nest_entry(self, inherited: child.Inherited) -> None:
         """Record in the command's environment which streams are captured, for an inner sqstee."""
-        mine = nest_entry(self._place(), self._stdio.command_fds).encode()
+        mine = nest_entry(self._destination_identity(), self._stdio.command_fds).encode()
         outer = inherited.environ.get(NEST_VARIABLE.encode(), b"")
         environ = {**inherited.environ, NEST_VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ

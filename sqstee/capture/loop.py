@@ -176,7 +176,7 @@ class CaptureLoop:
         elif fd == stream.source:
             self._read(stream)
         else:
-            self._output_event(stream, events)
+            self._handle_output_event(stream, events)
 
     def _handle_due(self) -> float | None:
         """Do the work that is due; returns the seconds until more is, None where nothing is scheduled."""
@@ -250,7 +250,7 @@ class CaptureLoop:
             self._unwatch(stream.source)
             self._watch_output(stream, select.EPOLLOUT)
 
-    def _output_event(self, stream: Stream, events: int) -> None:
+    def _handle_output_event(self, stream: Stream, events: int) -> None:
         if events & (select.EPOLLERR | select.EPOLLHUP) and stream.output.reports_hangup:
             self._reader_left(stream)
         elif stream.pending is not None:
@@ -264,6 +264,7 @@ class CaptureLoop:
         Output that it has written already is still shipped, except for bytes written between our last read and the
         close.
         """
+        trace("front", f"output {stream.fd} has no reader any more")
         stream.pending = None
         rest = _REST_BYTES
         try:

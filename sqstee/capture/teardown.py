@@ -199,7 +199,9 @@ class Teardown:
             flush.finish()
         self._cursor_moved = flush.cursor_moved
         self._stats = stats = flush.stats
-        trace("front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'all well'}")
+        trace(
+            "front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'nothing waits'}"
+        )
         for text in leftovers(stats, run.spooled.root):
             self._notices.add(text)
         if stats.complete and not settings.to:
