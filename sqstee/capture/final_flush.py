@@ -176,7 +176,7 @@ class FinalFlush:
             self._wait(0.0, lambda: not shipper.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
         self.stats.count_waiting(self._acknowledged(writer.next_seq), writer.next_seq)
         self.stats.quarantined = quarantined_records(writer.folder)
-        if not self.stats.complete:
+        if self.stats.waiting or self.stats.waiting_events:
             self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
