@@ -1,13 +1,13 @@
-"""A run that is written by the process itself, through Python's logging, and shipped by a thread of it.
+"""A run whose lines come from this process's own logging, shipped by a thread of the process.
 
-What the front does for a command, without a command: no fork, no capture. Nothing here waits for the network but
-`close`, and that no longer than the flush timeout.
+It takes the front's place, without a command, a fork or capture. Only `close` waits for the network, no longer than the
+flush timeout.
 """
 
 from __future__ import annotations
 
 import _thread
-import concurrent.futures.thread  # noqa: F401  # boto3 needs it, and at the interpreter's end it cannot be had
+import concurrent.futures.thread  # noqa: F401  # boto3 needs it; at the interpreter's end it cannot be imported
 import os
 import threading
 import time
@@ -24,24 +24,25 @@ from sqstee.spool import run_events
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
+from sqstee.text import count
 from sqstee.transports.factory import load
 
 if TYPE_CHECKING:
     from sqstee.spool.fsync import Syncer
     from sqstee.spool.redact import Masker
 
-_STREAM = STREAMS.index("stderr")  # where logging would write
-_WAKE_SECONDS = 0.1  # the shipper is woken at most so often, and looks again by itself a little later
-_GRACE_SECONDS = 1.0  # over the flush timeout, for the shipper to come back
-_FORK_SECONDS = 10.0  # how long a fork may wait for modules to be loaded
+_STREAM = STREAMS.index("stderr")  # where logging writes by default
+_WAKE_SECONDS = 0.1  # the shipper is woken at most this often; by itself it looks again a little later
+_GRACE_SECONDS = 1.0  # beyond the flush timeout, for the shipper to return
+_FORK_SECONDS = 10.0  # how long a fork waits at most for modules to be loaded
 
-# Held while the shipping thread imports: a child forked meanwhile would wait for ever for a module's lock.
+# Held while the shipping thread imports: a child forked meanwhile would wait forever for a module's import lock.
 _loading = threading.Lock()
 _forking = threading.local()
 
 
 class LoggingRun:
-    """One run, from its first line to `close`; used under its handler's lock."""
+    """One run, from its first line to `close`. Its callers hold the handler's lock."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -61,7 +62,7 @@ class LoggingRun:
         self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # the interpreter is ending, or the limit on threads is reached: `close` ships
+        except RuntimeError:  # the interpreter is ending, or no more threads are allowed: `close` ships
             self._threaded = False
         else:
             self._threaded = True
@@ -76,27 +77,27 @@ class LoggingRun:
         self._spooled = SpooledRun(self.root, settings, self._policy.to_meta(), _masker(settings.redact))
         self._writer = self._spooled.writer
         if self._spooled.syncer:
-            self._start(self._spooled.syncer)
+            self._start_syncer(self._spooled.syncer)
         self._writer.event(run_events.start(settings.job, os.getpid(), None))
         os.set_blocking(self._wake, False)
         if self._destination.kind == "local":
-            load(self._destination)  # its hooks must be there before anybody forks
+            load(self._destination)  # its fork hooks must be in place before any fork
 
     def write(self, level: int, data: bytes) -> None:
-        """Spool whole lines of a level (an index into record.LEVELS)."""
+        """Spool whole lines of one level (an index into record.LEVELS)."""
         self._writer.level = level
         self._writer.write(_STREAM, data)
         self.wake()
 
     def wake(self) -> None:
-        """Tell the shipper that there is something."""
+        """Notify the shipper that there is something to ship."""
         now = time.monotonic()
         if now - self._woken_at >= _WAKE_SECONDS:
             self._woken_at = now
             self._notify(WAKE)
 
     def close(self) -> str:
-        """End the run and have the rest delivered, within the flush timeout; what there is to say about it, or ''."""
+        """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
         self._writer.event(run_events.process_exit(time.monotonic() - self._started, self._writer))
         self._writer.close()
         if self._spooled.syncer:
@@ -110,15 +111,15 @@ class LoggingRun:
         except RuntimeError:  # it never started
             pass
         self._close_fds("_wake")
-        return self._answer()
+        return self._notice()
 
     def abandon(self) -> None:
-        """Let go of it in a forked child: it is the parent's."""
+        """Release the run in a forked child: it belongs to the parent."""
         self._close_fds("_wake", "_wake_reading")
         self._spooled.abandon()
 
     def _close_fds(self, *names: str) -> None:
-        """Close descriptors, each once: its number may be another's by now."""
+        """Close descriptors, each once: afterwards the number may stand for another file."""
         for name in names:
             fd = getattr(self, name)
             setattr(self, name, -1)
@@ -126,7 +127,7 @@ class LoggingRun:
                 os.close(fd)
 
     @staticmethod
-    def _start(syncer: Syncer) -> None:
+    def _start_syncer(syncer: Syncer) -> None:
         try:
             syncer.start()
         except RuntimeError:  # no thread available: `close` syncs
@@ -164,24 +165,24 @@ class LoggingRun:
             THREADS.discard(_thread.get_ident())
 
     def _load(self) -> None:
-        """What cannot be loaded (a profile that is not there, a mistyped endpoint) the sender will say, or get over."""
+        """Load the transport; on an error, such as a missing profile, leave it to the sender to report or to retry."""
         try:
             load(self._destination)
         except Exception:
             pass
 
-    def _answer(self) -> str:
+    def _notice(self) -> str:
         acknowledged = self._shipper.acknowledged if self._shipper else 0
         waiting = self._writer.spooled - acknowledged
         found = []
         for reason, number in self._writer.reasons.items():
-            found.append(f"{number} log lines dropped: the spool could not take them ({reason})")
+            found.append(f"{count(number, 'log line')} dropped: the spool could not be written ({reason})")
         if quarantined := quarantined_records(self._writer.folder):
-            found.append(quarantine_notice(f"{quarantined} log lines", self.root))
+            found.append(quarantine_notice(count(quarantined, "log line"), self.root))
         if waiting > 0:
             why = self._reason or (self._shipper.reason if self._shipper else "")
             why = f" ({why})" if why else ""
-            found.append(f"the log is not delivered whole yet{why}: kept in {self.root}, `sqstee flush` ships it")
+            found.append(f"the log is not fully delivered yet{why}: kept in {self.root}, `sqstee flush` ships it")
         return "; ".join(found)
 
 

@@ -22,7 +22,7 @@ from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper_handle import CLOSE, ShipperHandle
 from sqstee.ship.standby import StandBy
 from sqstee.spool import agent_file, run_events
-from sqstee.spool.quota import used
+from sqstee.spool.quota import used_bytes
 from sqstee.spool.run_folder import create
 
 POISONOUS = {"contains": "poisonous", "code": "InvalidMessageContents", "sender_fault": True, "message": "no"}
@@ -195,7 +195,7 @@ def test_strict_and_summary_know_what_the_agent_put_aside(node: Node) -> None:
         found = node.sqstee.run(*words, environ=node.server.environ())
     aside, summary = found.stderr.splitlines()
     assert b"1 line larger than the destination takes, or refused by it: kept in" in aside
-    assert b": 2 delivered, 0 waiting, 0 dropped, 1 put aside; to q" in summary
+    assert b": 2 delivered, 0 waiting, 0 dropped, 1 quarantined; to q" in summary
     assert found.returncode == EXIT_UNDELIVERED
 
 
@@ -208,7 +208,9 @@ def test_a_flood_in_one_run_starves_no_other(node: Node) -> None:
         node.server.faults(black_hole=True)
         flood.stdin.write(b"\n")
         flood.stdin.flush()
-        wait_for(lambda: used(str(node.sqstee.spool)) > big and node.server.counters().active == IN_FLIGHT, "flood")
+        wait_for(
+            lambda: used_bytes(str(node.sqstee.spool)) > big and node.server.counters().active == IN_FLIGHT, "flood"
+        )
         node.wrap("echo", "small")
         node.wait_for_charge_of(2)
         node.server.faults(black_hole=False, latency_ms=1000)

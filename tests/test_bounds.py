@@ -25,9 +25,9 @@ from sqstee.errors import SqsteeError
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder
 from sqstee.ship.pack import Packer
-from sqstee.spool import quota as rooms
+from sqstee.spool import quota as quotas
 from sqstee.spool import run_folder
-from sqstee.spool.quota import FullError, Quota, UnboundedQuota, used
+from sqstee.spool.quota import FullError, Quota, UnboundedQuota, used_bytes
 from sqstee.spool.reader import FrameReader
 from sqstee.spool.segments import Segments, delete_segments_before, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
@@ -68,7 +68,7 @@ def flushed(sqstee: Sqstee, server: FakeSqs) -> None:
 
 def spool_bytes(sqstee: Sqstee) -> int:
     """What the spool folder holds, as its bound counts it; 0 before it is made."""
-    return used(str(sqstee.spool)) if sqstee.spool.exists() else 0
+    return used_bytes(str(sqstee.spool)) if sqstee.spool.exists() else 0
 
 
 def is_writing(pid: int) -> bool:
@@ -112,8 +112,8 @@ def test_drop_loses_the_newest_lines_and_says_how_many(sqstee: Sqstee, fake_sqs:
     assert 0 < count < 30000
     said = [line for line in found.stderr.splitlines() if b"dropped" in line]
     assert said == [
-        f"sqstee: {count:,} lines dropped: the spool is full (--spool-max 1M): `sqstee flush` ships what waits, "
-        "--spool-max gives more room".encode()
+        f"sqstee: {count:,} lines dropped: the spool is full (--spool-max 1M): `sqstee flush` ships the waiting lines, "
+        "--spool-max raises the bound".encode()
     ]
 
 
@@ -349,19 +349,19 @@ class Clock:
         return self.now
 
 
-def new_room(root: Path, run: str, on_full: str = "drop", bound: int = MIB, clock: Clock | None = None) -> Quota:
-    """The room of a run whose folder is made."""
+def new_quota(root: Path, run: str, on_full: str = "drop", bound: int = MIB, clock: Clock | None = None) -> Quota:
+    """The quota of a run whose folder is created here."""
     (root / run).mkdir()
     fd = run_folder.lock(str(root / run), "writer")
     assert fd is not None
-    room = Quota(str(root), run, fd, bound, on_full, clock or Clock())
-    room.enter()
-    return room
+    quota = Quota(str(root), run, fd, bound, on_full, clock or Clock())
+    quota.claim_reserve()
+    return quota
 
 
-def filled(root: Path, run: str, room: Quota, most: int = 10**6) -> Writer:
-    """A run that writes until its room is full, or `most` lines."""
-    writer = Writer(Segments(str(root / run), META, room), 1000)
+def filled(root: Path, run: str, quota: Quota, most: int = 10**6) -> Writer:
+    """A run that writes until its quota is used up, or `most` lines."""
+    writer = Writer(Segments(str(root / run), META, quota), 1000)
     writer.event({"event": "start", "message": ""})
     for number in range(most):
         if writer.dropped:
@@ -372,9 +372,9 @@ def filled(root: Path, run: str, room: Quota, most: int = 10**6) -> Writer:
 
 def test_a_run_counts_what_others_may_still_write(tmp_path: Path) -> None:
     """An announcement counts as if it were written already, until the run is closed."""
-    first = new_room(tmp_path, "a")
+    first = new_quota(tmp_path, "a")
     assert first.grant(0, 500_000, 0) == 500_000
-    second = new_room(tmp_path, "b")
+    second = new_quota(tmp_path, "b")
     with pytest.raises(FullError):
         second.grant(0, 500_000, second.reserve)
     first.announce(0)
@@ -382,7 +382,7 @@ def test_a_run_counts_what_others_may_still_write(tmp_path: Path) -> None:
         second.grant(0, 500_000, second.reserve)
     clock = second._clock
     assert isinstance(clock, Clock)
-    clock.now += rooms.LOOK_SECONDS
+    clock.now += quotas.RECOUNT_SECONDS
     assert second.grant(0, 500_000, second.reserve) == 500_000
 
 
@@ -402,7 +402,7 @@ def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.
         return found
 
     monkeypatch.setattr(os, "scandir", scandir_as_it_is_freed)
-    assert rooms.used(str(tmp_path)) >= 200_000
+    assert quotas.used_bytes(str(tmp_path)) >= 200_000
 
 
 def test_a_disk_that_is_mounted_as_the_spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,8 +424,8 @@ def test_a_disk_that_is_mounted_as_the_spool_folder(tmp_path: Path, monkeypatch:
 
 def test_of_two_who_announce_at_once_at_most_one_is_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both saw the room free: whoever sums up again after announcing takes it back."""
-    first, second = new_room(tmp_path, "a"), new_room(tmp_path, "b")
-    real, calls = rooms.used, 0
+    first, second = new_quota(tmp_path, "a"), new_quota(tmp_path, "b")
+    real, calls = quotas.used_bytes, 0
 
     def used_while_another_comes(root: str) -> int:
         nonlocal calls
@@ -435,7 +435,7 @@ def test_of_two_who_announce_at_once_at_most_one_is_granted(tmp_path: Path, monk
             assert second.grant(0, 600_000, second.reserve) == 600_000
         return found
 
-    monkeypatch.setattr(rooms, "used", used_while_another_comes)
+    monkeypatch.setattr(quotas, "used_bytes", used_while_another_comes)
     with pytest.raises(FullError):
         first.grant(0, 600_000, first.reserve)
     assert real(str(tmp_path)) < MIB
@@ -455,14 +455,14 @@ def test_auto_waits_for_ten_seconds_without_progress(tmp_path: Path, monkeypatch
     """A saved state, and a folder that holds less than before, are progress; then it starts anew."""
     clock, now = Clock(), time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now)  # what is written here is as young as it is on a fast machine
-    room = new_room(tmp_path, "a", "auto", clock=clock)
-    writer = filled(tmp_path, "a", room)  # just written: the destination may take it yet
-    assert room.waits()
+    quota = new_quota(tmp_path, "a", "auto", clock=clock)
+    writer = filled(tmp_path, "a", quota)  # just written: the destination may take it yet
+    assert quota.should_wait()
 
     def later(seconds: float) -> bool:
         clock.now += seconds
         writer.write(0, b"x\n")
-        return room.waits()
+        return quota.should_wait()
 
     assert later(9)
     assert not later(2)
@@ -472,29 +472,29 @@ def test_auto_waits_for_ten_seconds_without_progress(tmp_path: Path, monkeypatch
     os.unlink(tmp_path / "a" / segment_name(3))  # one is not enough for everything that is to be written
     clock.now += 1
     with pytest.raises(FullError):
-        room.grant(0, MIB, 0)
-    assert room.waits()
+        quota.grant(0, MIB, 0)
+    assert quota.should_wait()
 
 
 def test_a_run_that_finds_the_folder_full_for_long_does_not_wait(tmp_path: Path) -> None:
     """Nothing was freed by anybody for ten seconds: waiting is for nothing."""
-    filled(tmp_path, "a", new_room(tmp_path, "a"))
-    late = new_room(tmp_path, "b", "auto")
+    filled(tmp_path, "a", new_quota(tmp_path, "a"))
+    late = new_quota(tmp_path, "b", "auto")
     assert filled(tmp_path, "b", late).dropped
-    assert not late.waits()
+    assert not late.should_wait()
     delete_segments_before(str(tmp_path / "a"), 2)
-    filled(tmp_path, "c", new_room(tmp_path, "c"))
-    early = new_room(tmp_path, "d", "auto")
+    filled(tmp_path, "c", new_quota(tmp_path, "c"))
+    early = new_quota(tmp_path, "d", "auto")
     assert filled(tmp_path, "d", early).dropped
-    assert early.waits()
+    assert early.should_wait()
 
 
 @pytest.mark.parametrize("unfinished", [b"", b"begun and "])
 def test_all_but_the_open_segment_can_be_freed_when_the_folder_is_full(tmp_path: Path, unfinished: bytes) -> None:
     """What is written is all acknowledged: nothing stays behind that would keep the room for ever."""
     clock = Clock()
-    room = new_room(tmp_path, "a", "block", clock=clock)
-    disk = Segments(str(tmp_path / "a"), META, room)
+    quota = new_quota(tmp_path, "a", "block", clock=clock)
+    disk = Segments(str(tmp_path / "a"), META, quota)
     writer = Writer(disk, 1000)
     writer.event({"event": "start", "message": ""})
     packer, reader = Packer(Encoder("RUN", "h"), 10**6), FrameReader(str(tmp_path / "a"))
@@ -525,7 +525,7 @@ def test_all_but_the_open_segment_can_be_freed_when_the_folder_is_full(tmp_path:
     assert writer.bytes == len(written)
 
 
-class RefusingRoom(UnboundedQuota):
+class RefusingQuota(UnboundedQuota):
     """Room that is there or not as a test wants it."""
 
     def __init__(self, seed: int, reserve: int) -> None:
@@ -540,7 +540,7 @@ class RefusingRoom(UnboundedQuota):
             raise FullError(MIB)
         return max(self._segment_bytes, size + need)
 
-    def waits(self) -> bool:
+    def should_wait(self) -> bool:
         return self.waiting
 
 
@@ -557,20 +557,20 @@ def test_refusals_at_random_leave_every_seq_covered_once(
 ) -> None:
     """Refused, waited for or dropped: frames and gaps cover each seq once, and the sum is what was written."""
     folder = tmp_path_factory.mktemp("run")
-    room = RefusingRoom(seed, 8192)
-    writer = Writer(Segments(str(folder), META, room), 20)
+    quota = RefusingQuota(seed, 8192)
+    writer = Writer(Segments(str(folder), META, quota), 20)
     writer.event({"event": "start", "message": ""})
     waited = True
     expected = [b"", b""]
-    for stream, chunk, room.waiting in pieces:
-        waited = waited and room.waiting
+    for stream, chunk, quota.waiting in pieces:
+        waited = waited and quota.waiting
         expected[stream] += chunk
         rest = chunk
         while rest:
             rest = writer.write(stream, rest, wait=True)
     writer.cut(0)
     writer.cut(1)
-    room.refusals = 1.0
+    quota.refusals = 1.0
     writer.event({"event": "exit", "message": ""})
     writer.close()
     covered: list[int] = []

@@ -22,7 +22,7 @@ BEFORE = [  # the command is executed in our place
     "sqstee.capture.child:start:many:1",
     "sqstee.capture.loop:CaptureLoop.__init__:many:1",
     "sqstee.capture.front:nest_entry:bug:1",
-    "sqstee.capture.signals:keep_children:bug:1",
+    "sqstee.capture.signals:reset_sigchld:bug:1",
     "os:pipe:many:1",
     "os:fork:many:1",
 ]
@@ -50,7 +50,7 @@ CAPTURE = [
     "sqstee.capture.loop:CaptureLoop._write:bug:1",
     "sqstee.capture.loop:CaptureLoop._end:bug:1",
     "sqstee.capture.loop:CaptureLoop._end:bug:2",
-    "sqstee.capture.loop:CaptureLoop._timeout:bug:2",
+    "sqstee.capture.loop:CaptureLoop._handle_due:bug:2",
     "sqstee.capture.loop:CaptureLoop.finish:bug:1",
     "sqstee.capture.loop:SpoolFeed.write:bug:1",
     "sqstee.capture.loop:SpoolFeed._wake:bug:1",
@@ -74,7 +74,7 @@ REST = [
     "sqstee.capture.supervisor:Supervisor._make_relay:bug:1",
     "sqstee.capture.notices:Notices.print:bug:1",
     "sqstee.capture.supervisor:Supervisor._start_capture:bug:1",
-    "sqstee.capture.supervisor:Supervisor._attend:bug:1",
+    "sqstee.capture.supervisor:Supervisor._wait_for_end:bug:1",
     "sqstee.capture.supervisor:Supervisor._handle:bug:1",
     "sqstee.capture.teardown:Teardown._end_run:bug:1",
     "sqstee.ship.shipper_process:ship_run:bug:1",
@@ -155,7 +155,8 @@ def test_without_supervision_signals_reach_the_command(sqstee: Sqstee, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "fault", ["os:openpty:many:1", "sqstee.capture.pty:Pty.__init__:bug:2", "sqstee.capture.pty:Pty.control:bug:1"]
+    "fault",
+    ["os:openpty:many:1", "sqstee.capture.pty:Pty.__init__:bug:2", "sqstee.capture.pty:Pty.handle_packet:bug:1"],
 )
 def test_a_terminal_that_cannot_be_had(sqstee: Sqstee, tmp_path: Path, fault: str) -> None:
     """The command gets ours, or the plainest loop, and works."""
@@ -182,7 +183,7 @@ def test_a_shipper_that_is_killed(sqstee: Sqstee) -> None:
         out, err = process.communicate(b"\n", timeout=40)
     assert out == b"on\n"
     assert process.returncode == 0
-    assert b"the background process was ended" in err
+    assert b"the background process ended early" in err
     assert sqstee.run("flush").returncode == 0
     assert sqstee.local().stdout.endswith(b"on\n")
 

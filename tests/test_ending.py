@@ -213,7 +213,7 @@ def test_strict_and_a_record_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSqs
     )
     assert "2 lines (3,003 bytes)" in summary
     assert "1 delivered" in summary
-    assert "1 put aside" in summary
+    assert "1 quarantined" in summary
 
 
 def test_summary(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -300,7 +300,7 @@ def test_an_heir_and_a_record_that_is_put_aside(sqstee: Sqstee, fake_sqs: FakeSq
         aside, summary = process.stderr.readline(), process.stderr.readline()
         assert process.wait(60) == EXIT_UNDELIVERED
     assert aside.startswith(b"sqstee: 1 line larger than the destination takes, or refused by it: kept in ")
-    assert b"1 delivered, 0 waiting, 0 dropped, 1 put aside; to q; still open: " in summary
+    assert b"1 delivered, 0 waiting, 0 dropped, 1 quarantined; to q; still open: " in summary
 
 
 def test_an_heir_that_ends_while_the_front_waits(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -366,7 +366,7 @@ def stopped(pid: int) -> bool:
 
 
 def test_figures_add_up() -> None:
-    """What is captured is delivered, waiting, dropped or put aside; the run's own events are no lines."""
+    """What is captured is delivered, waiting, dropped or quarantined; the run's own events are no lines."""
     figures = DeliveryStats(captured=10, size=100, reasons={})
     figures.count_waiting(acknowledged=0, next_seq=12)
     assert (figures.delivered, figures.waiting, figures.waiting_events, figures.complete) == (0, 10, 2, False)

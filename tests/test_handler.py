@@ -220,7 +220,7 @@ def test_a_destination_that_never_answers_blocks_nothing(sqstee: Sqstee, fake_sq
     found = run(sqstee, program(tmp_path, code), fake_sqs)
     assert (found.returncode, found.stdout) == (0, "done\n")
     assert re.fullmatch(
-        r"sqstee: the log is not delivered whole yet.*: kept in .*, `sqstee flush` ships it\n", found.stderr
+        r"sqstee: the log is not fully delivered yet.*: kept in .*, `sqstee flush` ships it\n", found.stderr
     )
     fake_sqs.release()
     fake_sqs.clear_faults()
@@ -273,7 +273,7 @@ def test_a_line_in_quarantine(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path)
     code = "sqstee.configure(to='q')\nlog.info('good'); log.info('poisonous')\n"
     found = run(sqstee, program(tmp_path, code), fake_sqs)
     assert found.returncode == 0
-    assert f"1 log lines larger than the destination takes, or refused by it: kept in {sqstee.spool}/" in found.stderr
+    assert f"1 log line larger than the destination takes, or refused by it: kept in {sqstee.spool}/" in found.stderr
 
 
 def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(

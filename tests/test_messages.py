@@ -15,7 +15,7 @@ from sqstee.capture.notices import Notices
 
 # Advice: a command or an option. Every line of ours has one of these.
 ADVICE = re.compile(
-    r"`sqstee (flush|tail)|--spool|--send|--tty|--redact|--to, |wait for|send them|see to the disk|please report"
+    r"`sqstee (flush|tail)|--spool|--send|--tty|--redact|--to, |wait for|send signals|check the disk|please report"
     r"|the shipped copy is not|as without it|make room|cannot be unmounted|the line above"
 )
 FAULTS = {

@@ -592,7 +592,7 @@ def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path:
     environ = fake_sqs.environ() | injecting(tmp_path, moment)
     found = sqstee.run("--to", "q", "--", *code, environ=environ)
     assert (tmp_path / "injected").exists(), "the moment never came"
-    assert b"the background process was ended" in found.stderr
+    assert b"the background process ended early" in found.stderr
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
     assert sqstee.waiting_runs() == ["quarantine"]
     got = shipped(fake_sqs)

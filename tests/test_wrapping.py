@@ -329,7 +329,7 @@ def test_a_command_stopped_by_others_does_not_stop_the_wrapper(sqstee: Sqstee) -
 @pytest.mark.parametrize("to_whom", ["group", "wrapper"])
 def test_a_continuation_right_after_a_stop(sqstee: Sqstee, tmp_path: Path, to_whom: str) -> None:
     """The stopped command is continued before the wrapper has stopped as well: it does not stop any more."""
-    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.signals:Relay.stop_with:hang:1")
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.signals:Relay.stop_like_command:hang:1")
     words = sqstee.words("--to", "local", "--", "sh", "-c", "echo $$; read x; echo $x; exit 3")
     with running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, process_group=0) as process:
         assert process.stdout

@@ -95,7 +95,7 @@ class Advertisement:
                 os.fchmod(fd, 0o644)
                 os.ftruncate(fd, 0)  # what a killed agent published
                 return fd
-            pid = agent_file.holder(fd)
+            pid = agent_file.lock_holder(fd)
             mine = _is_ours(fd)
             os.close(fd)
             if pid and mine:

@@ -1,1 +1,1 @@
-"""The front: start the command, pass its output through, spool a copy, end as it ended."""
+"""The front: starts the command, passes its output through, spools a copy, and ends as the command ended."""

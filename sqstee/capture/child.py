@@ -1,4 +1,4 @@
-"""Starting the command: fork and execve, with everything that it inherits as it was before Python started."""
+"""Starting the command: fork and execve; everything that it inherits is as it was before Python started."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 _SET_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)  # ignored before any code of ours runs
-_PARENTS_THAT_HAND_ON = frozenset(
+_PARENTS_PASSING_IGNORES = frozenset(
     ("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox", "systemd")
 )
-_LOOK_MS = 50  # how often to look whether what takes so long to start was stopped
-_DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) searches where PATH is unset
+_POLL_MS = 50  # between checks whether a process that has not executed the command yet was stopped
+_DEFAULT_PATH = b"/bin:/usr/bin"  # confstr(_CS_PATH), searched by execvp(3) if PATH is unset
 
 
 def environment() -> dict[bytes, bytes]:
-    """The environment as the process was started with it.
+    """The environment that the process was started with.
 
-    os.environb would hold what Python itself adds: LC_CTYPE under PEP 538's coercion.
+    os.environb also holds Python's own addition: LC_CTYPE, where PEP 538 coerces the locale.
     """
     try:
         with open("/proc/self/environ", "rb") as file:
@@ -36,13 +36,13 @@ def environment() -> dict[bytes, bytes]:
     except OSError:
         return dict(os.environb)
     pairs = (entry.partition(b"=") for entry in entries)
-    return {name: value for name, equals, value in pairs if equals and name}  # execve takes no empty name
+    return {name: value for name, equals, value in pairs if equals and name}  # execve refuses an empty name
 
 
 def occupy_closed_fds() -> set[int]:
-    """Put something in the place of those of 0 to 2 that are closed, so that nothing of ours gets their numbers.
+    """Open /dev/null for those of 0 to 2 that are closed, so that no descriptor of ours gets their numbers.
 
-    Returns which were closed; they are closed in the command too, since what is put there ends at its execve.
+    Returns which were closed. They are closed in the command too: the replacements are close-on-exec.
     """
     closed = {fd for fd in (0, 1, 2) if not _is_open(fd)}
     for fd in sorted(closed):
@@ -52,20 +52,20 @@ def occupy_closed_fds() -> set[int]:
 
 
 def inherited_fds() -> list[int]:
-    """The descriptors from 3 on that the process was started with; to be called before it opens any."""
+    """The descriptors from 3 on that the process was started with; call it before opening any."""
     return [fd for fd in open_fds() if fd > 2]
 
 
-def say_uncaptured(reason: str) -> None:
-    """The one warning of a command that runs all the same."""
+def warn_uncaptured(reason: str) -> None:
+    """Warn that the command runs without being captured."""
     write_stderr(f"sqstee: the output is not captured: {reason}\n")
 
 
 def inherited_ignores() -> set[int]:
-    """The signals that the process was started with as ignored.
+    """The signals that were ignored when the process was started.
 
-    Python has SIGPIPE and SIGXFSZ ignored before any code of ours runs; what they were follows the parent's, where the
-    parent is a shell or systemd and so hands its own on.
+    Python ignores SIGPIPE and SIGXFSZ before any code of ours runs. For these two the parent's dispositions
+    count, if the parent is a shell or systemd, which pass theirs on.
     """
     ignored = {number for number in _signal.valid_signals() if _signal.getsignal(number) == _signal.SIG_IGN}
     return (ignored - set(_SET_BY_PYTHON)) | _ignored_by_parent()
@@ -78,7 +78,7 @@ def _ignored_by_parent() -> set[int]:
     except OSError:
         return set()
     name = text[6 : text.index(b"\n")].decode("utf-8", "replace")
-    if name.rpartition("/")[2] not in _PARENTS_THAT_HAND_ON:
+    if name.rpartition("/")[2] not in _PARENTS_PASSING_IGNORES:
         return set()
     start = text.find(b"\nSigIgn:")
     mask = int(text[start + 8 : text.index(b"\n", start + 1)], 16) if start >= 0 else 0
@@ -86,7 +86,7 @@ def _ignored_by_parent() -> set[int]:
 
 
 class Child:
-    """The running command. `pidfd` is its process, whatever becomes of the number; `began` is when it was forked."""
+    """The running command. `pidfd` stays valid if its pid is reused; `began` is when it was forked."""
 
     __slots__ = ("_failure", "began", "pid", "pidfd")
 
@@ -99,14 +99,14 @@ class Child:
         except OSError:
             self.pidfd = -1
 
-    def started(self) -> OSError | None:
-        """Wait until the command is executed; the error where it could not be. A stop that comes before is ours too."""
+    def wait_for_exec(self) -> OSError | None:
+        """Wait until the command is executed, and stop if it is stopped before; returns the error if it cannot be."""
         import select
 
         ready = select.poll()
         ready.register(self._failure, select.POLLIN)
-        while not ready.poll(_LOOK_MS):
-            self._stop_with_it()
+        while not ready.poll(_POLL_MS):
+            self._stop_with_command()
         answer = os.read(self._failure, 16)
         os.close(self._failure)
         if not answer:
@@ -115,17 +115,17 @@ class Child:
         code = int(answer)
         return OSError(code, os.strerror(code))
 
-    def _stop_with_it(self) -> None:
-        """The terminal's ^Z has met what is to become the command: unless we stop as well, the shell waits for us."""
+    def _stop_with_command(self) -> None:
+        """Stop if ^Z has stopped the process that is to execute the command; otherwise the shell would wait for us."""
         found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         if found and found.si_status in signals.JOB_STOPS:
             signals.stop(found.si_status)
-            os.kill(self.pid, _signal.SIGCONT)  # who had us go on may have meant us alone, and nobody relays it yet
+            os.kill(self.pid, _signal.SIGCONT)  # the SIGCONT may have been sent to us alone, and nothing relays it yet
 
 
-def end_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
-    """What is left to do for a front that died without a status: nobody will read the command's output, so it is
-    killed, and the terminals get the modes back that they had."""
+def kill_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
+    """Clean up after a front that died without a status: kill the command, whose output nobody will read, and give the
+    terminals their modes back."""
     try:
         _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
     except OSError:
@@ -137,7 +137,7 @@ def end_command(pidfd: int, terminals: Mapping[int, list[object]]) -> None:
 
 
 class Inherited:
-    """What the process was started with, and the command must get: environment, signal mask, ignored signals."""
+    """The environment, signal mask and ignored signals that we inherited, and that the command must get."""
 
     __slots__ = ("environ", "ignored", "mask")
 
@@ -147,16 +147,16 @@ class Inherited:
         self.ignored = ignored
 
     def restore_signals(self) -> None:
-        """Put the dispositions and the mask back as they were; what has a handler is reset by execve itself."""
+        """Restore the dispositions and the mask; execve itself resets the signals that have a handler."""
         for number in (*_SET_BY_PYTHON, _signal.SIGCHLD):
             _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
 
 
 def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> Child:
-    """Fork the command with `fds` (its number to ours) in place."""
+    """Fork the command; `fds` maps its descriptors to ours."""
     reading, writing = os.pipe()
-    missed = signals.missed_by_fork()
+    pending = signals.pending_terminal_signals()
     pid = os.fork()
     if pid:
         os.close(writing)
@@ -165,7 +165,7 @@ def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> C
         for target, source in fds.items():
             os.dup2(source, target, inheritable=True)
         inherited.restore_signals()
-        for number in missed:
+        for number in pending:
             os.kill(os.getpid(), number)
         error = execute(command, inherited.environ)
         os.write(writing, str(error.errno).encode())
@@ -178,14 +178,14 @@ def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> C
 
 
 def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
-    """Replace this process by the command, searched as execvp(3) does; returns the error where that fails."""
+    """Replace this process by the command, found as by execvp(3); returns the error if that fails."""
     arguments = [os.fsencode(word) for word in command]
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for path in _candidates(arguments[0], environ):
         try:
             os.execve(path, arguments, environ)
         except OSError as error:
-            if error.errno == errno.ENOEXEC:  # a script without a first line: as every shell does
+            if error.errno == errno.ENOEXEC:  # a script without a #! line: run it as every shell does
                 os.execve(b"/bin/sh", [b"/bin/sh", path, *arguments[1:]], environ)
             if error.errno == errno.EACCES:
                 failure = error
@@ -195,7 +195,7 @@ def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
 
 
 def failure_to_start(command: list[str], error: OSError) -> SqsteeError:
-    """What to say, and to exit with, where the command could not be executed."""
+    """The message and exit status for a command that could not be executed."""
     name = "".join(char if char.isprintable() else "?" for char in command[0])
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         missing = "" if "/" in command[0] else "check its name and PATH"
@@ -211,7 +211,7 @@ def _candidates(name: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:
 
 
 def unbuffered(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The environment in which Python and programs of the C library write each line at once, as under stdbuf -oL."""
+    """An environment in which Python and programs that use C's stdio write each line at once, as with stdbuf -oL."""
     changed = {**environ, b"PYTHONUNBUFFERED": b"1"}
     library = _stdbuf_library()
     if library:
@@ -231,18 +231,18 @@ def _stdbuf_library() -> bytes:
     return found[0] if found else b""
 
 
-def passthrough(command: list[str], inherited: Inherited, reason: str) -> SqsteeError:
-    """Run the command in our own place, uncaptured; returns the error where it cannot be executed.
+def exec_uncaptured(command: list[str], inherited: Inherited, reason: str) -> SqsteeError:
+    """Replace this process by the uncaptured command; returns the error if it cannot be executed.
 
-    With a reason there is one warning, since the output should have been captured.
+    A `reason` says why the output is not captured although it should have been, and is printed.
     """
     if reason:
-        say_uncaptured(reason)
+        warn_uncaptured(reason)
     inherited.restore_signals()
     return failure_to_start(command, execute(command, inherited.environ))
 
 
 def run_uncaptured(command: list[str], reason: str) -> SqsteeError:
-    """As `passthrough`, of a process that has changed nothing yet."""
+    """As `exec_uncaptured`, in a process that has changed nothing yet."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-    return passthrough(command, Inherited(environment(), mask, inherited_ignores()), reason)
+    return exec_uncaptured(command, Inherited(environment(), mask, inherited_ignores()), reason)

@@ -1,4 +1,4 @@
-"""The final flush: wait until the shipper has delivered the rest of a run, and count what became of its lines."""
+"""The final flush: waits until the shipper has delivered the rest of a run, and counts its lines by their outcome."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 
 
 class DeliveryStats:
-    """What became of a run's lines: those `captured` and not `waiting`, `dropped` or `quarantined` are delivered.
+    """A run's lines by their outcome: those `captured` and not `waiting`, `dropped` or `quarantined` are delivered.
 
-    `bytes` are the captured ones; `reasons` maps each reason for dropping lines to their number; `waiting_events` is
-    the number of the run's own events that wait; `requests` is None where nobody could count them; `reason` is why
-    something waits.
+    `bytes` counts the captured ones; `reasons` maps each reason for dropping lines to their number; `waiting_events` is
+    the number of the run's own events that wait; `requests` is None where nobody could count them; `reason` says why
+    lines or events wait.
     """
 
     def __init__(self, captured: int, size: int, reasons: Mapping[str, int]) -> None:
@@ -59,23 +59,23 @@ class DeliveryStats:
         return not (self.waiting or self.waiting_events or self.dropped or self.quarantined)
 
     def count_waiting(self, acknowledged: int, next_seq: int) -> None:
-        """Set how much waits of the seqs below `next_seq`, the last of which is the exit event's."""
-        seqs = max(0, next_seq - acknowledged - self.dropped)  # dropped lines are reported by themselves
+        """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's."""
+        seqs = max(0, next_seq - acknowledged - self.dropped)  # dropped lines are counted apart
         self.waiting_events = min(seqs, 1 + (acknowledged == 0))
         self.waiting = seqs - self.waiting_events
 
     def summary(self, seconds: float, destination: str) -> str:
         """Everything in one line."""
         requests = "" if self.requests is None else f" in {count(self.requests, 'request')}"
-        aside = f", {self.quarantined:,} put aside" if self.quarantined else ""
+        quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
         return (
             f"{count(self.captured, 'line')} ({self.bytes:,} bytes) in {seconds:.1f} s: {self.delivered:,} delivered"
-            f"{requests}, {self.waiting:,} waiting, {self.dropped:,} dropped{aside}; to {destination}"
+            f"{requests}, {self.waiting:,} waiting, {self.dropped:,} dropped{quarantined}; to {destination}"
         )
 
 
 class ProgressLine:
-    """One line on a terminal, redrawn in place and wiped at the end; nothing anywhere else, or in the background."""
+    """One line on a terminal, redrawn in place and erased at the end; only where we are in its foreground."""
 
     def __init__(self, unfinished: bool) -> None:
         self._unfinished = unfinished
@@ -84,14 +84,14 @@ class ProgressLine:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is somebody to look at it."""
+        """Whether our stderr is a terminal that shows our job."""
         try:
             return os.isatty(2) and os.tcgetpgrp(2) == os.getpgrp()
         except OSError:
             return False
 
     def draw(self, text: str) -> None:
-        """Show `text`; the command's unfinished line is left as it is, on a line of its own."""
+        """Show `text`, below an unfinished line of the command."""
         if self._output is None:
             self._output = output_of(2)
         try:
@@ -102,8 +102,8 @@ class ProgressLine:
         self._drawn = True
         self._write(f"{start}{text[: columns - 1]}\x1b[K")
 
-    def wipe(self) -> bool:
-        """Remove it; whether the cursor is at the start of a line because of us."""
+    def erase(self) -> bool:
+        """Erase the line; returns whether we have moved the cursor to the start of a line."""
         if self._drawn:
             self._write("\r\x1b[K")
         if self._output is not None:
@@ -123,8 +123,8 @@ class FinalFlush:
     """Waits for a run's shipper.
 
     `handle_signal` gets the number of each signal that arrives meanwhile, except for the termination signals, which cut
-    the waiting short. `unfinished` says whether the command's last line on stderr has no newline, `cut_short` why
-    nothing is to be waited for.
+    the wait short. `unfinished` says whether the command's last line on stderr lacks its newline, `cut_short` why not
+    to wait at all.
     """
 
     def __init__(
@@ -147,40 +147,40 @@ class FinalFlush:
         self.cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
 
     def finish(self) -> None:
-        """The run is closed: give the shipper its time for the rest, and kill it if it is not done by then.
+        """Have the shipper deliver the rest within the flush timeout, and kill it if it takes longer.
 
-        The rest stays in the spool, which is consistent at every moment.
+        Undelivered lines stay in the spool, which is consistent at every moment.
         """
         stats, writer, shipper = self.stats, self._writer, self._run.shipper
         if shipper is None:
-            stats.reason = "there is no background process"
+            stats.reason = "the background process could not be started"
             stats.count_waiting(0, writer.next_seq)
             return
         shipper.close()
         self._wait(_GRACE_SECONDS, lambda: not shipper.pid)
-        no_report = "the background process was ended"
+        no_report = "the background process ended early"
         if shipper.pid:
             no_report = self._late
             self._kill(shipper)
         report = shipper.read_report(writer.folder, writer.next_seq, no_report)
         stats.quarantined, stats.requests = report.quarantined, report.requests
         stats.count_waiting(report.acknowledged, writer.next_seq)
-        if not stats.complete:
+        if stats.waiting or stats.waiting_events:
             stats.reason = self._cut_short or report.reason or self._late
 
     def watch(self) -> None:
-        """The run goes on without us: wait until everything that was captured up to now is delivered."""
+        """Wait until everything captured up to now is delivered; an heir goes on with the run."""
         shipper, writer = self._run.shipper, self._writer
         if shipper is not None:
             everything = writer.spooled
             self._wait(0.0, lambda: not shipper.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
         self.stats.count_waiting(self._acknowledged(writer.next_seq), writer.next_seq)
         self.stats.quarantined = quarantined_records(writer.folder)
-        if not self.stats.complete:
+        if self.stats.waiting or self.stats.waiting_events:
             self.stats.reason = self._cut_short or self._late
 
     def _wait(self, grace: float, done: Callable[[], bool], look: float = _LONGEST_WAIT_SECONDS) -> None:
-        """Wait until `done`, asked after each signal and every `look` seconds, or a termination signal, or too late."""
+        """Wait until `done`, checked after each signal and every `look` s, a termination signal or the deadline."""
         deadline = self._started + self._seconds + grace
         while not done() and not self._cut_short and (now := time.monotonic()) < deadline:
             wait = min(look, self._draw_progress(now), deadline - now)
@@ -191,10 +191,10 @@ class FinalFlush:
                 self._cut_short = cut_short_by(info.si_signo)
             else:
                 self._handle_signal(info.si_signo)
-        self.cursor_moved = self._progress.wipe()
+        self.cursor_moved = self._progress.erase()
 
     def _draw_progress(self, now: float) -> float:
-        """Draw the progress line if it is due; returns in how many seconds it is due again."""
+        """Draw the progress line if it is due; returns the seconds until it is due again."""
         if not self._progress.wanted:
             return _LONGEST_WAIT_SECONDS
         early = self._started + _PROGRESS_AFTER_SECONDS - now
@@ -214,7 +214,7 @@ class FinalFlush:
         return Checkpoint(folder).next if os.path.exists(folder) else everything
 
     def _kill(self, shipper: ShipperHandle) -> None:
-        """Kill the shipper; wait neither for one that hangs in the disk, nor after a termination signal."""
+        """Kill the shipper; wait for its death for a second only, or up to a termination signal: the disk may hang."""
         os.kill(shipper.pid, _signal.SIGKILL)
         deadline = time.monotonic() + _GRACE_SECONDS
         while shipper.pid and (rest := deadline - time.monotonic()) > 0:
@@ -225,27 +225,27 @@ class FinalFlush:
 
 
 def cut_short_by(number: int) -> str:
-    """Why a wait ended before its time."""
+    """The reason of a wait that a termination signal ended."""
     return f"cut short by {_NAMES[number]}"
 
 
 def leftovers(stats: DeliveryStats, root: str) -> list[str]:
-    """What to say about lines that are not where they should be: how many, where, why, and what to do."""
+    """Notices about undelivered lines: how many, where they are, why, and what to do."""
     found = []
     for reason, number in stats.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
     if stats.quarantined:
         found.append(quarantine_notice(count(stats.quarantined, "line"), root))
     if stats.waiting or stats.waiting_events:
-        what = count(stats.waiting, "line") if stats.waiting else "the run's own events"
+        waiting = count(stats.waiting, "line") if stats.waiting else "the run's own events"
         why = f" ({stats.reason})" if stats.reason else ""
-        found.append(f"{what} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
+        found.append(f"{waiting} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
     return found
 
 
 def _why_dropped(reason: str, root: str) -> str:
     if reason.startswith("masking"):
-        return f"{reason}, see the patterns of --redact; a gap event says which"
+        return f"{reason}, check the patterns of --redact; a gap event says which lines"
     if reason.startswith("full"):
-        return f"the spool is {reason}: `sqstee flush` ships what waits, --spool-max gives more room"
-    return f"the spool could not be written ({reason}), a gap event says which; make room in {root}"
+        return f"the spool is {reason}: `sqstee flush` ships the waiting lines, --spool-max raises the bound"
+    return f"the spool could not be written ({reason}), a gap event says which lines; make room in {root}"

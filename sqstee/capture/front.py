@@ -1,11 +1,11 @@
-"""`sqstee -- COMMAND`: starts the command, which is all that is loaded before it, and hands over to supervision."""
+"""`sqstee -- COMMAND`: starts the command and hands over to the supervisor, which is loaded only then."""
 
 from __future__ import annotations
 
 import os
 
 from sqstee.capture import child, signals
-from sqstee.capture.output import keeps_boundaries
+from sqstee.capture.output import is_message_socket
 from sqstee.capture.stdio import Stdio
 from sqstee.capture.stream import pass_through
 from sqstee.errors import SqsteeError
@@ -24,7 +24,7 @@ NEST_VARIABLE = "SQSTEE_NEST"
 
 
 class Front:
-    """The process that the caller sees, up to the command's start. Raises SqsteeError for what cannot be meant."""
+    """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings."""
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -37,26 +37,27 @@ class Front:
             self._masker = Masker(settings.redact)
 
     def run(self) -> NoReturn:
-        """Start the command, see to it until its end, and end as it stdio."""
+        """Start the command, serve it until it ends, and end as it ends."""
         ignored = child.inherited_ignores()
         inherited = child.Inherited(child.environment(), signals.block(), ignored)
         try:
             closed = child.occupy_closed_fds()
             others = child.inherited_fds()
-            signals.keep_children()
-            captured = {1, 2} - closed - self._left_alone(inherited, closed)
+            signals.reset_sigchld()
+            captured = {1, 2} - closed - self._uncaptured(inherited, closed)
             if not captured:
-                raise child.passthrough(self._command, inherited, "")
+                raise child.exec_uncaptured(self._command, inherited, "")
             self._stdio = Stdio(captured, self._settings, inherited.environ)
-            self._mark_nest(inherited)
+            self._add_nest_entry(inherited)
             self._streams = self._stdio.streams()
             null = open_null()
-            self._child = child.start(self._command, self._stdio.of_command, inherited)
+            self._child = child.start(self._command, self._stdio.command_fds, inherited)
         except SqsteeError:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
-            raise child.passthrough(self._command, inherited, str(error)) from None
-        self._stdio.close_those_of_command()
+            _trace(f"runs the command uncaptured: {type(error).__name__}: {error}")
+            raise child.exec_uncaptured(self._command, inherited, str(error)) from None
+        self._stdio.close_command_fds()
         for fd in others:
             close_quietly(fd)
         for fd in (0, *({1} - captured)):
@@ -65,12 +66,12 @@ class Front:
         os.umask(0o077)
         self._supervise(signals.TERMINATION_SIGNALS - ignored - inherited.mask)
 
-    def _supervise(self, ending_signals: frozenset[int]) -> NoReturn:
-        """From here on the command runs: all that is not needed to start it is loaded now."""
+    def _supervise(self, termination_signals: frozenset[int]) -> NoReturn:
+        """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
         try:
             from sqstee.capture.supervisor import Supervisor
 
-            supervision = Supervisor(
+            supervisor = Supervisor(
                 self._settings,
                 self._command,
                 self._destination,
@@ -78,59 +79,68 @@ class Front:
                 self._child,
                 self._stdio,
                 self._streams,
-                ending_signals,
+                termination_signals,
             )
-        except Exception as error:  # its files have gone, or there is no memory: the command comes first
+        except Exception as error:  # our files are gone, or there is no memory: the command comes first
             self._pass_through(f"{type(error).__name__}: {error}")
-        supervision.run()
+        supervisor.run()
 
     def _pass_through(self, reason: str) -> NoReturn:
-        """Without supervision: the output, the signals that are sent to us, and the status."""
-        failure = self._child.started()
+        """Without a supervisor: pass the output through, relay signals, and end with the command's status."""
+        failure = self._child.wait_for_exec()
         if failure is not None:
             raise child.failure_to_start(self._command, failure)
-        child.say_uncaptured(reason)
+        _trace(f"passes the output through: {reason}")
+        child.warn_uncaptured(reason)
         status = signals.wait_for_command(self._child.pid, lambda: pass_through(self._streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))
         os._exit(os.WEXITSTATUS(status))
 
-    def _left_alone(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
-        """The outputs that are not ours to capture: an outer sqstee does, they are an interactive shell's, or each
-        write to them is a message of its own."""
+    def _uncaptured(self, inherited: child.Inherited, closed: set[int]) -> set[int]:
+        """The outputs that are not ours to capture.
+
+        An outer sqstee captures them already; or each write to them is a message of its own; or they are a terminal
+        that an interactive shell needs, or that --tty pass leaves to the command.
+        """
         value = os.fsdecode(inherited.environ.get(NEST_VARIABLE.encode(), b""))
-        left = captured_by_outer(value, self._place()) if value else set()
-        left |= {fd for fd in {1, 2} - closed if keeps_boundaries(fd)}
-        terminals = {fd for fd in (1, 2) if os.isatty(fd)}
-        if not terminals or self._settings.tty not in ("auto", "pass"):
-            return left
-        from sqstee.capture.shells import is_interactive_shell
+        nested = captured_by_outer(value, self._destination_identity()) if value else set()
+        messages = {fd for fd in {1, 2} - closed if is_message_socket(fd)}
+        terminals = {fd for fd in (1, 2) if os.isatty(fd)} if self._settings.tty in ("auto", "pass") else set()
+        if terminals and self._settings.tty == "auto":
+            from sqstee.capture.shells import is_interactive_shell
 
-        if self._settings.tty == "pass" or is_interactive_shell(self._command):
-            return left | terminals
-        return left
+            terminals = terminals if is_interactive_shell(self._command) else set()
+        for fds, reason in (
+            (nested, "an outer sqstee captures it"),
+            (messages, "each write to it is a message of its own"),
+            (terminals, "--tty pass, or an interactive shell"),
+        ):
+            for fd in sorted(fds):
+                _trace(f"output {fd} is not captured: {reason}")
+        return nested | messages | terminals
 
-    def _place(self) -> str:
-        """The destination, with what tells two local queues apart."""
+    def _destination_identity(self) -> str:
+        """The destination; for a local queue with its path, or the spool folder that holds it."""
         if self._destination.kind != "local":
             return self._destination.text
         return self._destination.name or root_path(self._settings.spool)
 
-    def _mark_nest(self, inherited: child.Inherited) -> None:
-        """Tell an inner sqstee what is captured already."""
-        mine = nest_entry(self._place(), self._stdio.of_command).encode()
+    def _add_nest_entry(self, inherited: child.Inherited) -> None:
+        """Record in the command's environment which streams are captured, for an inner sqstee."""
+        mine = nest_entry(self._destination_identity(), self._stdio.command_fds).encode()
         outer = inherited.environ.get(NEST_VARIABLE.encode(), b"")
         environ = {**inherited.environ, NEST_VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
 
 
 def captured_by_outer(value: str, destination: str) -> set[int]:
-    """Those of descriptors 1 and 2 that lead to an outer sqstee, alive, that ships them to `destination`.
+    """Those of descriptors 1 and 2 that lead to a live outer sqstee that ships to `destination`.
 
-    `value` is what the outer ones left in the environment: `pid:hash:dev.inode,…` each, separated by blanks, the
-    innermost last. A pipe that we hold cannot have been another before, so its inode is proof enough; the outer one, or
-    its heir, is alive if there is a reader. A terminal's inode is its number, which the next one gets: it must look as
-    ours do.
+    `value` holds one entry `pid:hash:dev.inode,…` for each outer sqstee, separated by blanks, the innermost last. The
+    inode of a pipe proves that it is the same one, since it cannot be reused while we hold it; the outer sqstee, or its
+    heir, is alive if the pipe has a reader. The inode of a terminal is its number, which is reused: it must be a pty of
+    sqstee too.
     """
     outer: dict[str, str] = {}
     for entry in value.split():
@@ -141,13 +151,13 @@ def captured_by_outer(value: str, destination: str) -> set[int]:
 
 
 def nest_entry(destination: str, command_fds: Mapping[int, int]) -> str:
-    """What to leave for an inner sqstee: the command's ends of the streams that we capture, and for whom."""
+    """Our entry for an inner sqstee: the destination's hash, and the command's ends of the streams that we capture."""
     streams = ",".join(_identity(fd) for fd in command_fds.values())
     return f"{os.getpid()}:{_hash(destination)}:{streams}"
 
 
 def _identity(fd: int) -> str:
-    """What a descriptor leads to: `dev.inode`, empty where it is closed."""
+    """A descriptor's file as `dev.inode`; empty where it is closed."""
     try:
         found = os.fstat(fd)
     except OSError:
@@ -156,7 +166,7 @@ def _identity(fd: int) -> str:
 
 
 def _hash(destination: str) -> str:
-    """FNV-1a, in 64 bits: it needs no module that would have to be loaded before the command's start."""
+    """FNV-1a, 64 bits: hashlib is too slow to load before the command's start."""
     found = 0xCBF29CE484222325
     for byte in os.fsencode(destination):
         found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
@@ -166,9 +176,9 @@ def _hash(destination: str) -> str:
 def _is_others_terminal(fd: int) -> bool:
     if not os.isatty(fd):
         return False
-    from sqstee.capture.pty import is_captured  # rarely needed
+    from sqstee.capture.pty import is_sqstee_pty  # rarely needed
 
-    return not is_captured(fd)
+    return not is_sqstee_pty(fd)
 
 
 def _has_reader(fd: int) -> bool:
@@ -177,3 +187,14 @@ def _has_reader(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)
     return not poll.poll(0)
+
+
+def _trace(text: str) -> None:
+    """Trace a decision; the module is not loaded before the command's start unless a trace was asked for."""
+    if "SQSTEE_DEBUG" in os.environ:
+        try:
+            from sqstee.trace import trace
+
+            trace("front", text)
+        except Exception:  # no descriptor is left to load it: the command comes first
+            pass

@@ -1,10 +1,11 @@
-"""What a run has to tell its user: lines of our own on stderr, after the command's last, each complete in itself."""
+"""A run's notices to its user: lines of our own on stderr, after the command's last line."""
 
 from __future__ import annotations
 
 from sqstee.capture.stdio import output_of
 from sqstee.errors import SqsteeError
 from sqstee.text import one_line
+from sqstee.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,37 +13,41 @@ if TYPE_CHECKING:
 
 
 class Notices:
-    """Collects lines and prints them at once; each says what happened, how much, and what to do next."""
+    """Collects lines and prints them together; each says what happened, how much, and what to do next."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
-        """One more line; the same one is said once."""
+        """Add a line, unless the same one was added before."""
         text = one_line(text)
         if text not in self._texts:
             self._texts.append(text)
+            trace("front", f"notice: {text}")
 
-    def guarded(self, what: str, advice: str, step: Callable[[], None]) -> bool:
-        """A step of ours that may fail: then one line says so, and the command does not notice. Whether it did well."""
+    def guarded(self, failure: str, advice: str, step: Callable[[], None]) -> bool:
+        """Take a step that may fail, and return whether it succeeded; a failure adds a line, and goes no further.
+
+        `failure` is its consequence for the user, `advice` the remedy.
+        """
         try:
             step()
         except SqsteeError as error:
             self.add(f"the output was not captured: {error.message} ({error.hint})")
         except Exception as error:
-            self.add(f"{what}: {reason_of(error)}; {advice}")
+            self.add(f"{failure}: {reason_of(error)}; {advice}")
         else:
             return True
         return False
 
     def print(self, unfinished: bool) -> None:
-        """Write the lines; with `unfinished` the command's last line has no end, and ours begin with one."""
+        """Write the lines; `unfinished`: the command's last line lacks its newline, which comes before ours then."""
         if self._texts:
             write("\n" * unfinished + "".join(f"sqstee: {text}\n" for text in self._texts))
 
 
 def write(text: str) -> None:
-    """To stderr, without waiting for room: one that nobody reads must not hold us."""
+    """Write to stderr without waiting for room: an unread one must not hold us up."""
     try:
         output = output_of(2)
         output.write(memoryview(text.encode(errors="replace")))

@@ -1,4 +1,4 @@
-"""Our own stdout and stderr: written without blocking, and never made non-blocking, since they are the caller's."""
+"""Our own stdout and stderr: written without blocking, but never made non-blocking, since they are the caller's."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ import os
 import stat
 
 PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
-PIPE_BYTES = 16 * PIPE_BUF  # how much a new pipe holds
-_SHORT_BYTES = 64  # a chunk that much shorter than PIPE_BYTES still tells its pages
+PIPE_BYTES = 16 * PIPE_BUF  # the capacity of a new pipe
+_SHORT_BYTES = 64  # a chunk shorter than PIPE_BYTES by up to this much still shows where its pages end
 _RWF_NOWAIT = 8  # linux/fs.h
-_PTMX = os.makedev(5, 2)  # to open a pty's master anew makes another pty
+_PTMX = os.makedev(5, 2)  # opening a pty's master again makes another pty
 
 
 class Output:
-    """One of our outputs; this one is a regular file or a device, where a plain write is right.
+    """One of our outputs; this class is for regular files and devices, where a plain write is right.
 
-    `fd` may be watched for room and for its reader leaving where `watched` is true.
+    `pollable` says whether `fd` can be polled for room. `reports_hangup` says whether polling it also shows, finally
+    and without a write, that its reader has left.
     """
 
-    watched = False
-    reader_leaves = True  # that its reader has gone is final, and shows without a write
+    pollable = False
+    reports_hangup = True
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     def write(self, data: memoryview) -> int:
-        """Write what can be written now; how much that was. Raises OSError, never BlockingIOError."""
+        """Write as much as can be written now, and return how much that was. Raises OSError, never BlockingIOError."""
         return os.write(self.fd, data)
 
     def close(self) -> None:
-        """Give up a description of our own."""
+        """Close a file description of our own."""
 
 
 class PipeOutput(Output):
-    """A pipe, through a non-blocking description of our own.
+    """A pipe, through a non-blocking file description of our own.
 
-    Other writers may share the pipe, and only writes of up to PIPE_BUF are atomic: lines go in pieces of that size that
-    end at a newline, so that none is broken. What the command itself did not write atomically need not be so from us.
+    Other writers may share the pipe, and only writes of up to PIPE_BUF are atomic: lines are written in pieces of at
+    most that size that end at a newline, so that no line is broken. Longer lines were not atomic from the command
+    either.
     """
 
-    watched = True
-    from_pipe = False  # what is written was read from a pipe of PIPE_BYTES, each time until it was empty
+    pollable = True
+    from_pipe = False  # each chunk to write was read from a pipe of PIPE_BYTES that this emptied
 
     def write(self, data: memoryview) -> int:
         written = 0
@@ -66,15 +68,16 @@ class PipeOutput(Output):
 
 
 def piece_end(text: bytes, at: int, from_pipe: bool) -> int:
-    """Where the piece of a chunk that begins at `at` ends, if no line that its writer wrote atomically may be broken.
+    """Where the piece of a chunk that begins at `at` ends, so that no line that was written atomically is broken.
 
-    That is the last newline within PIPE_BUF, or, where the chunk filled its pipe, the next end of a page that may be a
-    line's: a pipe is a ring of 16 pages, and only a write of more than PIPE_BUF is ever spread over two of them
-    (pipe_write() in Linux' fs/pipe.c). Pages less than full end at most as much earlier as the chunk is too short.
+    That is the last newline within PIPE_BUF, or, if the chunk filled its pipe, the next end of a page that can be the
+    end of a line: a pipe is a ring of 16 pages, and only a write of more than PIPE_BUF is ever spread over two of them
+    (pipe_write() in Linux's fs/pipe.c). Pages that are not full end earlier, by at most as many bytes as the chunk is
+    short of PIPE_BYTES.
     """
     short = PIPE_BYTES - len(text)
     if from_pipe and 0 <= short <= _SHORT_BYTES:
-        first = page = (at + short) // PIPE_BUF * PIPE_BUF + PIPE_BUF  # the page that `at` lies in ends there
+        first = page = (at + short) // PIPE_BUF * PIPE_BUF + PIPE_BUF  # the end of the page that holds `at`
         while page < len(text):
             end = text.rfind(b"\n", page - short - 1, page) + 1
             if end and page > first:
@@ -89,7 +92,7 @@ def piece_end(text: bytes, at: int, from_pipe: bool) -> int:
 
 
 class BorrowedPipeOutput(PipeOutput):
-    """A pipe that may not be opened anew (another user's): every write asks not to wait."""
+    """A pipe that we may not open again (another user's): every write asks not to wait."""
 
     def _write(self, piece: memoryview) -> int:
         try:
@@ -97,7 +100,7 @@ class BorrowedPipeOutput(PipeOutput):
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-        import select  # before Linux 6.5 only: what POLLOUT promises is all that can be written without waiting
+        import select  # before Linux 6.5 only: no more than POLLOUT promises can be written without waiting
 
         room = select.poll()
         room.register(self.fd, select.POLLOUT)
@@ -110,15 +113,15 @@ class BorrowedPipeOutput(PipeOutput):
 
 
 class NamedPipeOutput(PipeOutput):
-    """A pipe with a name, whose readers come and go: only a write tells that there is none."""
+    """A named pipe, whose readers come and go: only a write shows that there is none."""
 
-    reader_leaves = False
+    reports_hangup = False
 
 
 class TerminalOutput(Output):
-    """A terminal, through a non-blocking description of our own."""
+    """A terminal, through a non-blocking file description of our own."""
 
-    watched = True
+    pollable = True
 
     def write(self, data: memoryview) -> int:
         try:
@@ -131,16 +134,16 @@ class TerminalOutput(Output):
 
 
 class BorrowedTerminalOutput(TerminalOutput):
-    """A terminal that may not be opened anew (another user's, after su), or is a pty's master."""
+    """A terminal that we may not open again (another user's, after su), or a pty's master."""
 
     def close(self) -> None:
         pass
 
 
 class SocketOutput(Output):
-    """A socket, which cannot be opened anew: each send asks not to wait."""
+    """A socket, which cannot be opened again: each send asks not to wait."""
 
-    watched = True
+    pollable = True
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
@@ -160,24 +163,24 @@ class SocketOutput(Output):
 
 
 def open_output(fd: int) -> Output:
-    """The output behind descriptor 1 or 2, by what it is."""
+    """The output behind descriptor 1 or 2, by its type."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
         return SocketOutput(fd)
     if stat.S_ISFIFO(mode):
-        own, named = _own_description(fd), _has_name(fd)
+        own, named = _reopen(fd), _is_named(fd)
         if own < 0:
             borrowed = BorrowedPipeOutput(fd)
-            borrowed.reader_leaves = not named  # one that nobody reads yet cannot be opened anew either
+            borrowed.reports_hangup = not named  # opening a named pipe without a reader fails too
             return borrowed
         return NamedPipeOutput(own) if named else PipeOutput(own)
     if stat.S_ISCHR(mode) and os.isatty(fd):
-        own = -1 if os.fstat(fd).st_rdev == _PTMX else _own_description(fd)
+        own = -1 if os.fstat(fd).st_rdev == _PTMX else _reopen(fd)
         return BorrowedTerminalOutput(fd) if own < 0 else TerminalOutput(own)
     return Output(fd)
 
 
-def keeps_boundaries(fd: int) -> bool:
+def is_message_socket(fd: int) -> bool:
     """Whether a descriptor is a socket on which each write is a message of its own."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
@@ -190,14 +193,14 @@ def keeps_boundaries(fd: int) -> bool:
         found.detach()
 
 
-def _has_name(fd: int) -> bool:
+def _is_named(fd: int) -> bool:
     try:
         return os.readlink(f"/proc/self/fd/{fd}").startswith("/")
     except OSError:
         return False
 
 
-def _own_description(fd: int) -> int:
+def _reopen(fd: int) -> int:
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return os.open(f"/proc/self/fd/{fd}", flags)

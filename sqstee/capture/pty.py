@@ -1,12 +1,10 @@
-"""Terminals: a pty in the place of each output that is one, with the real terminal's size and modes."""
+"""A pty in the place of each output that is a terminal, with the real terminal's size and modes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import termios
-
-from sqstee.capture.pty_keys import _descendants, _reads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,29 +14,30 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_EXTPROC = 0o200000  # asm-generic/termbits.h: changes of mode are told to the master, in packet mode
-_TIOCPKT_IOCTL = 0x40  # ioctl_tty(2): the packet that says that the slave's modes have changed
-_IFLAG, _OFLAG, _LFLAG, _CC = 0, 1, 3, 6  # of tcgetattr's list
+_EXTPROC = 0o200000  # asm-generic/termbits.h: in packet mode the master is notified of changed modes
+_TIOCPKT_IOCTL = 0x40  # ioctl_tty(2): the control packet for changed modes of the slave
+_IFLAG, _OFLAG, _LFLAG, _CC = 0, 1, 3, 6  # indexes into tcgetattr's list
 _DEFAULT_SIZE = (24, 80)
 _LARGEST = 65535  # rows or columns: struct winsize holds unsigned shorts
 
 
 class Pty:
-    """A pty that stands for the terminal `real` (None where there is none and one was asked for).
+    """A pty in the place of the terminal `real` (None with --tty always, where there is no terminal).
 
-    Output processing is off in it, so that the bytes that come out are those that went in, and the real terminal does
-    what it always does with them. Modes that the command sets on it are copied to the real terminal.
+    Its output processing is off, so that bytes come out as they went in, and the real terminal processes them as it
+    always does. Modes that the command sets on the pty are copied to the real terminal. `name` is the path of its
+    slave, `saved` are the terminal's modes at the start.
     """
 
     def __init__(self, real: int | None, size: tuple[int, int]) -> None:
-        # a descriptor of its own: those from 0 to 2 are given up before the terminal is done with
+        # a descriptor of our own: we close 0 to 2 before we are done with the terminal
         self.real = None if real is None else fcntl.fcntl(real, fcntl.F_DUPFD_CLOEXEC, 3)
         self.master, self.slave = os.openpty()
         self._size = b""
-        self._name = os.ttyname(self.slave)
+        self.name = os.ttyname(self.slave)
         self.saved = termios.tcgetattr(self.slave if real is None else real)
-        self.copied = False
-        self.owes_modes = False  # the command has set some in the background: a shell's fg need not tell us
+        self.modes_copied = False
+        self.modes_pending = False  # set in the background, to be copied later: a shell's fg may send us no signal
         modes = list(self.saved)
         modes[_OFLAG] &= ~termios.OPOST
         modes[_LFLAG] |= _EXTPROC
@@ -49,16 +48,12 @@ class Pty:
         else:
             self.copy_size()
 
-    def is_read_by(self, command: int) -> bool:
-        """Whether a process of the command's reads keys from this pty, rather than from the terminal itself."""
-        return any(_reads(pid, self._name) for pid in _descendants(command))
-
-    def leave_modes(self) -> None:
-        """From here on the terminal's modes are somebody else's."""
+    def detach(self) -> None:
+        """Leave the real terminal alone from here on: it is the caller's again."""
         self.real = None
 
     def copy_size(self) -> None:
-        """Give the pty the real terminal's size; where it is new, tell the terminal's foreground group."""
+        """Give the pty the real terminal's size; if that has changed, send SIGWINCH to the foreground group."""
         if self.real is None:
             return
         try:
@@ -72,15 +67,15 @@ class Pty:
         except OSError:
             pass
 
-    def control(self, packet: int) -> None:
-        """Take a control packet of the master's."""
+    def handle_packet(self, packet: int) -> None:
+        """Handle a control packet from the master."""
         if packet & _TIOCPKT_IOCTL:
             self.copy_modes()
 
     def copy_modes(self) -> None:
-        """Copy the pty's modes to the real terminal, all but output processing as such; later where it is not ours."""
-        self.owes_modes = self.real is not None and not _in_foreground(self.real)
-        if self.real is None or self.owes_modes:
+        """Copy the pty's modes, except OPOST, to the real terminal; in the background note that they are pending."""
+        self.modes_pending = self.real is not None and not _in_foreground(self.real)
+        if self.real is None or self.modes_pending:
             return
         try:
             wanted, modes = termios.tcgetattr(self.master), termios.tcgetattr(self.real)
@@ -91,8 +86,8 @@ class Pty:
             new[_OFLAG] = (_flags(wanted, _OFLAG) & ~post) | (_flags(modes, _OFLAG) & post)
             if new != modes:
                 termios.tcsetattr(self.real, termios.TCSADRAIN, new)
-                self.copied = True
-            if _flags(wanted, _OFLAG) & post or not _flags(wanted, _LFLAG) & _EXTPROC:  # as `stty sane` leaves them
+                self.modes_copied = True
+            if _flags(wanted, _OFLAG) & post or not _flags(wanted, _LFLAG) & _EXTPROC:  # after `stty sane`
                 wanted[_OFLAG] = _flags(wanted, _OFLAG) & ~post
                 wanted[_LFLAG] = _flags(wanted, _LFLAG) | _EXTPROC
                 termios.tcsetattr(self.master, termios.TCSANOW, wanted)
@@ -101,7 +96,7 @@ class Pty:
 
 
 def restore(real: int, saved: Sequence[Any]) -> None:
-    """Give a terminal the modes that it had, unless it is another job's by now."""
+    """Give a terminal its saved modes back, unless another job has it now."""
     if not _in_foreground(real):
         return
     try:
@@ -110,8 +105,8 @@ def restore(real: int, saved: Sequence[Any]) -> None:
         pass
 
 
-def is_captured(fd: int) -> bool:
-    """Whether a terminal is a pty as we make them; one of another program's changes its modes untold."""
+def is_sqstee_pty(fd: int) -> bool:
+    """Whether a terminal is a pty of sqstee: only there EXTPROC is set, which reports changed modes."""
     try:
         return bool(_flags(termios.tcgetattr(fd), _LFLAG) & _EXTPROC)
     except termios.error:
@@ -119,7 +114,7 @@ def is_captured(fd: int) -> bool:
 
 
 def size_from(environ: Mapping[bytes, bytes]) -> tuple[int, int]:
-    """Rows and columns where there is no terminal to ask: LINES and COLUMNS, or 24 and 80."""
+    """Rows and columns where there is no terminal: LINES and COLUMNS, or 24 and 80."""
     rows, columns = environ.get(b"LINES", b""), environ.get(b"COLUMNS", b"")
     if rows.isdigit() and columns.isdigit():
         return min(int(rows[:9]), _LARGEST), min(int(columns[:9]), _LARGEST)
@@ -127,7 +122,7 @@ def size_from(environ: Mapping[bytes, bytes]) -> tuple[int, int]:
 
 
 def _in_foreground(real: int) -> bool:
-    """Whether this terminal's modes are ours to change; in the background the bare command would be stopped."""
+    """Whether we may change this terminal's modes; in the background the unwrapped command would be stopped for it."""
     try:
         return os.tcgetpgrp(real) == os.getpgrp()
     except OSError:

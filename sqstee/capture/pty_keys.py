@@ -1,12 +1,22 @@
-"""Which process of the command reads keys from its pty, found in /proc."""
+"""Keys of the terminal for a program that reads them from a pty of ours, as pagers do; found in /proc."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
 
-_MOST_POLLED = 1024
-# The numbers of read, poll, ppoll, select and pselect6 in the kernel's tables of x86-64, and of all newer machines.
+from sqstee.capture.stream import readable_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqstee.capture.pty import Pty
+
+_MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.01, 0.5  # between searches for a reader of the keys; doubled each time
+_KEY_BYTES = 4096
+_MAX_POLLED_FDS = 1024
+# The numbers of read, poll, ppoll, select and pselect6 in the kernel's tables: of x86-64, and of all newer machines.
 _SYSTEM_CALLS = (
     {b"0": "read", b"7": "poll", b"271": "poll", b"23": "select", b"270": "select"}
     if os.uname().machine == "x86_64"
@@ -14,8 +24,60 @@ _SYSTEM_CALLS = (
 )
 
 
+class KeyRelay:
+    """Passes keys from the terminal to the pty that a process of the command reads.
+
+    `fd` is the terminal, to be watched edge-triggered: keys that no pty's reader wants are for the command to read
+    from the terminal itself, whenever it likes. `due` is when to call `relay` again, None where no key waits. Raises
+    OSError where there is no terminal.
+    """
+
+    def __init__(self, command: int) -> None:
+        self.fd = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        self.due: float | None = None
+        self._command = command
+        self._delay = _MIN_DELAY_SECONDS
+
+    def keys_arrived(self, ptys: Sequence[Pty]) -> None:
+        """Relay keys that were typed just now."""
+        self._delay = _MIN_DELAY_SECONDS
+        self.relay(ptys)
+
+    def relay(self, ptys: Sequence[Pty]) -> None:
+        """Relay the waiting keys if a process reads one of `ptys`; otherwise try again later, as it may be starting.
+
+        In the background the keys belong to another job, and reading them would fail.
+        """
+        try:
+            in_foreground = os.tcgetpgrp(self.fd) == os.getpgrp()
+            pty = next((pty for pty in ptys if in_foreground and _is_read_by(pty.name, self._command)), None)
+            if pty and (keys := os.read(self.fd, _KEY_BYTES)):
+                os.write(pty.master, keys)
+                self._delay = _MIN_DELAY_SECONDS
+            self.due = None
+            if readable_bytes(self.fd):
+                self.due = time.monotonic() + self._delay
+                self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Relay no more keys."""
+        if self.fd >= 0:
+            os.close(self.fd)  # which removes it from any epoll
+        self.fd = -1
+        self.due = None
+
+
+def _is_read_by(terminal: str, command: int) -> bool:
+    """Whether a process of the command reads the terminal of this name."""
+    return any(_reads(pid, terminal) for pid in _descendants(command))
+
+
 def _descendants(pid: int) -> Iterator[int]:
-    """A process and those it started, as far as they have not been handed to another parent."""
+    """A process and its descendants, except those that were handed to another parent."""
     yield pid
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
@@ -27,19 +89,19 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _reads(pid: int, terminal: str) -> bool:
-    """Whether a process reads from a terminal: has it as fd 0, has opened it for reading alone, or waits for it."""
+    """Whether a process reads a terminal: as its fd 0, by a read-only descriptor, or in its current system call."""
     folder = f"/proc/{pid}/fd"
     try:
         fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == terminal}
         if 0 in fds or any(not os.lstat(f"{folder}/{fd}").st_mode & 0o200 for fd in fds):
             return True
-        return bool(fds & _awaited(pid))
+        return bool(fds & _awaited_fds(pid))
     except (OSError, ValueError, IndexError):
         return False
 
 
-def _awaited(pid: int) -> set[int]:
-    """The descriptors that a process waits to read, from the system call that it is in (proc(5), syscall and mem)."""
+def _awaited_fds(pid: int) -> set[int]:
+    """The descriptors that a process waits to read, from its current system call (proc(5), syscall and mem)."""
     with open(f"/proc/{pid}/syscall", "rb") as file:
         call, *arguments = file.read().split()
     kind = _SYSTEM_CALLS.get(call, "")
@@ -51,7 +113,7 @@ def _awaited(pid: int) -> set[int]:
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         if kind == "poll":  # struct pollfd: int fd, short events, short revents
             memory.seek(first)
-            data = memory.read(8 * min(second, _MOST_POLLED))
+            data = memory.read(8 * min(second, _MAX_POLLED_FDS))
             return {int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 8)}
         memory.seek(second)  # fd_set: bits
         bits = int.from_bytes(memory.read((first + 7) // 8), "little")

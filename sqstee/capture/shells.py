@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-_LEADS = frozenset(("env", "nice", "ionice", "nohup", "setsid", "stdbuf", "exec", "doas"))
+_WRAPPERS = frozenset(("env", "nice", "ionice", "nohup", "setsid", "stdbuf", "exec", "doas"))
 _LOGINS = frozenset(("su", "login"))
 _SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "tcsh", "csh", "ash", "busybox"))
 
 
 def is_interactive_shell(command: Sequence[str]) -> bool:
-    """Whether the command is a shell at the terminal, or leads to one, which needs its own stderr for job control."""
+    """Whether the command is, or starts, a shell at the terminal, which needs it as stderr for job control."""
     if not os.isatty(0):
         return False
     words = list(command)
-    while words and os.path.basename(words[0]) in _LEADS:
-        words = _behind_options(words[1:])
+    while words and os.path.basename(words[0]) in _WRAPPERS:
+        words = _skip_options(words[1:])
     if not words:
         return False
     name, *rest = words
@@ -31,7 +31,7 @@ def is_interactive_shell(command: Sequence[str]) -> bool:
     return all(word.startswith("-") and (word.startswith("--") or "c" not in word) for word in rest)
 
 
-def _behind_options(words: list[str]) -> list[str]:
+def _skip_options(words: list[str]) -> list[str]:
     while words and (words[0].startswith("-") or "=" in words[0]):
         words = words[1:]
     return words

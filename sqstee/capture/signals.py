@@ -1,4 +1,4 @@
-"""Signals of the front: what the command must get from us, what it already got, and dying as it died."""
+"""Signals of the front: relaying to the command those that it did not get, job control, and dying by a signal."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ WAITED = ALL - {_signal.SIGKILL, _signal.SIGSTOP}
 TERMINATION_SIGNALS = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM))
 JOB_STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
 # The kernel gives these to the terminal's whole foreground group, so that the command has them already.
-_OF_THE_TERMINAL = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGCONT, *JOB_STOPS))
-_TO_A_LEADER_ALONE = frozenset((_signal.SIGHUP, _signal.SIGCONT))
+_TERMINAL_SIGNALS = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGCONT, *JOB_STOPS))
+_ONLY_TO_SESSION_LEADER = frozenset((_signal.SIGHUP, _signal.SIGCONT))
 _WITNESS_STEPS = (0.0, 0.0001, 0.0002, 0.0007, 0.001, 0.002, 0.003, 0.005, 0.008)  # 20 ms in all
 _POLL_SECONDS = 0.001
 _CLEARED_SECONDS = 0.1
 
 
 def block() -> set[int]:
-    """Block every signal; the mask that was in force."""
+    """Block every signal; returns the previous mask."""
     return _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL)
 
 
-def missed_by_fork() -> set[int]:
-    """Those of the terminal's signals that are pending for us: a process that is forked now would not get them."""
-    return set(_signal.sigpending()) & (_OF_THE_TERMINAL - {_signal.SIGCONT})
+def pending_terminal_signals() -> set[int]:
+    """The terminal's signals that are pending for us: a process forked now does not inherit them."""
+    return set(_signal.sigpending()) & (_TERMINAL_SIGNALS - {_signal.SIGCONT})
 
 
-def keep_children() -> None:
-    """An inherited ignored SIGCHLD would take the command's status away from us; it stays ignored in the command."""
+def reset_sigchld() -> None:
+    """Undo an inherited SIG_IGN, which would discard the command's status; the command still inherits it."""
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
 
 class Relay:
-    """Forwards to the command what it did not get itself.
+    """Forwards to the command the signals that it did not get itself.
 
-    The witness is the shipper: it is in our process group and has every signal blocked, so that a signal to the group
-    stays pending in it, where /proc shows it.
+    The witness is the shipper process: it is in our process group and has every signal blocked, so a signal to the
+    whole group stays pending in it, where /proc shows it.
     """
 
     def __init__(self, pid: int, witness: ShipperHandle | None) -> None:
         self._pid = pid
         self._witness = witness
-        self._leader = os.getsid(0) == os.getpid()
-        self._stale: set[int] = set()  # signals that the witness was asked to take off its pending ones
-        self._stops: set[int] = set()  # stop signals that reached us since the command last went on
+        self._is_session_leader = os.getsid(0) == os.getpid()
+        self._stale: set[int] = set()  # signals that the witness was asked to clear
+        self._stops: set[int] = set()  # stop signals that reached us since the command last continued
 
     def handle(self, info: _signal.struct_siginfo) -> None:
-        """Decide about one signal, and forward it where that is right."""
+        """Forward a signal, unless the command got it too."""
         number = info.si_signo
         if info.si_pid == os.getpid() and info.si_code <= 0:
             return  # our own: a broken pipe, WINCH to the group
@@ -68,25 +68,25 @@ class Relay:
             self._stops.clear()
         if info.si_code == SI_KERNEL:
             self._handle_from_kernel(number)
-        elif not self._group_got(number, info.si_pid):
+        elif not self._reached_group(number, info.si_pid):
             self._forward(number)
 
-    def stop_with(self, number: int) -> None:
-        """The command was stopped: stop as well, by the same signal, so that the shell sees its job stopped.
+    def stop_like_command(self, number: int) -> None:
+        """Stop by the same signal as the command was stopped, so that the shell sees its job stopped.
 
-        By SIGSTOP only if a stop was meant for the job (a program that catches TSTP to tidy up stops itself so): others
-        who stop the command, a debugger for one, will have it go on without telling us.
+        After SIGSTOP stop only if a stop signal was sent to the job too: a program that catches SIGTSTP stops itself
+        with SIGSTOP. If only the command was stopped, by a debugger for example, nobody will continue us.
         """
         meant = bool(self._stops or _signal.sigpending() & JOB_STOPS)
         if number in JOB_STOPS or meant:
             self._stops.clear()
-            if not self._command_goes_on():
+            if not self._command_continued():
                 stop(number)
 
-    def _command_goes_on(self) -> bool:
-        """Whether the stopped command runs again by now: if we stopped then, nobody would have us go on as well.
+    def _command_continued(self) -> bool:
+        """Whether the stopped command has continued already; if we stopped now, nobody would continue us.
 
-        A SIGCONT that came to us alone is still to be forwarded: it would be lost with our stop.
+        A SIGCONT that was sent to us alone is forwarded first: our stop would discard it.
         """
         info = _signal.sigtimedwait({_signal.SIGCONT}, 0)
         if info is not None:
@@ -97,7 +97,7 @@ class Relay:
     def _handle_from_kernel(self, number: int) -> None:
         if number == _signal.SIGWINCH:
             return
-        if number not in _OF_THE_TERMINAL or (self._leader and number in _TO_A_LEADER_ALONE):
+        if number not in _TERMINAL_SIGNALS or (self._is_session_leader and number in _ONLY_TO_SESSION_LEADER):
             self._forward(number)
         else:
             self._clear(number)
@@ -108,21 +108,21 @@ class Relay:
         except OSError:
             pass
 
-    def _group_got(self, number: int, sender: int) -> bool:
-        """Whether a signal that a process sent went to the whole group, the command included."""
+    def _reached_group(self, number: int, sender: int) -> bool:
+        """Whether a process sent the signal to the whole group, the command included."""
         if self._witness is None or not self._witness.pid or not self._command_is_in_our_group():
             return False
-        self._await_cleared(number)
+        self._wait_until_cleared(number)
         for step in _WITNESS_STEPS:
             time.sleep(step)
-            if self._witness_has(number):
-                self._drop_double(number, sender)
+            if self._is_pending_in_witness(number):
+                self._forward_second_sender(number, sender)
                 self._clear(number)
                 return True
         return False
 
-    def _drop_double(self, number: int, sender: int) -> None:
-        """timeout(1) signals its child and then the group: the second of the two may be waiting for us by now."""
+    def _forward_second_sender(self, number: int, sender: int) -> None:
+        """Forward the same signal from another sender: timeout(1), for one, signals its child and then the group."""
         time.sleep(_WITNESS_STEPS[1])
         info = _signal.sigtimedwait({number}, 0)
         if info is not None and info.si_pid != sender:
@@ -134,25 +134,25 @@ class Relay:
         except OSError:
             return False
 
-    def _witness_has(self, number: int) -> bool:
+    def _is_pending_in_witness(self, number: int) -> bool:
         assert self._witness
         return bool(pending(self._witness.pid) >> number - 1 & 1)
 
     def _clear(self, number: int) -> None:
-        """Have the witness take the signal, so that the next one shows."""
+        """Have the witness clear the signal, so that the next one can be seen."""
         if self._witness and self._witness.pid:
             self._stale.add(number)
             self._witness.notify(bytes([number]))
 
-    def _await_cleared(self, number: int) -> None:
+    def _wait_until_cleared(self, number: int) -> None:
         deadline = time.monotonic() + _CLEARED_SECONDS
-        while number in self._stale and self._witness_has(number) and time.monotonic() < deadline:
+        while number in self._stale and self._is_pending_in_witness(number) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._stale.discard(number)
 
 
 def pending(pid: int) -> int:
-    """The signals that are pending for a whole process, as a bit mask (bit 0 is signal 1); 0 where it is unknown."""
+    """The signals pending for a process as a whole, as a bit mask (bit 0 is signal 1); 0 where they are unknown."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             text = file.read()
@@ -163,17 +163,20 @@ def pending(pid: int) -> int:
 
 
 def stop(number: int) -> None:
-    """Stop this process by a signal that it has blocked; returns when it goes on."""
+    """Stop this process by a signal that it has blocked; returns when it is continued."""
     for pending in JOB_STOPS:
-        _signal.sigtimedwait({pending}, 0)  # one that is pending would stop us a second time
+        _signal.sigtimedwait({pending}, 0)  # a pending one would stop us a second time
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {number})
 
 
 def wait_for_command(pid: int, work: Callable[[], None]) -> int:
-    """Do `work` while the command `pid` runs, and send it what processes send to us; its wait status, once both are
-    done. The plainest way there is: without a thread the signals come after the work."""
+    """Do `work` and relay signals until the command `pid` has ended too; returns its wait status.
+
+    This is for when the supervisor has failed, and needs as little as possible: signals that processes sent to us are
+    forwarded, others are not; without a thread they wait until the work is done.
+    """
     import _thread
 
     working, main = [True], _thread.get_ident()
@@ -201,7 +204,7 @@ def wait_for_command(pid: int, work: Callable[[], None]) -> int:
 
 
 def die_by(number: int) -> NoReturn:
-    """End by the signal that ended the command, without a core of our own; as PID 1, which cannot, with 128 + n."""
+    """End by a signal, without a core dump of our own; PID 1 cannot, and exits with 128 + n."""
     try:
         import resource
 

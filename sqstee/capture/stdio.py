@@ -1,4 +1,4 @@
-"""What stands between the command and us: a pipe or a pty for each captured output, with both its stdio."""
+"""The pipes and ptys between the command and us, one for each captured output."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ _OUTPUT_STREAM = 2  # the spool's number of the merged stream
 
 
 class Stdio:
-    """Both ends of what stands between the command and us: a pipe or a pty for each captured output.
+    """Both ends of a pipe or a pty for each captured output.
 
-    `of_command` maps the command's descriptors to its ends; `on_stderr` are those of our outputs that show where our
-    stderr does.
+    `command_fds` maps the command's descriptors to its ends of them. `sharing_stderr` are our outputs that lead to the
+    same place as our stderr.
     """
 
     def __init__(self, captured: set[int], settings: Settings, environ: dict[bytes, bytes]) -> None:
-        self.of_command: dict[int, int] = {}
+        self.command_fds: dict[int, int] = {}
         self._sources: dict[int, int] = {}
         self._ptys: dict[int, Pty] = {}
-        self.on_stderr: set[int] = set()
+        self.sharing_stderr: set[int] = set()
         self._merged = settings.merge
         targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in captured}
         for fd, numbers in targets.items():
             source, end = self._open(fd, settings.tty, environ)
             self._sources[fd] = source
-            self.of_command.update(dict.fromkeys(numbers, end))
+            self.command_fds.update(dict.fromkeys(numbers, end))
 
     def streams(self) -> list[Stream]:
-        """What the capture loop works on."""
-        self.on_stderr = {fd for fd in self._sources if _is_stderr(fd)}
+        """The streams for the capture loop."""
+        self.sharing_stderr = {fd for fd in self._sources if _is_stderr(fd)}
         return [
             Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output_of(fd), self._ptys.get(fd))
             for fd, source in self._sources.items()
         ]
 
-    def close_those_of_command(self) -> None:
-        """Once the command has them; else no stream would ever end."""
-        for end in set(self.of_command.values()):
+    def close_command_fds(self) -> None:
+        """Close the command's ends once the command has them; otherwise no stream would ever end."""
+        for end in set(self.command_fds.values()):
             os.close(end)
 
     def terminals(self) -> dict[int, list[object]]:
-        """The real terminals, and the modes that they had at the start."""
+        """The real terminals, with their modes at the start."""
         return {pty.real: list(pty.saved) for pty in self._ptys.values() if pty.real is not None}
 
     def copy_sizes(self) -> None:
-        """A terminal has a new size."""
+        """Give each pty the new size of its terminal."""
         for pty in self._ptys.values():
             pty.copy_size()
 
     def copy_modes(self) -> None:
-        """Back in the foreground: the modes that the command has set hold again."""
+        """Copy the modes that the command has set to the terminals again: we are back in the foreground."""
         for pty in self._ptys.values():
-            if pty.copied:
+            if pty.modes_copied:
                 pty.copy_modes()
 
-    def leave_modes(self) -> None:
-        """The terminal is the caller's again."""
+    def detach(self) -> None:
+        """Leave the terminals alone from here on: they are the caller's again."""
         for pty in self._ptys.values():
-            pty.leave_modes()
+            pty.detach()
 
     def restore_modes(self) -> None:
-        """The command was killed and could not clean up behind itself."""
+        """Give the terminals their modes back after the command was killed and could not do so itself."""
         from sqstee.capture.pty import restore
 
         for pty in self._ptys.values():
-            if pty.copied and pty.real is not None:
+            if pty.modes_copied and pty.real is not None:
                 restore(pty.real, pty.saved)
 
     def _open(self, fd: int, tty: str, environ: dict[bytes, bytes]) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Stdio:
 
 
 def output_of(fd: int) -> Output:
-    """The output behind a descriptor; whatever is odd about it can be written to as it is."""
+    """The output behind a descriptor; if it cannot be examined, a plain one."""
     try:
         return open_output(fd)
     except Exception:
@@ -96,7 +96,7 @@ def output_of(fd: int) -> Output:
 
 
 def _is_stderr(fd: int) -> bool:
-    """Whether what was written to `fd` and our own messages end up in one place."""
+    """Whether `fd` and our own notices on stderr lead to the same place."""
     if fd == 2:
         return True
     try:

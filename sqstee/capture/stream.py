@@ -1,9 +1,10 @@
-"""A captured stream, and the plainest way to pass one through."""
+"""A captured stream, and the simplest way to pass one through."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 65536
 READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+_FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 
 class Stream:
     """One captured stream.
 
-    `number` is the spool's, `fd` the output of ours that it goes to, `source` our end of the command's pipe or pty.
+    `number` is its number in the spool, `fd` the output of ours that it goes to, `source` our end of the command's pipe
+    or pty.
     """
 
     __slots__ = (
@@ -42,17 +45,17 @@ class Stream:
         self.source = source
         self.output = output
         self.pty = pty
-        self.pending: memoryview | None = None  # what was read and the output has not taken yet
+        self.pending: memoryview | None = None  # bytes read that the output has not accepted yet
         self.stalled = False  # the output has no room: nothing is read meanwhile
-        self.unspooled = b""  # what was read and the full spool has not taken yet: nothing is read meanwhile
-        self.error: OSError | None = None  # what the output answered to a write, other than that its reader left
+        self.unspooled = b""  # bytes read that the full spool has not accepted yet: nothing is read meanwhile
+        self.error: OSError | None = None  # the output's first error, other than that its reader left
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
         self.spooled_at = 0.0
         self.remaining = 0  # bytes still to be read once the command has ended
 
     def read(self) -> bytes | None:
-        """The next bytes; empty at the end of the stream, None where there are none now."""
+        """The next bytes; empty at the end of the stream, None where none are available now."""
         try:
             data = os.read(self.source, CHUNK_BYTES)
         except OSError as error:  # EIO: the last writer of a pty has gone
@@ -60,14 +63,21 @@ class Stream:
         if self.pty is None or not data:
             return data
         self.pty.copy_size()
-        if data[0]:  # packet mode: the first byte says what the rest is
-            self.pty.control(data[0])
+        if data[0]:  # packet mode: the first byte is not 0 in a control packet
+            self.pty.handle_packet(data[0])
             return None
         return data[1:]
 
 
+def readable_bytes(fd: int) -> int:
+    """How many bytes can be read from a pipe, socket or terminal now."""
+    import fcntl  # not before the command starts, which needs no ioctl
+
+    return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), sys.byteorder, signed=True)
+
+
 def pass_through(streams: list[Stream]) -> None:
-    """Pass through and nothing else, for when the capture loop has failed: the plainest one there is."""
+    """Pass output through and do nothing else: the simplest loop, used when the capture loop has failed."""
     import select
 
     running = [stream for stream in streams if not stream.pending or _write_all(stream.fd, stream.pending)]
@@ -83,7 +93,7 @@ def pass_through(streams: list[Stream]) -> None:
 
 
 def _pass_on(stream: Stream) -> bool:
-    """Move a chunk; whether there may be more."""
+    """Move one chunk; returns whether there may be more."""
     try:
         data = os.read(stream.source, CHUNK_BYTES)
     except OSError as error:
@@ -94,7 +104,7 @@ def _pass_on(stream: Stream) -> bool:
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> bool:
-    """Write, waiting for room; whether the reader is still there (another error costs these bytes alone)."""
+    """Write, waiting for room; returns whether the reader is still there (any other error loses only these bytes)."""
     rest = memoryview(data)
     while rest:
         try:

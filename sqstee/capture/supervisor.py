@@ -1,16 +1,16 @@
-"""While the command runs: wires capture, spool and shipper together, relays signals, learns the command's status."""
+"""While the command runs: connects capture, spool and shipper, relays signals, and waits for the command's status."""
 
 from __future__ import annotations
 
 import _thread
 import os
-import resource  # noqa: F401  # wait3 would import it, when there may be no descriptor left for that
+import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
 import time
 
 from sqstee.capture import child, signals
-from sqstee.capture.loop import CaptureLoop, SpoolFeed, readable_bytes
+from sqstee.capture.loop import CaptureLoop, SpoolFeed
 from sqstee.capture.notices import Notices
-from sqstee.capture.stream import Stream, pass_through
+from sqstee.capture.stream import Stream, pass_through, readable_bytes
 from sqstee.capture.teardown import Teardown
 from sqstee.capture.wrapped_run import WrappedRun
 from sqstee.errors import SqsteeError
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
-_DRAIN_SECONDS = 0.1  # how long the command's last output before a stop, or at its end, may take to be passed on
-_CAPTURED_SECONDS = 5.0  # how long the capture thread may wait for the processor while no output holds it up
+_DRAIN_SECONDS = 0.1  # how long passing on the command's last output, before a stop or at its end, may take
+_CAPTURED_SECONDS = 5.0  # how long the capture thread may take to get the processor while no output holds it up
 
 
 class Supervisor:
@@ -56,7 +56,7 @@ class Supervisor:
     ) -> None:
         notices, loop = Notices(), CaptureLoop(streams)
         if destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
-            notices.add(f"the token goes to {destination.name} unencrypted: https:// would protect it")
+            notices.add(f"the token goes to {destination.name} unencrypted: use https:// to protect it")
         self._run = WrappedRun(
             settings, command, destination, masker, child, stdio, streams, termination_signals, notices, loop
         )
@@ -75,15 +75,15 @@ class Supervisor:
             self._rescue(error)
 
     def _rescue(self, error: BaseException) -> NoReturn:
-        """A bug of ours while the command runs: pass its output through, wait for it, and end with its status."""
+        """After a bug of ours: pass the command's output through, wait for it, and end with its status."""
         run = self._run
         if run.status is None:
             run.status = signals.wait_for_command(run.child.pid, self._pass_rest_through)
         else:
             self._pass_rest_through()
         try:
-            what = f"the run could not be ended as it should be: {type(error).__name__}: {error}"
-            self._notices.add(f"{what}; the command is not affected, `sqstee flush` ships what is kept")
+            failure = f"sqstee failed while the command ran: {type(error).__name__}: {error}"
+            self._notices.add(f"{failure}; the command is not affected, `sqstee flush` ships the lines in the spool")
             self._notices.print(unfinished=False)
         except Exception:  # the status matters more than the notice
             pass
@@ -95,27 +95,27 @@ class Supervisor:
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
-        """From here on every failure is ours, and the command must not notice it."""
-        run, guarded, flush = self._run, self._notices.guarded, "`sqstee flush` ships what is kept"
+        """Serve the command; a failure of ours from here on must not affect it."""
+        run, guarded, flush = self._run, self._notices.guarded, "`sqstee flush` ships the lines in the spool"
         guarded("the output was not captured", "choose another folder with --spool DIR", self._open_spool)
-        failure = run.child.started()
+        failure = run.child.wait_for_exec()
         if failure is not None:
             if run.spooled:
-                guarded("the spool of a run that never was stays", "`sqstee flush` removes it", run.spooled.delete)
+                guarded("the spool of this run was not removed", "`sqstee flush` removes it", run.spooled.delete)
             raise child.failure_to_start(run.command, failure)
         trace(
             "front", f"process {run.child.pid} runs the command; streams {sorted(s.fd for s in run.streams)} captured"
         )
-        guarded("the working directory stays in use", "it cannot be unmounted meanwhile", lambda: os.chdir("/"))
+        guarded("the working directory stays in use", "its disk cannot be unmounted meanwhile", lambda: os.chdir("/"))
         guarded("nothing is shipped in the background", flush, self._start_shipper)
-        guarded("signals are not relayed as they should be", "send them to the command", self._make_relay)
+        guarded("signals may not be relayed", "send signals to the command itself", self._make_relay)
         guarded("keys may not reach a pager", "give it the terminal with --tty pass", self._watch_keys)
         if run.spooled and run.spooled.syncer:
-            guarded("--fsync is not in force", "other lines are kept as without it", run.spooled.syncer.start)
+            guarded("--fsync has no effect", "lines are kept as without it", run.spooled.syncer.start)
         writer = run.spooled.writer if run.spooled else None
         self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
-        self._attend()
+        self._wait_for_end()
         teardown = self._teardown()
         teardown.run()
         teardown.exit()
@@ -152,7 +152,7 @@ class Supervisor:
         trace("front", f"process {run.shipper.pid} {'stands by: an agent ships' if served else 'ships'}")
 
     def _stand_by(self, wake: int, report: int) -> None:
-        """The body of the process in the shipper's place while an agent ships."""
+        """The body of the process that stands by in the shipper's place while an agent ships."""
         from sqstee.ship.standby import StandBy
         from sqstee.spool import agent_file
 
@@ -165,7 +165,7 @@ class Supervisor:
             wake,
             report,
             serves=lambda: agent_file.serves(spooled.root, policy.to, os.environ),
-            on_front_death=self._end_command,
+            on_front_death=self._kill_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
             patience=settings.flush_timeout if settings.strict or settings.summary else 0.0,
@@ -173,15 +173,15 @@ class Supervisor:
 
     def _ship(self, wake: int, report: int) -> None:
         """The body of the shipper process."""
-        from sqstee.ship import shipper_process  # boto3 and all: only ever in this process
+        from sqstee.ship import shipper_process  # loads boto3 and more: only ever in this process
 
         run = self._run
         assert run.spooled
         assert run.policy
-        shipper_process.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._end_command)
+        shipper_process.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._kill_command)
 
-    def _end_command(self) -> None:
-        child.end_command(self._run.child.pidfd, self._run.stdio.terminals())
+    def _kill_command(self) -> None:
+        child.kill_command(self._run.child.pidfd, self._run.stdio.terminals())
 
     def _start_capture(self) -> None:
         main = _thread.get_ident()
@@ -193,15 +193,14 @@ class Supervisor:
         self._capturing = True
         try:
             _thread.start_new_thread(work, ())
-        except RuntimeError:  # no thread available: signals are handled between the chunks
+        except RuntimeError:  # no thread available: handle signals between chunks
             self._run_capture(self._handle_pending_signals)
 
     def _run_capture(self, tick: Callable[[], None] | None = None) -> None:
         try:
             self._loop.run(tick)
         except Exception as error:
-            self._loop.feed.failure = f"{type(error).__name__}: {error}"
-            self._loop.feed.writer = None
+            self._loop.feed.fail(error)
             pass_through(self._loop.open)
         finally:
             self._captured = True
@@ -210,28 +209,28 @@ class Supervisor:
         while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
             self._handle(info)
 
-    def _attend(self) -> None:
-        """Relay signals until the command has ended and its output is out."""
+    def _wait_for_end(self) -> None:
+        """Relay signals until the command has ended and its output has been passed on."""
         run = self._run
         while run.status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
             if run.status is not None and info.si_signo in run.termination_signals:
-                if not self._loop.stop_waiting():
-                    self._end_by(info.si_signo)
+                if not self._loop.stop_waiting_for_room():
+                    self._end_by_signal(info.si_signo)
                 continue
             try:
                 self._handle(info)
             except Exception as error:
-                advice = f"send them to the command, process {run.child.pid}"
+                advice = f"send signals to the command, process {run.child.pid}"
                 self._notices.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
                 pid, status, usage = os.wait4(run.child.pid, os.WNOHANG)
                 if pid:
                     self._command_changed(status, usage)
 
-    def _end_by(self, number: int) -> None:
-        """A termination signal after the command's end.
+    def _end_by_signal(self, number: int) -> None:
+        """Handle a termination signal that came after the command's end.
 
-        Where an output holds up the rest of the command's output, end by the signal; otherwise it ends the delivery.
+        If an output holds up the rest of the command's output, end by the signal; otherwise it ends the delivery.
         """
         signals.wait_until(lambda: self._captured or self._stalled(), _CAPTURED_SECONDS)
         signals.wait_until(lambda: self._captured, _DRAIN_SECONDS)
@@ -251,7 +250,7 @@ class Supervisor:
                 os.kill(self._run.child.pid, info.si_signo)
 
     def _reap(self) -> None:
-        """Take the status of every child that has ended; as PID 1 there are others' children too."""
+        """Reap every child that has ended; PID 1 gets other processes' children too."""
         run = self._run
         while True:
             try:
@@ -269,9 +268,10 @@ class Supervisor:
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
         run = self._run
         if os.WIFSTOPPED(status):
+            trace("front", f"the command was stopped by signal {os.WSTOPSIG(status)}")
             signals.wait_until(self._drained, _DRAIN_SECONDS)
             if self._relay:
-                self._relay.stop_with(os.WSTOPSIG(status))
+                self._relay.stop_like_command(os.WSTOPSIG(status))
             run.stdio.copy_modes()
             return
         run.status, run.usage = status, usage

@@ -31,8 +31,8 @@ _STREAM_NAMES = ("stdout", "stderr", "output")
 class Teardown:
     """The steps after the command's end.
 
-    `run_capture` goes on with the capture loop, and calls its argument now and then; `handle_signal` gets the number of
-    each signal that arrives while we wait, except for the termination signals, which cut the waiting short.
+    `run_capture` resumes the capture loop, which calls the given function every 20 ms; `handle_signal` gets the number
+    of each signal that arrives while we wait, except for the termination signals, which cut the wait short.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Teardown:
         self._is_init = os.getpid() == 1  # every process ends with PID 1: there is no heir
         self._exit_event_written = False
         self._stats: DeliveryStats | None = None
-        self._cut_short = ""  # by a signal, before delivery began
+        self._cut_short = ""  # why the delivery is not waited for: a signal came before it began
         self._cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
-        self._stderr_streams = [stream for stream in run.streams if stream.fd in run.stdio.on_stderr]
+        self._stderr_streams = [stream for stream in run.streams if stream.fd in run.stdio.sharing_stderr]
 
     def run(self) -> None:
-        """Take every step but the exit; a step that fails does not keep the next ones from being taken."""
-        guarded, advice = self._notices.guarded, "`sqstee flush` ships what is kept"
+        """Take every step but the exit; after a step that failed the next one is taken all the same."""
+        guarded, advice = self._notices.guarded, "`sqstee flush` ships the lines in the spool"
         guarded("the exit event is missing", advice, self._end_run)
         guarded("the last lines may not survive a power cut", advice, self._sync)
         guarded("output of processes left behind is not captured", "wait for them in the command", self._leave_an_heir)
-        guarded("delivery was broken off", advice, self._deliver)
-        guarded("this run's end is not told", advice, self._print_notices)
+        guarded("the delivery was interrupted", advice, self._deliver)
+        guarded("the notices of this run are incomplete", advice, self._print_notices)
 
     def exit(self) -> NoReturn:
         """End as the command ended: by the same signal, or with its status; delivery counts only with --strict."""
@@ -105,7 +105,7 @@ class Teardown:
             run.notify_shipper(shipper_handle.WAKE)  # else the event would wait for the heir's next line
 
     def _sync(self) -> None:
-        """With --fsync: have everything that is spooled by now on the disk before we go on."""
+        """With --fsync: wait until everything that is spooled by now is on the disk."""
         syncer = self._run.spooled.syncer if self._run.spooled else None
         if syncer is None:
             return
@@ -120,19 +120,19 @@ class Teardown:
                 self._handle_signal(info.si_signo)
         if syncer.running or syncer.failure:
             why = syncer.failure or "the disk takes too long"
-            self._notices.add(f"--fsync: {why}; the last lines may not survive a power cut: see to the disk")
+            self._notices.add(f"--fsync: {why}; the last lines may not survive a power cut: check the disk")
 
     def _open_names(self) -> list[str]:
         return [_STREAM_NAMES[stream.number] for stream in self._loop.open]
 
     def _leave_an_heir(self) -> None:
-        """Where a grandchild still holds a stream, fork a process that goes on capturing: our status comes at once."""
+        """If a grandchild still holds a stream, fork a process that goes on capturing, so that we can end at once."""
         if self._is_init or not self._loop.open:
             return
         try:
             pid = os.fork()
-        except OSError:  # no process available: the status comes late
-            self._go_on(tick=self._handle_signals_in_heirs_place)
+        except OSError:  # no process available: we end when the last writer has gone
+            self._resume_capture(tick=self._handle_signals_in_heirs_place)
             self._end_streams()
             return
         if pid:
@@ -151,14 +151,14 @@ class Teardown:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
         for fd in {1, 2} - {stream.fd for stream in self._loop.open}:
             put_null(fd)
-        run.stdio.leave_modes()
+        run.stdio.detach()
         syncer = run.spooled.syncer if run.spooled else None
         if syncer:
             try:
                 syncer.start()
             except RuntimeError:  # no thread available: sync once, at the end
                 pass
-        self._go_on(give_up_outputs=True)
+        self._resume_capture(release_outputs=True)
         self._end_streams()
         if syncer:
             syncer.finish()
@@ -167,13 +167,13 @@ class Teardown:
             run.spooled.close_writer_lock()
         run.notify_shipper(shipper_handle.CLOSE)
 
-    def _go_on(self, give_up_outputs: bool = False, tick: Callable[[], None] | None = None) -> None:
-        self._loop.give_up_outputs = give_up_outputs
-        self._loop.go_on()
+    def _resume_capture(self, release_outputs: bool = False, tick: Callable[[], None] | None = None) -> None:
+        self._loop.release_outputs = release_outputs
+        self._loop.resume()
         self._run_capture(tick)
 
     def _handle_signals_in_heirs_place(self) -> None:
-        """A signal that would end the command's process, were it still there, ends us."""
+        """Handle signals while we capture in the heir's place: a termination signal ends us."""
         while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
             if info.si_signo in self._run.termination_signals:
                 signals.die_by(info.si_signo)
@@ -187,19 +187,21 @@ class Teardown:
             writer.close()
 
     def _deliver(self) -> None:
-        """Have the rest delivered, and report what stays behind; where an heir goes on we wait only if asked to."""
+        """Have the rest delivered and report lines that stay behind; with an heir only for --strict or --summary."""
         run, settings = self._run, self._settings
         if run.spooled is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
             return
         flush = FinalFlush(run, run.spooled, self._handle_signal, self._unfinished(), self._cut_short)
-        run.spooled.close_writer_lock()  # an heir has its own: when it ends the run can be removed
+        run.spooled.close_writer_lock()  # an heir holds its own: when it ends the run can be removed
         if self._heir_goes_on():
             flush.watch()
         else:
             flush.finish()
         self._cursor_moved = flush.cursor_moved
         self._stats = stats = flush.stats
-        trace("front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'all well'}")
+        trace(
+            "front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'nothing waits'}"
+        )
         for text in leftovers(stats, run.spooled.root):
             self._notices.add(text)
         if stats.complete and not settings.to:
@@ -209,7 +211,7 @@ class Teardown:
         return bool(self._loop.open) and not self._is_init
 
     def _mention_local_queue(self, root: str) -> None:
-        """Say once per user, not once per run, where the lines go by default."""
+        """Mention once per user, not once per run, where lines go by default."""
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(f"{root}/.local-told", flags, 0o600))

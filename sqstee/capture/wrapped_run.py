@@ -1,4 +1,4 @@
-"""What the parts of the front share about the run that they serve."""
+"""The state of a wrapped command's run, shared by the parts of the front."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class WrappedRun:
-    """A run of the wrapped command: what the front started with, and what it has set up for it since.
+    """A run of the wrapped command: the front's settings, and the parts that it has set up since.
 
-    `termination_signals` are those that would end the command, as the caller left them. `policy` and `spooled` are None
-    where the spool could not be opened, `shipper` where there is no background process. `status`, as wait(2) gives it,
-    and `usage` are None while the command runs; `seconds` is how long it ran.
+    `termination_signals` are those that the caller has neither ignored nor blocked. `policy` and `spooled` are None if
+    the spool could not be opened, `shipper` if there is no background process. `status`, as of wait(2), and `usage` are
+    None while the command runs; `seconds` is how long it ran.
     """
 
     def __init__(
@@ -58,6 +58,6 @@ class WrappedRun:
         self.seconds = 0.0
 
     def notify_shipper(self, word: bytes) -> None:
-        """Send the shipper a word, if there is a shipper."""
+        """Send a word of the protocol to the shipper, if there is one."""
         if self.shipper:
             self.shipper.notify(word)

@@ -1,12 +1,12 @@
-"""What an agent publishes, and how a run knows that it may leave shipping to it.
+"""The file of an agent: how a run finds out whether an agent ships for it.
 
-    SPOOL/agent         locked (fcntl) by the agent as long as it serves; JSON for people, digests for runs
-    SPOOL/agent.status  what it does, about once a second
+    SPOOL/agent         locked (fcntl) by the agent while it serves; JSON for people, digests for runs
+    SPOOL/agent.status  the agent's status, updated about once a second
 
-An agent serves one spool folder, or, as root, all of /var/spool/sqstee (mode 1777), where each user has one. A run
-trusts a file that root or its own user owns, while the lock is held, and only if the digest of its own AWS settings
-and destination is in it. The lock is asked for (F_GETLK), never taken: that disturbs nobody, needs no more than the
-right to read, and, asked for as a reader, cannot be faked by somebody who may only read.
+An agent serves one spool folder, or, as root, every user's folder in /var/spool/sqstee (mode 1777). A run trusts a file
+that root or its own user owns, while the lock is held, and only if it contains the digest of the run's AWS settings and
+destination. The lock is queried (F_GETLK), never taken: a query disturbs nobody and needs no more than read permission;
+and as it asks for a read lock, only a write lock conflicts, which needs write permission to hold.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 FILE_NAME = "agent"
 STATUS_NAME = "agent.status"
 ANY = "*"
-_FORM = b"1"  # of the digests, and of all that a run relies on
+_FORMAT = b"1"  # version of the digests, and of everything else in the file that a run relies on
 _LARGEST = 1024 * 1024
 _FLOCK = Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
-# What decides who is spoken to, and as whom. Of the secrets only the collector's token: nothing else names its owner.
+# Variables that select the server and the identity. Of the secrets only the collector's token is one: nothing else
+# identifies its owner.
 _SELECTORS = (
     "SQSTEE_TOKEN",
     "AWS_PROFILE",
@@ -62,10 +63,10 @@ _FILES = (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "creden
 
 
 def selectors(environ: Mapping[str, str]) -> bytes:
-    """What of an environment decides where boto3 would send something, and as whom; an empty variable is unset.
+    """The settings of an environment that select where boto3 sends, and as whom; an empty variable counts as unset.
 
-    The shared files count by their paths, and only if they are there: so a service with a home of its own and a user
-    who has none of them are equal, and a user with a profile is not.
+    The shared files count by their paths, and only if they exist: so a service with a home of its own equals a user
+    without such files, but not a user with a profile.
     """
     names = [*_SELECTORS, *sorted(name for name in environ if name.startswith(_ENDPOINTS))]
     found = [f"{name}={environ[name]}" for name in names if environ.get(name)]
@@ -77,13 +78,13 @@ def selectors(environ: Mapping[str, str]) -> bytes:
 
 
 def digest(environ_selectors: bytes, destination: str) -> str:
-    """What says in an agent's file that it ships to `destination` (or ANY) for those with these selectors."""
-    data = b"\0\0".join((_FORM, environ_selectors, destination.encode("utf-8", "surrogateescape")))
+    """The entry in an agent's file for runs with these selectors and `destination` (or ANY)."""
+    data = b"\0\0".join((_FORMAT, environ_selectors, destination.encode("utf-8", "surrogateescape")))
     return _sha256(data)
 
 
 def _sha256(data: bytes) -> str:
-    """Without hashlib, which the front must not load."""
+    """SHA-256 without hashlib, which the front must not load."""
     try:
         from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # since 3.12
     except ImportError:
@@ -95,7 +96,7 @@ def _sha256(data: bytes) -> str:
 
 
 def serves(root: str, destination: str, environ: Mapping[str, str]) -> bool:
-    """Whether an agent ships now what a run in the spool folder `root` captures for `destination`."""
+    """Whether an agent ships, at present, for runs in the spool folder `root` with this destination."""
     folders = [root]
     if os.path.basename(root) == str(os.getuid()):
         folders.append(os.path.dirname(root))
@@ -113,14 +114,14 @@ def serves(root: str, destination: str, environ: Mapping[str, str]) -> bool:
 
 
 def published(folder: str) -> bytes:
-    """What a living agent of `folder` publishes; empty where there is none that may be trusted."""
+    """The content of the file of a live agent in `folder`; empty if there is none, or none to trust."""
     try:
         fd = os.open(f"{folder}/{FILE_NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
     try:
         found = os.fstat(fd)
-        if found.st_uid not in (0, os.getuid()) or not stat.S_ISREG(found.st_mode) or not holder(fd):
+        if found.st_uid not in (0, os.getuid()) or not stat.S_ISREG(found.st_mode) or not lock_holder(fd):
             return b""
         return os.pread(fd, _LARGEST, 0)
     except OSError:
@@ -129,15 +130,15 @@ def published(folder: str) -> bytes:
         os.close(fd)
 
 
-def holder(fd: int) -> int:
-    """The pid of who holds an agent's file for writing; 0 where nobody does, -1 where it has no number here."""
+def lock_holder(fd: int) -> int:
+    """The pid that holds a write lock on an agent's file; 0 if none does, -1 if it has no pid in our namespace."""
     asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return 0 if kind == fcntl.F_UNLCK else int(pid) or -1
 
 
 def serves_all_users(root: str) -> bool:
-    """Whether a folder is root's and for all (1777): then the users' spool folders are in it."""
+    """Whether a folder belongs to root and has mode 1777: then it holds a spool folder for each user."""
     try:
         found = os.lstat(root)
     except OSError:

@@ -1,6 +1,6 @@
-"""--fsync: what was spooled survives a power cut, up to a tenth of a second before it.
+"""--fsync: spooled lines survive a power cut, except those of the last tenth of a second.
 
-A thread of its own syncs, since fdatasync(2) can take as long as a disk likes: neither the output nor the spool waits.
+A thread of its own syncs, since fdatasync(2) can take arbitrarily long: neither the output nor the spool waits for it.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECONDS = 0.1  # how much at most is lost, beside what one sync of the disk takes
+SYNC_INTERVAL_SECONDS = 0.1  # a power cut loses the lines of this time, and of one sync of the disk
 
 
 class Syncer:
-    """Syncs the segments in a run's folder, and the folder where there is a new one; at once, then in groups.
+    """Syncs the segments in a run's folder, and the folder itself after a new segment.
 
-    `notify` says that something was appended. No thread of ours may exist when a process is forked: `start` comes after
-    one fork, `finish` before the next.
+    The first frame is synced at once, further ones in groups. No thread of ours may exist when a process is forked:
+    call `start` after one fork and `finish` before the next.
     """
 
     def __init__(self, folder: str, suffix: str) -> None:
         self._folder = folder
         self._suffix = suffix
-        self._synced: set[str] = set()  # segments that the folder is known to hold, on disk
-        self._wanted = _thread.allocate_lock()  # held while nothing is to be done
+        self._synced: set[str] = set()  # segments whose names in the folder are on the disk
+        self._wanted = _thread.allocate_lock()  # held while there is nothing to sync
         self._wanted.acquire()
         self._finishing = False
         self.running = False
         self.failure = ""
 
     def notify(self) -> None:
-        """Something was appended."""
+        """Note that a frame was appended."""
         try:
             self._wanted.release()
-        except RuntimeError:  # known already
+        except RuntimeError:  # noted already
             pass
 
     def start(self) -> None:
-        """Begin to sync in the background; raises RuntimeError where no thread can be had."""
+        """Begin to sync in the background; raises RuntimeError if no thread is available."""
         self._finishing = False
         self.running = True
         try:
@@ -51,7 +51,7 @@ class Syncer:
             raise
 
     def finish(self) -> None:
-        """Sync what is left, and end; `running` is false once that is done."""
+        """Sync the rest and end; `running` is false once that is done."""
         self._finishing = True
         self.notify()
         if not self.running:
@@ -62,11 +62,11 @@ class Syncer:
         try:
             while not last:
                 self._wanted.acquire()
-                last = self._finishing  # before the sync: an append that is notified meanwhile gets another one
+                last = self._finishing  # read before the sync: an append during the sync needs another one
                 begun = time.monotonic()
                 self._sync()
-                while not self._finishing and (rest := begun + SECONDS - time.monotonic()) > 0:
-                    time.sleep(min(rest, SECONDS / 10))
+                while not self._finishing and (rest := begun + SYNC_INTERVAL_SECONDS - time.monotonic()) > 0:
+                    time.sleep(min(rest, SYNC_INTERVAL_SECONDS / 10))
         finally:
             self.running = False
 
@@ -80,20 +80,20 @@ class Syncer:
                 _sync_file(self._folder, os.fsync)
                 _sync_file(os.path.dirname(self._folder), os.fsync)
                 self._synced.update(names)
-        except FileNotFoundError:  # delivered, and removed
+        except FileNotFoundError:  # the run is delivered and removed
             pass
         except OSError as error:
-            self.failure = error.strerror or "it failed"
+            self.failure = error.strerror or "the disk could not be synced"
 
     def _sync_segment(self, name: str) -> None:
         try:
             _sync_file(f"{self._folder}/{name}", os.fdatasync)
-        except FileNotFoundError:  # delivered and freed: those behind it are still to be synced
+        except FileNotFoundError:  # the segment is delivered and freed: later ones are still to be synced
             pass
 
 
 def _sync_file(path: str, sync: Callable[[int], None]) -> None:
-    """Sync a file or folder by its name: what another descriptor has written counts as well."""
+    """Sync a file or folder by its path; this includes data that was written through another descriptor."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         sync(fd)

@@ -1,4 +1,4 @@
-"""Where the spool folder and the local queue are, and that the spool folder is ours."""
+"""The paths of the spool folder and the local queue, and the check that the spool folder is ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqstee.destination import Destination
     from sqstee.options import Settings
 
-SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrator made it with mode 1777
+SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrator created it with mode 1777
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 _LOCAL_QUEUE = "local.db"
 
@@ -22,7 +22,7 @@ _LOCAL_QUEUE = "local.db"
 def default_root() -> str:
     """The spool folder where none is configured, on the node's own disk.
 
-    It is the user's folder in SHARED if the administrator made that with mode 1777, else one in /var/tmp.
+    It is the user's folder in SHARED if the administrator created that with mode 1777, otherwise one in /var/tmp.
     """
     try:
         if stat.S_IMODE(os.lstat(SHARED).st_mode) == 0o1777:
@@ -33,14 +33,14 @@ def default_root() -> str:
 
 
 def root_path(configured: str) -> str:
-    """The absolute path of the spool folder, which need not exist: `configured`, or the default where that is empty."""
+    """The absolute path of the spool folder, which need not exist: `configured`, or the default if that is empty."""
     return absolute(configured or default_root())
 
 
 def open_root(configured: str) -> str:
     """Create the spool folder (mode 0700) if it does not exist, verify that it is ours, and return its absolute path.
 
-    Raises SqsteeError where it cannot be used: it belongs to another user, is a symlink, or others can read it.
+    Raises SqsteeError if it cannot be used: it belongs to another user, is a symlink, or others can read it.
     """
     path = root_path(configured)
     hint = OTHER_FOLDER
@@ -67,7 +67,7 @@ def local_queue(root: str) -> str:
 def resolve(settings: Settings) -> Destination:
     """Make every path in `settings` absolute, since we leave the caller's folder, and return the parsed destination.
 
-    `spool` and `to` stay empty where they are not set. Raises SqsteeError for settings that contradict each other.
+    `spool` and `to` stay empty if they are not set. Raises SqsteeError for settings that contradict each other.
     """
     for name in ("spool", "token_file"):
         if path := getattr(settings, name):

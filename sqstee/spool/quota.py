@@ -1,12 +1,12 @@
-"""The bound on the spool folder (--spool-max), kept by many runs at once without a lock that a stopped one could hold.
+"""The bound on the spool folder (--spool-max), kept by many runs at once without a lock that a stopped run could hold.
 
-Every run announces, in the size of its `writer` lock file (one byte for each 4 KiB), how large its open segment may
-become. A run that wants more announces it first and then adds up the whole folder, each open segment counted as large
-as announced; above the bound it takes its announcement back. Of any runs that do so at the same time the last one to
-announce sees what all others did, so that what was granted never exceeds the bound.
+Every run announces, by the size of its `writer` lock file (one byte for each 4 KiB), how large its open segment may
+become. A run that needs more announces it first and then adds up the whole folder, counting each open segment as large
+as announced; above the bound it withdraws its announcement. If several runs do so at the same time, the last one to
+announce sees the announcements of all others, so the grants together never exceed the bound.
 
-Files count by their size, rounded up to 4 KiB: st_blocks would be the disk's own figure, but file systems that allocate
-ahead (XFS) report up to twice of what is written. The local queue in the same folder has a bound of its own.
+Files count by their size, rounded up to 4 KiB: st_blocks would be the disk's own number, but file systems that allocate
+ahead (XFS) report up to twice the written size. The local queue in the same folder has a bound of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 
 from sqstee.errors import SqsteeError
 from sqstee.options import size_text
+from sqstee.trace import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 16 * 1024 * 1024
 SEGMENT_SUFFIX = ".seg"
 _FIRST_SEGMENT = f"00000001{SEGMENT_SUFFIX}"
-STALLED_SECONDS = 10.0  # a destination that took nothing for so long is not waited for (--on-full auto)
-LOOK_SECONDS = 0.1  # how often a full folder is added up again
-_LOOK_MOST_SECONDS = 2.0
-_LOOK_SHARE = 200  # with many runs looks are rarer: they take at most this part of each run's time
+STALLED_SECONDS = 10.0  # without progress for this long the destination is not waited for (--on-full auto)
+RECOUNT_SECONDS = 0.1  # a full folder is added up again at most this often
+_MAX_RECOUNT_SECONDS = 2.0
+_RECOUNT_SHARE = 200  # with many runs less often: adding up takes at most 1/200 of each run's time
 _BLOCK = 4096
-_FIRST_GRANT_BYTES = 128 * 1024  # doubled with each grant, so that many small runs keep little from the others
-_RESERVE_BYTES = (8 * 1024, 64 * 1024)  # of each run, for its gap and exit frames; the lower one where the bound is low
-_RESERVES = 1024  # the part of a bound that a run's reserve is, within these limits
-_GRANTS = 64  # the part of what is free that one grant may be
-_FOR_NEW_RUNS = 16  # the part of a bound that is kept for the reserves of runs that come when it is full
+_FIRST_GRANT_BYTES = 128 * 1024  # doubled with each grant, so that many small runs hold back little from the others
+_RESERVE_BYTES = (8 * 1024, 64 * 1024)  # of each run, for its gap and exit frames; the smaller for a small bound
+_RESERVE_SHARE = 1024  # a run's reserve is 1/1024 of the bound, within these limits
+_GRANT_SHARE = 64  # one grant is at most 1/64 of the free space
+_NEW_RUNS_SHARE = 16  # 1/16 of the bound is kept for the reserves of runs that start in a full folder
 
 
 class FullError(OSError):
@@ -45,34 +46,34 @@ class FullError(OSError):
 
 
 class UnboundedQuota:
-    """Room without a bound of the folder: segments of at most `segment_bytes`."""
+    """The quota of a spool folder without a bound: segments of at most `segment_bytes`."""
 
-    reserve = 1 << 40  # bytes of the open segment above its limit that gap frames and events may use
+    reserve = 1 << 40  # bytes above the open segment's limit that gap frames and events may use
 
     def __init__(self, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._segment_bytes = segment_bytes
 
     def grant(self, size: int, need: int, ceiling: int) -> int:
-        """How large the open segment, of `size` bytes now, may become; raises FullError where `need` more is too much.
+        """The new limit of the open segment, which has `size` bytes; raises FullError if `need` more do not fit.
 
-        `ceiling` is what was announced for it.
+        `ceiling` is the size announced for the segment.
         """
         return max(self._segment_bytes, size + need)
 
-    def spare(self, ceiling: int, size: int) -> int:
-        """What is left for the next segment of what was announced for one that ends with `size` bytes."""
+    def left_over(self, ceiling: int, size: int) -> int:
+        """The part of `ceiling`, announced for a segment that ends with `size` bytes, that is left for the next one."""
         return _blocks(ceiling) * _BLOCK - _blocks(size) * _BLOCK
 
     def announce(self, ceiling: int) -> None:
         """Have other runs count the open segment as `ceiling` bytes; 0 once the run is closed."""
 
-    def waits(self) -> bool:
-        """Whether to wait for room rather than drop; asked after FullError."""
+    def should_wait(self) -> bool:
+        """Whether to wait for room rather than drop lines; asked after FullError."""
         return False
 
 
 class Quota(UnboundedQuota):
-    """A run's part of the spool folder `root`; `announcing` is the descriptor of its `writer` file."""
+    """A run's share of the spool folder `root`; `announcing` is the descriptor of its `writer` file."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Quota(UnboundedQuota):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         least, most = _RESERVE_BYTES
-        self.reserve = max(least, min(most, bound // _RESERVES))
+        self.reserve = max(least, min(most, bound // _RESERVE_SHARE))
         self._root = root
         self._folder = f"{root}/{run}"
         self._announcing = announcing
@@ -92,52 +93,59 @@ class Quota(UnboundedQuota):
         self._on_full = on_full
         self._clock = clock
         self._next_grant = _FIRST_GRANT_BYTES
-        self._look_at = 0.0
+        self._recount_at = 0.0
         self._full = False
-        self._lowest = 0  # the least that the folder held since it is full
-        self._saved_at = 0  # the state file's time when the folder was last found full
+        self._lowest = 0  # the least bytes that the folder held since it became full
+        self._saved_at = 0  # the state file's time when the folder was last found full, in ns
         self._progress_at = -STALLED_SECONDS
+        self._waiting: bool | None = None  # the last decision in a full folder, for the trace
 
-    def enter(self) -> None:
-        """Take the reserve; raises SqsteeError where not even that is free."""
+    def claim_reserve(self) -> None:
+        """Claim the reserve; raises SqsteeError if not even that much is free."""
         self.announce(self.reserve)
-        if used(self._root) > self._bound:
+        if used_bytes(self._root) > self._bound:
             self.announce(0)
-            hint = "`sqstee flush` ships what waits in it; --spool-max gives it more room"
+            hint = "`sqstee flush` ships the waiting lines; --spool-max raises the bound"
             raise SqsteeError(f"the spool folder {self._root} is full (--spool-max {size_text(self._bound)})", hint)
 
     def grant(self, size: int, need: int, ceiling: int) -> int:
         now = self._clock()
-        if now < self._look_at:
+        if now < self._recount_at:
             raise FullError(self._bound)
-        taken = used(self._root)
-        free = self._bound - self._bound // _FOR_NEW_RUNS - taken
-        more = max(need, min(self._next_grant, free // _GRANTS))
-        if size + more + self.reserve - ceiling > free or not self._took(size + more, ceiling):
+        taken = used_bytes(self._root)
+        free = self._bound - self._bound // _NEW_RUNS_SHARE - taken
+        more = max(need, min(self._next_grant, free // _GRANT_SHARE))
+        if size + more + self.reserve - ceiling > free or not self._try_to_announce(size + more, ceiling):
             self._found_full(now, taken)
             raise FullError(self._bound)
-        self._full = False
+        if self._full:
+            trace("spool", f"has room again: {taken} of {self._bound} bytes are used")
+        self._full, self._waiting = False, None
         self._next_grant = min(2 * self._next_grant, SEGMENT_BYTES)
         return size + more
 
     def announce(self, ceiling: int) -> None:
         os.ftruncate(self._announcing, _blocks(ceiling))
 
-    def waits(self) -> bool:
+    def should_wait(self) -> bool:
+        waiting = self._on_full == "block"
         if self._on_full == "auto":
-            return self._full and self._clock() - self._progress_at < STALLED_SECONDS
-        return self._on_full == "block"
+            waiting = self._full and self._clock() - self._progress_at < STALLED_SECONDS
+        if waiting != self._waiting:
+            self._waiting = waiting
+            trace("spool", f"is full, --on-full {self._on_full}: {'waits for room' if waiting else 'drops lines'}")
+        return waiting
 
-    def _took(self, limit: int, ceiling: int) -> bool:
-        """Announce a limit; taken back where others announced theirs meanwhile, and together it is too much."""
+    def _try_to_announce(self, limit: int, ceiling: int) -> bool:
+        """Announce a limit; withdraw it and return False if the runs' announcements together exceed the bound."""
         self.announce(limit + self.reserve)
-        if used(self._root) <= self._bound - self._bound // _FOR_NEW_RUNS:
+        if used_bytes(self._root) <= self._bound - self._bound // _NEW_RUNS_SHARE:
             return True
         self.announce(ceiling)
         return False
 
     def _found_full(self, now: float, taken: int) -> None:
-        """Note when there was progress: this run's shipper saved its state, or the folder holds less than before."""
+        """Note progress, if any: this run's shipper has saved its state, or the folder holds less than before."""
         saved_at = modified_at(f"{self._folder}/state")
         if not self._full:
             self._lowest = taken
@@ -147,14 +155,14 @@ class Quota(UnboundedQuota):
             self._progress_at = now
         self._saved_at = saved_at
         self._full = True
-        took = self._clock() - now
-        self._look_at = now + min(_LOOK_MOST_SECONDS, max(LOOK_SECONDS, _LOOK_SHARE * took))
+        elapsed = self._clock() - now
+        self._recount_at = now + min(_MAX_RECOUNT_SECONDS, max(RECOUNT_SECONDS, _RECOUNT_SHARE * elapsed))
 
     def _age_of_progress(self, saved_at: int) -> float:
-        """Seconds since there may have been progress, as far as the folder tells one that did not look before.
+        """Seconds since the last possible progress, judged from the folder alone when it is first found full.
 
-        That is when the state was saved, when another run's segment was freed, or, since what is young may be taken
-        yet, when this run's oldest segment was last written, if its segments are large enough to matter.
+        Progress is a saved state, or a freed segment of another run. If this run's segments are large enough to matter,
+        the last write to the oldest of them counts too: the destination may still accept such young lines.
         """
         times = [saved_at, freed_at(self._root, self._folder)]
         own = sorted(_segments(self._folder))
@@ -164,7 +172,7 @@ class Quota(UnboundedQuota):
 
 
 def modified_at(path: str) -> int:
-    """When a file was last modified, in ns since the epoch; 0 where there is none."""
+    """When a file was last modified, in ns since the epoch; 0 if there is no such file."""
     try:
         return os.stat(path, follow_symlinks=False).st_mtime_ns
     except OSError:
@@ -172,9 +180,9 @@ def modified_at(path: str) -> int:
 
 
 def freed_at(root: str, own: str) -> int:
-    """When a run other than the one in `own` last had a segment freed, at the latest, in ns since the epoch; else 0.
+    """The latest time at which a segment of a run other than the one in `own` can have been freed, in ns; else 0.
 
-    Its folder tells the time, and that its first segment is missing.
+    It is the mtime of a run's folder in which the first segment is missing.
     """
     times = [0]
     with os.scandir(root) as entries:
@@ -191,23 +199,23 @@ def _segments(folder: str) -> list[str]:
         return []
 
 
-def used(root: str) -> int:
-    """Bytes of all folders in a spool folder, the open segments as large as their runs announced that they may be."""
+def used_bytes(root: str) -> int:
+    """Bytes of all folders in a spool folder, with each open segment as large as its run has announced."""
     total = 0
     with os.scandir(root) as entries:
         for entry in entries:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     total += _BLOCK + _used_by_run(entry.path)
-            except (FileNotFoundError, PermissionError):  # shipped meanwhile; lost+found, where a disk is mounted here
+            except (FileNotFoundError, PermissionError):  # shipped meanwhile; lost+found of a disk that is mounted here
                 pass
     return total
 
 
 def _used_by_run(folder: str) -> int:
-    """What one folder holds; a rotation meanwhile is counted too high rather than too low.
+    """Bytes of one folder; during a rotation the result is too high rather than too low.
 
-    A run makes its next segment before it announces anything for it, so the announcement is read before the names are.
+    A run creates its next segment before it announces anything for it, so the announcement is read before the names.
     """
     try:
         announced = os.stat(f"{folder}/writer", follow_symlinks=False).st_size * _BLOCK

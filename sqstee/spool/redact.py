@@ -1,7 +1,7 @@
 """Masking secrets in the shipped copy: between capture and the spool, never in the command's own output.
 
-The engine is RE2, which takes time linear in the text; Python's `re` can take exponential time. Only whole lines are
-given on, since a secret may come in two chunks; what cannot be masked is dropped, never spooled as it is.
+The engine is RE2, whose time is linear in the text; Python's `re` can take exponential time. Only whole lines are
+spooled, since a secret may be split over two chunks. Lines that cannot be masked are dropped, never spooled unmasked.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     Span = tuple[int, int]
 
 MASK = b"***"
-HELD_BYTES = 1024 * 1024  # how much of an unfinished line is held back
-OVERLAP_BYTES = 64 * 1024  # a secret up to this long is found wherever a longer line had to be cut
-_MOST_INSTRUCTIONS = 4000  # of RE2's program: each costs up to 1 µs per KiB of text
-_ENGINE_BYTES = 2 * 1024 * 1024  # of memory, for each pattern
-# Each search is linear, but a text with many matches takes many: what takes more than this is masked to its line's end.
+HELD_BYTES = 1024 * 1024  # an unfinished line is held back up to this length
+OVERLAP_BYTES = 64 * 1024  # secrets up to this long are found across the cuts of a longer line
+_MOST_INSTRUCTIONS = 4000  # of a pattern's RE2 program: each costs up to 1 µs per KiB of text
+_ENGINE_BYTES = 2 * 1024 * 1024  # RE2's memory for each pattern
+# Each search is linear, but a text with many matches takes many: beyond this time the rest of the line is masked.
 _SEARCH_SECONDS, _SEARCH_SECONDS_PER_BYTE = 0.05, 3e-6
-# Places where a pattern that may match nothing does so: before, behind, between and in words of several letters. Such a
-# match would come first, and hide the one behind it.
+# Texts in which a pattern that can match the empty string does so: before, behind, between and in words. An empty match
+# would come first, and hide the real match at the same place.
 _PROBES = (b"", b"a", b"b_", b"0", b" ", b"  ", b"--", b"a b", b"--bb--", b"\t00\t")
 
 
 class Masker:
-    """Finds what matches one of some patterns, in RE2's syntax; a match never goes beyond its line.
+    """Finds matches of any of the given patterns, in RE2's syntax; a match never crosses the end of its line.
 
-    Raises SqsteeError where RE2 is not installed, or does not take a pattern.
+    Raises SqsteeError if RE2 is not installed, or refuses a pattern.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -43,35 +43,35 @@ class Masker:
         except ImportError:
             hint = "pip install 'sqstee[redact]'"
             raise SqsteeError("--redact needs the package google-re2, which is not installed", hint) from None
-        self._by_chunk: list[Any] = []
-        self._by_line: list[Any] = []
-        self._of_bytes: list[Any] = []
+        self._multi_line: list[Any] = []
+        self._single_line: list[Any] = []
+        self._byte_wise: list[Any] = []
         for number, text in enumerate(patterns, 1):
             pattern, name = text.encode("utf-8", "surrogateescape"), f"--redact, pattern {number}"
-            by_chunk = _is_the_same_in_any_line(pattern)
-            whole = b"(?m:%s)" % pattern if by_chunk else pattern
-            _compile(re2, pattern, "UTF8", name)  # by itself first: what is put around it must not complete it
-            (self._by_chunk if by_chunk else self._by_line).append(_compile(re2, whole, "UTF8", name))
-            self._of_bytes.append(_compile(re2, pattern, "LATIN1", name))
+            multi_line = _can_search_many_lines(pattern)
+            whole = b"(?m:%s)" % pattern if multi_line else pattern
+            _compile(re2, pattern, "UTF8", name)  # alone first: the text put around it must not complete it
+            (self._multi_line if multi_line else self._single_line).append(_compile(re2, whole, "UTF8", name))
+            self._byte_wise.append(_compile(re2, pattern, "LATIN1", name))
 
     def mask(self, text: bytes, start: int = 0, end: int | None = None) -> bytes:
-        """`text` from `start` to `end`, masked; what is around it counts for what matches."""
+        """`text` from `start` to `end`, masked; matches may begin and end outside that part."""
         return masked(text, self.spans(text), start, len(text) if end is None else end)
 
     def spans(self, text: bytes) -> list[Span]:
-        """Where something is to be masked: ascending, without overlaps."""
+        """The spans to mask, ascending and without overlaps."""
         if not text.isascii() and not _is_utf8(text):
-            return joined(self._spans_by_line(text, self._by_chunk + self._by_line))
-        found = self._spans_by_line(text, self._by_line) if self._by_line else []
-        for pattern in self._by_chunk:
+            return merged(self._spans_by_line(text, self._multi_line + self._single_line))
+        found = self._spans_by_line(text, self._single_line) if self._single_line else []
+        for pattern in self._multi_line:
             found += self._search(pattern, text)
-        return joined(found)
+        return merged(found)
 
     def _spans_by_line(self, text: bytes, patterns: Sequence[Any]) -> list[Span]:
-        """As `spans`; where a line is not UTF-8 each of its bytes is a character as well."""
+        """As `spans`, line by line; a line that is not UTF-8 is also searched with each byte as a character."""
         found, at = [], 0
         for line in text.split(b"\n"):
-            more = () if line.isascii() or _is_utf8(line) else self._of_bytes
+            more = () if line.isascii() or _is_utf8(line) else self._byte_wise
             for pattern in (*patterns, *more):
                 found += [(at + start, at + end) for start, end in self._search(pattern, line)]
             at += len(line) + 1
@@ -86,7 +86,7 @@ class Masker:
             match = pattern.search(text, at)
             if match is None:
                 break
-            begun = begun or time.thread_time()  # most texts hold no match
+            begun = begun or time.thread_time()  # not read before the first match: most texts have none
             start, end = match.span()
             if end > start:
                 found.append((start, end))
@@ -100,29 +100,29 @@ class Masker:
 
 
 def _compile(re2: Any, pattern: bytes, encoding: str, name: str) -> Any:
-    """A pattern of RE2's; raises SqsteeError where it is not right."""
+    """A compiled RE2 pattern; raises SqsteeError if it is not valid."""
     options = re2.Options()
     options.encoding = getattr(re2.Options.Encoding, encoding)
     options.never_nl = options.never_capture = True
     options.log_errors = False
     options.max_mem = _ENGINE_BYTES
-    hint = "the syntax is RE2's: no look-around, no back references"
+    hint = "the syntax is RE2's: no look-around, no backreferences"
     try:
         compiled = re2.compile(pattern, options)
-    except re2.error as error:  # not the part in question: a pattern may be a secret itself
+    except re2.error as error:  # without the quoted part: a pattern may be a secret itself
         reason = error.args[0] if error.args else b""
         reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         raise SqsteeError(f"{name}: {reason.partition(':')[0]}", hint) from None
     if compiled.programsize > _MOST_INSTRUCTIONS:
-        raise SqsteeError(f"{name}: it is too large", "repeat less, or give several patterns")
+        raise SqsteeError(f"{name}: it is too complex", "use fewer repetitions, or several patterns")
     if any(match.span()[0] == match.span()[1] for text in _PROBES for match in compiled.finditer(text)):
-        raise SqsteeError(f"{name}: it matches the empty text", "have it match at least one character")
+        raise SqsteeError(f"{name}: it matches the empty string", "make it match at least one character")
     return compiled
 
 
-def _is_the_same_in_any_line(pattern: bytes) -> bool:
-    """Whether many lines can be searched at once: no \\A and \\z, no \\Q, which quotes what is put behind the pattern,
-    and no group that may switch the flag m."""
+def _can_search_many_lines(pattern: bytes) -> bool:
+    """Whether several lines can be searched at once: a pattern without \\A and \\z, without \\Q, which would quote the
+    text put behind the pattern, and without a group that may switch the flag m."""
     if any(word in pattern for word in (b"\\A", b"\\z", b"\\Q")):
         return False
     return all(group[:1] in (b":", b"P", b"<") or group[:2] in (b"i)", b"i:") for group in pattern.split(b"(?")[1:])
@@ -136,8 +136,8 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def joined(spans: Iterable[Span]) -> list[Span]:
-    """Spans in any order, as ascending ones without overlaps."""
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Merge spans in any order into ascending ones without overlaps."""
     found: list[Span] = []
     for start, end in sorted(spans):
         if found and start < found[-1][1]:
@@ -148,7 +148,7 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 
 def masked(text: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
-    """`text` from `start` to `end` with the mask in the place of what lies in a span; the rest byte for byte."""
+    """`text` from `start` to `end`, each part inside a span replaced by the mask, the rest byte for byte."""
     pieces: list[bytes] = []
     at = start
     for first, last in spans:
@@ -159,66 +159,71 @@ def masked(text: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
     return b"".join(pieces)
 
 
-class _Held:
-    """A stream's unfinished line: what is not spooled of it, and the end of what is, which counts for matches."""
+class _UnfinishedLine:
+    """A stream's unfinished line.
 
-    __slots__ = ("context", "rest", "text", "waiting")
+    `text` is its part that is not masked yet; `context` is the end of the spooled part, which may belong to a match;
+    `masked_to_end` says that the mask already stands for the rest of the line; `unspooled` is masked, and waits for
+    room in the spool.
+    """
+
+    __slots__ = ("context", "masked_to_end", "text", "unspooled")
 
     def __init__(self) -> None:
         self.text = bytearray()
         self.context = b""
-        self.rest = False  # the line's rest is masked already, whatever it is
-        self.waiting = b""  # masked, and waiting for room in the spool
+        self.masked_to_end = False
+        self.unspooled = b""
 
-    def restore(self, text: bytes, context: bytes, rest: bool) -> None:
-        """Be again as before something was taken."""
+    def restore(self, text: bytes, context: bytes, masked_to_end: bool) -> None:
+        """Go back to an earlier state."""
         self.text[:] = text
-        self.context, self.rest = context, rest
+        self.context, self.masked_to_end = context, masked_to_end
 
-    def spooled(self, text: bytes) -> None:
-        """`text`, context included, is spooled."""
+    def set_context(self, text: bytes) -> None:
+        """Note that `text`, which includes the previous context, is spooled."""
         self.context = text[-OVERLAP_BYTES:]
 
 
 class RedactingWriter(Writer):
-    """Spools what is captured with the secrets masked; an unfinished line is held back in memory, up to 1 MiB of it.
+    """Spools captured lines with their secrets masked; keeps an unfinished line in memory, up to 1 MiB of it.
 
-    A longer line goes on in pieces, and is masked to its end where a match may go on beyond such a piece.
+    A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end.
     """
 
     def __init__(self, segments: Segments, max_line: int, masker: Masker, streams: int = 3) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker
-        self._held = [_Held() for _ in range(streams)]
+        self._lines = [_UnfinishedLine() for _ in range(streams)]
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
-        held = self._held[stream]
-        if held.waiting:
-            held.waiting = super().write(stream, held.waiting, wait)
-            if held.waiting:
+        line = self._lines[stream]
+        if line.unspooled:
+            line.unspooled = super().write(stream, line.unspooled, wait)
+            if line.unspooled:
                 return chunk
-        if b"\n" not in chunk and len(held.text) + len(chunk) <= HELD_BYTES:
-            held.text += b"" if held.rest else chunk
+        if b"\n" not in chunk and len(line.text) + len(chunk) <= HELD_BYTES:
+            line.text += b"" if line.masked_to_end else chunk
             return b""
-        before = bytes(held.text), held.context, held.rest
-        for number, (text, start, end) in enumerate(self._ready(held, chunk)):
+        before = bytes(line.text), line.context, line.masked_to_end
+        for number, (text, start, end) in enumerate(self._ready(line, chunk)):
             clean = self._masked(stream, text, start, end)
-            rest = clean if held.waiting else super().write(stream, clean, wait)
-            if rest == clean and clean and not number:  # no room for anything: as if nothing had come
-                held.restore(*before)
+            rest = clean if line.unspooled else super().write(stream, clean, wait)
+            if rest == clean and clean and not number:  # no room at all: as if no chunk had come
+                line.restore(*before)
                 return chunk
-            held.waiting += rest
+            line.unspooled += rest
         return b""
 
     def cut(self, stream: int) -> None:
-        held = self._held[stream]
-        super().write(stream, held.waiting)
-        held.waiting = b""
-        if held.text:
-            text = held.context + held.text
-            super().write(stream, self._masked(stream, text, len(held.context), len(text)))
-            held.spooled(text)
-            held.text.clear()
+        line = self._lines[stream]
+        super().write(stream, line.unspooled)
+        line.unspooled = b""
+        if line.text:
+            text = line.context + line.text
+            super().write(stream, self._masked(stream, text, len(line.context), len(text)))
+            line.set_context(text)
+            line.text.clear()
         super().cut(stream)
 
     def event(self, fields: dict[str, object]) -> bool:
@@ -228,49 +233,49 @@ class RedactingWriter(Writer):
         return super().event(fields)
 
     def unfinished(self, stream: int) -> bool:
-        held = self._held[stream]
-        return not held.waiting and (bool(held.text) or super().unfinished(stream))
+        line = self._lines[stream]
+        return not line.unspooled and (bool(line.text) or super().unfinished(stream))
 
     def _word(self, word: str) -> str:
-        """An argument of the command's, masked."""
+        """An argument of the command, masked."""
         try:
             return self._masker.mask(word.encode(errors="replace")).decode(errors="replace")
         except Exception:
             return MASK.decode()
 
-    def _ready(self, held: _Held, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """What can be masked now that `chunk` has come: texts, and from where to where they are to be spooled."""
+    def _ready(self, line: _UnfinishedLine, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """The texts that can be masked once `chunk` has come, each with the start and end of its part to spool."""
         end = chunk.rfind(b"\n") + 1
         if end:
-            if held.rest:  # the newline itself is not masked
+            if line.masked_to_end:  # the newline itself is not masked
                 text, start = chunk[chunk.index(b"\n") : end], 0
             else:
-                text, start = held.context + held.text + chunk[:end], len(held.context)
-            held.text.clear()
-            held.context, held.rest = b"", False
+                text, start = line.context + line.text + chunk[:end], len(line.context)
+            line.text.clear()
+            line.context, line.masked_to_end = b"", False
             yield text, start, len(text)
-        if not held.rest:
-            held.text += chunk[end:]
-        if len(held.text) > HELD_BYTES:
-            yield from self._piece(held)
+        if not line.masked_to_end:
+            line.text += chunk[end:]
+        if len(line.text) > HELD_BYTES:
+            yield from self._piece(line)
 
-    def _piece(self, held: _Held) -> Iterator[tuple[bytes, int, int]]:
-        """The part of a long line in which no match can begin that goes on beyond it."""
-        text, start = held.context + held.text, len(held.context)
+    def _piece(self, line: _UnfinishedLine) -> Iterator[tuple[bytes, int, int]]:
+        """The part of a long line in which no match can begin that extends beyond it."""
+        text, start = line.context + line.text, len(line.context)
         end = cut = len(text) - OVERLAP_BYTES
         spans = self._spans_or_all(text)
         for first, last in spans:
             if first < cut < last:
                 end = max(first, start)
-        if end - start < OVERLAP_BYTES:  # too little to go on with: a match covers nearly all
-            held.rest = True
-            held.text.clear()
+        if end - start < OVERLAP_BYTES:  # too little: a match covers nearly everything
+            line.masked_to_end = True
+            line.text.clear()
             yield text, start, len(text)
             if not spans or spans[-1][1] < len(text):
                 yield MASK, 0, len(MASK)
             return
-        del held.text[: end - start]
-        held.spooled(text[:end])
+        del line.text[: end - start]
+        line.set_context(text[:end])
         yield text, start, end
 
     def _spans_or_all(self, text: bytes) -> list[Span]:
@@ -280,7 +285,7 @@ class RedactingWriter(Writer):
             return [(0, len(text))]
 
     def _masked(self, stream: int, text: bytes, start: int, end: int) -> bytes:
-        """A part of `text`, masked; where that fails its lines are dropped, and a gap event says so."""
+        """A part of `text`, masked; if that fails its lines are dropped, with a gap event in their place."""
         try:
             return self._masker.mask(text, start, end)
         except Exception as error:

@@ -85,7 +85,7 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
         if writing is None or shipping is None:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         quota = Quota(root, run, writing, spool_max, on_full)
-        quota.enter()
+        quota.claim_reserve()
         os.rename(hidden, folder)
     except BaseException:
         delete(hidden)  # what stays is swept away later

@@ -119,7 +119,7 @@ class Segments:
         can free what is written only when something else is open.
         """
         limit, self._limit = self._limit, 0
-        if limit and self._head_bytes() + self.quota.reserve // 2 <= self.quota.spare(self._ceiling, self._size):
+        if limit and self._head_bytes() + self.quota.reserve // 2 <= self.quota.left_over(self._ceiling, self._size):
             self._complete = True
         if self._complete:
             self._rotate(first)
@@ -135,7 +135,7 @@ class Segments:
         except OSError:
             os.close(fd)
             raise
-        self._ceiling = self.quota.spare(self._ceiling, self._size)
+        self._ceiling = self.quota.left_over(self._ceiling, self._size)
         self._close()
         self._fd, self._size = fd, len(head)
         self._number += 1

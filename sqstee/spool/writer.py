@@ -68,7 +68,7 @@ class Writer:
             chunk = self._after_lost_line(stream, chunk)
         at = 0
         for piece, cut in self._pieces(stream, chunk):
-            if not self._has_room(piece) and wait and self._segments.quota.waits():
+            if not self._has_room(piece) and wait and self._segments.quota.should_wait():
                 self.bytes -= len(chunk) - at
                 return chunk[at:]
             self._append_lines(stream, piece, cut)
