@@ -1,4 +1,4 @@
-"""A destination in this process that answers as a function says."""
+"""A destination in this process, scripted by a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[[Sequence[Body]], list[Failure]]
 
 
 class Scripted(Batches):
-    """A destination that answers as a function says; what it took is kept."""
+    """A destination whose answers a function determines; it keeps the accepted bodies."""
 
     ordered = False
 
