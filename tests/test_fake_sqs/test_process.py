@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 from fakes.sqs import FakeSqs
-from fakes.sqs.client import TESTS
+from fakes.sqs.fork_server import TESTS
 
 from .helpers import client_of, entries, in_thread, until
 
@@ -134,4 +134,4 @@ def test_stop_twice() -> None:
         server.stop()
     assert isinstance(results[0], ConnectionClosedError)
     server.stop()
-    assert server.process.returncode == 0
+    assert server.status == 0

@@ -17,7 +17,8 @@ ready, serves 127.0.0.1 only, and ends at EOF on its stdin or on SIGTERM. It use
     recorder reports   counters, and the reports that a test gets
     service sqs_service   from a request to its answer
     server connection http_response control   HTTP and the control channel
-    client   FakeSqs
+    process   the server as a process, forked or by itself
+    client fork_server   FakeSqs, and the fork server that starts it fast
 
 Not modelled: retention (nothing expires), policies, encryption, tags, move tasks, the 60 s for which the name of a
 deleted queue stays reserved, and approximate counts (all counts are exact).

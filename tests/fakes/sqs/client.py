@@ -5,18 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
 
 from .faults import Faults
+from .fork_server import ForkServer
 from .limits import ACCOUNT
 from .reports import Counters, Delivery, Request, StoredMessage
 from .signature import ACCESS_KEY, REGION, SECRET_KEY
-
-TESTS = Path(__file__).parents[2]
 
 
 class FakeSqs:
@@ -37,20 +33,14 @@ class FakeSqs:
         port: int = 0,
         faults: Faults | None = None,
     ) -> None:
-        command = [sys.executable, "-E", "-S", "-m", "fakes.sqs", f"--port={port}"]
-        command += [f"--latency-ms={latency_ms}", f"--faults={json.dumps(faults or {})}"]
-        command += ["--sink"] * sink + ["--discard"] * discard
+        arguments = [f"--port={port}", f"--latency-ms={latency_ms}", f"--faults={json.dumps(faults or {})}"]
+        arguments += ["--sink"] * sink + ["--discard"] * discard
         for queue in queues:
-            command += ["--queue", queue]
+            arguments += ["--queue", queue]
         self._lock = threading.Lock()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TESTS)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the fake SQS did not start (status {self.process.wait()})")
-        ready = json.loads(line)
-        self.endpoint: str = ready["endpoint"]
-        self.pid: int = ready["pid"]
+        self._fork_server = ForkServer.shared()
+        self.status: int | None = None  # the server's exit status
+        self.endpoint, self.pid = self._fork_server.start(arguments)
         address = self.endpoint.removeprefix("http://")
         self._control = http.client.HTTPConnection(address, timeout=self.TIMEOUT)
         self._call("counters")  # connects now: `refuse` does not reset this connection
@@ -64,16 +54,8 @@ class FakeSqs:
     def stop(self) -> None:
         """End the server: SIGTERM, and SIGKILL after 5 s; a second call does nothing."""
         self._control.close()
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+        if self.status is None:
+            self.status = self._fork_server.stop(self.pid)
 
     def environ(self) -> dict[str, str]:
         """Environment variables that lead boto3 to this server, and away from the machine's own configuration."""
