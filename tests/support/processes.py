@@ -18,7 +18,7 @@ UNTIL_THE_FRONT_ENDS = "while [ -e /proc/$PPID/exe ]; do sleep 0.02; done"  # in
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
-    """Poll until `condition` is true, for at most half of the time: the awaited work needs the processor too."""
+    """Poll until `condition` is true, for at most a quarter of the time: the awaited work needs the processor too."""
     deadline = time.monotonic() + seconds
     while True:
         asked = time.monotonic()
@@ -26,7 +26,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOU
             return
         now = time.monotonic()
         assert now < deadline, f"no {what} within {seconds} s"
-        time.sleep(max(0.01, now - asked))
+        time.sleep(max(0.01, 3 * (now - asked)))
 
 
 @contextmanager
