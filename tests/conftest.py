@@ -1,4 +1,4 @@
-"""Fixtures: the real command with a spool of its own, and an SQS to speak to."""
+"""Fixtures: the real command with a spool of its own, and a fake SQS."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import HealthCheck, settings
-from node import Node
 from support import Sqstee
+from support.node import Node
 
-# A gate asks the same questions each time; --hypothesis-profile=explore asks new ones, and many more. How long an
-# example takes, or the making of one, says how crowded the machine is.
+# By default every run tests the same examples; --hypothesis-profile=explore draws new ones, and many more. There is no
+# deadline: the time of an example depends on the load of the machine.
 settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("gate"), derandomize=False, max_examples=2000)
 settings.load_profile("gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the fault suite goes on: by default as long as a gate can wait."""
+    """Options for the length of the fault suite; the defaults suit `make test`."""
     parser.addoption("--fault-steps", type=int, default=150, help="steps of each random sequence of faults")
     parser.addoption("--fault-seeds", type=int, default=1, help="how many random sequences of faults")
     parser.addoption("--fault-kills", type=int, default=10, help="kills at random moments, of front and shipper each")
@@ -28,14 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the benches that a gate does not wait for."""
+    """Deselect the longer benches unless --benches is given."""
     left_out = [] if config.getoption("--benches") else [item for item in items if item.get_closest_marker("bench")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The options above, as arguments of the tests that ask for them."""
+    """Pass the options above to the tests that have them as arguments."""
     if "fault_seed" in metafunc.fixturenames:
         metafunc.parametrize("fault_seed", range(metafunc.config.getoption("--fault-seeds")))
     for name in ("fault_steps", "fault_kills"):
@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def sqstee(tmp_path: Path) -> Sqstee:
-    """The installed command, with its spool in the test's own folder and nothing configured."""
+    """The installed command with nothing configured, and its spool in the test's own folder."""
     return Sqstee(tmp_path)
 
 
@@ -65,7 +65,7 @@ def node(sqstee: Sqstee, fake_sqs: FakeSqs) -> Node:
 
 @pytest.fixture(autouse=True, scope="session")
 def _signals_are_heard() -> None:
-    """A shell starts its background jobs with ^C and ^\\ ignored, nohup with hangups; what they start inherits that."""
+    """Restore the default signals: background jobs start with ^C and ^\\ ignored, nohup with hangups ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -73,7 +73,7 @@ def _signals_are_heard() -> None:
 
 @pytest.fixture(autouse=True)
 def _bounded(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test may hang: it fails after five minutes, more than a crowded machine needs; one of many runs after ten."""
+    """Fail a test that hangs: after five minutes; after ten if it is marked slow or fault."""
     many = any(request.node.get_closest_marker(name) for name in ("fault", "slow"))
 
     def fail(number: int, frame: object) -> None:

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
-from node import Node
+from fakes.sqs import FakeSqs
 from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
+from support.node import Node
 
 from sqstee import options
 from sqstee.agent.claimed_run import read_policy
@@ -37,7 +37,7 @@ def test_several_runs_are_packed_together(node: Node) -> None:
             stack.enter_context(node.wrapping("sh", "-c", script, stderr=subprocess.DEVNULL)) for _ in range(4)
         ]
         wait_for(lambda: node.sqstee.spooled().count(b"oops\n") == 4, "lines")
-        node.wait_for_charge_of(4)
+        node.wait_for_claims(4)
         node.server.clear_faults()
         for process in running_ones:
             process.communicate(b"\n", timeout=40)
@@ -212,7 +212,7 @@ def test_a_flood_in_one_run_starves_no_other(node: Node) -> None:
             lambda: used_bytes(str(node.sqstee.spool)) > big and node.server.counters().active == IN_FLIGHT, "flood"
         )
         node.wrap("echo", "small")
-        node.wait_for_charge_of(2)
+        node.wait_for_claims(2)
         node.server.faults(black_hole=False, latency_ms=1000)
         wait_for(lambda: any('"small"' in message.body for message in node.server.sent("q")), "small run's line")
         node.server.clear_faults()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node import Node
 from support import SCRIPT, children, injecting, kill, running, wait_for
+from support.node import Node
 
 from sqstee.agent.agent import Agent, AgentConfig
 from sqstee.cli.agent import _folder as served

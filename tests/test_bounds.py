@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TIMEOUT, Rebuilt, Sqstee, children, is_running, python, running, states, wait_for

@@ -8,10 +8,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from collecting import collecting, stored
-from fake_sqs import FakeSqs
-from receiving import in_flight, lines_of, put
+from fakes.sqs import FakeSqs
 from support import Sqstee
+from support.bodies import in_flight, lines_of, put
+from support.collector import collecting, stored
 
 from sqstee.transports.sqs_probe import clock_step
 

@@ -21,8 +21,8 @@ from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
-from collecting import body, collecting, stored
 from support import Sqstee, clean_environment, running, wait_for
+from support.collector import body, collecting, stored
 
 from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.destination import parse

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import clean_environment
-from terminal import Terminal
+from support.terminal import Terminal
 
 FOLDER = Path(__file__).parent.parent / "completions"
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")

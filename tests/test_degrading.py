@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import Sqstee, children, injecting, kill, paced, running, time_to_meet, until_met, wait_for
-from terminal import Terminal
+from support.terminal import Terminal
 
 BEFORE = [  # the command is executed in our place
     "sqstee.options:load:bug:1",

@@ -7,9 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-import targets
-from fake_web import Answer, Application, Asked, FakeWeb
-from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
+from fakes.web import Application, FakeWeb, HttpRequest, HttpResponse
+from support import Rebuilt, Sqstee, children, kill, python, running, targets, wait_for
 
 NOISY = python(r"""
 import os
@@ -77,7 +76,7 @@ class Picky:
         self.took_gap = threading.Event()
         self.go_on = threading.Event()
 
-    def __call__(self, asked: Asked) -> Answer:
+    def __call__(self, asked: HttpRequest) -> HttpResponse:
         """Carry a request out."""
         if b"poisonous" in asked.body and not self.go_on.is_set():
             return self.refusal("InvalidParameterValue", 422, "no")

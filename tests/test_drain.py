@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from draining import FAST, assembled, drained, files, journal
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
-from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
 from support import SCRIPT, Sqstee
-from terminal import Terminal
+from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support.drain import FAST, assembled, drained, files, journal
+from support.terminal import Terminal
 
 from sqstee.cli.progress import fitted
 from sqstee.drain.files import safe_name

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from draining import FAST, assembled, at_most, drained, files, journal
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
 from support import Sqstee, python, running, wait_for
+from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support.drain import FAST, assembled, at_most, drained, files, journal
 
 from sqstee.drain.fast_decode import plain_lines
 from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import (
     UNTIL_THE_FRONT_ENDS,
     Rebuilt,
@@ -25,7 +25,7 @@ from support import (
     until_met,
     wait_for,
 )
-from terminal import Terminal
+from support.terminal import Terminal
 
 from sqstee.capture.final_flush import DeliveryStats
 from sqstee.errors import EXIT_UNDELIVERED

@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import targets
-from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, kill, python, running, wait_for
+from fakes.sqs import FakeSqs
+from support import Rebuilt, Sqstee, children, kill, python, running, targets, wait_for
 
 from sqstee.record import Body, Encoder
 from sqstee.spool.checkpoint import Checkpoint

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import targets
 from programs.chatter import lines, written
-from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, wait_for
-from targets import Target
+from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, targets, wait_for
+from support.targets import Target
 
 from sqstee.wire import decode
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from scripted import Scripted, settings
 from support import Rebuilt
+from support.scripted import Scripted, settings
 
 from sqstee.agent.fair_queue import FairQueue
 from sqstee.agent.flow import QUANTUM_BYTES, ServedRun

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted, settings
 from support import Rebuilt, Sqstee, python
+from support.scripted import Scripted, settings
 
 from sqstee.record import Body
 from sqstee.ship.shipper import Shipper

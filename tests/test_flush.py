@@ -10,10 +10,10 @@ from operator import le
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
-from scripted import Scripted
+from fakes.sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
-from terminal import Terminal
+from support.scripted import Scripted
+from support.terminal import Terminal
 
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.record import Body

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import Rebuilt, Sqstee, running, wait_for
 
 import sqstee as package

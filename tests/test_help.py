@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import SCRIPT, Sqstee
-from terminal import Terminal
+from support.terminal import Terminal
 
 from sqstee.__main__ import VERBS
 from sqstee.cli import help

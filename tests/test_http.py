@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from collecting import body, collecting, stored
 from support import Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
+from support.collector import body, collecting, stored
 
 from sqstee.destination import parse
 from sqstee.ship.backoff import Backoff

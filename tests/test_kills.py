@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
-from recovering import LINES, assert_recovered, flush, leave_behind, shipped, unfinished
+from fakes.sqs import FakeSqs
 from support import TIMEOUT, UNTIL_THE_FRONT_ENDS, Sqstee, injecting, python, wait_for
+from support.recovery import LINES, assert_recovered, flush, leave_behind, shipped, unfinished
 
 from sqstee.spool.segments import segment_name
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.parser.models import SqsModel
-from s3_server import S3Server
+from fakes.s3 import S3Server
 
 from sqstee.aws_lambda import handler
 from sqstee.record import Body, Encoder

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
+from fakes.sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from support import Sqstee, children, running, wait_for
-from terminal import Terminal
+from support.terminal import Terminal
 
 from sqstee.backoff import full_jitter
 from sqstee.destination import parse as parse_destination

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import Sqstee, injecting, time_to_meet, until_met
-from terminal import Terminal
+from support.terminal import Terminal
 
 from sqstee.capture.notices import Notices
 

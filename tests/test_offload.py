@@ -8,8 +8,8 @@ from typing import Any
 
 import boto3
 import pytest
-from fake_sqs import FakeSqs
-from s3_server import S3Server
+from fakes.s3 import S3Server
+from fakes.sqs import FakeSqs
 from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body, Encoder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import Sqstee
 
 ROOT = Path(__file__).parent.parent

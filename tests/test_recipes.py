@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, is_running, running, wait_for
 
 from sqstee.wire import Record, decode

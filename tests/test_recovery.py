@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
-from recovering import LINES, assert_recovered, leave_behind, shipped, unfinished
+from fakes.sqs import FakeSqs
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
+from support.recovery import LINES, assert_recovered, leave_behind, shipped, unfinished
 
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.segments import segment_name

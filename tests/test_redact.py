@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Rebuilt, Sqstee, injecting, paced, python, running, wait_for

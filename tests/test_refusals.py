@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
+from fakes.sqs import ACCESS_KEY, SECRET_KEY, FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import Scripted, settings
 from support import TIMEOUT as LONGEST
 from support import Rebuilt, Sqstee, injecting, python, running, wait_for
+from support.scripted import Scripted, settings
 
 from sqstee.destination import parse
 from sqstee.record import Body, Encoder

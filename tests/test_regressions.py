@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import TIMEOUT, Rebuilt, Sqstee, children, injecting, python, running, wait_for
 
 from sqstee.jsonbytes import encode_object

@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+from fakes.s3 import S3Server
 from hypothesis import given
 from hypothesis import strategies as st
-from s3_server import S3Server
 from support import Sqstee, children, kill, python, running, wait_for
 
 from sqstee.destination import parse

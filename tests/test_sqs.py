@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import (

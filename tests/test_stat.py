@@ -13,12 +13,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
-from receiving import lines_of, put
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
-from terminal import Terminal
+from support.bodies import lines_of, put
+from support.terminal import Terminal
 
 from sqstee.read.queue_trend import QueueTrend, sparkline
 from sqstee.transports.base import QueueState

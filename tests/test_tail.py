@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
-from receiving import RUN, event_of, expected, in_flight, lines_of, put, whole_run
-from s3_server import S3Server
+from fakes.s3 import S3Server
+from fakes.sqs import FakeSqs
 from support import SCRIPT, Sqstee, running, wait_for
-from terminal import Terminal
+from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support.terminal import Terminal
 
 from sqstee.errors import SqsteeError
 from sqstee.read.ack_pool import AckPool

@@ -10,11 +10,11 @@ import subprocess
 from typing import Any
 
 import pytest
-from fake_sqs import FakeSqs
-from receiving import event_of, in_flight, lines_of, put, whole_run
+from fakes.sqs import FakeSqs
 from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
-from terminal import Terminal
+from support.bodies import event_of, in_flight, lines_of, put, whole_run
+from support.terminal import Terminal
 
 from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks

@@ -36,7 +36,7 @@ from support import (
     running,
     wait_for,
 )
-from terminal import Terminal
+from support.terminal import Terminal
 
 from sqstee.capture.front import NEST_VARIABLE, nest_entry
 from sqstee.capture.signals import pending

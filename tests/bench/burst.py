@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import DOLLARS, Row, machine, table
 from bench.nodes import HOW, JOB, RATE, running
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 
 from sqstee.wire import decode
 

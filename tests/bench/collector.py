@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from collecting import collecting, stored
+from support.collector import collecting, stored
 
 from sqstee.destination import parse
 from sqstee.record import Body, Encoder

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_sqs import FakeSqs
-from receiving import lines_of, put
+from fakes.sqs import FakeSqs
 from support import SCRIPT, clean_environment
+from support.bodies import lines_of, put
 
 
 def main() -> None:

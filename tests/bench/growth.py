@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import Row, machine, proportional_kib, table
 from bench.shipping import PRODUCER
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
 HEAD = ("lines", "CPU s", "to the row before", "CPU µs a line", "MiB at most")

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import Row, machine, proportional_kib, table
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
 SECONDS = 10

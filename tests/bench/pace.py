@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from bench.burst import times as times_of
 from bench.common import Row, machine, table
 from bench.nodes import running
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, clean_environment
 
 from sqstee.ship.pace import Pace

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
 from sqstee.record import Encoder

@@ -20,7 +20,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import Row, machine, proportional_kib, table
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
 PRODUCER = """

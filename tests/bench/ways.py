@@ -25,10 +25,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import Row, machine, table
 from bench.shipping import PRODUCER, SIMPLE
-from collecting import collecting
-from fake_sqs import FakeSqs
-from fake_web import FakeS3, FakeWeb, Forward
+from fakes.bucket import FakeS3
+from fakes.sqs import FakeSqs
+from fakes.web import FakeWeb, Forward
 from support import SCRIPT, clean_environment
+from support.collector import collecting
 
 ROUND_TRIP_MS = 20.0
 LENGTH = 120

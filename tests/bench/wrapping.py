@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment, wait_for
 
 ROUNDS = 5

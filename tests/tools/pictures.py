@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_sqs import FakeSqs, StoredMessage
+from fakes.sqs import FakeSqs, StoredMessage
 from support import SCRIPT, Sqstee
-from terminal import Terminal
+from support.terminal import Terminal
 
 FOLDER = Path(__file__).parent.parent / "pictures"
 COLUMNS = 100

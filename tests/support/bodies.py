@@ -1,4 +1,4 @@
-"""Shared by the tests of the read side: bodies as sqstee sends them, and queues filled with them."""
+"""Bodies as sqstee sends them, and queues filled with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from fake_sqs import FakeSqs
+from fakes.sqs import FakeSqs
 
 from sqstee.record import Body, Encoder
 
@@ -15,7 +15,7 @@ TIME_NS = 1_700_000_000_000_000_000
 
 
 def lines_of(first: int, last: int, run: str = RUN, host: str = "node1", stream: str = "stdout", job: str = "") -> Body:
-    """A body with the lines of seqs first..last, each naming its seq."""
+    """A body with the lines of seqs first..last; each line contains its seq."""
     block = b"".join(b"line %d\n" % seq for seq in range(first, last + 1))
     data = Encoder(run, host, job).lines(block, stream, TIME_NS, first)
     return Body(data, run, host, first, last)
@@ -52,5 +52,5 @@ def in_flight(server: FakeSqs, queue: str = "q") -> int:
 
 
 def expected(first: int, last: int) -> bytes:
-    """The bytes that the command of lines_of wrote."""
+    """The bytes of the lines in a body of `lines_of`."""
     return b"".join(b"line %d\n" % seq for seq in range(first, last + 1))

@@ -1,4 +1,4 @@
-"""Runs that a death left behind, for the tests: made, shipped, and looked at."""
+"""Runs that a killed process left behind: make, ship and check them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from fake_sqs import FakeSqs
-from support import Rebuilt, Sqstee, children, kill, running, wait_for
+from fakes.sqs import FakeSqs
+
+from .command import Sqstee
+from .processes import children, kill, running, wait_for
+from .streams import Rebuilt
 
 LINES = b"".join(b"%d\n" % n for n in range(1, 2001))
 
 
 def shipped(server: FakeSqs, queue: str) -> Rebuilt:
-    """The streams in everything that the queue ever accepted."""
+    """The streams from all messages that the queue has accepted."""
     return Rebuilt((message.body, message.attributes) for message in server.sent(queue))
 
 
@@ -21,7 +24,7 @@ def shipped(server: FakeSqs, queue: str) -> Rebuilt:
 def unfinished(
     sqstee: Sqstee, environ: Mapping[str, str], to: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
-    """A run of LINES and an unfinished one, all spooled, that goes on: its front, command and shipper."""
+    """A running run with LINES and an unfinished line in the spool; its front, command and shipper."""
     script = "seq 2000; printf unfinished; exec tail -f /dev/null"
     words = sqstee.words("--to", to, "--", "sh", "-c", script)
     with running(words, stdout=subprocess.DEVNULL, env=sqstee.environ | dict(environ)) as process:
@@ -32,7 +35,7 @@ def unfinished(
 
 
 def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
-    """Kill front and shipper of a run to a queue that is not there yet; the run's name. It ends in `unfinished`."""
+    """Kill the processes of an unfinished run whose queue does not exist yet; the run's name."""
     with unfinished(sqstee, server.environ(), to) as (process, command, shipper):
         kill(shipper, process.pid, command)
     (run,) = sqstee.waiting_runs()
@@ -40,16 +43,16 @@ def leave_behind(sqstee: Sqstee, server: FakeSqs, to: str) -> str:
 
 
 def assert_recovered(found: Rebuilt) -> None:
-    """Every line, the unfinished one too, and an exit event that says how the run ended."""
+    """It has every line, the unfinished one included, and an exit event with the cause."""
     found.assert_whole()
     assert found.stdout == LINES + b"unfinished"
     assert found.events[-1].fields["cause"] == "wrapper-died"
 
 
 def flush(sqstee: Sqstee, server: FakeSqs) -> None:
-    """What is left is shipped, by whoever has it, and nothing stays."""
+    """Flush until the spool is empty; another process may ship part of it."""
 
     def flushed() -> bool:
         return sqstee.run("flush", environ=server.environ()).returncode == 0 and not sqstee.waiting_runs()
 
-    wait_for(flushed, "end of everything", 40)
+    wait_for(flushed, "empty spool", 40)

@@ -1,4 +1,4 @@
-"""A real terminal for tests: a command in a session of its own on a pty, driven by reading and typing."""
+"""A real terminal: a command in a session of its own on a pty, driven by reading and typing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 60.0
 
 
 class Terminal:
-    """Runs `command` as the leader of a session whose controlling terminal this is; `before` are its first modes."""
+    """Runs `command` as the leader of a session that this terminal controls; `before` are the modes at the start."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], size: tuple[int, int] = (30, 100)) -> None:
         self.output = b""
@@ -62,7 +62,7 @@ class Terminal:
         os.write(self.fd, keys)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Give the terminal another size."""
+        """Change the terminal's size."""
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def modes(self) -> list[Any]:
@@ -70,7 +70,7 @@ class Terminal:
         return termios.tcgetattr(self.fd)
 
     def expect(self, text: bytes, seconds: float = SECONDS) -> bytes:
-        """Read until `text` has come, from where the last expectation ended; what came, `text` included."""
+        """Read until `text` comes after the end of the last expectation; all that came since, `text` included."""
         deadline = time.monotonic() + seconds
         while text not in self.output[self._at :]:
             assert self._read(deadline), f"no {text!r} in {self.output[self._at :]!r}"
@@ -78,7 +78,7 @@ class Terminal:
         return self.output[start : self._at]
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """Read to the end; the exit status as of os.waitstatus_to_exitcode."""
+        """Read to the end; the exit status, as os.waitstatus_to_exitcode gives it."""
         deadline = time.monotonic() + seconds
         while self._read(deadline):
             pass

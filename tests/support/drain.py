@@ -1,4 +1,4 @@
-"""Shared by the tests of drain: drain a queue, read the files, and assemble a journal."""
+"""Draining a queue, reading the files, and assembling runs from a journal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fake_sqs import FakeSqs
-from support import Sqstee
+from fakes.sqs import FakeSqs
 
 from sqstee.drain.journal import Journal, meta_of
 from sqstee.drain.store import Store
 from sqstee.drain.verdict import Verdict
+
+from .command import Sqstee
 
 FAST = ("--idle-timeout", "0.5s")
 
@@ -23,18 +24,18 @@ def drained(sqstee: Sqstee, server: FakeSqs, *words: str, **options: Any) -> sub
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file that a user sees, by its path in the folder."""
+    """The user's files, by their paths in the folder."""
     found = (path for path in folder.rglob("*") if path.is_file() and ".sqstee" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def at_most(server: FakeSqs, queue: str, left: int) -> bool:
-    """Whether a queue holds at most this many messages."""
+    """Whether a queue holds at most `left` messages."""
     return len(server.messages(queue)) <= left
 
 
 def journal(folder: Path, *bodies: bytes, id: str = "") -> None:
-    """Journal bodies, as a drain would."""
+    """Write bodies to the journal, as a drain does."""
     (folder / ".sqstee").mkdir(parents=True, exist_ok=True)
     writer = Journal(str(folder / ".sqstee"))
     writer.append([(meta_of(id or f"id{hash(body)}", 1.5, {}), body) for body in bodies])
@@ -42,7 +43,7 @@ def journal(folder: Path, *bodies: bytes, id: str = "") -> None:
 
 
 def assembled(folder: Path, layout: str = "streams", packed: bool = False) -> dict[str, Verdict]:
-    """Assemble the journal; the verdicts by run."""
+    """Assemble the runs in the journal; the verdicts by run."""
     found: dict[str, Verdict] = {}
     store = Store(str(folder), layout, packed)
     try:

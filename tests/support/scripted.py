@@ -1,4 +1,4 @@
-"""A destination in this process that answers as a function says."""
+"""A destination in this process, scripted by a function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real collector in a process of its own, as the tests of both ends use it."""
+"""The real collector in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import SCRIPT, clean_environment, running
-
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.local import LocalReceiver
+
+from .command import SCRIPT, clean_environment
+from .processes import running
 
 
 def body(run: str, first: int, last: int, text: bytes = b"line") -> Body:
@@ -34,7 +35,7 @@ def stored(store: Path) -> list[ReceivedMessage]:
 def collecting(
     store: Path, *words: str, port: int = 0, environ: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`sqstee serve` on a free port (or the one given): the process and its URL."""
+    """`sqstee serve` on `port` (0: a free one); the process and its URL."""
     command = [SCRIPT, "serve", "--port", str(port), "--store", f"local:{store}", *words]
     env = clean_environment() | {"HOME": str(store.parent)} | dict(environ or {})
     with running(command, stderr=subprocess.PIPE, env=env) as process:

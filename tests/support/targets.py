@@ -1,6 +1,6 @@
-"""The destinations that the fault suite ships to: where they are, what can go wrong there, and what they hold.
+"""The destinations of the fault suite: how to reach them, their possible faults, and their contents.
 
-Each is one server that injects faults, and the faults that are its own beside those that every server has.
+Each is a server that injects faults: those that all servers have in common, and its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from collecting import stored
-from fake_sqs import FakeSqs
-from fake_web import FakeS3, FakeWeb, Wsgi
+from fakes.bucket import FakeS3
+from fakes.sqs import FakeSqs
+from fakes.web import FakeWeb, Wsgi
 
 from sqstee.collector import Collector, open_store
 from sqstee.record import gunzip
+
+from .collector import stored
 
 FaultSpec = dict[str, Any]
 Bodies = list[tuple[str | bytes, dict[str, str]]]
@@ -27,7 +29,7 @@ def _errors(code: str, status: int, probability: float = 1.0, **more: object) ->
 
 
 def _network(operation: str) -> dict[str, FaultSpec]:
-    """What goes wrong between any client and any server; an `operation` that sends may be carried out all the same."""
+    """The faults between any client and any server; `operation` is the one that sends, and may be executed in spite."""
     sending = {"operation": operation}
     return {
         "no answer": {"dropped": {"probability": 0.4, **sending}},
@@ -79,13 +81,13 @@ _S3: dict[str, FaultSpec] = {
     "too large": _errors("EntityTooLarge", 400, 0.4),
 }
 FAULTS = {"sqs": _SQS, "http": _HTTP, "s3": _S3}
-# In their course bodies are divided: in that of the others what is sent again is exactly the same.
+# These faults make the sender divide bodies; with all others it sends exactly the same body again.
 DIVIDING = {"poison", "whole calls refused", "too large"}
-UNCOUNTED = {"no server", "slow"}  # by the server, when they strike
+UNCOUNTED = {"no server", "slow"}  # the server does not count how often they strike
 
 
 class Target:
-    """A destination under test: `to` names it, `environ` leads there, `known` is all that can go wrong."""
+    """A destination under test: `to` is its name, `environ` leads to it, `known` are its possible faults."""
 
     def __init__(self, kind: str, to: str, server: FakeSqs | FakeWeb, environ: Mapping[str, str]) -> None:
         self.kind = kind
@@ -96,23 +98,23 @@ class Target:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Further words of the command line."""
+        """Further options for the command line."""
         return ()
 
     @property
     def keeps_one(self) -> bool:
-        """Whether a body that is sent again is stored once."""
+        """Whether a body that is sent twice is stored once."""
         return not isinstance(self.server, FakeSqs)
 
     @property
     def struck(self) -> int:
-        """How often a fault struck, but for those that are UNCOUNTED."""
+        """How often faults struck, without those in UNCOUNTED."""
         counts = self.server.counters().injected if isinstance(self.server, FakeSqs) else self.server.injected
         return sum(counts.values())
 
     @property
     def active(self) -> int:
-        """Requests under way there."""
+        """Running requests."""
         return self.server.counters().active if isinstance(self.server, FakeSqs) else self.server.active
 
     def fault(self, name: str) -> None:
@@ -120,16 +122,16 @@ class Target:
         self.server.faults(**self.known[name])
 
     def seed(self, seed: int) -> None:
-        """Begin the faults' chances anew."""
+        """Restart the random generator of the faults."""
         self.server.faults(seed=seed)
 
     def heal(self) -> None:
-        """The trouble is over."""
+        """End all faults."""
         self.server.clear_faults()
         self.server.release()
 
     def bodies(self) -> Bodies:
-        """All that it has ever taken."""
+        """All bodies that it has accepted."""
         raise NotImplementedError
 
 
@@ -142,7 +144,7 @@ class _Queue(Target):
 
 
 class _Fallback(_Queue):
-    """A queue, and a local one behind it; what is there comes first, as a record beats the gap event in its place."""
+    """A queue with a local fallback; the fallback's bodies come first: a record beats the gap event in its place."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -169,7 +171,7 @@ class _Bucket(Target):
 
 @contextmanager
 def target(kind: str, folder: Path) -> Iterator[Target]:
-    """A destination of one kind; `folder` is its own."""
+    """A destination of one kind, with `folder` for its files."""
     if kind in ("sqs", "fallback"):
         with FakeSqs("q") as queue:
             found = (_Queue if kind == "sqs" else _Fallback)(kind, "q", queue, queue.environ())

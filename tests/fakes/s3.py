@@ -1,4 +1,4 @@
-"""moto's S3 with a bucket `bkt`, in threads of the test's own process: it records calls, fails on demand, restarts."""
+"""moto's S3 with a bucket `bkt`, in threads of the test's process: it records calls, fails on demand, and restarts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class S3Server:
-    """`faults` holds what the next PUTs are answered with: a code of ANSWERS, and whether they are carried out."""
+    """`faults` holds the errors of the next PUTs: a code of ANSWERS, and whether the PUT is executed all the same."""
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._application: Application = DomainDispatcherApplication(create_backend_app)
-        self._reserved = reserved()  # so that nobody has the port while it is stopped
+        self._reserved = reserved()  # keeps the port while the server is stopped
         self._port: int = self._reserved.getsockname()[1]
         self._server: BaseWSGIServer | None = None
         self.calls: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
         self.faults: deque[tuple[str, bool]] = deque()
-        self.too_large = 0  # a PUT of more bytes is refused
+        self.too_large = 0  # PUTs of more bytes are refused; 0: no limit
         self.conditional = True
-        self.pages = 0  # so many requests are answered with a page of a portal's that is in between
+        self.pages = 0  # number of requests that a login portal answers with its page
 
     def __enter__(self) -> S3Server:
         from moto.s3.models import s3_backends
@@ -69,19 +69,19 @@ class S3Server:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, on the port of before."""
+        """Listen, always on the same port."""
         self._server = make_server("127.0.0.1", self._port, self._serve, threaded=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections; what is stored stays."""
+        """Refuse connections; objects are kept."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def environ(self) -> dict[str, str]:
-        """What a client needs."""
+        """Environment variables that lead boto3's S3 here."""
         return {
             "AWS_ENDPOINT_URL_S3": self.url,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -90,7 +90,7 @@ class S3Server:
         }
 
     def puts(self) -> list[dict[str, str]]:
-        """The headers of all PUTs of objects, refused ones as well."""
+        """The headers of all PUTs of objects, refused ones included."""
         return [headers for method, path, headers in self.calls if method == "PUT" and path.count("/") > 1]
 
     def names(self) -> list[str]:
@@ -103,7 +103,7 @@ class S3Server:
         return data
 
     def rebuilt(self) -> Rebuilt:
-        """The streams in all objects."""
+        """The streams from all objects."""
         import gzip
 
         found = {key: self.get(key) for key in self.names()}

@@ -1,0 +1,116 @@
+"""One bucket of a strict Amazon S3, to be served by `fakes.web.FakeWeb`."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import xml.etree.ElementTree as ET
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import md5
+from xml.sax.saxutils import escape
+
+from .web import HttpRequest, HttpResponse
+
+
+class FakeS3:
+    """A bucket that accepts whole objects only and lists them in order. Path-style; signatures are not checked.
+
+    Modelled from the API reference: PutObject with If-None-Match, Content-MD5 and checksums, GetObject, DeleteObject,
+    DeleteObjects, ListObjectsV2 with StartAfter, MaxKeys and a continuation token. With `discard` an object's content
+    is checked, but not kept.
+    """
+
+    def __init__(self, bucket: str, discard: bool = False) -> None:
+        self.bucket = bucket
+        self._discard = discard
+        self.objects: dict[str, bytes] = {}
+        self._modified: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Execute a request."""
+        bucket, _, key = request.path.lstrip("/").partition("/")
+        if bucket != self.bucket:
+            return self.refusal("NoSuchBucket", 404, "The specified bucket does not exist")
+        if "AWS4-HMAC-SHA256" not in request.headers.get("authorization", ""):
+            return self.refusal("AccessDenied", 403, "Access Denied")
+        with self._lock:
+            if request.method == "PUT" and key:
+                return self._put(key, request)
+            if request.method == "GET" and key:
+                return self._get(key)
+            if request.method == "DELETE" and key:
+                self.objects.pop(key, None)
+                return HttpResponse(204)
+            if request.method == "GET" and request.query.get("list-type") == "2":
+                return self._list(request.query)
+            if request.method == "POST" and "delete" in request.query:
+                return self._delete(request)
+        return self.refusal("NotImplemented", 501, "not modelled")
+
+    @staticmethod
+    def refusal(code: str, status: int, message: str) -> HttpResponse:
+        """An error as S3 writes it."""
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+        return HttpResponse(status, text.encode(), {"Content-Type": "application/xml"})
+
+    def _put(self, key: str, request: HttpRequest) -> HttpResponse:
+        if "content-length" not in request.headers:
+            return self.refusal("MissingContentLength", 411, "You must provide the Content-Length HTTP header.")
+        if not _intact(request):
+            return self.refusal("BadDigest", 400, "The checksum you specified did not match what we received.")
+        condition = request.headers.get("if-none-match")
+        if condition not in (None, "*"):
+            return self.refusal("NotImplemented", 501, "A header you provided implies functionality")
+        if condition and key in self.objects:
+            return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
+        self.objects[key] = b"" if self._discard else request.body
+        self._modified[key] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        return HttpResponse(200, b"", {"ETag": f'"{_etag(request.body)}"'})
+
+    def _get(self, key: str) -> HttpResponse:
+        if key not in self.objects:
+            return self.refusal("NoSuchKey", 404, "The specified key does not exist.")
+        headers = {"ETag": f'"{_etag(self.objects[key])}"', "Content-Type": "binary/octet-stream"}
+        return HttpResponse(200, self.objects[key], headers)
+
+    def _list(self, query: Mapping[str, str]) -> HttpResponse:
+        after = query.get("continuation-token") or query.get("start-after", "")
+        names = sorted(name for name in self.objects if name.startswith(query.get("prefix", "")) and name > after)
+        most = min(1000, int(query.get("max-keys", "1000")))
+        listed, more = names[:most], len(names) > most
+        entries = "".join(
+            f"<Contents><Key>{escape(name)}</Key><LastModified>{self._modified[name]}</LastModified>"
+            f"<Size>{len(self.objects[name])}</Size></Contents>"
+            for name in listed
+        )
+        token = f"<NextContinuationToken>{escape(listed[-1])}</NextContinuationToken>" if more else ""
+        text = (
+            "<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(listed)}</KeyCount>{token}{entries}"
+            "</ListBucketResult>"
+        )
+        return HttpResponse(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _delete(self, request: HttpRequest) -> HttpResponse:
+        if not _intact(request):
+            return self.refusal("BadDigest", 400, "The checksum you specified did not match what we received.")
+        for element in ET.fromstring(request.body).iter():
+            if element.tag.endswith("Key"):
+                self.objects.pop(element.text or "", None)
+        text = "<?xml version='1.0'?><DeleteResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'/>"
+        return HttpResponse(200, text.encode(), {"Content-Type": "application/xml"})
+
+
+def _etag(data: bytes) -> str:
+    return md5(data, usedforsecurity=False).hexdigest()
+
+
+def _intact(request: HttpRequest) -> bool:
+    """Whether the digests in the headers are those of the body."""
+    crc = base64.b64encode(zlib.crc32(request.body).to_bytes(4, "big")).decode()
+    digest = base64.b64encode(md5(request.body, usedforsecurity=False).digest()).decode()
+    given = request.headers
+    return given.get("x-amz-checksum-crc32", crc) == crc and given.get("content-md5", digest) == digest

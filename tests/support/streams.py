@@ -1,0 +1,66 @@
+"""The streams and events of a run, rebuilt from the bodies that were shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sqstee.record import Body
+from sqstee.wire import Event, Record, decode
+
+
+class Rebuilt:
+    """Both streams and the events of one run, rebuilt from the bodies that were shipped.
+
+    Duplicates are dropped by seq, as readers do, and counted.
+    """
+
+    def __init__(self, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> None:
+        found: dict[int, Record | Event] = {}
+        self.duplicates = 0
+        for data, attributes in bodies:
+            for item in decode(data, dict(attributes)):
+                self.duplicates += item.seq in found
+                if isinstance(found.setdefault(item.seq, item), Event) and isinstance(item, Record):
+                    found[item.seq] = item  # a record beats the gap event in its place
+        self.items = [found[seq] for seq in sorted(found)]
+        self.events = [item for item in self.items if isinstance(item, Event)]
+        self.records = [item for item in self.items if isinstance(item, Record)]
+
+    @classmethod
+    def of_many(cls, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> dict[str, Rebuilt]:
+        """One for each run, from bodies that hold the lines of several runs."""
+        lines: dict[str, list[bytes]] = {}
+        for data, attributes in bodies:
+            plain = Body(data if isinstance(data, bytes) else data.encode(), "", "", 0, 0)
+            plain.encoding = attributes.get("Content-Encoding", "")
+            for line in plain.plain().data.splitlines(keepends=True):
+                lines.setdefault(decode(line)[0].run, []).append(line)
+        return {run: cls([(b"".join(found), {})]) for run, found in lines.items()}
+
+    def stream(self, name: str) -> bytes:
+        """The bytes of one stream."""
+        return b"".join(record.data for record in self.records if record.stream == name)
+
+    @property
+    def stdout(self) -> bytes:
+        """The bytes of stdout."""
+        return self.stream("stdout")
+
+    @property
+    def stderr(self) -> bytes:
+        """The bytes of stderr."""
+        return self.stream("stderr")
+
+    def assert_whole(self) -> None:
+        """It is one run without a missing seq, from its start event to its exit event."""
+        self.assert_without_holes()
+        assert [event.event for event in self.events if event.event != "gap"] == ["start", "exit"]
+        assert isinstance(self.items[-1], Event)
+
+    def assert_without_holes(self) -> None:
+        """It is one run, and a record or an event covers every seq from 0 on."""
+        assert len({item.run for item in self.items}) == 1
+        expected = 0
+        for item in self.items:
+            assert item.seq == expected
+            expected = (item.last if isinstance(item, Event) else item.seq) + 1
