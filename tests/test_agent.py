@@ -163,7 +163,7 @@ def test_an_end_that_the_disk_refuses_is_no_death(node: Node, tmp_path: Path) ->
         wait_for(node.idle, "delivery")
     (one,) = node.shipped().values()
     one.assert_whole()
-    assert one.events[-1].message == "the run has ended; how could not be written"
+    assert one.events[-1].message == "the run has ended; its exit event could not be written"
     assert one.events[-1].fields["cause"] == "wrapper-died"
 
 
@@ -361,7 +361,7 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
             on_front_death=lambda: pytest.fail("the front lives"),
             ship=lambda fd: pytest.fail("the agent ships"),
             flush_timeout=30.0,
-            patience=30.0,
+            delivery_timeout=30.0,
         ).run()
         monkeypatch.undo()
         assert len(asked) > 3
@@ -394,7 +394,7 @@ def test_a_run_that_nobody_ships(
         return now
 
     monkeypatch.setattr("sqstee.ship.standby.time.monotonic", clock)
-    monkeypatch.setattr("sqstee.ship.standby._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sqstee.ship.standby._CHECK_SECONDS", 0.0)
     monkeypatch.setattr("sqstee.ship.standby.os.nice", lambda by: 0)
     StandBy(
         str(folder),

@@ -78,7 +78,7 @@ def test_once_with_more_runs_than_descriptors(node: Node) -> None:
     for status, taken in ((1, 3), (0, 2)):
         found = subprocess.run(words, env=node.environ, capture_output=True, timeout=60, check=False)
         assert (found.returncode, found.stdout.count(b": shipped\n")) == (status, taken)
-        assert found.stdout.count(b"stays in the spool: too many at once") == (2 if status else 0)
+        assert found.stdout.count(b"stays in the spool: more runs than") == (2 if status else 0)
     assert node.idle()
 
 
@@ -146,8 +146,8 @@ def test_a_second_agent_refuses(node: Node) -> None:
             found = node.sqstee.run(*words, environ=node.server.environ())
             assert found.returncode == 1
             assert found.stderr.decode().splitlines() == [
-                f"sqstee: an agent serves {node.sqstee.spool} already (process {agent.pid})",
-                "hint: sqstee agent --status shows what it does",
+                f"sqstee: an agent already serves {node.sqstee.spool} (process {agent.pid})",
+                "hint: to see what it does, run: sqstee agent --status",
             ]
         assert agent.poll() is None
 
@@ -236,13 +236,13 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
         os.close(fd)
     host.give()
     agent = Agent(str(host.shared), AgentConfig(frozenset({to}), settings), {})
-    agent.look()
+    agent.scan()
     wait_for((host.own / ".owed").exists, "debt")
     assert agent.drain() == {}
     (sender,) = agent._senders.values()
     assert isinstance(sender, FallbackSender)
     shutil.rmtree(host.own)
-    agent.look()
+    agent.scan()
     assert list(agent._folders()) == []
     others = [os.open(tmp_path, os.O_RDONLY) for _ in range(50)]
     sender._ledger.mark_reported(sender._ledger.unreported(10))

@@ -21,7 +21,7 @@ def bodies(count: int) -> list[PendingBody]:
 
 def through(compressor: CompressorPool, given: list[PendingBody]) -> list[PendingBody]:
     """All of them, as they come out."""
-    return [done for planned in given for done in compressor.add(planned)] + list(compressor.rest())
+    return [done for planned in given for done in compressor.add(planned)] + list(compressor.drain())
 
 
 @pytest.mark.parametrize(("mode", "compressed"), [("none", 0), ("auto", 17), ("gzip", 20)])

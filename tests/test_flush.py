@@ -145,7 +145,7 @@ def test_trying_again_and_again_leaves_nothing_behind(
 
     before = held()
     for _ in range(5):
-        assert flush.flush(str(tmp_path), "RUN", 0.2).reason
+        assert flush.flush_run(str(tmp_path), "RUN", 0.2).reason
     wait_for(lambda: all(map(le, held(), before)), "end of what was made")  # what was there before may end, too
 
 

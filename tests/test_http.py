@@ -177,11 +177,11 @@ def test_retry_after_is_read(scripted: Scripted, sending: Sending, text: str, le
 
 def test_retry_after_is_waited_for() -> None:
     """At least as long as was asked, but not for ever."""
-    health = Backoff(jitter=lambda low, high: low)
-    health.failure(RETRY, "busy", 100.0, 7.0)
-    assert health.not_before == 107.0
-    health.failure(RETRY, "busy", 100.0, 1e9)
-    assert health.not_before == 400.0
+    backoff = Backoff(jitter=lambda low, high: low)
+    backoff.failure(RETRY, "busy", 100.0, 7.0)
+    assert backoff.not_before == 107.0
+    backoff.failure(RETRY, "busy", 100.0, 1e9)
+    assert backoff.not_before == 400.0
 
 
 def test_a_token_that_was_replaced_is_read_again(scripted: Scripted, sending: Sending, tmp_path: Path) -> None:

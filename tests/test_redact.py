@@ -293,8 +293,8 @@ class FullNowAndThen(Segments):
         super().__init__(folder, b"{}", WaitingQuota())
         self._answers = room
 
-    def ready(self, size: int, first: int) -> bool:
-        return self._answers.pop() if self._answers else super().ready(size, first)
+    def has_quota(self, size: int, first: int) -> bool:
+        return self._answers.pop() if self._answers else super().has_quota(size, first)
 
 
 class WaitingQuota(UnboundedQuota):

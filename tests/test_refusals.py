@@ -270,43 +270,43 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
         bounds.append(high)
         return high
 
-    health = Backoff(jitter)
+    backoff = Backoff(jitter)
     for _ in range(20):
-        health.failure(RETRY, "trouble", 100.0)
-        assert health.not_before == 100.0 + bounds[-1]
-        assert not health.permanent
+        backoff.failure(RETRY, "trouble", 100.0)
+        assert backoff.not_before == 100.0 + bounds[-1]
+        assert not backoff.permanent
     assert bounds[:4] == [0.4, 0.8, 1.6, 3.2]
     assert bounds[-1] == 30.0
-    health.success()
-    assert health.well
+    backoff.success()
+    assert backoff.healthy
 
 
 def test_at_the_end_what_was_final_is_tried_once_more() -> None:
     """Unless it was refused just now, or has asked to be left alone: it may have been mended since."""
-    health = Backoff()
-    health.failure(OPEN, "no such queue", 100.0)
-    health.end(100.5)
-    assert health.not_before == 130.0
-    health.end(110.0)
-    assert health.not_before == 110.0
-    health.failure(OPEN, "no such queue", 120.0, after=20.0)
-    health.end(125.0)
-    assert health.not_before == 140.0
+    backoff = Backoff()
+    backoff.failure(OPEN, "no such queue", 100.0)
+    backoff.allow_last_try(100.5)
+    assert backoff.not_before == 130.0
+    backoff.allow_last_try(110.0)
+    assert backoff.not_before == 110.0
+    backoff.failure(OPEN, "no such queue", 120.0, after=20.0)
+    backoff.allow_last_try(125.0)
+    assert backoff.not_before == 140.0
 
 
 def test_at_the_end_the_waits_are_short() -> None:
     """What is left of the flush time is used; what a destination asked for is kept to."""
-    health = Backoff(lambda low, high: high)
+    backoff = Backoff(lambda low, high: high)
     for _ in range(10):
-        health.failure(RETRY, "trouble", 100.0)
-    assert health.not_before == 130.0
-    health.shorten(100.0)
-    assert health.not_before == 101.0
-    health.failure(RETRY, "trouble", 101.0)
-    assert health.not_before == 102.0
-    health.failure(RETRY, "trouble", 102.0, after=20.0)
-    health.shorten(102.0)
-    assert health.not_before == 122.0
+        backoff.failure(RETRY, "trouble", 100.0)
+    assert backoff.not_before == 130.0
+    backoff.shorten(100.0)
+    assert backoff.not_before == 101.0
+    backoff.failure(RETRY, "trouble", 101.0)
+    assert backoff.not_before == 102.0
+    backoff.failure(RETRY, "trouble", 102.0, after=20.0)
+    backoff.shorten(102.0)
+    assert backoff.not_before == 122.0
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=60), st.integers(300, 3000))

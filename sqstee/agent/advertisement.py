@@ -1,4 +1,4 @@
-"""An agent's place in its folder: the lock that says it is there, what it publishes, and its status file."""
+"""An agent's files in its folder: the one it locks and publishes its destinations in, and its status file."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from sqstee import __version__
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import ANY, FILE_NAME, STATUS_NAME
+from sqstee.trace import trace
 
 
 class Advertisement:
-    """Holds the agent's lock in `folder`. Raises SqsteeError where another agent does."""
+    """Holds the agent's lock in `folder`. Raises SqsteeError if another agent holds it."""
 
     def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
         self.folder = folder
         self._selectors = agent_file.selectors(environ)
-        self._unsaid = b""  # what is to be published and is not yet
-        self._fd = self._take()
+        self._unpublished = b""  # text that the disk has refused so far
+        self._fd = self._lock_file()
 
     def publish(self, destinations: Iterable[str] | None) -> None:
-        """Say whom runs may rely on for what: these destinations, any (None), or, with none, nothing from now on.
+        """Publish the destinations that the agent ships to: these, any (None), or none from now on (empty).
 
-        Where the disk refuses it is for `renew` to say it; until then runs rely on nobody.
+        If the disk refuses, `renew` tries again; until then runs ship by themselves.
         """
         names = [ANY] if destinations is None else sorted(destinations)
+        trace("agent", f"publishes destinations: {' '.join(names) or 'none'}")
         text = json.dumps(
             {
                 "pid": os.getpid(),
@@ -39,75 +41,75 @@ class Advertisement:
             },
             indent=2,
         )
-        self._unsaid = f"{text}\n".encode()
+        self._unpublished = f"{text}\n".encode()
         self.renew()
 
     def renew(self) -> str:
-        """Publish what the disk has refused so far; why it still does, or ''."""
-        if not self._unsaid:
+        """Publish text that the disk has refused so far; returns why it still refuses, or ''."""
+        if not self._unpublished:
             return ""
-        os.ftruncate(self._fd, 0)  # who reads meanwhile finds nothing, and ships by itself
+        os.ftruncate(self._fd, 0)  # a run that reads it now finds it empty, and ships by itself
         try:
-            if os.pwrite(self._fd, self._unsaid, 0) == len(self._unsaid):
-                self._unsaid = b""
+            if os.pwrite(self._fd, self._unpublished, 0) == len(self._unpublished):
+                self._unpublished = b""
                 return ""
             why = os.strerror(errno.ENOSPC)
         except OSError as error:
-            why = error.strerror or "it cannot be written"
+            why = error.strerror or "cannot be written"
         os.ftruncate(self._fd, 0)
         return f"{self.folder}/{FILE_NAME}: {why}"
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Replace the status file; a full disk is no reason to stop."""
         path = f"{self.folder}/{STATUS_NAME}"
-        fresh = f"{path}.{os.getpid()}"
+        temporary = f"{path}.{os.getpid()}"
         try:
-            _unlink(fresh)
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            _unlink(temporary)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
                 os.fchmod(fd, 0o644)
                 os.write(fd, json.dumps(status, indent=2).encode() + b"\n")
             finally:
                 os.close(fd)
-            os.rename(fresh, path)
+            os.rename(temporary, path)
         except OSError:
             pass
 
     @property
     def in_place(self) -> bool:
-        """Whether runs can still find it: the folder may have been removed."""
-        return _same(self._fd, f"{self.folder}/{FILE_NAME}")
+        """Whether runs can still find the agent's file: it, or the folder, may have been removed."""
+        return _is_same_file(self._fd, f"{self.folder}/{FILE_NAME}")
 
     def leave(self) -> None:
-        """Give the place up."""
+        """Withdraw the advertisement and release the lock."""
         _unlink(f"{self.folder}/{STATUS_NAME}")
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
-    def _take(self) -> int:
+    def _lock_file(self) -> int:
         path = f"{self.folder}/{FILE_NAME}"
         for _ in range(3):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
             except OSError as error:
                 raise _unusable(path, error) from None
-            if _locked(fd) and _same(fd, path):
+            if _lock(fd) and _is_same_file(fd, path):
                 os.fchmod(fd, 0o644)
-                os.ftruncate(fd, 0)  # what a killed agent published
+                os.ftruncate(fd, 0)  # a killed agent's destinations
                 return fd
             pid = agent_file.lock_holder(fd)
             mine = _is_ours(fd)
             os.close(fd)
             if pid and mine:
                 who = f" (process {pid})" if pid > 0 else ""
-                hint = "sqstee agent --status shows what it does"
-                raise SqsteeError(f"an agent serves {self.folder} already{who}", hint, EXIT_FAILURE)
-            _unlink(path)  # another user's, or held by somebody who may only read it
+                hint = "to see what it does, run: sqstee agent --status"
+                raise SqsteeError(f"an agent already serves {self.folder}{who}", hint, EXIT_FAILURE)
+            _unlink(path)  # another user's file, or locked by a process that is no agent of ours
         raise SqsteeError(f"{path} cannot be locked", "", EXIT_FAILURE)
 
 
 def read_status(folder: str) -> dict[str, object] | None:
-    """What the agent of `folder` says that it does; None where there is no agent."""
+    """The status that the agent of `folder` writes; None if there is no agent."""
     if not agent_file.published(folder):
         return None
     try:
@@ -126,10 +128,11 @@ def read_status(folder: str) -> dict[str, object] | None:
 
 
 def _unusable(path: str, error: OSError) -> SqsteeError:
-    return SqsteeError(f"{path} cannot be used: {error.strerror}", "it is the agent's own; remove it", EXIT_FAILURE)
+    hint = f"remove it, then start the agent again: rm -r {path}"
+    return SqsteeError(f"the agent's file {path} cannot be used: {error.strerror}", hint, EXIT_FAILURE)
 
 
-def _locked(fd: int) -> bool:
+def _lock(fd: int) -> bool:
     if not _is_ours(fd):
         return False
     try:
@@ -144,8 +147,8 @@ def _is_ours(fd: int) -> bool:
     return found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
 
 
-def _same(fd: int, path: str) -> bool:
-    """Whether the file has not been replaced since it was opened."""
+def _is_same_file(fd: int, path: str) -> bool:
+    """Whether `path` is still the file that was opened as `fd`."""
     try:
         there, here = os.lstat(path), os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""The agent: one process that ships every run of a spool folder, or of all users' spool folders on the host."""
+"""The agent: one process that ships every run in a spool folder, or in all users' spool folders on the host."""
 
 from __future__ import annotations
 
@@ -23,37 +23,38 @@ from sqstee.spool import agent_file
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.run_folder import holds_nothing, lock, remove
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
+from sqstee.trace import trace
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import TransportError
 from sqstee.transports.fallback import shorten_waits
 
-LOOK_SECONDS = 0.2  # how often the segments' sizes are looked at
-_CLOSELY = 5  # every so many looks: whether the front lives, and a segment was begun early
+SCAN_SECONDS = 0.2  # how often the sizes of the open segments are read
+_FULL_CHECK_EVERY = 5  # scans between checks for a dead front, or for a segment begun before the last one was full
 _STATUS_SECONDS = 1.0
 _RATE_SECONDS = 10.0
-_TRY_AGAIN_SECONDS = 30.0
-_IDLE_SECONDS = 600.0  # how long a worker without runs is kept
+_RETRY_SECONDS = 30.0
+_IDLE_SECONDS = 600.0  # a worker without runs ends after this long
 _JOIN_SECONDS = 0.01
-_GRACE_SECONDS = 2.0  # over the flush timeout
+_GRACE_SECONDS = 2.0  # on top of the flush timeout
 _NICENESS = 15
 _SPARE_FDS = 256
 _FDS_OF_A_RUN = 6
 
 
 class AgentConfig:
-    """What an agent is configured with: its destinations (None: whatever runs ask for), and the `run` options."""
+    """An agent's destinations (None: whatever runs ask for) and the `run` options."""
 
     def __init__(self, destinations: frozenset[str] | None, settings: Settings) -> None:
         self.destinations = destinations
         self.settings = settings
 
-    def takes(self, destination: str) -> bool:
-        """Whether it ships to this one."""
+    def accepts(self, destination: str) -> bool:
+        """Whether the agent ships to this destination."""
         return self.destinations is None or destination in self.destinations
 
 
 class Agent:
-    """Serves `folder`. Raises SqsteeError where another one does, or it must not be served."""
+    """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served."""
 
     def __init__(self, folder: str, config: AgentConfig, environ: Mapping[str, str]) -> None:
         self.folder = folder
@@ -62,69 +63,70 @@ class Agent:
             _check_host_wide(config)
         self._config = config
         self._advertisement = Advertisement(folder, environ)
-        self._most_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
+        self._max_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
         self._roots: dict[int, PinnedFolder] = {}
         self._claimed: dict[str, ClaimedRun] = {}
-        self._left_alone: dict[tuple[str, str], tuple[float, str]] = {}  # runs, until when, and the trouble with them
+        self._postponed: dict[tuple[str, str], tuple[float, str]] = {}  # (folder, run): until when, and why
         self._workers: dict[tuple[object, ...], ShippingWorker] = {}
-        self._leaving: list[ShippingWorker] = []
+        self._retiring: list[ShippingWorker] = []
         self._senders: dict[tuple[object, ...], Sender] = {}
-        self._ended: SimpleQueue[ClaimedRun] = SimpleQueue()
-        self._ending: set[str] = set()
+        self._to_close: SimpleQueue[ClaimedRun] = SimpleQueue()
+        self._closing: set[str] = set()
         self._error = ""
-        self._past = [0, 0]  # requests and records of workers that are no more
+        self._retired_totals = [0, 0]  # requests and records of workers that have ended
         self._rates: deque[tuple[float, int]] = deque()
         self._status_at = self._sweep_at = 0.0
         self._started = time.time()
         self.delivered: list[str] = []
         self.busy: list[str] = []
-        self.crowded: list[str] = []  # runs for which there are too few descriptors at the moment
+        self.over_limit: list[str] = []  # runs that the limit on open files leaves out for now
+        self._skipped: dict[str, str] = {}  # runs that are not claimed, and why, as last traced
         os.nice(_NICENESS)
 
     def serve(self, stop: Callable[[], bool], reload: Callable[[], AgentConfig | None]) -> None:
         """Ship until `stop`, then deliver the rest within the flush timeout.
 
-        `reload` returns a new configuration or None. Both are called at every look.
+        `reload` returns a new configuration or None. Both are called at every scan.
         """
-        threading.Thread(target=self._end_runs, daemon=True).start()
+        threading.Thread(target=self._close_dead_runs, daemon=True).start()
         self._advertisement.publish(self._config.destinations)
         while not stop():
             config = reload()
             if config:
                 self._reconfigure(config)
             try:
-                self.look()
-            except OSError as error:  # too many open files, a folder that comes and goes: it may pass
+                self.scan()
+            except OSError as error:  # too many open files, a folder removed meanwhile: it may pass
                 self._error = str(error)
             if not self._advertisement.in_place:
                 hint = "start it again; until then runs ship by themselves"
                 raise SqsteeError(f"the agent's file in {self.folder} was removed", hint, EXIT_FAILURE)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(SCAN_SECONDS)
         self._advertisement.publish(())
-        self.look()  # the last that relied on us has written everything by now
+        self.scan()  # a run that relies on this agent has written everything by now
         self.drain()
 
     def once(self) -> dict[str, str]:
-        """Ship what is there; the runs that stay behind, with the reasons. What shipped is in `delivered`."""
+        """Ship what is there; returns the runs that are not delivered, with the reasons. See also `delivered`."""
         self._advertisement.publish(())
-        self.look()
-        troubled = {name: problem for (_, name), (_, problem) in self._left_alone.items() if problem}
-        troubled |= dict.fromkeys(self.crowded, "too many at once for the limit on open files: ship again")
-        return troubled | self.drain()
+        self.scan()
+        left = {name: problem for (_, name), (_, problem) in self._postponed.items() if problem}
+        left |= dict.fromkeys(self.over_limit, "more runs than the limit on open files allows at once: run it again")
+        return left | self.drain()
 
-    def look(self) -> None:
-        """Take what runs are new, see what the others have written, let go of those that are done."""
+    def scan(self) -> None:
+        """Claim new runs, pass on what the others have written, and release those that are delivered."""
         now = time.monotonic()
         self.busy.clear()
-        self.crowded.clear()
+        self.over_limit.clear()
         for root, names in self._folders():
             for name in names:
-                if name not in self._claimed and self._left_alone.get((root.path, name), (0.0, ""))[0] <= now:
+                if name not in self._claimed and self._postponed.get((root.path, name), (0.0, ""))[0] <= now:
                     self._claim(root, name, now)
         for name, claimed in list(self._claimed.items()):
             try:
-                self._attend(name, claimed, now)
-            except OSError as error:  # one run's trouble is no other's
+                self._check(name, claimed, now)
+            except OSError as error:  # it concerns this run alone
                 self._error = f"{name}: {error}"
         self._retire(now)
         if now >= self._status_at:
@@ -132,20 +134,20 @@ class Agent:
             self._error = self._advertisement.renew() or self._error
             self._advertisement.write_status(self.status(now))
         if now >= self._sweep_at:
-            self._sweep_at = now + _TRY_AGAIN_SECONDS
-            self._left_alone = {key: value for key, value in self._left_alone.items() if value[0] > now}
+            self._sweep_at = now + _RETRY_SECONDS
+            self._postponed = {key: value for key, value in self._postponed.items() if value[0] > now}
             self._sweep()
 
     def drain(self) -> dict[str, str]:
-        """Deliver what is there within the flush timeout, and leave; the runs that stay behind, with the reasons."""
+        """Deliver what is there within the flush timeout, and withdraw; returns the runs left, with the reasons."""
         deadline = time.monotonic() + self._config.settings.flush_timeout + _GRACE_SECONDS
         for sender in self._senders.values():
             shorten_waits(sender, self._config.settings.flush_timeout)
         for name, claimed in self._claimed.items():
-            if not (claimed.run.ended or name in self._ending or claimed.is_written()):
-                claimed.end()
-        waiting = [*self._workers.values(), *self._leaving]
-        while (waiting or self._ending) and time.monotonic() < deadline:
+            if not (claimed.run.ended or name in self._closing or claimed.has_writer()):
+                claimed.close_if_dead()
+        waiting = [*self._workers.values(), *self._retiring]
+        while (waiting or self._closing) and time.monotonic() < deadline:
             for worker in waiting:
                 worker.close()
                 worker.join(_JOIN_SECONDS)
@@ -154,8 +156,8 @@ class Agent:
         for name, claimed in list(self._claimed.items()):
             flow, reason = claimed.run.flow, claimed.run.failure or claimed.worker.reason
             if not claimed.run.gone and (claimed.run.ended or flow is None or not flow.done):
-                left[name] = reason or "the time was over"
-            if name in self._ending or claimed.worker.alive:  # its folder is in use; the locks go with the process
+                left[name] = reason or f"not done within {self._config.settings.flush_timeout:g} s"
+            if name in self._closing or claimed.worker.alive:  # its folder is in use: the locks end with the process
                 continue
             if self._release(name, claimed):
                 self.delivered.append(name)
@@ -165,10 +167,10 @@ class Agent:
         return left
 
     def status(self, now: float) -> dict[str, object]:
-        """What it does, for people."""
-        workers = [*self._workers.values(), *self._leaving]
+        """The contents of the status file."""
+        workers = [*self._workers.values(), *self._retiring]
         queues = [worker.queue for worker in workers if worker.queue]
-        records = self._past[1] + sum(queue.acknowledged for queue in queues)
+        records = self._retired_totals[1] + sum(queue.acknowledged for queue in queues)
         self._rates.append((now, records))
         while now - self._rates[0][0] > _RATE_SECONDS:
             self._rates.popleft()
@@ -185,12 +187,12 @@ class Agent:
             "waiting_records": sum(queue.report()[1] for queue in queues),
             "records": records,
             "records_per_second": round((records - self._rates[0][1]) / seconds) if seconds else 0,
-            "requests": self._past[0] + sum(queue.requests for queue in queues),
+            "requests": self._retired_totals[0] + sum(queue.requests for queue in queues),
             "error": next((worker.reason for worker in workers if worker.reason), self._error),
         }
 
     def _folders(self) -> Iterator[tuple[PinnedFolder, list[str]]]:
-        """Every spool folder that is served, with the names of its runs."""
+        """Every served spool folder, with the names of its runs."""
         if not self.of_all_users:
             if not self._roots:
                 self._roots[os.getuid()] = PinnedFolder(self.folder, os.getuid())
@@ -203,22 +205,21 @@ class Agent:
                 self._error = str(error)
 
     def _open_users_folders(self) -> None:
-        used = {
-            claimed.run.root for claimed in self._claimed.values()
-        }  # by these names, which must not become another's
+        # a path /proc/self/fd/N in use must not come to mean another folder
+        used = {claimed.run.root for claimed in self._claimed.values()}
         for owner in [owner for owner, root in self._roots.items() if root.gone and root.path not in used]:
             root = self._roots.pop(owner)
-            if not root.lent:
+            if not root.keep_open:
                 root.close()
         for name in os.listdir(self.folder):
             if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) not in self._roots:
                 try:
                     self._roots[int(name)] = PinnedFolder(f"{self.folder}/{name}", int(name))
-                except OSError:  # a link, a file, another user's: nobody's spool
+                except OSError:  # a link, a file, another user's folder: no spool
                     continue
 
     def _claim(self, root: PinnedFolder, name: str, now: float) -> None:
-        """Take a run, unless somebody ships it, or it is not ours to ship."""
+        """Claim a run, unless another process ships it or the configuration excludes its destination."""
         folder: PinnedFolder | None = None
         shipping: int | None = None
         try:
@@ -229,24 +230,27 @@ class Agent:
                     remove(folder.path, f"{root.path}/{name}", only_empty=True)
                 return
             policy = read_policy(folder.path, name)
-            if not self._config.takes(policy.to):
-                self._left_alone[root.path, name] = now + _TRY_AGAIN_SECONDS, ""
+            if not self._config.accepts(policy.to):
+                self._postponed[root.path, name] = now + _RETRY_SECONDS, ""
+                self._trace_skipped(name, f"not configured to ship to {policy.to}")
                 return
-            if len(self._claimed) >= self._most_runs:
-                self.crowded.append(name)
+            if len(self._claimed) >= self._max_runs:
+                self.over_limit.append(name)
+                self._trace_skipped(name, f"the limit on open files allows {self._max_runs} runs")
                 return
             shipping = lock(folder.path, "ship")
             if shipping is None:
                 self.busy.append(name)
+                self._trace_skipped(name, "another process holds its ship lock")
                 return
             claimed = ClaimedRun(
                 folder, shipping, ServedRun(name, folder.path, root.path), self._worker_for(root, policy)
             )
             folder = shipping = None
-        except FileNotFoundError:  # it has gone meanwhile
+        except FileNotFoundError:  # delivered meanwhile
             return
         except (OSError, ValueError, SqsteeError, TransportError) as error:
-            self._leave_alone(root.path, name, str(error), now)
+            self._postpone(root.path, name, str(error), now)
             return
         finally:
             if shipping is not None:
@@ -254,61 +258,75 @@ class Agent:
             if folder is not None:
                 folder.close()
         self._claimed[name] = claimed
+        self._skipped.pop(name, None)
+        trace("agent", f"claims {name} to {policy.to}; {len(self._claimed)} runs now")
 
-    def _leave_alone(self, root: str, name: str, problem: str, now: float) -> None:
+    def _trace_skipped(self, name: str, why: str) -> None:
+        """Trace why a run is not claimed, once for each reason and sweep."""
+        if self._skipped.get(name) != why:
+            self._skipped[name] = why
+            trace("agent", f"does not claim {name}: {why}")
+
+    def _postpone(self, root: str, name: str, problem: str, now: float) -> None:
         self._error = f"{name}: {problem}"
-        self._left_alone[root, name] = now + _TRY_AGAIN_SECONDS, problem
+        self._trace_skipped(name, problem)
+        self._postponed[root, name] = now + _RETRY_SECONDS, problem
 
     def _worker_for(self, root: PinnedFolder, policy: DeliveryPolicy) -> ShippingWorker:
         settings = self._config.settings
-        if self.of_all_users:  # users choose where their lines go, not how the node sends them
+        if self.of_all_users:  # users choose the destination, the administrator how lines are sent
             policy = DeliveryPolicy(policy.to, settings)
         worker = self._workers.get(policy.key)
         if worker is None or worker.closing or not worker.alive:
             sender = self._senders.get(policy.sender_key)
             if sender is None:
                 sender = self._senders[policy.sender_key] = policy.open_sender(root.path)
-                root.lent = True
-            # S3 objects, what a collector stores, and local rows are named by the one run that they hold
+                root.keep_open = True
+            # S3 objects, a collector's records and rows of a local queue are named after one run
             mixing = parse(policy.to).kind == "sqs" and not (sender.ordered or policy.options.via_s3)
             if worker:
-                self._leaving.append(worker)
+                self._retiring.append(worker)
             worker = self._workers[policy.key] = ShippingWorker(policy, sender, mixing, settings.flush_timeout)
         return worker
 
-    def _attend(self, name: str, claimed: ClaimedRun, now: float) -> None:
+    def _check(self, name: str, claimed: ClaimedRun, now: float) -> None:
+        """Pass on what a run has written, have it closed once its front has ended, release it once it is delivered."""
         run = claimed.run
-        if name in self._ending:
+        if name in self._closing:
             return
         if run.gone or not claimed.worker.alive:
             problem = run.failure or claimed.worker.failure
             root = run.root
             if not self._release(name, claimed) and not claimed.worker.closing:
-                self._leave_alone(root, name, problem or "its folder cannot be removed", now)
+                self._postpone(root, name, problem or "its folder cannot be removed", now)
             return
         claimed.worker.used_at = now
-        claimed.looks += 1
-        closely = claimed.looks % _CLOSELY == 0
-        if claimed.grown(closely):
-            claimed.worker.look_at(run)
-        elif closely and not run.ended and not claimed.is_written():
-            self._ending.add(name)
-            self._ended.put(claimed)
+        claimed.checks += 1
+        full_check = claimed.checks % _FULL_CHECK_EVERY == 0
+        if claimed.has_grown(full_check):
+            claimed.worker.enqueue(run)
+        elif full_check and not run.ended and not claimed.has_writer():
+            trace("agent", f"{name}: its front has ended")
+            self._closing.add(name)
+            self._to_close.put(claimed)
 
-    def _end_runs(self) -> None:
-        """A thread: to close a dead run its unacknowledged spool is read."""
+    def _close_dead_runs(self) -> None:
+        """The body of a thread: closing a dead run reads its whole unacknowledged spool."""
         while True:
-            claimed = self._ended.get()
-            claimed.end()
-            self._ending.discard(claimed.run.name)
+            claimed = self._to_close.get()
+            claimed.close_if_dead()
+            self._closing.discard(claimed.run.name)
 
     def _release(self, name: str, claimed: ClaimedRun) -> bool:
         del self._claimed[name]
-        self._ending.discard(name)
-        return claimed.release()
+        self._closing.discard(name)
+        removed = claimed.release()
+        problem = claimed.run.failure or claimed.worker.reason
+        trace("agent", f"releases {name}: {'delivered' if removed else problem or 'not delivered'}")
+        return removed
 
     def _reconfigure(self, config: AgentConfig) -> None:
-        """Go on with a new configuration: runs to a destination that is no longer in it are left to themselves."""
+        """Apply a new configuration: runs to a destination that it lacks are released, and ship by themselves."""
         if self.of_all_users:
             try:
                 _check_host_wide(config)
@@ -317,27 +335,28 @@ class Agent:
                 return
         self._config = config
         self._advertisement.publish(config.destinations)
-        self._left_alone.clear()
+        self._postponed.clear()
         for worker in self._workers.values():
-            if not config.takes(worker.policy.to):
+            if not config.accepts(worker.policy.to):
                 worker.close()
 
     def _retire(self, now: float) -> None:
-        """Let go of workers that have ended, and of those that had nothing to do for long."""
+        """Close idle workers, and remove workers that have ended."""
         for key, worker in list(self._workers.items()):
             if now - worker.used_at > _IDLE_SECONDS:
                 worker.close()
             if worker.closing or not worker.alive:
-                self._leaving.append(self._workers.pop(key))
-        for worker in [worker for worker in self._leaving if not worker.alive]:
-            self._leaving.remove(worker)
+                self._retiring.append(self._workers.pop(key))
+        for worker in [worker for worker in self._retiring if not worker.alive]:
+            self._retiring.remove(worker)
             worker.join(_JOIN_SECONDS)
             self._error = worker.failure or self._error
             if worker.queue:
-                self._past[0] += worker.queue.requests
-                self._past[1] += worker.queue.acknowledged
+                self._retired_totals[0] += worker.queue.requests
+                self._retired_totals[1] += worker.queue.acknowledged
 
     def _sweep(self) -> None:
+        self._skipped.clear()
         for root in self._roots.values():
             try:
                 remove_half_made(root.path)
@@ -347,25 +366,25 @@ class Agent:
 
 def _check_host_wide(config: AgentConfig) -> None:
     if os.geteuid():
-        hint = "run it as root, or serve a folder of your own with --spool DIR"
+        hint = "run it as root, or serve a folder of your own: sqstee agent --spool DIR"
         raise SqsteeError("only root can serve all users' spool folders", hint)
     if not config.destinations:
-        hint = 'the form is --to DEST, or to = ["DEST"] under [agent] in /etc/sqstee.toml'
-        raise SqsteeError("an agent for all users needs the destinations that it may ship to", hint)
+        hint = 'run: sqstee agent --to DEST, or set to = ["DEST"] under [agent] in /etc/sqstee.toml'
+        raise SqsteeError("an agent for all users needs a list of destinations", hint)
     if any(parse(name).kind == "local" and not parse(name).name for name in config.destinations):
-        raise SqsteeError("an agent for all users has no local queue of its own", "the form is --to local:PATH")
+        raise SqsteeError("an agent for all users has no local queue of its own", "run: sqstee agent --to local:PATH")
     try:
         with open("/proc/sys/fs/protected_hardlinks") as file:
             protected = file.read().strip() == "1"
     except OSError:
         protected = False
     if not protected:
-        hint = "sysctl fs.protected_hardlinks=1"
-        raise SqsteeError("an agent for all users needs a kernel that protects hard links", hint)
+        hint = "run: sysctl fs.protected_hardlinks=1"
+        raise SqsteeError("an agent for all users needs protected hard links in the kernel", hint)
 
 
 def _raise_fd_limit() -> int:
-    """Files and locks of hundreds of runs; the limit that is in force."""
+    """Raise the limit on open files, for the files and locks of hundreds of runs; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < most:

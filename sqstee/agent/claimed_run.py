@@ -1,4 +1,4 @@
-"""A run that the agent has claimed: its folder held open, its `ship` lock taken, its newest segment watched."""
+"""A run that the agent has claimed: it holds the folder open and its `ship` lock, and watches the newest segment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqstee.spool.segments import segment_name, segment_numbers
 
 
 def read_policy(folder: str, run: str) -> DeliveryPolicy:
-    """How the run in `folder` is to be delivered. Raises OSError or ValueError where its META frame is not valid."""
+    """The delivery policy of the run in `folder`. Raises OSError or ValueError if its META frame is not valid."""
     meta = json.loads(read_meta(folder))
     if not isinstance(meta, dict) or meta.get("run") != run:
         raise ValueError("its META frame names another run")
@@ -29,80 +29,83 @@ def read_policy(folder: str, run: str) -> DeliveryPolicy:
 
 
 class ClaimedRun:
-    """One run, from the moment its `ship` lock was taken."""
+    """One run whose `ship` lock the agent holds."""
 
     __slots__ = (
         "_changed",
         "_folder",
-        "_number",
-        "_segment",
-        "_shipping",
+        "_segment_fd",
+        "_segment_number",
+        "_ship_lock",
         "_size",
-        "_writer",
-        "looks",
+        "_writer_lock",
+        "checks",
         "run",
         "worker",
     )
 
-    def __init__(self, folder: PinnedFolder, shipping: int, run: ServedRun, worker: ShippingWorker) -> None:
+    def __init__(self, folder: PinnedFolder, ship_lock: int, run: ServedRun, worker: ShippingWorker) -> None:
         self.run = run
         self.worker = worker
-        self.looks = hash(run.name) % 5  # so that not all are looked at closely at once
+        self.checks = hash(run.name) % 5  # spreads the full checks of many runs over the scans
         self._folder = folder
-        self._shipping = shipping
-        self._number = max(segment_numbers(folder.path), default=1)
+        self._ship_lock = ship_lock
+        self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
         folder.create_checkpoint()
-        self._writer = open_lock(folder.path, "writer")  # kept: to open it anew for each look costs more than the look
-        self._segment = self._open(self._number)
+        self._writer_lock = open_lock(folder.path, "writer")  # kept open: opening it costs more than a check
+        self._segment_fd = self._open(self._segment_number)
 
-    def grown(self, closely: bool) -> bool:
-        """Whether there is more than at the last call; a segment begun out of silence is seen when looked `closely`."""
-        size = os.lseek(self._segment, 0, os.SEEK_END) if self._segment >= 0 else 0  # in a fifth of fstat's time
+    def has_grown(self, full_check: bool) -> bool:
+        """Whether the run has grown since the last call.
+
+        A new segment is looked for when the last one has stopped growing, and with `full_check` in any case.
+        """
+        size = os.lseek(self._segment_fd, 0, os.SEEK_END) if self._segment_fd >= 0 else 0  # 5 times faster than fstat
         before, self._changed = self._changed, size != self._size
         self._size = size
-        ceased = before and not self._changed  # a segment that no longer grows may be full
-        if (closely or ceased) and (following := self._open(self._number + 1)) >= 0:
+        ceased = before and not self._changed  # a segment that has stopped growing may be full
+        if (full_check or ceased) and (following := self._open(self._segment_number + 1)) >= 0:
             self._close_segment()
-            self._segment = following
-            self._number += 1
+            self._segment_fd = following
+            self._segment_number += 1
             self._changed = True
         return self._changed
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes on disk that are not acknowledged; full segments count as they should be."""
+        """Unacknowledged bytes on disk; each full segment counts as SEGMENT_BYTES."""
         flow = self.run.flow
-        segment, offset = flow.behind if flow else START
-        return max(0, (self._number - segment) * SEGMENT_BYTES + self._size - offset)
+        segment, offset = flow.acknowledged_position if flow else START
+        return max(0, (self._segment_number - segment) * SEGMENT_BYTES + self._size - offset)
 
-    def is_written(self) -> bool:
+    def has_writer(self) -> bool:
         """Whether its front, or the front's heir, lives."""
         try:
-            fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._writer_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        fcntl.flock(self._writer, fcntl.LOCK_UN)
+        fcntl.flock(self._writer_lock, fcntl.LOCK_UN)
         return False
 
-    def end(self) -> None:
-        """Its front has ended: close it if it did not do so itself; then there is nothing more to come."""
+    def close_if_dead(self) -> None:
+        """The front has ended: close the run if the front did not, and mark it as ended."""
         try:
             if close_dead_run(self._folder.path):
                 self._folder.give_segments_to_owner()
                 self.run.failure = ""
                 self.run.ended = True
-        except Exception as error:  # damage, a full disk: what is there is shipped, and tried again
+        except Exception as error:  # damage, a full disk: ship what is there; a later check tries again
             self.run.failure = f"{type(error).__name__}: {error}"
-        self.worker.look_at(self.run)
+        self.worker.enqueue(self.run)
 
     def release(self) -> bool:
-        """Let go of the run; whether it is shipped and removed."""
+        """Release the run; returns whether it is delivered and removed."""
         removed = self._folder.gone
         self._close_segment()
-        os.close(self._writer)
-        os.close(self._shipping)
+        os.close(self._writer_lock)
+        os.close(self._ship_lock)
         self._folder.close()
         return removed
 
@@ -113,5 +116,5 @@ class ClaimedRun:
             return -1
 
     def _close_segment(self) -> None:
-        if self._segment >= 0:
-            os.close(self._segment)
+        if self._segment_fd >= 0:
+            os.close(self._segment_fd)

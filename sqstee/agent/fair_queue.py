@@ -1,9 +1,11 @@
-"""Many runs of one destination as one supply: their lines packed together, each in its turn.
+"""Many runs to one destination as one source: their lines are packed together, and each run has its turn.
 
-Every run keeps its own plan and state, in slices: a slice is a body of one run, and a body that is sent is one slice
-or, where the destination may get mixed bodies, several of different runs. Turns are deficit round robin: a slice a
-turn, of 64 KiB where several runs have a backlog, so that one run's flood delays another's line by one round. What is
-packed and not handed out is bounded by one request, whatever the number of runs.
+Every run keeps its own plan and checkpoint, in slices. A slice is a body of one run. A body that is sent is one slice
+or, if the destination may get mixed bodies, several slices of different runs.
+
+Turns follow deficit round robin (Shreedhar and Varghese): one slice per turn, of 64 KiB if several runs have a backlog,
+so that one run's flood delays another's line by one round. The bytes that are packed but not handed out are bounded by
+one request, whatever the number of runs.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from sqstee.ship.compressor_pool import CompressorPool
 from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.source import RunSource
+from sqstee.trace import trace
 
-_AWAKE = 16  # runs that keep their files and buffers between two turns
+_MAX_OPEN_RUNS = 16  # runs that keep their files and buffers between two turns
 
 
 class MixedBody(PendingBody):
@@ -33,10 +36,10 @@ class MixedBody(PendingBody):
         self.members = members
 
     def divide(self, parts: int) -> list[PendingBody]:
-        """Its members in at most `parts` bodies."""
+        """Divide the members among at most `parts` bodies."""
         size = -(-len(self.members) // parts)
-        workers = [self.members[at : at + size] for at in range(0, len(self.members), size)]
-        return [MixedBody(worker) if len(worker) > 1 else worker[0] for worker in workers]
+        groups = [self.members[at : at + size] for at in range(0, len(self.members), size)]
+        return [MixedBody(group) if len(group) > 1 else group[0] for group in groups]
 
 
 def _members(pending: PendingBody) -> list[PendingBody]:
@@ -44,17 +47,17 @@ def _members(pending: PendingBody) -> list[PendingBody]:
 
 
 class FairQueue:
-    """The supply of one destination's shipper from many runs; see `Supply`.
+    """The source of one destination's shipper: many runs (see `ship.source.Source`).
 
-    Runs come in through `inbox`, again whenever there is something new in them; both this and a run's attributes may
-    be touched from another thread. With `mixing` a body may hold several runs' lines.
+    A run enters through `inbox`, and enters again whenever it has grown. Other threads may change `inbox` and a run's
+    attributes. With `mixing` a body may hold several runs' lines.
     """
 
     def __init__(
         self, limits: RequestLimits, message_bytes: int, compress: str, mixing: bool, inbox: deque[ServedRun]
     ) -> None:
         self.quarantined = 0
-        self.acknowledged = 0  # records
+        self.acknowledged = 0  # number of records
         self.requests = 0
         self.caught_up = False
         self._limits = limits
@@ -65,15 +68,15 @@ class FairQueue:
         self._inbox = inbox
         self._runs: dict[str, ServedRun] = {}
         self._turns: deque[ServedRun] = deque()
-        self._holding: dict[str, ServedRun] = {}
-        self._awake: dict[str, ServedRun] = {}
-        self._held = 0  # bytes that the runs have packed
+        self._with_packed: dict[str, ServedRun] = {}
+        self._open_runs: dict[str, ServedRun] = {}
+        self._packed_bytes = 0  # bytes that the runs have packed
         self._ready: deque[PendingBody] = deque()
 
     @property
     def waiting(self) -> bool:
-        """Whether lines are packed that have not been handed out."""
-        return bool(self._ready) or bool(self._holding)
+        """Whether there are packed lines that have not been handed out."""
+        return bool(self._ready) or bool(self._with_packed)
 
     @property
     def done(self) -> bool:
@@ -82,48 +85,49 @@ class FairQueue:
         return not (self._inbox or self._turns or self.waiting) and all(flow is None or flow.done for flow in flows)
 
     def read(self) -> None:
-        """Give turns until a full request is packed, or every run is at the end of what is written."""
+        """Give turns until a full request is packed or every run is read to its end."""
         while self._inbox:
-            self._arrive(self._inbox.popleft())
-        passed = 0
+            self._admit(self._inbox.popleft())
+        skipped = 0
         ready = self._ready_bytes
-        while self._turns and passed < len(self._turns) and ready + self._held < self._enough:
+        while self._turns and skipped < len(self._turns) and ready + self._packed_bytes < self._full_request_bytes:
             run = self._turns.popleft()
             flow = run.flow
             if flow is None:
                 continue
             if flow.blocked or flow.deficit > 0:
-                passed = passed + 1 if flow.blocked else 0
+                skipped = skipped + 1 if flow.blocked else 0
                 flow.deficit = max(0, flow.deficit - QUANTUM_BYTES)
                 self._turns.append(run)
                 continue
-            passed = 0
+            skipped = 0
             self._give_turn(run, flow)
-        self.caught_up = passed >= len(self._turns)
+        self.caught_up = skipped >= len(self._turns)
 
     def close_open_body(self) -> None:
-        """Make everything that is packed into bodies."""
+        """Join all packed slices into bodies."""
         members: list[PendingBody] = []
         size = 0
-        for run in list(self._holding.values()):
-            for pending in self._taken(run):
+        for run in list(self._with_packed.values()):
+            for pending in self._packed_slices(run):
                 if members and not (self._mixing and size + len(pending.body.data) <= self._most_data_bytes):
-                    self._close(members)
+                    self._add_body(members)
                     members, size = [], 0
                 members.append(pending)
                 size += len(pending.body.data)
         if members:
-            self._close(members)
-        self._ready.extend(self._compressor.rest())
-        self._holding.clear()
-        self._held = 0
-        self._let_rest()
+            self._add_body(members)
+        self._ready.extend(self._compressor.drain())
+        self._with_packed.clear()
+        self._packed_bytes = 0
+        self._release_idle()
 
     def full_request(self) -> Request | None:
         """The next bodies that fill a request, once there are enough of them."""
-        if self._ready_bytes + self._held < self._enough:
+        if self._ready_bytes + self._packed_bytes < self._full_request_bytes:
             return None
-        if sum(run.flow.unacknowledged for run in self._runs.values() if run.flow) > IN_FLIGHT * self._limits.request:
+        unacknowledged = sum(run.flow.unacknowledged_bytes for run in self._runs.values() if run.flow)
+        if unacknowledged > IN_FLIGHT * self._limits.request:
             return None
         self.close_open_body()
         return self.partial_request()
@@ -137,38 +141,41 @@ class FairQueue:
         return request
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
-        """Have every run remember its own ranges."""
+        """Have every run write its own ranges to its plan."""
         self.requests += 1
         for run, members in self._by_run(handed):
             assert run.flow
             run.flow.plan(members)
 
-    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
-        """The destination has these; a run that cannot free its own is given up for now, and nobody else is held."""
-        bodies = list(taken)
+    def acknowledge(self, accepted: Iterable[PendingBody]) -> None:
+        """The destination has accepted these bodies; a run that cannot acknowledge its own is given up for now."""
+        bodies = list(accepted)
         for run, members in self._by_run(bodies):
             assert run.flow
             before, quarantined = run.flow.acknowledged, run.flow.quarantined
             try:
                 run.flow.acknowledge(members)
             except OSError as error:
-                self._lose(run, error)
+                self._give_up(run, error)
                 continue
             self.acknowledged += run.flow.acknowledged - before
             self.quarantined += run.flow.quarantined - quarantined
-            self._settle(run)
+            self._remove_if_shipped(run)
         for pending in bodies:
             pending.done = True
 
     def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
-        """By run first, then by lines; none where its run was given up: whoever takes it next sends that again."""
+        """Divide by run first, then by lines.
+
+        Empty if the run was given up: the process that claims it next sends its lines again.
+        """
         if isinstance(pending, MixedBody):
             return pending.divide(parts)
         flow = self._owner(pending)
         return flow.divide(pending, parts) if flow else []
 
     def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
-        """By run first, then by lines; none where its run was given up."""
+        """Divide by run first, then by lines; empty if the run was given up."""
         if isinstance(pending, MixedBody):
             large = [member for member in pending.members if member.body.size > size]
             fitting = [member for member in pending.members if member.body.size <= size]
@@ -183,7 +190,7 @@ class FairQueue:
             run.flow.substitute(pending, reason)
 
     def reinstate(self, pending: PendingBody) -> None:
-        """Take the gap event back."""
+        """Put the record back in place of its gap event."""
         RunSource.reinstate(pending)
 
     def close(self) -> None:
@@ -195,12 +202,12 @@ class FairQueue:
     def remove(self) -> None:
         """Delete the folders of the runs that are shipped and closed."""
         for run in list(self._runs.values()):
-            self._settle(run)
+            self._remove_if_shipped(run)
 
     def report(self) -> tuple[int, int]:
         """Runs, and records that were read and are not acknowledged; for another thread."""
         flows = [run.flow for run in list(self._runs.values())]
-        return len(flows), sum(flow.records for flow in flows if flow)
+        return len(flows), sum(flow.unacknowledged_records for flow in flows if flow)
 
     @property
     def _ready_bytes(self) -> int:
@@ -212,79 +219,79 @@ class FairQueue:
 
     @property
     def _most_data_bytes(self) -> int:
-        """What fits into a body beside the largest attributes."""
+        """The most data in a body with the largest attributes."""
         return self._most_body_bytes - attributes_size(Body(b"", "", "h" * 255, 0, 0).attributes)
 
     @property
-    def _enough(self) -> int:
-        """Bytes of records that fill a request."""
+    def _full_request_bytes(self) -> int:
+        """Bytes of records that make a full request."""
         return self._limits.request if self._compress == "none" else self._limits.entries * self._most_body_bytes
 
     @property
     def _slice_bytes(self) -> int:
-        """The larger the fewer compete."""
+        """The size of the next slice: the fewer runs compete, the larger it is."""
         if not self._mixing:
             return self._most_body_bytes
         share = self._most_body_bytes // (len(self._turns) + 1)
         return min(self._most_body_bytes, max(QUANTUM_BYTES, share))
 
-    def _arrive(self, run: ServedRun) -> None:
+    def _admit(self, run: ServedRun) -> None:
         run.queued = False
         if run.gone:
             return
         try:
             if run.flow is None:
                 run.flow = Flow(run.folder, self._limits, run.root)
-                if run.flow.run != run.name:  # its first frame is its owner's, and may be another one by now
-                    raise ValueError("its first frame names another run")
+                if run.flow.run != run.name:  # another user may have replaced it since it was claimed
+                    raise ValueError("its META frame names another run")
                 self._runs[run.name] = run
-        except Exception as error:  # damage of whatever kind is this run's alone
-            self._lose(run, error)
+        except Exception as error:  # whatever is damaged concerns this run alone
+            self._give_up(run, error)
             return
-        run.flow.final = run.ended  # which another thread sets, perhaps since the last turn
+        run.flow.ended_before_turn = run.ended  # set by another thread, perhaps since the last turn
         if not run.flow.queued:
             run.flow.queued = True
             self._turns.append(run)
 
     def _give_turn(self, run: ServedRun, flow: Flow) -> None:
-        size, before = self._slice_bytes, flow.size
+        size, before = self._slice_bytes, flow.packed_bytes
         try:
             flow.read_slice(size)
         except Exception as error:
-            self._held += flow.size - before
-            self._lose(run, error)
+            self._packed_bytes += flow.packed_bytes - before
+            self._give_up(run, error)
             return
-        self._held += flow.size - before
-        flow.deficit = max(0, flow.size - before - max(size, QUANTUM_BYTES))
-        self._awake.pop(run.name, None)
-        self._awake[run.name] = run
+        self._packed_bytes += flow.packed_bytes - before
+        flow.deficit = max(0, flow.packed_bytes - before - max(size, QUANTUM_BYTES))
+        self._open_runs.pop(run.name, None)
+        self._open_runs[run.name] = run
         if flow.waiting:
-            self._holding[run.name] = run
+            self._with_packed[run.name] = run
         if flow.caught_up:
             flow.queued = False
-            self._settle(run)
+            self._remove_if_shipped(run)
         else:
             self._turns.append(run)
 
-    def _taken(self, run: ServedRun) -> list[PendingBody]:
+    def _packed_slices(self, run: ServedRun) -> list[PendingBody]:
         try:
-            return run.flow.take() if run.flow else []
+            return run.flow.hand_out_all() if run.flow else []
         except Exception as error:
-            self._lose(run, error)
+            self._give_up(run, error)
             return []
 
-    def _close(self, members: list[PendingBody]) -> None:
+    def _add_body(self, members: list[PendingBody]) -> None:
         self._ready.extend(self._compressor.add(MixedBody(members) if len(members) > 1 else members[0]))
 
-    def _let_rest(self) -> None:
-        """Keep the files and buffers of the latest few."""
-        while len(self._awake) > _AWAKE:
-            run = self._awake.pop(next(iter(self._awake)))
+    def _release_idle(self) -> None:
+        """Release the files and buffers of all but the latest few runs."""
+        while len(self._open_runs) > _MAX_OPEN_RUNS:
+            run = self._open_runs.pop(next(iter(self._open_runs)))
             if run.flow:
-                run.flow.rest()
+                run.flow.release_buffers()
 
     def _by_run(self, bodies: Iterable[PendingBody]) -> Iterable[tuple[ServedRun, list[PendingBody]]]:
-        """The slices of each run that is still here."""
+        """The slices by run, without runs that have left the queue."""
         found: dict[str, list[PendingBody]] = {}
         for pending in bodies:
             for member in _members(pending):
@@ -292,38 +299,39 @@ class FairQueue:
         return [(self._runs[name], members) for name, members in found.items() if name in self._runs]
 
     def _owner(self, pending: PendingBody) -> Flow | None:
-        """The flow that handed a slice out; None where its run was given up since (and perhaps taken again)."""
+        """The flow that handed a slice out; None if its run was given up since, even if it is back by now."""
         run = self._runs.get(pending.body.run)
         return run.flow if run and run.flow and run.flow.owns(pending) else None
 
-    def _settle(self, run: ServedRun) -> None:
-        """Have done with a run that has ended and is shipped."""
+    def _remove_if_shipped(self, run: ServedRun) -> None:
+        """Remove a run that has ended and is delivered."""
         flow = run.flow
-        if flow and flow.final and flow.caught_up and flow.done and not (flow.queued or run.gone):
+        if flow and flow.ended_before_turn and flow.caught_up and flow.done and not (flow.queued or run.gone):
             flow.close()
             flow.remove()
             self._forget(run)
 
-    def _lose(self, run: ServedRun, error: Exception) -> None:
-        """Give a run up, with what of it is not acknowledged: whoever takes it next sends that again."""
+    def _give_up(self, run: ServedRun, error: Exception) -> None:
+        """Drop a run from the queue; the process that claims it next sends its unacknowledged lines again."""
         run.failure = f"{type(error).__name__}: {error}"
+        trace("agent", f"gives up {run.name}: {run.failure}")
         if run.flow:
             run.flow.close()
         self._forget(run)
-        ready, self._ready = [*self._ready, *self._compressor.rest()], deque()
-        for pending in ready:  # what is in no request yet is not to be planned by another flow of the same run
+        ready, self._ready = [*self._ready, *self._compressor.drain()], deque()
+        for pending in ready:  # a later flow of the same run must not plan slices of this one
             found = _members(pending)
             kept = [member for member in found if member.body.run != run.name]
             if len(kept) == len(found):
                 self._ready.append(pending)
             elif kept:
-                self._close(kept)
-        self._ready.extend(self._compressor.rest())
+                self._add_body(kept)
+        self._ready.extend(self._compressor.drain())
 
     def _forget(self, run: ServedRun) -> None:
         if run.flow and run.name in self._runs:
-            self._held -= run.flow.size
-        for known in (self._runs, self._holding, self._awake):
+            self._packed_bytes -= run.flow.packed_bytes
+        for known in (self._runs, self._with_packed, self._open_runs):
             known.pop(run.name, None)
         run.flow = None
         run.gone = True

@@ -1,4 +1,4 @@
-"""One shipper for all runs of the agent that share a delivery policy."""
+"""One shipper for all of the agent's runs that share a delivery policy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, WAKE
+from sqstee.trace import trace
 from sqstee.transports.base import Sender
 
 
 class ShippingWorker:
-    """One shipper in a thread of its own, for the runs with one policy.
+    """A shipper in a thread of its own, for the runs with one policy.
 
-    `alive` while it ships, `closing` once it has been asked to end, `used_at` when it last had a run. With `mixing` a
-    body may hold lines of several runs.
+    `alive` until its thread ends, `closing` once it has been told to end, `used_at` the time it last had a run. With
+    `mixing` a body may hold lines of several runs.
     """
 
     def __init__(self, policy: DeliveryPolicy, sender: Sender, mixing: bool, flush_timeout: float) -> None:
@@ -32,8 +33,8 @@ class ShippingWorker:
         self._body_bytes = policy.options.message_bytes or sender.body_bytes
         self._mixing = mixing
         self._inbox: deque[ServedRun] = deque()
-        self._wake, self._waking = os.pipe()
-        os.set_blocking(self._waking, False)
+        self._wake, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
         self.closing = False
         self._shipper = Shipper(
             "",
@@ -48,27 +49,27 @@ class ShippingWorker:
 
     @property
     def reason(self) -> str:
-        """Why lines stay behind, if any do."""
+        """Why lines are not delivered, if any are not."""
         return self.failure or self._shipper.reason
 
-    def look_at(self, run: ServedRun) -> None:
-        """Have the shipper read a run, which is new or has something new."""
+    def enqueue(self, run: ServedRun) -> None:
+        """Have the shipper read a run that is new or has grown."""
         if not run.queued:
             run.queued = True
             self._inbox.append(run)
-            self._notify(WAKE)
+            self._wake_shipper(WAKE)
 
     def close(self) -> None:
-        """Ask the shipper to deliver the rest within the flush timeout, and to end."""
-        self.closing = self.closing or self._notify(CLOSE)
+        """Tell the shipper to deliver the rest within the flush timeout and end."""
+        self.closing = self.closing or self._wake_shipper(CLOSE)
 
     def join(self, seconds: float) -> None:
-        """Wait for its end at most so long, and close its descriptors once it has ended."""
+        """Wait up to `seconds` for the thread to end, and close its descriptors once it has."""
         self._thread.join(seconds)
-        if not self._thread.is_alive() and self._waking >= 0:
+        if not self._thread.is_alive() and self._wake_writer >= 0:
             os.close(self._wake)
-            os.close(self._waking)
-            self._waking = -1
+            os.close(self._wake_writer)
+            self._wake_writer = -1
 
     def _make_queue(self, limits: RequestLimits) -> FairQueue:
         self.queue = FairQueue(limits, self._body_bytes, self.policy.options.compress, self._mixing, self._inbox)
@@ -81,11 +82,12 @@ class ShippingWorker:
                 self.queue.remove()
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
+            trace("agent", f"the shipper to {self.policy.to} has failed: {self.failure}")
         self._shipper.close()
         self.alive = False
 
-    def _notify(self, word: bytes) -> bool:
+    def _wake_shipper(self, word: bytes) -> bool:
         try:
-            return self._waking >= 0 and os.write(self._waking, word) > 0
-        except BlockingIOError:  # the pipe is full of words that it has not read
+            return self._wake_writer >= 0 and os.write(self._wake_writer, word) > 0
+        except BlockingIOError:  # the pipe is full of unread words
             return False

@@ -168,7 +168,7 @@ class Supervisor:
             on_front_death=self._kill_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
-            patience=settings.flush_timeout if settings.strict or settings.summary else 0.0,
+            delivery_timeout=settings.flush_timeout if settings.strict or settings.summary else 0.0,
         ).run()
 
     def _ship(self, wake: int, report: int) -> None:

@@ -96,12 +96,12 @@ class Teardown:
         event = run_events.command_exit(run.status, run.usage, run.seconds, writer, self._open_names())
         self._exit_event_written = writer.event(event)
         if not self._exit_event_written:
-            why = f"the spool could not be written ({writer.trouble})"
+            why = f"the spool could not be written ({writer.last_error})"
             self._notices.add(f"the exit event is missing: {why}; make room in {run.spooled.root}")
         if self._is_init or not self._loop.open:
             writer.close()
         elif self._exit_event_written:
-            writer.note_exit()
+            writer.mark_exited()
             run.notify_shipper(shipper_handle.WAKE)  # else the event would wait for the heir's next line
 
     def _sync(self) -> None:

@@ -44,7 +44,7 @@ def flush(
     os.umask(0o077)
     try:
         left = [run for run in runs if not _ship(root, run, seconds, quiet)]
-        for destination in work.settle(root):
+        for destination in work.report_diverted(root):
             if not quiet:
                 typer.echo(f"{destination}: sent gap events for the lines at its fallback")
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
     from sqstee.spool.quarantine import quarantine_notice
 
     with _progress(root, run):
-        result = work.flush(root, run, seconds)
+        result = work.flush_run(root, run, seconds)
     if result.quarantined:
         typer.echo(f"{run}: {quarantine_notice(count(result.quarantined, 'record'), root)}", err=True)
     if result.complete:

@@ -1,1 +1,1 @@
-"""From the spool to the destination: read, pack, send, acknowledge, free."""
+"""From the spool to the destination: read, pack, send, acknowledge, delete."""

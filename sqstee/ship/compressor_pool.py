@@ -1,4 +1,4 @@
-"""Bodies compressed in threads beside the one that packs: zlib and ISA-L let go of the interpreter meanwhile."""
+"""Compresses bodies in threads beside the one that packs: zlib and ISA-L release the interpreter lock meanwhile."""
 
 from __future__ import annotations
 
@@ -10,62 +10,65 @@ from queue import Empty, SimpleQueue
 from sqstee.ship.request import BILLED_UNIT_BYTES, PendingBody
 
 _THREADS = 2
-_AHEAD = 4  # bodies that are being compressed while the next one is packed
-_IDLE_SECONDS = 1.0  # after which a thread ends
+_MAX_IN_PROGRESS = 4  # bodies in compression while the next one is packed
+_IDLE_SECONDS = 1.0  # a thread ends after this long without a job
 
 Job = tuple[PendingBody, _thread.LockType]
 
 
 class CompressorPool:
-    """Compresses bodies as `mode` wants it, in place, and hands them on in their order."""
+    """Compresses bodies in place, according to --compress (`mode`), and yields them in their order."""
 
     def __init__(self, mode: str) -> None:
-        self._least = {"gzip": 0, "auto": BILLED_UNIT_BYTES}.get(mode)
+        self._min_bytes = {"gzip": 0, "auto": BILLED_UNIT_BYTES}.get(mode)
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self._under_way: deque[Job] = deque()
+        self._in_progress: deque[Job] = deque()
         self._threads: set[int] = set()
 
     def add(self, pending: PendingBody) -> Iterator[PendingBody]:
-        """Take a body; yields what is done, waiting for the oldest where many are under way. To be used up."""
-        if not self._wanted(pending):
-            yield from self.rest()
+        """Start to compress a body; yields finished ones, waiting for the oldest if many are in progress.
+
+        The caller must exhaust the iterator.
+        """
+        if not self._should_compress(pending):
+            yield from self.drain()
             yield pending
             return
         job = (pending, _thread.allocate_lock())
         job[1].acquire()
-        self._under_way.append(job)
+        self._in_progress.append(job)
         self._jobs.put(job)
-        if len(self._threads) < min(_THREADS, len(self._under_way)):
-            self._start()
-        if len(self._under_way) > _AHEAD:
-            yield self._oldest()
+        if len(self._threads) < min(_THREADS, len(self._in_progress)):
+            self._start_thread()
+        if len(self._in_progress) > _MAX_IN_PROGRESS:
+            yield self._wait_for_oldest()
 
-    def rest(self) -> Iterator[PendingBody]:
-        """Wait for all that is under way."""
-        while self._under_way:
-            yield self._oldest()
+    def drain(self) -> Iterator[PendingBody]:
+        """Wait for all bodies in progress; yields them."""
+        while self._in_progress:
+            yield self._wait_for_oldest()
 
-    def now(self, pending: PendingBody) -> PendingBody:
-        """Compress a body at once."""
-        if self._wanted(pending):
+    def compress_now(self, pending: PendingBody) -> PendingBody:
+        """Compress a body in the calling thread."""
+        if self._should_compress(pending):
             _compress(pending)
         return pending
 
-    def _wanted(self, pending: PendingBody) -> bool:
-        return self._least is not None and pending.body.size > self._least
+    def _should_compress(self, pending: PendingBody) -> bool:
+        return self._min_bytes is not None and pending.body.size > self._min_bytes
 
-    def _start(self) -> None:
+    def _start_thread(self) -> None:
         try:
             self._threads.add(_thread.start_new_thread(self._work, ()))
-        except RuntimeError:  # no thread can be had: who waits does it
+        except RuntimeError:  # no thread available: the caller compresses
             pass
 
-    def _oldest(self) -> PendingBody:
-        """The oldest body, once it is done; meanwhile no job is left lying, whatever became of the threads."""
-        pending, done = self._under_way.popleft()
+    def _wait_for_oldest(self) -> PendingBody:
+        """Wait for the oldest body; meanwhile run queued jobs here, so that it ends even if no thread could start."""
+        pending, done = self._in_progress.popleft()
         while not done.acquire(blocking=False):
             try:
-                _do(self._jobs.get_nowait())
+                _run_job(self._jobs.get_nowait())
             except Empty:
                 done.acquire()
                 break
@@ -74,12 +77,12 @@ class CompressorPool:
     def _work(self) -> None:
         try:
             while True:
-                _do(self._jobs.get(timeout=_IDLE_SECONDS))
+                _run_job(self._jobs.get(timeout=_IDLE_SECONDS))
         except Empty:
             self._threads.discard(_thread.get_ident())
 
 
-def _do(job: Job) -> None:
+def _run_job(job: Job) -> None:
     pending, done = job
     _compress(pending)
     done.release()
@@ -88,5 +91,5 @@ def _do(job: Job) -> None:
 def _compress(pending: PendingBody) -> None:
     try:
         pending.body = pending.body.compressed()
-    except Exception:  # without the memory for it the body goes as it is
+    except Exception:  # no memory: the body is sent uncompressed
         pass

@@ -1,4 +1,4 @@
-"""Shipping what earlier runs left in the spool."""
+"""Ships runs that earlier processes left in the spool."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import holds_nothing, lock, remove
 from sqstee.spool.waiting import remove_half_made, waiting_runs
+from sqstee.trace import trace
 from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import FallbackSender, shorten_waits
 from sqstee.transports.fallback_ledger import unreported_pairs
 
-_OTHERS_SECONDS = 600.0  # for each run that is shipped beside one's own
-_LOOK_AGAIN_SECONDS = 30.0
+_OTHER_RUN_SECONDS = 600.0  # time-out for each run that a shipper ships beside its own
+_SCAN_SECONDS = 30.0
 
 
 class FlushResult:
-    """How it went with one run: `complete`, or why not; `busy` where somebody else is shipping it.
+    """The result for one run: `complete`, or the `reason` why not; `busy` if another process is shipping it.
 
-    `quarantined` is how many of its records were put aside.
+    `quarantined` is the number of its records that were quarantined.
     """
 
     __slots__ = ("busy", "complete", "destination", "quarantined", "reason", "run")
@@ -43,8 +44,8 @@ class FlushResult:
         self.quarantined = 0
 
 
-def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> FlushResult:
-    """Ship one run of those in `root` within `timeout` seconds; a dead one is closed first."""
+def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> FlushResult:
+    """Ship one run in the spool folder `root` within `timeout` seconds; if it is dead, close it first."""
     folder = f"{root}/{run}"
     try:
         shipping = lock(folder, "ship")
@@ -57,21 +58,22 @@ def flush(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> Fl
             return FlushResult(run, "", True, "")
         meta = json.loads(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight)
-    except Exception as error:  # damage of whatever kind is this run's alone
+    except Exception as error:  # whatever is damaged concerns this run alone
+        trace("flush", f"{run}: {type(error).__name__}: {error}")
         return FlushResult(run, "", False, f"its spool cannot be read: {error}")
     finally:
         os.close(shipping)
 
 
 def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> FlushResult:
-    """Ship a run, and remove it if it was closed before its end was read: else that may be missing in what is shipped.
+    """Ship a run, and remove it if it was closed before the shipper read its end.
 
-    A run may end while the rest of it is shipped, and a disk may be full until some of it is freed: it is closed again
-    then, and what that adds is shipped as well.
+    If it was not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end
+    in a second pass.
     """
     quarantined = 0
     for _ in range(2):
-        closed, trouble = _closed(f"{root}/{run}")
+        closed, trouble = _close_if_dead(f"{root}/{run}")
         flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
         flushed.quarantined = quarantined = quarantined + flushed.quarantined
         if closed or not flushed.complete:
@@ -80,49 +82,50 @@ def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float
     return flushed
 
 
-def _closed(folder: str) -> tuple[bool, str]:
-    """Close a run if it is dead; whether it is closed, and what kept us from it.
+def _close_if_dead(folder: str) -> tuple[bool, str]:
+    """Close a run if it is dead. Returns whether it is closed, and the error that prevented it.
 
-    Raises OSError where what is shipped could not be noted either: it would be sent again each time.
+    Raises OSError if the checkpoint cannot be written either: every flush would send the same lines again.
     """
     try:
         return close_dead_run(folder), ""
     except OSError as error:
-        state = Checkpoint(folder)
-        state.save(state.next, state.position, state.plan)
-        state.close()
-        return False, f"its end cannot be written: {error.strerror}"
+        checkpoint = Checkpoint(folder)
+        checkpoint.save(checkpoint.next, checkpoint.position, checkpoint.plan)
+        checkpoint.close()
+        return False, f"its exit event cannot be written: {error.strerror}"
 
 
-def settle(root: str) -> list[str]:
-    """Tell the first destinations of fallbacks what went to the second ones; those that were told something.
+def report_diverted(root: str) -> list[str]:
+    """Report to primary destinations which lines went to their fallbacks; returns the destinations that were notified.
 
-    What is away, or owed by a process that lives, is told later: every line is delivered, the rest is a courtesy.
+    A destination that cannot be reached is notified by a later flush, and a live process reports its own lines. Either
+    can wait, since the lines themselves are delivered.
     """
-    told = []
+    notified = []
     for pair in unreported_pairs(root):
         try:
             to = parse(pair.pop("to"))
             sender = open_sender(to, local_queue(root), 0, **pair)
             if isinstance(sender, FallbackSender) and sender.report_diverted():
-                told.append(to.text)
-        except Exception:  # the destination is away, or the file is damaged or another version's
+                notified.append(to.text)
+        except Exception:  # the destination cannot be reached, or the ledger is damaged or from another version
             pass
-    return told
+    return notified
 
 
 def flush_other_runs(own: str) -> None:
-    """Ship, as long as this process lives, what other runs left behind in the spool folder of the run in `own`."""
+    """Ship the runs that others left in the spool folder of the run in `own`, for as long as this process lives."""
     root, name = os.path.split(own)
     while True:
         try:
             remove_half_made(root)
             for run in waiting_runs(root):
                 if run != name:
-                    flush(root, run, _OTHERS_SECONDS, in_flight=1)
-        except Exception:  # it is a service to others: one's own lines do not depend on it
+                    flush_run(root, run, _OTHER_RUN_SECONDS, in_flight=1)
+        except Exception:  # a service to other runs: this process's own lines do not depend on it
             pass
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(_SCAN_SECONDS)
 
 
 def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> FlushResult:
@@ -149,4 +152,5 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
         run, policy.to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s")
     )
     flushed.quarantined = shipper.quarantined
+    trace("flush", f"{run} to {policy.to}: {'complete' if complete else flushed.reason}; {shipper.requests} requests")
     return flushed

@@ -1,4 +1,4 @@
-"""Frames into message bodies, bodies into requests, and when a request is due. Pure: time comes in as an argument."""
+"""Packs frames into message bodies, and divides bodies that are too large. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
 from sqstee.spool.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
 
-_LEVEL_OF = dict(enumerate(LEVELS))  # a later version may have more
-_SLICE_LINES = 1024  # encoded at once: a chunk of empty lines grows two-hundredfold
+_LEVEL_OF = dict(enumerate(LEVELS))  # a later version may write levels that are not here
+_SLICE_LINES = 1024  # lines encoded at once: empty lines grow two-hundredfold
 
 
 class Packer:
     """Joins the lines of one run's frames and packs their records into bodies of at most `limit` bytes of data.
 
-    Records below `start` are left out (they are acknowledged). The bodies of `plan` come first and hold exactly these
-    ranges, whatever their size: what may have been sent already is sent again unchanged.
+    Records below `start` are acknowledged and left out. The bodies of `plan` come first, with exactly these ranges and
+    of any size: bodies that may have been sent already are sent again unchanged.
     """
 
     def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
@@ -34,17 +34,17 @@ class Packer:
         self._first = self._last = -1
 
     def limit_to(self, size: int) -> None:
-        """From now on a message may count at most `size` bytes, attributes included."""
+        """Set the most bytes of a message, attributes included."""
         attributes = Body(b"", self._encoder.run, self._encoder.host, 10**12, 10**12).attributes
         self._limit = size - attributes_size(attributes)
 
     @property
     def size(self) -> int:
-        """Bytes of the open body's data; 0 where none is open."""
+        """Bytes of the open body's data; 0 if none is open."""
         return self._size
 
     def add(self, frame: Frame) -> Iterator[PendingBody]:
-        """Take the next frame; yields the bodies that are full, as they become so. To be used up before the next."""
+        """Add the next frame; yields bodies as they become full. Exhaust the iterator before the next call."""
         before = self.resume(frame.position)
         if frame.kind == LINES:
             block, first, lines = self._join(frame)
@@ -62,11 +62,11 @@ class Packer:
         return [self._close(self._resume)]
 
     def resume(self, here: Position) -> Position:
-        """From where, once all up to `here` is acknowledged, everything behind it can be rebuilt."""
+        """The position from which everything behind `here` can be rebuilt, once all before `here` is acknowledged."""
         return min([begin for begin in self._begin if begin is not None], default=here)
 
     def _join(self, frame: Frame) -> tuple[bytes, int, int]:
-        """The lines that `frame` completes, as one block, with the first's seq and how many they are."""
+        """The lines that `frame` completes, as one block, with the seq of the first and their number."""
         stream = frame.stream
         if frame.flags & FRESH:
             self._partial[stream], self._begin[stream] = [], None
@@ -108,7 +108,7 @@ class Packer:
         at = 0
         while at < len(records):
             while self._plan and self._plan[0][1] < first:
-                self._plan.popleft()  # a gap took its place meanwhile
+                self._plan.popleft()  # a gap event has replaced these records
             end, upto = self._fit(records, at, first, last)
             if end > at:
                 self._parts.append(records[at:end])
@@ -120,17 +120,17 @@ class Packer:
                 yield self._close(resume)
 
     def _fit(self, records: bytes, at: int, first: int, last: int) -> tuple[int, int]:
-        """Up to where in `records`, from `at` on, they go into the open body, and the last seq among them."""
+        """The end, in `records`, of those that fit into the open body from `at` on, and the last seq among them."""
         if self._plan:
             end = self._plan[0][1]
             if last <= end or records.find(b"\n", at) == len(records) - 1:
                 return len(records), last
             return nth_newline(records, end - first + 1, at) + 1, end
-        room = self._limit - self._size
-        if len(records) - at <= room:
+        free = self._limit - self._size
+        if len(records) - at <= free:
             return len(records), last
-        cut = records.rfind(b"\n", at, at + max(room, 0)) + 1
-        if not cut and not self._size:  # one record that is larger than a body should be goes alone
+        cut = records.rfind(b"\n", at, at + max(free, 0)) + 1
+        if not cut and not self._size:  # a record larger than the limit goes alone
             cut = records.find(b"\n", at) + 1
         if cut == len(records):
             return cut, last
@@ -145,7 +145,7 @@ class Packer:
 
 
 def nth_newline(block: bytes, count: int, start: int = 0) -> int:
-    """The index of the `count`-th newline (from 1) from `start` on; -1 where there are fewer."""
+    """The index of the `count`-th newline (from 1) from `start` on; -1 if there are fewer."""
     at = start - 1
     for _ in range(count):
         at = block.find(b"\n", at + 1)
@@ -155,7 +155,7 @@ def nth_newline(block: bytes, count: int, start: int = 0) -> int:
 
 
 def records(body: Body) -> list[tuple[int, int, bytes]]:
-    """The records of a plain body: first and last seq that each covers, and its line."""
+    """The records of a plain body: the first and last seq that each covers, and its line."""
     lines = body.data.splitlines(keepends=True)
     firsts = [int(json.loads(line)["seq"]) for line in lines]
     lasts = [following - 1 for following in firsts[1:]] + [body.last]
@@ -163,22 +163,22 @@ def records(body: Body) -> list[tuple[int, int, bytes]]:
 
 
 def divide(body: Body, parts: int) -> list[Body]:
-    """A body as `parts` plain bodies of about as many records each; fewer where it has not that many."""
+    """Divide a body into `parts` plain bodies with equal numbers of records; fewer if it has fewer records."""
     found = records(body.plain())
     size = -(-len(found) // parts)
     return [_joined(body, found[at : at + size]) for at in range(0, len(found), size)]
 
 
 def refit(body: Body, limit: int) -> list[Body]:
-    """A body as plain bodies that count at most `limit` bytes each, but for single records that are larger."""
+    """Divide a body into plain bodies of at most `limit` bytes; a single record may be larger."""
     most = limit - attributes_size(Body(b"", body.run, body.host, 10**12, 10**12).attributes)
     groups: list[list[tuple[int, int, bytes]]] = []
-    room = 0
+    free = 0
     for record in records(body.plain()):
-        room -= len(record[2])
-        if not groups or room < 0:
+        free -= len(record[2])
+        if not groups or free < 0:
             groups.append([])
-            room = most - len(record[2])
+            free = most - len(record[2])
         groups[-1].append(record)
     return [_joined(body, group) for group in groups]
 

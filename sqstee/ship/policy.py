@@ -1,4 +1,4 @@
-"""How a run is delivered: taken from its settings, kept in its META frame, and read from there by whoever ships it."""
+"""How a run is delivered: from its settings into its META frame, and from there to the process that ships it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _DELIVERY_OPTIONS = tuple(option for option in RUN_OPTIONS if option.attribute i
 class DeliveryPolicy:
     """Where a run's lines go, and how they are sent there.
 
-    `to` is the destination, a local queue by its absolute path; `options` are settings of which only SHIPPER_OPTIONS
-    and SENDER_OPTIONS count here. Runs with equal policies can share one shipper.
+    `to` is the destination, a local queue by its absolute path; of `options` only SHIPPER_OPTIONS and
+    SENDER_OPTIONS count. Runs with equal policies can share one shipper.
     """
 
     __slots__ = ("options", "to")
@@ -37,7 +37,7 @@ class DeliveryPolicy:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, object]) -> DeliveryPolicy:
-        """The policy in a META frame. Raises ValueError where it has a value that the options do not allow."""
+        """The policy in a META frame. Raises ValueError for a value that the options do not allow."""
         options = Settings()
         try:
             for option in _DELIVERY_OPTIONS:
@@ -73,7 +73,7 @@ class DeliveryPolicy:
 
 
 def _checked(option: Option, value: object) -> object:
-    """A value of a META frame, which may be another user's, by the rules for the option's text."""
+    """A value from a META frame, converted by the option's own rules: another user may have written the frame."""
     text = f"{value:f}" if isinstance(value, float) else str(value)
     try:
         return option.convert(text)

@@ -1,4 +1,4 @@
-"""What becomes of bodies that the destination refuses: sent again, divided, or replaced by a gap event.
+"""Handles bodies that the destination refuses: they are sent again, divided, or replaced by a gap event.
 
 A refusal is classified in transports/errors. SIZE: the body is packed anew, smaller. POISON: it is divided until one
 record stands alone. That record is a suspect until the destination accepts something else: then it is convicted, and a
@@ -11,17 +11,18 @@ from __future__ import annotations
 from sqstee.ship.backoff import Backoff
 from sqstee.ship.request import BILLED_UNIT_BYTES, PendingBody, RequestLimits
 from sqstee.ship.source import Source
+from sqstee.trace import trace
 from sqstee.transports.errors import OPEN, POISON, SIZE, TIMEOUT, Failure, TransportError
 
-_MOST_SUSPECTS = 8  # that many records refused one by one, and nothing accepted: the destination is at fault
-_Trouble = tuple[str, str, float]  # a refusal's class, its reason, for how many seconds the destination asks to wait
+_MAX_SUSPECTS = 8  # after so many single records refused, and nothing accepted, the destination is at fault
+_Refusal = tuple[str, str, float]  # class, reason, seconds that the destination asks to wait
 
 
 class Refusals:
-    """Deals with refused bodies of one shipper.
+    """Handles the refused bodies of one shipper.
 
     `again` are the bodies to be sent again, in seq order; `ordered` says whether the destination keeps its messages in
-    order. What a refusal says about sizes goes into `limits`, what it says about the destination into `backoff`.
+    order. Refusals adjust the sizes in `limits` and the waiting time in `backoff`.
     """
 
     def __init__(self, limits: RequestLimits, backoff: Backoff, ordered: bool) -> None:
@@ -43,18 +44,19 @@ class Refusals:
     def request(self, source: Source, bodies: list[PendingBody], refusal: TransportError, now: float) -> None:
         """A whole request was refused.
 
-        Which of its bodies is the reason is unknown, and so is, after some errors, whether it was refused at all.
+        It is unknown which body is the reason and, after some errors, whether the destination accepted it after all.
         """
         size = sum(pending.body.size for pending in bodies)
         self._learn_limit(refusal, size, len(bodies))
         if len(bodies) == 1 and refusal.kind in (SIZE, POISON):
-            self._report(self._one(source, bodies[0], refusal), now)
+            self._back_off(self._one(source, bodies[0], refusal), now)
         elif refusal.kind == POISON or (refusal.kind == SIZE and size <= self._limits.request):
             for pending in bodies:
                 pending.alone = True
             self.send_again(bodies)
         elif refusal.code == TIMEOUT and len(bodies) == 1 and size > BILLED_UNIT_BYTES and not self._ordered:
-            self.send_again(source.divide(bodies[0], 2))  # readers drop what comes twice
+            trace("shipper", f"{_range(bodies[0])} timed out, divided into 2")
+            self.send_again(source.divide(bodies[0], 2))  # readers drop lines that come twice
             self._backoff.failure(refusal.kind, str(refusal), now, refusal.after)
         else:
             self.send_again(bodies)
@@ -62,12 +64,12 @@ class Refusals:
                 self._backoff.failure(refusal.kind, str(refusal), now, refusal.after)
 
     def bodies(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
-        """Some bodies of a request were refused; one answer counts as one failure of the destination."""
-        troubles = [self._one(source, bodies[failure.index], failure) for failure in failures]
-        self._report(next(filter(None, reversed(troubles)), None), now)
+        """Some bodies of a request were refused; together they count as one failure of the destination."""
+        found = [self._one(source, bodies[failure.index], failure) for failure in failures]
+        self._back_off(next(filter(None, reversed(found)), None), now)
 
     def convict(self, source: Source) -> None:
-        """Something else was accepted: put gap events in the place of the suspects."""
+        """The destination accepts other bodies: put gap events in the place of the suspects."""
         for pending in self._suspects:
             source.substitute(pending, pending.reason)
         self.send_again(self._suspects)
@@ -80,14 +82,17 @@ class Refusals:
             self._limits.request_refused(size)
         elif refusal.code == TIMEOUT:
             self._limits.too_slow(size)
+        else:
+            return
+        trace("shipper", f"{refusal.code} for {size} bytes in {count} bodies; limit now {self._limits.request}")
 
-    def _report(self, trouble: _Trouble | None, now: float) -> None:
-        if trouble:
-            kind, reason, after = trouble
+    def _back_off(self, refusal: _Refusal | None, now: float) -> None:
+        if refusal:
+            kind, reason, after = refusal
             self._backoff.failure(kind, reason, now, after)
 
-    def _one(self, source: Source, pending: PendingBody, refusal: Failure | TransportError) -> _Trouble | None:
-        """One body was refused by itself; returns what that says about the destination, if anything."""
+    def _one(self, source: Source, pending: PendingBody, refusal: Failure | TransportError) -> _Refusal | None:
+        """Handle the refusal of one body; returns it if the destination is at fault and not the body."""
         if pending.original is not None and refusal.kind in (SIZE, POISON):
             source.reinstate(pending)
             self.send_again([pending])
@@ -99,6 +104,7 @@ class Refusals:
             parts = source.divide(pending)
             if parts == [pending]:
                 return self._suspect(pending, str(refusal))
+            trace("shipper", f"{_range(pending)} refused, divided into {len(parts)}: {refusal}")
             self.send_again(parts)
             return None
         self.send_again([pending])
@@ -110,18 +116,25 @@ class Refusals:
         if named:
             self._limits.message_at_most(named)
         parts = source.refit(pending, named or min(size // 2, self._limits.packed))
-        if parts == [pending]:  # a record alone: it says nothing about how many records fit into a message
+        trace("shipper", f"{_range(pending)} too large with {size} bytes, refitted into {len(parts)}; {limit=}")
+        if parts == [pending]:  # a single record: its size is no limit for bodies of several
             source.substitute(pending, "larger than the destination takes")
         elif not named:
             self._limits.message_refused(size)
         self.send_again(parts)
 
-    def _suspect(self, pending: PendingBody, reason: str) -> _Trouble | None:
-        """A record was refused alone: it is at fault, unless the destination accepts nothing else either."""
+    def _suspect(self, pending: PendingBody, reason: str) -> _Refusal | None:
+        """Suspect a record that was refused alone; the destination is at fault if it accepts nothing else either."""
+        trace("shipper", f"{_range(pending)} refused alone, a suspect: {reason}")
         pending.reason = f"refused by the destination: {reason}"
         self._suspects.append(pending)
-        if len(self._suspects) < _MOST_SUSPECTS:
+        if len(self._suspects) < _MAX_SUSPECTS:
             return None
         self.send_again(self._suspects)
         self._suspects = []
         return OPEN, reason, 0.0
+
+
+def _range(pending: PendingBody) -> str:
+    """The run and seqs of a body, for the trace."""
+    return f"{pending.body.run} {pending.body.first}..{pending.body.last}"

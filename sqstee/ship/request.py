@@ -1,4 +1,4 @@
-"""Bodies on their way to the destination, and the requests that they go in. Pure."""
+"""Bodies that wait to be delivered, and the requests that hold them. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from sqstee.spool.frame import Position
 # Amazon SQS: a batch has at most ten entries and 1 MiB, each message at most 1 MiB, attributes included.
 MAX_ENTRIES = 10
 MAX_REQUEST_BYTES = 1024 * 1024
-BILLED_UNIT_BYTES = 64 * 1024  # of payload: each started one is a request on the bill
+BILLED_UNIT_BYTES = 64 * 1024  # SQS bills one request per started 64 KiB of payload
 
 
 class PendingBody:
-    """A body with the position in the spool from which everything behind it can be rebuilt (None: not from here)."""
+    """A body that is not acknowledged yet.
+
+    Once it is, everything behind it can be rebuilt from the spool position `resume` on (None: no such position here).
+    """
 
     __slots__ = ("alone", "body", "done", "in_plan", "original", "reason", "resume")
 
@@ -22,57 +25,57 @@ class PendingBody:
         self.body = body
         self.resume = resume
         self.in_plan = False  # its range is in the plan: it may have been sent
-        self.done = False  # the destination has it
-        self.alone = False  # a request that held it with others was refused as a whole
-        self.original: Body | None = None  # what `body`, a gap event, stands in for
-        self.reason = ""  # why it does
+        self.done = False  # the destination has accepted it
+        self.alone = False  # send it without others: a request that held it was refused as a whole
+        self.original: Body | None = None  # the refused record that `body`, a gap event, replaces
+        self.reason = ""  # why the record was refused
 
 
 class RequestLimits:
-    """The most bytes that a message and a request may count, attributes included, as learned from the destination.
+    """The most bytes of a message and of a request, attributes included, as learned from the destination.
 
-    A request has at most `entries` messages. What it does not say is guessed: more than `packed` is not put into one
-    message, but a record that is larger alone is tried, as long as it is no more than `message`.
+    A request has at most `entries` messages. `message` is what the destination states, `packed` also what refusals
+    suggest: bodies are packed up to `packed`, and a larger single record is still tried, up to `message`.
 
-    After a request that took too long the next one is half as large, down to one billed unit; each success grows it.
+    After a request that timed out the next one is half as large, down to one billed unit; each success doubles it.
     """
 
     def __init__(self, request: int = MAX_REQUEST_BYTES, entries: int = MAX_ENTRIES) -> None:
-        self.message = self.packed = self._most = self.request = request
+        self.message = self.packed = self._max_request = self.request = request
         self.entries = entries
-        self._taken_message = self._taken_request = BILLED_UNIT_BYTES  # the largest so far; less is not guessed
+        self._accepted_message = self._accepted_request = BILLED_UNIT_BYTES  # largest so far: guesses stay above
 
     def message_at_most(self, size: int) -> None:
-        """It does not take messages of more than `size`, as it says."""
+        """The destination states that `size` is the most for a message."""
         self.message = max(1, min(self.message, size))
         self.packed = min(self.packed, self.message)
 
     def request_at_most(self, size: int) -> None:
-        """It does not take requests of more than `size`, as it says."""
-        self._most = self.request = max(1, min(self._most, size))
+        """The destination states that `size` is the most for a request."""
+        self._max_request = self.request = max(1, min(self._max_request, size))
 
     def message_refused(self, size: int) -> None:
-        """A message of `size` was too large for one that does not say what it takes."""
-        self.packed = min(self.packed, max(size // 2, self._taken_message))
+        """A message of `size` was too large, and the destination did not state its limit."""
+        self.packed = min(self.packed, max(size // 2, self._accepted_message))
         self.request_refused(size)
 
     def request_refused(self, size: int) -> None:
-        """A request of `size` was too large for one that does not say what it takes."""
-        self._most = self.request = min(self._most, max(size // 2, self._taken_request))
+        """A request of `size` was too large, and the destination did not state its limit."""
+        self._max_request = self.request = min(self._max_request, max(size // 2, self._accepted_request))
 
     def too_slow(self, size: int) -> None:
-        """A request of `size` took too long."""
-        self.request = min(self._most, max(BILLED_UNIT_BYTES, min(self.request, size) // 2))
+        """A request of `size` timed out."""
+        self.request = min(self._max_request, max(BILLED_UNIT_BYTES, min(self.request, size) // 2))
 
     def success(self, sizes: Sequence[int]) -> None:
-        """Messages of these sizes were taken, in one request."""
-        self._taken_message = max(self._taken_message, *sizes)
-        self._taken_request = max(self._taken_request, sum(sizes))
-        self.request = min(self._most, 2 * self.request)
+        """Messages of these sizes were accepted, in one request."""
+        self._accepted_message = max(self._accepted_message, *sizes)
+        self._accepted_request = max(self._accepted_request, sum(sizes))
+        self.request = min(self._max_request, 2 * self.request)
 
 
 class Request:
-    """Bodies of one call: within `limits`, attributes included, but always one."""
+    """The bodies of one call: within `limits`, attributes included, but at least one of any size."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self.bodies: list[PendingBody] = []
@@ -94,7 +97,7 @@ class Request:
 
 
 def compress(request: Request, mode: str) -> None:
-    """Compress the bodies of a request in place, with `auto` where the plain request exceeds 64 KiB."""
+    """With --compress auto (`mode`), compress the bodies of a request in place if it exceeds 64 KiB."""
     if mode != "auto" or request.size <= BILLED_UNIT_BYTES:
         return
     for pending in request.bodies:

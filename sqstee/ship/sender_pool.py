@@ -1,4 +1,4 @@
-"""The threads that call the transport."""
+"""The threads that call a transport."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, Failure, TransportError
 
 IN_FLIGHT = 4
-THREADS: set[int] = set()  # the idents of all threads that call a transport, in whatever run
-_END: list[PendingBody] = []  # by identity: a thread that gets it ends
+THREADS: set[int] = set()  # idents of all threads of this process that call a transport
+_END: list[PendingBody] = []  # compared by identity: a thread that receives it ends
 
 
 class SenderPool:
-    """Background threads that call the transport; results come back through a descriptor that can be polled.
+    """Background threads that call the transport; the descriptor `ready` is readable when there are results.
 
     They are plain daemon threads: a ThreadPoolExecutor would join them at exit and defeat the flush budget.
     """
@@ -29,27 +29,27 @@ class SenderPool:
         self.ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = threads
         self._running = 0
-        self._ending = _thread.allocate_lock()
+        self._end_lock = _thread.allocate_lock()
         self.ordered = sender.ordered
         self.busy = 0
         self.requests = 0
 
     def submit(self, bodies: list[PendingBody] | None) -> None:
-        """Send bodies, or, with None, reach the destination."""
+        """Send bodies or, with None, connect to the destination."""
         self.busy += 1
         self.requests += bodies is not None
         if self._running < min(self.busy, self._threads):
             try:
                 _thread.start_new_thread(self._work, ())
                 self._running += 1
-            except RuntimeError:  # no thread can be had: the interpreter is ending, or the limit on them is reached
+            except RuntimeError:  # no thread available: the interpreter is ending, or a limit is reached
                 if not self._running:
-                    self._do(bodies)
+                    self._run_job(bodies)
                     return
         self._jobs.put(bodies)
 
     def collect(self) -> list[tuple[list[PendingBody], list[Failure] | int | TransportError]]:
-        """What has ended since the last call: the bodies with their failures, or the limit that `open` answered."""
+        """The calls that ended since the last time: their bodies, with failures, an error, or the limit from `open`."""
         try:
             os.eventfd_read(self.ready)
         except BlockingIOError:
@@ -61,7 +61,7 @@ class SenderPool:
         return found
 
     def close(self) -> None:
-        """Have the threads end when they are done; nothing may be submitted or collected any more."""
+        """Tell the threads to end after their last call; `submit` and `collect` must not be called any more."""
         if not self._running:
             os.close(self.ready)
         for _ in range(self._running):
@@ -70,14 +70,14 @@ class SenderPool:
     def _work(self) -> None:
         THREADS.add(_thread.get_ident())
         while (bodies := self._jobs.get()) is not _END:
-            self._do(bodies)
+            self._run_job(bodies)
         THREADS.discard(_thread.get_ident())
-        with self._ending:
+        with self._end_lock:
             self._running -= 1
-            if not self._running:  # only now does nobody tell it anything
+            if not self._running:  # the last thread: nobody writes to it any more
                 os.close(self.ready)
 
-    def _do(self, bodies: list[PendingBody] | None) -> None:
+    def _run_job(self, bodies: list[PendingBody] | None) -> None:
         self._results.append((bodies or [], self._call(bodies)))
         os.eventfd_write(self.ready, 1)
 
@@ -88,5 +88,5 @@ class SenderPool:
             return self._sender.send([pending.body for pending in bodies])
         except TransportError as error:
             return error
-        except Exception as error:  # a bug of ours or of a library: as passing trouble, so that nothing is lost
+        except Exception as error:  # a bug here or in a library: try again, so that nothing is lost
             return TransportError(RETRY, type(error).__name__, str(error))

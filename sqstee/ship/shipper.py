@@ -1,4 +1,4 @@
-"""The send loop: read and pack, send, acknowledge and free, until the run is closed and empty or its time is over."""
+"""The send loop: read, pack, send, acknowledge and delete, until the run is closed and delivered, or out of time."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from sqstee.ship.request import PendingBody, Request, RequestLimits
 from sqstee.ship.sender_pool import IN_FLIGHT, SenderPool
 from sqstee.ship.shipper_handle import CLOSE, read_words
 from sqstee.ship.source import RunSource, Source
+from sqstee.trace import trace
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 _LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds that fit an int
-_LOOK_AGAIN_SECONDS = 0.11  # a little over the tenth of a second for which the front may delay a wake-up
-_SHORT_SECONDS = 60.0  # a flush timeout up to which somebody waits for the end of delivery
+_REREAD_SECONDS = 0.11  # read again this long after a wake-up: the front omits others within a tenth of a second
+_SHORT_SECONDS = 60.0  # up to this flush timeout a user is assumed to wait for the end of delivery
 
 
 class Shipper:
-    """Ships one run, or whatever `make_source` gives, until it is closed and empty, or its time is over.
+    """Ships the run in `folder`, or the source from `make_source`, until it is closed and delivered, or out of time.
 
-    `wake` is the descriptor that wakes it (see shipper_handle). Of `options` the SHIPPER_OPTIONS count; where the user
-    set no linger or message size the sender's own hold. The callbacks: `on_connect`, the destination has answered for
-    the first time; `on_front_death`, the wake pipe has no writer left; `on_close`, nothing more will come, and the
-    rest is to be delivered within these seconds; `throttled_until`, the time of the monotonic clock before which
-    nothing is to be read.
+    `wake` is the reading end of the wake pipe (see shipper_handle). Of `options` the SHIPPER_OPTIONS count; the sender
+    provides the linger and the message size that the user has not set.
+
+    Callbacks: `on_connect` when the destination has answered for the first time; `on_front_death` when the wake pipe
+    has no writer left; `on_close` when the run has ended, with the seconds that are left to deliver the rest;
+    `throttled_until` returns the time of the monotonic clock before which the spool is not read.
     """
 
     def __init__(
@@ -57,14 +59,14 @@ class Shipper:
         self._on_front_death = on_front_death
         self._on_close = on_close
         self._throttled_until = throttled_until
-        self._read_at = 0.0  # not to be read before
+        self._read_at = 0.0  # do not read the spool before this time
         self._lingers_as_sender = options.linger is None
         self._pace = Pace(sender.linger if options.linger is None else options.linger)
         self._backoff = Backoff()
         self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
-        self._look_until = 0.0
+        self._reread_at = 0.0
         self._close_at: float | None = None
         self._wake = wake
         self._poll = select.poll()
@@ -73,7 +75,7 @@ class Shipper:
 
     @property
     def reason(self) -> str:
-        """Why lines stayed behind, if any did."""
+        """Why lines are not delivered, if any are not."""
         return self._backoff.reason
 
     @property
@@ -83,12 +85,12 @@ class Shipper:
 
     @property
     def requests(self) -> int:
-        """How many requests were made to send bodies."""
+        """The number of requests that sent bodies."""
         return self._senders.requests
 
     @property
     def quarantined(self) -> int:
-        """How many records went to quarantine."""
+        """The number of records that went to quarantine."""
         return self._source.quarantined if self._source else 0
 
     def run(self) -> bool:
@@ -98,10 +100,11 @@ class Shipper:
             self._step(now)
             if self._complete():
                 return True
-            if self._close_at is not None and self._hopeless(now):
+            if self._close_at is not None and self._must_give_up(now):
+                trace("shipper", f"gives up: {self._backoff.reason or 'out of time'}")
                 return False
             self._wait(now)
-            self._collect()
+            self._collect_answers()
 
     def close(self) -> None:
         """End the sender threads and close the files, once `run` has returned."""
@@ -116,7 +119,7 @@ class Shipper:
             self._source.remove()
 
     def _step(self, now: float) -> None:
-        if now < self._backoff.not_before or (not self._backoff.well and self._senders.busy):
+        if now < self._backoff.not_before or (not self._backoff.healthy and self._senders.busy):
             return
         if self._source is None:
             if not self._senders.busy:
@@ -126,12 +129,12 @@ class Shipper:
         if self._read_at > now:
             return
         if self._lingers_as_sender:
-            self._pace.linger = self._sender.linger  # which changes while a fallback stands in
+            self._pace.linger = self._sender.linger  # it changes while a fallback is in use
         self._source.read()
         if self._source.waiting:
             self._pace.waiting(now)
         if self._refusals.suspected and not (self._refusals.again or self._senders.busy or self._source.waiting):
-            self._refusals.convict(self._source)  # their gap events show whether the destination accepts anything
+            self._refusals.convict(self._source)  # gap events show whether the destination accepts anything
         self._send_again(self._source)
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
@@ -166,7 +169,7 @@ class Shipper:
             self._pace.partial_left(now, source.waiting)
 
     def _may_send(self) -> bool:
-        return self._senders.busy < (self._in_flight if self._backoff.well else 1)
+        return self._senders.busy < (self._in_flight if self._backoff.healthy else 1)
 
     def _submit(self, source: Source, request: Request) -> None:
         source.plan(request.bodies)
@@ -182,54 +185,56 @@ class Shipper:
             due = self._pace.due(self._senders.busy)
             if due is not None and self._may_send() and self._source.caught_up:
                 times.append(due)
-        if self._look_until > now:
-            times.append(self._look_until)
+        if self._reread_at > now:
+            times.append(self._reread_at)
         timeout = min(_LONGEST_WAIT_SECONDS, max(0.0, min(times) - now)) * 1000 if times else None
         for fd, _ in self._poll.poll(timeout):
             if fd == self._wake:
-                self._woken()
+                self._read_wake()
 
-    def _woken(self) -> None:
+    def _read_wake(self) -> None:
         words = read_words(self._wake)
         now = time.monotonic()
-        self._look_until = now + _LOOK_AGAIN_SECONDS
+        self._reread_at = now + _REREAD_SECONDS
         if words and CLOSE not in words:
             return
         self._poll.unregister(self._wake)
         if not words:
             self._on_front_death()
+        trace("shipper", f"{'the run has ended' if words else 'the front has died'}: {self._flush_timeout:g} s left")
         self._close_at = now + self._flush_timeout
         self._on_close(self._flush_timeout)
-        self._backoff.end(now)
-        if self._flush_timeout <= _SHORT_SECONDS:  # nobody waits for a longer one: it need not retry so often
+        self._backoff.allow_last_try(now)
+        if self._flush_timeout <= _SHORT_SECONDS:  # nobody waits for a longer one: retry at the usual pace
             self._backoff.shorten(now)
 
-    def _collect(self) -> None:
+    def _collect_answers(self) -> None:
         for bodies, answer in self._senders.collect():
             now = time.monotonic()
             if isinstance(answer, int):
                 self._limits.message_at_most(answer)
-                self._begin(now)
+                self._start_reading(now)
             elif self._source is None:
                 assert isinstance(answer, TransportError)
                 self._backoff.failure(answer.kind, str(answer), now, answer.after)
             elif isinstance(answer, TransportError):
                 self._refusals.request(self._source, bodies, answer, now)
             else:
-                self._answered(self._source, bodies, answer, now)
+                self._handle_answer(self._source, bodies, answer, now)
 
-    def _begin(self, now: float) -> None:
-        """The destination answers: begin to read the spool, or later if nothing can be read (the disk was full)."""
+    def _start_reading(self, now: float) -> None:
+        """The destination has answered: open the spool, or try later if that fails (the disk was full)."""
         try:
             self._source = self._make_source(self._limits)
         except (OSError, ValueError) as error:
             self._backoff.failure(OPEN, str(error), now)
             return
+        trace("shipper", f"connected; largest message {self._limits.message}, largest request {self._limits.request}")
         self._backoff.success()
         self._on_connect()
 
-    def _answered(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
-        """A request was answered: some of its bodies were accepted, the others have a failure each."""
+    def _handle_answer(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
+        """A request was answered: each of its bodies was accepted or has a failure."""
         failed = {failure.index for failure in failures}
         accepted = [pending for at, pending in enumerate(bodies) if at not in failed]
         if accepted:
@@ -243,7 +248,7 @@ class Shipper:
     def _acknowledge(self, source: Source, accepted: list[PendingBody], now: float) -> None:
         try:
             source.acknowledge(accepted)
-        except OSError as error:  # the quarantine file: its gap events are sent again until there is room for it
+        except OSError as error:  # the quarantine file cannot be written: send the gap events again until it can
             self._refusals.send_again([pending for pending in accepted if not pending.done])
             self._backoff.failure(RETRY, f"{error.strerror} ({error.filename})", now)
 
@@ -256,6 +261,6 @@ class Shipper:
             self._source.read()
         return self._source.done
 
-    def _hopeless(self, now: float) -> bool:
+    def _must_give_up(self, now: float) -> bool:
         assert self._close_at is not None
         return now >= self._close_at or (self._backoff.permanent and not self._senders.busy)

@@ -1,8 +1,8 @@
 """The protocol between the front and its shipper, a process forked from it: both ends of the two pipes.
 
 The front writes words to the wake pipe: WAKE, there is something to ship; CLOSE, the run has ended; a byte up to 64,
-take that signal off your pending ones. End of file: the front has died. When the shipper has done its work it writes
-one line to the report pipe: LEFT, or a report (see `send_report`).
+remove the signal of that number from those pending here. End of file: the front has died. At its end the shipper
+writes one line to the report pipe: LEFT, or a report (see `send_report`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Report:
     """How delivery went.
 
     `acknowledged` is the first seq that the destination has not accepted, `quarantined` the number of records in
-    quarantine, `requests` the number of requests or None where nobody counted them, `reason` why lines stay behind.
+    quarantine, `requests` the number of requests or None if unknown, `reason` why lines are not delivered.
     """
 
     __slots__ = ("acknowledged", "quarantined", "reason", "requests")
@@ -43,7 +43,7 @@ class Report:
 
 
 class ShipperHandle:
-    """The front's end: a run's shipper, with `pid` 0 once it has ended."""
+    """The front's end of the protocol; `pid` is 0 once the shipper has ended."""
 
     __slots__ = ("_report", "pid", "wake")
 
@@ -53,7 +53,7 @@ class ShipperHandle:
         self._report = report
 
     def notify(self, word: bytes) -> None:
-        """Send one of the words; it is lost, and not needed, if the pipe is full or the shipper has gone."""
+        """Send one of the words. If the pipe is full or the shipper has ended it is dropped, and not needed."""
         try:
             os.write(self.wake, word)
         except OSError:
@@ -67,8 +67,8 @@ class ShipperHandle:
     def read_report(self, folder: str, next_seq: int, no_report: str) -> Report:
         """The shipper's report on the run in `folder`, of which `next_seq` is the first seq that was not spooled.
 
-        Where the shipper could not report, the checkpoint says how far it got and `no_report` why no further; a folder
-        that is gone was delivered whole. Another process may have put records of this run into quarantine.
+        If the shipper did not report, the checkpoint says how far it got, and `no_report` is the reason for the rest. A
+        folder that is gone was delivered whole. Another process may have put records of this run into quarantine.
         """
         os.set_blocking(self._report, False)
         try:
@@ -105,7 +105,7 @@ def fork(kept: set[int], body: Callable[[int, int], None]) -> ShipperHandle:
 
 
 def read_words(wake: int) -> bytes:
-    """The words that the front has sent, empty once it has died; signals among them are taken off the pending ones."""
+    """The words that the front has sent, empty once it has died; removes their signals from the pending ones."""
     words = os.read(wake, _WORDS_BYTES)
     for number in words:
         if number <= _LAST_SIGNAL:
@@ -121,7 +121,7 @@ def send_report(fd: int, report: Report) -> None:
 
 
 def send_line(fd: int, line: bytes) -> None:
-    """Write to the report pipe; the front may have gone."""
+    """Write a line to the report pipe, or nothing if the front has gone."""
     try:
         os.write(fd, line)
     except OSError:

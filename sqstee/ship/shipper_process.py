@@ -18,8 +18,8 @@ from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.fallback import shorten_waits
 
-_NICENESS = 15  # where shipper and command compete for the processor the command wins
-_FREE_SECONDS = 10.0  # how long a dying front may take to let go of its lock
+_NICENESS = 15  # the command has precedence when both compete for the processor
+_FREE_SECONDS = 10.0  # how long a dying front may take to release its lock
 _LOOK_AGAIN_SECONDS = 0.1
 
 
@@ -29,7 +29,7 @@ def ship_run(
     """Ship the run in `folder`, in a process forked from the front, and report how delivery went.
 
     `wake` and `report` are its ends of the two pipes (see shipper_handle). `end_command` is called if the front dies
-    without a status: nobody reads the command's output any more.
+    before its command: nobody reads the command's output any more.
     """
     os.nice(_NICENESS)
     root = os.path.dirname(folder)
@@ -41,7 +41,7 @@ def ship_run(
         closed = _close_when_free(folder)
 
     def connected() -> None:
-        gc.freeze()  # what is loaded by now stays: the collector need not visit it again and again
+        gc.freeze()  # modules stay loaded: keep the garbage collector from visiting them again and again
         try:
             _thread.start_new_thread(flush.flush_other_runs, (folder,))
         except RuntimeError:  # no thread available: the next run tries again
@@ -72,8 +72,8 @@ def ship_run(
 def _close_when_free(folder: str) -> bool:
     """Close a dead front's run once the kernel has released its lock; returns whether it is closed.
 
-    Where it is not, the next run on this host tries again. Until then the folder stays, since a run that is not closed
-    may hold an unfinished line that was not shipped.
+    If it is not, its folder stays, since it may hold an unfinished line that was not shipped; the next run on this host
+    tries again.
     """
     deadline = time.monotonic() + _FREE_SECONDS
     try:

@@ -1,4 +1,7 @@
-"""One run's spool on its way out: frames are read and packed, bodies are planned, acknowledged, and freed."""
+"""What a shipper ships from: `Source`, the protocol, and `RunSource`, one run's spool.
+
+A `RunSource` reads and packs frames, keeps the plan of bodies, and deletes segments that are acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,24 @@ from sqstee.ship.compressor_pool import CompressorPool
 from sqstee.ship.pack import Packer
 from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
-from sqstee.spool.frame import Position, Range, gap_fields
+from sqstee.spool.frame import Position, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
+from sqstee.trace import trace
 
-AHEAD_BYTES = 16 * 1024 * 1024  # of bodies in memory, ready or not acknowledged
+AHEAD_BYTES = 16 * 1024 * 1024  # bodies in memory, ready or unacknowledged, have at most so many
 
 
 class RunSource:
-    """Bodies of one run, in seq order, from what is not acknowledged yet.
+    """The unacknowledged bodies of one run, in seq order.
 
-    `ready` holds bodies that wait for a request; those that were handed out stay pending until they and everything
-    before them are acknowledged. `body_bytes` is how much is packed into a body, at most what `limits` allow. What
-    no message can hold, or the destination refuses for good, goes to the quarantine file, and a gap event in its place.
-    Where `folder` is but another name of the run's folder `root` is the spool's.
+    `ready` holds bodies that wait for a request; bodies that were handed out stay in the plan until they and all before
+    them are acknowledged. A body has at most `body_bytes`, and at most what `limits` allow. A record that no message
+    can hold, or that the destination refuses for good, goes to the quarantine file and is replaced by a gap event.
+
+    `root` is the spool folder; needed if `folder` is /proc/self/fd/N.
     """
 
     encoder: type[Encoder] = Encoder
@@ -47,19 +52,19 @@ class RunSource:
         self._compressor = CompressorPool(compress)
         meta = json.loads(read_meta(folder))
         self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
-        self._state = Checkpoint(folder)
-        self._reader = FrameReader(folder, self._state.position, self._state.next)
-        self._packer = Packer(self._encoder, self._most_body_bytes, self._state.next, self._state.plan)
+        self._checkpoint = Checkpoint(folder)
+        self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
+        self._packer = Packer(self._encoder, self._most_body_bytes, self._checkpoint.next, self._checkpoint.plan)
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
-        self.caught_up = False  # whether the last `read` came to the end of what is written
+        self.caught_up = False  # whether the last `read` reached the end of the spool
         self._in_plan: deque[PendingBody] = deque()
-        self._promised: list[Range] = list(self._state.plan)  # of an earlier shipper's plan, not handed out again yet
+        self._earlier_plan = list(self._checkpoint.plan)  # an earlier shipper's ranges, until handed out again
 
     @property
     def acknowledged(self) -> int:
         """Every seq below this one is acknowledged."""
-        return self._state.next
+        return self._checkpoint.next
 
     @property
     def waiting(self) -> bool:
@@ -68,7 +73,7 @@ class RunSource:
 
     @property
     def blocked(self) -> bool:
-        """Whether so much is ahead that nothing is packed until something is acknowledged."""
+        """Whether so much is unacknowledged that nothing more may be packed."""
         ahead = [*self.ready, *self._in_plan]
         return len(ahead) >= PLAN_LIMIT or sum(len(pending.body.data) for pending in ahead) >= AHEAD_BYTES
 
@@ -78,7 +83,7 @@ class RunSource:
         return not self.waiting and not self._in_plan
 
     def read(self) -> None:
-        """Pack what the spool holds by now, until there is a full request, or as much as memory may hold."""
+        """Pack the frames written by now, until there is a full request or the source is `blocked`."""
         self.caught_up = False
         self._packer.limit_to(self._most_body_bytes)
         while not self._full():
@@ -90,49 +95,51 @@ class RunSource:
                 self.caught_up = True
                 break
             self._extend(self._compressor.add(pending))
-        self._extend(self._compressor.rest())
+        self._extend(self._compressor.drain())
         if self.caught_up:
             self._free_read()
 
     def close_open_body(self) -> None:
-        """Make what is packed so far ready, although the body is not full."""
-        self._extend(self._compressor.now(pending) for pending in self._packer.flush())
+        """Make the partly filled body ready."""
+        self._extend(self._compressor.compress_now(pending) for pending in self._packer.flush())
 
     def full_request(self) -> Request | None:
-        """The next bodies that fill a request, once there are enough of them and the plan has room."""
+        """The next bodies that fill a request, once there are enough of them and the plan has slots for them."""
         request = self._request()
         count = len(request.bodies)
         more = len(self.ready) > count
         if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
             return None
-        return self._hand_out(request) if count <= self._room() else None
+        return self._hand_out(request) if count <= self._free_slots() else None
 
     def partial_request(self) -> Request:
         """The next bodies that fit a request, however few."""
-        return self._hand_out(self._request(self._room()))
+        return self._hand_out(self._request(self._free_slots()))
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
-        """Remember, before they are sent for the first time, the ranges that are handed out."""
-        fresh = [pending for pending in handed if not pending.in_plan]
-        for pending in fresh:
+        """Write the ranges of bodies to the plan before they are sent for the first time."""
+        new = [pending for pending in handed if not pending.in_plan]
+        for pending in new:
             pending.in_plan = True
             self._in_plan.append(pending)
-            self._promised = [promised for promised in self._promised if promised[1] > pending.body.last]
-        if fresh:
-            self._save(self._state.next, self._state.position)
+            self._earlier_plan = [planned for planned in self._earlier_plan if planned[1] > pending.body.last]
+        if new:
+            self._save(self._checkpoint.next, self._checkpoint.position)
 
-    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
-        """The destination has these; what is complete from the front on is freed.
+    def acknowledge(self, accepted: Iterable[PendingBody]) -> None:
+        """The destination has accepted these bodies: delete segments whose lines are all acknowledged.
 
-        Raises OSError where what a gap event stands in for cannot be put aside: that one is not acknowledged.
+        Raises OSError if a record that a gap event replaces cannot be quarantined; its body is not acknowledged then.
         """
         problem: OSError | None = None
-        for pending in taken:
+        for pending in accepted:
             try:
                 if pending.original:
                     self.quarantined += quarantine(self._root, pending.original, os.stat(self.folder).st_uid)
+                    original = pending.original
+                    trace("shipper", f"{original.run} {original.first}..{original.last} quarantined: {pending.reason}")
                 pending.done = True
-                body = pending.body  # what waits for one before it takes no memory
+                body = pending.body  # drop the data: the entry may have to wait for bodies before it
                 pending.body = Body(b"", body.run, body.host, body.first, body.last)
             except OSError as error:
                 problem = error
@@ -141,7 +148,7 @@ class RunSource:
             raise problem
 
     def _free(self) -> None:
-        before, (next_seq, position) = self._state.position, (self._state.next, self._state.position)
+        before, (next_seq, position) = self._checkpoint.position, (self._checkpoint.next, self._checkpoint.position)
         while self._in_plan and self._in_plan[0].done:
             first = self._in_plan.popleft()
             next_seq, position = first.body.last + 1, first.resume or position
@@ -149,15 +156,15 @@ class RunSource:
             delete_segments_before(self.folder, position[0])
 
     def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
-        """Have `parts` bodies in the place of one that was handed out; it alone if it is one record."""
+        """Divide a body that was handed out into at most `parts`; returns the body alone if it is one record."""
         return self._replace(pending, pack.divide(pending.body, parts))
 
     def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
-        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
+        """Divide a body that was handed out into ones of at most `size`; returns it alone if it is one record."""
         return self._replace(pending, pack.refit(pending.body, size))
 
     def _replace(self, pending: PendingBody, bodies: list[Body]) -> list[PendingBody]:
-        """Their ranges are planned anew: what was refused does not count as sent."""
+        """Put `bodies` in the place of a refused one in the plan; a refused body does not count as sent."""
         found = self._parts(pending, bodies)
         if len(found) > 1:
             at = self._in_plan.index(pending)
@@ -165,7 +172,7 @@ class RunSource:
             for part in reversed(found):
                 part.in_plan = True
                 self._in_plan.insert(at, part)
-            self._save(self._state.next, self._state.position)
+            self._save(self._checkpoint.next, self._checkpoint.position)
         return found
 
     def substitute(self, pending: PendingBody, reason: str) -> None:
@@ -177,23 +184,23 @@ class RunSource:
 
     @staticmethod
     def reinstate(pending: PendingBody) -> None:
-        """Take the gap event back: it is refused as well, so that the record is not to blame."""
+        """Put the record back in place of its gap event: that was refused too, so the record is not at fault."""
         if pending.original:
             pending.body, pending.original = pending.original, None
 
     def _free_read(self) -> None:
-        """Where all that is written is acknowledged, free every segment but the last: its writer may wait for that."""
+        """If all written lines are acknowledged, delete all segments but the last; the writer may need quota."""
         position = self._packer.resume(self._reader.position)
-        if self.done and position[0] > self._state.position[0] and self._save(self._state.next, position):
+        if self.done and position[0] > self._checkpoint.position[0] and self._save(self._checkpoint.next, position):
             delete_segments_before(self.folder, position[0])
 
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
-        self._state.close()
+        self._checkpoint.close()
 
     def remove(self) -> None:
-        """Delete the run's folder, whose `ship` lock the caller holds, unless somebody holds its `writer` lock."""
+        """Delete the run's folder, whose `ship` lock the caller holds, unless its `writer` lock is held elsewhere."""
         remove(self.folder, f"{self._root}/{self._name or self._encoder.run}")
 
     def _bodies(self) -> Iterator[PendingBody]:
@@ -209,7 +216,7 @@ class RunSource:
             self.ready.extend(self._fitting(pending))
 
     def _fitting(self, pending: PendingBody) -> list[PendingBody]:
-        """The body, in smaller ones if it is larger than a message may be; a gap event where that does not help."""
+        """The body, divided if it is too large for a message; a single record that is too large becomes a gap event."""
         if pending.body.size <= self._limits.packed:
             return [pending]
         parts = self._parts(pending, pack.refit(pending.body, self._limits.packed))
@@ -221,16 +228,17 @@ class RunSource:
     def _parts(self, pending: PendingBody, bodies: list[Body]) -> list[PendingBody]:
         if len(bodies) == 1:
             return [pending]
-        # only behind the last one can everything that follows be rebuilt from where the whole one ended
+        # `resume` is where the whole body ended, so it holds behind the last part only
         return [
-            self._compressor.now(PendingBody(body, pending.resume if body is bodies[-1] else None)) for body in bodies
+            self._compressor.compress_now(PendingBody(body, pending.resume if body is bodies[-1] else None))
+            for body in bodies
         ]
 
-    def _request(self, most: int = PLAN_LIMIT) -> Request:
-        """The next bodies that go together, compressed where `auto` wants that."""
+    def _request(self, max_bodies: int = PLAN_LIMIT) -> Request:
+        """The next bodies that fit a request, compressed if --compress auto says so."""
         request = Request(self._limits)
         for pending in self.ready:
-            if len(request.bodies) >= most or not request.fits(pending):
+            if len(request.bodies) >= max_bodies or not request.fits(pending):
                 break
             request.add(pending)
         compress(request, self._compress)
@@ -241,7 +249,7 @@ class RunSource:
             self.ready.popleft()
         return request
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         return PLAN_LIMIT - len(self._in_plan)
 
     def _full(self) -> bool:
@@ -251,25 +259,25 @@ class RunSource:
         return self.blocked
 
     def _save(self, next_seq: int, position: Position) -> bool:
-        """Persist; whether it could be. A full disk costs a restart some repetition, and frees nothing meanwhile."""
+        """Write the checkpoint. Returns False if the disk refuses: segments must stay, and a restart repeats lines."""
         plan = [(pending.body.first, pending.body.last) for pending in self._in_plan]
-        plan = (plan + self._promised)[:PLAN_SLOTS]
+        plan = (plan + self._earlier_plan)[:PLAN_SLOTS]
         try:
-            self._state.save(next_seq, position, plan)
+            self._checkpoint.save(next_seq, position, plan)
         except OSError:
-            self._state.next, self._state.position, self._state.plan = next_seq, position, plan
+            self._checkpoint.next, self._checkpoint.position, self._checkpoint.plan = next_seq, position, plan
             return False
         return True
 
 
 class Source(Protocol):
-    """Bodies to send, and what becomes of them."""
+    """Provides bodies to send, and is told how they fared: one run, or the agent's queue of many runs."""
 
-    quarantined: int  # how many records were put aside
+    quarantined: int  # records in quarantine
 
     @property
     def acknowledged(self) -> int:
-        """How far the destination has taken it: of one run every seq below this one."""
+        """Of one run: every seq below this one is acknowledged. Of many: the number of acknowledged records."""
 
     @property
     def waiting(self) -> bool:
@@ -281,13 +289,13 @@ class Source(Protocol):
 
     @property
     def caught_up(self) -> bool:
-        """Whether the last `read` came to the end of what is written."""
+        """Whether the last `read` reached the end of the spool."""
 
     def read(self) -> None:
-        """Pack what is written by now, until there is a full request, or as much as memory may hold."""
+        """Pack what is written by now, until there is a full request or a limit on memory is reached."""
 
     def close_open_body(self) -> None:
-        """Make what is packed so far ready, although the body is not full."""
+        """Make the partly filled body ready."""
 
     def full_request(self) -> Request | None:
         """The next bodies that fill a request, once there are enough of them."""
@@ -296,28 +304,28 @@ class Source(Protocol):
         """The next bodies that fit a request, however few."""
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
-        """Remember, before they are sent for the first time, the ranges that are handed out."""
+        """Write the ranges of bodies to the plan before they are sent for the first time."""
 
-    def acknowledge(self, taken: Iterable[PendingBody]) -> None:
-        """The destination has these. Raises OSError where one cannot be freed; that one is not acknowledged."""
+    def acknowledge(self, accepted: Iterable[PendingBody]) -> None:
+        """The destination has accepted these. Raises OSError for those that cannot be acknowledged."""
 
     def divide(self, pending: PendingBody, parts: int = MAX_ENTRIES) -> list[PendingBody]:
-        """Have at most `parts` bodies in the place of one that was handed out; it alone if it is one record.
+        """Divide a body that was handed out into at most `parts`; returns the body alone if it is one record.
 
-        None where it is not to be sent any more; so with `refit`.
+        Returns an empty list if the body is not to be sent any more. The same holds for `refit`.
         """
 
     def refit(self, pending: PendingBody, size: int) -> list[PendingBody]:
-        """Have bodies of at most `size` in the place of one that was handed out; it alone if it is one record."""
+        """Divide a body that was handed out into ones of at most `size`; returns it alone if it is one record."""
 
     def substitute(self, pending: PendingBody, reason: str) -> None:
         """Put a gap event in the place of a record that is refused for good."""
 
     def reinstate(self, pending: PendingBody) -> None:
-        """Take the gap event back."""
+        """Put the record back in place of its gap event."""
 
     def close(self) -> None:
         """Close the files."""
 
     def remove(self) -> None:
-        """Delete what is shipped and closed."""
+        """Delete the runs that are closed and delivered."""

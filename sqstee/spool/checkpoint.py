@@ -1,4 +1,13 @@
-"""The checkpoint of a run: what the destination has acknowledged, and the plan of what may have been sent."""
+"""The checkpoint of a run, its file `state`: the acknowledged position, and the plan of bodies that may have been sent.
+
+The file has two slots, at offsets 0 and 2048, which are written in turn so that a torn write leaves the older one
+intact. (A pwrite costs 1 µs, a rename 220 µs.) The intact slot with the higher generation is in force. A slot:
+
+    magic 4s | version B | ranges in the plan B | 2 bytes of padding | generation Q | next seq Q | segment I | offset Q
+    | PLAN_SLOTS ranges of first and last seq QQ | CRC-32 of all before it I
+
+All integers are little-endian and unaligned.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +20,22 @@ from sqstee.fds import UNTRUSTED, open_untrusted
 from sqstee.spool.frame import HEADER_CRC, VERSION, Position, Range
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # the front looks at the state file
+if TYPE_CHECKING:
     from collections.abc import Sequence
 
 START: Position = (1, 0)
-PLAN_LIMIT = 50  # bodies ahead of what is acknowledged: four requests of ten, and the one that is packed meanwhile
-PLAN_SLOTS = 100  # ranges that are kept: one that was divided has more
+PLAN_LIMIT = 50  # unacknowledged bodies at once: four requests of ten, and the one that is packed meanwhile
+PLAN_SLOTS = 100  # ranges in the file: a divided body has several
 _SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
 _SLOT_BYTES = 2048
 _STATE_MAGIC = b"sqts"
 
 
 class Checkpoint:
-    """What of a run is acknowledged: everything below `next`, and the plan of what was handed to the transport.
+    """How far a run is acknowledged: every seq below `next`.
 
-    `position` is where reading starts so that every seq from `next` on can be rebuilt. Kept in two alternating slots
-    with a CRC each, so that a torn write leaves the one before: a pwrite costs 1 µs, a rename 220.
+    Reading from `position` on rebuilds every seq from `next` on. `plan` has the ranges of the bodies that were handed
+    to the transport and are not acknowledged.
     """
 
     def __init__(self, folder: str) -> None:
@@ -39,7 +48,7 @@ class Checkpoint:
         self._load()
 
     def save(self, next_seq: int, position: Position, plan: Sequence[Range]) -> None:
-        """Write the state; raises OSError where the disk refuses, and then the one before stays in force."""
+        """Write the checkpoint. Raises OSError if the disk refuses; the one before stays in force then."""
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | UNTRUSTED, 0o600)
         numbers = [seq for pair in plan for seq in pair]
@@ -55,13 +64,13 @@ class Checkpoint:
             *numbers,
         )
         slot += HEADER_CRC.pack(zlib.crc32(slot))
-        if os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES) < len(slot):  # a disk that is just full
+        if os.pwrite(self._fd, slot, (self._generation + 1) % 2 * _SLOT_BYTES) < len(slot):  # the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._generation += 1
         self.next, self.position, self.plan = next_seq, position, list(plan)
 
     def close(self) -> None:
-        """Close the state file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -73,9 +82,9 @@ class Checkpoint:
         except FileNotFoundError:
             return
         for start in (0, _SLOT_BYTES):
-            self._take(data[start : start + _SLOT.size + HEADER_CRC.size])
+            self._load_slot(data[start : start + _SLOT.size + HEADER_CRC.size])
 
-    def _take(self, slot: bytes) -> None:
+    def _load_slot(self, slot: bytes) -> None:
         if len(slot) < _SLOT.size + HEADER_CRC.size:
             return
         if HEADER_CRC.unpack_from(slot, _SLOT.size)[0] != zlib.crc32(slot[: _SLOT.size]):

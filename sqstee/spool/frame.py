@@ -1,14 +1,17 @@
-"""The spool's frame format, version 1. Pure: what is written by `spool`, read by `replay` and packed by `pack`.
+"""The spool's frame format, version 1: written by `segments`, read by `reader`, packed into bodies by ship/pack. Pure.
 
-A frame is HEADER, header CRC, payload. All integers are little-endian; CRCs are zlib's CRC-32.
+A frame is a header, the header's CRC and a payload. All integers are little-endian; CRCs are zlib's CRC-32.
 
     magic 4s | version B | kind B | flags B | stream B | time Q (ns since the epoch) | first seq Q | lines completed I
-    | payload length I | payload CRC I | header CRC I (over all of the header before it)
+    | payload length I | payload CRC I | header CRC I (over the header up to here)
 
-LINES holds the bytes as they were read, an unfinished line included: it goes on in the stream's next frame. With CUT
-the frame ends a piece that has no newline; with FRESH whatever was unfinished before it is to be forgotten. Above
-LEVEL_SHIFT the flags hold the lines' level (an index into record.LEVELS). So (run, seq) of every line follows from the
-frames alone.
+META describes the run: its payload is a JSON object (see run_events). LINES holds bytes as they were read; a line
+that is unfinished at its end goes on in the stream's next frame. EVENT and GAP hold an event as a JSON object.
+
+Flags of LINES: CUT, the frame completes a line that has no newline; FRESH, the reader discards the stream's unfinished
+line before it adds this frame; from bit LEVEL_SHIFT on, the lines' level (an index into record.LEVELS).
+
+The frames alone determine (run, seq) of every line.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ Range = tuple[int, int]  # first and last seq, both included
 
 
 class Frame:
-    """One frame: what it holds, where it starts (`position`) and where it ends (`end`)."""
+    """One frame: its fields, where it starts (`position`) and where it ends (`end`)."""
 
     __slots__ = ("end", "first", "flags", "kind", "lines", "payload", "position", "stream", "time_ns")
 
@@ -67,7 +70,7 @@ def pack_frame_header(
 
 
 def gap_fields(first: int, last: int, reason: str) -> dict[str, object]:
-    """The fields of a gap event over the seqs `first`..`last`."""
+    """The fields of a gap event that covers the seqs `first`..`last`."""
     count = last - first + 1
     message = f"{count} line{'s' if count > 1 else ''} dropped: {reason}"
     return {"event": "gap", "message": message, "from": first, "to": last, "reason": reason}

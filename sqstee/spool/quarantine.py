@@ -15,10 +15,10 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW 
 
 
 def quarantine(root: str, body: Body, owner: int) -> int:
-    """Append a plain body's records to its run's file in the spool folder `root`; returns how many they are.
+    """Append a plain body's records to its run's file in the spool folder `root`; returns their number.
 
-    `owner` is the uid that the run belongs to: what root creates on its behalf is given to it. Raises OSError, with the
-    file's path, where the disk refuses.
+    `owner` is the uid of the run's owner, who becomes the owner of files that root creates here. Raises OSError, with
+    the file's path, if the disk refuses.
     """
     folder, name = f"{root}/{QUARANTINE}", f"{body.run}.ndjson"
     try:
@@ -43,7 +43,7 @@ def quarantine(root: str, body: Body, owner: int) -> int:
 
 
 def quarantined_records(folder: str) -> int:
-    """How many records of the run in `folder` are in quarantine, whichever process put them there."""
+    """The number of records of the run in `folder` that are in quarantine, whichever process put them there."""
     root, run = os.path.split(folder)
     try:
         with open(f"{root}/{QUARANTINE}/{run}.ndjson", "rb") as file:

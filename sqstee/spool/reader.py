@@ -1,6 +1,7 @@
-"""The spool, read: frames in order from an acknowledged position, and the file that holds that position.
+"""Reads a run's frames in order, from a position on; the checkpoint keeps the position of the acknowledged ones.
 
-Reading needs no lock and sees a run while it is written. Damage becomes gap frames over the seqs that are gone.
+No lock is needed: a run can be read while it is written. Damaged frames are replaced by gap frames over the seqs that
+they held.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.segments import segment_name, segment_numbers
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # the front looks at the state file
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _READ_BYTES = 1024 * 1024
-_MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # no frame is that long: its header is damaged
+_MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # a header that claims more is damaged
 
 
 class FrameReader:
-    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for more.
+    """Reads a run's frames from `position` on, as far as they are written; call `frames` again for later ones.
 
-    `expected` is the lowest first seq that the frames to come may have without something missing before them.
+    `expected` is the next frame's first seq; a higher one means that frames are missing before it.
     """
 
     def __init__(self, folder: str, position: Position = START, expected: int = 0) -> None:
-        self.read_bytes = _READ_BYTES  # at once
+        self.read_bytes = _READ_BYTES  # bytes for each pread
         self._folder = folder
         self._segment, self._offset = position
         self._fd = -1
         self._buffer = b""
         self._base = 0  # offset in the segment of the buffer's first byte
         self._expected = expected
-        self._suspect: set[int] = set()  # streams whose unfinished line was damaged
-        self._begins: set[int] = set()  # streams whose next frame does not go on from what was read
+        self._torn_streams: set[int] = set()  # streams whose unfinished line is damaged
+        self._reset_streams: set[int] = set()  # streams whose next frame gets the FRESH flag
 
     @property
     def position(self) -> Position:
@@ -60,20 +61,20 @@ class FrameReader:
         return (self._segment, self._offset)
 
     def frames(self) -> Iterator[Frame]:
-        """The frames that can be read now, META frames left out."""
+        """The frames that are written by now, without META frames."""
         while True:
             for frame in self._segment_frames():
-                yield from self._checked(frame)
+                yield from self._with_gaps(frame)
             following = [number for number in segment_numbers(self._folder) if number > self._segment]
             if not following:
                 return
-            for frame in self._segment_frames():  # the next segment is begun only when this one is complete
-                yield from self._checked(frame)
+            for frame in self._segment_frames():  # a next segment exists, so this one is complete: read its rest
+                yield from self._with_gaps(frame)
             self._advance(following[0])
 
     @property
     def expected(self) -> int:
-        """The first seq behind what was read."""
+        """The seq that follows the frames read so far."""
         return self._expected
 
     def close(self) -> None:
@@ -90,8 +91,8 @@ class FrameReader:
         self.close()
         self._segment, self._offset, self._base = segment, 0, 0
 
-    def _incomplete(self, offset: int) -> None:
-        """Stay at `offset` and read anew next time: what is there now may be truncated away and written again."""
+    def _stop_at(self, offset: int) -> None:
+        """Read again from `offset` next time: the writer may truncate an incomplete frame and write another one."""
         self._offset = self._base = offset
         self._buffer = b""
 
@@ -106,10 +107,10 @@ class FrameReader:
             if frame is None:
                 return
             yield frame
-        self._incomplete(self._offset)
+        self._stop_at(self._offset)
 
     def _fill(self, size: int) -> bool:
-        """Have `size` bytes at the offset in the buffer, if the file holds them."""
+        """Load `size` bytes from the offset on into the buffer; False if the file has fewer."""
         start = self._offset - self._base
         if len(self._buffer) - start < size:
             self._buffer = os.pread(self._fd, max(size, self.read_bytes), self._offset)
@@ -118,7 +119,7 @@ class FrameReader:
         return True
 
     def _parse(self) -> Frame | None:
-        """The frame at the offset, or the next good one behind damage; None where it is not complete."""
+        """The frame at the offset, or the next good one if it is damaged; None if it is not yet complete."""
         at = self._offset - self._base
         header = self._buffer[at : at + HEADER.size]
         (crc,) = HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)
@@ -128,7 +129,7 @@ class FrameReader:
         if length > _MOST_PAYLOAD_BYTES:
             return self._resynchronise()
         if not self._fill(HEADER_BYTES + length):
-            self._incomplete(self._offset)
+            self._stop_at(self._offset)
             return None
         at = self._offset - self._base + HEADER_BYTES
         payload = self._buffer[at : at + length]
@@ -136,16 +137,16 @@ class FrameReader:
         self._offset += HEADER_BYTES + length
         frame = Frame(kind, first, lines, payload, time_ns, position, self.position, stream, flags)
         if zlib.crc32(payload) != payload_crc or version != VERSION:
-            self._damage(frame)
+            self._turn_into_gap(frame)
         return frame
 
     def _resynchronise(self) -> Frame | None:
-        """Skip to the next magic; what was skipped shows as a hole in the seqs."""
+        """Skip to the next intact header; the skipped frames show as a hole in the seqs."""
         origin = self._offset
         while True:
             self._offset += 1
             if not self._fill(HEADER_BYTES):
-                self._incomplete(origin)
+                self._stop_at(origin)
                 return None
             start = self._offset - self._base
             found = self._buffer.find(MAGIC, start)
@@ -154,53 +155,53 @@ class FrameReader:
                 continue
             self._offset = self._base + found
             if not self._fill(HEADER_BYTES):
-                self._incomplete(origin)
+                self._stop_at(origin)
                 return None
             at = self._offset - self._base
             header = self._buffer[at : at + HEADER.size]
             length = HEADER.unpack(header)[8]
             whole = zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]
             if whole and length <= _MOST_PAYLOAD_BYTES:
-                self._suspect = {0, 1, 2}
+                self._torn_streams = {0, 1, 2}
                 return self._parse()
 
-    def _damage(self, frame: Frame) -> None:
-        """Turn a frame with a bad payload into a gap over its seqs."""
+    def _turn_into_gap(self, frame: Frame) -> None:
+        """Turn a frame whose payload is damaged into a gap over its seqs."""
         if frame.kind == LINES:
-            self._suspect.add(frame.stream)
+            self._torn_streams.add(frame.stream)
         frame.kind = META if frame.kind == META else GAP
-        frame.payload = _damaged(frame.first, frame.lines)
+        frame.payload = _damage_event(frame.first, frame.lines)
 
-    def _checked(self, frame: Frame) -> Iterator[Frame]:
-        """The frame, behind gap frames for what damage took before it."""
+    def _with_gaps(self, frame: Frame) -> Iterator[Frame]:
+        """The frame, after a gap frame for seqs that are missing before it."""
         if frame.first > self._expected:
-            if frame.kind == META:  # the end of a segment, or all of it, is gone: what goes on this one repeats
-                self._begins = {0, 1, 2}
+            if frame.kind == META:  # this segment repeats unfinished lines, so pending pieces are dropped
+                self._reset_streams = {0, 1, 2}
             yield self._gap(self._expected, frame.first - self._expected, frame)
         self._expected = max(self._expected, frame.first + frame.lines)
         if frame.kind == LINES:
             self._note_beginning(frame)
-            yield from self._without_torn_line(frame) if frame.stream in self._suspect else (frame,)
+            yield from self._without_torn_line(frame) if frame.stream in self._torn_streams else (frame,)
         elif frame.kind != META and frame.lines:
             yield frame
 
     def _note_beginning(self, frame: Frame) -> None:
-        """A frame that begins a line has nothing to do with the damage before it."""
-        if frame.stream in self._begins:
-            self._begins.discard(frame.stream)
+        """Clear the stream's damage if this frame begins a new line."""
+        if frame.stream in self._reset_streams:
+            self._reset_streams.discard(frame.stream)
             frame.flags |= FRESH
         if frame.flags & FRESH:
-            self._suspect.discard(frame.stream)
+            self._torn_streams.discard(frame.stream)
 
     def _without_torn_line(self, frame: Frame) -> Iterator[Frame]:
-        """The line that goes on from a damaged frame is a gap too: its beginning is gone."""
+        """The frame with a gap in place of its first line, whose beginning was in a damaged frame."""
         if not frame.lines:
             return
-        self._suspect.discard(frame.stream)
+        self._torn_streams.discard(frame.stream)
         yield self._gap(frame.first, 1, frame)
         rest = frame.payload[frame.payload.find(b"\n") + 1 or len(frame.payload) :]
         frame.first, frame.lines, frame.payload = frame.first + 1, frame.lines - 1, rest
-        frame.flags |= FRESH  # also where nothing is left: what came before the damage goes on in nothing
+        frame.flags |= FRESH  # even if no bytes are left: the piece before the damage must be discarded
         if not frame.lines:
             frame.flags &= ~CUT
         yield frame
@@ -208,15 +209,15 @@ class FrameReader:
     @staticmethod
     def _gap(first: int, lines: int, before: Frame) -> Frame:
         here = before.position
-        return Frame(GAP, first, lines, _damaged(first, lines), before.time_ns, here, here)
+        return Frame(GAP, first, lines, _damage_event(first, lines), before.time_ns, here, here)
 
 
-def _damaged(first: int, lines: int) -> bytes:
+def _damage_event(first: int, lines: int) -> bytes:
     return encode_object(gap_fields(first, first + lines - 1, "spool: damaged on disk"))
 
 
 def read_meta(folder: str, start: int = 0) -> bytes:
-    """The META frame's payload of a run's first segment, from `start` on, in which it can be read.
+    """The payload of a run's META frame, from the first segment, of those from `start` on, in which it is intact.
 
     Raises OSError or ValueError.
     """
@@ -227,11 +228,11 @@ def read_meta(folder: str, start: int = 0) -> bytes:
         payload = _meta_of(f"{folder}/{segment_name(number)}")
         if payload is not None:
             return payload
-    raise ValueError(f"{folder} has no readable first frame")
+    raise ValueError(f"{folder} has no readable META frame")
 
 
 def _meta_of(path: str) -> bytes | None:
-    """The payload of a segment's META frame; None where it is damaged, or the segment was freed meanwhile."""
+    """The payload of a segment's META frame; None if it is damaged or the segment was deleted meanwhile."""
     try:
         with open(path, "rb", opener=open_untrusted) as file:
             header = file.read(HEADER_BYTES)

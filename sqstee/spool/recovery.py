@@ -1,4 +1,4 @@
-"""Closing the spool of a run whose front died: the torn tail is cut, and an exit event says what happened."""
+"""Closes the spool of a run whose front died: cuts the torn tail and appends the exit event that is missing."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import lock
 from sqstee.spool.segments import Segments
 from sqstee.spool.writer import Writer
+from sqstee.trace import trace
 
 _STREAMS = 3
 
 
-class Tail:
-    """What a run's frames add up to: the next seq, where the next frame would start, and whether the run is closed."""
+class SpoolTail:
+    """The end of a run's spool, from its frames.
+
+    `next_seq` follows the last frame, which ends at the position `end`; `unfinished` has the bytes of each stream's
+    unfinished line. A run is `closed` by its exit event, or by its end event if the exit event names streams that were
+    still open (`open_after_exit`).
+    """
 
     def __init__(self, folder: str) -> None:
-        state = Checkpoint(folder)
-        # from the start of its segment, so that an acknowledged exit event is seen as well
-        reader = FrameReader(folder, (state.position[0], 0))
-        self.acknowledged = self.next_seq = state.next
+        checkpoint = Checkpoint(folder)
+        # from the start of the segment, so that an acknowledged exit event is found too
+        reader = FrameReader(folder, (checkpoint.position[0], 0))
+        self.acknowledged = self.next_seq = checkpoint.next
         self.unfinished = [0] * _STREAMS
-        self.open_after_exit, self.closed = _exited(folder, state.position[0]), False
+        self.open_after_exit, self.closed = _exited(folder, checkpoint.position[0]), False
         for frame in reader.frames():
-            self._take(frame)
+            self._add_frame(frame)
         self.end = reader.position
-        if self.end < state.position:  # a power cut took what is acknowledged: reading goes on behind it
-            self.end = (state.position[0] + 1, 0)
+        if self.end < checkpoint.position:  # a power cut took acknowledged frames: readers start behind them
+            self.end = (checkpoint.position[0] + 1, 0)
             self.unfinished = [0] * _STREAMS
         reader.close()
-        state.close()
+        checkpoint.close()
 
-    def _take(self, frame: Frame) -> None:
+    def _add_frame(self, frame: Frame) -> None:
         self.next_seq = max(self.next_seq, frame.first + frame.lines)
         if frame.kind == LINES:
-            self._take_lines(frame)
+            self._add_lines(frame)
         elif frame.kind == EVENT:
-            self._take_event(json.loads(frame.payload))
+            self._add_event(json.loads(frame.payload))
 
-    def _take_lines(self, frame: Frame) -> None:
+    def _add_lines(self, frame: Frame) -> None:
         before = 0 if frame.flags & FRESH else self.unfinished[frame.stream]
         rest = 0 if frame.flags & CUT else len(frame.payload) - frame.payload.rfind(b"\n") - 1
         self.unfinished[frame.stream] = rest if frame.lines else before + rest
 
-    def _take_event(self, fields: dict[str, object]) -> None:
+    def _add_event(self, fields: dict[str, object]) -> None:
         if fields.get("event") == "exit":
             self.open_after_exit = bool(fields.get("open"))
         self.closed = self.closed or fields.get("event") == "end"
@@ -55,7 +61,7 @@ class Tail:
 
 
 def _exited(folder: str, segment: int) -> bool:
-    """Whether the exit event was written before `segment` was begun."""
+    """Whether the exit event is in a segment before `segment`."""
     try:
         return bool(json.loads(read_meta(folder, segment)).get("exited"))
     except (OSError, ValueError):
@@ -63,42 +69,43 @@ def _exited(folder: str, segment: int) -> bool:
 
 
 def close_dead_run(folder: str) -> bool:
-    """Close the run in `folder`, whose `ship` lock the caller holds; whether it is closed (now, or was before).
+    """Close the run in `folder`, whose `ship` lock the caller holds, unless it is closed already.
 
-    Nothing is done while somebody holds its `writer` lock: then the run is alive. Raises OSError where the disk
-    refuses, ValueError where nothing in the folder can be read.
+    Returns False, and does nothing, while another process holds its `writer` lock: the run is alive. Raises OSError if
+    the disk refuses, ValueError if nothing in the folder can be read.
     """
     writing = lock(folder, "writer")
     if writing is None:
         return False
     try:
-        tail = Tail(folder)
+        tail = SpoolTail(folder)
         if not tail.closed:
+            trace("recovery", f"{folder} was left open at seq {tail.next_seq}: closing it")
             _close(folder, tail, killed=os.fstat(writing).st_size > 0)
-        os.ftruncate(writing, 0)  # what the dead writer had announced of the spool's room is free again
+        os.ftruncate(writing, 0)  # give back the quota that the dead writer had announced
     finally:
         os.close(writing)
     return True
 
 
-def _close(folder: str, tail: Tail, killed: bool) -> None:
-    """Cut the torn tail and append what is missing: the end of unfinished lines, the event that closes the run.
+def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
+    """Cut the torn tail, end unfinished lines, and append the event that closes the run.
 
-    A writer that was not `killed` has taken its announcement back: it came to its end, which the disk refused.
-    What the disk refuses is nothing to be counted as dropped: it is as if nobody had tried, and somebody will again.
+    A writer that was not `killed` gave its quota back: it reached its end, but the disk refused the exit event. Raises
+    OSError if the disk refuses now as well; nothing counts as dropped then, since the next process tries again.
     """
-    disk = Segments(folder, read_meta(folder))
-    disk.resume(*tail.end)
-    writer = Writer(disk, max_line=0)
+    segments = Segments(folder, read_meta(folder))
+    segments.resume(*tail.end)
+    writer = Writer(segments, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished)
     if not _append_end(writer, tail.open_after_exit, killed):
         writer.abandon()
-        raise OSError(errno.ENOSPC, writer.trouble)
+        raise OSError(errno.ENOSPC, writer.last_error)
     writer.close()
 
 
 def _append_end(writer: Writer, open_after_exit: bool, killed: bool) -> bool:
-    """Append what is missing, up to what the disk refuses; whether it took everything."""
+    """Append the missing frames; returns False at the first one that the disk refuses."""
     for stream in range(_STREAMS):
         writer.cut(stream)
         if writer.dropped:
@@ -106,5 +113,5 @@ def _append_end(writer: Writer, open_after_exit: bool, killed: bool) -> bool:
     event = "end" if open_after_exit else "exit"
     message = "sqstee was killed" if open_after_exit else "sqstee was killed, and the command with it"
     if not killed:
-        message = "the run has ended; how could not be written"
+        message = "the run has ended; its exit event could not be written"
     return writer.event({"event": event, "message": message, "cause": "wrapper-died"})

@@ -289,5 +289,5 @@ class RedactingWriter(Writer):
         try:
             return self._masker.mask(text, start, end)
         except Exception as error:
-            self.lose(stream, text[start:end], f"masking failed ({type(error).__name__})")
+            self.drop(stream, text[start:end], f"masking failed ({type(error).__name__})")
             return b""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def meta(settings: Settings, run: str, delivery: dict[str, object]) -> bytes:
-    """The payload of a run's META frames: everything that its shipper needs to know, and no secret.
+    """The payload of a run's META frames: all that its shipper needs to know, and no secret.
 
-    `delivery` are the fields of its delivery policy.
+    `delivery` has the fields of the run's delivery policy.
     """
     fields: dict[str, object] = {
         "version": __version__,
@@ -33,7 +33,7 @@ def meta(settings: Settings, run: str, delivery: dict[str, object]) -> bytes:
 
 
 def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object]:
-    """A run begins; `command` is None unless its arguments may be sent (they can hold secrets)."""
+    """The start event; `command` is None unless its arguments may be sent (they can hold secrets)."""
     fields: dict[str, object] = {"event": "start", "message": f"{job or 'run'} started"}
     fields["pid"] = pid
     fields["version"] = __version__
@@ -45,7 +45,7 @@ def start(job: str, pid: int, command: Sequence[str] | None) -> dict[str, object
 def command_exit(
     status: int, usage: struct_rusage, duration_s: float, writer: Writer, still_open: Sequence[str]
 ) -> dict[str, object]:
-    """The command has ended: `status` is wait(2)'s, `still_open` names the streams that a grandchild still holds."""
+    """The command's exit event: `status` is from wait(2), `still_open` names the streams that are still open."""
     fields: dict[str, object] = {"event": "exit"}
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -64,13 +64,13 @@ def command_exit(
 
 
 def process_exit(duration_s: float, writer: Writer) -> dict[str, object]:
-    """A process that logged has ended, or its handler was closed; its status is not known to us."""
+    """The exit event of a process that logs: it has ended or closed its handler; its exit status is unknown."""
     fields: dict[str, object] = {"event": "exit", "message": "the log was closed", "duration_s": round(duration_s, 3)}
     return fields | _totals(writer)
 
 
 def streams_end(writer: Writer) -> dict[str, object]:
-    """The last writer has left the streams that were open at the command's exit."""
+    """The end event: the streams that were open at the command's exit have been closed."""
     return {"event": "end", "message": "the last writer has gone", **_totals(writer)}
 
 

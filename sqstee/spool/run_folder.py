@@ -1,9 +1,10 @@
-"""The spool: a folder per run with append-only segments of checksummed frames.
+"""The folder of one run in the spool folder SPOOL.
 
-SPOOL/<run>/writer        locked by whoever appends (the front or its heir); its size: see `quota`
-SPOOL/<run>/ship          locked by whoever sends (the shipper, flush or the agent)
-SPOOL/<run>/state         acknowledged position and plan (see replay)
-SPOOL/<run>/00000001.seg  frames (see segments); every segment begins with the run's META frame
+SPOOL/<run>/writer        lock of the process that appends (the front or its heir); its size is the quota (see `quota`)
+SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
+SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
+SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
+SPOOL/.new-<run>          the folder while it is being created
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def new_ulid(time_ns: int) -> str:
 
 
 def open_lock(folder: str, name: str) -> int:
-    """Open the lock file `name` of a run's folder, without taking it."""
+    """Open the lock file `name` of a run's folder without locking it."""
     return os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def lock(folder: str, name: str) -> int | None:
-    """Take the lock file `name` of a run's folder; the descriptor that holds it, or None where another does."""
+    """Lock the file `name` of a run's folder; the descriptor that holds the lock, or None if another process does."""
     fd = open_lock(folder, name)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,9 +58,10 @@ def create(
     on_full: str,
     make: Callable[[Segments, int], Writer] = Writer,
 ) -> tuple[Writer, int, int]:
-    """A new run's folder, locked before anyone can see it: its writer (by `make`), and the two locks' descriptors.
+    """Create a run's folder, locked before anyone can see it.
 
-    Raises SqsteeError where the spool folder is full or cannot be written.
+    Returns its writer, made by `make`, and the descriptors of the `writer` and the `ship` lock.
+    Raises SqsteeError if the spool folder is full or cannot be written.
     """
     try:
         segments, writing, shipping = _create(root, run, meta, spool_max, on_full)
@@ -69,7 +71,7 @@ def create(
 
 
 def writer_for(masker: Masker | None) -> Callable[[Segments, int], Writer]:
-    """What makes the writer of a run: one that masks, where there is something to mask with."""
+    """The function that makes a run's writer, which masks if there is a masker."""
     if not masker:
         return Writer
     from sqstee.spool.redact import RedactingWriter
@@ -88,7 +90,7 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
         quota.claim_reserve()
         os.rename(hidden, folder)
     except BaseException:
-        delete(hidden)  # what stays is swept away later
+        delete(hidden)  # remove_half_made deletes the rest later
         raise
     return Segments(folder, meta, quota), writing, shipping
 
@@ -96,9 +98,9 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
 def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:
     """Remove a run's folder, whose `ship` lock the caller holds, unless another process holds its `writer` lock.
 
-    `path` is its path where `folder` is only another name of it (/proc/self/fd/N, to which rmdir does not apply). With
-    `only_empty` a run that has a byte in a segment stays: under both locks nobody can be about to write one. Returns
-    whether the removal was due; what could not be removed stays for the next attempt.
+    If `folder` is /proc/self/fd/N, to which rmdir does not apply, `path` is its real path. With `only_empty` the folder
+    stays if a segment has a byte; under both locks no process can be about to write one. Returns whether the folder was
+    to be removed; files that could not be deleted stay for the next attempt.
     """
     writing = lock(folder, "writer")
     if writing is None:
@@ -111,7 +113,7 @@ def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:
 
 
 def delete(folder: str, path: str = "") -> None:
-    """Remove a run's folder both of whose locks the caller holds; what cannot be removed stays."""
+    """Remove a run's folder, whose locks the caller holds both; files that cannot be deleted stay."""
     try:
         for name in sorted(os.listdir(folder)):  # segments first: without the checkpoint they would be sent again
             os.unlink(f"{folder}/{name}")
@@ -121,7 +123,7 @@ def delete(folder: str, path: str = "") -> None:
 
 
 def holds_nothing(folder: str) -> bool:
-    """Whether no segment of a run has a byte: its front was killed before the first one had, or the disk was full."""
+    """Whether no segment of a run has a byte: its front was killed at the start, or the disk was full."""
     return not any(_size(f"{folder}/{segment_name(number)}") for number in segment_numbers(folder))
 
 

@@ -1,6 +1,13 @@
-"""A run's segment files: append-only, numbered from 1, each freed as a whole once what it holds is acknowledged.
+"""A run's segment files: append-only, numbered from 1, each deleted as a whole once all its lines are acknowledged.
 
-What is in a segment: see `frame`.
+Layout of a segment (for the layout of a frame see `frame`):
+
+    META                     the run's description
+    LINES with FRESH …       for each stream with an unfinished line: its bytes so far
+    LINES, EVENT, GAP …      appended one by one, in order of seq
+
+The first two repeat what earlier segments hold, so that these can be deleted while a line is unfinished. A frame is
+appended whole or not at all. A new segment begins only when the one before it is complete.
 """
 
 from __future__ import annotations
@@ -17,58 +24,54 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# A spool may be its owner's, and who closes it the node's agent: no link is followed, no FIFO waited for.
+# The agent may close a run in a folder that another user controls: follow no link, wait for no FIFO.
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def segment_name(number: int) -> str:
-    """The file name of a segment; they are numbered from 1."""
+    """The file name of segment `number`; the first one is 1."""
     return f"{number:08d}{SEGMENT_SUFFIX}"
 
 
 class Segments:
-    """The run's segment files as one append-only sequence of frames, each file as large as `quota` has it.
-
-    A segment begins with the META frame and with what is unfinished of each stream's line, so that the one before it
-    can be freed although its last line goes on.
-    """
+    """The run's segment files as one append-only sequence of frames; `quota` limits the size of each file."""
 
     def __init__(self, folder: str, meta: bytes, quota: UnboundedQuota | None = None) -> None:
         self.folder = folder
         self.quota = quota or UnboundedQuota()
-        self.appended: Callable[[], None] = _do_nothing  # called after each frame
+        self.on_append: Callable[[], None] = _do_nothing  # called after each frame
         self._meta = meta
         self._number = 0
         self._fd = -1
         self._size = 0
-        self._limit = 0  # how large the open segment may become; 0 where that is to be asked
-        self._ceiling = self.quota.reserve  # what it may become with the frames that use the reserve
-        self._complete = True  # the next frame goes into a new segment
+        self._limit = 0  # bytes that quota allows for the open segment; 0: ask before the next frame
+        self._ceiling = self.quota.reserve  # the same for frames that may use the reserve
+        self._rotation_due = True  # the next frame goes into a new segment
         self._unfinished: dict[int, bytes] = {}
 
     def resume(self, number: int, size: int) -> None:
-        """Go on in segment `number` behind its first `size` bytes, in the place of a dead writer."""
-        if not size:  # not even its META frame is whole
+        """Continue a dead writer's segment `number` behind its first `size` bytes."""
+        if not size:  # its META frame is incomplete: write the segment anew
             self._number = number - 1
             return
         path = f"{self.folder}/{segment_name(number)}"
         self._fd = os.open(path, _APPEND)
         os.ftruncate(self._fd, size)
-        self._number, self._size, self._complete = number, size, False
+        self._number, self._size, self._rotation_due = number, size, False
 
-    def note_exit(self) -> None:
-        """Have the segments to come say that the run's exit event is written: the one that holds it may be freed."""
+    def mark_exited(self) -> None:
+        """Record the exit event in the META frame of later segments, since the segment that holds it may be deleted."""
         self._meta = self._meta[:-1] + b',"exited":true}'
 
-    def ready(self, size: int, first: int) -> bool:
-        """Whether frames of `size` bytes, the first one's seq being `first`, can be appended as far as quota goes."""
+    def has_quota(self, size: int, first: int) -> bool:
+        """Whether quota allows frames of `size` bytes to be appended; `first` is the seq of the first one."""
         if self._size + size <= self._limit:
             return True
         try:
-            self._make_room(size, first)
+            self._obtain_quota(size, first)
         except FullError:
             return False
-        except OSError:  # `append` will say so
+        except OSError:  # `append` will raise it
             pass
         return True
 
@@ -83,11 +86,14 @@ class Segments:
         flags: int = 0,
         reserved: bool = False,
     ) -> None:
-        """Append one frame whole, or raise OSError and leave the file as it was; `reserved` may use the reserve."""
+        """Append one frame whole, or raise OSError and leave the file as it was.
+
+        With `reserved` the frame may use the quota's reserve.
+        """
         size = HEADER_BYTES + len(payload)
         if self._size + size > self._limit:
             try:
-                self._make_room(size, first)
+                self._obtain_quota(size, first)
             except FullError:
                 if not reserved or self._size + size > self._ceiling:
                     raise
@@ -97,12 +103,12 @@ class Segments:
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
-            self._complete = True  # the limit on a file's size (ulimit -f) is below ours
-            self._make_room(size, first)
+            self._rotation_due = True  # ulimit -f is below our segment size
+            self._obtain_quota(size, first)
             self._write(header, payload)
         if kind == LINES and (self._unfinished or payload[-1:] != b"\n"):
             self._note_unfinished(stream, payload, lines, flags)
-        self.appended()
+        self.on_append()
 
     def close(self) -> None:
         """Close the current segment."""
@@ -112,23 +118,23 @@ class Segments:
         except OSError:
             pass
 
-    def _make_room(self, size: int, first: int) -> None:
-        """Have quota for `size` bytes more, in a new segment where possible; raises FullError where there is none.
+    def _obtain_quota(self, size: int, first: int) -> None:
+        """Obtain quota for `size` more bytes, in a new segment if the open one is used up. Raises FullError.
 
-        A segment that is used up is ended even if there is no quota, at the cost of part of its reserve: the shipper
-        can free what is written only when something else is open.
+        A used-up segment is ended even without quota for the next one, at the cost of part of its reserve: the shipper
+        can delete a segment only when a later one exists.
         """
         limit, self._limit = self._limit, 0
         if limit and self._head_bytes() + self.quota.reserve // 2 <= self.quota.left_over(self._ceiling, self._size):
-            self._complete = True
-        if self._complete:
+            self._rotation_due = True
+        if self._rotation_due:
             self._rotate(first)
         self._limit = self.quota.grant(self._size, size, self._ceiling)
         self._ceiling = self._limit + self.quota.reserve
 
     def _rotate(self, first: int) -> None:
         path = f"{self.folder}/{segment_name(self._number + 1)}"
-        head = self._head(first)
+        head = self._head_frames(first)
         fd = os.open(path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             write_whole(fd, head, b"", 0)
@@ -139,11 +145,11 @@ class Segments:
         self._close()
         self._fd, self._size = fd, len(head)
         self._number += 1
-        self._complete = False
+        self._rotation_due = False
         self.quota.announce(self._ceiling)
 
-    def _head(self, first: int) -> bytes:
-        """What a segment begins with, the next seq being `first`."""
+    def _head_frames(self, first: int) -> bytes:
+        """The frames at the beginning of a segment whose first seq is `first`."""
         now = time.time_ns()
         frames = [pack_frame_header(META, 0, 0, now, first, 0, self._meta), self._meta]
         for stream, rest in self._unfinished.items():
@@ -162,7 +168,7 @@ class Segments:
             del self._unfinished[stream]
 
     def abandon(self) -> None:
-        """Let go of the current segment, in a process that has only inherited it."""
+        """Close the current segment in a process that has inherited it, and leave its quota alone."""
         self._close()
 
     def _close(self) -> None:
@@ -180,10 +186,10 @@ def _do_nothing() -> None:
 
 
 def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
-    """Append both or nothing, raising OSError: what was written in part is truncated back to `size`."""
+    """Append both or neither. Raises OSError after truncating a partial write back to `size` bytes."""
     try:
         written = os.writev(fd, (header, payload))
-        while written < len(header) + len(payload):  # a short write: the next one says why
+        while written < len(header) + len(payload):  # a short write: the next one fails with the reason
             written += os.write(fd, (header + payload)[written:])
     except OSError:
         os.ftruncate(fd, size)
@@ -197,7 +203,7 @@ def segment_numbers(folder: str) -> list[int]:
 
 
 def delete_segments_before(folder: str, segment: int) -> None:
-    """Free the segments that hold nothing unacknowledged."""
+    """Delete the segments with numbers below `segment`."""
     for number in segment_numbers(folder):
         if number < segment:
             os.unlink(f"{folder}/{segment_name(number)}")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class SpooledRun:
     """A new run's folder in the spool folder `root`, its writer, and the descriptors of its two locks.
 
-    `id` is the run's ULID; `delivery` are the fields of its delivery policy for the META frame; `masker` masks what is
-    spooled; `syncer` is there with --fsync, and not started. Raises SqsteeError where the spool folder is full or
-    cannot be written.
+    `id` is the run's ULID; `delivery` has the fields of its delivery policy for the META frame; `masker`, if any, masks
+    lines before they are spooled; `syncer` is set with --fsync, and not started. Raises SqsteeError if the spool folder
+    is full or cannot be written.
     """
 
     def __init__(self, root: str, settings: Settings, delivery: dict[str, object], masker: Masker | None) -> None:
@@ -48,21 +48,21 @@ class SpooledRun:
         return self.writer.folder
 
     def close_writer_lock(self) -> None:
-        """Let go of the `writer` lock in this process."""
+        """Close this process's descriptor of the `writer` lock."""
         self.writer_lock = _closed(self.writer_lock)
 
     def close_ship_lock(self) -> None:
-        """Let go of the `ship` lock in this process."""
+        """Close this process's descriptor of the `ship` lock."""
         self.ship_lock = _closed(self.ship_lock)
 
     def abandon(self) -> None:
-        """Let go of the run in a forked process, whose parent goes on with it."""
+        """Close the run's files in a forked process, whose parent goes on with the run."""
         self.close_writer_lock()
         self.close_ship_lock()
         self.writer.abandon()
 
     def delete(self) -> None:
-        """Remove the run, of which nothing will be written."""
+        """Remove the run without shipping it."""
         self.writer.close()
         run_folder.delete(self.folder)
 

@@ -1,4 +1,4 @@
-"""The runs that wait in a spool folder, and the remains of others."""
+"""The runs that wait in a spool folder, and the folders of runs that were never created in full."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import shutil
 import time
 
 from sqstee.errors import SqsteeError
+from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.reader import read_meta
-from sqstee.spool.recovery import Tail
+from sqstee.spool.recovery import SpoolTail
 from sqstee.spool.run_folder import lock
 
 ULID_LENGTH = 26
-_HALF_MADE_SECONDS = 3600.0  # how old a folder without its name must be before it is swept away
+_HALF_MADE_SECONDS = 3600.0  # the age at which a .new- folder is removed
 
 
 class WaitingRun:
-    """A run in the spool: what of it waits. `alive` while a wrapper writes it."""
+    """A run in the spool: `records` and `bytes` wait, `alive` while a process writes it, `problem` if unreadable."""
 
     __slots__ = ("alive", "bytes", "destination", "job", "problem", "records", "run")
 
@@ -30,7 +31,7 @@ class WaitingRun:
         try:
             meta = json.loads(read_meta(folder))
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
-            tail = Tail(folder)
+            tail = SpoolTail(folder)
             self.records = tail.next_seq - tail.acknowledged
         except (OSError, ValueError, KeyError) as error:
             self.problem = f"cannot be read: {error}"
@@ -41,7 +42,7 @@ class WaitingRun:
 
 
 def _size(entry: os.DirEntry[str]) -> int:
-    """A file's bytes; none where it is a segment that has just been acknowledged."""
+    """A file's bytes; 0 if it is a segment that was deleted meanwhile."""
     try:
         return entry.stat().st_size
     except FileNotFoundError:
@@ -55,17 +56,16 @@ def waiting_runs(root: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        hint = "the form is --spool DIR"
-        raise SqsteeError(f"the spool folder {root} cannot be read: {error.strerror}", hint) from None
+        raise SqsteeError(f"the spool folder {root} cannot be read: {error.strerror}", OTHER_FOLDER) from None
     return [name for name in names if len(name) == ULID_LENGTH and os.path.isdir(f"{root}/{name}")]
 
 
 def remove_half_made(root: str) -> None:
-    """Remove folders that were being made when their maker was killed."""
+    """Remove folders whose process was killed while it created them."""
     for name in os.listdir(root):
         path = f"{root}/{name}"
         try:
             if name.startswith(".new-") and time.time() - os.lstat(path).st_mtime > _HALF_MADE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:  # it has its name by now
+        except FileNotFoundError:  # renamed to its run's name meanwhile
             pass

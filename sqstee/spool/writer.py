@@ -1,4 +1,4 @@
-"""What a run captures, numbered and cut into frames."""
+"""Captured bytes into frames: numbers lines, cuts long ones, and covers dropped ones by gap frames."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from sqstee.spool.segments import Segments
 
-_GAP_BYTES = 512  # of a gap frame, at most
+_GAP_BYTES = 512  # a gap frame takes at most this many
 
 
 class Writer:
-    """Numbers what a run captures and appends it to the spool.
+    """Numbers a run's lines and events and appends them to the spool.
 
-    One sequence runs over both streams and the events. What cannot be appended is dropped in whole lines, counted,
-    and covered by a gap frame as soon as one can be written: no method raises OSError.
+    All streams and the events share one sequence. When the spool refuses bytes, whole lines are dropped, counted, and
+    covered by a gap frame as soon as one can be written: no method raises OSError.
     """
 
     def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
@@ -30,12 +30,12 @@ class Writer:
         self.lines = 0
         self.bytes = 0
         self.dropped = 0
-        self.reasons: dict[str, int] = {}  # why lines were dropped, and how many
-        self.trouble = ""  # what the disk answered when it last refused something
-        self.level = 0  # of the lines that are written from here on: an index into record.LEVELS
-        self._partial = [0] * streams  # bytes of the unfinished line
-        self._losing = [False] * streams  # the unfinished line has lost a part: drop the rest of it too
-        self._fresh = [False] * streams  # the next frame must not be joined to what the spool holds of its stream
+        self.reasons: dict[str, int] = {}  # number of dropped lines for each reason
+        self.last_error = ""  # why the spool last refused a frame
+        self.level = 0  # level of the lines to come: an index into record.LEVELS
+        self._partial = [0] * streams  # bytes of each stream's unfinished line
+        self._dropping_rest = [False] * streams  # part of the unfinished line was dropped: drop its rest too
+        self._set_fresh = [False] * streams  # the stream's next frame gets the FRESH flag
         self._gap_from = -1
         self._gap_reason = ""
 
@@ -46,29 +46,30 @@ class Writer:
 
     @property
     def spooled(self) -> int:
-        """The spool holds every seq below this one, in a gap event at least."""
+        """Every seq below this one is in the spool, as a record or covered by a gap event."""
         return self.next_seq if self._gap_from < 0 else self._gap_from
 
     def on_append(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called after each frame that was appended."""
-        self._segments.appended = callback
+        """Set the function that is called after each appended frame."""
+        self._segments.on_append = callback
 
     def resume(self, next_seq: int, unfinished: Sequence[int]) -> None:
-        """Go on where a dead writer was: its next seq, and the bytes of each stream's unfinished line."""
+        """Continue a dead writer's run: its next seq, and the bytes of each stream's unfinished line."""
         self.next_seq = next_seq
         self._partial = list(unfinished)
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
-        """Spool bytes as they were read; pieces longer than the longest line are cut here and never later.
+        """Spool bytes as they were read. Lines longer than `max_line` are cut here and nowhere else.
 
-        With `wait`, and where the spool is full and waiting is the rule, the rest is returned, to be given again later.
+        With `wait`, when the spool is full and --on-full says to wait, the rest of `chunk` is returned: pass it to the
+        next call.
         """
         self.bytes += len(chunk)
-        if self._losing[stream]:
-            chunk = self._after_lost_line(stream, chunk)
+        if self._dropping_rest[stream]:
+            chunk = self._after_dropped_line(stream, chunk)
         at = 0
         for piece, cut in self._pieces(stream, chunk):
-            if not self._has_room(piece) and wait and self._segments.quota.should_wait():
+            if not self._has_quota(piece) and wait and self._segments.quota.should_wait():
                 self.bytes -= len(chunk) - at
                 return chunk[at:]
             self._append_lines(stream, piece, cut)
@@ -76,8 +77,8 @@ class Writer:
         return b""
 
     def cut(self, stream: int) -> None:
-        """End the unfinished line of a stream, if there is one (end of the stream, or idle for long)."""
-        self._losing[stream] = False
+        """End the unfinished line of a stream, if there is one (the stream has ended, or was idle for long)."""
+        self._dropping_rest[stream] = False
         if self._partial[stream]:
             self._append_lines(stream, b"", True)
 
@@ -86,20 +87,20 @@ class Writer:
         return self._partial[stream] > 0
 
     def event(self, fields: dict[str, object]) -> bool:
-        """Append an event, which takes a seq of its own; whether it could be: if not, it takes none."""
+        """Append an event with a seq of its own. Returns False, and uses no seq, if the spool refuses it."""
         if self._append(EVENT, encode_object(fields), 1, reserved=True):
             return True
-        self.next_seq -= 1  # a gap event is about lines
+        self.next_seq -= 1  # gap events cover lines only
         if self._gap_from == self.next_seq:
             self._gap_from = -1
         return False
 
-    def note_exit(self) -> None:
-        """The exit event is written, and more is to come: whoever closes the run after a death needs to know it."""
-        self._segments.note_exit()
+    def mark_exited(self) -> None:
+        """Note that the exit event is written and lines follow it: recovery needs to know if this process dies."""
+        self._segments.mark_exited()
 
     def close(self) -> None:
-        """Write an outstanding gap frame and close the files."""
+        """Write a gap frame if lines were dropped since the last one, and close the files."""
         if self._gap_from >= 0:
             try:
                 self._append_gap(time.time_ns(), self.next_seq, reserved=True)
@@ -107,70 +108,70 @@ class Writer:
                 pass
         self._segments.close()
 
-    def _has_room(self, piece: bytes) -> bool:
-        """Whether the spool is not full: both a gap frame that is due and the piece behind it can be appended."""
+    def _has_quota(self, piece: bytes) -> bool:
+        """Whether quota allows the piece, and before it the gap frame that may be due."""
         size = HEADER_BYTES + len(piece)
         if self._gap_from < 0:
-            return self._segments.ready(size, self.next_seq)
-        return self._segments.ready(size + _GAP_BYTES, self._gap_from)
+            return self._segments.has_quota(size, self.next_seq)
+        return self._segments.has_quota(size + _GAP_BYTES, self._gap_from)
 
     def abandon(self) -> None:
-        """Let go of the files and write nothing, in a process that has only inherited them."""
+        """Close the files in a process that has inherited them, and write nothing."""
         self._segments.abandon()
 
     def _pieces(self, stream: int, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Cut `chunk` wherever more than the longest line would come without a newline."""
+        """Split `chunk` where a line exceeds `max_line`: pieces, each with whether its last line is cut off."""
         start = at = 0
-        quota = self._max_line - self._partial[stream]
-        while len(chunk) - at > quota:
-            end = chunk.rfind(b"\n", at, at + quota + 1) + 1
+        free = self._max_line - self._partial[stream]
+        while len(chunk) - at > free:
+            end = chunk.rfind(b"\n", at, at + free + 1) + 1
             if end:
                 at = end
             else:
-                end = _character_start(chunk, at + quota, at)
+                end = _character_start(chunk, at + free, at)
                 yield chunk[start:end], True
                 start = at = end
-            quota = self._max_line
+            free = self._max_line
         if start < len(chunk):
             yield (chunk[start:] if start else chunk), False
 
     def _append_lines(self, stream: int, piece: bytes, cut: bool) -> None:
         lines = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
-        flags = (CUT if cut else 0) | (FRESH if self._fresh[stream] else 0) | self.level << LEVEL_SHIFT
+        flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
         self._partial[stream] = rest if lines else self._partial[stream] + rest
         self.lines += lines
         if self._append(LINES, piece, lines, stream, flags, reserved=not piece):
-            self._fresh[stream] = False
+            self._set_fresh[stream] = False
             return
-        self._fresh[stream] = True
-        if self._partial[stream]:  # its rest is still to come: this line is lost as well
+        self._set_fresh[stream] = True
+        if self._partial[stream]:  # the last line is unfinished: drop it whole
             self._partial[stream] = 0
-            self._losing[stream] = True
+            self._dropping_rest[stream] = True
             self.lines += 1
             self.next_seq += 1
             lines += 1
         self.dropped += lines
         self.reasons[self._gap_reason] = self.reasons.get(self._gap_reason, 0) + lines
 
-    def lose(self, stream: int, chunk: bytes, reason: str) -> None:
-        """Drop the lines in `chunk`, and the rest of its last one: counted, and covered by a gap frame."""
-        self._losing[stream] = not chunk.endswith(b"\n")
-        lines = chunk.count(b"\n") + self._losing[stream]
+    def drop(self, stream: int, chunk: bytes, reason: str) -> None:
+        """Drop and count the lines in `chunk` and the rest of its last line; a gap frame will cover them."""
+        self._dropping_rest[stream] = not chunk.endswith(b"\n")
+        lines = chunk.count(b"\n") + self._dropping_rest[stream]
         if self._gap_from < 0:
             self._gap_from, self._gap_reason = self.next_seq, reason
-        self._fresh[stream], self._partial[stream] = True, 0
+        self._set_fresh[stream], self._partial[stream] = True, 0
         self.next_seq += lines
         self.lines += lines
         self.bytes += len(chunk)
         self.dropped += lines
         self.reasons[reason] = self.reasons.get(reason, 0) + lines
 
-    def _after_lost_line(self, stream: int, chunk: bytes) -> bytes:
+    def _after_dropped_line(self, stream: int, chunk: bytes) -> bytes:
         end = chunk.find(b"\n") + 1
         if not end:
             return b""
-        self._losing[stream] = False
+        self._dropping_rest[stream] = False
         return chunk[end:]
 
     def _append(
@@ -184,9 +185,9 @@ class Writer:
                 self._append_gap(now, first, reserved)
             self._segments.append(kind, payload, first, lines, now, stream, flags, reserved)
         except OSError as error:
-            self.trouble = error.strerror or "cannot be written"
+            self.last_error = error.strerror or "cannot be written"
             if self._gap_from < 0:
-                self._gap_from, self._gap_reason = first, self.trouble
+                self._gap_from, self._gap_reason = first, self.last_error
             return False
         return True
 
@@ -200,7 +201,7 @@ class Writer:
 
 
 def _character_start(chunk: bytes, at: int, low: int) -> int:
-    """`at` moved back, by at most three bytes, so that no UTF-8 character is cut in two; never to `low` itself."""
+    """`at`, moved back by at most three bytes so that no UTF-8 character is split; always above `low`."""
     start = at
     while start > low and at - start < 3 and chunk[start] & 0xC0 == 0x80:
         start -= 1

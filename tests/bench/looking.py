@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.common import Row, machine, table
 
-from sqstee.agent.agent import LOOK_SECONDS, Agent, AgentConfig
+from sqstee.agent.agent import SCAN_SECONDS, Agent, AgentConfig
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.run_events import meta
@@ -47,18 +47,18 @@ def look(runs: int) -> Row:
             writer.write(0, b"a line\n")
             writers.append(writer)
         agent = Agent(root, AgentConfig(None, settings), os.environ)
-        agent.look()
+        agent.scan()
         worker = next(iter(agent._workers.values()))
         while not (worker.queue and worker.queue.acknowledged == runs):
-            agent.look()
+            agent.scan()
             time.sleep(0.05)
         started = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
         for _ in range(LOOKS):
-            agent.look()
+            agent.scan()
         seconds = (time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID) - started) / LOOKS
         for writer in writers:
             writer.close()
-        return (runs, seconds * 1000, seconds / LOOK_SECONDS * 100)
+        return (runs, seconds * 1000, seconds / SCAN_SECONDS * 100)
 
 
 def main() -> None:
