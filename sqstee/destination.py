@@ -9,7 +9,6 @@ from __future__ import annotations
 from sqstee.errors import SqsteeError
 
 FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
-LOCAL_FILE_NAME = "local.db"  # the local queue, in the spool folder
 _QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 

@@ -56,3 +56,9 @@ def write_stderr(text: str) -> None:
         os.write(2, text.encode(errors="replace"))
     except OSError:
         pass
+
+
+def give_to_owner(fd: int, owner: int) -> None:
+    """Give a file or folder that root has created in the folder of the user `owner` (a uid) to that user."""
+    if owner and os.fstat(fd).st_uid == 0:
+        os.fchown(fd, owner, -1)

@@ -59,7 +59,8 @@ def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     """The destinations to serve: those of the command line, else of the [agent] table, else all."""
     from sqstee import options
     from sqstee.agent.agent import AgentConfig
-    from sqstee.destination import LOCAL_FILE_NAME, parse
+    from sqstee.destination import parse
+    from sqstee.spool.location import with_absolute_path
 
     settings = options.load(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
     found = list(to) or _configured()
@@ -68,7 +69,7 @@ def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
         if destination.kind != "local" or (not destination.name and _of_all_users(folder)):
             names.add(destination.text)
         else:  # a run's spool holds the absolute path
-            names.add(f"local:{os.path.abspath(destination.name or f'{folder}/{LOCAL_FILE_NAME}')}")
+            names.add(with_absolute_path(destination.text, folder))
     return AgentConfig(frozenset(names) if found else None, settings)
 
 

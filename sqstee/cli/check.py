@@ -139,10 +139,10 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could spool its lines: the folder, its free space, its disk."""
-    from sqstee.spool.location import default_root
+    from sqstee.spool.location import root_path
     from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
 
-    root = os.path.abspath(spool or settings.spool or default_root())
+    root = root_path(spool or settings.spool)
     advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
     existing = root
     while not os.path.lexists(existing):
@@ -167,17 +167,15 @@ def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator
 def _agent(destination: Destination, root: str) -> Step:
     """Whether an agent ships for runs with this destination and environment."""
     from sqstee.agent.advertisement import read_status
-    from sqstee.destination import LOCAL_FILE_NAME
     from sqstee.spool import agent_file
+    from sqstee.spool.location import with_absolute_path
     from sqstee.transports.sqs_probe import OK, WARNING, Step
 
     found = read_status(root)
     if found is None:
         return Step("agent", OK, "none; each run ships its own lines")
     name = f"process {found.get('pid', '?')}"
-    local = os.path.abspath(destination.name or f"{root}/{LOCAL_FILE_NAME}")
-    name_of_run = f"local:{local}" if destination.kind == "local" else destination.text
-    if agent_file.serves(root, name_of_run, os.environ):
+    if agent_file.serves(root, with_absolute_path(destination.text, root), os.environ):
         return Step("agent", OK, f"{name} ships for runs like this one")
     advice = "start it with the same --to and AWS settings, or do nothing: such runs ship their own lines"
     return Step("agent", WARNING, f"{name} does not serve this destination with these AWS settings", advice)

@@ -32,12 +32,12 @@ def flush(
     """
     from sqstee import options
     from sqstee.ship import flush as work
-    from sqstee.spool.location import default_root
+    from sqstee.spool.location import root_path
     from sqstee.spool.waiting import waiting_runs
 
     settings = options.load((), os.environ)
     seconds = options.seconds_of(timeout, "--timeout")
-    root = os.path.abspath(spool or settings.spool or default_root())
+    root = root_path(spool or settings.spool)
     runs = waiting_runs(root)
     if listing or dry_run:
         return _show(root, runs, dry_run)

@@ -44,11 +44,10 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
 def local_path() -> str:
     """The default path of the local queue: in the spool folder."""
     from sqstee import options
-    from sqstee.destination import LOCAL_FILE_NAME
-    from sqstee.spool.location import default_root
+    from sqstee.spool.location import local_queue, root_path
 
     settings = options.load((), os.environ)
-    return f"{os.path.abspath(settings.spool or default_root())}/{LOCAL_FILE_NAME}"
+    return local_queue(root_path(settings.spool))
 
 
 def check_shards(text: str, found: Sequence[Destination]) -> None:

@@ -158,11 +158,11 @@ def _spool(spool: str) -> dict[str, object]:
     """This host's spool: waiting and running runs, records and bytes, and the status of its agent."""
     from sqstee import options
     from sqstee.agent.advertisement import read_status
-    from sqstee.spool.location import default_root
+    from sqstee.spool.location import root_path
     from sqstee.spool.waiting import WaitingRun, waiting_runs
 
     settings = options.load((), os.environ)
-    root = os.path.abspath(spool or settings.spool or default_root())
+    root = root_path(spool or settings.spool)
     runs = []
     for run in waiting_runs(root):
         try:

@@ -24,7 +24,7 @@ def lines(verbose: bool) -> Iterator[str]:
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
     from sqstee import config_file, options
-    from sqstee.spool.location import default_root
+    from sqstee.spool.location import root_path
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
     yield "started as", sys.argv[0]
@@ -37,7 +37,7 @@ def _details() -> Iterator[tuple[str, str]]:
     settings = options.load((), os.environ)
     for name, source in sorted(settings.sources.items()):
         yield "set", f"{name.replace('_', '-')} ({source})"
-    root = os.path.abspath(settings.spool or default_root())
+    root = root_path(settings.spool)
     yield "spool", root if os.path.isdir(root) else f"{root} (not created yet)"
     names = [name for name in sorted(os.environ) if name.startswith(("AWS_", "SQSTEE_")) or name in _OTHER_VARIABLES]
     yield "variables", " ".join(names) or "none"

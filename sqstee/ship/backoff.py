@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from sqstee.backoff import full_jitter
 from sqstee.trace import trace
 from sqstee.transports.errors import REFRESH, RETRY
 
@@ -54,8 +55,8 @@ class Backoff:
         # credentials may just have expired: the refusal is permanent only if new ones are refused too
         self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
         self._last_kind = kind
-        longest = min(self._max_wait, _FIRST_SECONDS * 2 ** min(self._failures, 12))
-        wait = _MAX_SECONDS if kind not in (RETRY, REFRESH) else self._jitter(0.0, longest)
+        passing = kind in (RETRY, REFRESH)
+        wait = full_jitter(self._failures, _FIRST_SECONDS, self._max_wait, self._jitter) if passing else _MAX_SECONDS
         self._retry_after_until = now + min(after, _MAX_RETRY_AFTER_SECONDS)
         self.not_before = max(now + wait, self._retry_after_until)
         trace("shipper", f"refused ({kind}), next attempt in {self.not_before - now:.1f} s: {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from sqstee.fds import give_to_owner
 from sqstee.spool.segments import write_whole
 
 TYPE_CHECKING = False
@@ -30,8 +31,7 @@ def quarantine(root: str, body: Body, owner: int) -> int:
     try:
         fd = os.open(name, _APPEND, 0o600, dir_fd=inside)
         for created in (inside, fd):
-            if owner and os.fstat(created).st_uid == 0:
-                os.fchown(created, owner, -1)
+            give_to_owner(created, owner)
         write_whole(fd, body.data, b"", os.fstat(fd).st_size)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"{folder}/{name}") from None

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqstee.fds import open_untrusted
+from sqstee.fds import give_to_owner, open_untrusted
 from sqstee.record import MAX_SEQ, Body
 
 FOLDER = ".owed"
@@ -113,7 +113,7 @@ class FallbackLedger:
         try:
             file = os.open(f".new-{name}", _FILE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._give_to_owner(file)
+            give_to_owner(file, os.stat(self._root).st_uid)
             os.rename(f".new-{name}", f"{self._key}-{name}", src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             os.close(folder)
@@ -137,14 +137,8 @@ class FallbackLedger:
         except FileExistsError:
             return os.open(path, _FOLDER_FLAGS)
         folder = os.open(path, _FOLDER_FLAGS)
-        self._give_to_owner(folder)
+        give_to_owner(folder, os.stat(self._root).st_uid)
         return folder
-
-    def _give_to_owner(self, fd: int) -> None:
-        """Give a file that root made in a user's spool folder to that user."""
-        owner = os.stat(self._root).st_uid
-        if owner and os.fstat(fd).st_uid == 0:
-            os.fchown(fd, owner, -1)
 
     def _adopt(self) -> None:
         """Adopt the ledgers that dead processes left for the same pair."""

@@ -13,7 +13,6 @@ import re
 import threading
 import time
 import uuid
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from typing import Any
 
 from sqstee.destination import Destination
 from sqstee.errors import SqsteeError
+from sqstee.intervals import IntervalSet
 from sqstee.record import CONTENT_TYPE, Body, gunzip
 from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer, refusal_of
 from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
@@ -174,42 +174,28 @@ class ListedObject:
 
 
 class ListedRanges:
-    """The ranges of each series that have been listed. Memory grows with the holes between them, not their number."""
+    """The ranges of each run that have been listed. Memory grows with the holes between them, not their number."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, list[list[int]]] = {}  # [first, last] of each range, disjoint, in order
+        self._runs: dict[str, IntervalSet] = {}
 
     def covers(self, run: str, first: int, last: int) -> bool:
         """Whether a range is covered as a whole."""
-        ranges = self._runs.get(run, [])
-        at = bisect_right(ranges, first, key=lambda one: one[0]) - 1
-        return at >= 0 and ranges[at][1] >= last
+        return run in self._runs and self._runs[run].covers(first, last)
 
     def add(self, run: str, first: int, last: int) -> None:
         """Add a range."""
-        ranges = self._runs.setdefault(run, [])
-        start = bisect_right(ranges, first, key=lambda one: one[0])
-        if start and ranges[start - 1][1] >= first - 1:
-            start -= 1
-        end = start
-        while end < len(ranges) and ranges[end][0] <= last + 1:
-            first, last = min(first, ranges[end][0]), max(last, ranges[end][1])
-            end += 1
-        ranges[start:end] = [[first, last]]
+        self._runs.setdefault(run, IntervalSet()).add(first, last)
 
     def remove(self, run: str, first: int, last: int) -> None:
         """Remove a range, whether it was added as a whole or in parts."""
-        kept: list[list[int]] = []
-        for one in self._runs.get(run, []):
-            parts = [one[0], min(one[1], first - 1)], [max(one[0], last + 1), one[1]]
-            kept += [part for part in parts if part[0] <= part[1]]
-        self._runs[run] = kept
+        if run in self._runs:
+            self._runs[run].remove(first, last)
 
     def end(self, run: str, first: int) -> int:
-        """The last seq of the range that covers `first`."""
-        ranges = self._runs.get(run, [])
-        at = bisect_right(ranges, first, key=lambda one: one[0]) - 1
-        return ranges[at][1] if at >= 0 else first
+        """The last seq of the range that covers `first`, which is `first` itself where none does."""
+        found = self._runs[run].containing(first) if run in self._runs else None
+        return found[1] if found else first
 
 
 class Listing:
