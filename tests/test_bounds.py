@@ -593,4 +593,4 @@ def test_the_bound_has_a_smallest_size(sqstee: Sqstee) -> None:
     for words in (("--spool-max", "100K"), ("--on-full", "wait")):
         found = sqstee.run(*words, "--", "true")
         assert found.returncode == 125
-        assert found.stderr.startswith(f"sqstee: {words[0]}: ".encode())
+        assert found.stderr.startswith(f"sqstee: invalid value {words[1]!r} for {words[0]} (expected ".encode())

@@ -48,6 +48,7 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
     assert set(re.findall(r"^\.TP\n\\fB(--[a-z0-9-]+)\\fR", page["OPTIONS"], re.MULTILINE)) == expected
     variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {
         "SQSTEE_NEST",
+        "SQSTEE_DEBUG",
         "SQSTEE_TOKEN",
     }
     assert variables == {option.variable for option in RUN_OPTIONS}

@@ -23,7 +23,7 @@ def lines(verbose: bool) -> Iterator[str]:
 
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
-    from sqstee import config_file, options
+    from sqstee import config_file, options, trace
     from sqstee.spool.location import root_path
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
@@ -41,6 +41,7 @@ def _details() -> Iterator[tuple[str, str]]:
     yield "spool", root if os.path.isdir(root) else f"{root} (not created yet)"
     names = [name for name in sorted(os.environ) if name.startswith(("AWS_", "SQSTEE_")) or name in _OTHER_VARIABLES]
     yield "variables", " ".join(names) or "none"
+    yield "trace", os.environ.get(trace.VARIABLE) or f"off; to write one for a bug report: {trace.VARIABLE}=FILE"
 
 
 def _version_of(name: str) -> str:
