@@ -11,17 +11,10 @@ from sqstee.errors import SqsteeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _PROFILE = "profile."
 _AGENT_FORM = 'write it as to = ["DEST"], under [agent]'
-
-
-def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The configuration files, the stronger one last: the node's, then the user's."""
-    home = environ.get("HOME", "")
-    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
-    return ("/etc/sqstee.toml", f"{folder}/sqstee.toml") if folder else ("/etc/sqstee.toml",)
 
 
 class Entry:

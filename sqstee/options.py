@@ -8,13 +8,13 @@ A converter raises ValueError with the form that it expects, such as "a time suc
 
 from __future__ import annotations
 
-from sqstee.config_file import ConfigFile, Entry, configuration_files, read_config
 from sqstee.errors import SqsteeError, did_you_mean, invalid_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from sqstee.config_file import ConfigFile, Entry
     from sqstee.destination import Destination
 
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -472,6 +472,29 @@ def _from_entry(entry: Entry, in_profile: bool = False) -> list[Given]:
     return [Given(option, value, entry.source) for value in values]
 
 
+def configuration_files(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The configuration files, the stronger one last: the node's, then the user's."""
+    home = environ.get("HOME", "")
+    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return ("/etc/sqstee.toml", f"{folder}/sqstee.toml") if folder else ("/etc/sqstee.toml",)
+
+
+def _config_files(environ: Mapping[str, str]) -> list[ConfigFile]:
+    """The configuration files that exist. Most nodes have none: the parser is loaded for them alone."""
+    found = []
+    for path in configuration_files(environ):
+        try:
+            open(path, "rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # read_config finds out whether it exists
+            pass
+        from sqstee.config_file import read_config
+
+        found.append(read_config(path))
+    return found
+
+
 def given(values: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     """The settings of a program that passes Python values, by attribute; they win over environment and files.
 
@@ -497,13 +520,13 @@ def in_force(words: Iterable[str], environ: Mapping[str, str], profile: str = ""
     A profile counts as part of the files: the values of the chosen one win over those outside of tables. `profile` is
     a program's choice, which wins over all others.
     """
-    files = [read_config(path) for path in configuration_files(environ)]
+    files = _config_files(environ)
     chosen = [*from_environment(environ), *from_words(words)]
     flat = [given for file in files for entry in file.entries for given in _from_entry(entry)]
     for given in (*flat, *chosen) if not profile else ():
         if given.option.name == "profile":
             profile = given.text
-    return [*flat, *_from_profile(files, profile), *chosen]
+    return [*flat, *_from_profile(files, profile, environ), *chosen]
 
 
 def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") -> Settings:
@@ -527,10 +550,10 @@ def check(settings: Settings, destination: Destination) -> None:
         raise SqsteeError("--group needs a standard queue", "leave it out: on a FIFO queue the group is the run")
 
 
-def _from_profile(files: list[ConfigFile], name: str) -> list[Given]:
+def _from_profile(files: list[ConfigFile], name: str, environ: Mapping[str, str]) -> list[Given]:
     if name and not any(name in file.profiles for file in files):
         known = sorted({known for file in files for known in file.profiles})
-        places = " or ".join(file.path for file in files)
+        places = " or ".join(configuration_files(environ))
         hint = f"the profiles are {', '.join(known)}" if known else f"add [profile.{name}] to {places}"
         raise SqsteeError(f"unknown profile {name!r}{did_you_mean(name, known)}", hint)
     entries = [entry for file in files for entry in file.profiles.get(name, ())]

@@ -128,7 +128,7 @@ def test_text_that_may_follow_a_value(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """Regression: it was ignored, and the lines went to the local queue. A file in an unreadable folder is ignored."""
     environ = configured(tmp_path, "")
-    found = Path(config_file.configuration_files(environ)[-1])
+    found = Path(options.configuration_files(environ)[-1])
     found.unlink()
     found.symlink_to(found)
     assert options.load((), environ).to == ""
@@ -188,7 +188,7 @@ def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line:
 def test_an_invalid_value_is_reported_with_its_source_and_form(tmp_path: Path) -> None:
     """For a flag, a variable, a key in a file, and a program's argument."""
     environ = configured(tmp_path, "linger = '5x'\n")
-    path = config_file.configuration_files(environ)[-1]
+    path = options.configuration_files(environ)[-1]
     variable = {"SQSTEE_LINGER": "5x"}
     expected = "(expected a time such as 10s, 5m, 1h)"
     calls: list[tuple[str, str, Callable[[], object]]] = [

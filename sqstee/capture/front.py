@@ -10,7 +10,7 @@ from sqstee.capture.stdio import Stdio
 from sqstee.capture.stream import pass_through
 from sqstee.errors import SqsteeError
 from sqstee.fds import close_quietly, open_null
-from sqstee.spool.location import resolve, root_path
+from sqstee.spool.location import absolute, default_root, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Front:
         """The destination; for a local queue with its path, or the spool folder that holds it."""
         if self._destination.kind != "local":
             return self._destination.text
-        return self._destination.name or root_path(self._settings.spool)
+        return self._destination.name or absolute(self._settings.spool or default_root())
 
     def _add_nest_entry(self, inherited: child.Inherited) -> None:
         """Record in the command's environment which streams are captured, for an inner sqstee."""

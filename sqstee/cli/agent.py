@@ -75,10 +75,10 @@ def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
 
 def _configured() -> list[str]:
     """`to` of the [agent] table in the strongest configuration file that sets it."""
-    from sqstee import config_file
+    from sqstee import config_file, options
 
     found: list[str] = []
-    for path in config_file.configuration_files(os.environ):
+    for path in options.configuration_files(os.environ):
         found = config_file.read_config(path).agent_destinations() or found
     return found
 

@@ -23,7 +23,7 @@ def lines(verbose: bool) -> Iterator[str]:
 
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
-    from sqstee import config_file, options, trace
+    from sqstee import options, trace
     from sqstee.spool.location import root_path
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
@@ -32,7 +32,7 @@ def _details() -> Iterator[tuple[str, str]]:
     yield "platform", platform.platform()
     for name in _PACKAGES:
         yield name, _version_of(name)
-    for path in config_file.configuration_files(os.environ):
+    for path in options.configuration_files(os.environ):
         yield "configuration", path if os.path.exists(path) else f"{path} (missing)"
     settings = options.load((), os.environ)
     for name, source in sorted(settings.sources.items()):

@@ -34,7 +34,7 @@ def default_root() -> str:
 
 def root_path(configured: str) -> str:
     """The absolute path of the spool folder, which need not exist: `configured`, or the default if that is empty."""
-    return absolute(configured or default_root())
+    return os.path.abspath(configured or default_root())
 
 
 def open_root(configured: str) -> str:
