@@ -268,7 +268,6 @@ RUN_OPTIONS = (
         "compress message bodies (default: none)",
         delivery="shipper",
     ),
-    Option("in-flight", "NUMBER", int, 4, "requests that may be in flight at once (default: 4)", delivery="shipper"),
     Option(
         "fallback",
         "DEST",
@@ -362,7 +361,6 @@ class Settings:
     message_bytes: int | None
     max_line: int
     compress: str
-    in_flight: int
     fallback: str
     fallback_after: float
     via_s3: str

@@ -53,7 +53,7 @@ class Shipper:
         self._make_source = make_source or (lambda limits: RunSource(folder, body_bytes, limits, options.compress))
         self._sender = sender
         self._senders = SenderPool(sender, in_flight)
-        self._in_flight = 1 if sender.ordered else min(in_flight, options.in_flight)
+        self._in_flight = 1 if sender.ordered else in_flight
         self._flush_timeout = flush_timeout
         self._on_connect = on_connect
         self._on_front_death = on_front_death
