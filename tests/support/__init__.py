@@ -6,6 +6,7 @@
     inject      faults in sqstee's own code
     terminal    a command on a pty
     node        a node with an agent
+    wrapping    a command with and without the wrapper
     bodies      bodies as sqstee sends them, and queues filled with them
     drain collector recovery targets scripted   one subject each
 
@@ -14,7 +15,7 @@ The names below come from the first four.
 
 from __future__ import annotations
 
-from .command import PROGRAMS, SCRIPT, Sqstee, clean_environment
+from .command import PROGRAMS, ROOT, SCRIPT, Sqstee, clean_environment
 from .inject import injecting, time_to_meet, until_met
 from .processes import (
     TIMEOUT,
@@ -33,6 +34,7 @@ from .streams import Rebuilt
 
 __all__ = [
     "PROGRAMS",
+    "ROOT",
     "SCRIPT",
     "TIMEOUT",
     "UNTIL_THE_FRONT_ENDS",

@@ -16,7 +16,8 @@ from .processes import TIMEOUT
 from .streams import Rebuilt
 
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "sqstee")
-PROGRAMS = Path(__file__).parents[1] / "programs"
+ROOT = Path(__file__).parents[2]  # of the repository
+PROGRAMS = ROOT / "tests" / "programs"
 
 
 def clean_environment() -> dict[str, str]:

@@ -12,9 +12,14 @@ from fakes.sqs import FakeSqs
 from support import Sqstee, children, injecting, is_running, kill, running, wait_for
 from support.recovery import LINES, assert_recovered, leave_behind, shipped, unfinished
 
+from sqstee.jsonbytes import encode_object
+from sqstee.ship.request import RequestLimits
+from sqstee.ship.source import RunSource
 from sqstee.spool.checkpoint import Checkpoint
-from sqstee.spool.segments import segment_name
+from sqstee.spool.quota import UnboundedQuota
+from sqstee.spool.segments import Segments, segment_name
 from sqstee.spool.waiting import remove_half_made
+from sqstee.spool.writer import Writer
 
 
 def test_flush_closes_and_ships_a_dead_run(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -239,3 +244,29 @@ def test_a_disk_that_is_full_when_a_run_begins(sqstee: Sqstee, tmp_path: Path) -
     assert sqstee.local().stdout == b"kept\n"
     sqstee.local().assert_without_holes()
     assert sqstee.waiting_runs() == []
+
+
+META = encode_object({"run": "RUN", "host": "h"})
+
+
+def written(folder: Path, lines: int = 5, limit: int = 10**6) -> None:
+    """A spool with a frame a line."""
+    writer = Writer(Segments(str(folder), META, UnboundedQuota(limit)), 100)
+    for number in range(lines):
+        writer.write(0, b"line %d\n" % number)
+    writer.close()
+
+
+def test_the_plan_survives_a_second_restart(tmp_path: Path) -> None:
+    """After a restart only what was handed out again stayed in the plan."""
+    written(tmp_path, 40)
+    plan = [(first, first + 3) for first in range(0, 40, 4)]
+    state = Checkpoint(str(tmp_path))
+    state.save(0, (1, 0), plan)
+    state.close()
+    source = RunSource(str(tmp_path), 500, RequestLimits(), "none")
+    source.read()
+    source.close_open_body()
+    source.plan([source.ready.popleft(), source.ready.popleft()])
+    source.close()
+    assert Checkpoint(str(tmp_path)).plan == plan

@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 
 import pytest
+from fakes.sqs import FakeSqs
+from support import Rebuilt, Sqstee, python
 
 from sqstee.record import Body
 from sqstee.ship.compressor_pool import CompressorPool
@@ -57,3 +59,23 @@ def test_a_body_that_cannot_be_compressed_goes_as_it_is(monkeypatch: pytest.Monk
     found = through(CompressorPool("gzip"), bodies(10))
     assert [planned.body.first for planned in found] == list(range(10))
     assert not any(planned.body.encoding for planned in found)
+
+
+def test_bodies_that_compression_makes_larger(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """base64(gzip) of what cannot be compressed exceeded 1 MiB, and nothing behind it was ever sent."""
+    words = ("--to", "q", "--message-bytes", "1M", "--compress", "gzip")
+    code = "import base64, os\nfor n in range(100): print(base64.b64encode(os.urandom(22500)).decode())"
+    found = sqstee.run(*words, "--", *python(code), environ=fake_sqs.environ())
+    assert found.stderr == b""
+    shipped = Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("q"))
+    shipped.assert_whole()
+    assert shipped.stdout == found.stdout
+
+
+def test_auto_compresses_full_requests_of_small_messages(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """--compress auto looked at partial requests only."""
+    words = ("--to", "q", "--compress", "auto", "--message-bytes", "32K")
+    found = sqstee.run(*words, "--", "seq", "20000", environ=fake_sqs.environ())
+    shipped = Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("q"))
+    assert shipped.stdout == found.stdout
+    assert max(request.payload for request in fake_sqs.requests("SendMessageBatch")) < 100_000

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SCRIPT, children, injecting, kill, running, wait_for
+from support import ROOT, SCRIPT, children, injecting, kill, running, wait_for
 from support.node import Node
 
 from sqstee.agent.agent import Agent, AgentConfig
@@ -368,7 +368,7 @@ def test_bad_configurations(node: Node) -> None:
         assert b"Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("unit", sorted(Path(__file__).parent.parent.glob("sqstee/systemd/*/*.service")), ids=str)
+@pytest.mark.parametrize("unit", sorted(ROOT.glob("sqstee/systemd/*/*.service")), ids=str)
 def test_the_units(unit: Path) -> None:
     """They start the verb, restart it before runs take over, and leave it time to deliver; systemd has no complaint."""
     values = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")

@@ -11,8 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import Sqstee, children, injecting, kill, paced, running, time_to_meet, until_met, wait_for
+from support import (
+    Sqstee,
+    children,
+    injecting,
+    kill,
+    paced,
+    running,
+    time_to_meet,
+    until_met,
+    wait_for,
+)
 from support.terminal import Terminal
+from support.wrapping import shell
 
 BEFORE = [  # the command is executed in our place
     "sqstee.options:load:bug:1",
@@ -292,3 +303,23 @@ def test_a_spool_that_goes_wrong(sqstee: Sqstee, tmp_path: Path, what: str) -> N
     assert found.returncode == 7
     assert b"Traceback" not in found.stderr
     assert len(found.stderr.splitlines()) <= 2
+
+
+LOCAL = ("--to", "local")
+
+
+@pytest.mark.parametrize("limit", range(6, 24))
+def test_few_descriptors(sqstee: Sqstee, limit: int) -> None:
+    """EMFILE after the fork once killed the front; now the command runs, captured or not."""
+    found = shell(sqstee, f'ulimit -n {limit}; "$@"', *sqstee.words(*LOCAL, "--", "sh", "-c", "echo hi; exit 3"))
+    assert (found.stdout, found.returncode) == (b"hi\n", 3)
+    assert b"Traceback" not in found.stderr
+
+
+def test_no_proc(sqstee: Sqstee) -> None:
+    """Without /proc the command was not run."""
+    script = 'unshare -m sh -c \'mount --make-rprivate / && umount -l /proc && "$@"\' sh "$@"'
+    if shell(sqstee, script, "true").returncode:
+        pytest.skip("no mount namespaces here")
+    found = shell(sqstee, script, *sqstee.words(*LOCAL, "--", "sh", "-c", "echo hi; exit 3"))
+    assert (found.stdout, found.returncode) == (b"hi\n", 3)

@@ -247,3 +247,24 @@ def test_lines_carry_automatic_labels(sqstee: Sqstee) -> None:
     """End to end."""
     assert sqstee.run("--", "echo", "hi", environ={"SLURM_JOB_ID": "5", "TERM": "dumb"}).returncode == 0
     assert {item.labels["slurm_job_id"] for item in sqstee.local().items} == {"5"}
+
+
+LOCAL = ("--to", "local")
+
+
+@pytest.mark.parametrize("option", ["--flush-timeout", "--linger"])
+def test_very_long_times(sqstee: Sqstee, option: str) -> None:
+    """Milliseconds beyond an int ended the shipper."""
+    found = sqstee.run(*LOCAL, option, "1000h", "--", "seq", "5")
+    assert found.stderr == b""
+    assert sqstee.local().stdout == b"1\n2\n3\n4\n5\n"
+
+
+def test_a_host_that_no_attribute_can_hold(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A control character in --host made every message of the run be refused."""
+    for name in ("a\tb", "\ufffe", "x" * 300, ""):
+        found = sqstee.run(*LOCAL, "--host", name, "--", "touch", str(tmp_path / "ran"))
+        assert found.returncode == 125
+        assert found.stderr.startswith(b"sqstee: invalid value ")
+        assert b" for --host (expected " in found.stderr
+    assert not (tmp_path / "ran").exists()

@@ -17,9 +17,9 @@ from sqstee.jsonbytes import encode_object
 from sqstee.record import Encoder
 from sqstee.ship.pack import Packer
 from sqstee.ship.request import PendingBody
-from sqstee.spool import location, run_folder
+from sqstee.spool import location, run_folder, segments
 from sqstee.spool.checkpoint import Checkpoint
-from sqstee.spool.frame import HEADER_BYTES, META
+from sqstee.spool.frame import GAP, HEADER_BYTES, LINES, META, Frame, gap_fields
 from sqstee.spool.quota import UnboundedQuota
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.segments import Segments, segment_name, segment_numbers
@@ -362,3 +362,89 @@ def test_ulids_sort_by_time() -> None:
     earlier, later = run_folder.new_ulid(1_000_000_000), run_folder.new_ulid(2_000_000_000)
     assert len(earlier) == 26
     assert earlier < later
+
+
+def spool_meta(folder: Path) -> bytes:
+    """The META payload of the first segment."""
+    from sqstee.spool.reader import read_meta
+
+    return read_meta(str(folder))
+
+
+def written(folder: Path, lines: int = 5, limit: int = 10**6) -> None:
+    """A spool with a frame a line."""
+    writer = Writer(Segments(str(folder), META_JSON, UnboundedQuota(limit)), 100)
+    for number in range(lines):
+        writer.write(0, b"line %d\n" % number)
+    writer.close()
+
+
+def test_a_disk_that_is_full_at_the_first_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A META frame that failed left a segment without one, which nobody could read later."""
+    writer = Writer(Segments(str(tmp_path), META_JSON), 100)
+    real = segments.write_whole
+    monkeypatch.setattr(segments, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    writer.event({"event": "start", "message": ""})
+    writer.write(0, b"lost\n")
+    monkeypatch.setattr(segments, "write_whole", real)
+    writer.write(0, b"kept\n")
+    writer.close()
+    frames = list(FrameReader(str(tmp_path)).frames())
+    assert [(frame.kind, frame.first, frame.lines) for frame in frames] == [
+        (GAP, 0, 1),
+        (LINES, 1, 1),
+    ]  # the event takes no seq
+    assert json.loads(spool_meta(tmp_path)) == json.loads(META_JSON)
+
+
+def test_a_damaged_header_in_the_last_frame(tmp_path: Path) -> None:
+    """Resynchronising at the end of the file left the reader with an impossible offset."""
+    written(tmp_path)
+    path = tmp_path / segment_name(1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"line 4") - 20] ^= 0xFF
+    path.write_bytes(data)
+    reader = FrameReader(str(tmp_path))
+    assert len(list(reader.frames())) == 4
+    assert list(reader.frames()) == []
+
+
+def test_a_frame_that_was_truncated_away(tmp_path: Path) -> None:
+    """The reader kept the header of half a frame, although another frame was written in its place."""
+    written(tmp_path, 1)
+    path = tmp_path / segment_name(1)
+    whole = path.read_bytes()
+    (tmp_path / "other").mkdir()
+    written(tmp_path / "other", 3)
+    longer = (tmp_path / "other" / segment_name(1)).read_bytes()
+    reader = FrameReader(str(tmp_path))
+    path.write_bytes(whole + b"sqtf" + b"\1\2\0\0" + b"\0" * 30)
+    assert len(list(reader.frames())) == 1
+    path.write_bytes(longer)
+    assert [frame.first for frame in reader.frames()] == [1, 2]
+
+
+def test_a_segment_that_is_gone(tmp_path: Path) -> None:
+    """A missing segment was taken for the end of the spool."""
+    written(tmp_path, 30, limit=300)
+    numbers = sorted(path.name for path in tmp_path.glob("*.seg"))
+    assert len(numbers) > 4
+    (tmp_path / numbers[0]).unlink()
+    (tmp_path / numbers[2]).unlink()
+    frames = list(FrameReader(str(tmp_path)).frames())
+    assert [frame.kind for frame in frames].count(GAP) == 2
+    assert frames[0].first == 0
+    assert frames[-1].first + frames[-1].lines == 30
+    assert sum(frame.lines for frame in frames) == 30
+
+
+def test_a_gap_over_planned_ranges() -> None:
+    """It made an empty body with the first seq -1."""
+    packer = Packer(ENCODER, 10**6, 0, [(0, 4), (5, 9), (10, 12)])
+    frames = [
+        Frame(GAP, 0, 10, encode_object(gap_fields(0, 9, "damaged")), 0, (1, 0), (1, 10)),
+        Frame(LINES, 10, 3, b"a\nb\nc\n", 0, (1, 10), (1, 20)),
+    ]
+    bodies = [planned.body for frame in frames for planned in packer.add(frame)]
+    assert [(body.first, body.last) for body in bodies] == [(0, 9), (10, 12)]
+    assert all(body.data for body in bodies)

@@ -10,6 +10,7 @@ import pytest
 from fakes.sqs import FakeSqs
 from support import Sqstee, injecting, time_to_meet, until_met
 from support.terminal import Terminal
+from support.wrapping import shell
 
 from sqstee.capture.notices import Notices
 
@@ -115,3 +116,19 @@ def test_an_unfinished_line_of_the_command(sqstee: Sqstee) -> None:
     first, second = found.stderr.decode().splitlines()
     assert first == "half"
     assert second.startswith("sqstee: summary: 1 line (4 bytes) in ")
+
+
+def test_a_notice_after_an_unfinished_line_in_one_place(sqstee: Sqstee) -> None:
+    """With 2>&1 our notice went on in the command's last line."""
+    found = shell(sqstee, '"$@" 2>&1', *sqstee.words("--", "printf", "abc"))
+    assert found.stdout.startswith(b"abc\nsqstee: ")
+
+
+def test_a_servers_words_are_one_harmless_line(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """A message with newlines and escape codes came through as it was."""
+    words = "first line\nsecond\x1b[31m line"
+    fake_sqs.faults(errors=[{"operation": "SendMessageBatch", "code": "AccessDenied", "status": 403, "message": words}])
+    found = sqstee.run("--to", "q", "--", "echo", "hi", environ=fake_sqs.environ())
+    assert found.stderr.count(b"\n") == 1
+    assert b"\x1b" not in found.stderr
+    assert b"first line second" in found.stderr

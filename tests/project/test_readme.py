@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import SCRIPT, Sqstee
+from support import ROOT, SCRIPT, Sqstee
 
 from sqstee.__main__ import VERBS
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 # the recipes are run by test_recipes, in surroundings of their own
 TEXT = re.sub(r"^## Recipes\n.*?^## ", "## ", README.read_text(), flags=re.DOTALL | re.MULTILINE)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)

@@ -162,3 +162,10 @@ def test_files_made_by_flush_are_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> N
     subprocess.run(sqstee.words("flush"), env=environ, umask=0, check=True, timeout=40, capture_output=True)
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert sqstee.local(path).stdout == b"1\n2\n3\n"
+
+
+def test_flush_of_a_file(sqstee: Sqstee) -> None:
+    """--spool with a file gave a traceback."""
+    found = sqstee.run("flush", "--spool", "/etc/passwd")
+    assert found.returncode == 125
+    assert found.stderr.startswith(b"sqstee: the spool folder /etc/passwd cannot be read")

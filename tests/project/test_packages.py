@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import Sqstee
+from support import ROOT, Sqstee
 
-ROOT = Path(__file__).parent.parent
 SHARED = (
     "share/man/man1/sqstee.1",
     "share/man/man5/sqstee.toml.5",
@@ -101,7 +100,7 @@ def test_the_tests_pass_on_the_wheel(installed: Path, tmp_path: Path) -> None:
     """A part of them, with nothing of the source tree but the tests."""
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    chosen = ["tests/test_record.py", "tests/test_wrap.py", "tests/test_configuration.py"]
+    chosen = ["tests/foundation/test_record.py", "tests/capture/test_wrap.py", "tests/foundation/test_configuration.py"]
     words = [
         str(installed / "bin/python"),
         "-m",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import PROGRAMS, Sqstee
+from support import PROGRAMS, Sqstee, children, python, running, wait_for
 
 from sqstee.capture.loop import CaptureLoop, SpoolFeed
 from sqstee.capture.output import Output
@@ -162,3 +164,35 @@ def test_modules_when_the_command_starts(sqstee: Sqstee, tmp_path: Path) -> None
     assert len(before) < len(ours), "no fork"
     assert len({name for name in before if name.startswith("sqstee")}) <= 18
     assert len(set(before)) <= 65
+
+
+LOCAL = ("--to", "local")
+
+
+def peak_kib(pid: int) -> int:
+    """The most memory that a process has had, in KiB."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def test_memory_of_many_empty_lines(sqstee: Sqstee) -> None:
+    """Megabytes of empty lines with a long label took 320 MiB: 128 KiB become 140 MB of JSON."""
+    code = "import os\nfor _ in range(2): os.write(1, b'\\n' * 65536)\nos.read(0, 1)"
+    command = sqstee.words(*LOCAL, "--label", "x=" + "y" * 1000, "--flush-timeout", "200s", "--", *python(code))
+    peak = 0
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=sqstee.environ) as process:
+        assert process.stdin
+        wait_for(lambda: any(map(peak_kib, children(process.pid))), "children")
+        process.stdin.close()
+        while process.poll() is None:
+            for pid in children(process.pid):
+                peak = max(peak, peak_kib(pid))
+            time.sleep(0.02)  # the shipper is niced: whoever polls without a pause starves it
+        assert process.wait() == 0
+    assert 0 < peak < 75 * 1024
+    assert len(sqstee.local().records) == 2 * 65536

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -30,7 +31,18 @@ from sqstee.ship.shipper_handle import CLOSE
 from sqstee.spool.run_folder import create
 from sqstee.spool.writer import Writer
 from sqstee.transports.aws import refusal_of
-from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TIMEOUT, Failure, TransportError, limit_in
+from sqstee.transports.errors import (
+    OPEN,
+    POISON,
+    REFRESH,
+    RETRY,
+    SIZE,
+    TIMEOUT,
+    Failure,
+    TransportError,
+    classify,
+    limit_in,
+)
 from sqstee.transports.factory import open_sender
 from sqstee.transports.sqs import SqsReceiver, SqsSender
 
@@ -713,3 +725,47 @@ def test_credentials_that_expire_are_renewed(sqstee: Sqstee, fake_sqs: FakeSqs) 
         process.communicate(b"\n", timeout=40)
     assert process.returncode == 0
     assert shipped(fake_sqs).stdout == b"one\ntwo\n"
+
+
+def test_a_record_larger_than_the_queue_takes(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """One oversized line ended all delivery; now it is kept in a file, a gap event in its place, all else arrives."""
+    fake_sqs.create_queue("tiny", MaximumMessageSize=2048)
+    code = "print('before'); print('x' * 5000); print('after')"
+    found = sqstee.run("--to", "tiny", "--", *python(code), environ=fake_sqs.environ())
+    assert found.stderr.startswith(b"sqstee: 1 line larger than the destination takes, or refused by it: kept in ")
+    shipped = Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("tiny"))
+    shipped.assert_whole()
+    assert shipped.stdout == b"before\nafter\n"
+    (kept,) = (sqstee.spool / "quarantine").iterdir()
+    assert json.loads(kept.read_text())["message"] == "x" * 5000
+    assert sqstee.waiting_runs() == ["quarantine"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "fault", "kind"),
+    [
+        ("RequestThrottled", 403, False, RETRY),
+        ("AWS.SimpleQueueService.RequestThrottled", 403, False, RETRY),
+        ("RequestLimitExceeded", 400, False, RETRY),
+        ("ThrottlingException", 400, False, RETRY),
+        ("SlowDown", 503, False, RETRY),
+        ("RequestTimeout", 400, False, RETRY),
+        ("InternalError", 0, False, RETRY),
+        ("SomethingNew", 500, False, RETRY),
+        ("ExpiredToken", 403, False, REFRESH),
+        ("ExpiredTokenException", 400, False, REFRESH),
+        ("InvalidClientTokenId", 403, False, REFRESH),
+        ("AccessDeniedException", 400, False, OPEN),
+        ("AWS.SimpleQueueService.NonExistentQueue", 400, False, OPEN),
+        ("com.amazonaws.sqs#QueueDoesNotExist", 400, False, OPEN),
+        ("SomethingNew", 400, False, OPEN),
+        ("AWS.SimpleQueueService.BatchRequestTooLong", 400, False, SIZE),
+        ("BatchRequestTooLongException", 400, False, SIZE),
+        ("Whatever", 413, False, SIZE),
+        ("InvalidMessageContents", 0, True, POISON),
+        ("SomethingNew", 0, True, POISON),
+    ],
+)
+def test_error_classes(code: str, status: int, fault: bool, kind: str) -> None:
+    """Codes with and without prefix and suffix; throttling is never the destination's refusal."""
+    assert classify(code, status, fault) == kind

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import clean_environment
+from support import ROOT, clean_environment
 from support.terminal import Terminal
 
-FOLDER = Path(__file__).parent.parent / "completions"
+FOLDER = ROOT / "completions"
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 CONFIGURATION = 'to = "build-logs"\n[profile.nightly]\nto = "arn:aws:sqs:eu-west-1:123456789012:night"\n'
 

@@ -374,3 +374,67 @@ def test_figures_add_up() -> None:
     assert (figures.delivered, figures.waiting) == (3, 7)
     figures.count_waiting(acknowledged=12, next_seq=12)
     assert (figures.delivered, figures.waiting, figures.complete) == (10, 0, True)
+
+
+LOCAL = ("--to", "local")
+
+
+@contextmanager
+def waiting(sqstee: Sqstee, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A wrapper whose command waits for a line, and the pid of its shipper."""
+    with running(
+        sqstee.words(*LOCAL, *words, "--", "sh", "-c", "echo $$; read x"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=sqstee.environ,
+    ) as process:
+        assert process.stdout
+        command = int(process.stdout.readline())
+        wait_for(lambda: len(children(process.pid)) == 2, "shipper")
+        (shipper,) = [pid for pid in children(process.pid) if pid != command]
+        yield process, shipper
+
+
+def test_a_full_stderr_that_nobody_reads(sqstee: Sqstee) -> None:
+    """A notice of ours waited for room in the caller's stderr, for ever."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    while True:
+        try:
+            os.write(writing, b"x" * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(writing, True)
+    assert subprocess.run(sqstee.words("--", "true"), stderr=writing, env=sqstee.environ, timeout=40, check=False)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_term_after_the_end_with_a_stalled_output(sqstee: Sqstee) -> None:
+    """The command has ended, nobody takes its output: TERM ends us, and not with the command's success."""
+    command = sqstee.words(*LOCAL, "--", "sh", "-c", "head -c 100000 /dev/zero; echo end >&2")
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
+        assert process.stderr
+        assert process.stderr.readline() == b"end\n"
+        wait_for(lambda: len(children(process.pid)) == 1, "end of the command")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == -signal.SIGTERM
+
+
+def test_a_shipper_that_was_stopped_is_not_dead(sqstee: Sqstee) -> None:
+    """SIGSTOP and SIGCONT of the shipper counted as its end."""
+    with waiting(sqstee) as (process, shipper):
+        os.kill(shipper, signal.SIGSTOP)
+        os.kill(shipper, signal.SIGCONT)
+        _, errors = process.communicate(b"\n", timeout=40)
+        assert errors == b""
+
+
+def test_a_shipper_that_hangs_is_late_not_ended(sqstee: Sqstee) -> None:
+    """It does not end in its time: the reason named our own kill in the place of why."""
+    with waiting(sqstee, "--flush-timeout", "0.5s") as (process, shipper):
+        os.kill(shipper, signal.SIGSTOP)
+        _, errors = process.communicate(b"\n", timeout=40)
+    assert process.returncode == 0
+    assert b"not delivered yet (not done within 0.5 s): kept in " in errors

@@ -10,11 +10,10 @@ from pathlib import Path
 import generate
 import pytest
 from program import Flag, Verb, exit_statuses, verbs
-from support import Sqstee
+from support import ROOT, Sqstee
 
 from sqstee.options import RUN_OPTIONS
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "man").iterdir())
 FISH = (ROOT / "completions/sqstee.fish").read_text()
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Sqstee, python, running, wait_for
+from support.wrapping import shell
 
 
 def bare(*command: str) -> subprocess.CompletedProcess[bytes]:
@@ -293,3 +294,33 @@ def test_events_frame_the_run(sqstee: Sqstee) -> None:
     (sqstee.spool / "local.db").unlink()
     sqstee.run("--send-command", "--", "echo", "secret")
     assert sqstee.local().events[0].fields["command"] == ["echo", "secret"]
+
+
+LOCAL = ("--to", "local")
+
+
+@pytest.mark.parametrize("name", ["select", "queue", "random", "stat", "json", "boto3"])
+def test_modules_of_the_jobs_pythonpath(sqstee: Sqstee, tmp_path: Path, name: str) -> None:
+    """A module of the job's with a name of the standard library's stood in for ours."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / f"{name}.py").write_text("raise RuntimeError('the job's own')\n")
+    found = sqstee.run(*LOCAL, "--", "echo", "hi", environ={"PYTHONPATH": str(tmp_path / "path")})
+    assert (found.stdout, found.stderr, found.returncode) == (b"hi\n", b"", 0)
+
+
+def test_an_environment_entry_without_a_name(sqstee: Sqstee) -> None:
+    """`=x=y` in the environment gave 126."""
+    found = shell(sqstee, 'env "=x=y" "$@"', *sqstee.words(*LOCAL, "--", "echo", "hi"))
+    assert (found.stdout, found.returncode) == (b"hi\n", 0)
+
+
+def test_both_outputs_closed(sqstee: Sqstee) -> None:
+    """Nothing to capture: an exec, and nothing stays in the spool."""
+    assert shell(sqstee, '"$@" >&- 2>&-; echo $?', *sqstee.words(*LOCAL, "--", "sh", "-c", "exit 3")).stdout == b"3\n"
+    assert sqstee.waiting_runs() == []
+
+
+def test_the_job_is_in_the_start_event_once(sqstee: Sqstee) -> None:
+    """The key stood twice in the object."""
+    sqstee.run(*LOCAL, "--job", "J", "--", "true")
+    assert sqstee.local_bodies()[0].data.splitlines()[0].count(b'"job"') == 1

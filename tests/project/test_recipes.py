@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import PROGRAMS, SCRIPT, Rebuilt, Sqstee, is_running, running, wait_for
+from support import PROGRAMS, ROOT, SCRIPT, Rebuilt, Sqstee, is_running, running, wait_for
 
 from sqstee.wire import Record, decode
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(title: str, language: str) -> list[str]:

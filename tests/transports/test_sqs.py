@@ -392,3 +392,22 @@ def test_a_late_refusal_does_not_cost_the_new_client() -> None:
         old, same, renewed = given
         assert old is same
         assert found is renewed is not old
+
+
+def test_credentials_that_expire_at_the_end(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """One ExpiredToken at the end gave up without a new session."""
+    fake_sqs.faults(errors=[{"operation": "SendMessageBatch", "code": "ExpiredToken", "status": 403, "times": 1}])
+    assert sqstee.run("--to", "q", "--", "seq", "5", environ=fake_sqs.environ()).stderr == b""
+
+
+def test_a_fifo_queue_keeps_its_order(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Four requests of one group were in flight at once."""
+    fake_sqs.create_queue("q.fifo", FifoQueue="true")
+    failing: dict[str, Any] = {"code": "InternalError", "status": 500, "probability": 0.3}
+    fake_sqs.faults(latency_ms=10, seed=1, errors=[{"operation": "SendMessageBatch", **failing}])
+    words = ("--to", "q.fifo", "--message-bytes", "16K", "--flush-timeout", "60s")
+    found = sqstee.run(*words, "--", "seq", "20000", environ=fake_sqs.environ())
+    assert found.stderr == b""
+    firsts = [int(message.attributes["seq"].split("-")[0]) for message in fake_sqs.sent("q.fifo")]
+    assert firsts == sorted(firsts)
+    assert fake_sqs.counters().max_in_flight == 1
