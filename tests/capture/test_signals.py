@@ -18,6 +18,7 @@ from support import (
     injecting,
     python,
     running,
+    states,
     wait_for,
 )
 from support.terminal import Terminal
@@ -181,6 +182,8 @@ def test_timeout_terminates_once(sqstee: Sqstee, prefix: Prefix) -> None:
     """timeout(1) signals its child and then the group: a handler runs once."""
     script = 'trap "echo got; n=1" TERM; echo ready; while [ -z "$n" ]; do sleep 0.05; done; sleep 0.3; echo end'
     with started(sqstee, ["timeout", "-s", "TERM", "1000", *prefix], "bash", "-c", script) as process:
+        # while it runs it may not have returned from the fork yet: then it would end, and leave its child alone
+        wait_for(lambda: states(process.pid) == {"S"}, "timeout to wait for its child")
         process.send_signal(signal.SIGALRM)  # as its timer does; a time of its own might come before the trap is set
         assert process.communicate(timeout=40)[0] == b"got\nend\n"
         assert process.returncode == 124
