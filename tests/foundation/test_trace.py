@@ -51,7 +51,7 @@ def test_a_run_is_traced_from_start_to_delivery(sqstee: Sqstee, fake_sqs: FakeSq
 def test_a_refusal_is_traced_with_its_class_and_the_wait(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """What the destination answered, and when it is tried again."""
     environ = fake_sqs.environ() | {"SQSTEE_DEBUG": str(tmp_path / "trace")}
-    found = sqstee.run("--to", "missing", "--flush-timeout", "1s", "--", "echo", "hi", environ=environ)
+    found = sqstee.run("--to", "missing", "--", "echo", "hi", environ=environ)
     assert found.returncode == 0
     refusals = [text for _, _, part, text in decisions(tmp_path / "trace") if part == "shipper" and "refused" in text]
     assert any("(open)" in text and "QueueDoesNotExist" in text for text in refusals), refusals
