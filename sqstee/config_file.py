@@ -52,9 +52,12 @@ class ConfigFile:
         self.entries: list[Entry] = []
         self.profiles: dict[str, list[Entry]] = {}
         self.agent: list[Entry] = []
+        self.agent_problem: SqsteeError | None = None  # its header is malformed: for the agent to say, not for runs
 
     def agent_destinations(self) -> list[str]:
         """`to` of the [agent] table, its only key: a string or an array of strings; empty without one."""
+        if self.agent_problem:
+            raise self.agent_problem
         found: list[str] = []
         for number, entry in enumerate(_with_long_arrays(self.agent)):
             if entry.key != "to" or number:
@@ -105,6 +108,8 @@ def _parsed(path: str, lines: Iterable[str]) -> ConfigFile:
         source = f"{path}:{number}"
         if line.startswith("["):
             table = _table(line, source, strict=is_ours)
+            if table == "[]" and line[1:].strip() == "agent":
+                found.agent_problem = _malformed(source)
             is_ours = table.startswith(_PROFILE)
             entries = found.agent if table == "agent" else None
             if is_ours:
@@ -136,18 +141,22 @@ def _is_unfinished(entry: Entry) -> bool:
 def _table(line: str, source: str, strict: bool) -> str:
     """The name in a table's header, without quotes; `[]` for an array of tables.
 
-    A malformed header raises SqsteeError if `strict`, or if it names [agent]; otherwise it may be a row of an array,
-    in a table of another program, and `[]` is returned.
+    A malformed header raises SqsteeError if `strict`; otherwise it may be a row of an array, in a table of another
+    program, and `[]` is returned.
     """
     name, bracket, rest = line[1:].partition("]")
     first, dot, second = name.partition(".")
     table = _unquoted(first) + dot + second.strip().strip("\"'")
     is_malformed = not bracket or (rest.strip() and not rest.strip().startswith("#"))
-    if line.startswith("[[") or (is_malformed and not strict and table != "agent"):
+    if line.startswith("[[") or (is_malformed and not strict):
         return "[]"
     if is_malformed:
-        raise SqsteeError(f"{source}: malformed table header", "write it as [profile.NAME] or [agent]")
+        raise _malformed(source)
     return table
+
+
+def _malformed(source: str) -> SqsteeError:
+    return SqsteeError(f"{source}: malformed table header", "write it as [profile.NAME] or [agent]")
 
 
 def _unquoted(text: str) -> str:

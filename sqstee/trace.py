@@ -1,7 +1,7 @@
 """SQSTEE_DEBUG=FILE: a trace of what the front, the shipper and the agent decide, for bug reports.
 
 One line a decision: seconds of the monotonic clock (the same for all processes of a host), process, part, what was
-decided. No line of the command's output and no secret is in it.
+decided. No line of the command's output and no credential is in it; destinations are.
 """
 
 from __future__ import annotations
@@ -10,8 +10,19 @@ import os
 import time
 
 VARIABLE = "SQSTEE_DEBUG"
-_PATH = os.path.abspath(path) if (path := os.environ.get(VARIABLE, "")) else ""  # before anybody goes to /
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+def _path() -> str:
+    """The absolute path, since every process goes to /; empty for no trace, also where the working folder is gone."""
+    path = os.environ.get(VARIABLE, "")
+    try:
+        return os.path.abspath(path) if path else ""
+    except OSError:
+        return ""
+
+
+_PATH = _path()
 
 
 def trace(part: str, text: str) -> None:
@@ -21,7 +32,9 @@ def trace(part: str, text: str) -> None:
     line = f"{time.monotonic():.6f} {os.getpid()} {part}: {' '.join(text.split())}\n"
     try:
         fd = os.open(_PATH, _APPEND, 0o600)
-        os.write(fd, line.encode(errors="replace"))
-        os.close(fd)
+        try:
+            os.write(fd, line.encode(errors="replace"))
+        finally:
+            os.close(fd)
     except OSError:  # a full disk, a folder that has gone: a trace is no reason to fail
         pass

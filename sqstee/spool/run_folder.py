@@ -105,11 +105,13 @@ def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:
     writing = lock(folder, "writer")
     if writing is None:
         return False
-    due = not only_empty or holds_nothing(folder)
-    if due:
-        delete(folder, path)
-    os.close(writing)
-    return due
+    try:
+        due = not only_empty or holds_nothing(folder)
+        if due:
+            delete(folder, path)
+        return due
+    finally:
+        os.close(writing)
 
 
 def delete(folder: str, path: str = "") -> None:

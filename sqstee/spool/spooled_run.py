@@ -49,11 +49,13 @@ class SpooledRun:
 
     def close_writer_lock(self) -> None:
         """Close this process's descriptor of the `writer` lock."""
-        self.writer_lock = _closed(self.writer_lock)
+        fd, self.writer_lock = self.writer_lock, -1
+        _close(fd)
 
     def close_ship_lock(self) -> None:
         """Close this process's descriptor of the `ship` lock."""
-        self.ship_lock = _closed(self.ship_lock)
+        fd, self.ship_lock = self.ship_lock, -1
+        _close(fd)
 
     def abandon(self) -> None:
         """Close the run's files in a forked process, whose parent goes on with the run."""
@@ -67,8 +69,7 @@ class SpooledRun:
         run_folder.delete(self.folder)
 
 
-def _closed(fd: int) -> int:
-    """Close a descriptor once: its number may stand for another file afterwards."""
+def _close(fd: int) -> None:
+    """Close a descriptor that its owner has already forgotten: another thread may fork while close(2) runs."""
     if fd >= 0:
         os.close(fd)
-    return -1

@@ -268,3 +268,11 @@ def test_a_host_that_no_attribute_can_hold(sqstee: Sqstee, tmp_path: Path) -> No
         assert found.stderr.startswith(b"sqstee: invalid value ")
         assert b" for --host (expected " in found.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_rows_of_another_programs_array_stop_no_command(sqstee: Sqstee) -> None:
+    """A row that holds the word agent is no header."""
+    (sqstee.folder / ".config").mkdir()
+    (sqstee.folder / ".config" / "sqstee.toml").write_text('[tool]\nrows = [\n ["agent"],\n]\n')
+    found = sqstee.run("--to", "local", "--", "echo", "ran")
+    assert (found.stdout, found.returncode) == (b"ran\n", 0)

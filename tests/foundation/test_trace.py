@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import Sqstee
+from support import SCRIPT, Sqstee
 from support.node import Node
+
+from sqstee.trace import trace
 
 LINE = re.compile(r"(\d+\.\d{6}) (\d+) ([a-z]+): (.+)")
 
@@ -72,3 +75,21 @@ def test_a_trace_that_cannot_be_written_is_no_reason_to_fail(sqstee: Sqstee, pla
     """No message either: it was asked for to find out about something else."""
     found = sqstee.run("--to", "local", "--", "echo", "hi", environ={"SQSTEE_DEBUG": place})
     assert (found.stdout, found.stderr, found.returncode) == (b"hi\n", b"", 0)
+
+
+def test_a_trace_that_cannot_be_written_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk during an outage: each line would cost one."""
+    monkeypatch.setattr("sqstee.trace._PATH", "/dev/full")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        trace("test", "text")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_relative_trace_in_a_removed_folder_costs_no_line(sqstee: Sqstee) -> None:
+    """The trace is given up, not the capture."""
+    script = f'mkdir gone && cd gone && rmdir ../gone && exec "{SCRIPT}" --to local -- echo hi'
+    environ = sqstee.environ | {"SQSTEE_DEBUG": "trace"}
+    found = subprocess.run(["sh", "-c", script], env=environ, cwd=sqstee.folder, capture_output=True, timeout=60)
+    assert (found.stdout, found.stderr, found.returncode) == (b"hi\n", b"", 0)
+    assert sqstee.local().stdout == b"hi\n"
