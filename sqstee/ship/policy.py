@@ -41,7 +41,7 @@ class DeliveryPolicy:
         options = Settings()
         try:
             for option in _DELIVERY_OPTIONS:
-                if option.attribute in meta:
+                if meta.get(option.attribute) not in (None, ""):
                     setattr(options, option.attribute, _checked(option, meta[option.attribute]))
             return cls(parse(str(meta["to"])).text, options)
         except KeyError:

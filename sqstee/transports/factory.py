@@ -42,7 +42,13 @@ def open_sender(
             "group": group,
         }
         ledger = FallbackLedger(os.path.dirname(local_path) if destination.kind != "local" else "", pair)
-        return FallbackSender(primary, second, fallback, float(fallback_after or _FALLBACK_SECONDS), ledger=ledger)
+        return FallbackSender(
+            primary,
+            second,
+            fallback,
+            _FALLBACK_SECONDS if fallback_after == "" else float(fallback_after),
+            ledger=ledger,
+        )
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
 
