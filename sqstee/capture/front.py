@@ -70,8 +70,9 @@ class Front:
         """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
         try:
             from sqstee.capture.supervisor import Supervisor
+            from sqstee.capture.wrapped_run import WrappedRun
 
-            supervisor = Supervisor(
+            run = WrappedRun(
                 self._settings,
                 self._command,
                 self._destination,
@@ -81,6 +82,7 @@ class Front:
                 self._streams,
                 termination_signals,
             )
+            supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first
             self._pass_through(f"{type(error).__name__}: {error}")
         supervisor.run()

@@ -8,11 +8,9 @@ import resource  # noqa: F401  # os.wait3 imports it, and later there may be no 
 import time
 
 from sqstee.capture import child, signals
-from sqstee.capture.loop import CaptureLoop, SpoolFeed
-from sqstee.capture.notices import Notices
-from sqstee.capture.stream import Stream, pass_through, readable_bytes
+from sqstee.capture.loop import SpoolFeed
+from sqstee.capture.stream import pass_through, readable_bytes
 from sqstee.capture.teardown import Teardown
-from sqstee.capture.wrapped_run import WrappedRun
 from sqstee.errors import SqsteeError
 from sqstee.ship import shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
@@ -28,11 +26,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
     from typing import NoReturn
 
-    from sqstee.capture.child import Child
-    from sqstee.capture.stdio import Stdio
-    from sqstee.destination import Destination
-    from sqstee.options import Settings
-    from sqstee.spool.redact import Masker
+    from sqstee.capture.wrapped_run import WrappedRun
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
@@ -43,25 +37,12 @@ _CAPTURED_SECONDS = 5.0  # how long the capture thread may take to get the proce
 class Supervisor:
     """The process that the caller sees, once the command runs: it relays signals, and ends as the command ended."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        command: list[str],
-        destination: Destination,
-        masker: Masker | None,
-        child: Child,
-        stdio: Stdio,
-        streams: list[Stream],
-        termination_signals: frozenset[int],
-    ) -> None:
-        notices, loop = Notices(), CaptureLoop(streams)
-        if destination.is_exposed and (settings.token_file or os.environ.get("SQSTEE_TOKEN")):
-            notices.add(f"the token goes to {destination.name} unencrypted: use https:// to protect it")
-        self._run = WrappedRun(
-            settings, command, destination, masker, child, stdio, streams, termination_signals, notices, loop
-        )
-        self._loop = loop
-        self._notices = notices
+    def __init__(self, run: WrappedRun) -> None:
+        self._run = run
+        self._loop = run.loop
+        self._notices = run.notices
+        if run.destination.is_exposed and (run.settings.token_file or os.environ.get("SQSTEE_TOKEN")):
+            self._notices.add(f"the token goes to {run.destination.name} unencrypted: use https:// to protect it")
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
 

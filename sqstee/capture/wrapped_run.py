@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from sqstee.capture.loop import CaptureLoop
+from sqstee.capture.notices import Notices
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from resource import struct_rusage
 
     from sqstee.capture.child import Child
-    from sqstee.capture.loop import CaptureLoop
-    from sqstee.capture.notices import Notices
     from sqstee.capture.stdio import Stdio
     from sqstee.capture.stream import Stream
     from sqstee.destination import Destination
@@ -37,8 +38,6 @@ class WrappedRun:
         stdio: Stdio,
         streams: list[Stream],
         termination_signals: frozenset[int],
-        notices: Notices,
-        loop: CaptureLoop,
     ) -> None:
         self.settings = settings
         self.command = command
@@ -48,8 +47,8 @@ class WrappedRun:
         self.stdio = stdio
         self.streams = streams
         self.termination_signals = termination_signals
-        self.notices = notices
-        self.loop = loop
+        self.notices = Notices()
+        self.loop = CaptureLoop(streams)
         self.policy: DeliveryPolicy | None = None
         self.spooled: SpooledRun | None = None
         self.shipper: ShipperHandle | None = None

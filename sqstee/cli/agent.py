@@ -33,11 +33,11 @@ def agent(
     folder = _folder(spool or options.load((), os.environ).spool)
     if status:
         return _show(folder)
-    plan = _plan(to, flush_timeout, folder)
+    config = _config(to, flush_timeout, folder)
     if not _of_all_users(folder):
         folder = open_root(folder)
     os.umask(0o077)
-    return _once(folder, plan) if once else _serve(folder, plan, lambda: _plan(to, flush_timeout, folder))
+    return _once(folder, config) if once else _serve(folder, config, lambda: _config(to, flush_timeout, folder))
 
 
 def _folder(configured: str) -> str:
@@ -55,7 +55,7 @@ def _of_all_users(folder: str) -> bool:
     return serves_all_users(folder)
 
 
-def _plan(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
+def _config(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     """The destinations to serve: those of the command line, else of the [agent] table, else all."""
     from sqstee import options
     from sqstee.agent.agent import AgentConfig
@@ -83,21 +83,21 @@ def _configured() -> list[str]:
     return found
 
 
-def _once(folder: str, plan: AgentConfig) -> int:
+def _once(folder: str, config: AgentConfig) -> int:
     from sqstee.agent.agent import Agent
 
-    worker = Agent(folder, plan, os.environ)
-    left = worker.once()
-    for run in worker.delivered:
+    agent = Agent(folder, config, os.environ)
+    left = agent.once()
+    for run in agent.delivered:
         typer.echo(f"{run}: shipped")
-    for run in worker.busy:
+    for run in agent.busy:
         typer.echo(f"{run}: another process is shipping it")
     for run, reason in sorted(left.items()):
         typer.echo(f"{run}: stays in the spool: {reason}")
     return EXIT_FAILURE if left else 0
 
 
-def _serve(folder: str, plan: AgentConfig, configuration: typing.Callable[[], AgentConfig]) -> int:
+def _serve(folder: str, config: AgentConfig, configuration: typing.Callable[[], AgentConfig]) -> int:
     import signal
 
     from sqstee.agent.agent import Agent
@@ -105,7 +105,7 @@ def _serve(folder: str, plan: AgentConfig, configuration: typing.Callable[[], Ag
     caught: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: caught.add(number))
-    worker = Agent(folder, plan, os.environ)
+    agent = Agent(folder, config, os.environ)
 
     def stop() -> bool:
         return signal.SIGTERM in caught or signal.SIGINT in caught
@@ -120,7 +120,7 @@ def _serve(folder: str, plan: AgentConfig, configuration: typing.Callable[[], Ag
             typer.echo(f"{error}\nsqstee: the agent keeps its configuration", err=True)
             return None
 
-    worker.serve(stop, reload)
+    agent.serve(stop, reload)
     return 0
 
 

@@ -50,7 +50,7 @@ class DeliveryPolicy:
             raise ValueError(f"its META frame has an unsupported value: {error.message}") from None
 
     def to_meta(self) -> dict[str, object]:
-        """The fields of the META frame from which `from_meta` makes an equal policy."""
+        """The fields of the META frame that `from_meta` reads; times are read back to the microsecond."""
         values = {option.attribute: getattr(self.options, option.attribute) for option in _DELIVERY_OPTIONS}
         return {"to": self.to, **{name: value for name, value in values.items() if value not in (None, "")}}
 

@@ -24,6 +24,8 @@ class SpooledRun:
     """
 
     def __init__(self, root: str, settings: Settings, delivery: dict[str, object], masker: Masker | None) -> None:
+        if settings.fsync:  # before the folder is created: a failing import then leaves nothing behind
+            from sqstee.spool.fsync import Syncer
         self.root = root
         self.id = run_folder.new_ulid(time.time_ns())
         self.writer, self.writer_lock, self.ship_lock = run_folder.create(
@@ -37,8 +39,6 @@ class SpooledRun:
         )
         self.syncer: Syncer | None = None
         if settings.fsync:
-            from sqstee.spool.fsync import Syncer
-
             self.syncer = Syncer(self.folder, SEGMENT_SUFFIX)
             self.writer.on_append(self.syncer.notify)
 
