@@ -9,9 +9,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m sqstee demo
 
 # Compiled first: the tests start some thousand processes, which may not be allowed to keep what they compile.
+# pytest itself is allowed to: otherwise each worker rewrites the assertions of every test module in every run.
 test: $(VENV)/.test
 	$(BIN)/python -m compileall -q sqstee tests
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist worksteal
 
 # The machine should have nothing else to do meanwhile: what it prints is in tests/bench/RESULTS.md.
 # BENCH=--quick takes two minutes and keeps nothing; BENCH=shipping.py is one of them.

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
-from urllib.request import getproxies_environment
 
 import typer
 
@@ -150,6 +147,10 @@ def demo(
     ),
 ) -> int:
     """Show the whole path in one terminal, against a stand-in for SQS in this process."""
+    import shutil
+    import tempfile
+    from urllib.request import getproxies_environment
+
     try:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.utilities.data_classes import SQSEvent
-from aws_lambda_powertools.utilities.parser.models import SqsModel
 from fakes.s3 import S3Server
 
 from sqstee.aws_lambda import handler
@@ -67,6 +65,9 @@ def record(number: int, text: str, attributes: dict[str, str], group: str = "") 
 
 def event(*records: dict[str, Any]) -> dict[str, Any]:
     """An event, after Powertools' models have taken it."""
+    from aws_lambda_powertools.utilities.data_classes import SQSEvent
+    from aws_lambda_powertools.utilities.parser.models import SqsModel
+
     found = {"Records": list(records)}
     parsed = SqsModel.model_validate(found)
     assert [one.messageId for one in parsed.Records] == [one.message_id for one in SQSEvent(found).records]

@@ -1,4 +1,7 @@
-"""The statistics against scipy, to 1e-9, and against what is known of them."""
+"""The statistics against scipy, to 1e-9, and against what is known of them.
+
+scipy takes half a second to import, so only the tests that compare with it import it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
 
 from sqstee.measure import statistics as own
 
@@ -24,6 +26,8 @@ def close(value: float) -> object:
 @given(st.floats(0.05, 5000), st.floats(0.0, 3.0))
 def test_incomplete_gamma(shape: float, factor: float) -> None:
     """Both tails, far below and far above the mean."""
+    from scipy import special
+
     x = shape * factor
     assert own.gamma_cdf(shape, x) == pytest.approx(special.gammainc(shape, x), rel=1e-9, abs=1e-12)
     assert own.gamma_sf(shape, x) == pytest.approx(special.gammaincc(shape, x), rel=1e-9, abs=1e-12)
@@ -32,12 +36,16 @@ def test_incomplete_gamma(shape: float, factor: float) -> None:
 @given(st.floats(0.5, 3000), st.floats(0.5, 3000), st.floats(0.0, 1.0))
 def test_incomplete_beta(a: float, b: float, x: float) -> None:
     """Over the whole interval, its ends included."""
+    from scipy import special
+
     assert own.beta_cdf(a, b, x) == pytest.approx(special.betainc(a, b, x), rel=1e-9, abs=1e-12)
 
 
 @given(counts, confidences)
 def test_poisson_intervals_are_garwoods(count: int, confidence: float) -> None:
     """The chi-squared form of the textbooks."""
+    from scipy import stats
+
     low, high = own.poisson_interval(count, confidence)
     tail = (1 - confidence) / 2
     assert low == close(stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0)
@@ -47,6 +55,8 @@ def test_poisson_intervals_are_garwoods(count: int, confidence: float) -> None:
 @given(counts, counts, confidences)
 def test_binomial_intervals_are_clopper_pearsons(count: int, rest: int, confidence: float) -> None:
     """The form with beta quantiles; scipy's own proportion_ci looks for them by a root-finder, and ends 1e-9 away."""
+    from scipy import stats
+
     if count + rest == 0:
         return
     tail = (1 - confidence) / 2
@@ -58,6 +68,8 @@ def test_binomial_intervals_are_clopper_pearsons(count: int, rest: int, confiden
 @given(counts, counts, st.sampled_from([0.5, 0.25, 1 / 3, 0.9, 0.123456]))
 def test_the_binomial_test_is_exact(count: int, rest: int, share: float) -> None:
     """Two-sided, by outcomes no likelier than the observed one."""
+    from scipy import stats
+
     if count + rest == 0:
         return
     expected = stats.binomtest(count, count + rest, share).pvalue
@@ -67,6 +79,8 @@ def test_the_binomial_test_is_exact(count: int, rest: int, share: float) -> None
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 1))
 def test_percentiles(values: list[float], share: float) -> None:
     """As numpy's and scipy's default."""
+    from scipy import stats
+
     expected = stats.scoreatpercentile(values, share * 100)
     assert own.percentile(sorted(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
@@ -74,6 +88,8 @@ def test_percentiles(values: list[float], share: float) -> None:
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=20))
 def test_dispersion_is_pearsons(found: list[int]) -> None:
     """Blocks of equal sizes against one rate."""
+    from scipy import stats
+
     result = own.dispersion(found, [1000] * len(found))
     if not sum(found):
         assert result is None
@@ -86,6 +102,8 @@ def test_dispersion_is_pearsons(found: list[int]) -> None:
 
 def test_the_originals_figures() -> None:
     """29 against 6 of 300,000 messages each, and 10 against 3 of 100,000."""
+    from scipy import stats
+
     found = own.compare(29, 300_000, 6, 300_000)
     assert found
     assert found.p == close(stats.binomtest(29, 35).pvalue)
@@ -98,6 +116,8 @@ def test_the_originals_figures() -> None:
 
 def test_a_comparison_without_counts_says_so() -> None:
     """No count, no comparison; a second count of 0 has a ratio without an upper end."""
+    from scipy import stats
+
     assert own.compare(0, 100, 0, 100) is None
     assert own.compare(1, 100, 0, 0) is None
     found = own.compare(5, 100, 0, 100)
@@ -117,6 +137,8 @@ def test_unequal_arms_are_compared_by_their_sizes() -> None:
 @pytest.mark.parametrize(("mean_a", "mean_b"), [(8.0, 4.0), (50.0, 25.0), (25.0, 50.0), (30.0, 30.0), (400.0, 340.0)])
 def test_power_is_the_exact_tests_own(mean_a: float, mean_b: float) -> None:
     """Summed over all pairs of counts, with scipy's test for each sum."""
+    from scipy import stats
+
     mean = mean_a + mean_b
     expected = 0.0
     for total in range(1, int(mean + 12 * math.sqrt(mean)) + 20):
