@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from unittest import mock
 
 from fakes.sqs import FakeSqs
+
+from sqstee.ship.flush import FlushResult, flush_run, report_diverted
+from sqstee.spool.waiting import waiting_runs
 
 from .command import Sqstee
 from .processes import children, kill, running, wait_for
@@ -49,10 +54,23 @@ def assert_recovered(found: Rebuilt) -> None:
     assert found.events[-1].fields["cause"] == "wrapper-died"
 
 
+def flush_once(sqstee: Sqstee, environ: Mapping[str, str]) -> list[FlushResult]:
+    """The work of `sqstee flush` in this process, which has imported boto3 already: the result for each run."""
+    root = str(sqstee.spool)
+    umask = os.umask(0o077)
+    try:
+        with mock.patch.dict(os.environ, sqstee.environ | dict(environ), clear=True):
+            results = [flush_run(root, run, 60.0) for run in waiting_runs(root)]
+            report_diverted(root)
+    finally:
+        os.umask(umask)
+    return results
+
+
 def flush(sqstee: Sqstee, server: FakeSqs) -> None:
     """Flush until the spool is empty; another process may ship part of it."""
 
     def flushed() -> bool:
-        return sqstee.run("flush", environ=server.environ()).returncode == 0 and not sqstee.waiting_runs()
+        return all(result.complete for result in flush_once(sqstee, server.environ())) and not sqstee.waiting_runs()
 
     wait_for(flushed, "empty spool", 40)
