@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from programs.chatter import lines, written
 from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, targets, wait_for
+from support.recovery import flush_once
 from support.targets import Target
 
 from sqstee.wire import decode
@@ -128,14 +129,19 @@ def delivered(target: Target, sqstee: Sqstee) -> dict[str, Rebuilt]:
     return {job: Rebuilt(found) for job, found in bodies.items()}
 
 
-def heal(sqstee: Sqstee, target: Target, runs: list[Run]) -> None:
-    """The trouble is over: one flush, and the spool is empty."""
+def heal(sqstee: Sqstee, target: Target, runs: list[Run], in_process: bool = False) -> None:
+    """The trouble is over: one flush, by the command or `in_process`, and the spool is empty."""
     target.heal()
     for run in runs:
         wait_for(run.is_over, f"end of {run}", 30)
     wait_for(lambda: target.active == 0, "end of old requests")
-    found = sqstee.run("flush", environ=target.environ)
-    assert (found.returncode, found.stderr) == (0, b""), (found.stdout, found.stderr)
+    if in_process:
+        results = flush_once(sqstee, target.environ)
+        left = [(result.run, result.reason) for result in results if not result.complete or result.quarantined]
+        assert left == []
+    else:
+        found = sqstee.run("flush", environ=target.environ)
+        assert (found.returncode, found.stderr) == (0, b""), (found.stdout, found.stderr)
     assert [name for name in sqstee.waiting_runs() if name != "quarantine"] == []
 
 
@@ -181,7 +187,7 @@ def test_each_fault_alone(sqstee: Sqstee, target: Target, runs: list[Run], name:
             run.write(1, 10, 100)
             time.sleep(0.01)
     run.end(3)
-    heal(sqstee, target, runs)
+    heal(sqstee, target, runs, in_process=True)
     got = delivered(target, sqstee)[run.job]
     assert_exact(run, got)
     assert got.duplicates == 0 or not target.keeps_one or name in targets.DIVIDING
