@@ -1,6 +1,7 @@
-"""boto3 clients, rebuilt when their credentials expire, and the classification of their errors.
+"""AWS clients, rebuilt when their credentials expire, and the classification of their errors.
 
-boto3 is imported when the first client is needed.
+They are botocore's, the lower half of boto3, which is imported when the first client is needed: boto3 itself would add
+s3transfer and multiprocessing, a seventh of the time to the first request, for helpers that nothing here calls.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ def load(service: str) -> None:
     """Import every module that a first call needs. Dummy credentials keep boto3 from looking for real ones."""
     import encodings.idna  # noqa: F401  # for getaddrinfo
 
-    import boto3.session
+    import botocore.session
 
-    session = boto3.session.Session("-", "-", region_name="us-east-1")
-    session.client(service)  # type: ignore[call-overload]  # "sqs" or "s3"
+    session = botocore.session.Session()
+    session.set_credentials("-", "-")
+    session.create_client(service, region_name="us-east-1")
 
 
 def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
     """A client with a session of its own, for fresh credentials; with our time limits, and no retries of boto3's."""
-    import boto3.session
+    import botocore.session
     from botocore.config import Config
 
     config = Config(
-        user_agent=f"sqstee/{__version__} Boto3/{boto3.__version__}",  # botocore would compose its own for each call
+        user_agent=f"sqstee/{__version__} Botocore/{botocore.__version__}",  # it would compose its own for each call
         retries={"total_max_attempts": 1, "mode": "standard"},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds,
         max_pool_connections=connections,
         tcp_keepalive=True,
     )
-    session = boto3.session.Session()
-    region = region or session.region_name or ("us-east-1" if endpoint else "")
-    return session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    session = botocore.session.Session()
+    region = region or session.get_config_variable("region") or ("us-east-1" if endpoint else "")
+    return session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
 
 
 class RenewedClient(Generic[Client]):

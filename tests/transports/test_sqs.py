@@ -295,7 +295,7 @@ def test_requests_say_who_sends_them(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """As an account's trail shows them: us first, then whose client it is."""
     sqstee.run("--to", "q", "--", "echo", "hi", environ=fake_sqs.environ())
     (agent,) = fake_sqs.counters().user_agents
-    assert re.fullmatch(rf"sqstee/{re.escape(__version__)} Boto3/[\d.]+ Botocore/[\d.]+", agent)
+    assert re.fullmatch(rf"sqstee/{re.escape(__version__)} Botocore/[\d.]+", agent)
 
 
 def test_the_request_is_what_boto3_would_send(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> None:
