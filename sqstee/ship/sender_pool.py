@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import os
 from collections import deque
+from contextlib import suppress
 from queue import SimpleQueue
 
 from sqstee.ship.request import PendingBody
@@ -71,6 +72,8 @@ class SenderPool:
         THREADS.add(_thread.get_ident())
         while (bodies := self._jobs.get()) is not _END:
             self._run_job(bodies)
+        with suppress(Exception):  # everything that was sent has its answer
+            self._sender.close()
         THREADS.discard(_thread.get_ident())
         with self._end_lock:
             self._running -= 1

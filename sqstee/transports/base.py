@@ -97,7 +97,7 @@ class Sender(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close what the calling thread uses; each thread closes at its end. A later call opens it again."""
 
 
 class Receiver(Protocol):

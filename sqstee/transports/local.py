@@ -135,7 +135,12 @@ class LocalSender(BatchLimits):
         return []
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; the next call opens it again."""
+        with _gate:
+            self.close_holding_gate()
+
+    def close_holding_gate(self) -> None:
+        """Close the file for a caller that holds the gate."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -189,7 +194,7 @@ def _before_fork() -> None:
     _gate_held = _gate.acquire(timeout=_FORK_SECONDS)
     if _gate_held:
         for sender in list(_senders):
-            sender.close()  # the next `send` opens the file again
+            sender.close_holding_gate()
 
 
 def _after_fork() -> None:
