@@ -14,6 +14,7 @@ from sqstee.record import Body
 
 from .processes import TIMEOUT
 from .streams import Rebuilt
+from .verb_server import VerbServer
 
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "sqstee")
 ROOT = Path(__file__).parents[2]  # of the repository
@@ -50,13 +51,17 @@ class Sqstee:
         environ: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run it to its end."""
+        """Run it to its end; a verb in a process that has imported what it needs."""
+        whole_environ = self.environ | dict(environ or {})
+        verbs = VerbServer.shared()
+        if verbs.can_serve(words, whole_environ):
+            return verbs.run(self.words(*words), stdin, whole_environ, timeout)
         return subprocess.run(
             self.words(*words),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
-            env=self.environ | dict(environ or {}),
+            env=whole_environ,
             timeout=timeout,
             check=False,
         )
