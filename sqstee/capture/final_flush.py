@@ -157,9 +157,9 @@ class FinalFlush:
             stats.count_waiting(0, writer.next_seq)
             return
         shipper.close()
-        self._wait(_GRACE_SECONDS, lambda: not shipper.pid)
+        self._wait(_GRACE_SECONDS, lambda: shipper.has_reported)
         no_report = "the background process ended early"
-        if shipper.pid:
+        if not shipper.has_reported:
             no_report = self._late
             self._kill(shipper)
         report = shipper.read_report(writer.folder, writer.next_seq, no_report)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
 from sqstee.ship.policy import DeliveryPolicy
@@ -16,15 +18,19 @@ from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.location import local_queue
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import holds_nothing, lock, remove
+from sqstee.spool.run_folder import holds_nothing, lock, lock_root, remove
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.trace import trace
 from sqstee.transports.factory import open_sender
 from sqstee.transports.fallback import FallbackSender, shorten_waits
 from sqstee.transports.fallback_ledger import unreported_pairs
 
-_OTHER_RUN_SECONDS = 600.0  # time-out for each run that a shipper ships beside its own
+if TYPE_CHECKING:
+    from sqstee.transports.base import Sender
+
+_OTHER_RUN_SECONDS = 120.0  # time-out for each run that a shipper ships beside its own
 _SCAN_SECONDS = 30.0
+_HEAD_START_SECONDS = 1.0  # for a process's own run
 
 
 class FlushResult:
@@ -44,8 +50,32 @@ class FlushResult:
         self.quarantined = 0
 
 
-def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -> FlushResult:
-    """Ship one run in the spool folder `root` within `timeout` seconds; if it is dead, close it first."""
+class Destinations:
+    """One sender for each way to deliver the runs in the spool folder `root`.
+
+    `refusals` maps the keys of those that failed to the reasons.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._senders: dict[tuple[object, ...], Sender] = {}
+        self.refusals: dict[tuple[object, ...], str] = {}
+
+    def sender(self, policy: DeliveryPolicy) -> Sender:
+        """The sender for runs with this policy."""
+        if policy.sender_key not in self._senders:
+            self._senders[policy.sender_key] = policy.open_sender(self._root)
+        return self._senders[policy.sender_key]
+
+
+def flush_run(
+    root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT, destinations: Destinations | None = None
+) -> FlushResult:
+    """Ship one run in the spool folder `root` within `timeout` seconds; if it is dead, close it first.
+
+    Nothing is sent to one of `destinations` that has failed.
+    """
+    destinations = destinations or Destinations(root)
     folder = f"{root}/{run}"
     try:
         shipping = lock(folder, "ship")
@@ -57,7 +87,7 @@ def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -
         if holds_nothing(folder) and remove(folder, only_empty=True):
             return FlushResult(run, "", True, "")
         meta = json.loads(read_meta(folder))
-        return _ship_and_close(root, run, meta, timeout, in_flight)
+        return _ship_and_close(root, run, meta, timeout, in_flight, destinations)
     except Exception as error:  # whatever is damaged concerns this run alone
         trace("flush", f"{run}: {type(error).__name__}: {error}")
         return FlushResult(run, "", False, f"its spool cannot be read: {error}")
@@ -65,7 +95,9 @@ def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -
         os.close(shipping)
 
 
-def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> FlushResult:
+def _ship_and_close(
+    root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, destinations: Destinations
+) -> FlushResult:
     """Ship a run, and remove it if it was closed before the shipper read its end.
 
     If it was not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end
@@ -74,7 +106,7 @@ def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float
     quarantined = 0
     for _ in range(2):
         closed, trouble = _close_if_dead(f"{root}/{run}")
-        flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
+        flushed = _ship(root, run, meta, timeout, in_flight, destinations, remove=closed)
         flushed.quarantined = quarantined = quarantined + flushed.quarantined
         if closed or not flushed.complete:
             return flushed
@@ -114,23 +146,117 @@ def report_diverted(root: str) -> list[str]:
     return notified
 
 
-def flush_other_runs(own: str) -> None:
-    """Ship the runs that others left in the spool folder of the run in `own`, for as long as this process lives."""
-    root, name = os.path.split(own)
-    while True:
+class OtherRuns:
+    """Ships what other processes left in the spool folder of the run in `own`, in a thread, every half minute.
+
+    Of all processes that share a spool folder, one at a time does so. A run that was tried is left alone for half a
+    minute, and comes last then: one that cannot be delivered holds up no other, and costs the next short runs little.
+    """
+
+    def __init__(self, own: str) -> None:
+        self._root, self._own = os.path.split(own)
+        self._ended = threading.Event()
+        self._looked = threading.Event()
+        self._found = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Start after a second, or when the process's own run has ended, whose lines come first."""
         try:
-            remove_half_made(root)
-            for run in waiting_runs(root):
-                if run != name:
-                    flush_run(root, run, _OTHER_RUN_SECONDS, in_flight=1)
-        except Exception:  # a service to other runs: this process's own lines do not depend on it
+            self._thread.start()
+        except RuntimeError:  # no thread available: the next run ships them
             pass
-        time.sleep(_SCAN_SECONDS)
+
+    @property
+    def left(self) -> bool:
+        """Whether other processes have left something that has not been tried yet."""
+        return self._thread.is_alive() and self._looked.wait() and self._found
+
+    def finish(self, seconds: float) -> None:
+        """The process's own run has ended: ship what others have left by now, for at most `seconds`."""
+        self._ended.set()
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        head_start = _HEAD_START_SECONDS
+        while True:
+            try:
+                remove_half_made(self._root)
+                self._found = any(not _is_held(f"{self._root}/{run}") for run in self._due())
+                self._looked.set()
+                if self._found:
+                    self._ended.wait(head_start)
+                    self._ship_all()
+            except Exception:  # a service to other runs: this process's own lines do not depend on it
+                pass
+            self._found = False
+            self._looked.set()
+            if self._ended.wait(_SCAN_SECONDS):
+                return
+            head_start = 0.0
+
+    def _ship_all(self) -> None:
+        turn = lock_root(self._root)
+        if turn is None:  # another process does it
+            return
+        try:
+            destinations = Destinations(self._root)
+            for run in self._due():
+                folder = f"{self._root}/{run}"
+                if not _is_held(folder):
+                    _postpone(folder)
+                    flush_run(self._root, run, _OTHER_RUN_SECONDS, 1, destinations)
+        finally:
+            os.close(turn)
+
+    def _due(self) -> list[str]:
+        """The runs to try: oldest first, and behind them those that were tried before."""
+        due = {run: _due_at(f"{self._root}/{run}") for run in waiting_runs(self._root) if run != self._own}
+        now = time.time()
+        return sorted((run for run in due if not now < due[run] <= now + _SCAN_SECONDS), key=due.__getitem__)
 
 
-def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> FlushResult:
+def _is_held(folder: str) -> bool:
+    """Whether a process ships the run."""
+    try:
+        shipping = lock(folder, "ship")
+    except OSError:  # delivered meanwhile
+        return True
+    if shipping is not None:
+        os.close(shipping)
+    return shipping is None
+
+
+def _due_at(folder: str) -> float:
+    """When to try a run again: the modification time of its `ship` file; in the past if it was not tried."""
+    try:
+        return os.stat(f"{folder}/ship").st_mtime
+    except OSError:
+        return 0.0
+
+
+def _postpone(folder: str) -> None:
+    """Leave a run alone for half a minute from now."""
+    try:
+        due = time.time() + _SCAN_SECONDS
+        os.utime(f"{folder}/ship", (due, due))
+    except OSError:
+        pass
+
+
+def _ship(
+    root: str,
+    run: str,
+    meta: dict[str, object],
+    timeout: float,
+    in_flight: int,
+    destinations: Destinations,
+    remove: bool,
+) -> FlushResult:
     policy = DeliveryPolicy.from_meta(meta)
-    sender = policy.open_sender(root)
+    if refusal := destinations.refusals.get(policy.sender_key):
+        return FlushResult(run, policy.to, False, refusal)
+    sender = destinations.sender(policy)
     wake = closed_wake()
     shipper = Shipper(
         f"{root}/{run}",
@@ -152,5 +278,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
         run, policy.to, complete, shipper.reason or ("" if complete else f"not done within {timeout:g} s")
     )
     flushed.quarantined = shipper.quarantined
+    if not complete and shipper.reason:
+        destinations.refusals[policy.sender_key] = shipper.reason
     trace("flush", f"{run} to {policy.to}: {'complete' if complete else flushed.reason}; {shipper.requests} requests")
     return flushed

@@ -1,13 +1,15 @@
 """The protocol between the front and its shipper, a process forked from it: both ends of the two pipes.
 
 The front writes words to the wake pipe: WAKE, there is something to ship; CLOSE, the run has ended; a byte up to 64,
-remove the signal of that number from those pending here. End of file: the front has died. At its end the shipper
-writes one line to the report pipe: LEFT, or a report (see `send_report`).
+remove the signal of that number from those pending here. End of file: the front has died. At the end of the run the
+shipper writes one line to the report pipe: LEFT, or a report (see `send_report`). It need not end then: SIGCHLD tells
+the front of the report of a shipper that goes on with other runs (see `let_front_go`).
 """
 
 from __future__ import annotations
 
 import os
+import select
 
 from sqstee.fds import close_quietly, open_fds, put_null
 from sqstee.spool.quarantine import quarantined_records
@@ -63,6 +65,13 @@ class ShipperHandle:
         """Send CLOSE, after which the front sends nothing."""
         self.notify(CLOSE)
         os.close(self.wake)
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether it has sent its report, or has ended."""
+        poll = select.poll()
+        poll.register(self._report, select.POLLIN)
+        return not self.pid or bool(poll.poll(0))
 
     def read_report(self, folder: str, next_seq: int, no_report: str) -> Report:
         """The shipper's report on the run in `folder`, of which `next_seq` is the first seq that was not spooled.
@@ -126,6 +135,14 @@ def send_line(fd: int, line: bytes) -> None:
         os.write(fd, line)
     except OSError:
         pass
+
+
+def let_front_go(front: int) -> None:
+    """After the report: leave the session of `front`, our parent, and wake it, so that it need not wait for our end."""
+    os.setsid()
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGTERM})
+    if os.getppid() == front:
+        os.kill(front, _signal.SIGCHLD)
 
 
 def closed_wake() -> int:

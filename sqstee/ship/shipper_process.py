@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import time
@@ -10,10 +9,10 @@ from collections.abc import Callable
 from functools import partial
 
 from sqstee.options import Settings
-from sqstee.ship import flush
+from sqstee.ship.flush import OtherRuns
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
-from sqstee.ship.shipper_handle import Report, send_report
+from sqstee.ship.shipper_handle import Report, let_front_go, send_report
 from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.fallback import shorten_waits
@@ -21,6 +20,7 @@ from sqstee.transports.fallback import shorten_waits
 _NICENESS = 15  # the command has precedence when both compete for the processor
 _FREE_SECONDS = 10.0  # how long a dying front may take to release its lock
 _LOOK_AGAIN_SECONDS = 0.1
+_OTHER_RUNS_SECONDS = 60.0  # how long to ship what others left once this process's own run has ended
 
 
 def ship_run(
@@ -29,8 +29,10 @@ def ship_run(
     """Ship the run in `folder`, in a process forked from the front, and report how delivery went.
 
     `wake` and `report` are its ends of the two pipes (see shipper_handle). `end_command` is called if the front dies
-    before its command: nobody reads the command's output any more.
+    before its command: nobody reads the command's output any more. What other processes left in the spool is shipped
+    beside, and behind the report, for which the front need not wait.
     """
+    front = os.getppid()
     os.nice(_NICENESS)
     root = os.path.dirname(folder)
     closed = True
@@ -42,11 +44,9 @@ def ship_run(
 
     def connected() -> None:
         gc.freeze()  # modules stay loaded: keep the garbage collector from visiting them again and again
-        try:
-            _thread.start_new_thread(flush.flush_other_runs, (folder,))
-        except RuntimeError:  # no thread available: the next run tries again
-            pass
+        others.start()
 
+    others = OtherRuns(folder)
     sender = policy.open_sender(root)
     shipper = Shipper(
         folder,
@@ -60,13 +60,18 @@ def ship_run(
         throttled_until=Throttle(folder, settings.spool_max, settings.on_full).until,
     )
     reason = ""
+    complete = False
     try:
-        if shipper.run() and closed:
+        complete = shipper.run()
+        if complete and closed:
             shipper.remove()
         reason = shipper.reason
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     send_report(report, Report(shipper.acknowledged, shipper.quarantined, shipper.requests, reason))
+    if complete and others.left:
+        let_front_go(front)
+        others.finish(_OTHER_RUNS_SECONDS)
 
 
 def _close_when_free(folder: str) -> bool:

@@ -5,6 +5,7 @@ SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or 
 SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
+SPOOL                     itself the lock of the process that ships what others left (see ship/flush)
 """
 
 from __future__ import annotations
@@ -40,7 +41,15 @@ def open_lock(folder: str, name: str) -> int:
 
 def lock(folder: str, name: str) -> int | None:
     """Lock the file `name` of a run's folder; the descriptor that holds the lock, or None if another process does."""
-    fd = open_lock(folder, name)
+    return _locked(open_lock(folder, name))
+
+
+def lock_root(root: str) -> int | None:
+    """Lock the spool folder itself, to be the one process that ships what others left; None if another one is."""
+    return _locked(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _locked(fd: int) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import Rebuilt, Sqstee, running, wait_for
+from support import TIMEOUT, Rebuilt, Sqstee, running, wait_for
 from support.scripted import Scripted
+from support.targets import target
 from support.terminal import Terminal
 
 from sqstee.cli.flush import _show as show_waiting
+from sqstee.destination import Destination
 from sqstee.record import Body
 from sqstee.ship import flush
 from sqstee.spool.run_folder import create
@@ -147,6 +150,79 @@ def test_trying_again_and_again_leaves_nothing_behind(
     for _ in range(5):
         assert flush.flush_run(str(tmp_path), "RUN", 0.2).reason
     wait_for(lambda: all(map(le, held(), before)), "end of what was made")  # what was there before may end, too
+
+
+def test_a_short_run_ships_what_earlier_ones_left(sqstee: Sqstee, tmp_path: Path) -> None:
+    """It ended with its own delivery, before its background had tried theirs: they stayed for ever."""
+    queue = tmp_path / "queue.db"
+    queue.mkdir()  # no queue can be made there
+    for _ in range(2):
+        sqstee.run("--to", f"local:{queue}", "--flush-timeout", "0s", "--", "seq", "3")
+    queue.rmdir()
+    assert len(sqstee.waiting_runs()) == 2
+    found = sqstee.run("--", "sh", "-c", "exit 3")
+    assert (found.returncode, found.stdout) == (3, b"")
+    wait_for(lambda: not sqstee.waiting_runs(), "delivery")
+    assert len({body.run for body in sqstee.local_bodies(queue)}) == 2
+
+
+def test_what_earlier_runs_left_holds_no_short_run_up(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The command's status is there while the background still waits for their destination; ^C does not reach it."""
+    with target("http", tmp_path) as collector:
+        collector.server.faults(refuse=True)
+        sqstee.run("--to", collector.to, "--flush-timeout", "0s", "--", "seq", "3", environ=collector.environ)
+        (left,) = sqstee.waiting_runs()
+        collector.heal()
+        collector.server.faults(black_hole="before")
+        words = sqstee.words("--", "sh", "-c", "exit 3")
+        with running(words, env=sqstee.environ | collector.environ, start_new_session=True) as process:
+            assert process.wait(TIMEOUT) == 3
+            wait_for(lambda: collector.active > 0, "request")
+            assert sqstee.held(left)
+            with pytest.raises(ProcessLookupError):
+                os.killpg(process.pid, 0)
+        assert sqstee.waiting_runs() == [left]
+        collector.heal()
+        wait_for(lambda: not sqstee.waiting_runs(), "delivery")
+
+
+def leave_in(root: Path, run: str, to: str) -> None:
+    """A run with one line, whose front and shipper have ended."""
+    meta = json.dumps({"run": run, "host": "h", "to": to}).encode()
+    writer, *locks = create(str(root), run, meta, 32768, 1024**3, "auto")
+    writer.write(0, b"line\n")
+    writer.event({"event": "exit"})
+    writer.close()
+    for fd in locks:
+        os.close(fd)
+
+
+def test_a_run_that_cannot_be_delivered_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is left the oldest comes first, once: what was tried in vain comes last, half a minute later."""
+    tried: list[str] = []
+
+    def send(bodies: Sequence[Body]) -> list[Failure]:
+        tried.extend(body.run for body in bodies)
+        if bodies[0].run < "2":
+            raise TransportError(OPEN, "Refused", "")
+        return []
+
+    destinations: dict[str, Scripted] = {}
+
+    def open_sender(to: Destination, *_: object, **options: object) -> Scripted:
+        return destinations.setdefault(to.text, Scripted(send))
+
+    monkeypatch.setattr("sqstee.transports.factory.open_sender", open_sender)
+    names = [digit * 26 for digit in "0123"]
+    for name in names:
+        leave_in(tmp_path, name, "bad" if name < "2" else "good")
+    for _ in range(2):
+        others = flush.OtherRuns(f"{tmp_path}/own")
+        others.start()
+        assert others.left == (not tried)
+        others.finish(TIMEOUT)
+        assert tried == [names[0], *names[2:]]  # one try says enough of a destination
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names[:2]
 
 
 def test_files_made_by_flush_are_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
