@@ -187,7 +187,7 @@ class FinalFlush:
             info = _signal.sigtimedwait(signals.WAITED, wait)
             if info is None:
                 continue
-            if info.si_signo in self._run.termination_signals:
+            if self._run.is_cut_short_by(info.si_signo):
                 self._cut_short = cut_short_by(info.si_signo)
             else:
                 self._handle_signal(info.si_signo)
@@ -219,7 +219,7 @@ class FinalFlush:
         deadline = time.monotonic() + _GRACE_SECONDS
         while shipper.pid and (rest := deadline - time.monotonic()) > 0:
             info = _signal.sigtimedwait(signals.WAITED, rest)
-            if info is None or info.si_signo in self._run.termination_signals:
+            if info is None or self._run.is_cut_short_by(info.si_signo):
                 return
             self._handle_signal(info.si_signo)
 

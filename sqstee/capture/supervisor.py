@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import os
 import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
-import time
 
 from sqstee.capture import child, signals
 from sqstee.capture.loop import SpoolFeed
@@ -45,6 +44,7 @@ class Supervisor:
             self._notices.add(f"the token goes to {run.destination.name} unencrypted: use https:// to protect it")
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
+        self._seen: set[int] = set()  # signals that reached us while the command ran
 
     def run(self) -> NoReturn:
         """Serve the command until the last exit."""
@@ -195,7 +195,7 @@ class Supervisor:
         run = self._run
         while run.status is None or not self._captured:
             info = _signal.sigwaitinfo(signals.WAITED)
-            if run.status is not None and info.si_signo in run.termination_signals:
+            if run.status is not None and run.is_cut_short_by(info.si_signo):
                 if not self._loop.stop_waiting_for_room():
                     self._end_by_signal(info.si_signo)
                 continue
@@ -223,6 +223,7 @@ class Supervisor:
         if info.si_signo == _signal.SIGCHLD:
             self._reap()
         elif self._run.status is None:
+            self._seen.add(info.si_signo)
             if info.si_signo == _signal.SIGWINCH:
                 self._run.stdio.copy_sizes()
             if self._relay:
@@ -255,8 +256,10 @@ class Supervisor:
                 self._relay.stop_like_command(os.WSTOPSIG(status))
             run.stdio.copy_modes()
             return
-        run.status, run.usage = status, usage
-        run.seconds = time.monotonic() - run.child.began
+        # What is pending came before the end, and asked for it: SIGCHLD overtakes a signal to the whole group.
+        while (info := _signal.sigtimedwait(run.termination_signals, 0)) is not None:
+            self._seen.add(info.si_signo)
+        run.end(status, usage, self._seen)
         trace("front", f"the command has ended: wait status {status}")
         self._loop.finish()
 

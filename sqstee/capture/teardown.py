@@ -113,7 +113,7 @@ class Teardown:
         deadline = time.monotonic() + _SYNC_SECONDS
         while syncer.running and (rest := deadline - time.monotonic()) > 0:
             info = _signal.sigtimedwait(signals.WAITED, min(rest, _SYNC_POLL_SECONDS))
-            if info and info.si_signo in self._run.termination_signals:
+            if info and self._run.is_cut_short_by(info.si_signo):
                 self._cut_short = cut_short_by(info.si_signo)
                 break
             if info:
@@ -175,7 +175,7 @@ class Teardown:
     def _handle_signals_in_heirs_place(self) -> None:
         """Handle signals while we capture in the heir's place: a termination signal ends us."""
         while (info := _signal.sigtimedwait(signals.WAITED, 0)) is not None:
-            if info.si_signo in self._run.termination_signals:
+            if self._run.is_cut_short_by(info.si_signo):
                 signals.die_by(info.si_signo)
             self._handle_signal(info.si_signo)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from sqstee.capture.loop import CaptureLoop
 from sqstee.capture.notices import Notices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from resource import struct_rusage
 
     from sqstee.capture.child import Child
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.redact import Masker
     from sqstee.spool.spooled_run import SpooledRun
+
+_SAME_REQUEST_SECONDS = 5.0  # within which one that ends a tree of processes signals the command and us
 
 
 class WrappedRun:
@@ -55,6 +61,28 @@ class WrappedRun:
         self.status: int | None = None
         self.usage: struct_rusage | None = None
         self.seconds = 0.0
+        self._ended_at = 0.0
+        self._ended_by = 0  # the signal that ended the command and has yet to reach us
+
+    def end(self, status: int, usage: struct_rusage, seen: AbstractSet[int]) -> None:
+        """The command has ended; `seen` are the signals that reached us before."""
+        self.status, self.usage = status, usage
+        self._ended_at = time.monotonic()
+        self.seconds = self._ended_at - self.child.began
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) - 128  # as shells report it
+        self._ended_by = 0 if number in seen else number
+
+    def is_cut_short_by(self, number: int) -> bool:
+        """Whether a signal that reaches us after the command's end asks us not to wait for the delivery.
+
+        The signal that ended the command does not: a program that ends a tree of processes signals one after the other,
+        and often the command before us.
+        """
+        if number not in self.termination_signals:
+            return False
+        is_same = number == self._ended_by and time.monotonic() - self._ended_at < _SAME_REQUEST_SECONDS
+        self._ended_by = 0
+        return not is_same
 
     def notify_shipper(self, word: bytes) -> None:
         """Send a word of the protocol to the shipper, if there is one."""

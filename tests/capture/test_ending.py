@@ -28,6 +28,7 @@ from support import (
 from support.terminal import Terminal
 
 from sqstee.capture.final_flush import DeliveryStats
+from sqstee.capture.signals import pending
 from sqstee.errors import EXIT_UNDELIVERED
 
 LONG = ("--flush-timeout", "60s")
@@ -89,6 +90,39 @@ def test_the_commands_death_is_mirrored_after_a_signal_in_the_flush(sqstee: Sqst
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=40)
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_signal_that_ended_the_command_does_not_cut_short(sqstee: Sqstee, fake_sqs: FakeSqs, times: int) -> None:
+    """One that ends a tree of processes signals one after the other, and the command has died when ours comes. Only a
+    second one is meant for the delivery."""
+    with flushing(sqstee, fake_sqs, "seq 3; kill $$") as process:
+        for _ in range(times):
+            process.terminate()
+            wait_for(lambda: not pending(process.pid), "arrival of the signal")
+        fake_sqs.clear_faults()
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == -signal.SIGTERM
+    assert err.count(b"cut short by SIGTERM") == times - 1
+    assert bool(err) == (times > 1)
+
+
+@pytest.mark.parametrize(
+    "script", ["echo $$; exec sleep 60", "trap 'exit 3' TERM; echo $$; while :; do sleep .1; done"]
+)
+def test_a_signal_to_the_group_ends_the_command_not_the_delivery(sqstee: Sqstee, tmp_path: Path, script: str) -> None:
+    """The command's end is learnt before the signal that it died of, in one of five runs."""
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.supervisor:Supervisor._command_changed:hang:1")
+    words = sqstee.words("--to", "local", "--summary", "--", "sh", "-c", script)
+    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdout
+        os.kill(int(process.stdout.readline()), signal.SIGTERM)
+        wait_for((tmp_path / "injected").exists, "end of the command")
+        process.terminate()
+        (tmp_path / "injected.go").touch()
+        _, err = process.communicate(timeout=40)
+    assert b" 1 delivered in 1 request, 0 waiting, " in err
+    assert err.count(b"\n") == 1
 
 
 def test_an_ignored_signal_cuts_nothing_short(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
