@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.read import notices
 from sqstee.read.ack_pool import AckPool, Received, by_receiver
-from sqstee.read.decode import ForeignLine, Item, is_pointer, read
+from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
 from sqstee.read.message_tracker import MessageTracker
 from sqstee.read.notices import ItemSink, NoticeSink
@@ -134,8 +134,8 @@ class Follower:
             self.ack_pool.delete(receiver, messages)
 
     def _process(self, receiver: Receiver, message: ReceivedMessage) -> None:
-        if is_pointer(message):
-            self._leave(receiver, message, "its body in S3 could not be read")
+        if problem := problem_of(message):
+            self._leave(receiver, message, problem)
             return
         if not self._consume and not receiver.follows and self.messages.was_peeked(receiver, message):
             return
