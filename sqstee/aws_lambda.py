@@ -3,7 +3,8 @@
 It writes the records of a batch as NDJSON to SQSTEE_LAMBDA_TO, `s3://bucket/prefix` or `stdout` (the default), and
 returns the messages that failed (ReportBatchItemFailures), so that one bad message never fails a batch. Objects are
 `prefix/date=…/host=…/run=…/<first>-<last>-<hash>.ndjson`. The same batch delivered again writes the same objects, which
-exist already; other duplicates can be recognised by `run` and `seq`.
+exist already; other duplicates can be recognised by `run` and `seq`. Pointers are followed into the places that
+SQSTEE_LAMBDA_VIA_S3 names, `s3://bucket/prefix`, separated by commas; a message with any other pointer fails.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from sqstee.destination import parse
+from sqstee.destination import Destination, parse
 from sqstee.record import CONTENT_TYPE
 from sqstee.transports.errors import TransportError
 from sqstee.transports.s3 import Bucket, clients
@@ -23,6 +24,7 @@ from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
 from sqstee.wire import decode, unpack
 
 VARIABLE = "SQSTEE_LAMBDA_TO"
+STORES_VARIABLE = "SQSTEE_LAMBDA_VIA_S3"
 Partition: TypeAlias = tuple[str, str, str]  # date, host, run
 Write: TypeAlias = Callable[[Partition, list["Line"]], None]
 
@@ -55,7 +57,7 @@ def handler(event: Mapping[str, Any], context: object = None) -> dict[str, list[
     if not isinstance(event.get("Records"), list):
         raise ValueError("the event has no Records: it is not from an SQS event source")
     records = event["Records"]
-    payloads = Payloads()
+    payloads = Payloads(_stores(os.environ.get(STORES_VARIABLE, "")))
     messages = [_read(record, payloads) for record in records]
     _drop_duplicates(messages)
     ordered = any(str(record.get("eventSourceARN", "")).endswith(".fifo") for record in records)
@@ -160,6 +162,13 @@ def _writer(to: str) -> Write:
         bucket.put(_key(bucket.prefix, partition, lines), b"".join(line.data + b"\n" for line in lines), CONTENT_TYPE)
 
     return write
+
+
+def _stores(texts: str) -> list[Destination]:
+    found = [parse(text.strip()) for text in texts.split(",") if text.strip()]
+    if any(store.kind != "s3" for store in found):
+        raise ValueError(f"invalid value {texts!r} for {STORES_VARIABLE} (expected s3://bucket/prefix,…)")
+    return found
 
 
 def _to_stdout(partition: Partition, lines: list[Line]) -> None:

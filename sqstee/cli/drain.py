@@ -17,6 +17,7 @@ from sqstee.text import count
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from sqstee.destination import Destination
     from sqstee.drain.journaling import DrainLimits, DrainProgress
     from sqstee.drain.store import Store
     from sqstee.drain.verdict import Verdict
@@ -48,6 +49,9 @@ def drain(
     shards: str = typer.Option(
         "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
     ),
+    via_s3: list[str] = typer.Option(
+        [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
+    ),
     wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll: 1s to 20s."),
     idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop after this long without a message."),
 ) -> int:
@@ -58,7 +62,14 @@ def drain(
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure.
     """
-    from sqstee.cli.sources import check_choice, check_shards, destinations, parse_seconds, reporting_errors
+    from sqstee.cli.sources import (
+        check_choice,
+        check_shards,
+        destinations,
+        parse_seconds,
+        payload_stores,
+        reporting_errors,
+    )
     from sqstee.drain.files import LAYOUTS
     from sqstee.drain.journaling import DrainLimits
     from sqstee.read.stop_signal import StopSignal
@@ -76,12 +87,15 @@ def drain(
     )
     limits.max_messages = max_messages or None
     check_shards(shards, destinations(dest))  # before a folder is made
+    stores = payload_stores(via_s3)
     if output == "-":
         _check_stdout(context)
         with reporting_errors("drain"), StopSignal() as stop:
-            return _to_stdout(dest, limits, hidden, shards, stop)
+            return _to_stdout(dest, limits, hidden, shards, stores, stop)
     with reporting_errors("drain", _DISK_HINT), StopSignal() as stop:
-        return _DrainJob(dest, limits, hidden, shards, processes, stop).run(output, layout, packed, form == "json")
+        return _DrainJob(dest, limits, hidden, shards, stores, processes, stop).run(
+            output, layout, packed, form == "json"
+        )
 
 
 def _check_stdout(context: typer.Context) -> None:
@@ -93,7 +107,14 @@ def _check_stdout(context: typer.Context) -> None:
             raise SqsteeError(f"{flag} needs a folder, but -O - writes to stdout", hint)
 
 
-def _to_stdout(dest: Sequence[str], limits: DrainLimits, visibility: int | None, shards: str, stop: StopSignal) -> int:
+def _to_stdout(
+    dest: Sequence[str],
+    limits: DrainLimits,
+    visibility: int | None,
+    shards: str,
+    stores: Sequence[Destination],
+    stop: StopSignal,
+) -> int:
     """Write records as NDJSON; delete each message once its lines are written."""
     from sqstee.cli.sources import open_sources
     from sqstee.read.follower import Follower
@@ -101,7 +122,13 @@ def _to_stdout(dest: Sequence[str], limits: DrainLimits, visibility: int | None,
 
     connections = 2 * limits.threads
     sources = open_sources(
-        dest, consume=True, peek=False, visibility=visibility, connections=connections, shards=shards
+        dest,
+        consume=True,
+        peek=False,
+        visibility=visibility,
+        connections=connections,
+        shards=shards,
+        stores=stores,
     )
     printer = Printer(BufferedOutput(1), BufferedOutput(2), Style("json"))
     follower = Follower(
@@ -132,10 +159,12 @@ class _DrainJob:
         limits: DrainLimits,
         visibility: int | None,
         shards: str,
+        stores: Sequence[Destination],
         processes: int,
         stop: StopSignal,
     ) -> None:
         self._dest, self._limits, self._visibility, self._shards = dest, limits, visibility, shards
+        self._stores = stores
         self._processes, self._stop = processes, stop
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
@@ -183,7 +212,13 @@ class _DrainJob:
         connections = self._limits.threads + self._limits.deleters
         hidden = self._visibility
         sources = open_sources(
-            dest, consume=True, peek=False, visibility=hidden, connections=connections, shards=shards
+            dest,
+            consume=True,
+            peek=False,
+            visibility=hidden,
+            connections=connections,
+            shards=shards,
+            stores=self._stores,
         )
         return sources.receivers
 

@@ -41,6 +41,18 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
     return [parse(text) for text in (texts or [settings.to or "local"])]
 
 
+def payload_stores(texts: Sequence[str]) -> list[Destination]:
+    """Where the bodies of messages may be; without any text, where `run` puts them. Raises SqsteeError."""
+    from sqstee import options
+    from sqstee.destination import parse
+
+    configured = options.load((), os.environ).via_s3
+    found = [parse(text) for text in texts or ([configured] if configured else [])]
+    if wrong := next((store.text for store in found if store.kind != "s3"), ""):
+        raise SqsteeError(f"invalid value {wrong!r} for --via-s3 (expected s3://BUCKET/PREFIX)", "name a bucket")
+    return found
+
+
 def local_path() -> str:
     """The default path of the local queue: in the spool folder."""
     from sqstee import options
@@ -69,8 +81,12 @@ def open_sources(
     visibility: int | None = None,
     connections: int = 8,
     shards: str = "",
+    stores: Sequence[Destination] = (),
 ) -> Sources:
-    """Open the sources of a verb that has --consume and --peek; raises SqsteeError where a queue needs the choice."""
+    """Open the sources of a verb that has --consume and --peek; raises SqsteeError where a queue needs the choice.
+
+    Messages may point to bodies in `stores`.
+    """
     from sqstee.transports.factory import open_receiver
 
     found = destinations(texts)
@@ -81,7 +97,10 @@ def open_sources(
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
         raise SqsteeError(problem, hint)
     local = local_path()
-    receivers = [open_receiver(one, local, connections, visibility, consume=consume, shards=shards) for one in found]
+    receivers = [
+        open_receiver(one, local, connections, visibility, consume=consume, shards=shards, stores=stores)
+        for one in found
+    ]
     sources = Sources(found, receivers)
     sources.consumed = consume
     if peek and queues:

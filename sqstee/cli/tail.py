@@ -38,6 +38,9 @@ def tail(
     shards: str = typer.Option(
         "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
     ),
+    via_s3: list[str] = typer.Option(
+        [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
+    ),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),
     template: str = typer.Option("", "--template", metavar="TEXT", help="A format such as '{time} {host} {message}'."),
     window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
@@ -54,7 +57,14 @@ def tail(
     SQS cannot be read without receiving messages: --consume deletes them once they are printed, --peek releases them.
     After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
-    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors, use_colour
+    from sqstee.cli.sources import (
+        check_choice,
+        open_sources,
+        parse_seconds,
+        payload_stores,
+        reporting_errors,
+        use_colour,
+    )
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
@@ -68,7 +78,9 @@ def tail(
     printer = Printer(BufferedOutput(1), BufferedOutput(2), style)
     with reporting_errors("tail"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
-        sources = open_sources(dest, consume=consume, peek=peek, visibility=visibility, shards=shards)
+        sources = open_sources(
+            dest, consume=consume, peek=peek, visibility=visibility, shards=shards, stores=payload_stores(via_s3)
+        )
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
         once = peek or not follow

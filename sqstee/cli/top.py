@@ -34,19 +34,24 @@ def top(
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Update the table, or show it once and stop."),
     silent: str = typer.Option("60s", "--silent", metavar="TIME", help="A job without lines for this long is silent."),
+    via_s3: list[str] = typer.Option(
+        [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
+    ),
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
     """A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second.
 
     SQS cannot be read without receiving messages: --consume deletes them once they are counted, --peek releases them.
     """
-    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors
+    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, payload_stores, reporting_errors
     from sqstee.read.stop_signal import StopSignal
 
     check_choice(output, "-o", ("default", "json"), "top")
     seconds = parse_seconds(silent, "--silent")
     with reporting_errors("top"), StopSignal() as stop:
-        sources = open_sources(dest, consume=consume, peek=peek, visibility=_PEEK_VISIBILITY if peek else None)
+        visibility = _PEEK_VISIBILITY if peek else None
+        stores = payload_stores(via_s3)
+        sources = open_sources(dest, consume=consume, peek=peek, visibility=visibility, stores=stores)
         for cost in sources.peek_costs:
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)

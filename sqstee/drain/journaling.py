@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sqstee.drain.journal import Journal, meta_of
 from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
-from sqstee.read.decode import is_pointer
+from sqstee.read.decode import problem_of
 from sqstee.read.receiver_pool import PAUSE, ReceiverPool
 from sqstee.read.stop_signal import StopSignal
 from sqstee.text import count
@@ -79,6 +79,7 @@ class Journaler:
         self._unsynced: list[Received] = []
         self._unsynced_bytes = 0
         self._kept: dict[tuple[int, str], Received] = {}  # stay in the queue; by message, as one may be redelivered
+        self._problem = ""  # why the last of them stays
         self._sync_now = threading.Event()
         self._is_over = threading.Event()
         self._failure: OSError | None = None
@@ -124,7 +125,7 @@ class Journaler:
     def _store(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         """Journal received messages; runs in a receiving thread."""
         received = [(receiver, ReceivedMessage(b"", {}, message.handle, message.id)) for message in messages]
-        entries = [_entry(message) for message in messages if not is_pointer(message)]
+        entries = [_entry(message) for message in messages if not problem_of(message)]
         try:
             if entries:
                 self._journal.append(entries)
@@ -133,8 +134,8 @@ class Journaler:
             raise
         with self._lock:
             for one, message in zip(received, messages, strict=True):
-                if is_pointer(message):
-                    self._kept[message_key(*one)] = one
+                if problem := problem_of(message):
+                    self._kept[message_key(*one)], self._problem = one, problem
                 else:
                     self._kept.pop(message_key(*one), None)  # this delivery could be read
                     self._unsynced.append(one)
@@ -177,7 +178,7 @@ class Journaler:
         for receiver in self._receivers:
             receiver.close()
         if self._kept and not (self._failure or self._receiver_pool.failure):
-            self._notice(f"{count(len(self._kept), 'message')} left in the queue: the body in S3 could not be read")
+            self._notice(f"{count(len(self._kept), 'message')} left in the queue: {self._problem}")
         if self._ack_pool.failed:
             failed = count(self._ack_pool.failed, "message")
             problem = self._ack_pool.problem

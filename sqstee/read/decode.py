@@ -54,9 +54,10 @@ class ForeignLine:
         return {"timestamp": self.timestamp, "message": self.message, "message_id": self.id}
 
 
-def is_pointer(message: ReceivedMessage) -> bool:
-    """Whether a body only points to the real one, which the transport did not fetch."""
-    return message.data.startswith(POINTERS)
+def problem_of(message: ReceivedMessage) -> str:
+    """Why a message must stay where it is: its body only points to the real one, which the transport did not fetch."""
+    is_pointer = message.data.startswith(POINTERS)
+    return message.problem or ("it points to a body in S3 and lacks the attribute for its size" if is_pointer else "")
 
 
 def blocks(message: ReceivedMessage) -> Iterator[list[Item]]:
@@ -158,9 +159,9 @@ __all__ = [
     "Item",
     "blocks",
     "duration_of",
-    "is_pointer",
     "json_of",
     "plain",
+    "problem_of",
     "read",
     "split",
     "stream_of",

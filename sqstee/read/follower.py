@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.read import notices
 from sqstee.read.ack_pool import AckPool, Received, by_receiver
-from sqstee.read.decode import ForeignLine, Item, is_pointer, read
+from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
 from sqstee.read.message_tracker import MessageTracker
 from sqstee.read.notices import ItemSink, NoticeSink
@@ -75,7 +75,7 @@ class Follower:
     def drain(self, idle: float = 0.0) -> None:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
         self.receiver_pool.pause = PAUSE
-        self._read(lambda: self.receiver_pool.is_empty(idle) or self.messages.is_peek_over)
+        self._read(lambda: self._is_peek_over() or self.receiver_pool.is_empty(idle))
 
     def states(self) -> set[str]:
         """The states that the runs are in: complete, missing, open."""
@@ -100,6 +100,11 @@ class Follower:
             self._release_all()
         if self.receiver_pool.failure:
             raise self.receiver_pool.failure
+
+    def _is_peek_over(self) -> bool:
+        if self.messages.is_peek_over:
+            self._queue_notice("the pass of --peek ends before the queue is empty: SQS limits the messages in flight")
+        return self.messages.is_peek_over
 
     def _last_received(self) -> list[Received]:
         """The messages of the last calls: a slow call may bring some that it took before the queue was found empty."""
@@ -134,8 +139,8 @@ class Follower:
             self.ack_pool.delete(receiver, messages)
 
     def _process(self, receiver: Receiver, message: ReceivedMessage) -> None:
-        if is_pointer(message):
-            self._leave(receiver, message, "its body in S3 could not be read")
+        if problem := problem_of(message):
+            self._leave(receiver, message, problem)
             return
         if not self._consume and not receiver.follows and self.messages.was_peeked(receiver, message):
             return
@@ -164,7 +169,6 @@ class Follower:
         self._track(receiver, message, last_seqs)
 
     def _track(self, receiver: Receiver, message: ReceivedMessage, last_seqs: dict[str, int]) -> None:
-        self._runs.touch(last_seqs)
         if not receiver.follows:
             if self._consume:
                 self.messages.wait(receiver, message, last_seqs)
@@ -174,7 +178,8 @@ class Follower:
                 self.messages.emitted(run, self.order.border(run))
         while (run_to_forget := self._runs.surplus()) is not None:
             self._emit(self.order.flush(run_to_forget, time.monotonic()))
-            self._runs.forget(run_to_forget)
+            if notice := self._runs.forget(run_to_forget):
+                self._queue_notice(notice)
 
     def _leave(self, receiver: Receiver, message: ReceivedMessage, why: str) -> None:
         """Do not delete a message, and keep it in flight until the end, so that it is not redelivered at once."""

@@ -13,10 +13,10 @@ class ReceivedMessage:
     """One received message: its body, its attributes (strings), and the handle that acknowledges it.
 
     `id` is the same in all deliveries of a message (empty if the destination has no ids); `sent` is the time it was
-    sent, in seconds since the epoch (0 if unknown).
+    sent, in seconds since the epoch (0 if unknown). `problem`: why `data` is a pointer in place of the body.
     """
 
-    __slots__ = ("attributes", "data", "handle", "id", "sent")
+    __slots__ = ("attributes", "data", "handle", "id", "problem", "sent")
 
     def __init__(self, data: bytes, attributes: dict[str, str], handle: str, id: str = "", sent: float = 0.0) -> None:
         self.data = data
@@ -24,6 +24,7 @@ class ReceivedMessage:
         self.handle = handle
         self.id = id
         self.sent = sent
+        self.problem = ""
 
 
 class QueueState:

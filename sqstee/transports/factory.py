@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from sqstee.destination import Destination, parse
 from sqstee.transports.base import Receiver, Sender
@@ -91,12 +92,14 @@ def open_receiver(
     *,
     consume: bool = False,
     shards: str = "",
+    stores: Sequence[Destination] = (),
 ) -> Receiver:
     """The receiver for a destination, not yet connected.
 
     `connections` is the number of parallel calls; `visibility` the number of seconds that a received message is hidden
     from others (default: the queue's own). On S3 only the objects in `shards` are read (such as 00-7f; default: all).
-    With `consume`, messages from S3 and the local queue are deleted once they are done with, as on SQS.
+    With `consume`, messages from S3 and the local queue are deleted once they are done with, as on SQS. Pointers of a
+    queue are followed into `stores` only.
     """
     if destination.kind == "s3":
         from sqstee.transports.s3 import S3Receiver
@@ -106,7 +109,7 @@ def open_receiver(
         from sqstee.transports.sqs import SqsReceiver
         from sqstee.transports.sqs_extended import FetchingReceiver
 
-        return FetchingReceiver(SqsReceiver(destination, connections, visibility), connections)
+        return FetchingReceiver(SqsReceiver(destination, connections, visibility), stores, connections)
     if destination.kind == "local":
         from sqstee.transports.local import LocalReceiver
 

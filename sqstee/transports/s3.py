@@ -12,7 +12,6 @@ import hashlib
 import re
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
@@ -82,12 +81,10 @@ class Bucket:
             check_answer(operation, answer)
             return answer
 
-    def store(self, body: Body) -> str:
-        """Store a body, unless it is stored already; its key, which without a run is a hash of the content."""
-        digest = uuid.UUID(bytes=hashlib.sha256(body.data).digest()[:16])
-        key = key_of(self.prefix, body) if body.run else f"{self.prefix}{digest}"
-        self.put(key, binascii.a2b_base64(body.data) if body.encoding else body.data, CONTENT_TYPE)
-        return key
+    def store(self, body: Body) -> None:
+        """Store a body of one run, unless it is stored already."""
+        data = binascii.a2b_base64(body.data) if body.encoding else body.data
+        self.put(key_of(self.prefix, body), data, CONTENT_TYPE)
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         """Store an object, unless one with its key exists, which has the same content. Raises TransportError."""

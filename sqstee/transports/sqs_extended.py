@@ -2,20 +2,24 @@
 
 A pointer is the message body `["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":…,"s3Key":…}]`, and
 the Number attribute ExtendedPayloadSize is the size of the real body. That library reads objects as UTF-8, so they are
-never compressed.
+never compressed. Their keys are UUIDs, as that library's are, and nothing like those of `--to s3://`: a reader deletes
+what a message points to, and must never delete logs that are stored for themselves.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 
 from sqstee.destination import Destination
-from sqstee.record import Body
+from sqstee.record import CONTENT_TYPE, Body
+from sqstee.text import one_line
 from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
-from sqstee.transports.errors import Failure, TransportError
+from sqstee.transports.errors import OPEN, Failure, TransportError
 from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs import SqsReceiver, SqsSender
 
@@ -23,9 +27,7 @@ POINTER_CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 SIZE_ATTRIBUTE = "ExtendedPayloadSize"
 _LEGACY = ("com.amazon.sqs.javamessaging.MessageS3Pointer", "SQSLargePayloadSize")
 # The keys that these libraries and sqstee write: a message cannot make its reader delete any other object.
-_OURS = r"[0-9a-f]{2}/[^/]+/[0-9]{12}-[0-9]{12}(?:-gap)?\.ndjson"
-_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_PAYLOAD_KEY = re.compile(rf"(?:.*/)?(?:{_OURS}|{_UUID})")
+_PAYLOAD_KEY = re.compile(r"(?:.*/)?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.DOTALL)
 
 
 class Pointer:
@@ -38,7 +40,7 @@ class Pointer:
         self.key = key
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return one_line(f"s3://{self.bucket}/{self.key}")
 
 
 def pointer_in(data: bytes | str, attributes: Mapping[str, str]) -> Pointer | None:
@@ -55,29 +57,38 @@ def pointer_in(data: bytes | str, attributes: Mapping[str, str]) -> Pointer | No
 
 
 class Payloads:
-    """The bodies behind pointers, in any buckets."""
+    """The bodies behind pointers into `stores`.
 
-    def __init__(self, connections: int = 4) -> None:
-        self._clients = clients(connections)
+    Every other pointer is refused: whoever may send a message could otherwise read, and delete, any object that its
+    reader may.
+    """
+
+    def __init__(self, stores: Sequence[Destination], connections: int = 4) -> None:
+        shared = clients(connections)
+        self._buckets = [Bucket(store, shared) for store in stores]
 
     def read(self, pointer: Pointer) -> bytes | None:
         """The body; None if the object is gone: it was deleted with an earlier delivery of its message.
 
-        Raises TransportError.
+        Raises TransportError, also for a pointer into none of the stores.
         """
-        return self._bucket(pointer.bucket).read(pointer.key)
+        return self._bucket(pointer).read(pointer.key)
 
     def delete(self, pointer: Pointer) -> None:
-        """Delete the object of a message that is done with. Raises TransportError.
+        """Delete the object of a message that is done with, unless no such library writes such a key.
 
-        A key that no such library writes is ignored: otherwise anybody who may send a message could delete any object
-        that the reader may delete.
+        Raises TransportError.
         """
         if _PAYLOAD_KEY.fullmatch(pointer.key):
-            self._bucket(pointer.bucket).call("delete_object", Key=pointer.key)
+            self._bucket(pointer).call("delete_object", Key=pointer.key)
 
-    def _bucket(self, name: str) -> Bucket:
-        return Bucket(Destination("s3", f"s3://{name}", name=name), self._clients)
+    def _bucket(self, pointer: Pointer) -> Bucket:
+        is_plain = not {".", ".."} & set(pointer.key.split("/"))  # a proxy may resolve these
+        for bucket in self._buckets:
+            if is_plain and bucket.name == pointer.bucket and pointer.key.startswith(bucket.prefix):
+                return bucket
+        given = "--via-s3, or SQSTEE_LAMBDA_VIA_S3, names where bodies may be"
+        raise TransportError(OPEN, "PointerRefused", f"{pointer} is in none of the places given ({given})")
 
 
 class _PointerBody(Body):
@@ -119,27 +130,32 @@ class OffloadingSender(ObjectLimits):
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Make one PutObject per body, then one SendMessageBatch with the pointers."""
         plain = [body.plain() for body in bodies]
-        pointers = [Pointer(self._bucket.name, self._bucket.store(body)) for body in plain]
-        return self._queue.send([_PointerBody(*pair) for pair in zip(plain, pointers, strict=True)])
+        return self._queue.send([_PointerBody(body, self._store(body)) for body in plain])
 
     def close(self) -> None:
         """Close the connections."""
         self._queue.close()
 
+    def _store(self, body: Body) -> Pointer:
+        """Store a body; its key comes from its content, so that repeating does no harm."""
+        key = f"{self._bucket.prefix}{uuid.UUID(bytes=hashlib.sha256(body.data).digest()[:16])}"
+        self._bucket.put(key, body.data, CONTENT_TYPE)
+        return Pointer(self._bucket.name, key)
+
 
 class FetchingReceiver:
-    """A queue's receiver that replaces pointers by their bodies, and deletes a body with its message.
+    """A queue's receiver that replaces pointers into `stores` by their bodies, and deletes a body with its message.
 
-    If a body cannot be read its message keeps the pointer, and the reader must not delete the message. If a body is
-    gone, deleted with an earlier delivery, the message becomes empty.
+    If a body cannot be read its message keeps the pointer and says why, and the reader must not delete the message. If
+    a body is gone, deleted with an earlier delivery, the message becomes empty.
     """
 
     follows = False
 
-    def __init__(self, queue: SqsReceiver, connections: int = 4) -> None:
+    def __init__(self, queue: SqsReceiver, stores: Sequence[Destination] = (), connections: int = 4) -> None:
         self._queue = queue
         self.name, self.ordered = queue.name, queue.ordered
-        self._payloads = Payloads(connections)
+        self._payloads = Payloads(stores, connections)
         self._lock = threading.Lock()
         self._fetched: dict[str, Pointer] = {}  # of messages neither deleted nor released, by receipt handle
 
@@ -180,7 +196,8 @@ class FetchingReceiver:
     def _fetch(self, message: ReceivedMessage, pointer: Pointer) -> None:
         try:
             data = self._payloads.read(pointer)
-        except TransportError:
+        except TransportError as error:
+            message.problem = f"its body in S3 cannot be read: {error}"
             return
         message.data = data or b""
         with self._lock:

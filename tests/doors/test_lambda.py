@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fakes.s3 import S3Server
 
 from sqstee.aws_lambda import handler
+from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.s3 import key_of
 from sqstee.transports.sqs_extended import POINTER_CLASS
@@ -180,21 +182,47 @@ def test_what_cannot_be_written_fails_with_its_messages(s3: S3Server) -> None:
     assert list(written(s3)) == ["date=2026-11-21/host=node17/run=B"]
 
 
-def test_pointers_are_followed_and_their_objects_deleted(s3: S3Server) -> None:
+def pointer(number: int, key: str) -> dict[str, Any]:
+    """A record that points to an object in the bucket."""
+    text = json.dumps([POINTER_CLASS, {"s3BucketName": "bkt", "s3Key": key}])
+    return record(number, text, {"ExtendedPayloadSize": "100"})
+
+
+def test_pointers_are_followed_and_their_objects_deleted(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The body is read from S3; a pointer to what is gone already was handled before; a failed one is kept."""
-    one, two = body("A", 0, 4), body("B", 0, 4)
-    for each in (one, two):
-        s3.client.put_object(Bucket="bkt", Key=key_of("bodies/", each), Body=each.data if each is one else b"bad")
-
-    def pointer(number: int, each: Body) -> dict[str, Any]:
-        text = json.dumps([POINTER_CLASS, {"s3BucketName": "bkt", "s3Key": key_of("bodies/", each)}])
-        return record(number, text, {"ExtendedPayloadSize": str(len(each.data))})
-
-    batch = event(pointer(0, one), pointer(1, two), pointer(2, body("C", 0, 0)))
+    monkeypatch.setenv("SQSTEE_LAMBDA_VIA_S3", "s3://third, s3://bkt/bodies")
+    one, two = f"bodies/{uuid.uuid4()}", f"bodies/{uuid.uuid4()}"
+    s3.client.put_object(Bucket="bkt", Key=one, Body=body("A", 0, 4).data)
+    s3.client.put_object(Bucket="bkt", Key=two, Body=b"bad")
+    batch = event(pointer(0, one), pointer(1, two), pointer(2, f"bodies/{uuid.uuid4()}"))
     assert failed(handler(batch)) == [1]
     assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", seq) for seq in range(5)]}
-    assert [name for name in s3.names() if name.startswith("bodies/")] == [key_of("bodies/", two)]
+    assert [name for name in s3.names() if name.startswith("bodies/")] == [two]
     assert failed(handler(batch)) == [1]
+
+
+@pytest.mark.parametrize("given", ["", "s3://bkt/bodies,s3://third"])
+def test_a_pointer_to_anywhere_else_fails_and_its_object_stays(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    """A message must not have the function delete any object that it may delete."""
+    monkeypatch.setenv("SQSTEE_LAMBDA_VIA_S3", given)
+    keys = [f"other/{uuid.uuid4()}", key_of("other/", body("A", 0, 4))]
+    for key in keys:
+        s3.client.put_object(Bucket="bkt", Key=key, Body=body("A", 0, 4).data)
+    assert failed(handler(event(*(pointer(number, key) for number, key in enumerate(keys))))) == [0, 1]
+    assert s3.names() == sorted(keys)
+    assert f"s3://bkt/{keys[0]} is in none of the places given" in capsys.readouterr().err
+
+
+def test_a_place_for_bodies_that_is_no_bucket_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in the template, not a message's."""
+    monkeypatch.setenv("SQSTEE_LAMBDA_VIA_S3", "bucket/bodies")
+    with pytest.raises(SqsteeError, match="not a destination"):
+        handler({"Records": []})
+    monkeypatch.setenv("SQSTEE_LAMBDA_VIA_S3", "queue")
+    with pytest.raises(ValueError, match="SQSTEE_LAMBDA_VIA_S3"):
+        handler({"Records": []})
 
 
 def test_stdout_is_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
         "SQSTEE_NEST",
         "SQSTEE_DEBUG",
         "SQSTEE_TOKEN",
+        "SQSTEE_LAMBDA_VIA_S3",
     }
     assert variables == {option.variable for option in RUN_OPTIONS}
     assert set(re.findall(r"^\| `(--[a-z0-9-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == expected

@@ -23,6 +23,7 @@ from fakes.s3 import S3Server
 from fakes.sqs import FakeSqs
 from support import SCRIPT, Sqstee, running, wait_for
 from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support.reading import Queue, printed
 from support.terminal import Terminal
 
 from sqstee.errors import SqsteeError
@@ -44,42 +45,6 @@ from sqstee.wire import Record, decode
 
 GAP: dict[str, Any] = {"from": 3}
 CONSUME = ("tail", "q", "--consume", "--no-follow", "--reorder-window", "60s")
-
-
-class Queue:
-    """A receiver in memory that records the calls to it."""
-
-    follows = False
-    ordered = False
-    name = "memory"
-
-    def __init__(self, *answers: list[ReceivedMessage]) -> None:
-        self.answers = list(answers)
-        self.deleted: list[list[ReceivedMessage]] = []
-        self.released: list[ReceivedMessage] = []
-        self.failures: list[list[Failure]] = []
-        self.limits: list[int] = []
-
-    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
-        self.limits.append(limit)
-        if not self.answers:
-            time.sleep(0.01)
-        return self.answers.pop(0) if self.answers else []
-
-    def delete(self, messages: object) -> list[Failure]:
-        assert isinstance(messages, list)
-        self.deleted.append(messages)
-        return self.failures.pop(0) if self.failures else []
-
-    def release(self, messages: object) -> None:
-        assert isinstance(messages, list)
-        self.released += messages
-
-    def stat(self) -> QueueState:
-        return QueueState(0)
-
-    def close(self) -> None:
-        pass
 
 
 def stored(sqstee: Sqstee, *bodies: Body) -> str:
@@ -109,20 +74,6 @@ class Troubled(Queue):
 def message(first: int, last: int, handle: str) -> ReceivedMessage:
     """A message of the run, with its range as its id."""
     return ReceivedMessage(lines_of(first, last).data, {}, handle, f"{first}-{last}")
-
-
-def printed(tmp_path: Path, queue: Queue, consume: bool = True) -> tuple[bytes, bytes]:
-    """Read a queue in memory; the bytes on stdout and on stderr."""
-    out, err = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for name in ("out", "err"))
-    try:
-        with StopSignal() as stop:
-            Follower(
-                [queue], Printer(BufferedOutput(out), BufferedOutput(err), Style("raw")), stop, consume, window=60.0
-            ).drain()
-    finally:
-        os.close(out)
-        os.close(err)
-    return (tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()
 
 
 class TestMistakes:

@@ -123,7 +123,7 @@ def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
         lambda receiver: receiver.receive(10, 0),
         lambda receiver: receiver.stat(),
         lambda receiver: receiver.delete([ReceivedMessage(b"", {}, "k")]),
-        lambda receiver: Payloads().read(Pointer("bkt", "k")),
+        lambda receiver: Payloads([parse("s3://bkt")]).read(Pointer("bkt", "k")),
     ],
     ids=["list", "stat", "delete", "get"],
 )
@@ -444,8 +444,8 @@ def test_what_is_larger_than_any_sender_makes_it_is_left_alone(
     receiver = S3Receiver(parse("s3://bkt"), consume=True)
     assert seqs(receiver.receive(10, 0)) == [("RUN", 0)]
     with pytest.raises(TransportError, match="more than 1,000 bytes"):
-        Payloads().read(Pointer("bkt", key_of("", large)))
-    assert Payloads().read(Pointer("bkt", key_of("", small))) == small.data
+        Payloads([parse("s3://bkt")]).read(Pointer("bkt", key_of("", large)))
+    assert Payloads([parse("s3://bkt")]).read(Pointer("bkt", key_of("", small))) == small.data
 
 
 def test_objects_of_one_name_are_two_messages(sqstee: Sqstee, s3: S3Server) -> None:

@@ -11,15 +11,20 @@ import pytest
 from fakes.s3 import S3Server
 from fakes.sqs import FakeSqs
 from support import Rebuilt, Sqstee, python
+from support.bodies import in_flight, lines_of
 
+from sqstee.destination import parse
 from sqstee.record import Body, Encoder
-from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
+from sqstee.transports.errors import TransportError
+from sqstee.transports.s3 import key_of
+from sqstee.transports.sqs_extended import POINTER_CLASS, Payloads, Pointer, pointer_in
 
 _PLAIN_SESSION = boto3.session.Session
 from sqs_extended_client.client import SQSExtendedClientSession  # noqa: E402  # it puts itself into boto3's place
 
 boto3.session.Session = boto3.Session = _PLAIN_SESSION  # type: ignore[misc]  # where other tests want boto3 itself
 
+STORES = [parse("s3://bkt")]
 MANY = python("import sys\nfor n in range(30000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
 
 
@@ -96,7 +101,7 @@ def test_we_read_what_the_extended_client_sends(fake_sqs: FakeSqs, environ: dict
     (message,) = fake_sqs.sent("q")
     pointer = pointer_in(message.body, message.attributes)
     assert pointer
-    payloads = Payloads()
+    payloads = Payloads(STORES)
     assert payloads.read(pointer) == data
     payloads.delete(pointer)
     payloads.delete(pointer)
@@ -105,13 +110,68 @@ def test_we_read_what_the_extended_client_sends(fake_sqs: FakeSqs, environ: dict
 
 
 def test_what_no_library_names_so_is_not_deleted(environ: dict[str, str]) -> None:
-    """Whoever can send a message must not be able to delete what its reader may."""
+    """Whoever can send a message must not be able to delete what its reader may: logs of `--to s3://` least of all."""
     s3 = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
-    for key in ("precious/data.csv", "a.ndjson"):
+    keys = ["precious/data.csv", "a.ndjson", *(key_of("logs/", one) for one in (lines_of(0, 4), lines_of(0, 4)))]
+    for key in keys:
         s3.put_object(Bucket="bkt", Key=key, Body=b"x")
-        Payloads().delete(Pointer("bkt", key))
+        Payloads(STORES).delete(Pointer("bkt", key))
     s3.close()
-    assert len(stored(environ)) == 2
+    assert stored(environ) == sorted(set(keys))
+
+
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("bucket", "key"),
+    [
+        ("other", f"bodies/{UUID}"),
+        ("bkt", UUID),
+        ("bkt", f"bodies-of-another/{UUID}"),
+        ("bkt", f"bodies/../{UUID}"),
+        ("bkt", f"bodies/./../logs/{UUID}"),
+        ("bkt/bodies", UUID),
+        ("arn:aws:s3:us-east-1:123456789012:accesspoint/bkt", f"bodies/{UUID}"),
+    ],
+)
+def test_a_pointer_leads_into_the_given_places_only(environ: dict[str, str], bucket: str, key: str) -> None:
+    """Neither into another bucket, nor beside a prefix, nor out of it again; no request is made."""
+    payloads = Payloads([parse("s3://bkt/bodies"), parse("s3://third")])
+    for use in (payloads.read, payloads.delete):
+        with pytest.raises(TransportError, match="is in none of the places given"):
+            use(Pointer(bucket, key))
+
+
+@pytest.mark.parametrize("words", [("tail", "q", "--consume", "--no-follow"), ("drain", "q", "-O", "out")])
+def test_a_message_cannot_have_its_reader_delete_logs(
+    sqstee: Sqstee, fake_sqs: FakeSqs, environ: dict[str, str], words: tuple[str, ...]
+) -> None:
+    """A pointer to anywhere else is reported; its message stays, and so does the object."""
+    s3 = boto3.client("s3", endpoint_url=environ["AWS_ENDPOINT_URL_S3"])
+    s3.create_bucket(Bucket="prod")
+    body = lines_of(0, 4)
+    for bucket, key in (("prod", UUID), ("bkt", key_of("logs/", body))):
+        s3.put_object(Bucket=bucket, Key=key, Body=body.data)
+        text = json.dumps([POINTER_CLASS, {"s3BucketName": bucket, "s3Key": key}])
+        fake_sqs.put("q", text, MessageAttributes={"ExtendedPayloadSize": {"DataType": "Number", "StringValue": "9"}})
+    out = [str(sqstee.folder / word) if word == "out" else word for word in words]
+    found = sqstee.run(*out, "--via-s3", "s3://third", "--via-s3", "s3://bkt", environ=environ)
+    assert b"left in the queue" in found.stderr
+    assert f"s3://prod/{UUID} is in none of the places given".encode() in found.stderr
+    assert b"Traceback" not in found.stderr
+    assert ([one["Key"] for one in s3.list_objects_v2(Bucket="prod")["Contents"]]) == [UUID]
+    assert stored(environ) == [key_of("logs/", body)]
+    assert (len(fake_sqs.messages("q")), in_flight(fake_sqs)) == (1, 0)
+    s3.close()
+
+
+@pytest.mark.parametrize("verb", ["tail", "top", "drain"])
+def test_a_place_for_bodies_is_a_bucket(sqstee: Sqstee, verb: str) -> None:
+    """Another destination is refused, in one line with a hint."""
+    found = sqstee.run(verb, "q", *(("-O", "out") if verb == "drain" else ("--consume",)), "--via-s3", "queue")
+    assert (found.returncode, found.stdout) == (125, b"")
+    assert b"invalid value 'queue' for --via-s3 (expected s3://BUCKET/PREFIX)" in found.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,10 +237,11 @@ def test_our_readers_fetch_and_delete_the_bodies(sqstee: Sqstee, fake_sqs: FakeS
     made = sqstee.run(*words, environ=environ)
     there = stored(environ)
     assert there
-    found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=environ)
+    found = sqstee.run("tail", "q", "--peek", "-o", "raw", environ=environ | {"SQSTEE_VIA_S3": "s3://bkt/p"})
     assert (found.stdout, stored(environ)) == (made.stdout, there)
     out = sqstee.folder / "out"
-    found = sqstee.run("drain", "q", "-O", str(out), "--idle-timeout", "0.5s", environ=environ)
+    reading = ("--idle-timeout", "0.5s", "--via-s3", "s3://bkt/p")
+    found = sqstee.run("drain", "q", "-O", str(out), *reading, environ=environ)
     assert found.returncode == 0, found.stderr
     assert [path.read_bytes() for path in out.glob("h/*.stdout")] == [made.stdout]
     assert (fake_sqs.messages("q"), stored(environ)) == ([], [])
@@ -191,8 +252,8 @@ def test_a_body_that_cannot_be_read_stays(sqstee: Sqstee, fake_sqs: FakeSqs, env
     sqstee.run("--via-s3", "s3://bkt/p", "--to", "q", "--", "seq", "5", environ=environ)
     (message, *_) = fake_sqs.messages("q")
     lost = environ | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
-    found = sqstee.run("tail", "q", "--consume", "--no-follow", environ=lost)
-    assert b"a message is left in the queue: its body in S3 could not be read" in found.stderr
+    found = sqstee.run("tail", "q", "--consume", "--no-follow", "--via-s3", "s3://bkt", environ=lost)
+    assert b"a message is left in the queue: its body in S3 cannot be read: Network" in found.stderr
     assert message.id in [one.id for one in fake_sqs.messages("q") if not one.in_flight]
 
 
