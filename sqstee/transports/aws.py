@@ -6,16 +6,36 @@ s3transfer and multiprocessing, a seventh of the time to the first request, for 
 
 from __future__ import annotations
 
+import json
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee import __version__
+from sqstee.transports.connection import (
+    aws_bundles,
+    connection_refusal,
+    innermost,
+    network_refusal,
+    proxy_of,
+    proxy_refusal,
+)
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
+NO_CREDENTIALS = "NoCredentials"
+_INVALID_URLS = ("Invalid endpoint", "Invalid IPv6 URL")
+_SOURCES = {  # botocore's names of the sources of credentials, and those in its documentation
+    "custom-process": "credential_process",
+    "assume-role-with-web-identity": "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "container-role": "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+}
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 Client = TypeVar("Client")
 
@@ -46,7 +66,9 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     )
     session = botocore.session.Session()
     region = region or session.get_config_variable("region") or ("us-east-1" if endpoint else "")
-    return session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
+    client = session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
+    proxy_of(client.meta.endpoint_url)  # raises for an invalid one, which botocore takes for passing trouble
+    return client
 
 
 class RenewedClient(Generic[Client]):
@@ -95,39 +117,78 @@ def refusal_of(error: Exception) -> TransportError:
     """The TransportError for an exception of boto3 or of the libraries below it."""
     from botocore import exceptions
 
+    if isinstance(error, TransportError):
+        return error
+    url = str(getattr(error, "kwargs", {}).get("endpoint_url", "https://"))
     if isinstance(error, exceptions.ClientError):
-        found = error.response.get("Error", {})
-        code = str(found.get("QueryErrorCode") or found.get("Code", ""))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        message = f"{error.operation_name}: {found.get('Message', '')}"
-        kind = classify(code, status, message=message)
-        return TransportError(kind, code.rsplit(".", 1)[-1], message)
+        return _refusal_of_answer(error)
+    if refusal := connection_refusal(error, url, aws_bundles()):
+        return refusal
     text = str(error) or type(error).__name__
+    if isinstance(error, exceptions.CredentialRetrievalError):
+        found: dict[str, Any] = dict(error.kwargs)
+        source = found.get("provider", "")
+        reason = found.get("error_msg", text)
+        return TransportError(REFRESH, NO_CREDENTIALS, f"{_SOURCES.get(source, source)}: {reason}")
     without_credentials = (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
-        exceptions.CredentialRetrievalError,
         exceptions.MetadataRetrievalError,
         exceptions.TokenRetrievalError,
         exceptions.SSOError,
         getattr(exceptions, "LoginError", exceptions.SSOError),  # for `aws login`, in later versions
     )
     if isinstance(error, without_credentials):
-        return TransportError(REFRESH, "NoCredentials", text)
+        return TransportError(REFRESH, NO_CREDENTIALS, text)
     timeouts = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
     if isinstance(error, timeouts) or (isinstance(error, exceptions.HTTPClientError) and "timed out" in text):
         return TransportError(RETRY, TIMEOUT, text)
     if isinstance(error, exceptions.ConnectionClosedError) and _upload_took_too_long(error):
         return TransportError(RETRY, TIMEOUT, "the upload took too long")
+    if isinstance(error, exceptions.ProxyConnectionError):  # its text masks the password as any letters of the URL
+        return network_refusal(innermost(error), url)
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return TransportError(RETRY, "Network", text)
     if isinstance(error, exceptions.NoRegionError):
         return TransportError(OPEN, "NoRegion", text)
-    if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):  # an empty region, or a mistyped URL
+    if isinstance(error, ValueError) and text.startswith(_INVALID_URLS):  # an empty region, or a mistyped URL
         return TransportError(OPEN, "Configuration", f"{text} (is the region set?)")
     if isinstance(error, exceptions.BotoCoreError) and not isinstance(error, exceptions.IncompleteReadError):
         return TransportError(OPEN, "Configuration", text)
+    if source := _credential_source(error):
+        return _refusal_of_source(source, error)
     return TransportError(RETRY, type(error).__name__, text)
+
+
+def _refusal_of_answer(error: ClientError) -> TransportError:
+    """The refusal in an answer of AWS, or of a proxy before it."""
+    found = error.response.get("Error", {})
+    code = str(found.get("QueryErrorCode") or found.get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status == 407:
+        return proxy_refusal("http://", status, found.get("Message", ""))
+    message = f"{error.operation_name}: {found.get('Message', '')}"
+    kind = classify(code, status, message=message)
+    return TransportError(kind, code.rsplit(".", 1)[-1], message)
+
+
+def _credential_source(error: Exception) -> str:
+    """The source of credentials in which an exception arose, by the frames that it passed; empty if in none."""
+    source = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == "botocore.credentials":
+            owner = frame.f_locals.get("self")
+            source = getattr(owner, "METHOD", None) or getattr(owner, "method", None) or source or "credentials"
+    return _SOURCES.get(source, source)
+
+
+def _refusal_of_source(source: str, error: Exception) -> TransportError:
+    """The refusal for an exception that botocore lets through: the name of its type says nothing to a user."""
+    if isinstance(error, OSError) and error.filename:
+        return TransportError(OPEN, "Configuration", f"{source}: {error.filename}: {(error.strerror or '').lower()}")
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return TransportError(REFRESH, NO_CREDENTIALS, f"{source}: the output is not JSON")
+    return TransportError(REFRESH, NO_CREDENTIALS, f"{source}: {str(error) or type(error).__name__}")
 
 
 def check_answer(operation: str, answer: Any) -> None:

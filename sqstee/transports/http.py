@@ -11,18 +11,25 @@ import email.utils
 import functools
 import http.client
 import os
-import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 
 from sqstee import __version__
 from sqstee.destination import Destination
 from sqstee.record import CONTENT_TYPE, Body
 from sqstee.transports.base import BatchLimits
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, Failure, TransportError, classify
+from sqstee.transports.connection import (
+    COLLECTOR_BUNDLES,
+    connection_refusal,
+    network_refusal,
+    proxy_address,
+    proxy_of,
+    proxy_refusal,
+    tls_context,
+)
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, Failure, TransportError, classify
 
 TOKEN_VARIABLE = "SQSTEE_TOKEN"
 CONNECT_SECONDS = 10.0  # also bounds the upload of a request
@@ -59,7 +66,7 @@ class HttpSender(BatchLimits):
     def __init__(self, destination: Destination, token_file: str = "") -> None:
         self._url = urllib.parse.urlsplit(destination.url)
         self._token_file = token_file
-        self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
+        self._tls = tls_context() if self._url.scheme == "https" else None
         self._own = threading.local()  # one connection per thread
         self._authorization: str | None = None
 
@@ -86,10 +93,7 @@ class HttpSender(BatchLimits):
 
     @functools.cached_property
     def _proxy(self) -> urllib.parse.SplitResult | None:
-        try:
-            return _proxy(self._url)
-        except ValueError as error:
-            raise TransportError(OPEN, "Proxy", f"invalid {self._url.scheme.upper()}_PROXY: {error}") from error
+        return proxy_of(self._url.geturl(), ("http",))
 
     def _read_token(self) -> str:
         try:
@@ -113,11 +117,9 @@ class HttpSender(BatchLimits):
             status, reason, answer, after = self._call(data, headers)
         except (OSError, http.client.HTTPException) as error:
             self._drop()
-            if isinstance(error, TimeoutError):
-                raise TransportError(RETRY, TIMEOUT, str(error) or "no answer in time") from error
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise TransportError(OPEN, "Certificate", error.verify_message) from error
-            raise TransportError(RETRY, "Network", str(error) or type(error).__name__) from error
+            url = self._url.geturl()
+            refusal = connection_refusal(error, url, COLLECTOR_BUNDLES) or network_refusal(error, url)
+            raise refusal from error
         except UnicodeError as error:  # the host's name cannot be encoded as IDNA
             raise TransportError(OPEN, "Host", str(error)) from error
         if not 200 <= status < 300:
@@ -177,7 +179,7 @@ class HttpSender(BatchLimits):
     def _new_connection(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname, self._url.port
         if self._proxy:
-            host, port = self._proxy.hostname, self._proxy.port or 80
+            host, port = proxy_address(self._proxy)
         if self._tls is None:
             return http.client.HTTPConnection(host or "", port)
         connection = http.client.HTTPSConnection(host or "", port, context=self._tls)
@@ -192,6 +194,8 @@ class HttpSender(BatchLimits):
             self._own.connection = None
 
     def _refusal(self, status: int, reason: str, answer: bytes, after: float, authorization: str) -> TransportError:
+        if status == 407:
+            return proxy_refusal(self._url.geturl(), status, reason)
         code = f"Http{status}"
         kind = classify(code, status)
         if kind == REFRESH and authorization != self._authorization:
@@ -210,16 +214,6 @@ def _seconds(text: str) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _proxy(url: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
-    """The proxy for a URL by HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Raises ValueError if the proxy's URL is invalid."""
-    found = urllib.request.getproxies().get(url.scheme, "")
-    if not found or urllib.request.proxy_bypass(url.netloc):
-        return None
-    proxy = urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
-    _ = proxy.port  # raises ValueError if it is not a port
-    return proxy
 
 
 def _credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
