@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -44,7 +44,9 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     )
     session = boto3.session.Session()
     region = region or session.region_name or ("us-east-1" if endpoint else "")
-    return session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    client = session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    client.meta.events.register_first("before-parse", _refuse_page)
+    return client
 
 
 class RenewedClient(Generic[Client]):
@@ -93,6 +95,8 @@ def refusal_of(error: Exception) -> TransportError:
     """The TransportError for an exception of boto3 or of the libraries below it."""
     from botocore import exceptions
 
+    if isinstance(error, TransportError):
+        return error
     if isinstance(error, exceptions.ClientError):
         found = error.response.get("Error", {})
         code = str(found.get("QueryErrorCode") or found.get("Code", ""))
@@ -128,15 +132,22 @@ def refusal_of(error: Exception) -> TransportError:
     return TransportError(RETRY, type(error).__name__, text)
 
 
-def check_answer(operation: str, answer: Any) -> None:
-    """Raise TransportError if an HTTP 200 is the HTML page of a proxy or portal: boto3 reads it as an empty answer.
+def _refuse_page(operation_model: Any, response_dict: Any, **_: object) -> None:
+    """Raise TransportError if an HTTP 200 is the page of a proxy or portal: boto3 reads it as an empty answer.
 
-    An answer of S3 about a stored object has an ETag, even if the object is HTML.
+    An answer of S3 about an object has an ETag, even if the object is HTML; an answer of SQS is a JSON object.
     """
-    head = answer["ResponseMetadata"]
-    page = head["HTTPStatusCode"] == 200 and "html" in head["HTTPHeaders"].get("content-type", "")
-    if page and "ETag" not in answer:
-        raise TransportError(RETRY, "NoAnswer", f"{operation}: answered by a proxy's HTML page")
+    if response_dict["status_code"] != 200:
+        return
+    headers, body = response_dict["headers"], response_dict["body"]
+    if operation_model.name in ("GetObject", "PutObject"):
+        page = "etag" not in headers
+    else:
+        page = "html" in headers.get("content-type", "") or is_html(body)
+        if operation_model.service_model.service_name == "sqs":
+            page = page or not (body or b"{").lstrip().startswith(b"{")
+    if page:
+        raise TransportError(RETRY, "NoAnswer", f"{operation_model.name}: answered by a proxy's HTML page")
 
 
 def _upload_took_too_long(error: Any) -> bool:
