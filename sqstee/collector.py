@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, gunzip
+from sqstee.record import FORMAT_VERSION, Body, gunzip
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, TransportError
-from sqstee.transports.http import tokens
+from sqstee.transports.http import COLLECTOR_HEADER, tokens
 from sqstee.transports.local import FULL, LocalSender
 from sqstee.wire import DecodeError, by_run
 
@@ -87,8 +87,7 @@ class Collector:
         body = text.encode()
         with self._lock:
             self._counts[f'sqstee_requests_total{{status="{status}"}}'] += 1
-        head = [("Content-Type", _TEXT), ("Content-Length", str(len(body))), *headers]
-        start_response(_REASONS[status], head)
+        start_response(_REASONS[status], _head(body, *headers))
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
     def _answer(self, environ: WSGIEnvironment) -> str:
@@ -225,6 +224,12 @@ def _advice(full: TransportError) -> str:
     return f"{full.message}, records are refused: make room with `sqstee drain`, or raise SQSTEE_LOCAL_MAX"
 
 
+def _head(body: bytes, *more: tuple[str, str]) -> list[tuple[str, str]]:
+    """An answer's headers. One of them tells senders that no proxy has made up the answer."""
+    length = ("Content-Length", str(len(body)))
+    return [("Content-Type", _TEXT), length, (COLLECTOR_HEADER, FORMAT_VERSION), *more]
+
+
 def _log(environ: WSGIEnvironment, text: str) -> None:
     environ["wsgi.errors"].write(f"sqstee: {text}\n")
     environ["wsgi.errors"].flush()
@@ -326,7 +331,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     except SqsteeError as error:
         _log(environ, f"{error.message} ({error.hint})")
         body = b"the collector is not configured\n"
-        head = [("Content-Type", _TEXT), ("Content-Length", str(len(body))), ("Retry-After", "30")]
-        start_response(_REASONS[503], head)
+        start_response(_REASONS[503], _head(body, ("Retry-After", "30")))
         return [body]
     return collector(environ, start_response)

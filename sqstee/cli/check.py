@@ -112,23 +112,25 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
     """Post nothing: a collector that has accepted the token refuses that as empty, and stores nothing."""
     from sqstee.record import Body
     from sqstee.transports.errors import TransportError
-    from sqstee.transports.http import HttpSender
-    from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
+    from sqstee.transports.http import HTML_PAGE, HttpSender
+    from sqstee.transports.sqs_probe import FAILED, NO_ANSWER_ADVICE, OK, WARNING, Step
 
     sender = HttpSender(destination, token_file)
     try:
         sender.send([Body(b"", "", "", 0, 0)])
     except TransportError as error:
-        if error.code not in ("Http400", "Http422"):
+        if error.code not in ("Http400", "Http422") or HTML_PAGE in error.message:
             advice = {
                 "Configuration": "give a readable file with --token-file, or none",
+                "Http400": "check scheme and port of the URL: a proxy or another server may have answered",
                 "Http401": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http404": "check the path in the URL",
+                "NoAnswer": NO_ANSWER_ADVICE,
                 "Proxy": "set it to http://HOST:PORT",
                 "Certificate": "set SSL_CERT_FILE to the certificate file of the authority",
             }
-            state = WARNING if error.code in ("Http429", "Http503") else FAILED
+            state = WARNING if error.code in ("Http400", "Http429", "Http503") else FAILED
             busy = "the collector is busy: lines that it refuses now wait in the spool"
             reach = "check host and port, and that the collector is running"
             return Step("collector", state, str(error), advice.get(error.code, busy if state == WARNING else reach))

@@ -22,7 +22,7 @@ from sqstee.transports.connection import (
     proxy_of,
     proxy_refusal,
 )
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -41,7 +41,7 @@ Client = TypeVar("Client")
 
 
 def load(service: str) -> None:
-    """Import every module that a first call needs. Dummy credentials keep boto3 from looking for real ones."""
+    """Import every module that a first call needs. Dummy credentials keep botocore from looking for real ones."""
     import encodings.idna  # noqa: F401  # for getaddrinfo
 
     import botocore.session
@@ -52,7 +52,7 @@ def load(service: str) -> None:
 
 
 def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
-    """A client with a session of its own, for fresh credentials; with our time limits, and no retries of boto3's."""
+    """A client with a session of its own, for fresh credentials; with our time limits, and no retries of botocore's."""
     import botocore.session
     from botocore.config import Config
 
@@ -68,6 +68,7 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     region = region or session.get_config_variable("region") or ("us-east-1" if endpoint else "")
     client = session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
     proxy_of(client.meta.endpoint_url)  # raises for an invalid one, which botocore takes for passing trouble
+    client.meta.events.register_first("before-parse", _refuse_page)
     return client
 
 
@@ -191,15 +192,22 @@ def _refusal_of_source(source: str, error: Exception) -> TransportError:
     return TransportError(REFRESH, NO_CREDENTIALS, f"{source}: {str(error) or type(error).__name__}")
 
 
-def check_answer(operation: str, answer: Any) -> None:
-    """Raise TransportError if an HTTP 200 is the HTML page of a proxy or portal: boto3 reads it as an empty answer.
+def _refuse_page(operation_model: Any, response_dict: Any, **_: object) -> None:
+    """Raise TransportError if an HTTP 200 is the page of a proxy or portal: boto3 reads it as an empty answer.
 
-    An answer of S3 about a stored object has an ETag, even if the object is HTML.
+    An answer of S3 about an object has an ETag, even if the object is HTML; an answer of SQS is a JSON object.
     """
-    head = answer["ResponseMetadata"]
-    page = head["HTTPStatusCode"] == 200 and "html" in head["HTTPHeaders"].get("content-type", "")
-    if page and "ETag" not in answer:
-        raise TransportError(RETRY, "NoAnswer", f"{operation}: answered by a proxy's HTML page")
+    if response_dict["status_code"] != 200:
+        return
+    headers, body = response_dict["headers"], response_dict["body"]
+    if operation_model.name in ("GetObject", "PutObject"):
+        page = "etag" not in headers
+    else:
+        page = "html" in headers.get("content-type", "") or is_html(body)
+        if operation_model.service_model.service_name == "sqs":
+            page = page or not (body or b"{").lstrip().startswith(b"{")
+    if page:
+        raise TransportError(RETRY, "NoAnswer", f"{operation_model.name}: answered by a proxy's HTML page")
 
 
 def _upload_took_too_long(error: Any) -> bool:

@@ -104,6 +104,14 @@ _PASSING = frozenset(
     )
 )
 
+_SNIFFED_BYTES = 1024
+# How pages begin (WHATWG MIME Sniffing 7.1, and some more), behind a byte order mark or an XML declaration.
+_HTML = re.compile(
+    rb"[\s\xef\xbb\xbf\xfe\xff]*(?:<\?xml[^>]*>\s*)?<(?:!--|!doctype\s+html|(?:html|head|body|title|meta|link|style|script|"
+    rb"iframe|frameset|center|div|table|form|font|h[1-6]|p|br|b|a|img)[\s/>])",
+    re.IGNORECASE,
+)
+
 
 def classify(code: str, status: int = 0, sender_fault: bool = False, message: str = "") -> str:
     """The class of an error by its code; emulators write codes with and without prefix and `Exception`.
@@ -133,6 +141,11 @@ def limit_in(message: str) -> int | None:
     """
     found = re.search(r"(?:(?:longer|shorter|larger|smaller) than|exceeds|maximum of) (\d+) bytes", message)
     return int(found.group(1)) if found else None
+
+
+def is_html(data: bytes) -> bool:
+    """Whether the body of an answer is an HTML page, of a captive portal or a proxy, whatever its Content-Type says."""
+    return _HTML.match(data[:_SNIFFED_BYTES].replace(b"\0", b"")) is not None  # NULs: a page in UTF-16
 
 
 def _one_line(code: str, message: str) -> str:

@@ -11,6 +11,7 @@ import email.utils
 import functools
 import http.client
 import os
+import re
 import threading
 import time
 import urllib.parse
@@ -29,14 +30,17 @@ from sqstee.transports.connection import (
     proxy_refusal,
     tls_context,
 )
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, Failure, TransportError, classify
+from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, Failure, TransportError, classify, is_html
 
 TOKEN_VARIABLE = "SQSTEE_TOKEN"
+COLLECTOR_HEADER = "Sqstee-Collector"  # in each answer of our own collector; its value is the wire format's version
+HTML_PAGE = "an HTML page"
 CONNECT_SECONDS = 10.0  # also bounds the upload of a request
 READ_SECONDS = 20.0
 _ANSWER_BYTES = 65536  # the most that is read of an answer
 _SHOWN_BYTES = 200  # the most of it that an error message shows
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
+_TITLE = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 
 def tokens(path: str) -> list[str]:
@@ -57,6 +61,30 @@ def tokens(path: str) -> list[str]:
     return found
 
 
+class HttpAnswer:
+    """An answer, and the start of its body."""
+
+    def __init__(self, status: int, reason: str, headers: email.message.Message, text: bytes) -> None:
+        self.status = status
+        self.reason = reason
+        self.text = text
+        self.after = _seconds(headers.get("Retry-After", ""))
+        self.by_collector = COLLECTOR_HEADER in headers
+        says_html = "html" in headers.get_content_subtype()
+        # frameworks give "ok" the type of a page too, so that the type alone says nothing
+        looks_html = is_html(text) or (says_html and (b"<" in text or "Content-Encoding" in headers))
+        self.is_page = looks_html and not self.by_collector
+
+    def __str__(self) -> str:
+        """The reason, and the server's own words: of a page, its title."""
+        if self.is_page:
+            title = _TITLE.search(self.text)
+            text = f'{HTML_PAGE} "{_decoded(title[1][:_SHOWN_BYTES])}"' if title else HTML_PAGE
+        else:
+            text = _decoded(self.text[:_SHOWN_BYTES])
+        return f"{self.reason}: {text}" if text else self.reason
+
+
 class HttpSender(BatchLimits):
     """Posts each body; posting one again does no harm, since its records have a run and seqs."""
 
@@ -69,6 +97,9 @@ class HttpSender(BatchLimits):
         self._tls = tls_context() if self._url.scheme == "https" else None
         self._own = threading.local()  # one connection per thread
         self._authorization: str | None = None
+        self._by_collector = (
+            False  # whether an answer had COLLECTOR_HEADER: others are not the collector's from then on
+        )
 
     def open(self) -> int:
         """Read the token and the proxy's address, without a request to the collector."""
@@ -114,19 +145,19 @@ class HttpSender(BatchLimits):
         if authorization:
             headers["Authorization"] = authorization
         try:
-            status, reason, answer, after = self._call(data, headers)
+            answer = self._call(data, headers)
         except (OSError, http.client.HTTPException) as error:
             self._drop()
             url = self._url.geturl()
-            refusal = connection_refusal(error, url, COLLECTOR_BUNDLES) or network_refusal(error, url)
-            raise refusal from error
+            raise (connection_refusal(error, url, COLLECTOR_BUNDLES) or network_refusal(error, url)) from error
         except UnicodeError as error:  # the host's name cannot be encoded as IDNA
             raise TransportError(OPEN, "Host", str(error)) from error
-        if not 200 <= status < 300:
-            raise self._refusal(status, reason, answer, after, authorization)
+        refusal = self._refusal(answer, authorization)
+        if refusal:
+            raise refusal
 
-    def _call(self, data: bytes, headers: dict[str, str]) -> tuple[int, str, bytes, float]:
-        """Send one request; status, reason, the first bytes of the answer, and the seconds of Retry-After.
+    def _call(self, data: bytes, headers: dict[str, str]) -> HttpAnswer:
+        """Send one request.
 
         A kept connection that the server closed while it was idle is replaced once, without a pause.
         """
@@ -139,9 +170,7 @@ class HttpSender(BatchLimits):
                 raise
             return self._exchange(self._connection(), data, headers)
 
-    def _exchange(
-        self, connection: http.client.HTTPConnection, data: bytes, headers: dict[str, str]
-    ) -> tuple[int, str, bytes, float]:
+    def _exchange(self, connection: http.client.HTTPConnection, data: bytes, headers: dict[str, str]) -> HttpAnswer:
         if connection.sock is None:
             connection.timeout = CONNECT_SECONDS
             connection.connect()
@@ -154,12 +183,11 @@ class HttpSender(BatchLimits):
             # a server may refuse before it has read the whole body: then its answer can still be read
         if connection.sock is not None:
             connection.sock.settimeout(READ_SECONDS)
-        answer = connection.getresponse()
-        text = answer.read(_ANSWER_BYTES)
-        after = _seconds(answer.getheader("Retry-After", ""))
-        if answer.will_close or not answer.isclosed():
+        response = connection.getresponse()
+        answer = HttpAnswer(response.status, response.reason, response.headers, response.read(_ANSWER_BYTES))
+        if response.will_close or not response.isclosed():
             self._drop()
-        return answer.status, answer.reason, text, after
+        return answer
 
     @property
     def _target(self) -> str:
@@ -193,17 +221,28 @@ class HttpSender(BatchLimits):
             connection.close()
             self._own.connection = None
 
-    def _refusal(self, status: int, reason: str, answer: bytes, after: float, authorization: str) -> TransportError:
-        if status == 407:
-            return proxy_refusal(self._url.geturl(), status, reason)
-        code = f"Http{status}"
-        kind = classify(code, status)
+    def _refusal(self, answer: HttpAnswer, authorization: str) -> TransportError | None:
+        """The error that an answer means; None if the collector has accepted the records."""
+        if answer.status == 407:
+            return proxy_refusal(self._url.geturl(), answer.status, answer.reason)
+        code = f"Http{answer.status}"
+        kind = "" if 200 <= answer.status < 300 else classify(code, answer.status)
+        self._by_collector = self._by_collector or answer.by_collector
+        by_another = self._by_collector and not answer.by_collector
+        if (kind in ("", POISON) and by_another) or (not kind and answer.is_page):
+            why = f" (no header {COLLECTOR_HEADER}, unlike before)" if by_another else ""
+            return TransportError(RETRY, "NoAnswer", f"not an answer of the collector{why}: {answer.status} {answer}")
+        if not kind:
+            return None
         if kind == REFRESH and authorization != self._authorization:
             kind = RETRY  # another thread has dropped that token already: the current one was not refused
         elif kind == REFRESH:
             self._authorization = None  # the next request reads the file again: it may have a new token
-        text = answer[:_SHOWN_BYTES].decode("utf-8", "replace").strip()
-        return TransportError(kind, code, f"{reason}: {text}" if text else reason, after)
+        return TransportError(kind, code, str(answer), answer.after)
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace").strip()
 
 
 def _seconds(text: str) -> float:

@@ -21,7 +21,7 @@ from sqstee.destination import Destination
 from sqstee.errors import SqsteeError
 from sqstee.intervals import IntervalSet
 from sqstee.record import CONTENT_TYPE, Body, gunzip
-from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer, refusal_of
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, refusal_of
 from sqstee.transports.base import ObjectLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, Failure, TransportError, classify
 from sqstee.wire import by_run
@@ -77,9 +77,7 @@ class Bucket:
     def call(self, operation: str, **parameters: object) -> Any:
         """One call on the bucket; raises TransportError."""
         with self._clients.calling() as client:
-            answer = getattr(client, operation)(Bucket=self.name, **parameters)
-            check_answer(operation, answer)
-            return answer
+            return getattr(client, operation)(Bucket=self.name, **parameters)
 
     def store(self, body: Body) -> None:
         """Store a body of one run, unless it is stored already."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqstee.destination import Destination
 from sqstee.record import Body
-from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client, check_answer
+from sqstee.transports.aws import READ_SECONDS, RenewedClient, build_client
 from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import RETRY, Failure, TransportError, classify
 
@@ -55,7 +55,6 @@ class _QueueClient:
             )
         else:
             answer = client.get_queue_url(QueueName=self._destination.name)
-        check_answer("GetQueueUrl", answer)
         return answer["QueueUrl"]
 
 
@@ -146,7 +145,6 @@ class SqsReceiver:
                 MessageSystemAttributeNames=["SentTimestamp"],
                 **self._options,  # type: ignore[arg-type]
             )
-            check_answer("ReceiveMessage", answer)
         return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
@@ -180,7 +178,6 @@ class SqsReceiver:
         """Make one GetQueueAttributes, for All: a standard queue refuses the names of a FIFO queue's attributes."""
         with self._queue.calling() as (client, url):
             answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-            check_answer("GetQueueAttributes", answer)
         return queue_state(answer.get("Attributes", {}))
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ ROLES = {
     "send": ("sqs:SendMessage",),
     "receive": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
 }
+NO_ANSWER_ADVICE = "log in to this network in a browser, or set NO_PROXY: something in between answers every request"
 _SECONDS = 5.0  # to connect
 _READ_SECONDS = 30.0
 _SKEW_WARNING, _SKEW_FATAL = 30.0, 300.0  # beyond five minutes AWS refuses signatures (IAM user guide)
@@ -176,7 +177,7 @@ class Probe:
             refusal = refusal_of(error)
             if refusal.kind == REFRESH or "AccessDenied" in refusal.code or "Kms" in refusal.code:
                 return Step(action, FAILED, str(refusal), self._advice(refusal, action))
-            if refusal.code in ("Network", TIMEOUT, "QueueDoesNotExist") or "InternalError" in refusal.code:
+            if refusal.code in ("Network", "NoAnswer", TIMEOUT, "QueueDoesNotExist") or "InternalError" in refusal.code:
                 return Step(action, FAILED, str(refusal), self._advice(refusal, action))
         return Step(action, OK, "allowed")
 
@@ -245,6 +246,8 @@ class Probe:
             return "allow kms:GenerateDataKey (to send) and kms:Decrypt (to receive) for the queue's key"
         if "QueueDoesNotExist" in refusal.code or "NonExistentQueue" in refusal.code:
             return "check the name, region and account; for a queue just created or deleted, try again in a minute"
+        if refusal.code == "NoAnswer":
+            return NO_ANSWER_ADVICE
         if refusal.kind == REFRESH:
             return "log in again or renew the credentials; check this machine's clock"
         return "check the endpoint and the region" if refusal.kind == OPEN else "try again"

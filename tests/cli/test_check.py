@@ -197,6 +197,18 @@ def test_a_collector_and_its_token(sqstee: Sqstee, tmp_path: Path, given: str, s
     assert stored(store) == []
 
 
+def test_a_portals_page_proves_nothing(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """HTTP 200 with a page: no permission of a queue and no collector is "ok", and the advice speaks of the network."""
+    fake_sqs.faults(garbage={"type": "text/plain"})
+    environ = fake_sqs.environ()
+    url = environ["AWS_ENDPOINT_URL_SQS"]
+    for destination, step in ((f"{url}/123456789012/q", b"queue"), (f"{url}/collector", b"collector")):
+        found = sqstee.run("check", destination, environ=environ)
+        assert found.returncode == 1
+        assert re.search(rb"^failed  " + step + rb": NoAnswer: .+\n +\S+ log in to this network", found.stdout, re.M)
+        assert b"allowed" not in found.stdout
+
+
 def test_a_collector_that_is_not_there(sqstee: Sqstee) -> None:
     """Nobody listens: one line, and what to look at."""
     with socket.socket() as taken:

@@ -79,6 +79,13 @@ def test_a_post_is_stored_and_posting_it_again_is_not(store: LocalSender, tmp_pa
     assert (row.data, row.attributes["run"], row.attributes["seq"]) == (GOOD, "RUN", "0-9")
 
 
+def test_each_answer_names_the_collector(store: LocalSender) -> None:
+    """So that a sender can tell it from the page of a proxy; refusals too."""
+    collector = Collector(store, ["secret"])
+    for more in ({}, {"HTTP_AUTHORIZATION": "Bearer secret"}, {"method": "GET", "path": "/health"}, {"method": "PUT"}):
+        assert ask(collector, GOOD, **more)[1]["Sqstee-Collector"] == "1"
+
+
 def test_a_gap_event_does_not_keep_its_records_out(store: LocalSender, tmp_path: Path) -> None:
     """The same range, and something else in it: both are stored, once each."""
     gap = Encoder("RUN", "host").event(b'{"event":"gap","from":0,"to":9,"message":"m","reason":"r"}', 0, 0)

@@ -40,6 +40,7 @@ class S3Server:
         self.too_large = 0  # PUTs of more bytes are refused; 0: no limit
         self.conditional = True
         self.pages = 0  # number of requests that a login portal answers with its page
+        self.page_type = "text/html"
 
     def __enter__(self) -> S3Server:
         from moto.s3.models import s3_backends
@@ -117,7 +118,7 @@ class S3Server:
         self.calls.append((method, path, headers))
         if self.pages:
             self.pages -= 1
-            return _show_page(environ, start_response)
+            return _show_page(environ, start_response, self.page_type)
         if method == "PUT" and path.count("/") > 1:
             if not self.conditional and "if-none-match" in headers:
                 return _refuse("NotImplemented", environ, start_response)
@@ -139,8 +140,8 @@ def _refuse(code: str, environ: dict[str, Any], start_response: Callable[..., An
     return [body]
 
 
-def _show_page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def _show_page(environ: dict[str, Any], start_response: Callable[..., Any], content_type: str) -> Iterable[bytes]:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     body = b"<html><body>Please log in</body></html>"
-    start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
+    start_response("200 OK", [("Content-Type", content_type), ("Content-Length", str(len(body)))])
     return [body]

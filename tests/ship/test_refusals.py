@@ -216,15 +216,18 @@ def test_an_answer_that_names_nothing(shared: FakeSqs, sender: SqsSender, fault:
     assert kinds == [RETRY, RETRY]
 
 
-def test_a_made_up_answer_does_not_say_what_waits(shared: FakeSqs, sender: SqsSender) -> None:
-    """A proxy's page is neither a queue's URL nor an empty queue."""
+@pytest.mark.parametrize("content_type", ["text/html", "text/plain", "application/x-amz-json-1.0"])
+def test_a_made_up_answer_does_not_say_what_waits(shared: FakeSqs, sender: SqsSender, content_type: str) -> None:
+    """A proxy's page, whatever its type, is neither a queue's URL nor an empty queue."""
     for reached in (False, True):
         receiver = SqsReceiver(parse("q"))
         if reached:
             receiver.stat()
-        shared.faults(garbage=True)
+        shared.faults(garbage={"type": content_type})
         with pytest.raises(TransportError, match="a proxy's HTML page"):
             receiver.stat()
+        with pytest.raises(TransportError, match="a proxy's HTML page"):
+            receiver.receive(10, 0)
         shared.clear_faults()
 
 

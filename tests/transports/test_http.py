@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +25,7 @@ from support.collector import body, collecting, stored
 from sqstee.destination import parse
 from sqstee.ship.backoff import Backoff
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, TransportError
-from sqstee.transports.http import HttpSender
+from sqstee.transports.http import HttpAnswer, HttpSender
 from sqstee.wire import decode
 
 MANY = python("import sys\nfor n in range(50000): sys.stdout.write('line %06d ' % n + 'x' * 107 + '\\n')")
@@ -158,6 +159,79 @@ def test_answers_have_their_class(scripted: Scripted, sending: Sending, status: 
     assert str(raised.value).endswith("what is wrong\ufffd[31m")
 
 
+PAGES = [
+    b"<html><body>Please log in</body></html>",
+    b"\r\n  <!DOCTYPE html>\n<title>Hotel</title>",
+    b"\xef\xbb\xbf<HTML>",
+    b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN">',
+    "\ufeff<html>Hôtel</html>".encode("utf-16-le"),
+    "<html>Hôtel</html>".encode("utf-16-be"),
+    b"<!-- portal --><html>",
+    b'<meta http-equiv="refresh" content="0; url=http://portal/">',
+    b"<script>location = 'http://portal/'</script>",
+]
+ANSWERS = [
+    b"",
+    b"ok",
+    b"10 records\n",
+    b'{"text":"Success","code":0}',
+    b'<?xml version="1.0"?><response/>',
+    b"<3",
+    b"\xff",
+]
+
+
+def test_a_portals_page_has_taken_nothing(scripted: Scripted, sending: Sending) -> None:
+    """HTTP 200 with HTML, whatever its type, is sent again, and a success with it is none; the page's title is told."""
+    for page in PAGES:
+        for content_type in ("text/html", "text/plain", "application/json", ""):
+            scripted.answers.append((200, {"Content-Type": content_type} if content_type else {}, page))
+            with pytest.raises(TransportError, match="an HTML page") as raised:
+                sending().send([body("RUN", 0, 0)])
+            assert (raised.value.kind, raised.value.code) == (RETRY, "NoAnswer")
+    scripted.answers.append((502, {}, b"<html><head><title>\n502 of the\x1b proxy</title>"))
+    with pytest.raises(TransportError, match=r'an HTML page "502 of the\uFFFD proxy"$'):
+        sending().send([body("RUN", 0, 0)])
+
+
+def test_an_answer_in_the_type_of_a_page_is_one(scripted: Scripted, sending: Sending) -> None:
+    """Frameworks send "ok" as text/html: only a body that is HTML makes a page of it."""
+    for text in ANSWERS:
+        scripted.answers.append((200, {"Content-Type": "text/plain"}, text))
+        sending().send([body("RUN", 0, 0)])
+    for text, status in ((b"", 200), (b"ok", 200), (b"", 202), (b"", 204)):
+        scripted.answers.append((status, {"Content-Type": "text/html; charset=utf-8"}, text))
+        sending().send([body("RUN", 0, 0)])
+    scripted.answers.append((200, {"Content-Type": "text/html"}, b"Welcome to our <b>Hotel</b>"))
+    scripted.answers.append((200, {"Content-Type": "text/html", "Content-Encoding": "gzip"}, gzip.compress(PAGES[0])))
+    for _ in range(2):
+        with pytest.raises(TransportError, match="NoAnswer"):
+            sending().send([body("RUN", 0, 0)])
+
+
+def test_a_collector_that_names_itself_is_not_taken_for_another(scripted: Scripted, sending: Sending) -> None:
+    """Once an answer had the header of `sqstee serve`, one without it neither takes records nor condemns them."""
+    ours = {"Sqstee-Collector": "1"}
+    sender = sending()
+    scripted.answers.extend([(200, {}, b"ok"), (200, ours, b"1 records"), (200, {}, b"please log in"), (400, {}, b"")])
+    sender.send([body("RUN", 0, 0), body("RUN", 1, 1)])
+    for _ in range(2):
+        with pytest.raises(TransportError, match="no header Sqstee-Collector, unlike before") as raised:
+            sender.send([body("RUN", 2, 2)])
+        assert (raised.value.kind, raised.value.code) == (RETRY, "NoAnswer")
+    for status, kind in ((413, SIZE), (403, OPEN), (503, RETRY)):  # a proxy before it may say so too
+        scripted.answers.append((status, {}, b"<html>"))
+        with pytest.raises(TransportError, match=f"Http{status}") as raised:
+            sender.send([body("RUN", 2, 2)])
+        assert raised.value.kind == kind
+    scripted.answers.append((400, ours, b"not a record"))
+    with pytest.raises(TransportError, match="Http400") as raised:
+        sender.send([body("RUN", 2, 2)])
+    assert raised.value.kind == POISON
+    scripted.answers.append((200, ours, b""))
+    sender.send([body("RUN", 2, 2)])
+
+
 @pytest.mark.parametrize(
     ("text", "least", "most"),
     [
@@ -283,8 +357,9 @@ def test_a_command_is_collected_bit_for_bit(sqstee: Sqstee, tmp_path: Path, comp
         [(0, {}, b"")] * 3,
         [(401, {}, b"")],
         [(200, {"Content-Length": "100"}, b"short")],
+        [(200, {"Content-Type": "text/plain"}, PAGES[0])] * 3,
     ],
-    ids=["busy", "errors", "dropped", "token", "truncated"],
+    ids=["busy", "errors", "dropped", "token", "truncated", "portal"],
 )
 def test_passing_trouble_loses_nothing(sqstee: Sqstee, scripted: Scripted, answers: list[Answer]) -> None:
     """What passes is waited out: everything arrives, and nothing is said."""
@@ -450,7 +525,7 @@ def test_a_late_refusal_does_not_cost_the_new_token(tmp_path: Path, monkeypatch:
     sender.open()
     given: list[str] = []
 
-    def call(data: bytes, headers: dict[str, str]) -> tuple[int, str, bytes, float]:
+    def call(data: bytes, headers: dict[str, str]) -> HttpAnswer:
         given.append(headers["Authorization"])
         if len(given) == 1:
             with pytest.raises(TransportError) as early:
@@ -459,7 +534,7 @@ def test_a_late_refusal_does_not_cost_the_new_token(tmp_path: Path, monkeypatch:
             file.write_text("new")
             sender.send([body("R", 0, 0)])
             file.unlink()
-        return (200 if headers["Authorization"] == "Bearer new" else 401), "", b"", 0.0
+        return HttpAnswer(200 if headers["Authorization"] == "Bearer new" else 401, "", Message(), b"")
 
     monkeypatch.setattr(sender, "_call", call)
     with pytest.raises(TransportError) as late:

@@ -108,15 +108,17 @@ def test_passing_trouble_loses_and_doubles_nothing(sqstee: Sqstee, s3: S3Server,
     assert len(s3.puts()) > len(s3.names())
 
 
-def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
-    """HTTP 200 from somebody in between stores nothing, and an object is not what he shows in its place."""
-    s3.pages = 2
+@pytest.mark.parametrize("content_type", ["text/html", "text/plain"])
+def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server, content_type: str) -> None:
+    """HTTP 200 from somebody in between stores nothing, whatever type he gives his page."""
+    s3.pages, s3.page_type = 2, content_type
     assert sqstee.run("--to", "s3://bkt", "--", "seq", "9", environ=s3.environ()).stderr == b""
     found = s3.rebuilt()
     found.assert_whole()
     assert len(found.records) == 9
 
 
+@pytest.mark.parametrize("content_type", ["text/html", "text/plain"])
 @pytest.mark.parametrize(
     "call",
     [
@@ -127,9 +129,11 @@ def test_a_portals_page_is_no_answer(sqstee: Sqstee, s3: S3Server) -> None:
     ],
     ids=["list", "stat", "delete", "get"],
 )
-def test_a_portals_page_tells_a_reader_nothing(client: S3Server, call: Callable[[S3Receiver], object]) -> None:
+def test_a_portals_page_tells_a_reader_nothing(
+    client: S3Server, call: Callable[[S3Receiver], object], content_type: str
+) -> None:
     """Neither that there is nothing, nor what is in an object, nor that it is gone."""
-    client.pages = 1
+    client.pages, client.page_type = 1, content_type
     with pytest.raises(TransportError, match="a proxy's HTML page") as raised:
         call(S3Receiver(parse("s3://bkt"), consume=True))
     assert raised.value.kind == RETRY

@@ -162,7 +162,8 @@ class Connection:
             if not self._service.faults.strikes(name, trigger, operation):
                 continue
             if name == "garbage":
-                response = http_response(200, b"<html><body>It works!</body></html>", content_type="text/html")
+                page = b"<html><body>It works!</body></html>"
+                response = http_response(200, page, content_type=trigger.fields.get("type", "text/html"))
             elif name == "slow":
                 self._trickle(response, float(trigger.fields.get("seconds", 5.0)))
                 return True

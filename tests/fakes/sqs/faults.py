@@ -61,8 +61,9 @@ class Faults(TypedDict, total=False):
     dropped          executed, then the connection is closed without an answer
     reset            the connection is reset before the request is executed
     truncated        executed, the answer stops halfway
-    garbage          executed, the answer is HTTP 200 with HTML (boto3 raises neither here nor for `truncated`: its
-                     result lacks every field, Successful and Failed included)
+    garbage          executed, the answer is HTTP 200 with HTML, of the Content-Type `type` (text/html); boto3
+                     raises neither here nor for `truncated`: its result lacks every field, Successful and Failed
+                     included
     slow             executed, the answer trickles for `seconds` (5)
     throttle         RequestThrottled: a trigger; with `rate`, every call above that many per second
     black_hole       "before" (or True): read, executed at the release if the client is still connected;
@@ -135,7 +136,7 @@ class FaultPlan:
         self.errors = [Trigger(spec, _ERROR_FIELDS) for spec in get("errors")]
         self.failed = [Trigger(spec, _ENTRY_FIELDS) for spec in get("failed_entries")]
         self.reset = Trigger(get("reset"))
-        self.answers = [(name, Trigger(get(name), frozenset({"seconds"}))) for name in _ANSWER_FAULTS]
+        self.answers = [(name, Trigger(get(name), frozenset({"seconds", "type"}))) for name in _ANSWER_FAULTS]
         self.answers = [(name, trigger) for name, trigger in self.answers if trigger.probability > 0]
         self.throttle = Trigger(get("throttle"), frozenset({"rate"}))
         self.rate: float | None = self.throttle.fields.get("rate")
