@@ -90,6 +90,7 @@ complete -c sqstee -n '__sqstee_uses run' -l fsync -d 'sync the spool to disk: a
 complete -c sqstee -n '__sqstee_uses run' -l redact -x -d 'mask matching text, in the shipped copy only; repeatable (SQSTEE_REDACT: one per line)'
 complete -c sqstee -n '__sqstee_uses run' -l strict -d 'exit with 122 instead of 0 if not every line was delivered'
 complete -c sqstee -n '__sqstee_uses run' -l summary -d 'report at the end, in one line, the lines captured and delivered'
+complete -c sqstee -n '__sqstee_uses run' -l quiet -d 'print nothing of sqstee\'s own but usage errors (the exit status still tells)'
 complete -c sqstee -n '__sqstee_uses run' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses tail' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses tail' -l consume -d 'Delete each message once its lines are printed.'

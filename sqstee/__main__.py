@@ -44,6 +44,7 @@ def _run(words: list[str]) -> int:
     given, command = words[:at], words[at + 1 :]
     if "--help" in given:
         return _verb(["run", "--help"])
+    settings = None
     try:
         from sqstee import options
 
@@ -58,7 +59,8 @@ def _run(words: list[str]) -> int:
     except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
         from sqstee.capture.child import run_uncaptured
 
-        raise run_uncaptured(command, f"{type(error).__name__}: {error}") from None
+        reason = "" if settings and settings.quiet else f"{type(error).__name__}: {error}"
+        raise run_uncaptured(command, reason) from None
     return front.run()
 
 

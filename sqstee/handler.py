@@ -22,7 +22,7 @@ from typing import Any
 
 from sqstee import options
 from sqstee.errors import SqsteeError
-from sqstee.logging_run import LoggingRun
+from sqstee.logging_run import LoggingRun, report
 from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
 from sqstee.spool.location import resolve
@@ -109,9 +109,9 @@ class Handler(logging.Handler):
             notice = ""
         self._closing = None
         if notice:
-            _report(notice)
+            report(self._settings, notice)
         if lost:
-            _report(f"{lost} log records dropped: the spool could not be opened")
+            report(self._settings, f"{lost} log records dropped: the spool could not be opened")
         super().close()
 
     def forget(self) -> None:
@@ -153,7 +153,8 @@ class Handler(logging.Handler):
             self._run = LoggingRun(self._settings)
         except (SqsteeError, OSError) as error:
             if not self._lost:
-                _report(f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", ""))
+                text = f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", "")
+                report(self._settings, text)
             self._not_before = time.monotonic() + _TRY_AGAIN_SECONDS
             return None
         _close_with_worker(self)
@@ -208,13 +209,6 @@ def _close(reference: weakref.ref[Handler]) -> None:
     handler = reference()
     if handler:
         handler.close()
-
-
-def _report(text: str) -> None:
-    try:
-        os.write(2, f"sqstee: {text}\n".encode(errors="replace"))
-    except OSError:
-        pass
 
 
 def _forget_all() -> None:

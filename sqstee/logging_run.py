@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
+from sqstee.fds import write_stderr
 from sqstee.options import Settings
 from sqstee.record import STREAMS
 from sqstee.ship.policy import DeliveryPolicy
@@ -24,7 +25,7 @@ from sqstee.spool import run_events
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
-from sqstee.text import count
+from sqstee.text import count, one_line
 from sqstee.transports.factory import load
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LoggingRun:
         self._started = time.monotonic()
         self._woken_at = 0.0
         self._reason = ""
+        self._refusals_reported: set[bool] = set()
         self._shipper: Shipper | None = None
         self.root = open_root(settings.spool)
         self._policy = DeliveryPolicy.of(settings, self.root)
@@ -151,6 +153,7 @@ class LoggingRun:
                 self._wake_reading,
                 self._policy.options,
                 flush_timeout=self._settings.flush_timeout,
+                on_refusal=self._report_refusal,
             )
             try:
                 if shipper.run():
@@ -163,6 +166,12 @@ class LoggingRun:
             self._spooled.close_ship_lock()
             self._close_fds("_wake_reading")
             THREADS.discard(_thread.get_ident())
+
+    def _report_refusal(self, reason: str, diverted: bool) -> None:
+        """Report once for the run, and for its fallback."""
+        if diverted not in self._refusals_reported:
+            self._refusals_reported.add(diverted)
+            report(self._settings, one_line(self._policy.refusal_notice(reason, diverted, self.root)))
 
     def _load(self) -> None:
         """Load the transport; on an error, such as a missing profile, leave it to the sender to report or to retry."""
@@ -184,6 +193,12 @@ class LoggingRun:
             why = f" ({why})" if why else ""
             found.append(f"the log is not fully delivered yet{why}: kept in {self.root}, `sqstee flush` ships it")
         return "; ".join(found)
+
+
+def report(settings: Settings, text: str) -> None:
+    """Print a line of our own, unless --quiet is set."""
+    if not settings.quiet:
+        write_stderr(f"sqstee: {text}\n")
 
 
 def _masker(patterns: tuple[str, ...]) -> Masker | None:

@@ -338,6 +338,7 @@ RUN_OPTIONS = (
     ),
     Option("strict", "", switch, False, "exit with 122 instead of 0 if not every line was delivered"),
     Option("summary", "", switch, False, "report at the end, in one line, the lines captured and delivered"),
+    Option("quiet", "", switch, False, "print nothing of sqstee's own but usage errors (the exit status still tells)"),
 )
 SHIPPER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "shipper")
 SENDER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "sender")
@@ -375,6 +376,7 @@ class Settings:
     redact: tuple[str, ...]
     strict: bool
     summary: bool
+    quiet: bool
 
     def __init__(self) -> None:
         self.sources: dict[str, str] = {}  # the source of each value, by attribute; defaults have none

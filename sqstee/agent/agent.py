@@ -54,9 +54,19 @@ class AgentConfig:
 
 
 class Agent:
-    """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served."""
+    """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
-    def __init__(self, folder: str, config: AgentConfig, environ: Mapping[str, str]) -> None:
+    `report` gets notices to the administrator, for the log.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        config: AgentConfig,
+        environ: Mapping[str, str],
+        report: Callable[[str], None] = lambda notice: None,
+    ) -> None:
+        self._report = report
         self.folder = folder
         self.of_all_users = agent_file.serves_all_users(folder)
         if self.of_all_users:
@@ -188,6 +198,7 @@ class Agent:
             "records": records,
             "records_per_second": round((records - self._rates[0][1]) / seconds) if seconds else 0,
             "requests": self._retired_totals[0] + sum(queue.requests for queue in queues),
+            "refusals": {worker.policy.to: worker.refusal for worker in workers if worker.refusal},
             "error": next((worker.reason for worker in workers if worker.reason), self._error),
         }
 
@@ -286,7 +297,9 @@ class Agent:
             mixing = parse(policy.to).kind == "sqs" and not (sender.ordered or policy.options.via_s3)
             if worker:
                 self._retiring.append(worker)
-            worker = self._workers[policy.key] = ShippingWorker(policy, sender, mixing, settings.flush_timeout)
+            worker = self._workers[policy.key] = ShippingWorker(
+                policy, sender, mixing, settings.flush_timeout, self.folder, self._report
+            )
         return worker
 
     def _check(self, name: str, claimed: ClaimedRun, now: float) -> None:

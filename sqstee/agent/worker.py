@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from sqstee.agent.fair_queue import FairQueue
 from sqstee.agent.flow import ServedRun
@@ -13,6 +14,7 @@ from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, WAKE
+from sqstee.text import one_line
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
 
@@ -20,12 +22,24 @@ from sqstee.transports.base import Sender
 class ShippingWorker:
     """A shipper in a thread of its own, for the runs with one policy.
 
-    `alive` until its thread ends, `closing` once it has been told to end, `used_at` the time it last had a run. With
-    `mixing` a body may hold lines of several runs.
+    `report` gets a notice when the destination begins to refuse everything, for a reason that no retry will mend; it
+    names the spool folder `root`. `alive` until its thread ends, `closing` once it has been told to end, `used_at` the
+    time it last had a run. With `mixing` a body may hold lines of several runs.
     """
 
-    def __init__(self, policy: DeliveryPolicy, sender: Sender, mixing: bool, flush_timeout: float) -> None:
+    def __init__(
+        self,
+        policy: DeliveryPolicy,
+        sender: Sender,
+        mixing: bool,
+        flush_timeout: float,
+        root: str,
+        report: Callable[[str], None],
+    ) -> None:
         self.policy = policy
+        self._root = root
+        self._report = report
+        self._refusal = ""
         self.failure = ""
         self.alive = True
         self.used_at = time.monotonic()
@@ -42,6 +56,7 @@ class ShippingWorker:
             self._wake,
             policy.options,
             flush_timeout=flush_timeout,
+            on_refusal=self._report_refusal,
             make_source=self._make_queue,
         )
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -51,6 +66,11 @@ class ShippingWorker:
     def reason(self) -> str:
         """Why lines are not delivered, if any are not."""
         return self.failure or self._shipper.reason
+
+    @property
+    def refusal(self) -> str:
+        """The notice that the destination refuses everything, while it does."""
+        return self._refusal if self._shipper.refused else ""
 
     def enqueue(self, run: ServedRun) -> None:
         """Have the shipper read a run that is new or has grown."""
@@ -85,6 +105,11 @@ class ShippingWorker:
             trace("agent", f"the shipper to {self.policy.to} has failed: {self.failure}")
         self._shipper.close()
         self.alive = False
+
+    def _report_refusal(self, reason: str, diverted: bool) -> None:
+        self._refusal = one_line(self.policy.refusal_notice(reason, diverted, self._root))
+        trace("agent", self._refusal)
+        self._report(self._refusal)
 
     def _wake_shipper(self, word: bytes) -> bool:
         try:

@@ -231,7 +231,7 @@ def _stdbuf_library() -> bytes:
     return found[0] if found else b""
 
 
-def exec_uncaptured(command: list[str], inherited: Inherited, reason: str) -> SqsteeError:
+def exec_uncaptured(command: list[str], inherited: Inherited, reason: str = "") -> SqsteeError:
     """Replace this process by the uncaptured command; returns the error if it cannot be executed.
 
     A `reason` says why the output is not captured although it should have been, and is printed.

@@ -77,8 +77,9 @@ class DeliveryStats:
 class ProgressLine:
     """One line on a terminal, redrawn in place and erased at the end; only where we are in its foreground."""
 
-    def __init__(self, unfinished: bool) -> None:
+    def __init__(self, unfinished: bool, quiet: bool = False) -> None:
         self._unfinished = unfinished
+        self._quiet = quiet
         self._output: Output | None = None
         self._drawn = False
 
@@ -86,7 +87,7 @@ class ProgressLine:
     def wanted(self) -> bool:
         """Whether our stderr is a terminal that shows our job."""
         try:
-            return os.isatty(2) and os.tcgetpgrp(2) == os.getpgrp()
+            return not self._quiet and os.isatty(2) and os.tcgetpgrp(2) == os.getpgrp()
         except OSError:
             return False
 
@@ -142,7 +143,7 @@ class FinalFlush:
         self._started = time.monotonic()
         self._late = f"not done within {self._seconds:g} s"
         self._cut_short = cut_short
-        self._progress = ProgressLine(unfinished)
+        self._progress = ProgressLine(unfinished, run.notices.quiet)
         self.stats = DeliveryStats(spooled.writer.lines, spooled.writer.bytes, spooled.writer.reasons)
         self.cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
 
@@ -229,8 +230,8 @@ def cut_short_by(number: int) -> str:
     return f"cut short by {_NAMES[number]}"
 
 
-def leftovers(stats: DeliveryStats, root: str) -> list[str]:
-    """Notices about undelivered lines: how many, where they are, why, and what to do."""
+def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
+    """Notices about undelivered lines: how many, where they are, why, and what to do; `advice` on waiting ones."""
     found = []
     for reason, number in stats.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
@@ -239,7 +240,8 @@ def leftovers(stats: DeliveryStats, root: str) -> list[str]:
     if stats.waiting or stats.waiting_events:
         waiting = count(stats.waiting, "line") if stats.waiting else "the run's own events"
         why = f" ({stats.reason})" if stats.reason else ""
-        found.append(f"{waiting} not delivered yet{why}: kept in {root}, `sqstee flush` ships them")
+        advice = f"{advice}, " if advice else ""
+        found.append(f"{waiting} not delivered yet{why}: kept in {root}, {advice}`sqstee flush` ships them")
     return found
 
 

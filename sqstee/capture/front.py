@@ -46,7 +46,7 @@ class Front:
             signals.reset_sigchld()
             captured = {1, 2} - closed - self._uncaptured(inherited, closed)
             if not captured:
-                raise child.exec_uncaptured(self._command, inherited, "")
+                raise child.exec_uncaptured(self._command, inherited)
             self._stdio = Stdio(captured, self._settings, inherited.environ)
             self._add_nest_entry(inherited)
             self._streams = self._stdio.streams()
@@ -56,7 +56,8 @@ class Front:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
             _trace(f"runs the command uncaptured: {type(error).__name__}: {error}")
-            raise child.exec_uncaptured(self._command, inherited, str(error)) from None
+            reason = "" if self._settings.quiet else str(error)
+            raise child.exec_uncaptured(self._command, inherited, reason) from None
         self._stdio.close_command_fds()
         for fd in others:
             close_quietly(fd)
@@ -93,7 +94,8 @@ class Front:
         if failure is not None:
             raise child.failure_to_start(self._command, failure)
         _trace(f"passes the output through: {reason}")
-        child.warn_uncaptured(reason)
+        if not self._settings.quiet:
+            child.warn_uncaptured(reason)
         status = signals.wait_for_command(self._child.pid, lambda: pass_through(self._streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))

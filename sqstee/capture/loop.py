@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqstee.capture.live_notices import LiveNotices
     from sqstee.capture.pty import Pty
     from sqstee.capture.pty_keys import KeyRelay
     from sqstee.ship.shipper_handle import ShipperHandle
@@ -124,6 +125,7 @@ class CaptureLoop:
         self._by_fd: dict[int, Stream] = {}
         self._finishing = False
         self._keys: KeyRelay | None = None
+        self.live_notices: LiveNotices | None = None
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
@@ -161,6 +163,9 @@ class CaptureLoop:
         self.feed.give_up_at = None
         if self._keys:
             self._keys.close()
+        if self.live_notices:  # the front prints the rest of them at its end
+            self._unwatch_shipper(self.live_notices)
+            self.live_notices = None
         self._clear_control()
         for stream in self.open:
             if stream.pending is None:
@@ -171,6 +176,9 @@ class CaptureLoop:
             self._start_finishing()
         elif self._keys and fd == self._keys.fd:
             self._keys.keys_arrived(self._ptys())
+        elif self.live_notices and fd == self.live_notices.fd:
+            if not self.live_notices.read():
+                self._unwatch_shipper(self.live_notices)
         elif (stream := self._by_fd.get(fd)) is None:
             return
         elif fd == stream.source:
@@ -195,6 +203,8 @@ class CaptureLoop:
                 due.append(now + _MODES_SECONDS)
         if self._keys and self._keys.due is not None and self._keys.due <= now:
             self._keys.relay(self._ptys())
+        if self.live_notices and (at := self.live_notices.print(now)) is not None:
+            due.append(at)
         if self._keys and self._keys.due is not None:
             due.append(self._keys.due)
         return max(0.0, min(due) - now) if due else None
@@ -325,6 +335,17 @@ class CaptureLoop:
             self._epoll.register(self._keys.fd, select.EPOLLIN | select.EPOLLET)
         except OSError:
             self._keys.close()
+
+    def watch_shipper(self, notices: LiveNotices) -> None:
+        """Print the shipper's notices while the command runs."""
+        self._epoll.register(notices.fd, select.EPOLLIN)
+        self.live_notices = notices
+
+    def _unwatch_shipper(self, notices: LiveNotices) -> None:
+        try:
+            self._epoll.unregister(notices.fd)
+        except OSError:  # it has ended before
+            pass
 
     def _ptys(self) -> list[Pty]:
         return [stream.pty for stream in self.open if stream.pty]

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 
 class Notices:
-    """Collects lines and prints them together; each says what happened, how much, and what to do next."""
+    """Collects lines and prints them together; each says what happened, how much, and what to do next.
 
-    def __init__(self) -> None:
+    With `quiet` (--quiet) nothing is printed.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
@@ -40,20 +44,27 @@ class Notices:
             return True
         return False
 
+    def print_now(self, text: str, unfinished: bool) -> bool:
+        """Write one line while the command runs; returns False if stderr has no room for it."""
+        trace("front", f"notice: {text}")
+        return self.quiet or write("\n" * unfinished + f"sqstee: {one_line(text)}\n") > 0
+
     def print(self, unfinished: bool) -> None:
         """Write the lines; `unfinished`: the command's last line lacks its newline, which comes before ours then."""
-        if self._texts:
+        if self._texts and not self.quiet:
             write("\n" * unfinished + "".join(f"sqstee: {text}\n" for text in self._texts))
 
 
-def write(text: str) -> None:
-    """Write to stderr without waiting for room: an unread one must not hold us up."""
+def write(text: str) -> int:
+    """Write to stderr without waiting for room: an unread one must not hold us up. Returns how much was written."""
+    written = 0
     try:
         output = output_of(2)
-        output.write(memoryview(text.encode(errors="replace")))
+        written = output.write(memoryview(text.encode(errors="replace")))
         output.close()
     except OSError:
         pass
+    return written
 
 
 def reason_of(error: Exception) -> str:

@@ -52,6 +52,14 @@ class Pty:
         """Leave the real terminal alone from here on: it is the caller's again."""
         self.real = None
 
+    @property
+    def full_screen(self) -> bool:
+        """Whether a program reads single keys, as editors and pagers do: it has the whole screen to itself."""
+        try:
+            return not _flags(termios.tcgetattr(self.master), _LFLAG) & termios.ICANON
+        except termios.error:
+            return False
+
     def copy_size(self) -> None:
         """Give the pty the real terminal's size; if that has changed, send SIGWINCH to the foreground group."""
         if self.real is None:

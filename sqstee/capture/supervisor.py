@@ -7,6 +7,7 @@ import os
 import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
 
 from sqstee.capture import child, signals
+from sqstee.capture.live_notices import LiveNotices
 from sqstee.capture.loop import SpoolFeed
 from sqstee.capture.stream import pass_through, readable_bytes
 from sqstee.capture.teardown import Teardown
@@ -94,6 +95,7 @@ class Supervisor:
         if run.spooled and run.spooled.syncer:
             guarded("--fsync has no effect", "lines are kept as without it", run.spooled.syncer.start)
         writer = run.spooled.writer if run.spooled else None
+        guarded("trouble with the destination is reported at the end", flush, self._watch_shipper)
         self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
         self._wait_for_end()
@@ -106,6 +108,12 @@ class Supervisor:
 
     def _watch_keys(self) -> None:
         self._loop.watch_keys(self._run.child.pid)
+
+    def _watch_shipper(self) -> None:
+        run = self._run
+        if run.shipper:
+            streams = [stream for stream in run.streams if stream.fd in run.stdio.sharing_stderr]
+            self._loop.watch_shipper(LiveNotices(self._notices, run.shipper, streams))
 
     def _make_relay(self) -> None:
         self._relay = signals.Relay(self._run.child.pid, self._run.shipper)

@@ -10,6 +10,7 @@ from sqstee.capture.final_flush import DeliveryStats, FinalFlush, cut_short_by, 
 from sqstee.errors import EXIT_FAILURE, EXIT_UNDELIVERED
 from sqstee.fds import put_null
 from sqstee.ship import shipper_handle
+from sqstee.ship.policy import check_advice
 from sqstee.spool import run_events
 from sqstee.trace import trace
 
@@ -45,6 +46,7 @@ class Teardown:
         self._settings = run.settings
         self._notices = run.notices
         self._loop = run.loop
+        self._live_notices = run.loop.live_notices
         self._run_capture = run_capture
         self._handle_signal = handle_signal
         self._is_init = os.getpid() == 1  # every process ends with PID 1: there is no heir
@@ -202,9 +204,14 @@ class Teardown:
         trace(
             "front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'nothing waits'}"
         )
-        for text in leftovers(stats, run.spooled.root):
+        unprinted = self._live_notices.unprinted if self._live_notices else []
+        for text in (text for text, diverted in unprinted if diverted):
             self._notices.add(text)
-        if stats.complete and not settings.to:
+        is_refused = any(not diverted for _, diverted in unprinted)
+        advice = check_advice(run.policy.to) if run.policy and is_refused and stats.waiting else ""
+        for text in leftovers(stats, run.spooled.root, advice):
+            self._notices.add(text)
+        if stats.complete and not settings.to and not settings.quiet:
             self._mention_local_queue(run.spooled.root)
 
     def _heir_goes_on(self) -> bool:

@@ -53,7 +53,7 @@ class WrappedRun:
         self.stdio = stdio
         self.streams = streams
         self.termination_signals = termination_signals
-        self.notices = Notices()
+        self.notices = Notices(settings.quiet)
         self.loop = CaptureLoop(streams)
         self.policy: DeliveryPolicy | None = None
         self.spooled: SpooledRun | None = None

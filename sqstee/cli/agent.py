@@ -83,10 +83,16 @@ def _configured() -> list[str]:
     return found
 
 
+def _report(notice: str) -> None:
+    from sqstee.fds import write_stderr
+
+    write_stderr(f"sqstee: {notice}\n")
+
+
 def _once(folder: str, config: AgentConfig) -> int:
     from sqstee.agent.agent import Agent
 
-    agent = Agent(folder, config, os.environ)
+    agent = Agent(folder, config, os.environ, _report)
     left = agent.once()
     for run in agent.delivered:
         typer.echo(f"{run}: shipped")
@@ -105,7 +111,7 @@ def _serve(folder: str, config: AgentConfig, configuration: typing.Callable[[], 
     caught: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: caught.add(number))
-    agent = Agent(folder, config, os.environ)
+    agent = Agent(folder, config, os.environ, _report)
 
     def stop() -> bool:
         return signal.SIGTERM in caught or signal.SIGINT in caught
@@ -134,7 +140,7 @@ def _show(folder: str) -> int:
         raise SqsteeError(f"no agent serves {folder}", "start one: sqstee agent", EXIT_FAILURE)
     served = found.get("destinations")
     to = ", ".join(served) if isinstance(served, list) else "any"
-    shipping = found.get("shipping_to")
+    shipping, refusals = found.get("shipping_to"), found.get("refusals")
     rows = (
         ("agent", f"{found.get('pid', '?')}, version {found.get('version', '?')}, serves {folder}"),
         ("destinations", f"{to}; in use: {', '.join(shipping) if isinstance(shipping, list) and shipping else 'none'}"),
@@ -142,6 +148,7 @@ def _show(folder: str) -> int:
         ("waiting", f"{found.get('waiting_bytes', '?')} bytes, {found.get('waiting_records', '?')} records read"),
         ("delivered", f"{found.get('records', '?')} records in {found.get('requests', '?')} requests"),
         ("rate", f"{found.get('records_per_second', '?')} records/s over the last 10 seconds"),
+        *(("refused", notice) for notice in (refusals.values() if isinstance(refusals, dict) else ())),
         ("last error", found.get("error") or "none"),
     )
     for name, value in rows:

@@ -64,12 +64,27 @@ class DeliveryPolicy:
         """Equal for policies whose shippers can share a sender."""
         return (self.to, *(getattr(self.options, name) for name in SENDER_OPTIONS))
 
+    def refusal_notice(self, reason: str, diverted: bool, root: str) -> str:
+        """A notice that the destination refuses all lines for `reason`, which no retry will mend.
+
+        They go to the fallback if `diverted`, otherwise they stay in the spool folder `root`.
+        """
+        where = f"go to {self.options.fallback}" if diverted else f"are kept in {root}"
+        return f"{self.to} refuses the lines, which {where}; {check_advice(self.to)}: {reason}"
+
     def open_sender(self, root: str) -> Sender:
         """The sender to the destination, not yet connected, for runs in the spool folder `root`."""
         from sqstee.transports.factory import open_sender  # the front makes policies and never sends
 
         values = {name: getattr(self.options, name) for name in SENDER_OPTIONS}
         return open_sender(parse(self.to), local_queue(root), **values)
+
+
+def check_advice(destination: str) -> str:
+    """The advice to test a destination, as a command that can be pasted into a shell."""
+    from shlex import quote  # the front makes policies, and gives this advice at the end of few runs
+
+    return f"`sqstee check {quote(destination)}` looks for the cause"
 
 
 def _checked(option: Option, value: object) -> object:

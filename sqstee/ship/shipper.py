@@ -17,6 +17,7 @@ from sqstee.ship.source import RunSource, Source
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
+from sqstee.transports.fallback import refusal_by_primary
 
 _LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds that fit an int
 _REREAD_SECONDS = 0.11  # read again this long after a wake-up: the front omits others within a tenth of a second
@@ -29,9 +30,11 @@ class Shipper:
     `wake` is the reading end of the wake pipe (see shipper_handle). Of `options` the SHIPPER_OPTIONS count; the sender
     provides the linger and the message size that the user has not set.
 
-    Callbacks: `on_connect` when the destination has answered for the first time; `on_front_death` when the wake pipe
-    has no writer left; `on_close` when the run has ended, with the seconds that are left to deliver the rest;
-    `throttled_until` returns the time of the monotonic clock before which the spool is not read.
+    Callbacks: `on_refusal` when the destination begins to refuse everything, for a reason that no retry will mend, with
+    that reason and whether the fallback gets the lines; `on_connect` when the destination has answered for the first
+    time; `on_front_death` when the wake pipe has no writer left; `on_close` when the run has ended, with the seconds
+    that are left to deliver the rest; `throttled_until` returns the time of the monotonic clock before which the spool
+    is not read.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Shipper:
         options: Settings,
         *,
         flush_timeout: float,
+        on_refusal: Callable[[str, bool], None] = lambda reason, diverted: None,
         on_connect: Callable[[], None] = lambda: None,
         on_front_death: Callable[[], None] = lambda: None,
         on_close: Callable[[float], None] = lambda seconds: None,
@@ -55,6 +59,7 @@ class Shipper:
         self._senders = SenderPool(sender, in_flight)
         self._in_flight = 1 if sender.ordered else in_flight
         self._flush_timeout = flush_timeout
+        self._on_refusal = on_refusal
         self._on_connect = on_connect
         self._on_front_death = on_front_death
         self._on_close = on_close
@@ -66,6 +71,8 @@ class Shipper:
         self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
+        self.refused = False  # by the destination, as `on_refusal` was told
+        self._diverted = False
         self._reread_at = 0.0
         self._close_at: float | None = None
         self._wake = wake
@@ -214,13 +221,25 @@ class Shipper:
             if isinstance(answer, int):
                 self._limits.message_at_most(answer)
                 self._start_reading(now)
-            elif self._source is None:
+                self._check_refusal("")
+                continue
+            if self._source is None:
                 assert isinstance(answer, TransportError)
                 self._backoff.failure(answer.kind, str(answer), now, answer.after)
             elif isinstance(answer, TransportError):
                 self._refusals.request(self._source, bodies, answer, now)
             else:
                 self._handle_answer(self._source, bodies, answer, now)
+            self._check_refusal(self._backoff.reason if self._backoff.permanent else "")
+
+    def _check_refusal(self, reason: str) -> None:
+        """Report once that the destination, or the first of two, refuses everything, until it accepts something."""
+        diverted = not reason
+        reason = reason or refusal_by_primary(self._sender)
+        known = self.refused and self._diverted == diverted
+        self.refused, self._diverted = bool(reason), diverted
+        if reason and not known:
+            self._on_refusal(reason, diverted)
 
     def _start_reading(self, now: float) -> None:
         """The destination has answered: open the spool, or try later if that fails (the disk was full)."""

@@ -1,18 +1,19 @@
 """The protocol between the front and its shipper, a process forked from it: both ends of the two pipes.
 
 The front writes words to the wake pipe: WAKE, there is something to ship; CLOSE, the run has ended; a byte up to 64,
-remove the signal of that number from those pending here. End of file: the front has died. At the end of the run the
-shipper writes one line to the report pipe: LEFT, or a report (see `send_report`). It need not end then: SIGCHLD tells
-the front of the report of a shipper that goes on with other runs (see `let_front_go`).
+remove the signal of that number from those pending here. End of file: the front has died. The shipper writes lines
+to the report pipe: while it ships, notices that the destination refuses all lines (see `send_refusal`); at the end of
+the run one line, LEFT or a report (see `send_report`). It need not end then: SIGCHLD tells the front of the report of a
+shipper that goes on with other runs (see `let_front_go`).
 """
 
 from __future__ import annotations
 
 import os
-import select
 
 from sqstee.fds import close_quietly, open_fds, put_null
 from sqstee.spool.quarantine import quarantined_records
+from sqstee.text import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ else:  # the Python half of signal costs 8 ms (enum)
 
 WAKE, CLOSE = b"w", b"c"
 LEFT = b"left\n"  # an agent ships the rest
+_REFUSED, _DIVERTED = "refused", "diverted"
 _LAST_SIGNAL = 64  # signal(7): SIGRTMAX
 _WORDS_BYTES = 4096
 _REPORT_BYTES = 65536
@@ -45,14 +47,20 @@ class Report:
 
 
 class ShipperHandle:
-    """The front's end of the protocol; `pid` is 0 once the shipper has ended."""
+    """The front's end of the protocol; `pid` is 0 once the shipper has ended.
 
-    __slots__ = ("_report", "pid", "wake")
+    `report` is the report pipe's reading end. `refusals` are the notices read from it, each with whether the fallback
+    accepts the lines.
+    """
+
+    __slots__ = ("_received", "pid", "refusals", "report", "wake")
 
     def __init__(self, pid: int, wake: int, report: int) -> None:
         self.pid = pid
         self.wake = wake
-        self._report = report
+        self.report = report
+        self.refusals: list[tuple[str, bool]] = []
+        self._received = b""
 
     def notify(self, word: bytes) -> None:
         """Send one of the words. If the pipe is full or the shipper has ended it is dropped, and not needed."""
@@ -69,9 +77,23 @@ class ShipperHandle:
     @property
     def has_reported(self) -> bool:
         """Whether it has sent its report, or has ended."""
-        poll = select.poll()
-        poll.register(self._report, select.POLLIN)
-        return not self.pid or bool(poll.poll(0))
+        self.read_refusals()
+        return not self.pid or bool(self._received)
+
+    def read_refusals(self) -> bool:
+        """Read what the shipper has written, without waiting; returns whether it may write more."""
+        try:
+            data = os.read(self.report, _REPORT_BYTES)
+        except OSError:
+            return True
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            kind, _, text = line.decode("utf-8", "replace").partition("\t")
+            if kind in (_REFUSED, _DIVERTED):
+                self.refusals.append((text, kind == _DIVERTED))
+            else:
+                self._received = line + b"\n"
+        return bool(data)
 
     def read_report(self, folder: str, next_seq: int, no_report: str) -> Report:
         """The shipper's report on the run in `folder`, of which `next_seq` is the first seq that was not spooled.
@@ -79,11 +101,8 @@ class ShipperHandle:
         If the shipper did not report, the checkpoint says how far it got, and `no_report` is the reason for the rest. A
         folder that is gone was delivered whole. Another process may have put records of this run into quarantine.
         """
-        os.set_blocking(self._report, False)
-        try:
-            line = os.read(self._report, _REPORT_BYTES)
-        except OSError:
-            line = b""
+        self.read_refusals()
+        line = self._received
         fields = line.decode("utf-8", "replace").rstrip("\n").split("\t", 3)
         if len(fields) == 4:
             acknowledged, quarantined, requests, reason = fields
@@ -105,6 +124,7 @@ def fork(kept: set[int], body: Callable[[int, int], None]) -> ShipperHandle:
         os.close(wake_reading)
         os.close(report_writing)
         os.set_blocking(wake, False)
+        os.set_blocking(report, False)
         return ShipperHandle(pid, wake, report)
     try:
         _keep_only({wake_reading, report_writing, *kept})
@@ -127,6 +147,11 @@ def send_report(fd: int, report: Report) -> None:
     requests = "" if report.requests is None else report.requests
     line = f"{report.acknowledged}\t{report.quarantined}\t{requests}\t{report.reason}\n"
     send_line(fd, line.encode(errors="replace"))
+
+
+def send_refusal(fd: int, notice: str, diverted: bool) -> None:
+    """Send a notice that the destination refuses all lines; `diverted` if the fallback accepts them."""
+    send_line(fd, f"{_DIVERTED if diverted else _REFUSED}\t{one_line(notice)}\n".encode(errors="replace"))
 
 
 def send_line(fd: int, line: bytes) -> None:

@@ -12,7 +12,7 @@ from sqstee.options import Settings
 from sqstee.ship.flush import OtherRuns
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
-from sqstee.ship.shipper_handle import Report, let_front_go, send_report
+from sqstee.ship.shipper_handle import Report, let_front_go, send_refusal, send_report
 from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.fallback import shorten_waits
@@ -47,6 +47,13 @@ def ship_run(
         others.start()
 
     others = OtherRuns(folder)
+    told = set()
+
+    def refused(reason: str, diverted: bool) -> None:
+        if diverted not in told:
+            told.add(diverted)
+            send_refusal(report, policy.refusal_notice(reason, diverted, root), diverted)
+
     sender = policy.open_sender(root)
     shipper = Shipper(
         folder,
@@ -54,6 +61,7 @@ def ship_run(
         wake,
         policy.options,
         flush_timeout=settings.flush_timeout,
+        on_refusal=refused,
         on_front_death=front_died,
         on_connect=connected,
         on_close=partial(shorten_waits, sender),

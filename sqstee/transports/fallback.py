@@ -47,6 +47,7 @@ class FallbackSender:
         self._failing_since: float | None = clock()  # start of the first call since the last one that was accepted
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
+        self.refusal = ""  # why the circuit is open, where no retry will mend that; empty while it is closed
         self._ledger = ledger or FallbackLedger("", {})
         self.ordered = primary.ordered
         self.max_entries = primary.max_entries
@@ -66,7 +67,7 @@ class FallbackSender:
         except TransportError as error:
             if not self._gives_up(error):
                 raise _as_retry(error) from error
-            self._open_circuit()
+            self._open_circuit(error)
             return self._reach_fallback()
         self._close_circuit()
         return limit
@@ -81,13 +82,13 @@ class FallbackSender:
         except TransportError as error:
             if not self._gives_up(error):
                 raise _as_retry(error) from error
-            self._open_circuit()
+            self._open_circuit(error)
             return self._to_fallback(bodies)
         if len(failures) < len(bodies):
             self._close_circuit()
             self._send_gap_events()
         elif all(self._gives_up(failure) for failure in failures):
-            self._open_circuit()
+            self._open_circuit(failures[-1])
             return self._to_fallback(bodies)
         return self._divert(bodies, failures)
 
@@ -126,8 +127,9 @@ class FallbackSender:
                 return True
             return self._failing_since is not None and self._clock() - self._failing_since >= self._after
 
-    def _open_circuit(self) -> None:
+    def _open_circuit(self, error: TransportError | Failure) -> None:
         with self._lock:
+            self.refusal = str(error) if error.kind in (OPEN, REFRESH) else ""
             self._probe_at = self._clock() + _PROBE_SECONDS
             self.linger = self._fallback.linger
 
@@ -135,6 +137,7 @@ class FallbackSender:
         with self._lock:
             self._failing_since = None
             self._probe_at = None
+            self.refusal = ""
             self.linger = self._primary.linger
 
     def _reach_fallback(self) -> int:
@@ -248,6 +251,11 @@ def shorten_waits(sender: Sender, seconds: float) -> None:
     """No more bodies will follow, and `seconds` are left: a sender with a fallback must turn to it in time."""
     if isinstance(sender, FallbackSender):
         sender.shorten_waits(seconds)
+
+
+def refusal_by_primary(sender: Sender) -> str:
+    """Why a sender's primary destination gets nothing, where no retry will mend that and the fallback is used."""
+    return sender.refusal if isinstance(sender, FallbackSender) else ""
 
 
 def _as_retry(error: TransportError) -> TransportError:

@@ -456,3 +456,19 @@ def test_stat_and_check_show_the_agent(sqstee: Sqstee, fake_sqs: FakeSqs) -> Non
         assert b"does not serve this destination" in sqstee.run("check", "q", environ=other).stdout
     found = sqstee.run("stat", "q", "-o", "prometheus", environ=environ).stdout.splitlines()
     assert found[-1] == b"sqstee_agent_up 0"
+
+
+def test_a_destination_that_refuses_everything_is_in_the_agents_log_and_status(node: Node) -> None:
+    """An agent that may not send lives for months: nothing but the last error, among others, showed it."""
+    to, advice = "local:/proc/none.db", "`sqstee check local:/proc/none.db` looks for the cause"
+    with node.agent() as agent:
+        for _ in range(2):
+            assert node.wrap("echo", "hi", to=to).returncode == 0
+        wait_for(lambda: node.status().get("refusals"), "refusal")
+        shown = node.sqstee.run("agent", "--status", environ=node.environ).stdout.decode()
+        agent.kill()
+        log = agent.communicate(timeout=60)[1].decode()
+    start = f"{to} refuses the lines, which are kept in {node.sqstee.spool}; {advice}: SQLite: "
+    assert any(line.startswith(f"refused      {start}") for line in shown.splitlines())
+    assert log.startswith(f"sqstee: {start}")
+    assert log.count("\n") == 1

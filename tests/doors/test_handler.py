@@ -229,13 +229,33 @@ def test_a_destination_that_never_answers_blocks_nothing(sqstee: Sqstee, fake_sq
     assert len(one.records) == 5000
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_refusal_is_reported_while_the_process_runs(sqstee: Sqstee, tmp_path: Path, quiet: bool) -> None:
+    """It was reported at exit, and a service never exits."""
+    to = "local:/proc/none.db"
+    code = f"sqstee.configure(to={to!r}, quiet={quiet})\nlog.warning('hi')\nsys.stdin.read()\nos._exit(0)\n"
+    pipes = dict.fromkeys(("stdin", "stderr"), subprocess.PIPE)
+    trace = tmp_path / "trace"
+    trace.touch()
+    environ = sqstee.environ | {"SQSTEE_DEBUG": str(trace)}
+    with running(program(tmp_path, code), env=environ, **pipes) as process:
+        wait_for(lambda: "refused (open)" in trace.read_text(), "refusal")
+        line = b"" if quiet or process.stderr is None else process.stderr.readline()
+        rest = process.communicate(timeout=60)[1]
+    start = f"sqstee: {to} refuses the lines, which are kept in {sqstee.spool}; `sqstee check {to}` looks for the cause"
+    assert line.startswith(b"" if quiet else start.encode())
+    assert rest == b""
+
+
 def test_with_a_missing_aws_profile_the_fallback_is_used(sqstee: Sqstee, tmp_path: Path) -> None:
     """An error of boto3 before any call is a refusal like any other: the thread sends the lines to the fallback."""
     path = tmp_path / "second.db"
     sqstee.environ["AWS_PROFILE"] = "nobody"
     code = f"sqstee.configure(to='q', fallback='local:{path}')\nlog.info('hello')\n"
     found = run(sqstee, program(tmp_path, code))
-    assert (found.returncode, found.stderr) == (0, "")
+    assert found.returncode == 0
+    assert found.stderr.startswith(f"sqstee: q refuses the lines, which go to local:{path}; `sqstee check q` ")
+    assert found.stderr.count("\n") == 1
     sqstee.local(path).assert_whole()
     assert [record.message for record in sqstee.local(path).records] == ["hello"]
     assert sqstee.waiting_runs() == []

@@ -312,6 +312,13 @@ def test_flush_reports_diverted_lines(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_pat
     assert sqstee.run("flush", environ=fake_sqs.environ()).stdout == b""
 
 
+def assert_diverted(stderr: bytes, to: str, fallback: str) -> None:
+    """One line reports that the destination refuses everything, and where the lines go."""
+    start = f"sqstee: {to} refuses the lines, which go to {fallback}; `sqstee check {to}` looks for the cause: "
+    assert stderr.decode().startswith(start)
+    assert stderr.count(b"\n") == 1
+
+
 def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """As many as S3 would get as the only destination, not one per second."""
     code = python("import time\nfor n in range(20): print(n, flush=True); time.sleep(0.25)")
@@ -321,7 +328,8 @@ def test_a_trickle_to_the_fallback_is_few_objects(sqstee: Sqstee, fake_sqs: Fake
         got = Rebuilt(bucket.bodies())
         assert len(bucket.bodies()) <= 3
     got.assert_whole()
-    assert (got.stdout, found.stderr) == (found.stdout, b"")
+    assert got.stdout == found.stdout
+    assert_diverted(found.stderr, "missing", bucket.to)
 
 
 def test_neither_accepts_it(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
@@ -352,7 +360,8 @@ def test_a_queue_that_is_not_there(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: 
     code = python("for n in range(30000): print('line', n)")
     words = ("--to", "missing", "--fallback", f"local:{path}", "--")
     found = sqstee.run(*words, *code, environ=fake_sqs.environ())
-    assert (found.returncode, found.stderr) == (0, b"")
+    assert found.returncode == 0
+    assert_diverted(found.stderr, "missing", f"local:{path}")
     got = sqstee.local(path)
     got.assert_whole()
     assert got.stdout == found.stdout
@@ -389,7 +398,8 @@ def test_no_credentials_at_the_end_of_a_short_job(sqstee: Sqstee, fake_sqs: Fake
     environ = {name: value for name, value in fake_sqs.environ().items() if "KEY" not in name}
     words = ("--to", "q", "--fallback", f"local:{tmp_path}/there.db", "--fallback-after", "2s")
     found = sqstee.run(*words, "--", "seq", "3", environ=environ)
-    assert (found.returncode, found.stderr) == (0, b"")
+    assert found.returncode == 0
+    assert_diverted(found.stderr, "q", f"local:{tmp_path}/there.db")
     assert sqstee.local(tmp_path / "there.db").stdout == b"1\n2\n3\n"
     assert sqstee.waiting_runs() == []
 
@@ -401,7 +411,8 @@ def test_a_fallback_by_a_relative_path(
     monkeypatch.chdir(tmp_path)
     words = ("--to", "missing", "--fallback", "local:sqstee-test-second.db", "--")
     found = sqstee.run(*words, "seq", "10", environ=fake_sqs.environ())
-    assert (found.returncode, found.stderr) == (0, b"")
+    assert found.returncode == 0
+    assert_diverted(found.stderr, "missing", f"local:{tmp_path}/sqstee-test-second.db")
     assert sqstee.local(tmp_path / "sqstee-test-second.db").stdout == found.stdout
 
 
