@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, short_code
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -99,7 +99,7 @@ def refusal_of(error: Exception) -> TransportError:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         message = f"{error.operation_name}: {found.get('Message', '')}"
         kind = classify(code, status, message=message)
-        return TransportError(kind, code.rsplit(".", 1)[-1], message)
+        return TransportError(kind, short_code(code), message)
     text = str(error) or type(error).__name__
     without_credentials = (
         exceptions.NoCredentialsError,
