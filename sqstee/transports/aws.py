@@ -22,7 +22,7 @@ from sqstee.transports.connection import (
     proxy_of,
     proxy_refusal,
 )
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html, short_code
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -170,7 +170,7 @@ def _refusal_of_answer(error: ClientError) -> TransportError:
         return proxy_refusal("http://", status, found.get("Message", ""))
     message = f"{error.operation_name}: {found.get('Message', '')}"
     kind = classify(code, status, message=message)
-    return TransportError(kind, code.rsplit(".", 1)[-1], message)
+    return TransportError(kind, short_code(code), message)
 
 
 def _credential_source(error: Exception) -> str:

@@ -43,12 +43,6 @@ _CLASSES = {
         "NonExistentQueue",
         "QueueDeletedRecently",
         "InvalidAddress",
-        "KmsAccessDenied",
-        "KmsDisabled",
-        "KmsInvalidKeyUsage",
-        "KmsInvalidState",
-        "KmsNotFound",
-        "KmsOptInRequired",
         "OptInRequired",
         "UnsupportedOperation",
         "InvalidAction",
@@ -80,28 +74,10 @@ _CLASSES = {
     ),
 }
 _CLASS_OF = {code: kind for kind, codes in _CLASSES.items() for code in codes}
-_PASSING = frozenset(
-    (
-        "InternalError",
-        "InternalFailure",
-        "ServiceUnavailable",
-        "RequestTimeout",
-        "RequestLimitExceeded",
-        "LimitExceeded",
-        "BandwidthLimitExceeded",
-        "ProvisionedThroughputExceeded",
-        "PriorRequestNotComplete",
-        "TransactionInProgress",
-        "SlowDown",
-        "OverLimit",
-        "ConditionalRequestConflict",
-        "OperationAborted",
-        "IncompleteBody",
-        "BadDigest",
-        "XAmzContentSHA256Mismatch",
-        "RequestTimeTooSkewed",
-        "IDPCommunicationError",
-    )
+_PASSING = re.compile(
+    "Throttl|TooMany|SlowDown|OverLimit|(Limit|Throughput)Exceeded|Internal|Unavailable|Timeout|TimeTooSkewed"
+    "|PriorRequestNotComplete|TransactionInProgress|ConditionalRequestConflict|OperationAborted|IncompleteBody"
+    "|BadDigest|ContentSHA256Mismatch|IDPCommunicationError"
 )
 
 _SNIFFED_BYTES = 1024
@@ -113,20 +89,30 @@ _HTML = re.compile(
 )
 
 
+def short_code(code: str) -> str:
+    """A code without its namespace; a code of KMS in SQS's own form: KMS.DisabledException becomes KmsDisabled."""
+    namespace, _, short = code.rpartition("#")[2].rpartition(".")
+    if namespace.upper() == "KMS" or short.upper().startswith("KMS"):
+        return f"Kms{re.sub('^kms', '', short, flags=re.IGNORECASE).removesuffix('Exception')}"
+    return short
+
+
 def classify(code: str, status: int = 0, sender_fault: bool = False, message: str = "") -> str:
     """The class of an error by its code; emulators write codes with and without prefix and `Exception`.
 
     `status` is the HTTP status of a failed call (0 without an answer), `sender_fault` the field of a Failed entry.
     `message` distinguishes an invalid size from other invalid parameters, which share a code. An unknown 4xx is OPEN,
-    an unknown sender fault POISON; any other unknown error is RETRY.
+    an unknown sender fault POISON; any other unknown error is RETRY. What KMS refuses is never a record's fault.
     """
-    short = code.rsplit("#", 1)[-1].rsplit(".", 1)[-1]
+    short = short_code(code)
     for name in (short, short.removesuffix("Exception")):
         if name in _CLASS_OF:
             kind = _CLASS_OF[name]
             return SIZE if kind == POISON and limit_in(message) else kind
-    if short.removesuffix("Exception") in _PASSING or "Throttl" in short or "TooMany" in short:
+    if _PASSING.search(short):
         return RETRY
+    if short.startswith("Kms"):
+        return OPEN
     if sender_fault:
         return POISON
     if status == 413:

@@ -107,6 +107,8 @@ ENTRIES = [
     (RETRY, "SomethingNew", False),
     (RETRY, "RequestThrottled", True),
     (OPEN, "KmsAccessDenied", True),
+    (OPEN, "KMS.InvalidStateException", True),
+    (RETRY, "KMS.ThrottlingException", True),
     (SIZE, "BatchRequestTooLong", True),
     (POISON, "InvalidMessageContents", True),
     (POISON, "InvalidParameterValue", True),
@@ -772,3 +774,17 @@ def test_a_record_larger_than_the_queue_takes(sqstee: Sqstee, fake_sqs: FakeSqs)
 def test_error_classes(code: str, status: int, fault: bool, kind: str) -> None:
     """Codes with and without prefix and suffix; throttling is never the destination's refusal."""
     assert classify(code, status, fault) == kind
+
+
+@given(
+    st.sampled_from(["KMS.", "com.amazonaws.sqs#KMS.", "Kms", "KMS", "AWS.SimpleQueueService.Kms"]),
+    st.sampled_from(["InvalidParameterValue", "MessageTooLong", "ExpiredToken", "InvalidState", "Disabled", "New", ""]),
+    st.sampled_from(["", "Exception"]),
+    st.booleans(),
+)
+def test_what_kms_refuses_is_never_a_records_fault(service: str, name: str, suffix: str, fault: bool) -> None:
+    """Its InvalidStateException lost its prefix, and lines of a queue whose key was disabled went to quarantine."""
+    assert classify(f"{service}{name}{suffix}", 0, fault) == OPEN
+    assert classify(f"{service}{name}{suffix}", 400, fault) == OPEN
+    assert classify(f"{service}Throttling{suffix}", 400, fault) == RETRY
+    assert classify(f"{service}Internal{suffix}", 500, fault) == RETRY
