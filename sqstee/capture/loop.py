@@ -124,6 +124,7 @@ class CaptureLoop:
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
         self._finishing = False
+        self._handling = False  # a chunk may be on its way from its source to its output
         self._keys: KeyRelay | None = None
         self.live_notices: LiveNotices | None = None
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -141,12 +142,23 @@ class CaptureLoop:
             if tick:
                 tick()
                 timeout = _TICK_SECONDS if timeout is None else min(timeout, _TICK_SECONDS)
-            for fd, events in self._epoll.poll(timeout):
+            found = self._epoll.poll(timeout)
+            self._handling = True
+            for fd, events in found:
                 self._handle_event(fd, events)
+            self._handling = False
 
     def finish(self) -> None:
         """The command has ended: `run` returns once its output is passed on, even if others hold its streams open."""
         os.eventfd_write(self._control, 1)
+
+    def is_drained(self) -> bool:
+        """For another thread: whether all output of a command that writes nothing more at present has been passed on.
+
+        What was read before the streams were found empty is passed on once the loop handles nothing.
+        """
+        streams = list(self.open)
+        return not (any(stream.is_readable() or stream.pending for stream in streams) or self._handling)
 
     def stop_waiting_for_room(self) -> bool:
         """After the command's end: wait no longer for room in the spool; returns whether anything waited."""
@@ -278,9 +290,10 @@ class CaptureLoop:
         stream.pending = None
         rest = _REST_BYTES
         try:
-            while rest > 0 and readable_bytes(stream.source) and (chunk := stream.read()):
-                self.feed.write(stream, stream.unspooled + chunk)
-                rest -= len(chunk)
+            while rest > 0 and stream.is_readable() and (chunk := stream.read()) != b"":
+                if chunk:
+                    self.feed.write(stream, stream.unspooled + chunk)
+                    rest -= len(chunk)
         except OSError:
             pass
         self._end(stream)

@@ -103,6 +103,8 @@ class Relay:
             self._clear(number)
 
     def _forward(self, number: int) -> None:
+        if number == _signal.SIGCONT and _signal.sigpending() & JOB_STOPS:
+            return  # a later stop discards it, as in the kernel: the command may have been stopped meanwhile
         try:
             os.kill(self._pid, number)
         except OSError:

@@ -68,6 +68,14 @@ class Stream:
             return None
         return data[1:]
 
+    def is_readable(self) -> bool:
+        """Whether something written can be read; a poll, unlike FIONREAD, waits for a pty's bytes on their way."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.source, select.POLLIN)
+        return any(events & select.POLLIN for _, events in poll.poll(0))
+
 
 def readable_bytes(fd: int) -> int:
     """How many bytes can be read from a pipe, socket or terminal now."""

@@ -9,7 +9,7 @@ import resource  # noqa: F401  # os.wait3 imports it, and later there may be no 
 from sqstee.capture import child, signals
 from sqstee.capture.live_notices import LiveNotices
 from sqstee.capture.loop import SpoolFeed
-from sqstee.capture.stream import pass_through, readable_bytes
+from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError
 from sqstee.ship import shipper_handle
@@ -259,7 +259,7 @@ class Supervisor:
         run = self._run
         if os.WIFSTOPPED(status):
             trace("front", f"the command was stopped by signal {os.WSTOPSIG(status)}")
-            signals.wait_until(self._drained, _DRAIN_SECONDS)
+            signals.wait_until(self._loop.is_drained, _DRAIN_SECONDS)
             if self._relay:
                 self._relay.stop_like_command(os.WSTOPSIG(status))
             run.stdio.copy_modes()
@@ -274,13 +274,6 @@ class Supervisor:
     def _stalled(self) -> bool:
         """Whether an output does not accept the command's output."""
         return any(stream.stalled for stream in self._loop.open)
-
-    def _drained(self) -> bool:
-        """Whether everything that the command wrote has been passed on."""
-        try:
-            return not any(stream.pending or readable_bytes(stream.source) for stream in self._loop.open)
-        except OSError:
-            return True
 
     def _handle_while_delivering(self, number: int) -> None:
         if number in signals.JOB_STOPS:

@@ -299,6 +299,32 @@ def test_top_can_be_stopped(sqstee: Sqstee, prefix: Prefix) -> None:
         assert terminal.wait() == 0
 
 
+def test_the_last_output_before_a_stop_is_shown_before_the_prompt(sqstee: Sqstee, prefix: Prefix) -> None:
+    """A program leaves the alternate screen when it is stopped: that was on its way through the pty, often until fg.
+    And one stopped just after fg stays stopped."""
+    program = (
+        "import os, signal\nfrom signal import SIG_DFL, SIGTSTP\n"
+        "def stop(*_):\n    os.write(1, b'<left>')\n    signal.signal(SIGTSTP, SIG_DFL)\n"
+        "    os.kill(os.getpid(), SIGTSTP)\n    signal.signal(SIGTSTP, stop)\n    os.write(1, b'<back>')\n"
+        "signal.signal(SIGTSTP, stop)\nos.write(1, b'<ready>')\nwhile True: signal.pause()"
+    )
+    environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null", "PROGRAM": program}
+    with Terminal(["bash", "--norc", "--noediting", "-i"], environ) as terminal:
+        terminal.expect(b"prompt> ")
+        terminal.type(" ".join([*prefix, sys.executable, '-c "$PROGRAM"\n']).encode())
+        terminal.expect(b"<ready>")
+        for _ in range(15):
+            terminal.type(b"\x1a")
+            assert b"<left>" in terminal.expect(b"Stopped")
+            terminal.expect(b"prompt> ")
+            terminal.type(b"fg\n")
+            terminal.expect(b"<back>")
+        terminal.type(b"\x03")
+        terminal.expect(b"prompt> ")
+        terminal.type(b"exit 0\n")
+        assert terminal.wait() == 0
+
+
 def test_a_pager_with_merged_streams(sqstee: Sqstee, tmp_path: Path) -> None:
     """less got no keys under --merge."""
     if not shutil.which("less"):
