@@ -69,6 +69,7 @@ class Event:
     """A run's start, exit, end or gap: `event` is its name, `fields` are all its fields."""
 
     __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
+    eol = True  # no piece of a line
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = _text(fields["timestamp"])

@@ -19,10 +19,11 @@ _LAST_LINE = 500  # characters of the last line that are kept
 class _LineRate:
     """Lines per second over the last ten seconds."""
 
-    __slots__ = ("_counts", "total")
+    __slots__ = ("_counts", "is_unfinished", "total")
 
     def __init__(self) -> None:
         self.total = 0
+        self.is_unfinished = False  # the next record continues the last line
         self._counts: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, count: int) -> None:
@@ -158,7 +159,8 @@ class RunTable:
         stream = run.streams.get(item.stream)
         if stream is None:
             stream = run.streams[item.stream] = _LineRate()
-        stream.add(now, 1)
+        stream.add(now, 0 if stream.is_unfinished else 1)
+        stream.is_unfinished = not item.eol
         if item.message:
             run.last_line = item.message[:_LAST_LINE]
 
