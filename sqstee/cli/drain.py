@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_MISSING, EXIT_OPEN, SqsteeError
+from sqstee.errors import EXIT_FAILURE, EXIT_MISSING, EXIT_OPEN, SqsteeError
 from sqstee.text import count
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def drain(
     The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. A killed
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
-    Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure.
+    Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
+    also where messages could not be deleted.
     """
     from sqstee.cli.sources import check_choice, check_shards, destinations, parse_seconds, reporting_errors
     from sqstee.drain.files import LAYOUTS
@@ -95,7 +96,7 @@ def _check_stdout(context: typer.Context) -> None:
 
 def _to_stdout(dest: Sequence[str], limits: DrainLimits, visibility: int | None, shards: str, stop: StopSignal) -> int:
     """Write records as NDJSON; delete each message once its lines are written."""
-    from sqstee.cli.sources import open_sources
+    from sqstee.cli.sources import open_sources, status_of
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer, Style
 
@@ -115,7 +116,7 @@ def _to_stdout(dest: Sequence[str], limits: DrainLimits, visibility: int | None,
         max_messages=limits.max_messages,
     )
     follower.drain(0.0 if all(one.follows for one in sources.receivers) else limits.idle)
-    return stop.status or _exit_status(follower.states())
+    return stop.status or status_of(follower) or _exit_status(follower.states())
 
 
 def _exit_status(states: Collection[str]) -> int:
@@ -139,6 +140,7 @@ class _DrainJob:
         self._processes, self._stop = processes, stop
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
+        self._undeleted = 0  # messages that are stored, but could not be deleted
 
     def run(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
         """Receive, assemble, print the verdicts; the exit status."""
@@ -157,14 +159,14 @@ class _DrainJob:
             store.close()
         if self._stop.signal:
             return self._stop.status
-        return _exit_status(self._states)
+        return EXIT_FAILURE if self._undeleted else _exit_status(self._states)
 
     def _collect(self, store: Store) -> None:
         from sqstee.cli.sources import destinations
         from sqstee.drain.processes import collect
 
         queues = [one.text for one in destinations(self._dest) if one.kind == "sqs"]
-        collect(
+        progress = collect(
             store.hidden,
             lambda: self._open(self._dest, self._shards),
             self._limits,
@@ -175,6 +177,7 @@ class _DrainJob:
             self._line.is_shown,
             lambda: self._open(queues),
         )
+        self._undeleted = progress.undeleted
         self._line.clear()
 
     def _open(self, dest: Sequence[str], shards: str = "") -> Sequence[Receiver]:

@@ -54,7 +54,7 @@ def tail(
     SQS cannot be read without receiving messages: --consume deletes them once they are printed, --peek releases them.
     After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
-    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors, use_colour
+    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, reporting_errors, status_of, use_colour
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
@@ -90,7 +90,7 @@ def tail(
             follower.follow()
         if sources.peek_costs:
             printer.notice(f"{follower.ack_pool.released} messages released")
-    return stop.status
+    return stop.status or status_of(follower)
 
 
 def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:

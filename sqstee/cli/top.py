@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sqstee.cli.sources import Sources
+    from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunState, RunTable
     from sqstee.read.stop_signal import StopSignal
 
@@ -51,13 +52,13 @@ def top(
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
-            _show_live(sources, stop, view)
+            status = _show_live(sources, stop, view)
         else:
-            _show_plain(sources, stop, view, once=peek or not follow)
-    return 0 if stop.signal == signal.SIGINT and follow and not peek else stop.status
+            status = _show_plain(sources, stop, view, once=peek or not follow)
+    return status if stop.signal == signal.SIGINT and follow and not peek else stop.status or status
 
 
-def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> None:
+def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> int:
     """Print the table at the end, or every two seconds while following."""
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
@@ -77,9 +78,10 @@ def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView
         view.print(table)
     else:
         follower.follow()
+    return _finish(follower, table, once and isinstance(view, _TableView))
 
 
-def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> None:
+def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> int:
     from rich.console import Console
     from rich.live import Live
 
@@ -90,7 +92,19 @@ def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView)
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         table = RunTable(_LiveDrawing(view, live, console))
-        Follower(sources.receivers, table, stop, sources.consumed, records_only=True).follow()
+        follower = Follower(sources.receivers, table, stop, sources.consumed, records_only=True)
+        follower.follow()
+    return _finish(follower, table, False)
+
+
+def _finish(follower: Follower, table: RunTable, is_shown: bool) -> int:
+    """Write the last notices to stderr unless the table on stdout shows them; the exit status."""
+    from sqstee.cli.sources import status_of
+    from sqstee.read.printer import neutral
+
+    for notice in () if is_shown else table.notices:
+        typer.echo(f"sqstee: {neutral(notice)}", err=True)
+    return status_of(follower)
 
 
 class _LiveDrawing:

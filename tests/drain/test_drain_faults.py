@@ -124,8 +124,10 @@ class TestFaults:
         assert (found.returncode, found.stderr, fake_sqs.messages("q")) == (0, b"", [])
         put(fake_sqs, whole_run(3))
         fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
-        found = drained(sqstee, fake_sqs)
-        assert b"3 messages stored, but could not be acknowledged and will be received again" in found.stderr
+        found = drained(sqstee, fake_sqs, "--processes", "2")
+        assert found.returncode == 1
+        assert found.stderr.count(b" stored, but could not be acknowledged and will be received again: ") in (1, 2)
+        assert b": 1 complete; 3 lines" in found.stdout
 
     def test_odd_names_have_a_file_each(self, tmp_path: Path) -> None:
         """Two runs with dots between run and stream in different places, and names too long for any file system."""

@@ -816,6 +816,28 @@ def test_a_local_queue_that_could_not_be_written_is_unlocked(tmp_path: Path) -> 
     receiver.close()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tail", "q", "--consume", "--no-follow"),
+        ("drain", "q", "-O", "-", "--idle-timeout", "0.1s"),
+        ("top", "q", "--consume", "--no-follow", "-o", "json"),
+    ],
+)
+def test_where_every_deletion_is_refused_a_reader_fails(
+    sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...]
+) -> None:
+    """What was asked for is not done: status 1, and one line that says so; the lines are out all the same."""
+    put(fake_sqs, whole_run(3))
+    fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert found.stdout
+    assert b"could not be" in found.stderr
+    assert b"AccessDenied" in found.stderr
+    assert found.stderr.count(b"\n") == 1
+
+
 def test_a_failing_library_does_not_end_the_ack_pool(tmp_path: Path) -> None:
     """An exception that no transport should raise counts as passing trouble: the threads live on and try again."""
 
