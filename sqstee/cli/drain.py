@@ -309,8 +309,10 @@ class _VerdictReport:
             ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
             more = ", …" if len(verdict.ranges) > 5 else ""
             parts.append(f"{verdict.missing:,} missing so far (seq {ranges}{more})")
-        if verdict.gapped:
-            parts.append(f"{verdict.gapped:,} dropped by the sender")
+        for at, lines in verdict.elsewhere.items():
+            parts.append(f"{lines:,} went to {at} (drain that as well)")
+        if dropped := verdict.gapped - sum(verdict.elsewhere.values()):
+            parts.append(f"{dropped:,} dropped by the sender")
         if verdict.duplicates:
             parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.errors import SqsteeError
+from sqstee.text import count
 
 if TYPE_CHECKING:
     import re
@@ -89,7 +90,7 @@ def tail(
         else:
             follower.follow()
         if sources.peek_costs:
-            printer.notice(f"{follower.ack_pool.released} messages released")
+            printer.notice(f"{count(follower.ack_pool.released, 'message')} released")
     return stop.status or status_of(follower)
 
 

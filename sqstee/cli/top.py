@@ -24,6 +24,10 @@ _REDRAW_SECONDS = 0.25
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
+_JSON_FIELDS = (
+    *("run", "host", "job", "started", "ended", "result", "duration"),
+    *("missing", "dropped", "elsewhere", "last_line"),
+)
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
@@ -138,8 +142,7 @@ class _JsonView:
             streams = {
                 name: {"lines": run.lines(name), "rate": round(run.rate(name, now), 1)} for name in sorted(run.streams)
             }
-            names = ("run", "host", "job", "started", "ended", "result", "duration", "missing", "dropped", "last_line")
-            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in names}
+            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in _JSON_FIELDS}
             typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
         sys.stdout.flush()
 
@@ -209,7 +212,7 @@ class _TableView:
         out = run.lines("stdout") + run.lines("output")
         rate = sum(run.rate(name, now) for name in run.streams)
         last = run.result if run.failed and run.result else run.last_line
-        missing = run.missing + run.dropped
+        missing = run.missing + run.dropped + run.elsewhere
         cells = {
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines('stderr'):,}"),

@@ -11,10 +11,11 @@ from sqstee.drain.index import Index, Place
 from sqstee.drain.verdict import Verdict
 from sqstee.read.decode import Item
 from sqstee.read.line_joiner import LineJoiner
-from sqstee.wire import GAP, Record, decode, load_lines
+from sqstee.wire import GAP, Record, decode, elsewhere, load_lines
 
 _MAX_UNFINISHED = 1000  # streams of a run: a sender may name a new stream in every line
 _EOL = b'"eol"'
+_MAX_ELSEWHERE = 5  # destinations that a verdict names
 _MAX_RANGES = 20  # ranges of missing seqs that a verdict names
 
 
@@ -115,9 +116,10 @@ class RunAssembly:
             if gap.first > at:
                 self._add_missing(at, gap.first - 1)
             covered = max(at, gap.first), min(last, gap.last)
-            self.verdict.gapped += covered[1] - covered[0] + 1
+            data = self._context.index.read(gap)
+            self._count_gap(load_lines(data)[0], covered[1] - covered[0] + 1)
             if not self._context.streams:
-                self._write_gap(gap)
+                self._write_gap(data)
             at = covered[1] + 1
         if at <= last:
             self._add_missing(at, last)
@@ -127,8 +129,13 @@ class RunAssembly:
         if len(self.verdict.ranges) < _MAX_RANGES:
             self.verdict.ranges.append((first, last))
 
-    def _write_gap(self, gap: Place) -> None:
-        data = self._context.index.read(gap)
+    def _count_gap(self, gap: dict[str, object], seqs: int) -> None:
+        found = self.verdict.elsewhere
+        self.verdict.gapped += seqs
+        if (at := elsewhere(gap)) and (at in found or len(found) < _MAX_ELSEWHERE):
+            found[at] = found.get(at, 0) + seqs
+
+    def _write_gap(self, data: bytes) -> None:
         if self._files is None:
             self._open(load_lines(data)[0]["host"])
         assert self._files is not None

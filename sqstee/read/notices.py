@@ -8,7 +8,7 @@ from typing import Protocol
 from sqstee.read.decode import ForeignLine, Item
 from sqstee.read.order import Gap, Late, Missing
 from sqstee.text import count
-from sqstee.wire import Event
+from sqstee.wire import Event, elsewhere
 
 
 class NoticeSink(Protocol):
@@ -39,9 +39,12 @@ def report_late(sink: NoticeSink, lines: Late[Item]) -> None:
 
 
 def report_gap(sink: NoticeSink, gap: Gap[Item]) -> None:
-    """Report lines that the sender had to drop."""
+    """Report lines that the sender had to drop, or sent to its fallback."""
     assert isinstance(gap.item, Event)
     reason = str(gap.item.fields.get("reason", ""))
+    if at := elsewhere(gap.item.fields):
+        _report(sink, f"went to {at}", ": read that destination as well", "gap", gap, reason=reason, at=at)
+        return
     _report(sink, "dropped by the sender", f": {gap.item.message or reason}", "gap", gap, reason=reason)
 
 

@@ -437,6 +437,25 @@ def test_gap_events_are_reported_also_where_only_bytes_are_shown(sqstee: Sqstee,
     assert b"7 lines dropped by the sender in run 01JDRUN" in found.stderr
 
 
+def test_lines_that_went_to_the_fallback_are_not_called_dropped(sqstee: Sqstee) -> None:
+    """Each reader says where they are; the destination's name is a remote text, and passwords are none of ours."""
+    gap: dict[str, Any] = {"from": 3, "to": 14_004, "reason": "fallback", "at": "http://u:pw@host/\x1b[2Jp"}
+    bodies = [event_of("start", 0), lines_of(1, 2), event_of("gap", 3, **gap), event_of("exit", 14_005, exit_code=0)]
+    queue = stored(sqstee, *bodies)
+    found = sqstee.run("tail", queue, "--no-follow", "-o", "raw")
+    there = "http://host/\ufffd[2Jp"
+    text = f"14,002 lines went to {there} in run {RUN} (seq 3-14004): read that destination as well"
+    assert found.stderr.decode() == f"sqstee: {text}\n"
+    notice = json.loads(sqstee.run("tail", queue, "--no-follow", "-o", "json").stderr)
+    assert (notice["kind"], notice["reason"], notice["at"]) == ("gap", "fallback", there)
+    board = json.loads(sqstee.run("top", queue, "--no-follow", "-o", "json").stdout)
+    assert (board["state"], board["missing"], board["dropped"], board["elsewhere"]) == ("missing", 0, 0, 14_002)
+    out = ("drain", queue, "-O", str(sqstee.folder / "out"), "--idle-timeout", "0.1s")
+    drained = sqstee.run(*out)
+    assert f"2 lines, 14,002 went to {there} (drain that as well), exit of it\n" in drained.stdout.decode()
+    assert drained.returncode == 3
+
+
 @pytest.mark.parametrize(
     ("words", "seqs"),
     [
