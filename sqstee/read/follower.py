@@ -206,7 +206,7 @@ class Follower:
                 notices.report_gap(self, emission)
             else:
                 self._pass_on(self._joiner.flush(emission.run))
-                notices.report_missing(self, emission)
+                notices.report_missing(self, emission, shared=any(not one.follows for one in self._receivers))
             self.messages.emitted(emission.run, self._border(emission.run))
 
     def _give_up(self, unfinished: Iterable[tuple[str, Sequence[Item]]]) -> None:

@@ -28,9 +28,13 @@ class ItemSink(NoticeSink, Protocol):
         """Write everything; raises OSError where that fails."""
 
 
-def report_missing(sink: NoticeSink, hole: Missing) -> None:
-    """Report lines that have not arrived so far."""
-    _report(sink, "missing so far", f", waited {hole.age:.1f} s", "missing", hole, age_s=round(hole.age, 3))
+_SHARED = "; another reader of the queue may have received them"
+
+
+def report_missing(sink: NoticeSink, hole: Missing, shared: bool) -> None:
+    """Report lines that have not arrived so far; `shared`: a message that another reader receives never arrives."""
+    more = f", waited {hole.age:.1f} s{_SHARED if shared else ''}"
+    _report(sink, "missing so far", more, "missing", hole, age_s=round(hole.age, 3))
 
 
 def report_late(sink: NoticeSink, lines: Late[Item]) -> None:
@@ -50,7 +54,7 @@ def report_gap(sink: NoticeSink, gap: Gap[Item]) -> None:
 
 def report_lost(sink: NoticeSink, run: str, first: int, last: int) -> None:
     """Report lines that will never arrive."""
-    why = ": the run has ended, and the queue is empty"
+    why = f": the run has ended, and the queue is empty{_SHARED}"
     _report(sink, "lost", why, "lost", Missing(run, first, last, 0.0))
 
 

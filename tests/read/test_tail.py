@@ -400,6 +400,17 @@ def _readable(pipe: Any) -> int:
     return found[0]
 
 
+def test_two_readers_of_a_queue_are_told_of_each_other(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """The lines that one has received are missing for the other; what is followed without taking has no such reader."""
+    bodies = whole_run(5)
+    put(fake_sqs, (bodies[0], bodies[2]))  # another reader has the lines between
+    text = f"sqstee: 5 lines missing so far in run {RUN} (seq 1-5), waited 0.0 s"
+    window = ("--no-follow", "--reorder-window", "0s")
+    queue = sqstee.run("tail", "q", "--consume", *window, environ=fake_sqs.environ())
+    assert queue.stderr.decode() == f"{text}; another reader of the queue may have received them\n"
+    assert sqstee.run("tail", stored(sqstee, bodies[0], bodies[2]), *window).stderr.decode() == f"{text}\n"
+
+
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing lines of an ended run are reported as lost, once, after the queue was empty for long enough."""
     monkeypatch.setattr("sqstee.read.follower._LOST_SECONDS", 0.2)
