@@ -735,6 +735,17 @@ def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
     assert err.count(b"is retried") <= 1
 
 
+def test_no_reader_says_that_it_goes_on_and_then_ends(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Trouble from the start ends it, and that is all it says."""
+    fake_sqs.faults(errors=[{"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503}])
+    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert b"is retried" not in found.stderr
+    problem, hint = found.stderr.decode().splitlines()
+    assert problem.startswith("sqstee: q: ServiceUnavailable")
+    assert hint.startswith("hint: ")
+
+
 def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """HTTP 200 with HTML is an error, although boto3 parses it as an answer without messages."""
     fake_sqs.faults(garbage={"operation": "ReceiveMessage"})
