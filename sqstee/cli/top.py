@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sqstee.cli.sources import Sources
+    from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunState, RunTable
     from sqstee.read.stop_signal import StopSignal
 
@@ -23,6 +24,10 @@ _REDRAW_SECONDS = 0.25
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
+_JSON_FIELDS = (
+    *("run", "host", "job", "started", "ended", "result", "duration"),
+    *("missing", "dropped", "elsewhere", "last_line"),
+)
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
@@ -56,13 +61,13 @@ def top(
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
-            _show_live(sources, stop, view)
+            status = _show_live(sources, stop, view)
         else:
-            _show_plain(sources, stop, view, once=peek or not follow)
-    return 0 if stop.signal == signal.SIGINT and follow and not peek else stop.status
+            status = _show_plain(sources, stop, view, once=peek or not follow)
+    return status if stop.signal == signal.SIGINT and follow and not peek else stop.status or status
 
 
-def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> None:
+def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> int:
     """Print the table at the end, or every two seconds while following."""
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
@@ -82,9 +87,10 @@ def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView
         view.print(table)
     else:
         follower.follow()
+    return _finish(follower, table, once and isinstance(view, _TableView))
 
 
-def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> None:
+def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> int:
     from rich.console import Console
     from rich.live import Live
 
@@ -95,7 +101,19 @@ def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView)
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         table = RunTable(_LiveDrawing(view, live, console))
-        Follower(sources.receivers, table, stop, sources.consumed, records_only=True).follow()
+        follower = Follower(sources.receivers, table, stop, sources.consumed, records_only=True)
+        follower.follow()
+    return _finish(follower, table, False)
+
+
+def _finish(follower: Follower, table: RunTable, is_shown: bool) -> int:
+    """Write the last notices to stderr unless the table on stdout shows them; the exit status."""
+    from sqstee.cli.sources import status_of
+    from sqstee.read.printer import neutral
+
+    for notice in () if is_shown else table.notices:
+        typer.echo(f"sqstee: {neutral(notice)}", err=True)
+    return status_of(follower)
 
 
 class _LiveDrawing:
@@ -129,8 +147,7 @@ class _JsonView:
             streams = {
                 name: {"lines": run.lines(name), "rate": round(run.rate(name, now), 1)} for name in sorted(run.streams)
             }
-            names = ("run", "host", "job", "started", "ended", "result", "duration", "missing", "dropped", "last_line")
-            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in names}
+            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in _JSON_FIELDS}
             typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
         sys.stdout.flush()
 
@@ -200,7 +217,7 @@ class _TableView:
         out = run.lines("stdout") + run.lines("output")
         rate = sum(run.rate(name, now) for name in run.streams)
         last = run.result if run.failed and run.result else run.last_line
-        missing = run.missing + run.dropped
+        missing = run.missing + run.dropped + run.elsewhere
         cells = {
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines('stderr'):,}"),

@@ -181,12 +181,12 @@ class ReceiverPool:
 
     def _handle_error(self, receiver: Receiver, error: TransportError, attempt: int) -> None:
         """Back off where the trouble may pass, else fail; without any success so far, three attempts are enough."""
-        final = error.kind in (OPEN, POISON) or (error.kind == REFRESH and attempt >= _FIRST_ATTEMPTS)
-        if final or (not self._succeeded and attempt >= _FIRST_ATTEMPTS):
+        is_limited = error.kind == REFRESH or not self._succeeded
+        if error.kind in (OPEN, POISON) or (is_limited and attempt >= _FIRST_ATTEMPTS):
             error.args = (f"{receiver.name}: {error}",)
             self._fail(error)
             return
-        if not self._reported and attempt > 1:
+        if not self._reported and attempt > 1 and not is_limited:  # no notice of a retry before the end
             self._reported = True
             self._notice(f"{receiver.name}: receiving failed and is retried: {error}")
         is_full = "OverLimit" in error.code

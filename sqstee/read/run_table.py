@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sqstee.intervals import IntervalSet
 from sqstee.read.decode import ForeignLine, Item, duration_of
-from sqstee.wire import Event, Record
+from sqstee.wire import FALLBACK, Event, Record
 
 STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
@@ -19,10 +19,11 @@ _LAST_LINE = 500  # characters of the last line that are kept
 class _LineRate:
     """Lines per second over the last ten seconds."""
 
-    __slots__ = ("_counts", "total")
+    __slots__ = ("_counts", "is_unfinished", "total")
 
     def __init__(self) -> None:
         self.total = 0
+        self.is_unfinished = False  # the next record continues the last line
         self._counts: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, count: int) -> None:
@@ -41,12 +42,13 @@ class _LineRate:
 class RunState:
     """One run. `seen`: when its last message came, in monotonic seconds. `result`: how its command ended.
 
-    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers.
+    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers, `diverted` those whose lines went to
+    the sender's fallback.
     """
 
     __slots__ = (
         *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
-        *("streams", "last_line", "holes", "gaps"),
+        *("streams", "last_line", "holes", "gaps", "diverted"),
     )
 
     def __init__(self, run: str) -> None:
@@ -56,7 +58,7 @@ class RunState:
         self.ended = self.failed = False
         self.duration: float | None = None
         self.streams: dict[str, _LineRate] = {}
-        self.holes, self.gaps = IntervalSet(), IntervalSet()
+        self.holes, self.gaps, self.diverted = IntervalSet(), IntervalSet(), IntervalSet()
 
     @property
     def missing(self) -> int:
@@ -68,11 +70,16 @@ class RunState:
         """The number of lines that the sender reported as dropped, and that did not arrive from elsewhere."""
         return self.gaps.size
 
+    @property
+    def elsewhere(self) -> int:
+        """The number of lines that went to the sender's fallback, and did not arrive from there."""
+        return self.diverted.size
+
     def state(self, now: float, silent: float) -> str:
         """One of STATES; `silent`: seconds without a message after which a running one counts as silent."""
         if self.failed:
             return "failed"
-        if self.missing or self.dropped:
+        if self.missing or self.dropped or self.elsewhere:
             return "missing"
         if self.ended:
             return "ok"
@@ -123,12 +130,12 @@ class RunTable:
         span = int(str(fields["first"])), int(str(fields["last"]))
         state = self._run(run)
         if kind in ("missing", "late", "gap"):  # replaces earlier notices about these seqs
-            state.holes.remove(*span)
-            state.gaps.remove(*span)
+            for seqs in (state.holes, state.gaps, state.diverted):
+                seqs.remove(*span)
         if kind == "missing":
             state.holes.add(*span)
         elif kind == "gap":
-            state.gaps.add(*span)
+            (state.diverted if fields.get("reason") == FALLBACK else state.gaps).add(*span)
 
     def flush(self) -> None:
         """Draw."""
@@ -158,7 +165,8 @@ class RunTable:
         stream = run.streams.get(item.stream)
         if stream is None:
             stream = run.streams[item.stream] = _LineRate()
-        stream.add(now, 1)
+        stream.add(now, 0 if stream.is_unfinished else 1)
+        stream.is_unfinished = not item.eol
         if item.message:
             run.last_line = item.message[:_LAST_LINE]
 
