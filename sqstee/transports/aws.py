@@ -167,7 +167,8 @@ def _refusal_of_answer(error: ClientError) -> TransportError:
         return proxy_refusal("http://", status, found.get("Message", ""))
     message = f"{error.operation_name}: {found.get('Message', '')}"
     kind = classify(code, status, message=message)
-    return TransportError(kind, code.rsplit(".", 1)[-1], message)
+    short = code if code.startswith("KMS.") else code.rsplit(".", 1)[-1]
+    return TransportError(kind, short, message)
 
 
 def _credential_source(error: Exception) -> str:

@@ -7,6 +7,7 @@ and by those of AWS_CA_BUNDLE as well.
 
 from __future__ import annotations
 
+import binascii
 import errno
 import os
 import re
@@ -48,6 +49,14 @@ def proxy_of(url: str, schemes: tuple[str, ...] = ("http", "https")) -> urllib.p
 def proxy_address(proxy: urllib.parse.SplitResult) -> tuple[str, int]:
     """The host and port of a proxy."""
     return proxy.hostname or "", proxy.port or (443 if proxy.scheme == "https" else 80)
+
+
+def proxy_credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    """The header with the user and password in a proxy's URL, if it has them (RFC 7617)."""
+    if proxy.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {binascii.b2a_base64(pair.encode(), newline=False).decode()}"}
 
 
 def proxy_refusal(url: str, status: int, reason: str) -> TransportError:
