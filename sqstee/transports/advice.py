@@ -43,6 +43,8 @@ def advice_on_the_way(refusal: TransportError, bundles: str) -> str:
         return "correct it, or unset it"
     if code == f"{PROXY}407":
         return "put the proxy's own user and password into its URL: http://USER:PASSWORD@HOST:PORT"
+    if code.startswith(f"{PROXY}5"):
+        return "check that the proxy reaches this host, or go past it with NO_PROXY"
     if code.startswith(PROXY):
         return "have the proxy let this host through, or go past it with NO_PROXY"
     if "_CA_BUNDLE" in text:

@@ -39,6 +39,7 @@ def proxy_of(url: str, schemes: tuple[str, ...] = ("http", "https")) -> urllib.p
     try:
         proxy = urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
         usable = bool(proxy.hostname) and proxy.port != 0 and proxy.scheme in schemes
+        usable = usable and "@" not in proxy.path + proxy.query + proxy.fragment  # a password with / ? or # unquoted
     except ValueError:
         usable = False
     if not usable:
@@ -76,7 +77,7 @@ def connection_refusal(error: BaseException, url: str, bundles: tuple[str, ...])
     `bundles` are the variables that name the trusted certificates. None for any other error.
     """
     for one in _chain(error):
-        if tunnel := _REFUSED_TUNNEL.search(str(one)):
+        if tunnel := _REFUSED_TUNNEL.fullmatch(str(one)):
             return proxy_refusal(url, int(tunnel[1]), tunnel[2].strip())
         if type(error).__name__ == "SSLError" and _is_unusable_file(one):
             text = _unusable_bundle(bundles) or f"the ca_bundle of the profile: {getattr(one, 'strerror', '') or one}"
