@@ -14,7 +14,9 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 if TYPE_CHECKING:
     from sqstee.destination import Destination
     from sqstee.options import Settings
-    from sqstee.transports.sqs_probe import Step
+    from sqstee.transports.probe import Step
+    from sqstee.transports.s3_probe import BucketProbe
+    from sqstee.transports.sqs_probe import QueueProbe
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
 _SPOOL_BYTES = 1024**3  # the default size of a spool
@@ -51,32 +53,63 @@ def check(
 def _steps(
     destination: Destination, settings: Settings, role: str, round_trip: bool, spool: str, given: bool
 ) -> Iterator[Step]:
-    from sqstee.transports.sqs_probe import FAILED, ROLES, WARNING, Probe, Step
+    from sqstee.destination import parse
 
     yield from _configuration(destination, given)
-    if destination.kind == "sqs":
-        actions = ROLES["send"] + ROLES["receive"] if role == "both" else ROLES[role]
-        probe = Probe(destination, actions)
+    yield from _destination_steps(destination, settings, role, round_trip)
+    if settings.via_s3 and destination.kind == "sqs":
+        yield from _named("via-s3", _destination_steps(parse(settings.via_s3), settings, role, round_trip, True))
+    if settings.fallback:
+        yield from _named("fallback", _destination_steps(parse(settings.fallback), settings, "send", round_trip))
+    yield from _spool(destination, settings, spool)
+
+
+def _destination_steps(
+    destination: Destination, settings: Settings, role: str, round_trip: bool, is_payload_store: bool = False
+) -> Iterator[Step]:
+    """The steps of one destination, of whatever kind; `is_payload_store` marks the bucket of --via-s3."""
+    from sqstee.transports.probe import FAILED, WARNING, Step
+    from sqstee.transports.s3_probe import LIST
+
+    if destination.kind == "http":
+        yield _collector_step(destination, settings.token_file)
+    elif destination.kind == "local":
+        yield _contents_step(destination)
+    else:
+        probe = _probe(destination, role, is_payload_store)
         reached = True
         for step in probe.steps():
-            reached = reached and step.state != FAILED
+            reached = reached and (step.state != FAILED or step.name == LIST)  # a round trip lists nothing
             yield step
         if round_trip and reached:
             yield probe.round_trip()
-    elif destination.kind == "http":
-        yield _collector_step(destination, settings.token_file)
-    else:
-        yield _contents_step(destination)
-    if round_trip and destination.kind != "sqs":
-        finding = f"nothing was sent to {destination.text}: --round-trip works for SQS queues only"
+        return
+    if round_trip:
+        finding = f"nothing was sent to {destination.text}: --round-trip works for SQS queues and S3 buckets only"
         yield Step("round trip", WARNING, finding, "send a line with: sqstee -- echo hello; read it with: sqstee tail")
-    yield from _spool(destination, settings, spool)
+
+
+def _probe(destination: Destination, role: str, is_payload_store: bool) -> QueueProbe | BucketProbe:
+    if destination.kind == "sqs":
+        from sqstee.transports.sqs_probe import ROLES, QueueProbe
+
+        return QueueProbe(destination, ROLES[role])
+    from sqstee.transports.s3_probe import BUCKET_ROLES, PAYLOAD_ROLES, BucketProbe
+
+    return BucketProbe(destination, (PAYLOAD_ROLES if is_payload_store else BUCKET_ROLES)[role])
+
+
+def _named(name: str, steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps of a second destination: their names begin with `name`."""
+    for step in steps:
+        step.name = f"{name} {step.name}"
+        yield step
 
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     """Each configured value and its source; the last source wins."""
     from sqstee import options
-    from sqstee.transports.sqs_probe import OK, Step
+    from sqstee.transports.probe import OK, Step
 
     found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
     _, source = found.pop("to", ("", "the default"))
@@ -84,36 +117,35 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
     for name, (text, source) in found.items():
         yield Step(name, OK, f"{text}, from {source}")
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_CA_BUNDLE"):
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_CA_BUNDLE"):
         if os.environ.get(name):
-            yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")
+            yield Step(name, OK, os.environ[name])
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        if os.environ.get(name.lower()) or os.environ.get(name):
+            yield Step(name, OK, "is set")
 
 
 def _contents_step(destination: Destination) -> Step:
-    """The bodies in a local queue or a bucket."""
+    """The bodies in a local queue."""
     from sqstee.cli.sources import local_path
     from sqstee.transports.errors import TransportError
     from sqstee.transports.factory import open_receiver
-    from sqstee.transports.sqs_probe import FAILED, OK, Step
+    from sqstee.transports.probe import FAILED, OK, Step
 
     try:
         state = open_receiver(destination, local_path()).stat()
     except TransportError as error:
-        advice = {
-            "local": "choose another file with --to local:PATH",
-            "s3": "check bucket and region, and allow s3:ListBucket and s3:GetObject (to read), s3:PutObject (to send)",
-        }
-        return Step("contents", FAILED, str(error), advice[destination.kind])
-    where = destination.text if destination.kind == "s3" else destination.name or local_path()
-    return Step("contents", OK, f"{state.visible:,} bodies in {where}")
+        return Step("contents", FAILED, str(error), "choose another file with --to local:PATH")
+    return Step("contents", OK, f"{state.visible:,} bodies in {destination.name or local_path()}")
 
 
 def _collector_step(destination: Destination, token_file: str) -> Step:
     """Post nothing: a collector that has accepted the token refuses that as empty, and stores nothing."""
     from sqstee.record import Body
+    from sqstee.transports.advice import advice_on_the_way
     from sqstee.transports.errors import TransportError
     from sqstee.transports.http import HTML_PAGE, HttpSender
-    from sqstee.transports.sqs_probe import FAILED, NO_ANSWER_ADVICE, OK, WARNING, Step
+    from sqstee.transports.probe import FAILED, OK, WARNING, Step
 
     sender = HttpSender(destination, token_file)
     try:
@@ -126,14 +158,12 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
                 "Http401": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http404": "check the path in the URL",
-                "NoAnswer": NO_ANSWER_ADVICE,
-                "Proxy": "set it to http://HOST:PORT",
-                "Certificate": "set SSL_CERT_FILE to the certificate file of the authority",
             }
             state = WARNING if error.code in ("Http400", "Http429", "Http503") else FAILED
             busy = "the collector is busy: lines that it refuses now wait in the spool"
             reach = "check host and port, and that the collector is running"
-            return Step("collector", state, str(error), advice.get(error.code, busy if state == WARNING else reach))
+            found = advice.get(error.code) or advice_on_the_way(error, "SSL_CERT_FILE or AWS_CA_BUNDLE")
+            return Step("collector", state, str(error), found or (busy if state == WARNING else reach))
     finally:
         sender.close()
     return Step("collector", OK, f"{destination.text} accepts posts{' with this token' if sender.authorized else ''}")
@@ -142,7 +172,7 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could spool its lines: the folder, its free space, its disk."""
     from sqstee.spool.location import root_path
-    from sqstee.transports.sqs_probe import FAILED, OK, WARNING, Step
+    from sqstee.transports.probe import FAILED, OK, WARNING, Step
 
     root = root_path(spool or settings.spool)
     advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
@@ -171,7 +201,7 @@ def _agent(destination: Destination, root: str) -> Step:
     from sqstee.agent.advertisement import read_status
     from sqstee.spool import agent_file
     from sqstee.spool.location import with_absolute_path
-    from sqstee.transports.sqs_probe import OK, WARNING, Step
+    from sqstee.transports.probe import OK, WARNING, Step
 
     found = read_status(root)
     if found is None:

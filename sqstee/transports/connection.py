@@ -7,6 +7,7 @@ and by those of AWS_CA_BUNDLE as well.
 
 from __future__ import annotations
 
+import binascii
 import errno
 import os
 import re
@@ -38,6 +39,7 @@ def proxy_of(url: str, schemes: tuple[str, ...] = ("http", "https")) -> urllib.p
     try:
         proxy = urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
         usable = bool(proxy.hostname) and proxy.port != 0 and proxy.scheme in schemes
+        usable = usable and "@" not in proxy.path + proxy.query + proxy.fragment  # a password with / ? or # unquoted
     except ValueError:
         usable = False
     if not usable:
@@ -48,6 +50,14 @@ def proxy_of(url: str, schemes: tuple[str, ...] = ("http", "https")) -> urllib.p
 def proxy_address(proxy: urllib.parse.SplitResult) -> tuple[str, int]:
     """The host and port of a proxy."""
     return proxy.hostname or "", proxy.port or (443 if proxy.scheme == "https" else 80)
+
+
+def proxy_credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    """The header with the user and password in a proxy's URL, if it has them (RFC 7617)."""
+    if proxy.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {binascii.b2a_base64(pair.encode(), newline=False).decode()}"}
 
 
 def proxy_refusal(url: str, status: int, reason: str) -> TransportError:
@@ -67,7 +77,7 @@ def connection_refusal(error: BaseException, url: str, bundles: tuple[str, ...])
     `bundles` are the variables that name the trusted certificates. None for any other error.
     """
     for one in _chain(error):
-        if tunnel := _REFUSED_TUNNEL.search(str(one)):
+        if tunnel := _REFUSED_TUNNEL.fullmatch(str(one)):
             return proxy_refusal(url, int(tunnel[1]), tunnel[2].strip())
         if type(error).__name__ == "SSLError" and _is_unusable_file(one):
             text = _unusable_bundle(bundles) or f"the ca_bundle of the profile: {getattr(one, 'strerror', '') or one}"

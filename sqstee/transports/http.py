@@ -26,6 +26,7 @@ from sqstee.transports.connection import (
     connection_refusal,
     network_refusal,
     proxy_address,
+    proxy_credentials,
     proxy_of,
     proxy_refusal,
     tls_context,
@@ -137,7 +138,7 @@ class HttpSender(BatchLimits):
     def _post(self, body: Body) -> None:
         headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"sqstee/{__version__}"}
         if self._proxy and self._tls is None:
-            headers |= _credentials(self._proxy)
+            headers |= proxy_credentials(self._proxy)
         data = body.data
         if body.encoding:
             data, headers["Content-Encoding"] = binascii.a2b_base64(data), "gzip"
@@ -212,7 +213,7 @@ class HttpSender(BatchLimits):
             return http.client.HTTPConnection(host or "", port)
         connection = http.client.HTTPSConnection(host or "", port, context=self._tls)
         if self._proxy:
-            connection.set_tunnel(self._url.hostname or "", self._url.port or 443, _credentials(self._proxy))
+            connection.set_tunnel(self._url.hostname or "", self._url.port or 443, proxy_credentials(self._proxy))
         return connection
 
     def _drop(self) -> None:
@@ -253,11 +254,3 @@ def _seconds(text: str) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
-    """The header with the user and password in a proxy's URL, if it has them (RFC 7617)."""
-    if proxy.username is None:
-        return {}
-    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {binascii.b2a_base64(pair.encode(), newline=False).decode()}"}

@@ -13,7 +13,7 @@ from support import Sqstee
 from support.bodies import in_flight, lines_of, put
 from support.collector import collecting, stored
 
-from sqstee.transports.sqs_probe import clock_step
+from sqstee.transports.probe import clock_step
 
 
 def checked(sqstee: Sqstee, server: FakeSqs, *words: str, **environ: str) -> tuple[int, dict[str, dict[str, str]]]:

@@ -13,17 +13,27 @@ from xml.sax.saxutils import escape
 
 from .web import HttpRequest, HttpResponse
 
+_ACTIONS = {
+    ("PUT", True): "s3:PutObject",
+    ("GET", True): "s3:GetObject",
+    ("GET", False): "s3:ListBucket",
+    ("DELETE", True): "s3:DeleteObject",
+}
+
 
 class FakeS3:
     """A bucket that accepts whole objects only and lists them in order. Path-style; signatures are not checked.
 
     Modelled from the API reference: PutObject with If-None-Match, Content-MD5 and checksums, GetObject, DeleteObject,
     DeleteObjects, ListObjectsV2 with StartAfter, MaxKeys and a continuation token. With `discard` an object's content
-    is checked, but not kept.
+    is checked, but not kept. `denied` are the actions that no policy of the caller allows; as AWS does, it names them
+    unless it is `terse`.
     """
 
     def __init__(self, bucket: str, discard: bool = False) -> None:
         self.bucket = bucket
+        self.denied: set[str] = set()
+        self.terse = False
         self._discard = discard
         self.objects: dict[str, bytes] = {}
         self._modified: dict[str, str] = {}
@@ -36,12 +46,19 @@ class FakeS3:
             return self.refusal("NoSuchBucket", 404, "The specified bucket does not exist")
         if "AWS4-HMAC-SHA256" not in request.headers.get("authorization", ""):
             return self.refusal("AccessDenied", 403, "Access Denied")
+        action = _ACTIONS.get((request.method, bool(key)), "")
+        if action == "s3:GetObject" and action not in self.denied and key not in self.objects:
+            action = "s3:ListBucket"  # without which a missing object looks forbidden
+        if action in self.denied:
+            return self._deny(action, key)
         with self._lock:
             if request.method == "PUT" and key:
                 return self._put(key, request)
             if request.method == "GET" and key:
                 return self._get(key)
             if request.method == "DELETE" and key:
+                if request.headers.get("if-match") == "*" and key not in self.objects:
+                    return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
                 self.objects.pop(key, None)
                 return HttpResponse(204)
             if request.method == "GET" and request.query.get("list-type") == "2":
@@ -55,6 +72,14 @@ class FakeS3:
         """An error as S3 writes it."""
         text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
         return HttpResponse(status, text.encode(), {"Content-Type": "application/xml"})
+
+    def _deny(self, action: str, key: str) -> HttpResponse:
+        resource = f"arn:aws:s3:::{self.bucket}{'' if action == 's3:ListBucket' else f'/{key}'}"
+        text = (
+            f'User: arn:aws:iam::123456789012:user/u is not authorized to perform: {action} on resource: "{resource}"'
+        )
+        text += f" because no identity-based policy allows the {action} action"
+        return self.refusal("AccessDenied", 403, "Access Denied" if self.terse else text)
 
     def _put(self, key: str, request: HttpRequest) -> HttpResponse:
         if "content-length" not in request.headers:

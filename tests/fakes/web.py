@@ -17,6 +17,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 from .sqs.errors import InjectedError
@@ -90,7 +91,7 @@ class Web(Service):
             found.headers |= error.given.get("headers", {})
         self.recorder.finished(call, len(body), len(found.body), found.status, "")
         head = [f"HTTP/1.1 {found.status} {http.client.responses.get(found.status, 'Unknown')}"]
-        headers = {"Content-Length": str(len(found.body)), **found.headers}
+        headers = {"Content-Length": str(len(found.body)), "Date": formatdate(usegmt=True), **found.headers}
         head += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join((*head, "", "")).encode("latin-1") + (b"" if call.operation == "HEAD" else found.body)
 

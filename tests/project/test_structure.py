@@ -44,7 +44,7 @@ PURE = {
 }
 BOTO3 = {
     "sqstee.transports.aws",
-    "sqstee.transports.sqs_probe",
+    "sqstee.transports.probe",
     "sqstee.transports.cloudwatch",
     "sqstee.measure.queues",
     "sqstee.cli.demo",
@@ -298,7 +298,9 @@ WALL_CLOCK = {
     "sqstee.cli.tail": {"time"},  # --since counts back from now
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
-    "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the clock against the server's; a timestamp
+    "sqstee.transports.probe": {"time"},  # the clock against the server's
+    "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the same; a timestamp
+    "sqstee.transports.s3_probe": {"time", "time_ns"},  # the same; the name of an object
 }
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from support import Sqstee
 from support.collector import body
 from support.tls import certificate, serving_tls
 
 from sqstee.destination import parse
-from sqstee.transports.errors import OPEN, REFRESH, TransportError
+from sqstee.transports.connection import tls_context
+from sqstee.transports.errors import OPEN, REFRESH, RETRY, TransportError
 from sqstee.transports.factory import open_sender
+from sqstee.transports.probe import network_steps
 
 KINDS = ("sqs", "s3", "http")
 
@@ -106,6 +113,100 @@ def test_a_list_of_authorities_that_cannot_be_read_is_named(
     assert refusal.kind == OPEN
     assert f"AWS_CA_BUNDLE={bundle}: " in str(refusal)
     assert why in str(refusal)
+
+
+@contextmanager
+def refusing_proxy(answer: str) -> Iterator[str]:
+    """The address of a proxy that answers every request with this status."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    peer, _ = server.accept()
+                    with peer:
+                        peer.recv(65536)
+                        peer.sendall(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "given", "class_", "said"),
+    [
+        ("407 No", "", OPEN, "answered 407 No: it requires a user and password in HTTPS_PROXY"),
+        (
+            "407 No",
+            "u:p@",
+            OPEN,
+            "answered 407 No: it refuses the user and password in HTTPS_PROXY",
+        ),
+        ("403 Forbidden", "", OPEN, "answered 403 Forbidden"),
+        ("502 Bad Gateway", "", RETRY, "answered 502 Bad Gateway"),
+    ],
+)
+def test_a_proxy_that_refuses_is_told_with_its_status(
+    monkeypatch: pytest.MonkeyPatch, kind: str, answer: str, given: str, class_: str, said: str
+) -> None:
+    """Regression: `Failed to connect to proxy URL`, and for 407 a retry for ever."""
+    with refusing_proxy(answer) as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{given}{address}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "https://server.invalid")
+        refusal = refusal_by(kind, "https://server.invalid")
+        (step,) = (step for step in network_steps("https://server.invalid", tls_context()) if step.name != "DNS")
+    assert (refusal.kind, refusal.code) == (class_, f"Proxy{answer[:3]}")
+    assert refusal.message == f"the proxy {address} (HTTPS_PROXY) {said}"
+    assert (step.name, step.state, step.text) == ("connection", "failed", str(refusal))
+    assert ("USER:PASSWORD" if "407" in answer else "NO_PROXY") in step.advice
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("user", ["t:p", "http:1", "u:secret"])
+def test_a_short_password_leaves_the_rest_of_the_text(monkeypatch: pytest.MonkeyPatch, kind: str, user: str) -> None:
+    """Regression: `h***t***://127.0.0.1:9`, where the user was `t` and the password `p`."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{user}@127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://server.invalid")
+    refusal = refusal_by(kind, "https://server.invalid")
+    assert (refusal.kind, refusal.message) == (RETRY, "the proxy 127.0.0.1:9 (HTTPS_PROXY): Connection refused")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://u:hidden@127.0.0.1:xyz",
+        "http://[::1",
+        "127.0.0.1:99999",
+        "u:hidden#@h:1",
+        "u:12/hidden@h:1",
+        "socks5://h:1",
+        "http://",
+    ],
+)
+def test_an_invalid_proxy_is_a_mistake_for_every_destination(
+    monkeypatch: pytest.MonkeyPatch, kind: str, proxy: str
+) -> None:
+    """Regression: boto3 took it for passing trouble, and `check` ended with a traceback."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://server.invalid")
+    refusal = refusal_by(kind, "https://server.invalid")
+    assert (refusal.kind, refusal.code) == (OPEN, "Proxy")
+    assert "invalid HTTPS_PROXY" in str(refusal)
+    assert "hidden" not in refusal.message
+
+
+@pytest.mark.parametrize("to", ["q", "s3://bkt/p", "https://collector.invalid/"])
+def test_check_survives_an_invalid_proxy(sqstee: Sqstee, to: str) -> None:
+    """Regression: a traceback for a port of letters, an unfinished address, a port that no protocol has."""
+    environ = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")}
+    found = sqstee.run("check", to, environ=environ | {"HTTPS_PROXY": "http://u:pw@127.0.0.1:xyz", "NO_PROXY": ""})
+    assert (found.returncode, found.stderr) == (1, b"")
+    assert b"invalid HTTPS_PROXY" in found.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
