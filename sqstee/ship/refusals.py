@@ -76,10 +76,8 @@ class Refusals:
         self._suspects = []
 
     def _learn_limit(self, refusal: TransportError, size: int, count: int) -> None:
-        if refusal.kind == SIZE and refusal.limit:
-            self._limits.request_at_most(refusal.limit)
-        elif refusal.kind == SIZE and count > 1:
-            self._limits.request_refused(size)
+        if refusal.kind == SIZE and count > 1:  # of one body the limit is a message's
+            self._limits.request_at_most(refusal.limit) if refusal.limit else self._limits.request_refused(size)
         elif refusal.code == TIMEOUT:
             self._limits.too_slow(size)
         else:

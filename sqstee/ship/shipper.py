@@ -18,6 +18,7 @@ from sqstee.trace import trace
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
+_ASK_AGAIN_SECONDS = 600.0  # how often a destination that takes less than it might is asked for its limit
 _LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds that fit an int
 _REREAD_SECONDS = 0.11  # read again this long after a wake-up: the front omits others within a tenth of a second
 _SHORT_SECONDS = 60.0  # up to this flush timeout a user is assumed to wait for the end of delivery
@@ -66,6 +67,7 @@ class Shipper:
         self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
+        self._ask_at = 0.0  # do not ask for the destination's limit before this time
         self._reread_at = 0.0
         self._close_at: float | None = None
         self._wake = wake
@@ -125,6 +127,7 @@ class Shipper:
             if not self._senders.busy:
                 self._senders.submit(None)
             return
+        self._ask_again(now)
         self._read_at = self._throttled_until() if self._close_at is None else 0.0
         if self._read_at > now:
             return
@@ -138,6 +141,12 @@ class Shipper:
         self._send_again(self._source)
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
+
+    def _ask_again(self, now: float) -> None:
+        """Ask for the destination's limit now and then: an agent outlives a queue's settings."""
+        if self._limits.reduced and now >= self._ask_at and self._close_at is None and self._may_send():
+            self._ask_at = now + _ASK_AGAIN_SECONDS
+            self._senders.submit(None)
 
     def _send_again(self, source: Source) -> None:
         again = self._refusals.again
@@ -212,11 +221,14 @@ class Shipper:
         for bodies, answer in self._senders.collect():
             now = time.monotonic()
             if isinstance(answer, int):
-                self._limits.message_at_most(answer)
-                self._start_reading(now)
+                self._limits.restate(answer)
+                if self._source is None:
+                    self._start_reading(now)
             elif self._source is None:
                 assert isinstance(answer, TransportError)
                 self._backoff.failure(answer.kind, str(answer), now, answer.after)
+            elif not bodies:
+                pass  # asked again in vain: what is known stays in force
             elif isinstance(answer, TransportError):
                 self._refusals.request(self._source, bodies, answer, now)
             else:
@@ -230,6 +242,7 @@ class Shipper:
             self._backoff.failure(OPEN, str(error), now)
             return
         trace("shipper", f"connected; largest message {self._limits.message}, largest request {self._limits.request}")
+        self._ask_at = now + _ASK_AGAIN_SECONDS
         self._backoff.success()
         self._on_connect()
 
@@ -239,7 +252,10 @@ class Shipper:
         accepted = [pending for at, pending in enumerate(bodies) if at not in failed]
         if accepted:
             self._backoff.success()
+            known = self._limits.message
             self._limits.success([pending.body.size for pending in accepted])
+            if self._limits.message > known:
+                self._ask_at = now
             self._acknowledge(source, accepted, now)
         self._refusals.bodies(source, bodies, failures, now)
         if any(pending.original is None for pending in accepted):
