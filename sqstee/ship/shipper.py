@@ -64,7 +64,7 @@ class Shipper:
         self._lingers_as_sender = options.linger is None
         self._pace = Pace(sender.linger if options.linger is None else options.linger)
         self._backoff = Backoff()
-        self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
+        self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries, sender.ordered)
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
         self._ask_at = 0.0  # do not ask for the destination's limit before this time

@@ -107,8 +107,9 @@ class RunSource:
         """The next bodies that fill a request, once there are enough of them and the plan has slots for them."""
         request = self._request()
         count = len(request.bodies)
+        most = 1 if self._limits.ordered else self._limits.entries
         more = len(self.ready) > count
-        if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
+        if not (more or count == most or request.size + self._most_body_bytes > self._limits.request):
             return None
         return self._hand_out(request) if count <= self._free_slots() else None
 

@@ -297,6 +297,18 @@ def test_backoff_is_full_jitter_up_to_half_a_minute() -> None:
     assert backoff.healthy
 
 
+def test_a_partly_failed_answer_costs_no_wait() -> None:
+    """Half a minute was spent on 20,000 lines of which one in ten entries failed: the destination took the others."""
+    backoff = Backoff(lambda low, high: high)
+    backoff.failure(RETRY, "internal error", 100.0, answered=True)
+    assert backoff.not_before == 100.0
+    backoff.failure(RETRY, "internal error", 100.0, answered=True)
+    assert backoff.not_before == 100.8
+    backoff.success()
+    backoff.failure(OPEN, "no such key", 100.0, answered=True)
+    assert backoff.not_before == 130.0
+
+
 def test_at_the_end_what_was_final_is_tried_once_more() -> None:
     """Unless it was refused just now, or has asked to be left alone: it may have been mended since."""
     backoff = Backoff()
