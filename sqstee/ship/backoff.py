@@ -47,8 +47,12 @@ class Backoff:
         self.reason = ""
         self.permanent = False
 
-    def failure(self, kind: str, reason: str, now: float, after: float = 0.0) -> None:
-        """The destination refused, with an error of class `kind`, and asks to wait for `after` seconds."""
+    def failure(self, kind: str, reason: str, now: float, after: float = 0.0, answered: bool = False) -> None:
+        """The destination refused, with an error of class `kind`, and asks to wait for `after` seconds.
+
+        If it `answered`, and refused only some of the bodies with an error that passes, the next try is due at once; it
+        waits only if that fails as well.
+        """
         self._failures += 1
         self._refused_at = now
         self.reason = reason
@@ -57,6 +61,8 @@ class Backoff:
         self._last_kind = kind
         passing = kind in (RETRY, REFRESH)
         wait = full_jitter(self._failures, _FIRST_SECONDS, self._max_wait, self._jitter) if passing else _MAX_SECONDS
+        if answered and kind == RETRY and self._failures == 1:
+            wait = 0.0
         self._retry_after_until = now + min(after, _MAX_RETRY_AFTER_SECONDS)
         self.not_before = max(now + wait, self._retry_after_until)
         trace("shipper", f"refused ({kind}), next attempt in {self.not_before - now:.1f} s: {reason}")

@@ -66,7 +66,7 @@ class Refusals:
     def bodies(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
         """Some bodies of a request were refused; together they count as one failure of the destination."""
         found = [self._one(source, bodies[failure.index], failure) for failure in failures]
-        self._back_off(next(filter(None, reversed(found)), None), now)
+        self._back_off(next(filter(None, reversed(found)), None), now, answered=True)
 
     def convict(self, source: Source) -> None:
         """The destination accepts other bodies: put gap events in the place of the suspects."""
@@ -76,20 +76,18 @@ class Refusals:
         self._suspects = []
 
     def _learn_limit(self, refusal: TransportError, size: int, count: int) -> None:
-        if refusal.kind == SIZE and refusal.limit:
-            self._limits.request_at_most(refusal.limit)
-        elif refusal.kind == SIZE and count > 1:
-            self._limits.request_refused(size)
+        if refusal.kind == SIZE and count > 1:  # of one body the limit is a message's
+            self._limits.request_at_most(refusal.limit) if refusal.limit else self._limits.request_refused(size)
         elif refusal.code == TIMEOUT:
             self._limits.too_slow(size)
         else:
             return
         trace("shipper", f"{refusal.code} for {size} bytes in {count} bodies; limit now {self._limits.request}")
 
-    def _back_off(self, refusal: _Refusal | None, now: float) -> None:
+    def _back_off(self, refusal: _Refusal | None, now: float, answered: bool = False) -> None:
         if refusal:
             kind, reason, after = refusal
-            self._backoff.failure(kind, reason, now, after)
+            self._backoff.failure(kind, reason, now, after, answered)
 
     def _one(self, source: Source, pending: PendingBody, refusal: Failure | TransportError) -> _Refusal | None:
         """Handle the refusal of one body; returns it if the destination is at fault and not the body."""

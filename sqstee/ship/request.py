@@ -34,16 +34,29 @@ class PendingBody:
 class RequestLimits:
     """The most bytes of a message and of a request, attributes included, as learned from the destination.
 
-    A request has at most `entries` messages. `message` is what the destination states, `packed` also what refusals
-    suggest: bodies are packed up to `packed`, and a larger single record is still tried, up to `message`.
+    A request has at most `entries` messages and, where the destination keeps the order, one of each run: an entry that
+    fails would be overtaken by those behind it. `message` is what the destination states, `packed` also what refusals
+    suggest: bodies are packed up to `packed`. A larger single record is still tried, up to `largest`, which is what any
+    such destination can be set to take: the limit may have been raised since.
 
     After a request that timed out the next one is half as large, down to one billed unit; each success doubles it.
     """
 
-    def __init__(self, request: int = MAX_REQUEST_BYTES, entries: int = MAX_ENTRIES) -> None:
-        self.message = self.packed = self._max_request = self.request = request
+    def __init__(self, request: int = MAX_REQUEST_BYTES, entries: int = MAX_ENTRIES, ordered: bool = False) -> None:
+        self.largest = self.message = self.packed = self._max_request = self.request = request
         self.entries = entries
+        self.ordered = ordered
         self._accepted_message = self._accepted_request = BILLED_UNIT_BYTES  # largest so far: guesses stay above
+
+    @property
+    def reduced(self) -> bool:
+        """Whether a limit is lower than it could be: the destination may have been set to take more since."""
+        return min(self.packed, self._max_request) < self.largest
+
+    def restate(self, size: int) -> None:
+        """The destination, asked again, states that `size` is the most for a message: what was learned is void."""
+        self.message = self.packed = self._max_request = self.largest
+        self.message_at_most(size)
 
     def message_at_most(self, size: int) -> None:
         """The destination states that `size` is the most for a message."""
@@ -70,6 +83,7 @@ class RequestLimits:
     def success(self, sizes: Sequence[int]) -> None:
         """Messages of these sizes were accepted, in one request."""
         self._accepted_message = max(self._accepted_message, *sizes)
+        self.message = max(self.message, *sizes)
         self._accepted_request = max(self._accepted_request, sum(sizes))
         self.request = min(self._max_request, 2 * self.request)
 
@@ -87,6 +101,8 @@ class Request:
         if not self.bodies:
             return True
         if pending.alone or self.bodies[0].alone:
+            return False
+        if self._limits.ordered and any(body.body.run == pending.body.run for body in self.bodies):
             return False
         return len(self.bodies) < self._limits.entries and self.size + pending.body.size <= self._limits.request
 

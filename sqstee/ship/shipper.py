@@ -19,6 +19,7 @@ from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 from sqstee.transports.fallback import refusal_by_primary
 
+_ASK_AGAIN_SECONDS = 600.0  # how often a destination that takes less than it might is asked for its limit
 _LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds that fit an int
 _REREAD_SECONDS = 0.11  # read again this long after a wake-up: the front omits others within a tenth of a second
 _SHORT_SECONDS = 60.0  # up to this flush timeout a user is assumed to wait for the end of delivery
@@ -68,11 +69,12 @@ class Shipper:
         self._lingers_as_sender = options.linger is None
         self._pace = Pace(sender.linger if options.linger is None else options.linger)
         self._backoff = Backoff()
-        self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries)
+        self._limits = RequestLimits(sender.max_request_bytes, sender.max_entries, sender.ordered)
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
         self.refused = False  # by the destination, as `on_refusal` was told
         self._diverted = False
+        self._ask_at = 0.0  # do not ask for the destination's limit before this time
         self._reread_at = 0.0
         self._close_at: float | None = None
         self._wake = wake
@@ -132,6 +134,7 @@ class Shipper:
             if not self._senders.busy:
                 self._senders.submit(None)
             return
+        self._ask_again(now)
         self._read_at = self._throttled_until() if self._close_at is None else 0.0
         if self._read_at > now:
             return
@@ -145,6 +148,12 @@ class Shipper:
         self._send_again(self._source)
         self._send_full(self._source, now)
         self._send_partial(self._source, now)
+
+    def _ask_again(self, now: float) -> None:
+        """Ask for the destination's limit now and then: an agent outlives a queue's settings."""
+        if self._limits.reduced and now >= self._ask_at and self._close_at is None and self._may_send():
+            self._ask_at = now + _ASK_AGAIN_SECONDS
+            self._senders.submit(None)
 
     def _send_again(self, source: Source) -> None:
         again = self._refusals.again
@@ -219,13 +228,16 @@ class Shipper:
         for bodies, answer in self._senders.collect():
             now = time.monotonic()
             if isinstance(answer, int):
-                self._limits.message_at_most(answer)
-                self._start_reading(now)
-                self._check_refusal("")
+                self._limits.restate(answer)
+                if self._source is None:
+                    self._start_reading(now)
+                    self._check_refusal("")
                 continue
             if self._source is None:
                 assert isinstance(answer, TransportError)
                 self._backoff.failure(answer.kind, str(answer), now, answer.after)
+            elif not bodies:
+                pass  # asked again in vain: what is known stays in force
             elif isinstance(answer, TransportError):
                 self._refusals.request(self._source, bodies, answer, now)
             else:
@@ -249,6 +261,7 @@ class Shipper:
             self._backoff.failure(OPEN, str(error), now)
             return
         trace("shipper", f"connected; largest message {self._limits.message}, largest request {self._limits.request}")
+        self._ask_at = now + _ASK_AGAIN_SECONDS
         self._backoff.success()
         self._on_connect()
 
@@ -258,7 +271,10 @@ class Shipper:
         accepted = [pending for at, pending in enumerate(bodies) if at not in failed]
         if accepted:
             self._backoff.success()
+            known = self._limits.message
             self._limits.success([pending.body.size for pending in accepted])
+            if self._limits.message > known:
+                self._ask_at = now
             self._acknowledge(source, accepted, now)
         self._refusals.bodies(source, bodies, failures, now)
         if any(pending.original is None for pending in accepted):

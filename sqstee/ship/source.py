@@ -107,8 +107,9 @@ class RunSource:
         """The next bodies that fill a request, once there are enough of them and the plan has slots for them."""
         request = self._request()
         count = len(request.bodies)
+        most = 1 if self._limits.ordered else self._limits.entries
         more = len(self.ready) > count
-        if not (more or count == self._limits.entries or request.size + self._most_body_bytes > self._limits.request):
+        if not (more or count == most or request.size + self._most_body_bytes > self._limits.request):
             return None
         return self._hand_out(request) if count <= self._free_slots() else None
 
@@ -216,12 +217,17 @@ class RunSource:
             self.ready.extend(self._fitting(pending))
 
     def _fitting(self, pending: PendingBody) -> list[PendingBody]:
-        """The body, divided if it is too large for a message; a single record that is too large becomes a gap event."""
+        """The body, divided if it is too large for a message.
+
+        A single record that is too large goes alone: its refusal, unlike what was learned earlier, is up to date. One
+        that is larger than any destination of this kind takes becomes a gap event.
+        """
         if pending.body.size <= self._limits.packed:
             return [pending]
         parts = self._parts(pending, pack.refit(pending.body, self._limits.packed))
         for part in parts:
-            if part.body.size > self._limits.message:
+            part.alone = part.body.size > self._limits.packed
+            if part.body.size > self._limits.largest:
                 self.substitute(part, "larger than the destination takes")
         return parts
 

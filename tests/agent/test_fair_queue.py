@@ -111,6 +111,32 @@ def test_many_runs_arrive_whole_in_few_requests(tmp_path: Path, mixing: bool, co
     assert all(run.gone and not run.failure for run in runs)
 
 
+class Fifo(Scripted):
+    """A destination that keeps the order of what it takes, and of each request refuses entries at random."""
+
+    ordered = True
+
+    def __init__(self) -> None:
+        super().__init__(self._refuse)
+        self._chance = random.Random(1)
+
+    def _refuse(self, bodies: Sequence[Body]) -> list[Failure]:
+        return [Failure(at, RETRY, "InternalError", "") for at in range(len(bodies)) if self._chance.random() < 0.2]
+
+
+def test_an_entry_that_fails_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in ten messages of a FIFO queue was out of order: those behind the failed one of a request were taken."""
+    monkeypatch.setattr("sqstee.ship.backoff._MAX_SECONDS", 0.0)
+    runs, expected = write(tmp_path, dict.fromkeys("ABCD", 1000))
+    sender = Fifo()
+    assert ship(runs, sender, mixing=False, message_bytes=4096)
+    assert taken(sender) == expected
+    for name in expected:
+        firsts = [body.first for body in sender.taken if body.run == name]
+        assert firsts == sorted(firsts)
+    assert max(map(len, sender.sizes)) > 1  # of different runs
+
+
 def test_bodies_of_several_hosts_name_none(tmp_path: Path) -> None:
     """Every line names its own; the attribute is there only where it is true of all."""
     (one, first), (two, second) = spooled(tmp_path, "A", "node1"), spooled(tmp_path, "B", "node2")

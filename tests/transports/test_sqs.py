@@ -401,10 +401,12 @@ def test_credentials_that_expire_at_the_end(sqstee: Sqstee, fake_sqs: FakeSqs) -
 
 
 def test_a_fifo_queue_keeps_its_order(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Four requests of one group were in flight at once."""
+    """Whether calls fail or entries: no body goes before the one ahead of it is taken."""
     fake_sqs.create_queue("q.fifo", FifoQueue="true")
-    failing: dict[str, Any] = {"code": "InternalError", "status": 500, "probability": 0.3}
-    fake_sqs.faults(latency_ms=10, seed=1, errors=[{"operation": "SendMessageBatch", **failing}])
+    failing: dict[str, Any] = {"code": "InternalError", "status": 500, "probability": 0.2}
+    entries: dict[str, Any] = {"code": "InternalError", "probability": 0.2}
+    errors = [{"operation": "SendMessageBatch", **failing}]
+    fake_sqs.faults(latency_ms=10, seed=1, errors=errors, failed_entries=[entries])
     words = ("--to", "q.fifo", "--message-bytes", "16K", "--flush-timeout", "60s")
     found = sqstee.run(*words, "--", "seq", "20000", environ=fake_sqs.environ())
     assert found.stderr == b""
