@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqstee.destination import Destination
-from sqstee.transports.advice import advice_on
+from sqstee.transports.advice import advice_on, is_of_key
 from sqstee.transports.aws import refusal_of
 from sqstee.transports.connection import (
     aws_bundles,
@@ -230,10 +230,10 @@ def _trusted() -> str:
 
 def _is_busy(refusal: TransportError) -> bool:
     """Whether the service answered that it is busy, which proves nothing."""
-    return refusal.kind == RETRY and refusal.code not in ("Network", TIMEOUT) and "InternalError" not in refusal.code
+    return refusal.kind == RETRY and refusal.code not in ("Network", TIMEOUT) and "Internal" not in refusal.code
 
 
 def _refuses_the_caller(refusal: TransportError, answer: Any) -> bool:
     """Whether an answer refuses the caller or the destination, in place of the parameters."""
     forbidden = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 403
-    return forbidden or refusal.kind in (RETRY, REFRESH) or classify(refusal.code) == OPEN
+    return forbidden or is_of_key(refusal) or refusal.kind in (RETRY, REFRESH) or classify(refusal.code) == OPEN

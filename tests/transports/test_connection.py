@@ -179,13 +179,8 @@ def test_a_short_password_leaves_the_rest_of_the_text(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "proxy",
     [
-        "http://u:hidden@127.0.0.1:xyz",
-        "http://[::1",
-        "127.0.0.1:99999",
-        "u:hidden#@h:1",
-        "u:12/hidden@h:1",
-        "socks5://h:1",
-        "http://",
+        *("http://u:hidden@127.0.0.1:xyz", "http://[::1", "127.0.0.1:99999", "http://"),
+        *("u:hidden#@h:1", "u:12/hidden@h:1", "socks5://h:1"),
     ],
 )
 def test_an_invalid_proxy_is_a_mistake_for_every_destination(
