@@ -1,6 +1,6 @@
 """boto3 clients, rebuilt when their credentials expire, and the classification of their errors.
 
-boto3 is imported when the first client is needed.
+boto3, and what it imports as well (ssl, urllib), are imported when the first client is needed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.connection import (
-    aws_bundles,
-    connection_refusal,
-    innermost,
-    network_refusal,
-    proxy_of,
-    proxy_refusal,
-)
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
@@ -49,10 +41,33 @@ def load(service: str) -> None:
     session.client(service)  # type: ignore[call-overload]  # "sqs" or "s3"
 
 
+def new_session() -> Any:
+    """A boto3 session that never asks for an MFA code: its prompt would take the command's input from the terminal."""
+    import boto3.session
+    import botocore.session
+
+    core = botocore.session.get_session()
+    provider = core.get_component("credential_provider").get_provider("assume-role")
+    if hasattr(provider, "_prompter"):  # getpass; boto3 has no public way to replace it
+        provider._prompter = _refuse_to_ask
+    return boto3.session.Session(botocore_session=core)
+
+
+def _refuse_to_ask(prompt: str) -> str:
+    raise _needs_mfa()
+
+
+def _needs_mfa() -> TransportError:
+    hint = 'before the start run: eval "$(aws configure export-credentials --format env)"'
+    return TransportError(OPEN, "Configuration", f"the profile needs an MFA code (mfa_serial); {hint}")
+
+
 def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
     """A client with a session of its own, for fresh credentials; with our time limits, and no retries of boto3's."""
     import boto3.session
     from botocore.config import Config
+
+    from sqstee.transports.connection import proxy_of
 
     config = Config(
         user_agent=f"sqstee/{__version__} Boto3/{boto3.__version__}",  # botocore would compose its own for each call
@@ -62,9 +77,9 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
         max_pool_connections=connections,
         tcp_keepalive=True,
     )
-    session = boto3.session.Session()
+    session = new_session()
     region = region or session.region_name or ("us-east-1" if endpoint else "")
-    client = session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    client = session.client(service, region_name=region or None, endpoint_url=endpoint, config=config)
     proxy_of(client.meta.endpoint_url)  # raises for an invalid one, which boto3 takes for passing trouble
     return client
 
@@ -115,6 +130,8 @@ def refusal_of(error: Exception) -> TransportError:
     """The TransportError for an exception of boto3 or of the libraries below it."""
     from botocore import exceptions
 
+    from sqstee.transports.connection import aws_bundles, connection_refusal, innermost, network_refusal
+
     if isinstance(error, TransportError):
         return error
     url = str(getattr(error, "kwargs", {}).get("endpoint_url", "https://"))
@@ -147,6 +164,8 @@ def refusal_of(error: Exception) -> TransportError:
         return network_refusal(innermost(error), url)
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return TransportError(RETRY, "Network", text)
+    if isinstance(error, exceptions.RefreshWithMFAUnsupportedError):
+        return _needs_mfa()
     if isinstance(error, exceptions.NoRegionError):
         return TransportError(OPEN, "NoRegion", text)
     if isinstance(error, ValueError) and text.startswith(_INVALID_URLS):  # an empty region, or a mistyped URL
@@ -160,6 +179,8 @@ def refusal_of(error: Exception) -> TransportError:
 
 def _refusal_of_answer(error: ClientError) -> TransportError:
     """The refusal in an answer of AWS, or of a proxy before it."""
+    from sqstee.transports.connection import proxy_refusal
+
     found = error.response.get("Error", {})
     code = str(found.get("QueryErrorCode") or found.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

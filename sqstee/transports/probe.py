@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from sqstee.destination import Destination
 from sqstee.transports.advice import advice_on, is_of_key
-from sqstee.transports.aws import refusal_of
+from sqstee.transports.aws import new_session, refusal_of
 from sqstee.transports.connection import (
     aws_bundles,
     bundle_trouble,
@@ -122,10 +122,8 @@ class AwsProbe:
             return "aws"
 
     def _credentials(self) -> Iterator[Step]:
-        import boto3.session
-
         try:
-            session = boto3.session.Session()
+            session = new_session()
             found = session.get_credentials()
             frozen = found.get_frozen_credentials() if found else None
         except Exception as error:
