@@ -59,7 +59,7 @@ def _steps(
     yield from _destination_steps(destination, settings, role, round_trip)
     if settings.via_s3 and destination.kind == "sqs":
         yield from _named("via-s3", _destination_steps(parse(settings.via_s3), settings, role, round_trip, True))
-    if settings.fallback:
+    if settings.fallback and role != "receive":
         yield from _named("fallback", _destination_steps(parse(settings.fallback), settings, "send", round_trip))
     yield from _spool(destination, settings, spool)
 

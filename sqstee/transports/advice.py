@@ -34,6 +34,11 @@ def advice_on(refusal: TransportError, action: str = "", arn: str = "", bundles:
     )
 
 
+def is_of_key(refusal: TransportError) -> bool:
+    """Whether a code is one for the KMS key of a queue or bucket."""
+    return refusal.code.startswith(("KMS.", "Kms"))
+
+
 def advice_on_the_way(refusal: TransportError, bundles: str) -> str:
     """What to do about credentials, certificates, proxies and portals; empty for any other refusal."""
     code, text = refusal.code, refusal.message
@@ -72,7 +77,7 @@ def _on_key(refusal: TransportError, action: str) -> str:
     """About the KMS key of a queue or bucket; SQS has codes for it, S3 names a denied action of KMS."""
     denied = _DENIED.search(refusal.message)
     of_kms = denied is not None and denied["action"].startswith("kms:")
-    if not refusal.code.startswith(("KMS.", "Kms")) and not of_kms:
+    if not is_of_key(refusal) and not of_kms:
         return ""
     key = _KEY_ARN.search(refusal.message)
     for word, text in _KMS.items():

@@ -1,7 +1,8 @@
 """AWS clients, rebuilt when their credentials expire, and the classification of their errors.
 
-They are botocore's, the lower half of boto3, which is imported when the first client is needed: boto3 itself would add
-s3transfer and multiprocessing, a seventh of the time to the first request, for helpers that nothing here calls.
+They are botocore's, the lower half of boto3: boto3 itself would add s3transfer and multiprocessing, a seventh of the
+time to the first request, for helpers that nothing here calls. It, and what it imports as well (ssl, urllib), are
+imported when the first client is needed.
 """
 
 from __future__ import annotations
@@ -14,14 +15,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.connection import (
-    aws_bundles,
-    connection_refusal,
-    innermost,
-    network_refusal,
-    proxy_of,
-    proxy_refusal,
-)
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html, short_code
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
@@ -51,10 +44,32 @@ def load(service: str) -> None:
     session.create_client(service, region_name="us-east-1")
 
 
+def new_session() -> Any:
+    """A session that never asks for an MFA code: its prompt would take the command's input from the terminal."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    provider = session.get_component("credential_provider").get_provider("assume-role")
+    if hasattr(provider, "_prompter"):  # getpass; botocore has no public way to replace it
+        provider._prompter = _refuse_to_ask
+    return session
+
+
+def _refuse_to_ask(prompt: str) -> str:
+    raise _needs_mfa()
+
+
+def _needs_mfa() -> TransportError:
+    hint = 'before the start run: eval "$(aws configure export-credentials --format env)"'
+    return TransportError(OPEN, "Configuration", f"the profile needs an MFA code (mfa_serial); {hint}")
+
+
 def build_client(service: str, region: str, endpoint: str | None, connections: int, read_seconds: float) -> Any:
     """A client with a session of its own, for fresh credentials; with our time limits, and no retries of botocore's."""
-    import botocore.session
+    import botocore
     from botocore.config import Config
+
+    from sqstee.transports.connection import proxy_of
 
     config = Config(
         user_agent=f"sqstee/{__version__} Botocore/{botocore.__version__}",  # it would compose its own for each call
@@ -64,7 +79,7 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
         max_pool_connections=connections,
         tcp_keepalive=True,
     )
-    session = botocore.session.Session()
+    session = new_session()
     region = region or session.get_config_variable("region") or ("us-east-1" if endpoint else "")
     client = session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
     proxy_of(client.meta.endpoint_url)  # raises for an invalid one, which botocore takes for passing trouble
@@ -118,6 +133,8 @@ def refusal_of(error: Exception) -> TransportError:
     """The TransportError for an exception of boto3 or of the libraries below it."""
     from botocore import exceptions
 
+    from sqstee.transports.connection import aws_bundles, connection_refusal, innermost, network_refusal
+
     if isinstance(error, TransportError):
         return error
     url = str(getattr(error, "kwargs", {}).get("endpoint_url", "https://"))
@@ -150,6 +167,8 @@ def refusal_of(error: Exception) -> TransportError:
         return network_refusal(innermost(error), url)
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return TransportError(RETRY, "Network", text)
+    if isinstance(error, exceptions.RefreshWithMFAUnsupportedError):
+        return _needs_mfa()
     if isinstance(error, exceptions.NoRegionError):
         return TransportError(OPEN, "NoRegion", text)
     if isinstance(error, ValueError) and text.startswith(_INVALID_URLS):  # an empty region, or a mistyped URL
@@ -163,6 +182,8 @@ def refusal_of(error: Exception) -> TransportError:
 
 def _refusal_of_answer(error: ClientError) -> TransportError:
     """The refusal in an answer of AWS, or of a proxy before it."""
+    from sqstee.transports.connection import proxy_refusal
+
     found = error.response.get("Error", {})
     code = str(found.get("QueryErrorCode") or found.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

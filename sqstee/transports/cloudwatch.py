@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqstee.destination import Destination
-from sqstee.transports.aws import refusal_of
+from sqstee.transports.aws import new_session, refusal_of
 from sqstee.transports.errors import TransportError
 
 _PERIOD = 60  # seconds: the finest that SQS publishes
@@ -27,9 +27,7 @@ def metrics(destination: Destination) -> dict[str, float]:
     The age ignores messages received three times or more. Raises TransportError.
     """
     try:
-        import boto3.session
-
-        client: Any = boto3.session.Session().client("cloudwatch", region_name=destination.region or None)
+        client: Any = new_session().create_client("cloudwatch", region_name=destination.region or None)
         now = time.time()
         answer = client.get_metric_data(
             MetricDataQueries=[_query(name, *metric, destination.name) for name, metric in METRICS.items()],

@@ -92,11 +92,14 @@ def connection_refusal(error: BaseException, url: str, bundles: tuple[str, ...])
 
 def network_refusal(error: BaseException, url: str) -> TransportError:
     """The TransportError of a connection that failed, or took too long; names the proxy if there is one."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    timeout = isinstance(error, TimeoutError)
+    reason = (
+        getattr(error, "strerror", None) or str(error) or ("no answer in time" if timeout else type(error).__name__)
+    )
     proxy = proxy_of(url)
     if proxy:
         reason = f"{_named(proxy, _variable(urllib.parse.urlsplit(url).scheme))}: {reason}"
-    return TransportError(RETRY, TIMEOUT if isinstance(error, TimeoutError) else "Network", reason)
+    return TransportError(RETRY, TIMEOUT if timeout else "Network", reason)
 
 
 def aws_bundles() -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqstee.destination import Destination
-from sqstee.transports.advice import advice_on
-from sqstee.transports.aws import refusal_of
+from sqstee.transports.advice import advice_on, is_of_key
+from sqstee.transports.aws import new_session, refusal_of
 from sqstee.transports.connection import (
     aws_bundles,
     bundle_trouble,
@@ -114,18 +114,14 @@ class AwsProbe:
 
     def partition(self) -> str:
         """The partition of the region in ARNs: aws, aws-cn, aws-us-gov, …"""
-        import boto3.session
-
         try:
-            return str(boto3.session.Session().get_partition_for_region(self.region))
+            return str(new_session().get_partition_for_region(self.region))
         except Exception:  # an unknown region, or none
             return "aws"
 
     def _credentials(self) -> Iterator[Step]:
-        import boto3.session
-
         try:
-            session = boto3.session.Session()
+            session = new_session()
             found = session.get_credentials()
             frozen = found.get_frozen_credentials() if found else None
         except Exception as error:
@@ -139,7 +135,7 @@ class AwsProbe:
             yield Step("credentials", FAILED, "not found", advice)
             return
         yield Step("credentials", OK, f"from {found.method}, key …{frozen.access_key[-4:]}")
-        self.region = self.destination.region or session.region_name or ""
+        self.region = self.destination.region or session.get_config_variable("region") or ""
         if self.region:
             source = "the destination" if self.destination.region else "the environment or profile"
             yield Step("region", OK, f"{self.region}, from {source}")
@@ -230,11 +226,11 @@ def _trusted() -> str:
 
 def _is_busy(refusal: TransportError) -> bool:
     """Whether the service answered that it is busy, which proves nothing."""
-    no_answer = refusal.code in ("Network", "NoAnswer", TIMEOUT) or "InternalError" in refusal.code
+    no_answer = refusal.code in ("Network", "NoAnswer", TIMEOUT) or "Internal" in refusal.code
     return refusal.kind == RETRY and not no_answer
 
 
 def _refuses_the_caller(refusal: TransportError, answer: Any) -> bool:
     """Whether an answer refuses the caller or the destination, in place of the parameters."""
     forbidden = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 403
-    return forbidden or refusal.kind in (RETRY, REFRESH) or classify(refusal.code) == OPEN
+    return forbidden or is_of_key(refusal) or refusal.kind in (RETRY, REFRESH) or classify(refusal.code) == OPEN

@@ -179,13 +179,8 @@ def test_a_short_password_leaves_the_rest_of_the_text(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "proxy",
     [
-        "http://u:hidden@127.0.0.1:xyz",
-        "http://[::1",
-        "127.0.0.1:99999",
-        "u:hidden#@h:1",
-        "u:12/hidden@h:1",
-        "socks5://h:1",
-        "http://",
+        *("http://u:hidden@127.0.0.1:xyz", "http://[::1", "127.0.0.1:99999", "http://"),
+        *("u:hidden#@h:1", "u:12/hidden@h:1", "socks5://h:1"),
     ],
 )
 def test_an_invalid_proxy_is_a_mistake_for_every_destination(
@@ -253,3 +248,19 @@ def test_a_credential_process_that_fails_is_named(
     assert "credential_process: " in str(refusal)
     assert said in str(refusal)
     assert "Error" not in str(refusal)
+
+
+def test_nobody_is_asked_for_an_mfa_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Regression: the shipper's prompt took the terminal's next line from the command."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    config = tmp_path / "config"
+    role = "role_arn = arn:aws:iam::123456789012:role/r\nsource_profile = q\nmfa_serial = arn:aws:iam::1:mfa/u"
+    config.write_text(f"[profile p]\n{role}\n[profile q]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "p")
+    sender = open_sender(parse("http://127.0.0.1:9/123456789012/q"), "", 0)
+    for _ in range(2):  # botocore has an error of its own for the second time
+        with pytest.raises(TransportError, match="needs an MFA code") as raised:
+            sender.open()
+        assert raised.value.kind == OPEN
