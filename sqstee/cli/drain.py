@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.errors import EXIT_FAILURE, EXIT_MISSING, EXIT_OPEN, SqsteeError
-from sqstee.text import count
+from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -336,9 +336,7 @@ class _VerdictReport:
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
-        from sqstee.read.printer import neutral
-
-        name = f"{verdict.host} {verdict.job or verdict.run}"
+        name = f"{short_name(verdict.host)} {short_name(verdict.job or verdict.run)}"
         parts = [count(verdict.lines, "line")]
         if verdict.missing:
             ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
@@ -351,10 +349,10 @@ class _VerdictReport:
         if verdict.duplicates:
             parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:
-            parts.append(verdict.result)
+            parts.append(one_line(verdict.result))
         elif not verdict.ended:
             parts.append("not ended")
         code = {"complete": "32", "missing": "31", "open": "33"}[verdict.state]
         state = f"{verdict.state:8}"
         state = f"\x1b[{code}m{state}\x1b[0m" if self._colour else state
-        return f"{state} {neutral(name)}: {neutral(', '.join(parts))}"
+        return f"{state} {name}: {', '.join(parts)}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sqstee.text import short_name
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
@@ -224,7 +226,7 @@ class _TableView:
             "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
             "missing": Text(f"{missing:,}" if missing else "-", "magenta" if missing else ""),
         }
-        row = [Text(shown, _STYLES[state]), Text(neutral(run.host)), Text(neutral(run.job or run.run))]
+        row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.job or run.run))]
         row += [cells[name] for name in _columns(width)]
         if width >= _LAST_LINE:
             row.append(Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"))

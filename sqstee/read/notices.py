@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sqstee.read.decode import ForeignLine, Item
 from sqstee.read.order import Gap, Late, Missing
-from sqstee.text import count
+from sqstee.text import count, one_line, short_name
 from sqstee.wire import Event, elsewhere
 
 
@@ -49,7 +49,7 @@ def report_gap(sink: NoticeSink, gap: Gap[Item]) -> None:
     if at := elsewhere(gap.item.fields):
         _report(sink, f"went to {at}", ": read that destination as well", "gap", gap, reason=reason, at=at)
         return
-    _report(sink, "dropped by the sender", f": {gap.item.message or reason}", "gap", gap, reason=reason)
+    _report(sink, "dropped by the sender", f": {one_line(gap.item.message or reason)}", "gap", gap, reason=reason)
 
 
 def report_lost(sink: NoticeSink, run: str, first: int, last: int) -> None:
@@ -62,5 +62,5 @@ def _report(
     sink: NoticeSink, what: str, more: str, kind: str, span: Missing | Late[Item] | Gap[Item], **fields: object
 ) -> None:
     seqs = f"seq {span.first}" if span.first == span.last else f"seq {span.first}-{span.last}"
-    text = f"{count(span.last - span.first + 1, 'line')} {what} in run {span.run} ({seqs}){more}"
+    text = f"{count(span.last - span.first + 1, 'line')} {what} in run {short_name(span.run)} ({seqs}){more}"
     sink.notice(text, kind=kind, run=span.run, first=span.first, last=span.last, **fields)

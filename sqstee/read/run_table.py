@@ -13,7 +13,7 @@ from sqstee.wire import FALLBACK, Event, Record
 STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
 _MAX_RUNS = 5_000
-_LAST_LINE = 500  # characters of the last line that are kept
+_LAST_LINE = 500  # characters of the last line, and of the result, that are kept
 
 
 class _LineRate:
@@ -175,7 +175,7 @@ class RunTable:
         if item.event == "exit":
             run.ended = not item.fields.get("open")
             run.failed = item.fields.get("exit_code") != 0
-            run.result = item.message
+            run.result = item.message[:_LAST_LINE]
             run.duration = duration_of(item)
         elif item.event == "end":
             run.ended = True

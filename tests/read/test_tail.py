@@ -583,6 +583,32 @@ def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, v
     assert piped.stderr.startswith(b"sqstee: 1 line missing so far")
 
 
+def test_names_from_afar_are_short_and_neutral(sqstee: Sqstee) -> None:
+    """In lines, events, notices, verdicts and on the board; programs get them as they are."""
+    evil = "\x1b]0;owned\x07\nfake\u202e" + "x" * 50_000
+    names: dict[str, Any] = {"run": evil, "host": evil, "job": evil}
+    gap: dict[str, Any] = {**names, "from": 2}
+    bodies = [lines_of(1, 1, **names), event_of("gap", 2, to=2, **gap)]
+    queue = stored(sqstee, *bodies, event_of("exit", 4, exit_code=0, **names))
+    shown = "\ufffd]0;owned\ufffd\ufffdfake\ufffd" + "x" * 84 + "…"
+    tail = sqstee.run("tail", queue, "--no-follow", "--reorder-window", "0s")
+    lines = tail.stdout.decode().splitlines()
+    assert lines == [
+        f"{shown} stdout line 1",
+        f"{shown} event  {shown}: gap of it",
+        f"{shown} event  {shown}: exit of it",
+    ]
+    assert tail.stderr.count(shown.encode()) == 2
+    records = sqstee.run("tail", queue, "--no-follow", "-o", "json").stdout.splitlines()
+    assert {json.loads(line)["host"] for line in records} == {evil}
+    board = sqstee.run("top", queue, "--no-follow")
+    drain = sqstee.run("drain", queue, "-O", str(sqstee.folder / "out"), "--idle-timeout", "0.1s")
+    assert drain.stdout.decode().startswith(f"missing  {shown} {shown}: 1 line, ")
+    for found in (tail, board, drain):
+        assert not {0x1B, 0x07} & {*found.stdout, *found.stderr}
+        assert len(found.stdout) + len(found.stderr) < 3000
+
+
 def test_events_show_status_and_duration(sqstee: Sqstee) -> None:
     """The exit event shows how a run ended and how long it took; in red where it failed."""
     sqstee.run("--job", "bad", "--", "sh", "-c", "echo x; exit 3")
