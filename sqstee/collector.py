@@ -20,7 +20,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import FORMAT_VERSION, Body, gunzip
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, TransportError
-from sqstee.transports.http import COLLECTOR_HEADER, tokens
+from sqstee.transports.http import APACHE_OPTION, COLLECTOR_HEADER, tokens
 from sqstee.transports.local import FULL, LocalSender
 from sqstee.wire import DecodeError, by_run
 
@@ -51,6 +51,7 @@ _REASONS = {
     503: "503 Service Unavailable",
 }
 _TEXT = "text/plain; charset=utf-8"
+_NO_TOKEN = f"no bearer token arrived (Apache's mod_wsgi passes it on with {APACHE_OPTION} only)"
 _METRICS = {
     "sqstee_bytes_total": ("counter", "Bytes of accepted posts, as sent, repeated ones included."),
     "sqstee_records_total": ("counter", "Records stored: a gap event is one, and a repeated record none."),
@@ -121,11 +122,14 @@ class Collector:
         """Compare the bearer token with each accepted one, in a time that does not depend on them."""
         if not self._tokens:
             return
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if not environ.get("HTTP_AUTHORIZATION"):
+            raise RefusedError(401, _NO_TOKEN, ("WWW-Authenticate", "Bearer"))
+        scheme, _, given = environ["HTTP_AUTHORIZATION"].partition(" ")
         token = given.strip().encode("latin-1", "replace")
         matches = [hmac.compare_digest(token, accepted) for accepted in self._tokens]
         if scheme.lower() != "bearer" or not any(matches):
-            raise RefusedError(401, "the bearer token is missing or wrong", ("WWW-Authenticate", "Bearer"))
+            error = 'Bearer error="invalid_token"'
+            raise RefusedError(401, "the bearer token is not one of the collector's", ("WWW-Authenticate", error))
 
     def _post(self, environ: WSGIEnvironment) -> str:
         with self._lock:
