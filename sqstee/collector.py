@@ -20,7 +20,7 @@ from sqstee.errors import SqsteeError
 from sqstee.record import FORMAT_VERSION, Body, gunzip
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, TransportError
-from sqstee.transports.http import COLLECTOR_HEADER, tokens
+from sqstee.transports.http import APACHE_OPTION, COLLECTOR_HEADER, tokens
 from sqstee.transports.local import FULL, LocalSender
 from sqstee.wire import DecodeError, by_run
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_POST_BYTES = 4 * 1024 * 1024  # as sent, compressed or not
 MAX_RECORDS_BYTES = 8 * 1024 * 1024  # decompressed
+MAX_ROWS = 10_000  # of one request; a sender divides what is refused with 413
 MAX_BUSY = 64  # concurrent requests; beyond it the answer is 503
 _MAX_DECODING = 2  # requests decoded at a time; more would share one interpreter, and need more memory
 _COMMIT_SECONDS = 10.0  # the longest that a request waits for the disk
@@ -50,6 +51,18 @@ _REASONS = {
     503: "503 Service Unavailable",
 }
 _TEXT = "text/plain; charset=utf-8"
+_NO_TOKEN = f"no bearer token arrived (Apache's mod_wsgi passes it on with {APACHE_OPTION} only)"
+_METRICS = {
+    "sqstee_bytes_total": ("counter", "Bytes of accepted posts, as sent, repeated ones included."),
+    "sqstee_records_total": ("counter", "Records stored: a gap event is one, and a repeated record none."),
+    "sqstee_requests_total": ("counter", "Requests answered, by status."),
+    "sqstee_requests_waiting": ("gauge", "Posts that are being read, decoded or stored."),
+    "sqstee_rows_stored_total": ("counter", "Rows stored: each holds consecutive records of a run."),
+    "sqstee_store_bytes": ("gauge", "Space that the rows in the store occupy."),
+    "sqstee_store_limit_bytes": ("gauge", "Space from which the store refuses records (SQSTEE_LOCAL_MAX)."),
+    "sqstee_store_refuses": ("gauge", "1 if the store refused the latest records, otherwise 0."),
+}
+_OF_STORE = ("sqstee_store_bytes", "sqstee_store_limit_bytes")  # the same in each process
 
 
 class RefusedError(Exception):
@@ -75,7 +88,8 @@ class Collector:
         self._refused = False  # whether the store refused the latest records
         self._reported = ""
         self._report_again_at = 0.0
-        self._counts: Counter[str] = Counter()
+        self._answers: Counter[int] = Counter()
+        self._accepted_bytes = 0
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI (PEP 3333)."""
@@ -86,7 +100,7 @@ class Collector:
             status, text, headers = refusal.status, f"{refusal.reason}\n", refusal.headers
         body = text.encode()
         with self._lock:
-            self._counts[f'sqstee_requests_total{{status="{status}"}}'] += 1
+            self._answers[status] += 1
         start_response(_REASONS[status], _head(body, *headers))
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
@@ -98,7 +112,7 @@ class Collector:
             if path == "/health":
                 return "ok\n"
             self._authorize(environ)
-            return self._metrics()
+            return self._metrics(environ)
         if method != "POST":
             raise RefusedError(405, "send records with POST", ("Allow", "POST"))
         self._authorize(environ)
@@ -108,11 +122,14 @@ class Collector:
         """Compare the bearer token with each accepted one, in a time that does not depend on them."""
         if not self._tokens:
             return
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if not environ.get("HTTP_AUTHORIZATION"):
+            raise RefusedError(401, _NO_TOKEN, ("WWW-Authenticate", "Bearer"))
+        scheme, _, given = environ["HTTP_AUTHORIZATION"].partition(" ")
         token = given.strip().encode("latin-1", "replace")
         matches = [hmac.compare_digest(token, accepted) for accepted in self._tokens]
         if scheme.lower() != "bearer" or not any(matches):
-            raise RefusedError(401, "the bearer token is missing or wrong", ("WWW-Authenticate", "Bearer"))
+            error = 'Bearer error="invalid_token"'
+            raise RefusedError(401, "the bearer token is not one of the collector's", ("WWW-Authenticate", error))
 
     def _post(self, environ: WSGIEnvironment) -> str:
         with self._lock:
@@ -132,10 +149,9 @@ class Collector:
         finally:
             with self._lock:
                 self._busy -= 1
-        records = sum(body.last - body.first + 1 for body in bodies)
         with self._lock:
-            self._counts["sqstee_records_total"] += records
-            self._counts["sqstee_bytes_total"] += len(sent)
+            self._accepted_bytes += len(sent)
+        records = sum(body.data.count(b"\n") for body in bodies)
         return f"{records} records\n"
 
     def _report(self, environ: WSGIEnvironment, problem: str) -> None:
@@ -148,16 +164,34 @@ class Collector:
             self._reported, self._report_again_at = problem, now + _REPORT_AGAIN_SECONDS
         _log(environ, problem)
 
-    def _metrics(self) -> str:
-        """The metrics of this process since its start, in Prometheus' text format."""
+    def _metrics(self, environ: WSGIEnvironment) -> str:
+        """The metrics of this process since its start, in Prometheus' text format 0.0.4.
+
+        Where several processes serve, each has its own, labelled with its id.
+        """
+        process = f'process="{os.getpid()}"' if environ["wsgi.multiprocess"] else ""
         with self._lock:
-            counts = dict(self._counts) | {"sqstee_requests_waiting": self._busy}
-            counts["sqstee_store_refuses"] = int(self._refused)
+            found = {
+                "sqstee_bytes_total": {"": self._accepted_bytes},
+                "sqstee_requests_total": {f'status="{status}"': count for status, count in self._answers.items()},
+                "sqstee_requests_waiting": {"": self._busy},
+                "sqstee_store_refuses": {"": int(self._refused)},
+            }
         if isinstance(self._store, LocalSender):
-            counts["sqstee_rows_stored_total"] = self._store.stored
-            counts["sqstee_store_bytes"] = self._store.size
-            counts["sqstee_store_limit_bytes"] = self._store.limit
-        return "".join(f"{name} {count}\n" for name, count in sorted(counts.items()))
+            found |= {
+                "sqstee_records_total": {"": self._store.stored_records},
+                "sqstee_rows_stored_total": {"": self._store.stored},
+                "sqstee_store_bytes": {"": self._store.present_size()},
+                "sqstee_store_limit_bytes": {"": self._store.limit},
+            }
+        lines = []
+        for name, samples in sorted(found.items()):
+            kind, text = _METRICS[name]
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+            for label, count in sorted(samples.items()):
+                labels = ",".join(filter(None, (label, "" if name in _OF_STORE else process)))
+                lines.append(f"{name}{{{labels}}} {count}" if labels else f"{name} {count}")
+        return "\n".join((*lines, ""))
 
 
 class _Ticket:
@@ -240,7 +274,10 @@ def _read(environ: WSGIEnvironment) -> bytes:
     length = _length(environ)
     source, parts, rest = environ["wsgi.input"], [], MAX_POST_BYTES + 1 if length is None else length
     while rest > 0:
-        part = source.read(min(rest, 65536))
+        try:
+            part = source.read(min(rest, 65536))
+        except Exception as error:  # each server has errors of its own for an upload that was cut off
+            raise RefusedError(400, f"the request cannot be read: {type(error).__name__}") from None
         if not part:
             break
         parts.append(part)
@@ -291,6 +328,8 @@ def _bodies(data: bytes) -> list[Body]:
         raise RefusedError(400, str(error)[:200]) from None
     if not found:
         raise RefusedError(400, "the request has no records")
+    if len(found) > MAX_ROWS:
+        raise RefusedError(413, f"a request must have at most {MAX_ROWS} stretches of consecutive records")
     if not all(0 < len(body.run) <= _MAX_RUN and body.run.isascii() and body.run.isprintable() for body in found):
         raise RefusedError(400, "not a record of sqstee: a run has 1 to 128 printable ASCII characters")
     return found
@@ -312,6 +351,9 @@ def open_store(text: str, default: str, limit: int) -> LocalSender:
     return store
 
 
+_configuring = threading.Lock()
+
+
 @functools.cache
 def _from_environment() -> Collector:
     from sqstee import options
@@ -327,7 +369,8 @@ def _from_environment() -> Collector:
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The WSGI application that mod_wsgi, gunicorn, granian or waitress loads; configured at the first request."""
     try:
-        collector = _from_environment()
+        with _configuring:  # threads with a collector each would each have counts of their own
+            collector = _from_environment()
     except SqsteeError as error:
         _log(environ, f"{error.message} ({error.hint})")
         body = b"the collector is not configured\n"

@@ -146,33 +146,39 @@ def by_run(data: bytes) -> list[Body]:
     """
     found: list[Body] = []
     parts: list[list[bytes]] = []
+    import io
     import json
 
     decoder = json.JSONDecoder()
-    for line in data.split(b"\n"):
-        for item in _decode_line(line, decoder):
-            last = item.last if isinstance(item, Event) else item.seq
-            if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
-                found[-1].last = last
-            else:
-                found.append(Body(b"", item.run, item.host, item.seq, last))
-                parts.append([])
-            parts[-1].append(line)
+    for line in io.BytesIO(data):  # one at a time: a list of 8 MiB of empty lines would take 64 MiB
+        if line == b"\n":
+            continue
+        item = _decode_line(line, decoder)
+        last = item.last if isinstance(item, Event) else item.seq
+        if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
+            found[-1].last = last
+        else:
+            found.append(Body(b"", item.run, item.host, item.seq, last))
+            parts.append([])
+        parts[-1].append(line)
     for body, lines in zip(found, parts, strict=True):
-        body.data = b"\n".join((*lines, b""))
+        body.data = b"".join(lines)
+        if not body.data.endswith(b"\n"):
+            body.data += b"\n"
     return found
 
 
-def _decode_line(line: bytes, decoder: JSONDecoder) -> list[Record | Event]:
-    """decode() of one line, in less than half the time."""
+def _decode_line(line: bytes, decoder: JSONDecoder) -> Record | Event:
+    """The item of one line, in less than half the time of decode()."""
     try:
         text = line.decode()
         fields, end = decoder.raw_decode(text)
-        if end == len(text):
-            return [_item(fields)]
+        if text[end:] in ("\n", ""):
+            return _item(fields)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    return decode(line)  # empty, unusual or invalid lines
+    (item,) = decode(line)  # an unusual or invalid line
+    return item
 
 
 def load_lines(data: bytes) -> list[dict[str, object]]:

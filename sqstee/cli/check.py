@@ -144,11 +144,13 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
     from sqstee.record import Body
     from sqstee.transports.advice import advice_on_the_way
     from sqstee.transports.errors import TransportError
-    from sqstee.transports.http import HTML_PAGE, HttpSender
+    from sqstee.transports.http import APACHE_OPTION, HTML_PAGE, HttpSender
     from sqstee.transports.probe import FAILED, OK, WARNING, Step
 
-    sender = HttpSender(destination, token_file)
+    sender, authorized = HttpSender(destination, token_file), False
     try:
+        sender.open()
+        authorized = sender.authorized
         sender.send([Body(b"", "", "", 0, 0)])
     except TransportError as error:
         if error.code not in ("Http400", "Http422") or HTML_PAGE in error.message:
@@ -159,6 +161,8 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
                 "Http403": "set SQSTEE_TOKEN, or --token-file FILE, to one of the collector's tokens",
                 "Http404": "check the path in the URL",
             }
+            if authorized and APACHE_OPTION in error.message:
+                advice["Http401"] = f"have the collector's server pass the token on: in Apache, {APACHE_OPTION}"
             state = WARNING if error.code in ("Http400", "Http429", "Http503") else FAILED
             busy = "the collector is busy: lines that it refuses now wait in the spool"
             reach = "check host and port, and that the collector is running"
@@ -166,7 +170,7 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
             return Step("collector", state, str(error), found or (busy if state == WARNING else reach))
     finally:
         sender.close()
-    return Step("collector", OK, f"{destination.text} accepts posts{' with this token' if sender.authorized else ''}")
+    return Step("collector", OK, f"{destination.text} accepts posts{' with this token' if authorized else ''}")
 
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:

@@ -35,6 +35,7 @@ from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, Failure, Tran
 
 TOKEN_VARIABLE = "SQSTEE_TOKEN"
 COLLECTOR_HEADER = "Sqstee-Collector"  # in each answer of our own collector; its value is the wire format's version
+APACHE_OPTION = "WSGIPassAuthorization On"  # in the answer of a collector that no token has reached
 HTML_PAGE = "an HTML page"
 CONNECT_SECONDS = 10.0  # also bounds the upload of a request
 READ_SECONDS = 20.0

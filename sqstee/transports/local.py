@@ -17,14 +17,20 @@ _BUSY_SECONDS = 20.0
 _HELD_SECONDS = 0.1  # a sender waits in steps of this for another's lock: a fork waits for the step
 _POLL_SECONDS = 0.02
 _ROW = "(time, run, first, last, encoding, data)"
+# Bodies of one range that a new one is compared with. Nobody but an attacker sends more of them, each with another gap
+# event; comparing all with all would keep everybody else from the store for hours.
+_MOST_COMPARED = 16
 # A stored body that contains a gap event, alone or among records, makes no new body a duplicate: the lost records may
 # have turned up. Body.is_gap is narrower: it is true of a gap event alone.
 _INSERT = f"""
 INSERT INTO body {_ROW} SELECT time, run, first, last, encoding, data FROM
 (SELECT ? AS time, ? AS run, ? AS first, ? AS last, ? AS encoding, ? AS data, ? AS is_gap) AS new
 WHERE new.run = '' OR NOT EXISTS (
-    SELECT 1 FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last
-    AND (body.data = new.data OR NOT (new.is_gap OR instr(body.data, CAST('"event":"gap"' AS BLOB))))
+    SELECT 1 FROM (
+        SELECT data FROM body WHERE body.run = new.run AND body.first = new.first AND body.last = new.last
+        ORDER BY id LIMIT {_MOST_COMPARED}
+    ) AS old
+    WHERE old.data = new.data OR NOT (new.is_gap OR instr(old.data, CAST('"event":"gap"' AS BLOB)))
 )
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
@@ -81,7 +87,8 @@ class LocalSender(BatchLimits):
 
     Above `limit` bytes the oldest rows are deleted, never those of the latest request. A store that `keeps` refuses
     requests instead until rows are consumed (but accepts one request of any size when empty). With `durable`, accepted
-    bodies survive a crash of the machine as well. `stored` counts rows, `size` is the space they occupy, in bytes.
+    bodies survive a crash of the machine as well. `stored` counts rows, `stored_records` the records of those that are
+    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction.
     """
 
     ordered = False
@@ -91,7 +98,7 @@ class LocalSender(BatchLimits):
         self.limit = limit
         self._durable = durable
         self._keeps = keeps
-        self.stored = self.size = 0
+        self.stored = self.stored_records = self.size = 0
         self._connection: sqlite3.Connection | None = None
         with _gate:
             _senders.add(self)
@@ -127,6 +134,17 @@ class LocalSender(BatchLimits):
                 self._connection.execute("PRAGMA synchronous = FULL")
         return self._connection
 
+    def present_size(self) -> int:
+        """`size` at present, other processes' transactions included; while the disk hangs, the latest one known."""
+        if _gate.acquire(timeout=_HELD_SECONDS):
+            try:
+                self._measure(self._connect())
+            except (OSError, sqlite3.Error):
+                pass
+            finally:
+                _gate.release()
+        return self.size
+
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Store the bodies in one transaction."""
         now = time.time()
@@ -149,14 +167,15 @@ class LocalSender(BatchLimits):
         connection.execute("BEGIN IMMEDIATE")
         try:
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
-            stored = connection.executemany(_INSERT, rows).rowcount
+            stored = [row for row in rows if connection.execute(_INSERT, row).rowcount]
             if self._keeps:
-                self._refuse_excess(connection, newest, stored)
+                self._refuse_excess(connection, newest, len(stored))
             else:
                 self._drop_oldest(connection, newest)
             self.size = _size(connection)
             connection.execute("COMMIT")
-            self.stored += stored
+            self.stored += len(stored)
+            self.stored_records += sum(data.count(b"\n") for *_, encoding, data, _ in stored if not encoding)
         except (sqlite3.Error, TransportError):
             if connection.in_transaction:  # on a full disk SQLite has rolled back already
                 connection.execute("ROLLBACK")

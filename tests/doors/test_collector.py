@@ -7,11 +7,15 @@ import gzip
 import http.client
 import io
 import json
+import os
+import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -108,6 +112,112 @@ def test_records_of_several_runs_are_stored_apart(store: LocalSender, tmp_path: 
     assert b"".join(row.data for row in stored(tmp_path / "store.db")) == b"".join(part.data for part in parts)
 
 
+def metrics_of(collector: Collector, **more: Any) -> dict[str, int]:
+    """The samples of /metrics by name and labels; their text obeys Prometheus' text format (0.0.4).
+
+    HELP and TYPE once for each metric and before its samples, which stand together and of which no two are the same;
+    `promtool check metrics`, where it is installed, agrees.
+    """
+    status, headers, text = ask(collector, method="GET", path="/metrics", **more)
+    assert (status, headers["Content-Type"], text[-1]) == (200, "text/plain; charset=utf-8", "\n")
+    described: list[tuple[str, str]] = []
+    samples: dict[str, int] = {}
+    for line in text.splitlines():
+        if found := re.fullmatch(r"# (HELP|TYPE) ([a-z_]+) (\S.*)", line):
+            described.append((found[1], found[2]))
+            assert found[1] == "HELP" or found[3] == ("counter" if found[2].endswith("_total") else "gauge")
+            continue
+        found = re.fullmatch(r'(([a-z_]+)(?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (\d+)', line)
+        assert found, line
+        assert described[-2:] == [("HELP", found[2]), ("TYPE", found[2])]
+        assert found[1] not in samples
+        samples[found[1]] = int(found[3])
+    assert len(described) == len(set(described)) == 16
+    if promtool := shutil.which("promtool"):
+        words = [promtool, "check", "metrics"]
+        checked = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=60)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    return samples
+
+
+def test_metrics_are_in_prometheus_format(store: LocalSender) -> None:
+    """From the first request on; whatever has been answered; with a label where several processes serve."""
+    collector = Collector(store)
+    fresh = metrics_of(collector)
+    assert fresh["sqstee_records_total"] == fresh["sqstee_store_refuses"] == 0
+    for data in (GOOD, b"x", b""):
+        ask(collector, data)
+    assert {'sqstee_requests_total{status="200"}', 'sqstee_requests_total{status="400"}'} <= set(metrics_of(collector))
+    several = metrics_of(collector, **{"wsgi.multiprocess": True})
+    process = f'process="{os.getpid()}"'
+    assert several[f'sqstee_requests_total{{status="400",{process}}}'] == 2
+    assert [name for name in several if process not in name] == ["sqstee_store_bytes", "sqstee_store_limit_bytes"]
+
+
+def test_counters_count_what_came(store: LocalSender) -> None:
+    """A gap event is one record, whatever it spans; a repeated post is none; what was refused is none."""
+    collector = Collector(store)
+    gap = Encoder("RUN", "host").event(b'{"event":"gap","from":10,"to":%d,"message":"m"}' % (2**62), 0, 10)
+    for _ in range(3):
+        assert ask(collector, GOOD + gap)[::2] == (200, "11 records\n")
+        ask(collector, GOOD + b"{}")
+    found = metrics_of(collector)
+    assert (found["sqstee_records_total"], found["sqstee_rows_stored_total"]) == (11, 1)
+    assert found["sqstee_bytes_total"] == 3 * len(GOOD + gap)
+
+
+def test_the_size_of_the_store_is_that_of_all_processes(store: LocalSender, tmp_path: Path) -> None:
+    """Another sender's rows, and a reader's deletions, are in the next figure."""
+    collector = Collector(store)
+    empty = metrics_of(collector)["sqstee_store_bytes"]
+    other = LocalSender(str(tmp_path / "store.db"), 1 << 30)
+    other.send([body("RUN", 0, 999, b"x" * 100)])
+    other.close()
+    assert metrics_of(collector)["sqstee_store_bytes"] > empty + 100_000
+    consumer = LocalReceiver(str(tmp_path / "store.db"), consume=True)
+    consumer.delete(consumer.receive(1, 0))
+    consumer.close()
+    assert metrics_of(collector)["sqstee_store_bytes"] < empty + 50_000
+
+
+def test_work_is_bounded_as_bytes_are(store: LocalSender) -> None:
+    """A few kilobytes of gzip never cost more than seconds of the processor, whether they are refused or not."""
+    collector = Collector(store)
+    most = 8 * 1024 * 1024 - 1000
+    one, two = body("A", 0, 0).data, body("B", 0, 0).data
+    gap = Encoder("RUN", "host").event(b'{"event":"gap","from":0,"to":9,"message":"m %06d"}', 0, 0)
+    bombs = [
+        (b"\n" * most + one, 200),
+        ((b"\n" * 60 + one) * (most // (60 + len(one))), 413),
+        ((one + two) * (most // len(one + two)), 413),
+        (one[:-2] + b',"labels":{"a":[' + b"[]," * (most // 3) + b"[]]}}", 200),
+        *((b"".join(gap % number for number in range(first, first + 9000)), 200) for first in (0, 10_000)),
+    ]
+    for data, status in bombs:
+        packed = gzip.compress(data)
+        before = time.process_time()
+        assert ask(collector, packed, HTTP_CONTENT_ENCODING="gzip")[0] == status
+        assert time.process_time() - before < 5
+
+
+class Cut(io.BytesIO):
+    """An upload that ends in an error of the server's."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """A part, then the error."""
+        if part := super().read(size):
+            return part
+        raise OSError("Apache/mod_wsgi request data read error")
+
+
+@pytest.mark.parametrize("length", ["100", ""], ids=["length", "chunked"])
+def test_an_upload_that_is_cut_off_is_a_bad_request(store: LocalSender, length: str) -> None:
+    """Not a traceback in the server's log, whatever the server raises."""
+    more: dict[str, Any] = {"CONTENT_LENGTH": length, "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": Cut(GOOD[:50])}
+    answer = ask(Collector(store), **more)
+    assert answer[::2] == (400, "the request cannot be read: OSError\n")
+
+
 def test_health_and_metrics(store: LocalSender) -> None:
     """Anybody may ask whether it is well; the figures are for those who hold the token."""
     collector = Collector(store, ["secret"])
@@ -117,9 +227,9 @@ def test_health_and_metrics(store: LocalSender) -> None:
     assert ask(collector, method="GET", path="/health")[::2] == (200, "ok\n")
     assert ask(collector, method="HEAD", path="/health")[::2] == (200, "")
     assert ask(collector, method="GET", path="/metrics")[0] == 401
-    text = ask(collector, method="GET", path="/metrics", **authorized)[2]
-    for line in ('sqstee_requests_total{status="401"} 2', "sqstee_records_total 10", "sqstee_rows_stored_total 1"):
-        assert line in text.splitlines()
+    found = metrics_of(collector, **authorized)
+    assert found['sqstee_requests_total{status="401"}'] == 2
+    assert (found["sqstee_records_total"], found["sqstee_rows_stored_total"]) == (10, 1)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +250,7 @@ def test_one_of_the_tokens_is_asked_for(store: LocalSender, tmp_path: Path, give
     answer = ask(Collector(store, ["one", "two"]), GOOD, HTTP_AUTHORIZATION=given)
     assert answer[0] == status
     assert ("WWW-Authenticate" in answer[1]) == (status == 401)
+    assert ("no bearer token arrived" in answer[2]) == (given == "")  # a server may have withheld it
     assert len(stored(tmp_path / "store.db")) == (status == 200)
 
 
@@ -304,10 +415,9 @@ def test_a_full_store_takes_nothing_more_and_loses_nothing(tmp_path: Path) -> No
     assert answers[-1][1]["Retry-After"] == "10"
     assert [row.data for row in stored(tmp_path / "store.db")] == sent[:taken]
     assert errors.getvalue().count("is full") == len(errors.getvalue().splitlines()) == 1
-    metrics = ask(collector, method="GET", path="/metrics")[2].splitlines()
-    assert {"sqstee_store_refuses 1", "sqstee_store_limit_bytes 1048576", f"sqstee_rows_stored_total {taken}"} <= set(
-        metrics
-    )
+    metrics = metrics_of(collector)
+    assert (metrics["sqstee_store_refuses"], metrics["sqstee_store_limit_bytes"]) == (1, 1048576)
+    assert (metrics["sqstee_rows_stored_total"], metrics["sqstee_records_total"]) == (taken, 1000 * taken)
     assert ask(collector, sent[0])[0] == 200  # it is there
     consumer = LocalReceiver(f"{tmp_path}/store.db", consume=True)
     consumer.delete(consumer.receive(2, 0))
@@ -369,6 +479,10 @@ def test_gunicorn_serves_it(tmp_path: Path, words: tuple[str, ...]) -> None:
         _post_from_many(url, "secret", 4, 20)
         with pytest.raises(TransportError, match="Http401"), contextlib.closing(HttpSender(parse(url))) as sender:
             sender.send([body("X", 0, 0)])
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
+            connection.request("GET", "/metrics", headers={"Authorization": "Bearer secret"})
+            text = connection.getresponse().read()
+        assert (b"process=" in text) == ("--workers" in words)  # each process has its own figures
     assert len(stored(store)) == 80
 
 
