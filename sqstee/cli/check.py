@@ -33,6 +33,7 @@ def check(
     """
     from sqstee import options
     from sqstee.destination import parse
+    from sqstee.spool.location import check_folder
 
     if output not in ("default", "json"):
         raise SqsteeError(f"invalid value {output!r} for --output (expected default or json)", "sqstee check -o json")
@@ -41,6 +42,7 @@ def check(
         raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
     settings = options.load((), os.environ)
     destination = parse(dest or settings.to or "local")
+    check_folder(destination, spool or settings.spool)
     failed = False
     for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
         failed = failed or step.state == "failed"

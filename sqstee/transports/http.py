@@ -88,8 +88,9 @@ class HttpSender(BatchLimits):
     def _proxy(self) -> urllib.parse.SplitResult | None:
         try:
             return _proxy(self._url)
-        except ValueError as error:
-            raise TransportError(OPEN, "Proxy", f"invalid {self._url.scheme.upper()}_PROXY: {error}") from error
+        except ValueError as error:  # its text may hold a part of the password
+            problem = f"invalid {self._url.scheme.upper()}_PROXY: expected http://HOST:PORT"
+            raise TransportError(OPEN, "Proxy", problem) from error
 
     def _read_token(self) -> str:
         try:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from sqstee.destination import Destination
 from sqstee.record import Encoder
+from sqstee.text import without_userinfo
 from sqstee.transports.aws import refusal_of
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.errors import OPEN, REFRESH, TIMEOUT, TransportError
@@ -46,7 +47,7 @@ class Step:
     def __init__(self, name: str, state: str, text: str, advice: str = "") -> None:
         self.name = name
         self.state = state
-        self.text = text
+        self.text = without_userinfo(text)
         self.advice = advice
 
 
