@@ -250,6 +250,13 @@ def test_every_row_of_the_table_becomes_a_label(row: tuple[str, str, str, str]) 
         assert auto_labels.labels(environ) == {}
 
 
+def test_a_task_of_an_array_has_the_arrays_own_number() -> None:
+    """Each task has a job id of its own; sbatch, squeue and scancel show that of the array."""
+    environ = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+    expected = {"slurm_job_id": "4713", "slurm_array_job_id": "4711", "slurm_array_task_id": "2"}
+    assert auto_labels.labels(environ) == expected
+
+
 def test_given_labels_win_and_automatic_ones_can_be_switched_off(home: dict[str, str]) -> None:
     """--label wins over the environment; --no-auto-labels."""
     environ = home | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SGE_ROOT": "/", "SGE_TASK_ID": "undefined"}
