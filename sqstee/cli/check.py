@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
 
 if TYPE_CHECKING:
     from sqstee.destination import Destination
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqstee.transports.sqs_probe import Step
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
+_OTHER_VARIABLES = ("SQSTEE_TOKEN", "SQSTEE_DEBUG", "SQSTEE_NEST", "SQSTEE_STORE", "SQSTEE_LAMBDA_TO")
 _SPOOL_BYTES = 1024**3  # the default size of a spool
 
 
@@ -77,8 +78,8 @@ def _steps(
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     """Each configured value and its source; the last source wins."""
-    from sqstee import options
-    from sqstee.transports.sqs_probe import OK, Step
+    from sqstee import config_file, options
+    from sqstee.transports.sqs_probe import OK, WARNING, Step
 
     found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
     _, source = found.pop("to", ("", "the default"))
@@ -86,6 +87,14 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
     for name, (text, source) in found.items():
         yield Step(name, OK, f"{text}, from {source}")
+    for path in options.configuration_files(os.environ):
+        try:
+            config_file.read_config(path).agent_destinations()
+        except SqsteeError as error:  # a run does not read that table
+            yield Step("configuration", WARNING, error.message, error.hint)
+    known = {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES}
+    for name in sorted(name for name in os.environ if name.startswith("SQSTEE_") and name not in known):
+        yield Step(name, WARNING, f"has no effect{did_you_mean(name, known)}", f"unset {name}")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_CA_BUNDLE"):
         if os.environ.get(name):
             yield Step(name, OK, os.environ[name] if name != "HTTPS_PROXY" else "is set")

@@ -85,7 +85,9 @@ def check_folder(destination: Destination, spool: str = "") -> None:
 
     The spool folder may come into being later: the one in `spool`, or the default one.
     """
-    folder = os.path.dirname(absolute(destination.name)) if destination.kind == "local" and destination.name else "/"
+    if destination.kind != "local" or not destination.name:
+        return
+    folder = os.path.dirname(absolute(destination.name))
     if os.path.isdir(folder) or folder == root_path(spool):
         return
     known, missing = os.path.dirname(folder), folder
