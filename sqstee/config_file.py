@@ -1,8 +1,8 @@
 """The one parser of configuration files: the part of TOML that sqstee's own tables use. Pure but for open().
 
 It runs before every wrapped command, so it is our own: tomllib would cost 27 ms. A file holds `key = value` lines
-outside of any table, in [profile.NAME] tables, and in [agent]; other tables are skipped. Values stay text here:
-options.py converts them.
+outside of any table, in [profile.NAME] tables, and in [agent]; other tables are skipped, unless their name is close to
+one of these. Values stay text here: options.py converts them.
 """
 
 from __future__ import annotations
@@ -108,8 +108,11 @@ def _parsed(path: str, lines: Iterable[str]) -> ConfigFile:
         source = f"{path}:{number}"
         if line.startswith("["):
             table = _table(line, source, strict=is_ours)
-            if table == "[]" and line[1:].strip() == "agent":
+            word = line.partition("#")[0].strip("[] ").partition(".")[0].strip()
+            if word == "agent" and table != "agent":  # [[agent]], [agent.more], or a bracket is missing
                 found.agent_problem = _malformed(source)
+            elif table != "[]" and table != "agent" and not table.startswith(_PROFILE):
+                _check_name(word, source)
             is_ours = table.startswith(_PROFILE)
             entries = found.agent if table == "agent" else None
             if is_ours:
@@ -117,6 +120,19 @@ def _parsed(path: str, lines: Iterable[str]) -> ConfigFile:
         elif line and not line.startswith("#") and entries is not None:
             entries.append(Entry(line, source))
     return found
+
+
+def _check_name(word: str, source: str) -> None:
+    """Refuse a table whose name is mistyped: its settings would not apply, and nobody would notice."""
+    for form in ("[profile.NAME]", "[agent]"):
+        name = form.strip("[]").partition(".")[0]
+        if _without_a_letter(word.lower()) & _without_a_letter(name):
+            raise SqsteeError(f"{source}: unknown table [{word}]; did you mean {form}?", f"write it as {form}")
+
+
+def _without_a_letter(word: str) -> set[str]:
+    """A word, and what is left of it without one of its letters: two that share one differ by a slip of the finger."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def _with_long_arrays(lines: Iterable[Entry]) -> list[Entry]:

@@ -1,7 +1,8 @@
 """Parses a destination string. Pure.
 
 The same string is used everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, queue URL, queue ARN,
-`s3://bucket/prefix`, `http(s)://host/…` of a collector, `local` or `local:PATH`.
+`s3://bucket/prefix`, `http(s)://host/…` of a collector, `local` or `local:PATH`. An http(s) URL is a queue's if it has
+the form of one, as SQS and its emulators write them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from sqstee.errors import SqsteeError
 
 FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
 _QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_BUCKET_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
 class Destination:
@@ -51,8 +53,13 @@ def parse(text: str) -> Destination:
         return _arn(text)
     if text.startswith("s3://"):
         bucket = text[5:].partition("/")[0]
+        if "@" in bucket:
+            raise _with_userinfo()
         if not bucket:
             raise _malformed(text)
+        if not _is_bucket(bucket):
+            hint = "it has 3 to 63 lowercase letters, digits, dots and hyphens; the form is s3://BUCKET/PREFIX"
+            raise SqsteeError(f"{_masked(text)!r} has no valid bucket name", hint)
         return Destination("s3", text, name=bucket)
     if text.startswith(("http://", "https://")):
         return _url(text)
@@ -69,31 +76,62 @@ def _arn(text: str) -> Destination:
 
 
 def _url(text: str) -> Destination:
-    """A URL with a path of /<account>/<queue> is a queue; any other URL is a collector."""
-    from sqstee.text import without_userinfo  # not at the top: most runs of the front have no URL
-
-    if without_userinfo(text) != text:  # it would end up in the spool and in messages
-        hint = "AWS credentials come from AWS_ACCESS_KEY_ID, a profile or a role; put others into a proxy"
-        raise SqsteeError("a URL with a user or password is not a destination", hint)
-    rest = text.partition("://")[2]
+    """A URL with the path of a queue is a queue; any other is a collector, unless its host is that of SQS or S3."""
+    if _masked(text) != text:
+        raise _with_userinfo()
+    scheme, _, rest = text.partition("://")
     host = rest[: min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))]
-    path = rest[len(host) :].removeprefix("/")
+    path = rest[len(host) :].removeprefix("/").rstrip("/")
     if not _is_host(host) or not text.isprintable() or " " in text:
         raise _malformed(text)
-    account, _, name = path.rstrip("/").partition("/")
-    if _is_account(account) and _is_queue_name(name):
-        return Destination("sqs", text, name=name, url=text, region=_region(host), account=account)
+    region, account, name = _queue_path(path)
+    if _is_queue_name(name):
+        return Destination("sqs", text, name=name, url=text, region=region or _region(host), account=account)
+    service = _service(host)
+    if service == "sqs":
+        shown = host if "console" not in host else "sqs.REGION.amazonaws.com"
+        hint = f"the form is {scheme}://{shown}/ACCOUNT/QUEUE, with an account of 12 digits; or use the queue's name"
+        raise SqsteeError(f"{text!r} is not a queue's URL", hint)
+    if service == "s3":
+        raise SqsteeError(f"{text!r} is not the form for a bucket", "the form is s3://BUCKET/PREFIX")
     return Destination("http", text, name=host, url=text)
+
+
+def _queue_path(path: str) -> tuple[str, str, str]:
+    """The region, account and queue name in a URL's path; the name is empty if it has none of these forms.
+
+    ACCOUNT/NAME: SQS and most emulators. queue/REGION/ACCOUNT/NAME: LocalStack (SQS_ENDPOINT_STRATEGY=path).
+    queue/NAME: ElasticMQ, GoAws.
+    """
+    parts = path.split("/")
+    if len(parts) == 2 and _is_account(parts[0]):
+        return "", parts[0], parts[1]
+    if parts[0] == "queue" and len(parts) == 4 and _is_account(parts[2]):
+        return parts[1], parts[2], parts[3]
+    return "", "", parts[1] if parts[0] == "queue" and len(parts) == 2 else ""
+
+
+def _service(host: str) -> str:
+    """`sqs` or `s3` for a host name of that service at AWS or LocalStack, and for a console's; else empty."""
+    labels = host.lower().partition(":")[0].split(".")
+    at_localstack = labels[-2:] == ["localstack", "cloud"]
+    if not at_localstack and "amazonaws" not in labels and labels[-2:] != ["api", "aws"]:
+        return "sqs" if labels[-3:] == ["aws", "amazon", "com"] and "console" in labels else ""
+    if any(label == "s3" or label.startswith(("s3-fips", "s3-website")) for label in labels):
+        return "s3"
+    return "sqs" if at_localstack or {"sqs", "sqs-fips", "queue"} & set(labels) else ""
 
 
 def _region(host: str) -> str:
     """The region in a host name of AWS, empty for other hosts (emulators).
 
     AWS uses sqs.REGION.amazonaws.com (VPC endpoints too, after their own name), sqs.REGION.api.aws, sqs-fips.REGION.…,
-    and the older REGION.queue.amazonaws.com.
+    and the older REGION.queue.amazonaws.com; LocalStack the same forms in its domain.
     """
-    labels = host.partition(":")[0].split(".")
+    labels = host.lower().partition(":")[0].split(".")
     if "amazonaws" not in labels:
+        if labels[1:2] == ["queue"]:
+            labels = ["sqs", labels[0], *labels[2:]]
         named = labels[0] in ("sqs", "sqs-fips") and len(labels) > 2
         return labels[1] if named and labels[1].count("-") >= 2 and labels[1][-1:].isdigit() else ""
     before = labels[: labels.index("amazonaws")]
@@ -139,7 +177,25 @@ def _is_queue_name(text: str) -> bool:
     return len(stem) > 0 and len(text) <= 80 and not set(stem) - _QUEUE_NAME_LETTERS
 
 
-def _malformed(text: str) -> SqsteeError:
-    from sqstee.text import without_userinfo
+def _is_bucket(text: str) -> bool:
+    """Whether this is a bucket's name (S3 user guide, general purpose bucket naming rules) or an access point's ARN."""
+    if text.startswith("arn:"):
+        return not set(text) - _QUEUE_NAME_LETTERS - set(":.")
+    inner = set(text) - _BUCKET_LETTERS
+    return 3 <= len(text) <= 63 and not inner - set(".-") and not {text[0], text[-1]} & inner and ".." not in text
 
-    return SqsteeError(f"{without_userinfo(text)!r} is not a destination", f"use {FORMS}")
+
+def _masked(text: str) -> str:
+    from sqstee.text import masked_url  # not at the top: most runs of the front have no URL
+
+    return masked_url(text)
+
+
+def _with_userinfo() -> SqsteeError:
+    """The error for a URL with a user or password, which would end up in the spool and in messages."""
+    hint = "AWS credentials come from AWS_ACCESS_KEY_ID, a profile or a role; put others into a proxy"
+    return SqsteeError("a URL with a user or password is not a destination", hint)
+
+
+def _malformed(text: str) -> SqsteeError:
+    return SqsteeError(f"{_masked(text)!r} is not a destination", f"use {FORMS}")

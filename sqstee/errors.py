@@ -36,7 +36,11 @@ class SqsteeError(Exception):
 
 
 def _printable(text: str) -> str:
-    """`text` without newlines and terminal escapes: words and paths may hold any character."""
+    """`text` without newlines and terminal escapes, which words and paths may hold, and without passwords in URLs."""
+    if "@" in text or "://" in text:
+        from sqstee.text import without_userinfo  # rarely needed before the command starts
+
+        text = without_userinfo(text)
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

@@ -76,7 +76,9 @@ class LoggingRun:
 
     def _open(self) -> None:
         settings = self._settings
-        self._spooled = SpooledRun(self.root, settings, self._policy.to_meta(), _masker(settings.redact))
+        self._spooled = SpooledRun(
+            self.root, settings, self._policy.to_meta() | run_events.LOGGING, _masker(settings.redact)
+        )
         self._writer = self._spooled.writer
         if self._spooled.syncer:
             self._start_syncer(self._spooled.syncer)

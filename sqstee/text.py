@@ -28,15 +28,20 @@ def short_name(name: str) -> str:
 
 
 def without_userinfo(text: str) -> str:
-    """`text` with the user and password of each URL removed (a password may hold any character but blanks)."""
-    head, *rest = text.split("://")
-    return "://".join((head, *(_behind_userinfo(part) for part in rest)))
+    """`text` without the user and password of each URL in it (a password may hold any character but blanks)."""
+    return " ".join(map(masked_url, text.split(" ")))
 
 
-def _behind_userinfo(part: str) -> str:
-    """The text after a `://` without userinfo, which ends at the last @ of the first word."""
-    word = part.split(maxsplit=1)[0] if part[:1].strip() else ""
-    return part[word.rfind("@") + 1 :]
+def masked_url(url: str) -> str:
+    """A URL or destination, which may be mistyped, without its user and password."""
+    head, separator, rest = url.partition("://")
+    if separator:
+        authority, slash, path = rest.partition("/")
+        rest = authority.replace("%40", "@") + slash + path  # an @ that was encoded by mistake
+        return f"{head}{separator}{rest[rest.rfind('@') + 1 :]}"
+    before, at, behind = url.rpartition("@")
+    is_arn = "arn:" in before  # of a session that is named after an e-mail address
+    return f"…@{behind}" if at and ":" in before and not is_arn else url
 
 
 def count(number: int, noun: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+from sqstee.text import without_userinfo
+
 VARIABLE = "SQSTEE_DEBUG"
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
@@ -29,7 +31,7 @@ def trace(part: str, text: str) -> None:
     """Append one line to the trace, if there is one. It is opened each time: the shipper closes what it inherits."""
     if not _PATH:
         return
-    line = f"{time.monotonic():.6f} {os.getpid()} {part}: {' '.join(text.split())}\n"
+    line = f"{time.monotonic():.6f} {os.getpid()} {part}: {without_userinfo(' '.join(text.split()))}\n"
     try:
         fd = os.open(_PATH, _APPEND, 0o600)
         try:

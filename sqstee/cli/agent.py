@@ -60,12 +60,14 @@ def _config(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     from sqstee import options
     from sqstee.agent.agent import AgentConfig
     from sqstee.destination import parse
-    from sqstee.spool.location import with_absolute_path
+    from sqstee.spool.location import check_folder, with_absolute_path
 
     settings = options.load(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
-    found = list(to) or _configured()
+    configured = _configured()  # read with --to as well: a mistake in the file must not go unnoticed
+    found = list(to) or configured
     names = set()
     for destination in map(parse, found):
+        check_folder(destination, folder)
         if destination.kind != "local" or (not destination.name and _of_all_users(folder)):
             names.add(destination.text)
         else:  # a run's spool holds the absolute path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
 
 if TYPE_CHECKING:
     from sqstee.destination import Destination
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqstee.transports.sqs_probe import QueueProbe
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
+_OTHER_VARIABLES = ("SQSTEE_TOKEN", "SQSTEE_DEBUG", "SQSTEE_NEST", "SQSTEE_STORE", "SQSTEE_LAMBDA_TO")
 _SPOOL_BYTES = 1024**3  # the default size of a spool
 
 
@@ -35,6 +36,7 @@ def check(
     """
     from sqstee import options
     from sqstee.destination import parse
+    from sqstee.spool.location import check_folder
 
     if output not in ("default", "json"):
         raise SqsteeError(f"invalid value {output!r} for --output (expected default or json)", "sqstee check -o json")
@@ -43,6 +45,7 @@ def check(
         raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
     settings = options.load((), os.environ)
     destination = parse(dest or settings.to or "local")
+    check_folder(destination, spool or settings.spool)
     failed = False
     for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
         failed = failed or step.state == "failed"
@@ -108,8 +111,8 @@ def _named(name: str, steps: Iterator[Step]) -> Iterator[Step]:
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     """Each configured value and its source; the last source wins."""
-    from sqstee import options
-    from sqstee.transports.probe import OK, Step
+    from sqstee import config_file, options
+    from sqstee.transports.probe import OK, WARNING, Step
 
     found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
     _, source = found.pop("to", ("", "the default"))
@@ -117,6 +120,14 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
     for name, (text, source) in found.items():
         yield Step(name, OK, f"{text}, from {source}")
+    for path in options.configuration_files(os.environ):
+        try:
+            config_file.read_config(path).agent_destinations()
+        except SqsteeError as error:  # a run does not read that table
+            yield Step("configuration", WARNING, error.message, error.hint)
+    known = {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES}
+    for name in sorted(name for name in os.environ if name.startswith("SQSTEE_") and name not in known):
+        yield Step(name, WARNING, f"has no effect{did_you_mean(name, known)}", f"unset {name}")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_CA_BUNDLE"):
         if os.environ.get(name):
             yield Step(name, OK, os.environ[name])

@@ -25,7 +25,7 @@ def serve(
     """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` to read."""
     from sqstee import options
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
-    from sqstee.spool.location import local_queue, root_path
+    from sqstee.spool.location import local_queue, open_root
     from sqstee.transports.http import tokens
 
     try:
@@ -39,7 +39,7 @@ def serve(
     except ValueError as error:
         hint = "give a file with one token per line: sqstee serve --token-file FILE"
         raise SqsteeError(f"cannot read the tokens: {error}", hint) from None
-    place = local_queue(root_path(settings.spool))
+    place = local_queue(open_root(settings.spool) if store == "local" else "")
     collector = Collector(open_store(store, place, settings.local_max), accepted)
     try:
         server = create_server(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +37,13 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
     from sqstee import options
     from sqstee.destination import parse
+    from sqstee.spool.location import check_folder
 
     settings = options.load((), os.environ)
-    return [parse(text) for text in (texts or [settings.to or "local"])]
+    found = [parse(text) for text in (texts or [settings.to or "local"])]
+    for destination in found:
+        check_folder(destination, settings.spool)
+    return found
 
 
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
@@ -162,7 +166,8 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
     """Raise SqsteeError where an option's value is not one of its choices."""
     if value not in choices:
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
-        raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected})", f"sqstee {verb} --help")
+        meant = did_you_mean(value, choices)
+        raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
 
 
 def use_colour(choice: str) -> bool:

@@ -70,7 +70,11 @@ def tail(
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
+    from sqstee.record import STREAMS
 
+    for name in stream:
+        if not set(name) & set("*?["):  # a glob may mean another program's streams
+            check_choice(name, "--stream", (*STREAMS, "event"), "tail")
     check_choice(color, "--color", ("auto", "always", "never"), "tail")
     style = _style(output, template, _patterns("-H", highlight), use_colour(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)

@@ -153,12 +153,20 @@ def duration_of(event: Event) -> float | None:
     return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
 
 
+def is_failure(event: Event) -> bool:
+    """Whether an event is the exit of a command that did not succeed. The end of a process's own log is none."""
+    fields = event.fields
+    failed = fields.get("exit_code", 0) != 0 or "signal" in fields or fields.get("cause") == "wrapper-died"
+    return event.event == "exit" and failed
+
+
 __all__ = [
     "STREAMS",
     "ForeignLine",
     "Item",
     "blocks",
     "duration_of",
+    "is_failure",
     "json_of",
     "plain",
     "problem_of",

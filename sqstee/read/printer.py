@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
-from sqstee.read.decode import ForeignLine, Item, duration_of, json_of, stream_of
+from sqstee.read.decode import ForeignLine, Item, duration_of, is_failure, json_of, stream_of
 from sqstee.record import MAX_SEQ
 from sqstee.text import count, short_name
 from sqstee.transports.base import ReceivedMessage
@@ -239,11 +239,6 @@ def describe(event: Event) -> str:
     if isinstance(lines, int):
         text += f", {count(lines, 'line')}"
     return text
-
-
-def is_failure(event: Event) -> bool:
-    """Whether an event is the exit of a command that did not succeed."""
-    return event.event == "exit" and event.fields.get("exit_code") != 0
 
 
 def format_duration(seconds: float) -> str:

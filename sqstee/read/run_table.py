@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from sqstee.intervals import IntervalSet
-from sqstee.read.decode import ForeignLine, Item, duration_of
+from sqstee.read.decode import ForeignLine, Item, duration_of, is_failure
 from sqstee.wire import FALLBACK, Event, Record
 
 STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
@@ -174,7 +174,7 @@ class RunTable:
     def _add_event(run: RunState, item: Event) -> None:
         if item.event == "exit":
             run.ended = not item.fields.get("open")
-            run.failed = item.fields.get("exit_code") != 0
+            run.failed = is_failure(item)
             run.result = item.message[:_LAST_LINE]
             run.duration = duration_of(item)
         elif item.event == "end":

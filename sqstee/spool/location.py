@@ -6,7 +6,7 @@ import os
 import stat
 
 from sqstee.destination import parse
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, did_you_mean
 from sqstee.options import check
 
 TYPE_CHECKING = False
@@ -74,8 +74,31 @@ def resolve(settings: Settings) -> Destination:
             setattr(settings, name, absolute(path))
     settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
     destination = parse(settings.to or "local")
+    for one in (destination, parse(settings.fallback or "local")):
+        check_folder(one, settings.spool)
     check(settings, destination)
     return destination
+
+
+def check_folder(destination: Destination, spool: str = "") -> None:
+    """Raise SqsteeError if a local queue's folder does not exist: a mistyped path would hide the lines.
+
+    The spool folder may come into being later: the one in `spool`, or the default one.
+    """
+    if destination.kind != "local" or not destination.name:
+        return
+    folder = os.path.dirname(absolute(destination.name))
+    if os.path.isdir(folder) or folder == root_path(spool):
+        return
+    known, missing = os.path.dirname(folder), folder
+    while not os.path.isdir(known):
+        known, missing = os.path.dirname(known), known
+    try:
+        names = os.listdir(known)
+    except OSError:
+        names = []
+    meant = did_you_mean(missing, [os.path.join(known, name) for name in names])
+    raise SqsteeError(f"{destination.text}: the folder {folder} does not exist{meant}", f"mkdir -p {folder}")
 
 
 def with_absolute_path(destination: str, root: str = "") -> str:

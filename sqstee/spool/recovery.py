@@ -6,6 +6,7 @@ import errno
 import json
 import os
 
+from sqstee.spool import run_events
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, Frame
 from sqstee.spool.reader import FrameReader, read_meta
@@ -94,24 +95,31 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
     A writer that was not `killed` gave its quota back: it reached its end, but the disk refused the exit event. Raises
     OSError if the disk refuses now as well; nothing counts as dropped then, since the next process tries again.
     """
-    segments = Segments(folder, read_meta(folder))
+    meta = read_meta(folder)
+    segments = Segments(folder, meta)
     segments.resume(*tail.end)
     writer = Writer(segments, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished)
-    if not _append_end(writer, tail.open_after_exit, killed):
+    event = run_events.closed_by_finder(_is_log(meta), tail.open_after_exit, killed)
+    if not _append_end(writer, event):
         writer.abandon()
         raise OSError(errno.ENOSPC, writer.last_error)
     writer.close()
 
 
-def _append_end(writer: Writer, open_after_exit: bool, killed: bool) -> bool:
+def _append_end(writer: Writer, event: dict[str, object]) -> bool:
     """Append the missing frames; returns False at the first one that the disk refuses."""
     for stream in range(_STREAMS):
         writer.cut(stream)
         if writer.dropped:
             return False
-    event = "end" if open_after_exit else "exit"
-    message = "sqstee was killed" if open_after_exit else "sqstee was killed, and the command with it"
-    if not killed:
-        message = "the run has ended; its exit event could not be written"
-    return writer.event({"event": event, "message": message, "cause": "wrapper-died"})
+    return writer.event(event)
+
+
+def _is_log(meta: bytes) -> bool:
+    """Whether the run is a process's own log, by its META frame."""
+    try:
+        found = json.loads(meta)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("logging") is True

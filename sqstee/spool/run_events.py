@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sqstee.spool.writer import Writer
 
 
+LOGGING: dict[str, object] = {"logging": True}  # in the META frame of a run without a command: a process's own log
+WRAPPER_DIED, PROCESS_ENDED = "wrapper-died", "process-ended"
+
+
 def meta(settings: Settings, run: str, delivery: dict[str, object]) -> bytes:
     """The payload of a run's META frames: all that its shipper needs to know, and no secret.
 
@@ -67,6 +71,22 @@ def process_exit(duration_s: float, writer: Writer) -> dict[str, object]:
     """The exit event of a process that logs: it has ended or closed its handler; its exit status is unknown."""
     fields: dict[str, object] = {"event": "exit", "message": "the log was closed", "duration_s": round(duration_s, 3)}
     return fields | _totals(writer)
+
+
+def closed_by_finder(is_log: bool, after_exit: bool, killed: bool) -> dict[str, object]:
+    """The event that whoever finds a run without its last event closes it with.
+
+    `is_log`: a process's own log, which a signal ends without harm. `after_exit`: the command's exit event is there.
+    `killed`: the writer did not reach its end, otherwise the disk refused the event.
+    """
+    if not killed:
+        message = "the run has ended; its exit event could not be written"
+    elif is_log:
+        message = "the process has ended without closing its log"
+    else:
+        message = "sqstee was killed" if after_exit else "sqstee was killed, and the command with it"
+    event = "end" if after_exit else "exit"
+    return {"event": event, "message": message, "cause": PROCESS_ENDED if is_log else WRAPPER_DIED}
 
 
 def streams_end(writer: Writer) -> dict[str, object]:

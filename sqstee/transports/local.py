@@ -128,7 +128,6 @@ class LocalSender(BatchLimits):
         if _unsafe:
             raise OSError("this process was forked while its parent used the file")
         if self._connection is None:
-            os.makedirs(os.path.dirname(os.path.abspath(self._path)), 0o700, exist_ok=True)
             self._connection = _connect(self._path, _HELD_SECONDS)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqstee.destination import Destination
+from sqstee.text import without_userinfo
 from sqstee.transports.advice import advice_on, is_of_key
 from sqstee.transports.aws import new_session, refusal_of
 from sqstee.transports.connection import (
@@ -45,7 +46,7 @@ class Step:
     def __init__(self, name: str, state: str, text: str, advice: str = "") -> None:
         self.name = name
         self.state = state
-        self.text = text
+        self.text = without_userinfo(text)
         self.advice = advice
 
 

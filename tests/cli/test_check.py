@@ -218,3 +218,14 @@ def test_a_collector_that_is_not_there(sqstee: Sqstee) -> None:
     assert b"failed  collector: Network: " in found.stdout
     assert b"check host and port" in found.stdout
     assert found.stderr == b""
+
+
+def test_a_mistyped_variable_and_a_mistake_in_the_agents_table_are_found(sqstee: Sqstee) -> None:
+    """Both have no effect on a run, and nothing else shows them."""
+    (sqstee.folder / ".config").mkdir()
+    (sqstee.folder / ".config" / "sqstee.toml").write_text("[agent]\ntwo = ['q']\n")
+    found = sqstee.run("check", "local", environ={"SQSTEE_LINGR": "1s", "SQSTEE_TOKEN": "x"})
+    assert found.returncode == 0
+    assert b"warning SQSTEE_LINGR: has no effect; did you mean 'SQSTEE_LINGER'?\n" in found.stdout
+    assert b"sqstee.toml:2: unknown key 'two' in [agent]\n" in found.stdout
+    assert b"SQSTEE_TOKEN" not in found.stdout

@@ -57,6 +57,17 @@ from sqstee.errors import SqsteeError
         ),
         (["tial", "q"], "unknown verb 'tial'; did you mean 'tail'?"),
         (["tail", "q"], "reading a queue needs --consume or --peek"),
+        (["tail", "--stream", "foo"], "invalid value 'foo' for --stream (expected stdout, stderr, output or event)"),
+        (
+            ["tail", "local:/vra/l/x.db"],
+            "local:/vra/l/x.db: the folder /vra/l does not exist; did you mean '/var'?",
+        ),
+        (
+            ["--to", "local:/vra/l/x.db", "--", "touch", "ran"],
+            "local:/vra/l/x.db: the folder /vra/l does not exist",
+        ),
+        (["--to", "q", "--fallback", "local:/vra/x.db", "--", "touch", "ran"], "local:/vra/x.db: the folder /vra does"),
+        (["check", "local:/vra/l/x.db"], "local:/vra/l/x.db: the folder /vra/l does not exist"),
         (["tail", "-o", "xml"], "invalid value 'xml' for -o (expected default, raw or json)"),
         (["flush", "--timeout", "x"], "invalid value 'x' for --timeout (expected a time such as 10s"),
     ],
@@ -155,12 +166,49 @@ def test_sizes(text: str) -> None:
         ("https://collector.example/v1/lines", "http", "collector.example", ""),
         ("local", "local", "", ""),
         ("local:/data/q.db", "local", "/data/q.db", ""),
+        ("http://localhost:4566/queue/eu-west-1/000000000000/q", "sqs", "q", "eu-west-1"),
+        ("http://eu-west-1.queue.localhost.localstack.cloud:4566/000000000000/q", "sqs", "q", "eu-west-1"),
+        ("http://localhost:9324/queue/q.fifo", "sqs", "q.fifo", ""),
+        ("http://localhost:9324/queue/a/b", "http", "localhost:9324", ""),
+        ("https://api.execute-api.us-east-1.amazonaws.com/logs", "http", "api.execute-api.us-east-1.amazonaws.com", ""),
+        ("https://SQS.us-east-1.AMAZONAWS.com/123456789012/q", "sqs", "q", "us-east-1"),
+        (
+            "s3://arn:aws:s3:us-east-1:1:accesspoint:a/x",
+            "s3",
+            "arn:aws:s3:us-east-1:1:accesspoint:a",
+            "",
+        ),
     ],
 )
 def test_destinations(text: str, kind: str, name: str, region: str) -> None:
     """The kind of each form, and the region of a URL or ARN."""
     found = parse(text)
     assert (found.kind, found.name, found.region, found.text) == (kind, name, region, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("https://sqs.us-east-1.amazonaws.com/12345/q", "https://sqs.us-east-1.amazonaws.com/ACCOUNT/QUEUE"),
+        ("https://sqs.us-east-1.amazonaws.com/q", "https://sqs.us-east-1.amazonaws.com/ACCOUNT/QUEUE"),
+        ("https://sqs.us-east-1.amazonaws.com/123456789012/q?Action=Send", "/ACCOUNT/QUEUE"),
+        ("https://sqs.us-east-1.api.aws/", "https://sqs.us-east-1.api.aws/ACCOUNT/QUEUE"),
+        ("https://vpce-1-x.sqs.us-east-1.vpce.amazonaws.com/q", "/ACCOUNT/QUEUE"),
+        ("http://sqs.us-east-1.localhost.localstack.cloud:4566/q", "/ACCOUNT/QUEUE"),
+        ("https://us-east-1.console.aws.amazon.com/sqs/v3/home?region=us-east-1#/queues", "/ACCOUNT/QUEUE"),
+        ("https://bkt.s3.us-east-1.amazonaws.com/logs", "s3://BUCKET/PREFIX"),
+        ("https://s3.us-east-1.amazonaws.com/bkt/logs", "s3://BUCKET/PREFIX"),
+        ("s3://Bad_Bucket/x", "s3://BUCKET/PREFIX"),
+        ("s3://b", "s3://BUCKET/PREFIX"),
+        ("s3://a..b/x", "s3://BUCKET/PREFIX"),
+        ("s3://-ab/x", "s3://BUCKET/PREFIX"),
+    ],
+)
+def test_a_mistyped_queue_or_bucket_is_no_collector(text: str, hint: str) -> None:
+    """Lines were posted to SQS as to a collector, or nowhere, and nobody was told."""
+    with pytest.raises(SqsteeError) as caught:
+        parse(text)
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize(

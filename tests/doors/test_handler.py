@@ -17,6 +17,7 @@ from support import Rebuilt, Sqstee, running, wait_for
 
 import sqstee as package
 from sqstee.errors import SqsteeError
+from sqstee.read.decode import is_failure
 from sqstee.wire import Event, Record, decode
 
 START = "import logging, os, sys, threading, sqstee\nlog = logging.getLogger('job')\n"
@@ -284,7 +285,28 @@ def test_after_kill_9_the_spool_has_every_line(sqstee: Sqstee, fake_sqs: FakeSqs
         process.stdin.close()
     (one,) = arrived(fake_sqs)
     assert one.stderr == b"".join(b"line %d\n" % n for n in range(100))
-    assert one.events[-1].fields["cause"] == "wrapper-died"
+    assert (one.events[-1].fields["cause"], one.events[-1].event) == ("process-ended", "exit")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_a_signal_ends_is_no_killed_command(
+    sqstee: Sqstee, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Each worker of a healthy Spark job was shown as failed: "sqstee was killed, and the command with it"."""
+    code = "sqstee.configure(to='local')\nlog.info('a'); print(flush=True); sys.stdin.read()\n"
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with running(program(tmp_path, code), env=sqstee.environ, **pipes) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        process.send_signal(number)
+        process.wait()
+    assert sqstee.run("flush").returncode == 0
+    (last,) = [event for event in sqstee.local().events if event.event == "exit"]
+    assert last.message == "the process has ended without closing its log"
+    assert not is_failure(last)
+    shown = sqstee.run("tail", "--no-follow", "--color", "always", "--stream", "event").stdout
+    assert b"killed" not in shown
+    assert b"\x1b[31m" not in shown
 
 
 def test_a_line_in_quarantine(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:

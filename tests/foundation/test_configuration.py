@@ -153,7 +153,6 @@ def test_a_mistake_in_a_profile_that_is_not_chosen_is_ignored(tmp_path: Path) ->
         ("[ 'agent' ]  # quoted\nto = \"q\"  # one\n[other]\nto = 7\n", ["q"]),
         ("[agent]\nto = ['q', \"local:/a]b\",]\n", ["q", "local:/a]b"]),
         ("[agent]\nto = [  # all\n  'q', # first\n\n  # second\n  'r'\n]\n[profile.x]\nto = 's'\n", ["q", "r"]),
-        ("[[agent]]\nto = 'q'\n[agent.more]\nto = 'r'\n", []),
     ],
 )
 def test_destinations_of_the_agent(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -175,6 +174,8 @@ def test_destinations_of_the_agent(tmp_path: Path, text: str, expected: list[str
         ("[agent]\nto = 'q'\nto = 'r'\n", 3),
         ("[other]\n[agent\nto = 'q'\n", 2),
         ("[agent] to = 'q'\n", 1),
+        ("[[agent]]\nto = 'q'\n", 1),
+        ("[agent.more]  # tables\nto = 'r'\n", 1),
     ],
 )
 def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line: int) -> None:
@@ -183,6 +184,35 @@ def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line:
     with pytest.raises(SqsteeError, match=rf"file:{line}: ") as caught:
         config_file.read_config(str(tmp_path / "file")).agent_destinations()
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("table", "meant"),
+    [
+        ("[profil.nightly]", "[profile.NAME]"),
+        ("[profiles.nightly]", "[profile.NAME]"),
+        ("[Profile.nightly]", "[profile.NAME]"),
+        ("[porfile.nightly]", "[profile.NAME]"),
+        ("[profile]", "[profile.NAME]"),
+        ("[agents]", "[agent]"),
+        ("[ Agent ]", "[agent]"),
+    ],
+)
+def test_a_mistyped_table_is_named(tmp_path: Path, table: str, meant: str) -> None:
+    """Its settings did not apply, and nobody noticed."""
+    with pytest.raises(SqsteeError) as caught:
+        options.load((), configured(tmp_path, f"job = 'x'\n{table}\nto = 'q'\n"))
+    assert caught.value.message.endswith(f"; did you mean {meant}?")
+    assert ".toml:2: unknown table [" in caught.value.message
+
+
+def test_the_agents_table_is_checked_although_its_destinations_are_given(sqstee: Sqstee) -> None:
+    """With --to, an unknown key of [agent] was accepted."""
+    (sqstee.folder / ".config").mkdir()
+    (sqstee.folder / ".config" / "sqstee.toml").write_text("[agent]\ntwo = ['q']\n")
+    found = sqstee.run("agent", "--to", "local", "--once")
+    assert found.returncode == 125
+    assert b"sqstee.toml:2: unknown key 'two' in [agent]" in found.stderr
 
 
 def test_an_invalid_value_is_reported_with_its_source_and_form(tmp_path: Path) -> None:
@@ -218,6 +248,13 @@ def test_every_row_of_the_table_becomes_a_label(row: tuple[str, str, str, str]) 
     assert auto_labels.labels(environ | {also: "x"} if also else environ) == {label: "77"}
     if also:
         assert auto_labels.labels(environ) == {}
+
+
+def test_a_task_of_an_array_has_the_arrays_own_number() -> None:
+    """Each task has a job id of its own; sbatch, squeue and scancel show that of the array."""
+    environ = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+    expected = {"slurm_job_id": "4713", "slurm_array_job_id": "4711", "slurm_array_task_id": "2"}
+    assert auto_labels.labels(environ) == expected
 
 
 def test_given_labels_win_and_automatic_ones_can_be_switched_off(home: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fakes.sqs import FakeSqs
 from support import Sqstee, running, wait_for
 
+from sqstee.__main__ import main
 from sqstee.text import one_line, without_userinfo
 from sqstee.transports.errors import RETRY, TransportError
 
@@ -133,11 +134,41 @@ def assert_private(folder: Path) -> None:
         ("https://h/path?x=1", "https://h/path?x=1"),
         ("://", "://"),
         ("x:// u@h", "x:// u@h"),
+        ("to http://u:p%40h/x", "to http://h/x"),
+        ("http://h/x%40y", "http://h/x%40y"),
+        ("http:/u:p@h/x", "…@h/x"),
+        ("mail to a@b.example", "mail to a@b.example"),
+        ("arn:aws:sts::1:assumed-role/R/a@b.example may not", "arn:aws:sts::1:assumed-role/R/a@b.example may not"),
     ],
 )
 def test_without_userinfo(text: str, expected: str) -> None:
     """What stands between :// and @ goes, and nothing else."""
     assert without_userinfo(text) == expected
+
+
+SCHEMES = ("https://", "htps://", "http:/", "http//", "s3://", "s3:/", "")
+MISTYPED = [*(f"{scheme}user:hunter2@host/x" for scheme in SCHEMES), "https://user:hunter2%40host/x"]
+
+
+@pytest.mark.parametrize("destination", MISTYPED)
+@pytest.mark.parametrize("words", ["--to {} --", "--fallback {} --", "{} --", "{}", "check {}"])
+def test_a_password_in_a_mistyped_destination_is_not_printed(
+    destination: str, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It stood in errors, and so in the logs of the jobs that were refused."""
+    typed = [word.format(destination) for word in words.split()]
+    monkeypatch.setattr("sys.argv", ["sqstee", *typed])
+    assert main() == 125
+    assert "ter2" not in capfd.readouterr().err
+
+
+def test_check_prints_no_password_of_an_endpoint(sqstee: Sqstee) -> None:
+    """It printed the variables as they are."""
+    sqstee.environ |= {"AWS_ENDPOINT_URL": "http://user:hunter2@host", "AWS_ENDPOINT_URL_SQS": "user:hunter2@host"}
+    found = sqstee.run("check", "local").stdout
+    assert b"AWS_ENDPOINT_URL: http://host" in found
+    assert b"AWS_ENDPOINT_URL_SQS: \xe2\x80\xa6@host" in found
+    assert b"hunter2" not in found
 
 
 def test_one_line() -> None:

@@ -57,6 +57,8 @@ def only(found: RunTable) -> RunState:
         ({"exit_code": 3}, "failed"),
         ({"signal": 9}, "failed"),
         ({"cause": "wrapper-died"}, "failed"),
+        ({"cause": "process-ended"}, "ok"),
+        ({}, "ok"),
         ({"exit_code": 0, "open": ["stdout"]}, "running"),
     ],
 )
