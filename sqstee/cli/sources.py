@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.fds import write_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqstee.destination import Destination
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
 _FEW_RECEIVES = 3  # maxReceiveCount up to which --peek could send messages to the dead-letter queue
@@ -82,11 +84,15 @@ def open_sources(
     connections: int = 8,
     shards: str = "",
     stores: Sequence[Destination] = (),
+    stop: StopSignal | None = None,
+    start_timeout: float = 0.0,
 ) -> Sources:
     """Open the sources of a verb that has --consume and --peek; raises SqsteeError where a queue needs the choice.
 
-    Messages may point to bodies in `stores`.
+    Messages may point to bodies in `stores`. A queue for --peek has `start_timeout` seconds to answer; `stop` ends the
+    wait.
     """
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.factory import open_receiver
 
     found = destinations(texts)
@@ -106,21 +112,28 @@ def open_sources(
     if peek and queues:
         for one, receiver in zip(found, sources.receivers, strict=True):
             if not receiver.follows:
-                cost = _peek_cost(one, receiver, visibility)
+                cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
 
 
-def _peek_cost(destination: Destination, receiver: Receiver, visibility: int | None) -> str:
+def _peek_cost(
+    destination: Destination, receiver: Receiver, visibility: int | None, stop: StopSignal, start_timeout: float
+) -> str:
     """The cost of --peek; raises SqsteeError where it would do harm."""
-    from sqstee.transports.errors import TransportError
+    from sqstee.read.trouble import Trouble, persist
+    from sqstee.transports.errors import OPEN, TransportError
 
     hint = "use --consume, which deletes each message once its lines are out"
     if destination.name.endswith(".fifo"):
         raise SqsteeError(f"{destination.text}: --peek would block the groups of a FIFO queue", hint)
     try:
-        state = receiver.stat()
+        trouble = Trouble(f"{destination.text}: asking for the limits", lambda text: write_stderr(f"sqstee: {text}\n"))
+        state = persist(receiver.stat, trouble, stop.pause, start_timeout)
     except TransportError as error:
+        if error.kind != OPEN:
+            error.args = (f"{destination.text}: {error}",)
+            raise
         why = "--peek needs sqs:GetQueueAttributes, to check maxReceiveCount first"
         raise SqsteeError(f"{destination.text}: {error}", why, EXIT_FAILURE) from None
     if state.max_receives is not None and state.max_receives <= _FEW_RECEIVES:

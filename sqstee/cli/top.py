@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sqstee.text import count
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sqstee.read.stop_signal import StopSignal
 
 _REDRAW_SECONDS = 0.25
+_REST = 9  # times as long as a drawing takes no other begins: very many runs take a tenth of the time at most
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
@@ -37,6 +40,7 @@ def top(
     via_s3: list[str] = typer.Option(
         [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
     ),
+    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
     """A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second.
@@ -48,35 +52,50 @@ def top(
 
     check_choice(output, "-o", ("default", "json"), "top")
     seconds = parse_seconds(silent, "--silent")
+    start_timeout = parse_seconds(start, "--start-timeout")
     with reporting_errors("top"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
         stores = payload_stores(via_s3)
-        sources = open_sources(dest, consume=consume, peek=peek, visibility=visibility, stores=stores)
+        sources = open_sources(
+            dest,
+            consume=consume,
+            peek=peek,
+            visibility=visibility,
+            stores=stores,
+            stop=stop,
+            start_timeout=start_timeout,
+        )
         for cost in sources.peek_costs:
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
-            _show_live(sources, stop, view)
+            _show_live(sources, stop, view, start_timeout)
         else:
-            _show_plain(sources, stop, view, once=peek or not follow)
+            _show_plain(sources, stop, view, start_timeout, once=peek or not follow)
     return 0 if stop.signal == signal.SIGINT and follow and not peek else stop.status
 
 
-def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> None:
+def _show_plain(
+    sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float, once: bool
+) -> None:
     """Print the table at the end, or every two seconds while following."""
     from sqstee.read.follower import Follower
+    from sqstee.read.printer import check_reader
     from sqstee.read.run_table import RunTable
 
     drawn = time.monotonic()
 
     def draw(table: RunTable) -> None:
         nonlocal drawn
+        check_reader(1)
         if not once and time.monotonic() - drawn > _REPRINT_SECONDS:
             drawn = time.monotonic()
             view.print(table)
 
     table = RunTable(draw)
-    follower = Follower(sources.receivers, table, stop, sources.consumed, wait=1.0, records_only=True)
+    follower = Follower(
+        sources.receivers, table, stop, sources.consumed, wait=1.0, records_only=True, start_timeout=start_timeout
+    )
     if once:
         follower.drain()
         view.print(table)
@@ -84,7 +103,7 @@ def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView
         follower.follow()
 
 
-def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> None:
+def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -95,7 +114,9 @@ def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView)
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         table = RunTable(_LiveDrawing(view, live, console))
-        Follower(sources.receivers, table, stop, sources.consumed, records_only=True).follow()
+        Follower(
+            sources.receivers, table, stop, sources.consumed, records_only=True, start_timeout=start_timeout
+        ).follow()
 
 
 class _LiveDrawing:
@@ -109,9 +130,10 @@ class _LiveDrawing:
         """Draw, if it is time."""
         now = time.monotonic()
         if now - self._drawn >= _REDRAW_SECONDS:
-            self._drawn = now
             picture = self._view.render(table, self._console.width, self._console.height)
             self._live.update(picture, refresh=True)
+            took = time.monotonic() - now
+            self._drawn = now + _REST * took
 
 
 class _JsonView:
@@ -119,6 +141,7 @@ class _JsonView:
 
     def __init__(self, silent: float) -> None:
         self._silent = silent
+        self._hidden = 0
 
     def print(self, table: RunTable) -> None:
         """Print all runs."""
@@ -133,6 +156,9 @@ class _JsonView:
             fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in names}
             typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
         sys.stdout.flush()
+        if table.hidden != self._hidden:
+            self._hidden = table.hidden
+            typer.echo(f"sqstee: {count(table.hidden, 'more run')}: too many to show", err=True)
 
 
 class _TableView:
@@ -176,8 +202,10 @@ class _TableView:
         for run in runs:
             state = run.state(now, self._silent)
             counts[state] = counts.get(state, 0) + 1
-        sums = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-        head = f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {sums}" if sums else "no runs yet"
+        sums = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+        head = f"{count(len(runs), 'run')}: {sums}" if sums else "no runs yet"
+        if unseen := table.hidden + max(0, len(runs) - room):
+            head = f"{head}; {unseen:,} {'more ' if table.hidden else ''}not shown"
         cut = bool(height)  # each takes one line of the screen
         parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
         for notice in table.notices:

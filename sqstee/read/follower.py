@@ -16,6 +16,7 @@ from sqstee.read.order import Emission, Emit, Gap, Late, Order
 from sqstee.read.receiver_pool import PAUSE, Inbox, ReceiverPool
 from sqstee.read.run_states import RunStates
 from sqstee.read.stop_signal import StoppedError, StopSignal
+from sqstee.read.trouble import START_SECONDS
 from sqstee.read.unmatched import TooLargeError, UnmatchedStore
 from sqstee.text import count
 from sqstee.transports.base import ReceivedMessage, Receiver
@@ -33,7 +34,7 @@ class Follower:
     `consume`: delete a message once all its lines are out; otherwise every message is released at the end.
     `wanted` selects the lines to show; `unmatched` stores the others. `records_only`: the sink has no use for other
     programs' lines, so a message with such a line is never deleted. `window`: seconds to wait for a missing line.
-    `wait`: seconds of one long poll. `max_messages`: stop after this many.
+    `wait`: seconds of one long poll. `max_messages`: stop after this many. `start_timeout`: see ReceiverPool.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Follower:
         wait: float = 2.0,
         max_messages: int | None = None,
         records_only: bool = False,
+        start_timeout: float = START_SECONDS,
     ) -> None:
         self._receivers = receivers
         self._sink, self._stop, self._consume = sink, stop, consume
@@ -62,9 +64,15 @@ class Follower:
         self.messages = MessageTracker()
         self._inbox = Inbox()
         self.receiver_pool = ReceiverPool(
-            receivers, self._inbox.put, self._queue_notice, threads, wait, max_messages=max_messages
+            receivers,
+            self._inbox.put,
+            self._queue_notice,
+            threads,
+            wait,
+            max_messages=max_messages,
+            start_timeout=start_timeout,
         )
-        self.ack_pool = AckPool(threads)
+        self.ack_pool = AckPool(threads, notice=self._queue_notice)
         self._queued_notices: list[str] = []
         self._stat_at = 0.0
 

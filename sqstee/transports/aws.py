@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
+from sqstee.transports.errors import NOT_RETRIEVED, OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -104,14 +104,14 @@ def refusal_of(error: Exception) -> TransportError:
     without_credentials = (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
-        exceptions.CredentialRetrievalError,
-        exceptions.MetadataRetrievalError,
         exceptions.TokenRetrievalError,
         exceptions.SSOError,
         getattr(exceptions, "LoginError", exceptions.SSOError),  # for `aws login`, in later versions
     )
     if isinstance(error, without_credentials):
         return TransportError(REFRESH, "NoCredentials", text)
+    if isinstance(error, exceptions.CredentialRetrievalError | exceptions.MetadataRetrievalError):
+        return TransportError(REFRESH, NOT_RETRIEVED, text)
     timeouts = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
     if isinstance(error, timeouts) or (isinstance(error, exceptions.HTTPClientError) and "timed out" in text):
         return TransportError(RETRY, TIMEOUT, text)
