@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqstee.errors import EXIT_FAILURE, SqsteeError
-from sqstee.fds import write_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +120,7 @@ def _peek_cost(
     destination: Destination, receiver: Receiver, visibility: int | None, stop: StopSignal, start_timeout: float
 ) -> str:
     """The cost of --peek; raises SqsteeError where it would do harm."""
+    from sqstee.fds import write_stderr
     from sqstee.read.trouble import Trouble, persist
     from sqstee.transports.errors import OPEN, TransportError
 

@@ -89,8 +89,8 @@ def _show_plain(
         nonlocal drawn
         check_reader(1)
         if not once and time.monotonic() - drawn > _REPRINT_SECONDS:
-            drawn = time.monotonic()
             view.print(table)
+            drawn = time.monotonic()  # printing many runs takes long: as much time is left for reading
 
     table = RunTable(draw)
     follower = Follower(
