@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MOST_CHARACTERS = 400
+_LONGEST_NAME = 100  # characters; a host's name has 64 at most
 # SignatureDoesNotMatch goes on with the request's headers after these words, including the session token.
 _CANONICAL = "The Canonical String"
 
@@ -16,6 +17,14 @@ def one_line(text: str) -> str:
     text = " ".join(text.partition(_CANONICAL)[0].split())
     text = without_userinfo("".join(char if char.isprintable() else "\ufffd" for char in text))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+
+
+def short_name(name: str) -> str:
+    """A name from another host (of a host, run, job or stream) as it is shown: neutral, of bounded length."""
+    if len(name) <= _LONGEST_NAME and name.isprintable():
+        return name
+    shown = "".join(char if char.isprintable() else "\ufffd" for char in name[:_LONGEST_NAME])
+    return shown if len(name) <= _LONGEST_NAME else f"{shown}…"
 
 
 def without_userinfo(text: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import binascii
 
 from sqstee.record import CONTENT_ENCODING, MAX_SEQ, Body, gunzip
+from sqstee.text import one_line
 
 GAP = "gap"  # the `event` of a gap event
+FALLBACK = "fallback"  # the `reason` of a gap event whose lines are at another destination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Event:
     """A run's start, exit, end or gap: `event` is its name, `fields` are all its fields."""
 
     __slots__ = ("event", "fields", "host", "job", "labels", "message", "run", "seq", "timestamp")
+    eol = True  # no piece of a line
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = _text(fields["timestamp"])
@@ -93,6 +96,12 @@ class Event:
 def is_gap(item: Record | Event) -> bool:
     """Whether an item is a gap event, which covers a range of seqs whose lines were dropped."""
     return isinstance(item, Event) and item.event == GAP
+
+
+def elsewhere(gap: dict[str, object]) -> str:
+    """Where the lines of a gap event are: a destination if they went to the sender's fallback, else nothing."""
+    at = gap.get("at")
+    return one_line(at) if gap.get("reason") == FALLBACK and isinstance(at, str) else ""
 
 
 def may_contain_gap(data: bytes) -> bool:

@@ -62,7 +62,8 @@ class DeliveryStats:
         """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's."""
         seqs = max(0, next_seq - acknowledged - self.dropped)  # dropped lines are counted apart
         self.waiting_events = min(seqs, 1 + (acknowledged == 0))
-        self.waiting = seqs - self.waiting_events
+        waiting = seqs - self.waiting_events  # seqs, which the pieces of one line have each
+        self.waiting = min(waiting, max(0, self.captured - self.dropped - self.quarantined))
 
     def summary(self, seconds: float, destination: str) -> str:
         """Everything in one line."""

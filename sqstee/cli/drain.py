@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_MISSING, EXIT_OPEN, SqsteeError
-from sqstee.text import count
+from sqstee.errors import EXIT_FAILURE, EXIT_MISSING, EXIT_OPEN, SqsteeError
+from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -61,7 +61,8 @@ def drain(
     The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson. A killed
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
-    Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure.
+    Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
+    also where messages could not be deleted.
     """
     from sqstee.cli.sources import (
         check_choice,
@@ -119,7 +120,7 @@ def _to_stdout(
     stop: StopSignal,
 ) -> int:
     """Write records as NDJSON; delete each message once its lines are written."""
-    from sqstee.cli.sources import open_sources
+    from sqstee.cli.sources import open_sources, status_of
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer, Style
 
@@ -146,7 +147,7 @@ def _to_stdout(
         start_timeout=limits.start_timeout,
     )
     follower.drain(0.0 if all(one.follows for one in sources.receivers) else limits.idle)
-    return stop.status or _exit_status(follower.states())
+    return stop.status or status_of(follower) or _exit_status(follower.states())
 
 
 def _exit_status(states: Collection[str]) -> int:
@@ -172,6 +173,7 @@ class _DrainJob:
         self._processes, self._stop = processes, stop
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
+        self._undeleted = 0  # messages that are stored, but could not be deleted
 
     def run(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
         """Receive, assemble, print the verdicts; the exit status."""
@@ -190,14 +192,14 @@ class _DrainJob:
             store.close()
         if self._stop.signal:
             return self._stop.status
-        return _exit_status(self._states)
+        return EXIT_FAILURE if self._undeleted else _exit_status(self._states)
 
     def _collect(self, store: Store) -> None:
         from sqstee.cli.sources import destinations
         from sqstee.drain.processes import collect
 
         queues = [one.text for one in destinations(self._dest) if one.kind == "sqs"]
-        collect(
+        progress = collect(
             store.hidden,
             lambda: self._open(self._dest, self._shards),
             self._limits,
@@ -208,6 +210,7 @@ class _DrainJob:
             self._line.is_shown,
             lambda: self._open(queues),
         )
+        self._undeleted = progress.undeleted
         self._line.clear()
 
     def _open(self, dest: Sequence[str], shards: str = "") -> Sequence[Receiver]:
@@ -337,23 +340,23 @@ class _VerdictReport:
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
-        from sqstee.read.printer import neutral
-
-        name = f"{verdict.host} {verdict.job or verdict.run}"
+        name = f"{short_name(verdict.host)} {short_name(verdict.job or verdict.run)}"
         parts = [count(verdict.lines, "line")]
         if verdict.missing:
             ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
             more = ", …" if len(verdict.ranges) > 5 else ""
             parts.append(f"{verdict.missing:,} missing so far (seq {ranges}{more})")
-        if verdict.gapped:
-            parts.append(f"{verdict.gapped:,} dropped by the sender")
+        for at, lines in verdict.elsewhere.items():
+            parts.append(f"{lines:,} went to {at} (drain that as well)")
+        if dropped := verdict.gapped - sum(verdict.elsewhere.values()):
+            parts.append(f"{dropped:,} dropped by the sender")
         if verdict.duplicates:
             parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:
-            parts.append(verdict.result)
+            parts.append(one_line(verdict.result))
         elif not verdict.ended:
             parts.append("not ended")
         code = {"complete": "32", "missing": "31", "open": "33"}[verdict.state]
         state = f"{verdict.state:8}"
         state = f"\x1b[{code}m{state}\x1b[0m" if self._colour else state
-        return f"{state} {neutral(name)}: {neutral(', '.join(parts))}"
+        return f"{state} {name}: {', '.join(parts)}"

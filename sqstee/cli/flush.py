@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
-from sqstee.text import count, one_line
+from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from sqstee.spool.waiting import WaitingRun
@@ -141,7 +141,7 @@ def _show(root: str, runs: list[str], dry_run: bool) -> int:
             continue  # another process has shipped it
         left = True
         waiting = found.problem or f"{found.records} records ({found.bytes} bytes on disk) for {found.destination}"
-        name = f" of {found.job}" if found.job else ""
+        name = f" of {short_name(found.job)}" if found.job else ""
         state = "running, " if found.alive else "would ship " if dry_run else ""
         typer.echo(f"{run}{name}: {state}{waiting}")
     folder = f"{root}/{QUARANTINE}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqstee.destination import Destination
+    from sqstee.read.follower import Follower
     from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
@@ -163,6 +164,11 @@ def reporting_errors(verb: str, hint: str = "messages are deleted only once thei
             raise  # the working folder is gone
         text = f"{error.filename}: {error.strerror}" if error.filename else f"writing failed: {error.strerror}"
         raise SqsteeError(text, hint, EXIT_FAILURE) from None
+
+
+def status_of(follower: Follower) -> int:
+    """The exit status after reading: a failure where messages could not be deleted, or released."""
+    return EXIT_FAILURE if follower.ack_pool.failed else 0
 
 
 def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> None:

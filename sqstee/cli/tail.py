@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.errors import SqsteeError
+from sqstee.text import count
 
 if TYPE_CHECKING:
     import re
@@ -65,6 +66,7 @@ def tail(
         parse_seconds,
         payload_stores,
         reporting_errors,
+        status_of,
         use_colour,
     )
     from sqstee.read.follower import Follower
@@ -112,8 +114,8 @@ def tail(
         else:
             follower.follow()
         if sources.peek_costs:
-            printer.notice(f"{follower.ack_pool.released} messages released")
-    return stop.status
+            printer.notice(f"{count(follower.ack_pool.released, 'message')} released")
+    return stop.status or status_of(follower)
 
 
 def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:

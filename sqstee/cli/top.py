@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.text import count
+from sqstee.text import count, short_name
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sqstee.cli.sources import Sources
+    from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunState, RunTable
     from sqstee.read.stop_signal import StopSignal
 
@@ -26,6 +27,10 @@ _REST = 9  # times as long as a drawing takes no other begins: very many runs ta
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
+_JSON_FIELDS = (
+    *("run", "host", "job", "started", "ended", "result", "duration"),
+    *("missing", "dropped", "elsewhere", "last_line"),
+)
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
@@ -69,15 +74,15 @@ def top(
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
-            _show_live(sources, stop, view, start_timeout)
+            status = _show_live(sources, stop, view, start_timeout)
         else:
-            _show_plain(sources, stop, view, start_timeout, once=peek or not follow)
-    return 0 if stop.signal == signal.SIGINT and follow and not peek else stop.status
+            status = _show_plain(sources, stop, view, start_timeout, once=peek or not follow)
+    return status if stop.signal == signal.SIGINT and follow and not peek else stop.status or status
 
 
 def _show_plain(
     sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float, once: bool
-) -> None:
+) -> int:
     """Print the table at the end, or every two seconds while following."""
     from sqstee.read.follower import Follower
     from sqstee.read.printer import check_reader
@@ -101,9 +106,10 @@ def _show_plain(
         view.print(table)
     else:
         follower.follow()
+    return _finish(follower, table, once and isinstance(view, _TableView))
 
 
-def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float) -> None:
+def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float) -> int:
     from rich.console import Console
     from rich.live import Live
 
@@ -114,9 +120,21 @@ def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView,
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         table = RunTable(_LiveDrawing(view, live, console))
-        Follower(
+        follower = Follower(
             sources.receivers, table, stop, sources.consumed, records_only=True, start_timeout=start_timeout
-        ).follow()
+        )
+        follower.follow()
+    return _finish(follower, table, False)
+
+
+def _finish(follower: Follower, table: RunTable, is_shown: bool) -> int:
+    """Write the last notices to stderr unless the table on stdout shows them; the exit status."""
+    from sqstee.cli.sources import status_of
+    from sqstee.read.printer import neutral
+
+    for notice in () if is_shown else table.notices:
+        typer.echo(f"sqstee: {neutral(notice)}", err=True)
+    return status_of(follower)
 
 
 class _LiveDrawing:
@@ -152,8 +170,7 @@ class _JsonView:
             streams = {
                 name: {"lines": run.lines(name), "rate": round(run.rate(name, now), 1)} for name in sorted(run.streams)
             }
-            names = ("run", "host", "job", "started", "ended", "result", "duration", "missing", "dropped", "last_line")
-            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in names}
+            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in _JSON_FIELDS}
             typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
         sys.stdout.flush()
         if table.hidden != self._hidden:
@@ -228,14 +245,14 @@ class _TableView:
         out = run.lines("stdout") + run.lines("output")
         rate = sum(run.rate(name, now) for name in run.streams)
         last = run.result if run.failed and run.result else run.last_line
-        missing = run.missing + run.dropped
+        missing = run.missing + run.dropped + run.elsewhere
         cells = {
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines('stderr'):,}"),
             "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
             "missing": Text(f"{missing:,}" if missing else "-", "magenta" if missing else ""),
         }
-        row = [Text(shown, _STYLES[state]), Text(neutral(run.host)), Text(neutral(run.job or run.run))]
+        row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.job or run.run))]
         row += [cells[name] for name in _columns(width)]
         if width >= _LAST_LINE:
             row.append(Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"))

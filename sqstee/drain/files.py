@@ -18,10 +18,13 @@ LAYOUTS = ("streams", "ndjson")
 
 
 def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
-    """A remote host's text as one file name: never a path, hidden, or too long, and never the same for two texts."""
+    """A remote host's text as one file name, never the same for two texts.
+
+    It is never a path, hidden, too long, or what a command takes for an option.
+    """
     name = "".join(char if char in safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                    for char in text)  # fmt: skip
-    if not name or name[0] in "._":
+    if not name or name[0] in "._-":
         name = f"%{ord(name[0]):02X}{name[1:]}" if name else "%"
     if len(name) > _LONGEST_NAME:
         import hashlib

@@ -25,20 +25,30 @@ _OWN_ATTRIBUTES = frozenset(("content-type", "sqstee", "host", "run", "seq"))
 
 
 class DrainProgress:
-    """Messages and bytes received, messages deleted, and messages still waiting in the queue (None: not known)."""
+    """Messages and bytes received, messages deleted, those that could not be deleted, and those still in the queue.
 
-    __slots__ = ("bytes", "deleted", "received", "waiting")
+    `waiting` is None where it is not known.
+    """
 
-    def __init__(self, received: int = 0, bytes: int = 0, deleted: int = 0, waiting: int | None = None) -> None:
+    __slots__ = ("bytes", "deleted", "received", "undeleted", "waiting")
+
+    def __init__(
+        self, received: int = 0, bytes: int = 0, deleted: int = 0, undeleted: int = 0, waiting: int | None = None
+    ) -> None:
         self.received = received
         self.bytes = bytes
         self.deleted = deleted
+        self.undeleted = undeleted
         self.waiting = waiting
 
     def __add__(self, other: DrainProgress) -> DrainProgress:
-        received, deleted = self.received + other.received, self.deleted + other.deleted
-        waiting = self.waiting if other.waiting is None else other.waiting
-        return DrainProgress(received, self.bytes + other.bytes, deleted, waiting)
+        return DrainProgress(
+            self.received + other.received,
+            self.bytes + other.bytes,
+            self.deleted + other.deleted,
+            self.undeleted + other.undeleted,
+            self.waiting if other.waiting is None else other.waiting,
+        )
 
 
 class DrainLimits:
@@ -133,7 +143,8 @@ class Journaler:
         received, waiting = self._receiver_pool.received, self._waiting
         if waiting is not None:
             waiting = max(0, waiting - (received - self._received_at_stat))
-        return DrainProgress(received, self._receiver_pool.bytes, self._ack_pool.deleted, waiting)
+        acks = self._ack_pool
+        return DrainProgress(received, self._receiver_pool.bytes, acks.deleted, acks.failed, waiting)
 
     def _store(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         """Journal received messages; runs in a receiving thread."""

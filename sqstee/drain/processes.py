@@ -33,15 +33,14 @@ def collect(
     notice: Callable[[str], None],
     count_waiting: bool = False,
     open_shared: Callable[[], Sequence[Receiver]] | None = None,
-) -> None:
-    """Empty the receivers that `open_receivers` opens into journals in `folder`.
+) -> DrainProgress:
+    """Empty the receivers that `open_receivers` opens into journals in `folder`; the progress at the end.
 
     Of several processes the first one uses `open_receivers` and the others `open_shared`. Raises TransportError,
     OSError, or SqsteeError for a problem in another process.
     """
     if processes == 1:
-        _collect(folder, open_receivers, limits, stop, on_progress, notice, count_waiting)
-        return
+        return _collect(folder, open_receivers, limits, stop, on_progress, notice, count_waiting)
     workers: list[_Worker] = []
     try:
         for number in range(processes):
@@ -57,6 +56,7 @@ def collect(
     if problem:
         hint = "fix that and drain again; messages received so far are in the folder"
         raise SqsteeError(problem, hint, EXIT_FAILURE)
+    return _sum(workers)
 
 
 def _collect(
@@ -67,12 +67,18 @@ def _collect(
     on_progress: Callable[[DrainProgress], None],
     notice: Callable[[str], None],
     count_waiting: bool,
-) -> None:
+) -> DrainProgress:
     journal = Journal(folder)
     try:
-        Journaler(open_receivers(), journal, limits, notice).run(stop, on_progress, count_waiting)
+        journaler = Journaler(open_receivers(), journal, limits, notice)
+        journaler.run(stop, on_progress, count_waiting)
     finally:
         journal.close()
+    return journaler.progress
+
+
+def _sum(workers: Sequence[_Worker]) -> DrainProgress:
+    return sum((worker.progress for worker in workers), DrainProgress())
 
 
 def _share(limits: DrainLimits, processes: int, number: int) -> DrainLimits:
@@ -201,5 +207,5 @@ def _watch(
                     notice(str(report["notice"]))
                 else:
                     running[fd].progress = DrainProgress(**report)  # type: ignore[arg-type]
-        on_progress(sum((worker.progress for worker in workers), DrainProgress()))
+        on_progress(_sum(workers))
     return problem

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 from sqstee.drain.fast_decode import plain_lines
 from sqstee.drain.files import RunFiles
 from sqstee.drain.index import Index, Place
 from sqstee.drain.verdict import Verdict
-from sqstee.wire import GAP, Record, load_lines
+from sqstee.read.decode import Item
+from sqstee.read.line_joiner import LineJoiner
+from sqstee.wire import GAP, Record, decode, elsewhere, load_lines
 
+_MAX_UNFINISHED = 1000  # streams of a run: a sender may name a new stream in every line
+_EOL = b'"eol"'
+_MAX_ELSEWHERE = 5  # destinations that a verdict names
 _MAX_RANGES = 20  # ranges of missing seqs that a verdict names
 
 
@@ -50,6 +56,7 @@ class RunAssembly:
         self._start = self.verdict.next
         self._files: RunFiles | None = None
         self._final: tuple[Verdict, dict[str, int]] | None = None  # the state at the first hole
+        self._joiner = LineJoiner()
         self._gaps = list(context.index.gaps(run, self.verdict.next))
         self.files = 0
         if self.verdict.host and not self.verdict.ended:
@@ -77,6 +84,7 @@ class RunAssembly:
         if self._gaps and (end := max(gap.last for gap in self._gaps)) >= self.verdict.next:
             self._account_for_hole(self.verdict.next, end)
             self.verdict.next = end + 1
+        self._write_unfinished()
         files = self._files
         verdict, sizes = self._final or (self.verdict, self._checkpoint())
         if files is not None:
@@ -94,9 +102,11 @@ class RunAssembly:
 
     def _account_for_hole(self, first: int, last: int) -> None:
         """Count seqs without a record: those in gap events as dropped, the others as missing."""
+        self._write_unfinished()
         if self._final is None:
             final = Verdict(self.verdict.run, self.verdict.host, self.verdict.job, first, self.verdict.lines)
             final.ended, final.result = self.verdict.ended, self.verdict.result
+            final.unfinished = set(self.verdict.unfinished)
             self._final = final, self._checkpoint()
         at = first
         for gap in self._gaps:
@@ -106,9 +116,10 @@ class RunAssembly:
             if gap.first > at:
                 self._add_missing(at, gap.first - 1)
             covered = max(at, gap.first), min(last, gap.last)
-            self.verdict.gapped += covered[1] - covered[0] + 1
+            data = self._context.index.read(gap)
+            self._count_gap(load_lines(data)[0], covered[1] - covered[0] + 1)
             if not self._context.streams:
-                self._write_gap(gap)
+                self._write_gap(data)
             at = covered[1] + 1
         if at <= last:
             self._add_missing(at, last)
@@ -118,8 +129,13 @@ class RunAssembly:
         if len(self.verdict.ranges) < _MAX_RANGES:
             self.verdict.ranges.append((first, last))
 
-    def _write_gap(self, gap: Place) -> None:
-        data = self._context.index.read(gap)
+    def _count_gap(self, gap: dict[str, object], seqs: int) -> None:
+        found = self.verdict.elsewhere
+        self.verdict.gapped += seqs
+        if (at := elsewhere(gap)) and (at in found or len(found) < _MAX_ELSEWHERE):
+            found[at] = found.get(at, 0) + seqs
+
+    def _write_gap(self, data: bytes) -> None:
         if self._files is None:
             self._open(load_lines(data)[0]["host"])
         assert self._files is not None
@@ -138,6 +154,7 @@ class RunAssembly:
             streams = self._decode_fast(data, first, last) if not skip else None
             if streams is None:
                 streams = self._decode(data, first, last, skip)
+            lines = b"" if self._context.streams else self._joined_lines(data, skip)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UntrustedError from error
         assert self._files is not None
@@ -145,8 +162,23 @@ class RunAssembly:
             for stream, text in streams.items():
                 self._files.write(stream, text)
         else:
-            lines = data if not skip else b"".join([line for line in data.splitlines(keepends=True) if line][skip:])
-            self._files.write("ndjson", lines if lines.endswith(b"\n") else lines + b"\n")
+            self._files.write("ndjson", lines)
+
+    def _joined_lines(self, data: bytes, skip: int) -> bytes:
+        """The lines of NDJSON except the first `skip`, with the pieces of one line joined."""
+        if not skip and _EOL not in data and not self._joiner.holds(self.verdict.run):
+            return data if data.endswith(b"\n") else data + b"\n"
+        found: list[bytes] = []
+        for line in [line for line in data.split(b"\n") if line][skip:]:
+            (item,) = decode(line)
+            found += [line if one is item else _json(one) for one in self._joiner.join([item])]
+        return b"".join([line + b"\n" for line in found])
+
+    def _write_unfinished(self) -> None:
+        """Write the lines whose last piece has not come."""
+        for line in self._joiner.flush(self.verdict.run):
+            assert self._files is not None
+            self._files.write("ndjson", _json(line) + b"\n")
 
     def _decode_fast(self, data: bytes, first: int, last: int) -> dict[str, bytes] | None:
         """The bytes of each stream, without JSON; None where a record is not plain."""
@@ -155,6 +187,8 @@ class RunAssembly:
         streams = plain_lines(data, self.verdict.run, first, last - first + 1)
         if streams is not None:
             self.verdict.lines += last - first + 1
+            for stream in self.verdict.unfinished & streams.keys():
+                self.verdict.continue_line(stream)
         return streams
 
     def _decode(self, data: bytes, first: int, last: int, skip: int) -> dict[str, bytes]:
@@ -185,6 +219,8 @@ class RunAssembly:
             stream = item["stream"]
             if not isinstance(stream, str):
                 raise UntrustedError
+            if self.verdict.unfinished:
+                self.verdict.continue_line(stream)
             if "raw" in item or "eol" in item:
                 self._add_special(item, stream, streams, texts)
                 continue
@@ -206,7 +242,10 @@ class RunAssembly:
             return
         if found := texts.pop(stream, None):
             streams.setdefault(stream, []).append(_join_lines(found))
-        streams.setdefault(stream, []).append(Record(item).data)
+        record = Record(item)
+        streams.setdefault(stream, []).append(record.data)
+        if not record.eol and len(self.verdict.unfinished) < _MAX_UNFINISHED:
+            self.verdict.unfinished.add(stream)
 
     def _add_event(self, item: dict[str, Any]) -> None:
         verdict = self.verdict
@@ -217,6 +256,10 @@ class RunAssembly:
             verdict.ended = not item.get("open")
         elif item["event"] == "end":
             verdict.ended = True
+
+
+def _json(item: Item) -> bytes:
+    return json.dumps(item.fields, separators=(",", ":")).encode()
 
 
 def _storable(value: object) -> str:

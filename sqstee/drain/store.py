@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS folder (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS run (
     run TEXT PRIMARY KEY, host TEXT NOT NULL, job TEXT NOT NULL, next INTEGER NOT NULL, lines INTEGER NOT NULL,
     sizes TEXT NOT NULL, ended INTEGER NOT NULL, result TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS unfinished (run TEXT PRIMARY KEY, streams TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS foreign_message (id TEXT PRIMARY KEY);
 """
 
@@ -201,6 +202,8 @@ class _AssemblyPass:
             return Verdict(run), {}
         verdict = Verdict(run, *row[:4])
         verdict.ended, verdict.result = bool(row[5]), row[6]
+        row_of_streams = self._database.execute("SELECT streams FROM unfinished WHERE run = ?", (run,)).fetchone()
+        verdict.unfinished = set(json.loads(row_of_streams[0])) if row_of_streams else set()
         return verdict, json.loads(row[4])
 
     def save(self, verdict: Verdict, sizes: dict[str, int]) -> None:
@@ -208,6 +211,11 @@ class _AssemblyPass:
         row = (verdict.run, verdict.host, verdict.job, verdict.next, verdict.lines)
         statement = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         self._database.execute(statement, (*row, json.dumps(sizes), verdict.ended, verdict.result))
+        if verdict.unfinished:
+            streams = json.dumps(sorted(verdict.unfinished))
+            self._database.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (verdict.run, streams))
+        else:
+            self._database.execute("DELETE FROM unfinished WHERE run = ?", (verdict.run,))
 
     def mark_assembled(self, segments: list[str]) -> None:
         """Remember that these segments were assembled: seqs in them that are in final files have not come twice."""

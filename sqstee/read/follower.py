@@ -10,6 +10,7 @@ from sqstee.read import notices
 from sqstee.read.ack_pool import AckPool, Received, by_receiver
 from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
+from sqstee.read.line_joiner import LineJoiner, join_pieces
 from sqstee.read.message_tracker import MessageTracker
 from sqstee.read.notices import ItemSink, NoticeSink
 from sqstee.read.order import Emission, Emit, Gap, Late, Order
@@ -61,6 +62,7 @@ class Follower:
         self._records_only = records_only
         self.order: Order[Item] = Order(from_start=from_start, window=window)
         self._runs = RunStates(self.order)
+        self._joiner = LineJoiner()
         self.messages = MessageTracker()
         self._inbox = Inbox()
         self.receiver_pool = ReceiverPool(
@@ -133,6 +135,7 @@ class Follower:
                 unprocessed.popleft()
             now = time.monotonic()
             self._emit(self.order.finish(now) if at_end else self.order.tick(now))
+            self._give_up(self._joiner.overdue(at_end))
             self._send_queued_notices(self)
             with self._stop.interruptible():
                 if self._unmatched:
@@ -183,9 +186,10 @@ class Follower:
             else:
                 self.messages.keep(receiver, message)
             for run in last_seqs:
-                self.messages.emitted(run, self.order.border(run))
+                self.messages.emitted(run, self._border(run))
         while (run_to_forget := self._runs.surplus()) is not None:
             self._emit(self.order.flush(run_to_forget, time.monotonic()))
+            self._give_up([(run_to_forget, self._joiner.flush(run_to_forget))])
             if notice := self._runs.forget(run_to_forget):
                 self._queue_notice(notice)
 
@@ -205,18 +209,32 @@ class Follower:
     def _emit(self, emissions: Iterable[Emission[Item]]) -> None:
         for emission in emissions:
             if isinstance(emission, Emit):
-                self._pass_on(emission.items)
+                self._pass_on(self._joiner.join(emission.items))
             elif isinstance(emission, Late):
-                self._pass_on(emission.items, late=True)
+                self._pass_on(join_pieces(emission.items), late=True)
                 notices.report_late(self, emission)
             elif isinstance(emission, Gap):
+                self._pass_on(self._joiner.flush(emission.run))  # the next record may belong to another line
                 self._pass_on((emission.item,), late=emission.is_late)
                 notices.report_gap(self, emission)
             else:
-                notices.report_missing(self, emission)
-            self.messages.emitted(emission.run, self.order.border(emission.run))
+                self._pass_on(self._joiner.flush(emission.run))
+                notices.report_missing(self, emission, shared=any(not one.follows for one in self._receivers))
+            self.messages.emitted(emission.run, self._border(emission.run))
+
+    def _give_up(self, unfinished: Iterable[tuple[str, Sequence[Item]]]) -> None:
+        """Pass on lines whose end does not come."""
+        for run, lines in unfinished:
+            self._pass_on(lines)
+            self.messages.emitted(run, self._border(run))
+
+    def _border(self, run: str) -> int:
+        """The seq below which every record that arrived has been passed on."""
+        return self._joiner.border(run, self.order.border(run))
 
     def _pass_on(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
+        if not items:
+            return
         self._runs.observe(items)
         wanted = self._wanted
         if wanted is None:

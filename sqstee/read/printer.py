@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sqstee.errors import SqsteeError
 from sqstee.read.decode import ForeignLine, Item, duration_of, json_of, stream_of
 from sqstee.record import MAX_SEQ
-from sqstee.text import count
+from sqstee.text import count, short_name
 from sqstee.transports.base import ReceivedMessage
 from sqstee.wire import Event, Record, is_gap
 
@@ -131,11 +131,11 @@ class Printer:
 
     def _line(self, item: Shown, late: bool) -> bytes:
         mark = "late " if late else ""
-        stream = stream_of(item) or "-"
+        stream = short_name(stream_of(item)) or "-"
         message = describe(item) if isinstance(item, Event) else item.message
-        host = item.host or "-"
+        host = short_name(item.host) or "-"
         if self._style.safe:
-            host, stream, message = neutral(host), neutral(stream), neutral(message)
+            message = neutral(message)
             self._width = max(self._width, min(len(host), _HOST_WIDTHS[1]))
         prefix = f"{host.ljust(self._width)} {stream:6} {mark}"
         if not self._style.colour:
@@ -241,7 +241,8 @@ def _highlighted(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
 def describe(event: Event) -> str:
     """An event for people: the job or run, what happened, how long it took."""
     name = event.job or event.run
-    text = event.message if event.message.startswith(f"{name} ") else f"{name}: {event.message}"
+    message = event.message.removeprefix(f"{name} ")
+    text = f"{short_name(name)}{':' if message == event.message else ''} {message}"
     seconds = duration_of(event)
     if seconds is not None:
         text += f" after {format_duration(seconds)}"

@@ -8,23 +8,24 @@ from collections.abc import Callable, Sequence
 
 from sqstee.intervals import NOTHING, with_added
 from sqstee.read.decode import ForeignLine, Item, duration_of
-from sqstee.wire import Event, Record
+from sqstee.wire import FALLBACK, Event, Record
 
 STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
 _MAX_RUNS = 50_000  # in the table, in 50 MB
 _DROPPED_AT_ONCE = 5_000
 _MAX_DROPPED = 200_000  # remembered, so that a run which comes back has all its lines
-_LAST_LINE = 500  # characters of the last line that are kept
+_LAST_LINE = 500  # characters of the last line, and of the result, that are kept
 
 
 class _LineRate:
     """Lines per second over the last ten seconds."""
 
-    __slots__ = ("_counts", "total")
+    __slots__ = ("_counts", "is_unfinished", "total")
 
     def __init__(self) -> None:
         self.total = 0
+        self.is_unfinished = False  # the next record continues the last line
         self._counts: list[tuple[float, int]] = []  # at most twenty
 
     def add(self, now: float, count: int) -> None:
@@ -43,12 +44,13 @@ class _LineRate:
 class RunState:
     """One run. `seen`: when its last message came, in monotonic seconds. `result`: how its command ended.
 
-    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers.
+    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers, `diverted` those whose lines went to
+    the sender's fallback.
     """
 
     __slots__ = (
         *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
-        *("streams", "last_line", "holes", "gaps"),
+        *("streams", "last_line", "holes", "gaps", "diverted"),
     )
 
     def __init__(self, run: str) -> None:
@@ -58,7 +60,7 @@ class RunState:
         self.ended = self.failed = False
         self.duration: float | None = None
         self.streams: dict[str, _LineRate] = {}
-        self.holes = self.gaps = NOTHING
+        self.holes = self.gaps = self.diverted = NOTHING
 
     @property
     def missing(self) -> int:
@@ -71,15 +73,20 @@ class RunState:
         return self.gaps.size
 
     @property
+    def elsewhere(self) -> int:
+        """The number of lines that went to the sender's fallback, and did not arrive from there."""
+        return self.diverted.size
+
+    @property
     def needs_attention(self) -> bool:
         """Whether it has failed, lacks lines, or has not ended."""
-        return self.failed or not self.ended or bool(self.missing or self.dropped)
+        return self.failed or not self.ended or bool(self.missing or self.dropped or self.elsewhere)
 
     def state(self, now: float, silent: float) -> str:
         """One of STATES; `silent`: seconds without a message after which a running one counts as silent."""
         if self.failed:
             return "failed"
-        if self.missing or self.dropped:
+        if self.missing or self.dropped or self.elsewhere:
             return "missing"
         if self.ended:
             return "ok"
@@ -133,12 +140,15 @@ class RunTable:
         span = int(str(fields["first"])), int(str(fields["last"]))
         state = self._run(run)
         if kind in ("missing", "late", "gap"):  # replaces earlier notices about these seqs
-            state.holes.remove(*span)
-            state.gaps.remove(*span)
+            for seqs in (state.holes, state.gaps, state.diverted):
+                seqs.remove(*span)
         if kind == "missing":
             state.holes = with_added(state.holes, *span)
         elif kind == "gap":
-            state.gaps = with_added(state.gaps, *span)
+            if fields.get("reason") == FALLBACK:
+                state.diverted = with_added(state.diverted, *span)
+            else:
+                state.gaps = with_added(state.gaps, *span)
 
     def flush(self) -> None:
         """Draw."""
@@ -179,7 +189,8 @@ class RunTable:
         stream = run.streams.get(item.stream)
         if stream is None:
             stream = run.streams[item.stream] = _LineRate()
-        stream.add(now, 1)
+        stream.add(now, 0 if stream.is_unfinished else 1)
+        stream.is_unfinished = not item.eol
         if item.message:
             run.last_line = item.message[:_LAST_LINE]
 
@@ -188,7 +199,7 @@ class RunTable:
         if item.event == "exit":
             run.ended = not item.fields.get("open")
             run.failed = item.fields.get("exit_code") != 0
-            run.result = item.message
+            run.result = item.message[:_LAST_LINE]
             run.duration = duration_of(item)
         elif item.event == "end":
             run.ended = True

@@ -6,11 +6,12 @@ import hashlib
 import os
 import string
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from sqstee.errors import SqsteeError
 from sqstee.read.decode import ForeignLine, Item, json_of
+from sqstee.read.line_joiner import JoinedLine
 from sqstee.read.trouble import START_SECONDS, Trouble, persist
 from sqstee.record import Body
 from sqstee.transports.base import Sender
@@ -100,7 +101,7 @@ class UnmatchedSender:
         Another program's line that may be too large is sent at once, before any other is added. Raises TooLargeError
         where the destination refuses it for its size, TransportError where it refuses it for another reason.
         """
-        lines = [(item, _line(item)) for item in items]
+        lines = [(item, _line(item)) for item in _pieces(items)]
         for item, line in lines:
             if self._is_large(item, line):
                 self._send_alone(line)
@@ -150,6 +151,12 @@ class UnmatchedSender:
                 break
             batch.append(body)
         return batch
+
+
+def _pieces(items: Iterable[Item | ForeignLine]) -> Iterator[Item | ForeignLine]:
+    """Items as they were received: a line that came in pieces may be too large for the destination in one."""
+    for item in items:
+        yield from item.pieces if isinstance(item, JoinedLine) else (item,)
 
 
 def _check(failures: Sequence[Failure]) -> None:

@@ -72,5 +72,5 @@ def pack_frame_header(
 def gap_fields(first: int, last: int, reason: str) -> dict[str, object]:
     """The fields of a gap event that covers the seqs `first`..`last`."""
     count = last - first + 1
-    message = f"{count} line{'s' if count > 1 else ''} dropped: {reason}"
+    message = f"{count:,} line{'s' if count > 1 else ''} dropped: {reason}"
     return {"event": "gap", "message": message, "from": first, "to": last, "reason": reason}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sqstee.spool.segments import Segments
 
+_WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
 _GAP_BYTES = 512  # a gap frame takes at most this many
 
 
@@ -27,14 +28,15 @@ class Writer:
         self._segments = segments
         self._max_line = max_line
         self.next_seq = 0
-        self.lines = 0
+        self.lines = 0  # a line that is cut counts once, while each of its pieces has a seq
         self.bytes = 0
-        self.dropped = 0
+        self.dropped = 0  # lines of which a piece was dropped
         self.reasons: dict[str, int] = {}  # number of dropped lines for each reason
         self.last_error = ""  # why the spool last refused a frame
         self.level = 0  # level of the lines to come: an index into record.LEVELS
         self._partial = [0] * streams  # bytes of each stream's unfinished line
         self._dropping_rest = [False] * streams  # part of the unfinished line was dropped: drop its rest too
+        self._continued = [_WHOLE] * streams  # the last line of each stream: _WHOLE, or what became of its pieces
         self._set_fresh = [False] * streams  # the stream's next frame gets the FRESH flag
         self._gap_from = -1
         self._gap_reason = ""
@@ -136,36 +138,45 @@ class Writer:
             yield (chunk[start:] if start else chunk), False
 
     def _append_lines(self, stream: int, piece: bytes, cut: bool) -> None:
-        lines = piece.count(b"\n") + cut
+        records = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
         flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
-        self._partial[stream] = rest if lines else self._partial[stream] + rest
-        self.lines += lines
-        if self._append(LINES, piece, lines, stream, flags, reserved=not piece):
+        self._partial[stream] = rest if records else self._partial[stream] + rest
+        if self._append(LINES, piece, records, stream, flags, reserved=not piece):
+            self._count(stream, records, cut)
             self._set_fresh[stream] = False
             return
         self._set_fresh[stream] = True
         if self._partial[stream]:  # the last line is unfinished: drop it whole
             self._partial[stream] = 0
             self._dropping_rest[stream] = True
-            self.lines += 1
             self.next_seq += 1
-            lines += 1
-        self.dropped += lines
-        self.reasons[self._gap_reason] = self.reasons.get(self._gap_reason, 0) + lines
+            records += 1
+        self._count(stream, records, cut, self._gap_reason)
 
     def drop(self, stream: int, chunk: bytes, reason: str) -> None:
         """Drop and count the lines in `chunk` and the rest of its last line; a gap frame will cover them."""
         self._dropping_rest[stream] = not chunk.endswith(b"\n")
-        lines = chunk.count(b"\n") + self._dropping_rest[stream]
+        records = chunk.count(b"\n") + self._dropping_rest[stream]
         if self._gap_from < 0:
             self._gap_from, self._gap_reason = self.next_seq, reason
         self._set_fresh[stream], self._partial[stream] = True, 0
-        self.next_seq += lines
-        self.lines += lines
+        self.next_seq += records
         self.bytes += len(chunk)
-        self.dropped += lines
-        self.reasons[reason] = self.reasons.get(reason, 0) + lines
+        self._count(stream, records, False, reason)
+
+    def _count(self, stream: int, records: int, cut: bool, dropped_for: str = "") -> None:
+        """Count the lines of records: the first one may continue a line, and after a `cut` the next one will."""
+        if not records:
+            return
+        before = self._continued[stream]
+        self.lines += records - (before != _WHOLE)
+        if dropped_for:
+            dropped = records - (before == _DROPPED)
+            self.dropped += dropped
+            self.reasons[dropped_for] = self.reasons.get(dropped_for, 0) + dropped
+        was_dropped = dropped_for or (before == _DROPPED and records == 1)
+        self._continued[stream] = (_DROPPED if was_dropped else _SPOOLED) if cut else _WHOLE
 
     def _after_dropped_line(self, stream: int, chunk: bytes) -> bytes:
         end = chunk.find(b"\n") + 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder
+from sqstee.text import count
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
 from sqstee.transports.fallback_ledger import FallbackLedger
@@ -231,10 +232,9 @@ class FallbackSender:
         return len(reported)
 
     def _gap(self, body: Body) -> Body:
-        lines = body.last - body.first + 1
         fields: dict[str, object] = {
             "event": "gap",
-            "message": f"{lines} line{'' if lines == 1 else 's'} went to {self._at}",
+            "message": f"{count(body.last - body.first + 1, 'line')} went to {self._at}",
             "from": body.first,
             "to": body.last,
             "reason": "fallback",

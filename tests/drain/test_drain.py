@@ -76,15 +76,17 @@ class TestFiles:
         assert [line["line"] for line in lines] == ["plain text", "two lines", '{"other": 1}']
         assert lines[0]["attributes"] == {"kind": "x"}
 
-    @pytest.mark.parametrize("name", ["../../e", "/abs", ".hidden", "_foreign", "a/b", "", "x" * 300, "\ud800", "é\n"])
+    @pytest.mark.parametrize(
+        "name", ["../../e", "/abs", ".hidden", "_foreign", "a/b", "", "x" * 300, "\ud800", "é\n", "-rf"]
+    )
     def test_a_remote_name_is_one_name(self, name: str) -> None:
-        """Never a path, never hidden, never the same for two names."""
+        """Never a path, never hidden, never an option, never the same for two names."""
         found = safe_name(name)
         assert found.isascii()
         assert found.isprintable()
         assert 0 < len(found) < 200
         assert not set(found) & set("/\0")
-        assert found[0] not in "._"
+        assert found[0] not in "._-"
 
     def test_a_host_cannot_leave_the_folder(self, tmp_path: Path) -> None:
         """A record that names ../../evil as its host, run and stream stays inside."""

@@ -351,6 +351,17 @@ def _readable(pipe: Any) -> int:
     return found[0]
 
 
+def test_two_readers_of_a_queue_are_told_of_each_other(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """The lines that one has received are missing for the other; what is followed without taking has no such reader."""
+    bodies = whole_run(5)
+    put(fake_sqs, (bodies[0], bodies[2]))  # another reader has the lines between
+    text = f"sqstee: 5 lines missing so far in run {RUN} (seq 1-5), waited 0.0 s"
+    window = ("--no-follow", "--reorder-window", "0s")
+    queue = sqstee.run("tail", "q", "--consume", *window, environ=fake_sqs.environ())
+    assert queue.stderr.decode() == f"{text}; another reader of the queue may have received them\n"
+    assert sqstee.run("tail", stored(sqstee, bodies[0], bodies[2]), *window).stderr.decode() == f"{text}\n"
+
+
 def test_what_is_lost_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing lines of an ended run are reported as lost, once, after the queue was empty for long enough."""
     monkeypatch.setattr("sqstee.read.follower._LOST_SECONDS", 0.2)
@@ -386,6 +397,25 @@ def test_gap_events_are_reported_also_where_only_bytes_are_shown(sqstee: Sqstee,
     found = sqstee.run(*CONSUME, "-o", "raw", environ=fake_sqs.environ())
     assert found.stdout == expected(1, 2)
     assert b"7 lines dropped by the sender in run 01JDRUN" in found.stderr
+
+
+def test_lines_that_went_to_the_fallback_are_not_called_dropped(sqstee: Sqstee) -> None:
+    """Each reader says where they are; the destination's name is a remote text, and passwords are none of ours."""
+    gap: dict[str, Any] = {"from": 3, "to": 14_004, "reason": "fallback", "at": "http://u:pw@host/\x1b[2Jp"}
+    bodies = [event_of("start", 0), lines_of(1, 2), event_of("gap", 3, **gap), event_of("exit", 14_005, exit_code=0)]
+    queue = stored(sqstee, *bodies)
+    found = sqstee.run("tail", queue, "--no-follow", "-o", "raw")
+    there = "http://host/\ufffd[2Jp"
+    text = f"14,002 lines went to {there} in run {RUN} (seq 3-14004): read that destination as well"
+    assert found.stderr.decode() == f"sqstee: {text}\n"
+    notice = json.loads(sqstee.run("tail", queue, "--no-follow", "-o", "json").stderr)
+    assert (notice["kind"], notice["reason"], notice["at"]) == ("gap", "fallback", there)
+    board = json.loads(sqstee.run("top", queue, "--no-follow", "-o", "json").stdout)
+    assert (board["state"], board["missing"], board["dropped"], board["elsewhere"]) == ("missing", 0, 0, 14_002)
+    out = ("drain", queue, "-O", str(sqstee.folder / "out"), "--idle-timeout", "0.1s")
+    drained = sqstee.run(*out)
+    assert f"2 lines, 14,002 went to {there} (drain that as well), exit of it\n" in drained.stdout.decode()
+    assert drained.returncode == 3
 
 
 @pytest.mark.parametrize(
@@ -553,6 +583,32 @@ def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, v
     assert piped.stderr.startswith(b"sqstee: 1 line missing so far")
 
 
+def test_names_from_afar_are_short_and_neutral(sqstee: Sqstee) -> None:
+    """In lines, events, notices, verdicts and on the board; programs get them as they are."""
+    evil = "\x1b]0;owned\x07\nfake\u202e" + "x" * 50_000
+    names: dict[str, Any] = {"run": evil, "host": evil, "job": evil}
+    gap: dict[str, Any] = {**names, "from": 2}
+    bodies = [lines_of(1, 1, **names), event_of("gap", 2, to=2, **gap)]
+    queue = stored(sqstee, *bodies, event_of("exit", 4, exit_code=0, **names))
+    shown = "\ufffd]0;owned\ufffd\ufffdfake\ufffd" + "x" * 84 + "…"
+    tail = sqstee.run("tail", queue, "--no-follow", "--reorder-window", "0s")
+    lines = tail.stdout.decode().splitlines()
+    assert lines == [
+        f"{shown} stdout line 1",
+        f"{shown} event  {shown}: gap of it",
+        f"{shown} event  {shown}: exit of it",
+    ]
+    assert tail.stderr.count(shown.encode()) == 2
+    records = sqstee.run("tail", queue, "--no-follow", "-o", "json").stdout.splitlines()
+    assert {json.loads(line)["host"] for line in records} == {evil}
+    board = sqstee.run("top", queue, "--no-follow")
+    drain = sqstee.run("drain", queue, "-O", str(sqstee.folder / "out"), "--idle-timeout", "0.1s")
+    assert drain.stdout.decode().startswith(f"missing  {shown} {shown}: 1 line, ")
+    for found in (tail, board, drain):
+        assert not {0x1B, 0x07} & {*found.stdout, *found.stderr}
+        assert len(found.stdout) + len(found.stderr) < 3000
+
+
 def test_events_show_status_and_duration(sqstee: Sqstee) -> None:
     """The exit event shows how a run ended and how long it took; in red where it failed."""
     sqstee.run("--job", "bad", "--", "sh", "-c", "echo x; exit 3")
@@ -654,6 +710,17 @@ def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
     out, err = printed(tmp_path, Troubled("ServiceUnavailable", [message(0, 1, "a")], [message(2, 3, "b")]))
     assert out == expected(0, 3)
     assert err.count(b"is tried again") <= 1
+
+
+def test_no_reader_says_that_it_goes_on_and_then_ends(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """Trouble from the start ends it, and that is all it says."""
+    fake_sqs.faults(errors=[{"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503}])
+    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert b"is retried" not in found.stderr
+    problem, hint = found.stderr.decode().splitlines()
+    assert problem.startswith("sqstee: q: ServiceUnavailable")
+    assert hint.startswith("hint: ")
 
 
 def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
@@ -765,6 +832,28 @@ def test_a_local_queue_that_could_not_be_written_is_unlocked(tmp_path: Path) -> 
     assert receiver.stat().visible == 1
     sender.close()
     receiver.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tail", "q", "--consume", "--no-follow"),
+        ("drain", "q", "-O", "-", "--idle-timeout", "0.1s"),
+        ("top", "q", "--consume", "--no-follow", "-o", "json"),
+    ],
+)
+def test_where_every_deletion_is_refused_a_reader_fails(
+    sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...]
+) -> None:
+    """What was asked for is not done: status 1, and one line that says so; the lines are out all the same."""
+    put(fake_sqs, whole_run(3))
+    fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "AccessDenied", "status": 403}])
+    found = sqstee.run(*words, environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert found.stdout
+    assert b"could not be" in found.stderr
+    assert b"AccessDenied" in found.stderr
+    assert found.stderr.count(b"\n") == 1
 
 
 def test_a_failing_library_does_not_end_the_ack_pool(tmp_path: Path) -> None:
