@@ -62,7 +62,7 @@ def drain(
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
-    also where messages could not be deleted.
+    also where messages could not be read or deleted.
     """
     from sqstee.cli.sources import (
         check_choice,
@@ -173,7 +173,7 @@ class _DrainJob:
         self._processes, self._stop = processes, stop
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
-        self._undeleted = 0  # messages that are stored, but could not be deleted
+        self._undeleted = 0  # messages that could not be deleted, or not be read
 
     def run(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
         """Receive, assemble, print the verdicts; the exit status."""

@@ -167,8 +167,8 @@ def reporting_errors(verb: str, hint: str = "messages are deleted only once thei
 
 
 def status_of(follower: Follower) -> int:
-    """The exit status after reading: a failure where messages could not be deleted, or released."""
-    return EXIT_FAILURE if follower.ack_pool.failed else 0
+    """The exit status after reading: a failure where messages could not be read, deleted or released."""
+    return EXIT_FAILURE if follower.ack_pool.failed or follower.unread else 0
 
 
 def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> None:

@@ -144,7 +144,7 @@ class Journaler:
         if waiting is not None:
             waiting = max(0, waiting - (received - self._received_at_stat))
         acks = self._ack_pool
-        return DrainProgress(received, self._receiver_pool.bytes, acks.deleted, acks.failed, waiting)
+        return DrainProgress(received, self._receiver_pool.bytes, acks.deleted, acks.failed + len(self._kept), waiting)
 
     def _store(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         """Journal received messages; runs in a receiving thread."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.read import notices
-from sqstee.read.ack_pool import AckPool, Received, by_receiver
+from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
 from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
 from sqstee.read.line_joiner import LineJoiner, join_pieces
@@ -64,6 +64,7 @@ class Follower:
         self._runs = RunStates(self.order)
         self._joiner = LineJoiner()
         self.messages = MessageTracker()
+        self.unread: set[tuple[int, str]] = set()  # messages left in the queue because their bodies cannot be read
         self._inbox = Inbox()
         self.receiver_pool = ReceiverPool(
             receivers,
@@ -151,8 +152,10 @@ class Follower:
 
     def _process(self, receiver: Receiver, message: ReceivedMessage) -> None:
         if problem := problem_of(message):
+            self.unread.add(message_key(receiver, message))
             self._leave(receiver, message, problem)
             return
+        self.unread.discard(message_key(receiver, message))
         if not self._consume and not receiver.follows and self.messages.was_peeked(receiver, message):
             return
         blocks, foreign = read(message)

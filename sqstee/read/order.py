@@ -171,6 +171,10 @@ class _Run(Generic[T]):
     def add(self, new: Held[T], now: float, out: Out[T]) -> None:
         if self.next is None and new.first == 0:
             self.next = 0
+        if self.next == new.first and not self.pending:
+            self.held = new.size
+            self.emit(new, out)
+            return
         border = self.next or 0
         accepted = 0
         if new.first < border:

@@ -190,7 +190,8 @@ class ReceiverPool:
         at_start = id(receiver) not in self._answered
         left = self._started + self._start_timeout - time.monotonic() if at_start else inf
         if left <= 0 or is_final(error, attempt, at_start):
-            error.args = (f"{receiver.name}: {error}",)
+            limit = f" (for {self._start_timeout:g} s, see --start-timeout)" if left <= 0 else ""
+            error.args = (f"{receiver.name}: {error}{limit}",)
             self._fail(error)
             return
         self._troubles[id(receiver)].failed(error, left)

@@ -713,13 +713,14 @@ def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
 
 
 def test_no_reader_says_that_it_goes_on_and_then_ends(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Trouble from the start ends it, and that is all it says."""
+    """Of trouble from the start it says for how long it tries again."""
     fake_sqs.faults(errors=[{"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503}])
-    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    found = sqstee.run(*CONSUME, "--start-timeout", "1s", environ=fake_sqs.environ())
     assert found.returncode == 1
-    assert b"is retried" not in found.stderr
-    problem, hint = found.stderr.decode().splitlines()
+    *said, problem, hint = found.stderr.decode().splitlines()
+    assert all("is tried again for up to 1 s: ServiceUnavailable" in line for line in said)
     assert problem.startswith("sqstee: q: ServiceUnavailable")
+    assert problem.endswith(" (for 1 s, see --start-timeout)")
     assert hint.startswith("hint: ")
 
 
