@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -121,11 +122,16 @@ class AckPool:
                 self.deleted += len(batch) - len(failures)
             else:
                 self.released += len(batch) - len(failures)
-        if not any(retries):
+        if len(failures) < len(batch):
             trouble.succeeded()
+        if not any(retries):
             return
         trouble.failed(failures[0])
-        self._closing.wait(pause_after(max(job.attempts for job in batch)))
+        pause = pause_after(max(job.attempts for job in batch))
+        if self._closing.is_set():
+            time.sleep(pause)
+        else:
+            self._closing.wait(pause)
         with self._changed:
             for job in filter(None, retries):
                 self._jobs.setdefault(job.key, job)  # a later delivery may wait already

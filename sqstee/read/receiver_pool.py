@@ -195,6 +195,8 @@ class ReceiverPool:
             self._fail(error)
             return
         self._troubles[id(receiver)].failed(error, left)
+        with self._changed:
+            self._empty_answers[id(receiver)] = 0  # nothing can be said about the queue while it does not answer
         is_full = "OverLimit" in error.code
         self._stopping.wait(min(left, _OVER_LIMIT_SECONDS) if is_full else pause_after(attempt, left))
 

@@ -122,6 +122,19 @@ def test_renewal_in_the_middle_may_fail_for_long() -> None:
     assert pool.failure is None
 
 
+def test_a_queue_that_does_not_answer_is_not_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty answers from before the trouble say nothing about the time after it."""
+    monkeypatch.setattr("sqstee.read.receiver_pool._GIVE_UP_SECONDS", 0.0)
+    queue = Refusing(0, TransportError(RETRY, "ServiceUnavailable", "503"))
+    queue.answers = []
+    pool = ReceiverPool([queue], lambda receiver, messages: None, lambda text: None, 1, 0.0)
+    pool.start()
+    wait_for(lambda: pool.is_empty(0.0), "two empty answers")
+    queue.refusals = 10**9
+    wait_for(lambda: not pool.is_empty(0.0), "the trouble")
+    pool.stop()
+
+
 def failures() -> list[Failure]:
     """A refusal that may pass, of the only message of a call."""
     return [Failure(0, RETRY, "InternalError", "later")]
