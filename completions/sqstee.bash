@@ -177,6 +177,9 @@ _sqstee() {
         tail:--via-s3)
             return
             ;;
+        tail:--start-timeout)
+            return
+            ;;
         tail:-o | tail:--output)
             _sqstee_offer words "default raw json"
             return
@@ -225,6 +228,9 @@ _sqstee() {
         drain:--via-s3)
             return
             ;;
+        drain:--start-timeout)
+            return
+            ;;
         drain:--wait-time)
             return
             ;;
@@ -235,6 +241,9 @@ _sqstee() {
             return
             ;;
         top:--via-s3)
+            return
+            ;;
+        top:--start-timeout)
             return
             ;;
         top:-o | top:--output)
@@ -416,13 +425,13 @@ _sqstee() {
             fi
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
-            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
             ;;
         top)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent --via-s3 -o --output -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi
             ;;
         stat)
             if [[ $cur == -* ]]; then _sqstee_offer words "--watch --interval --cloudwatch --shards -o --output --spool -h --help"; else _sqstee_offer dest; fi

@@ -57,5 +57,16 @@ class IntervalSet:
         return found is not None and last <= found[1]
 
 
+NOTHING = IntervalSet()  # shared by all who may never have a member: use `with_added` on it, never `add`
+
+
+def with_added(members: IntervalSet, first: int, last: int) -> IntervalSet:
+    """`members` after adding first..last to it, or to a new set in the place of NOTHING."""
+    if members is NOTHING:
+        members = IntervalSet()
+    members.add(first, last)
+    return members
+
+
 def _size(intervals: list[Interval]) -> int:
     return sum(last - first + 1 for first, last in intervals)

@@ -52,6 +52,7 @@ def drain(
     via_s3: list[str] = typer.Option(
         [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
     ),
+    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
     wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll: 1s to 20s."),
     idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop after this long without a message."),
 ) -> int:
@@ -61,7 +62,7 @@ def drain(
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
-    also where messages could not be deleted.
+    also where messages could not be read or deleted.
     """
     from sqstee.cli.sources import (
         check_choice,
@@ -87,6 +88,7 @@ def drain(
         concurrency, max(1.0, parse_seconds(wait, "--wait-time")), parse_seconds(idle, "--idle-timeout")
     )
     limits.max_messages = max_messages or None
+    limits.start_timeout = parse_seconds(start, "--start-timeout")
     check_shards(shards, destinations(dest))  # before a folder is made
     stores = payload_stores(via_s3)
     if output == "-":
@@ -97,6 +99,7 @@ def drain(
         return _DrainJob(dest, limits, hidden, shards, stores, processes, stop).run(
             output, layout, packed, form == "json"
         )
+    return stop.status
 
 
 def _check_stdout(context: typer.Context) -> None:
@@ -141,6 +144,7 @@ def _to_stdout(
         threads=limits.threads,
         wait=limits.wait,
         max_messages=limits.max_messages,
+        start_timeout=limits.start_timeout,
     )
     follower.drain(0.0 if all(one.follows for one in sources.receivers) else limits.idle)
     return stop.status or status_of(follower) or _exit_status(follower.states())
@@ -169,7 +173,7 @@ class _DrainJob:
         self._processes, self._stop = processes, stop
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
-        self._undeleted = 0  # messages that are stored, but could not be deleted
+        self._undeleted = 0  # messages that could not be deleted, or not be read
 
     def run(self, folder: str, layout: str, packed: bool, as_json: bool) -> int:
         """Receive, assemble, print the verdicts; the exit status."""

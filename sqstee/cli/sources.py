@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqstee.destination import Destination
     from sqstee.read.follower import Follower
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
 _FEW_RECEIVES = 3  # maxReceiveCount up to which --peek could send messages to the dead-letter queue
@@ -87,11 +88,15 @@ def open_sources(
     connections: int = 8,
     shards: str = "",
     stores: Sequence[Destination] = (),
+    stop: StopSignal | None = None,
+    start_timeout: float = 0.0,
 ) -> Sources:
     """Open the sources of a verb that has --consume and --peek; raises SqsteeError where a queue needs the choice.
 
-    Messages may point to bodies in `stores`.
+    Messages may point to bodies in `stores`. A queue for --peek has `start_timeout` seconds to answer; `stop` ends the
+    wait.
     """
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.factory import open_receiver
 
     found = destinations(texts)
@@ -111,21 +116,29 @@ def open_sources(
     if peek and queues:
         for one, receiver in zip(found, sources.receivers, strict=True):
             if not receiver.follows:
-                cost = _peek_cost(one, receiver, visibility)
+                cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
 
 
-def _peek_cost(destination: Destination, receiver: Receiver, visibility: int | None) -> str:
+def _peek_cost(
+    destination: Destination, receiver: Receiver, visibility: int | None, stop: StopSignal, start_timeout: float
+) -> str:
     """The cost of --peek; raises SqsteeError where it would do harm."""
-    from sqstee.transports.errors import TransportError
+    from sqstee.fds import write_stderr
+    from sqstee.read.trouble import Trouble, persist
+    from sqstee.transports.errors import OPEN, TransportError
 
     hint = "use --consume, which deletes each message once its lines are out"
     if destination.name.endswith(".fifo"):
         raise SqsteeError(f"{destination.text}: --peek would block the groups of a FIFO queue", hint)
     try:
-        state = receiver.stat()
+        trouble = Trouble(f"{destination.text}: asking for the limits", lambda text: write_stderr(f"sqstee: {text}\n"))
+        state = persist(receiver.stat, trouble, stop.pause, start_timeout)
     except TransportError as error:
+        if error.kind != OPEN:
+            error.args = (f"{destination.text}: {error}",)
+            raise
         why = "--peek needs sqs:GetQueueAttributes, to check maxReceiveCount first"
         raise SqsteeError(f"{destination.text}: {error}", why, EXIT_FAILURE) from None
     if state.max_receives is not None and state.max_receives <= _FEW_RECEIVES:
@@ -158,8 +171,8 @@ def reporting_errors(verb: str, hint: str = "messages are deleted only once thei
 
 
 def status_of(follower: Follower) -> int:
-    """The exit status after reading: a failure where messages could not be deleted, or released."""
-    return EXIT_FAILURE if follower.ack_pool.failed else 0
+    """The exit status after reading: a failure where messages could not be read, deleted or released."""
+    return EXIT_FAILURE if follower.ack_pool.failed or follower.unread else 0
 
 
 def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> None:

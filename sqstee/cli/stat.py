@@ -68,9 +68,12 @@ def stat(
 
 
 def _sleep(seconds: float, stop: object) -> bool:
-    """Wait; False where a signal asked to stop."""
+    """Wait; False where a signal asked to stop. Raises BrokenPipeError where nobody reads stdout any more."""
+    from sqstee.read.printer import check_reader
+
     deadline = time.monotonic() + seconds
     while not getattr(stop, "signal", 0) and (left := deadline - time.monotonic()) > 0:
+        check_reader(1)
         time.sleep(min(0.1, left))
     return not getattr(stop, "signal", 0)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqstee.read.filter import Filter
-    from sqstee.read.printer import Style
+    from sqstee.read.printer import Printer, Style
+    from sqstee.read.stop_signal import StopSignal
     from sqstee.read.unmatched import UnmatchedStore
 
 _PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than most queues' 30 s
@@ -42,6 +43,7 @@ def tail(
     via_s3: list[str] = typer.Option(
         [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
     ),
+    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),
     template: str = typer.Option("", "--template", metavar="TEXT", help="A format such as '{time} {host} {message}'."),
     window: str = typer.Option("2s", "--reorder-window", metavar="TIME", help="How long to wait for a missing line."),
@@ -79,13 +81,21 @@ def tail(
     style = _style(output, template, _patterns("-H", highlight), use_colour(color))
     wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
     seconds = parse_seconds(window, "--reorder-window")
+    start_timeout = parse_seconds(start, "--start-timeout")
     if not consume:
         _check_without_consume(delete_unmatched, keep_unmatched)
     printer = Printer(BufferedOutput(1), BufferedOutput(2), style)
     with reporting_errors("tail"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
         sources = open_sources(
-            dest, consume=consume, peek=peek, visibility=visibility, shards=shards, stores=payload_stores(via_s3)
+            dest,
+            consume=consume,
+            peek=peek,
+            visibility=visibility,
+            shards=shards,
+            stores=payload_stores(via_s3),
+            stop=stop,
+            start_timeout=start_timeout,
         )
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
@@ -96,9 +106,10 @@ def tail(
             stop,
             sources.consumed,
             wanted=wanted,
-            unmatched=_unmatched_store(keep_unmatched) if keep_unmatched else None,
+            unmatched=_unmatched_store(keep_unmatched, printer, stop, start_timeout) if keep_unmatched else None,
             window=seconds,
             wait=1.0 if once else 2.0,
+            start_timeout=start_timeout,
         )
         for cost in sources.peek_costs:
             printer.notice(cost)
@@ -172,7 +183,7 @@ def _check_without_consume(delete_unmatched: bool, keep_unmatched: str) -> None:
         raise SqsteeError(f"{flag} needs --consume", f"add --consume, or leave out {flag}")
 
 
-def _unmatched_store(text: str) -> UnmatchedStore:
+def _unmatched_store(text: str, printer: Printer, stop: StopSignal, start_timeout: float) -> UnmatchedStore:
     """A destination where the text is one (a plain name is a queue), else a file."""
     from sqstee.cli.sources import local_path
     from sqstee.destination import parse
@@ -183,7 +194,8 @@ def _unmatched_store(text: str) -> UnmatchedStore:
         destination = parse(text)
     except SqsteeError:
         return UnmatchedFile(text)
-    return UnmatchedSender(open_sender(destination, local_path(), 1024**3))
+    sender = open_sender(destination, local_path(), 1024**3)
+    return UnmatchedSender(sender, printer.notice, stop.pause, start_timeout)
 
 
 __all__ = ["tail"]

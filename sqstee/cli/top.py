@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.text import short_name
+from sqstee.text import count, short_name
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqstee.read.stop_signal import StopSignal
 
 _REDRAW_SECONDS = 0.25
+_REST = 9  # times as long as a drawing takes no other begins: very many runs take a tenth of the time at most
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
@@ -44,6 +45,7 @@ def top(
     via_s3: list[str] = typer.Option(
         [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
     ),
+    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
     """A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second.
@@ -55,35 +57,50 @@ def top(
 
     check_choice(output, "-o", ("default", "json"), "top")
     seconds = parse_seconds(silent, "--silent")
+    start_timeout = parse_seconds(start, "--start-timeout")
     with reporting_errors("top"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
         stores = payload_stores(via_s3)
-        sources = open_sources(dest, consume=consume, peek=peek, visibility=visibility, stores=stores)
+        sources = open_sources(
+            dest,
+            consume=consume,
+            peek=peek,
+            visibility=visibility,
+            stores=stores,
+            stop=stop,
+            start_timeout=start_timeout,
+        )
         for cost in sources.peek_costs:
             typer.echo(f"sqstee: {cost}", err=True)
         view = _JsonView(seconds) if output == "json" else _TableView(seconds)
         if follow and not peek and output == "default" and sys.stdout.isatty():
-            status = _show_live(sources, stop, view)
+            status = _show_live(sources, stop, view, start_timeout)
         else:
-            status = _show_plain(sources, stop, view, once=peek or not follow)
+            status = _show_plain(sources, stop, view, start_timeout, once=peek or not follow)
     return status if stop.signal == signal.SIGINT and follow and not peek else stop.status or status
 
 
-def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, once: bool) -> int:
+def _show_plain(
+    sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float, once: bool
+) -> int:
     """Print the table at the end, or every two seconds while following."""
     from sqstee.read.follower import Follower
+    from sqstee.read.printer import check_reader
     from sqstee.read.run_table import RunTable
 
     drawn = time.monotonic()
 
     def draw(table: RunTable) -> None:
         nonlocal drawn
+        check_reader(1)
         if not once and time.monotonic() - drawn > _REPRINT_SECONDS:
-            drawn = time.monotonic()
             view.print(table)
+            drawn = time.monotonic()  # printing many runs takes long: as much time is left for reading
 
     table = RunTable(draw)
-    follower = Follower(sources.receivers, table, stop, sources.consumed, wait=1.0, records_only=True)
+    follower = Follower(
+        sources.receivers, table, stop, sources.consumed, wait=1.0, records_only=True, start_timeout=start_timeout
+    )
     if once:
         follower.drain()
         view.print(table)
@@ -92,7 +109,7 @@ def _show_plain(sources: Sources, stop: StopSignal, view: _JsonView | _TableView
     return _finish(follower, table, once and isinstance(view, _TableView))
 
 
-def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView) -> int:
+def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView, start_timeout: float) -> int:
     from rich.console import Console
     from rich.live import Live
 
@@ -103,7 +120,9 @@ def _show_live(sources: Sources, stop: StopSignal, view: _JsonView | _TableView)
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         table = RunTable(_LiveDrawing(view, live, console))
-        follower = Follower(sources.receivers, table, stop, sources.consumed, records_only=True)
+        follower = Follower(
+            sources.receivers, table, stop, sources.consumed, records_only=True, start_timeout=start_timeout
+        )
         follower.follow()
     return _finish(follower, table, False)
 
@@ -129,9 +148,10 @@ class _LiveDrawing:
         """Draw, if it is time."""
         now = time.monotonic()
         if now - self._drawn >= _REDRAW_SECONDS:
-            self._drawn = now
             picture = self._view.render(table, self._console.width, self._console.height)
             self._live.update(picture, refresh=True)
+            took = time.monotonic() - now
+            self._drawn = now + _REST * took
 
 
 class _JsonView:
@@ -139,6 +159,7 @@ class _JsonView:
 
     def __init__(self, silent: float) -> None:
         self._silent = silent
+        self._hidden = 0
 
     def print(self, table: RunTable) -> None:
         """Print all runs."""
@@ -152,6 +173,9 @@ class _JsonView:
             fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in _JSON_FIELDS}
             typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
         sys.stdout.flush()
+        if table.hidden != self._hidden:
+            self._hidden = table.hidden
+            typer.echo(f"sqstee: {count(table.hidden, 'more run')}: too many to show", err=True)
 
 
 class _TableView:
@@ -195,8 +219,10 @@ class _TableView:
         for run in runs:
             state = run.state(now, self._silent)
             counts[state] = counts.get(state, 0) + 1
-        sums = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-        head = f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {sums}" if sums else "no runs yet"
+        sums = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+        head = f"{count(len(runs), 'run')}: {sums}" if sums else "no runs yet"
+        if unseen := table.hidden + max(0, len(runs) - room):
+            head = f"{head}; {unseen:,} {'more ' if table.hidden else ''}not shown"
         cut = bool(height)  # each takes one line of the screen
         parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
         for notice in table.notices:

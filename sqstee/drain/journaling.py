@@ -11,6 +11,7 @@ from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
 from sqstee.read.decode import problem_of
 from sqstee.read.receiver_pool import PAUSE, ReceiverPool
 from sqstee.read.stop_signal import StopSignal
+from sqstee.read.trouble import START_SECONDS
 from sqstee.text import count
 from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import TransportError
@@ -54,18 +55,24 @@ class DrainLimits:
     """How a drain receives.
 
     `threads` receive at a time; `wait`: seconds of one long poll; `idle`: seconds without a message after which the
-    drain ends; `max_messages`: the most to receive (None: all).
+    drain ends; `max_messages`: the most to receive (None: all); `start_timeout`: see ReceiverPool.
     """
 
-    __slots__ = ("idle", "max_messages", "threads", "wait")
+    __slots__ = ("idle", "max_messages", "start_timeout", "threads", "wait")
 
     def __init__(
-        self, threads: int = 16, wait: float = 1.0, idle: float = 5.0, max_messages: int | None = None
+        self,
+        threads: int = 16,
+        wait: float = 1.0,
+        idle: float = 5.0,
+        max_messages: int | None = None,
+        start_timeout: float = START_SECONDS,
     ) -> None:
         self.threads = threads
         self.wait = wait
         self.idle = idle
         self.max_messages = max_messages
+        self.start_timeout = start_timeout
 
     @property
     def deleters(self) -> int:
@@ -81,10 +88,16 @@ class Journaler:
     ) -> None:
         self._receivers, self._journal, self._limits, self._notice = receivers, journal, limits, notice
         self._receiver_pool = ReceiverPool(
-            receivers, self._store, notice, limits.threads, limits.wait, max_messages=limits.max_messages
+            receivers,
+            self._store,
+            notice,
+            limits.threads,
+            limits.wait,
+            max_messages=limits.max_messages,
+            start_timeout=limits.start_timeout,
         )
         self._receiver_pool.pause = PAUSE
-        self._ack_pool = AckPool(limits.deleters)
+        self._ack_pool = AckPool(limits.deleters, notice=notice)
         self._lock = threading.Lock()
         self._unsynced: list[Received] = []
         self._unsynced_bytes = 0
@@ -131,7 +144,7 @@ class Journaler:
         if waiting is not None:
             waiting = max(0, waiting - (received - self._received_at_stat))
         acks = self._ack_pool
-        return DrainProgress(received, self._receiver_pool.bytes, acks.deleted, acks.failed, waiting)
+        return DrainProgress(received, self._receiver_pool.bytes, acks.deleted, acks.failed + len(self._kept), waiting)
 
     def _store(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         """Journal received messages; runs in a receiving thread."""

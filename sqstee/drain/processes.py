@@ -86,7 +86,7 @@ def _share(limits: DrainLimits, processes: int, number: int) -> DrainLimits:
     max_messages = limits.max_messages
     if max_messages is not None:
         max_messages = max_messages // processes + (number < max_messages % processes)
-    return DrainLimits(limits.threads, limits.wait, limits.idle, max_messages)
+    return DrainLimits(limits.threads, limits.wait, limits.idle, max_messages, limits.start_timeout)
 
 
 class _Worker:

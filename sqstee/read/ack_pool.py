@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from sqstee.backoff import full_jitter
+from sqstee.read.trouble import Trouble, pause_after
 from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
 
 Received = tuple[Receiver, ReceivedMessage]
 
-BACKOFF_FIRST_SECONDS = 0.2
-BACKOFF_MOST_SECONDS = 30.0
 _BATCH = 10  # SQS: entries of one batch request
 
 
 class AckPool:
     """Deletes messages, or releases them, in batches of ten.
 
-    Failed entries are tried again, and so are calls that failed as a whole. A message that could not be deleted in the
-    end is received again from the queue: `failed` counts these, and `problem` is the last reason.
+    Failed entries are tried again, and so are calls that failed as a whole, for as long as the pool is open: one that
+    has failed `attempts` - 1 times by then is tried once more. A message that could not be deleted in the end is
+    received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` gets the begin and
+    the end of trouble.
     """
 
-    def __init__(self, threads: int = 4, attempts: int = 6, linger: float = 0.02) -> None:
+    def __init__(
+        self,
+        threads: int = 4,
+        attempts: int = 6,
+        linger: float = 0.02,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._changed = threading.Condition()
-        self._jobs: deque[_Job] = deque()
+        self._jobs: OrderedDict[tuple[int, str], _Job] = OrderedDict()  # each message once, by its latest handle
         self._attempts, self._linger = attempts, linger
+        self._notice = notice
+        self._troubles: dict[int, Trouble] = {}  # by receiver
         self._open = True
+        self._closing = threading.Event()
         self._busy = 0
         self.deleted = self.released = self.failed = 0
         self.problem = ""
@@ -50,12 +59,13 @@ class AckPool:
         with self._changed:
             self._open = False
             self._changed.notify_all()
+        self._closing.set()
         for thread in self._threads:
             thread.join()
 
     def _enqueue(self, jobs: Iterable[_Job]) -> None:
         with self._changed:
-            self._jobs += jobs
+            self._jobs.update((job.key, job) for job in jobs)
             self._changed.notify()
 
     def _work(self) -> None:
@@ -69,27 +79,33 @@ class AckPool:
                         self._changed.notify_all()
 
     def _next_batch(self) -> list[_Job]:
-        """Up to ten jobs for one call, each message once, by its latest handle; empty when the pool is closed."""
-        batch: dict[str, _Job] = {}
+        """Up to ten jobs for one call; empty when the pool is closed."""
+        batch: list[_Job] = []
         with self._changed:
             while not batch:
                 while not self._jobs:
                     if not self._open and not self._busy:
                         return []
                     self._changed.wait(0.5)
+                    for trouble in self._troubles.values():
+                        trouble.check()
                 if len(self._jobs) < _BATCH and self._open:
                     self._changed.wait(self._linger)
-                first = self._jobs[0] if self._jobs else None
-                while first and self._jobs and len(batch) < _BATCH and self._jobs[0].can_share_call(first):
-                    job = self._jobs.popleft()
-                    batch[job.message.id or job.message.handle] = job
+                while self._jobs and len(batch) < _BATCH:
+                    key, job = next(iter(self._jobs.items()))
+                    if batch and not job.can_share_call(batch[0]):
+                        break
+                    del self._jobs[key]
+                    batch.append(job)
             self._busy += len(batch)
             if self._jobs:  # each thread wakes the next: woken all at once, most would find nothing
                 self._changed.notify()
-        return list(batch.values())
+        return batch
 
     def _run(self, batch: list[_Job]) -> None:
         receiver, messages = batch[0].receiver, [job.message for job in batch]
+        with self._changed:
+            trouble = self._troubles.setdefault(id(receiver), Trouble(f"{receiver.name}: deleting", self._notice))
         failures: list[Failure] = []
         try:
             if batch[0].deletes:
@@ -106,15 +122,26 @@ class AckPool:
                 self.deleted += len(batch) - len(failures)
             else:
                 self.released += len(batch) - len(failures)
-        if any(retries):
-            attempt = max(job.attempts for job in batch)
-            time.sleep(full_jitter(attempt, BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS))
-            self._enqueue(job for job in retries if job)
+        if len(failures) < len(batch):
+            trouble.succeeded()
+        if not any(retries):
+            return
+        trouble.failed(failures[0])
+        pause = pause_after(max(job.attempts for job in batch))
+        if self._closing.is_set():
+            time.sleep(pause)
+        else:
+            self._closing.wait(pause)
+        with self._changed:
+            for job in filter(None, retries):
+                self._jobs.setdefault(job.key, job)  # a later delivery may wait already
+            self._changed.notify()
 
     def _retry(self, job: _Job, failure: Failure) -> _Job | None:
         """The job, if it is to be tried again; otherwise count it as failed."""
-        job.attempts += 1
-        if failure.kind not in (OPEN, POISON) and job.attempts < self._attempts:
+        is_last = not self._open and job.attempts + 1 >= self._attempts
+        if failure.kind not in (OPEN, POISON) and not is_last:
+            job.attempts = min(job.attempts + 1, self._attempts - 1)
             return job
         with self._changed:
             self.failed += 1
@@ -132,6 +159,12 @@ class _Job:
         self.message = message
         self.deletes = deletes
         self.attempts = 0
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """The message and what is to be done with it."""
+        receiver, message = message_key(self.receiver, self.message)
+        return receiver, f"{self.deletes} {message}"
 
     def can_share_call(self, other: _Job) -> bool:
         """Whether one batch request can hold both."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.read import notices
-from sqstee.read.ack_pool import AckPool, Received, by_receiver
+from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
 from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
 from sqstee.read.line_joiner import LineJoiner, join_pieces
@@ -17,6 +17,7 @@ from sqstee.read.order import Emission, Emit, Gap, Late, Order
 from sqstee.read.receiver_pool import PAUSE, Inbox, ReceiverPool
 from sqstee.read.run_states import RunStates
 from sqstee.read.stop_signal import StoppedError, StopSignal
+from sqstee.read.trouble import START_SECONDS
 from sqstee.read.unmatched import TooLargeError, UnmatchedStore
 from sqstee.text import count
 from sqstee.transports.base import ReceivedMessage, Receiver
@@ -34,7 +35,7 @@ class Follower:
     `consume`: delete a message once all its lines are out; otherwise every message is released at the end.
     `wanted` selects the lines to show; `unmatched` stores the others. `records_only`: the sink has no use for other
     programs' lines, so a message with such a line is never deleted. `window`: seconds to wait for a missing line.
-    `wait`: seconds of one long poll. `max_messages`: stop after this many.
+    `wait`: seconds of one long poll. `max_messages`: stop after this many. `start_timeout`: see ReceiverPool.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Follower:
         wait: float = 2.0,
         max_messages: int | None = None,
         records_only: bool = False,
+        start_timeout: float = START_SECONDS,
     ) -> None:
         self._receivers = receivers
         self._sink, self._stop, self._consume = sink, stop, consume
@@ -62,11 +64,18 @@ class Follower:
         self._runs = RunStates(self.order)
         self._joiner = LineJoiner()
         self.messages = MessageTracker()
+        self.unread: set[tuple[int, str]] = set()  # messages left in the queue because their bodies cannot be read
         self._inbox = Inbox()
         self.receiver_pool = ReceiverPool(
-            receivers, self._inbox.put, self._queue_notice, threads, wait, max_messages=max_messages
+            receivers,
+            self._inbox.put,
+            self._queue_notice,
+            threads,
+            wait,
+            max_messages=max_messages,
+            start_timeout=start_timeout,
         )
-        self.ack_pool = AckPool(threads)
+        self.ack_pool = AckPool(threads, notice=self._queue_notice)
         self._queued_notices: list[str] = []
         self._stat_at = 0.0
 
@@ -143,8 +152,10 @@ class Follower:
 
     def _process(self, receiver: Receiver, message: ReceivedMessage) -> None:
         if problem := problem_of(message):
+            self.unread.add(message_key(receiver, message))
             self._leave(receiver, message, problem)
             return
+        self.unread.discard(message_key(receiver, message))
         if not self._consume and not receiver.follows and self.messages.was_peeked(receiver, message):
             return
         blocks, foreign = read(message)

@@ -18,7 +18,7 @@ from math import inf
 from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
-from sqstee.intervals import Interval, IntervalSet
+from sqstee.intervals import NOTHING, Interval, IntervalSet, with_added
 
 __all__ = ["Counters", "Emission", "Emit", "Gap", "Late", "Missing", "Order"]
 
@@ -26,8 +26,7 @@ T = TypeVar("T")
 
 _FIRST = attrgetter("first")
 _LAST = attrgetter("last")
-_NONE = IntervalSet()  # what every run has until it has a set of its own: most runs never need one
-_NO_PEAKS: deque[tuple[int, float]] = deque()  # the same for peaks
+_NO_PEAKS: deque[tuple[int, float]] = deque()  # of every run of which nothing is pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +142,6 @@ def _yield_to(new: Held[T], old: Held[T]) -> list[Held[T]]:
     return [old.part(a, b) for a, b in _uncovered(old.first, old.last, [new])]
 
 
-def _with(spans: IntervalSet, first: int, last: int) -> IntervalSet:
-    """`spans` after adding first..last to it, or to a new set in the place of _NONE."""
-    if spans is _NONE:
-        spans = IntervalSet()
-    spans.add(first, last)
-    return spans
-
-
 class _Run(Generic[T]):
     """One run. A seq below `next` is finished unless one of the three sets contains it."""
 
@@ -166,7 +157,7 @@ class _Run(Generic[T]):
         self.pending: list[Held[T]] = []  # sorted, disjoint
         self.held = 0  # items in pending
         self.peaks = _NO_PEAKS  # each new highest pending seq, with its arrival
-        self.before = self.missing = self.gapped = _NONE
+        self.before = self.missing = self.gapped = NOTHING
         self.emitted = self.late = self.duplicates = 0
 
     @property
@@ -180,6 +171,10 @@ class _Run(Generic[T]):
     def add(self, new: Held[T], now: float, out: Out[T]) -> None:
         if self.next is None and new.first == 0:
             self.next = 0
+        if self.next == new.first and not self.pending:
+            self.held = new.size
+            self.emit(new, out)
+            return
         border = self.next or 0
         accepted = 0
         if new.first < border:
@@ -198,7 +193,7 @@ class _Run(Generic[T]):
         for span in [span for each in sets for span in each.remove(new.first, new.last)]:
             late.add(*span)
             if is_gap:
-                self.gapped = _with(self.gapped, *span)
+                self.gapped = with_added(self.gapped, *span)
         out += [new.late(*span) for span in late.intervals]
         self.late += 0 if is_gap else late.size
         return late.size
@@ -236,16 +231,16 @@ class _Run(Generic[T]):
     def skip_to(self, seq: int, age: float, out: Out[T]) -> None:
         if self.next is not None:
             out.append(Missing(self.run, self.next, seq - 1, age))
-            self.missing = _with(self.missing, self.next, seq - 1)
+            self.missing = with_added(self.missing, self.next, seq - 1)
         else:
-            self.before = _with(self.before, 0, seq - 1)
+            self.before = with_added(self.before, 0, seq - 1)
 
     def emit(self, block: Held[T], out: Out[T]) -> None:
         out.append(block)
         self.next = block.last + 1
         self.held -= block.size
         if isinstance(block, Gap):
-            self.gapped = _with(self.gapped, block.first, block.last)
+            self.gapped = with_added(self.gapped, block.first, block.last)
         else:
             self.emitted += block.size
         while self.peaks and self.peaks[0][0] < self.next:

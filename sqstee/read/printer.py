@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,6 +40,14 @@ def neutral(text: str) -> str:
     return text.translate(_NEUTRAL)
 
 
+def check_reader(fd: int) -> None:
+    """Raise BrokenPipeError where nobody reads from a pipe any more: a reader with nothing to write would never end."""
+    watch = select.poll()
+    watch.register(fd, 0)  # errors are reported all the same
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 class BufferedOutput:
     """Collects bytes for a descriptor, which may be non-blocking, until flush()."""
 
@@ -51,8 +60,10 @@ class BufferedOutput:
         self._parts.append(data)
 
     def flush(self) -> None:
-        """Write everything. Raises OSError where that fails: then nothing may be acknowledged."""
+        """Write everything. Raises OSError where that fails, or would: then nothing may be acknowledged."""
         data, self._parts = memoryview(b"".join(self._parts)), []
+        if not data:
+            check_reader(self.fd)
         while data:
             try:
                 data = data[os.write(self.fd, data) :]

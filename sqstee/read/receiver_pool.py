@@ -10,19 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeAlias
 
-from sqstee.backoff import full_jitter
-from sqstee.read.ack_pool import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS
+from sqstee.read.trouble import START_SECONDS, Trouble, is_final, pause_after
 from sqstee.transports.base import ReceivedMessage, Receiver
-from sqstee.transports.errors import OPEN, POISON, REFRESH, TransportError
+from sqstee.transports.errors import OPEN, TransportError
 
 PAUSE = 0.15  # seconds: longer than the interval at which a reader checks for the end
 _BATCH = 10  # SQS: messages of one call
 _CALL_BYTES = 1024 * 1024  # bytes of bodies that one call asks for
 _FIRST_GUESS = 256 * 1024  # bytes of an average body before any was seen
 _COPIES = 3.5  # an answer, its text and its bodies are in memory at the same time
-_FIRST_ATTEMPTS = 3
 _FOLLOW_SECONDS = 0.1  # one poll of a destination that is followed without consuming
 _STAT_SECONDS = 1.0  # between two questions whether a queue is empty
 _GIVE_UP_SECONDS = 30.0
@@ -36,7 +35,9 @@ class ReceiverPool:
 
     `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `max_messages`: stop
     after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
-    the pool; passing trouble is reported to `notice`. `pause`: seconds to wait after an empty answer, so that a reader
+    the pool: a mistake, or passing trouble of a receiver that has given no answer for `start_timeout` seconds from the
+    start. Later trouble is borne for ever; `notice` gets its begin and its end.
+    `pause`: seconds to wait after an empty answer, so that a reader
     can decide to stop before the next long poll begins; 0 where lines are to be shown at once.
     """
 
@@ -49,8 +50,13 @@ class ReceiverPool:
         wait: float = 2.0,
         budget: int = 16 * 1024 * 1024,
         max_messages: int | None = None,
+        start_timeout: float = START_SECONDS,
     ) -> None:
-        self._on_messages, self._notice = on_messages, notice
+        self._on_messages = on_messages
+        self._troubles = {id(one): Trouble(f"{one.name}: receiving", notice) for one in receivers}
+        self._answered: set[int] = set()  # the receivers that have given an answer
+        self._start_timeout = start_timeout
+        self._started = 0.0
         self._receivers = receivers
         self._stat_at = 0.0
         self._wait, self._budget = wait, budget
@@ -59,7 +65,6 @@ class ReceiverPool:
         self._average = float(_FIRST_GUESS)
         self._reserved = 0.0
         self._calls = 0
-        self._succeeded = self._reported = False
         self._stopping = threading.Event()
         self._busy = {id(receiver): threading.Event() for receiver in receivers}
         self.pause = 0.0
@@ -75,7 +80,7 @@ class ReceiverPool:
 
     def start(self) -> None:
         """Start to receive."""
-        self.last_message = time.monotonic()
+        self._started = self.last_message = time.monotonic()
         for thread in self._threads:
             thread.start()
 
@@ -165,8 +170,9 @@ class ReceiverPool:
 
     def _count(self, receiver: Receiver, messages: list[ReceivedMessage]) -> None:
         key = id(receiver)
+        self._troubles[key].succeeded()
         with self._changed:
-            self._succeeded, self._reported = True, False
+            self._answered.add(key)
             if not messages:
                 self._empty_answers[key] += 1
                 self._busy[key].clear()
@@ -180,18 +186,19 @@ class ReceiverPool:
         self._busy[key].set()
 
     def _handle_error(self, receiver: Receiver, error: TransportError, attempt: int) -> None:
-        """Back off where the trouble may pass, else fail; without any success so far, three attempts are enough."""
-        is_limited = error.kind == REFRESH or not self._succeeded
-        if error.kind in (OPEN, POISON) or (is_limited and attempt >= _FIRST_ATTEMPTS):
-            error.args = (f"{receiver.name}: {error}",)
+        """Back off where the trouble may pass, else fail."""
+        at_start = id(receiver) not in self._answered
+        left = self._started + self._start_timeout - time.monotonic() if at_start else inf
+        if left <= 0 or is_final(error, attempt, at_start):
+            limit = f" (for {self._start_timeout:g} s, see --start-timeout)" if left <= 0 else ""
+            error.args = (f"{receiver.name}: {error}{limit}",)
             self._fail(error)
             return
-        if not self._reported and attempt > 1 and not is_limited:  # no notice of a retry before the end
-            self._reported = True
-            self._notice(f"{receiver.name}: receiving failed and is retried: {error}")
+        self._troubles[id(receiver)].failed(error, left)
+        with self._changed:
+            self._empty_answers[id(receiver)] = 0  # nothing can be said about the queue while it does not answer
         is_full = "OverLimit" in error.code
-        wait = full_jitter(attempt, BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS)
-        self._stopping.wait(_OVER_LIMIT_SECONDS if is_full else wait)
+        self._stopping.wait(min(left, _OVER_LIMIT_SECONDS) if is_full else pause_after(attempt, left))
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

@@ -6,13 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sqstee.intervals import IntervalSet
+from sqstee.intervals import NOTHING, with_added
 from sqstee.read.decode import ForeignLine, Item, duration_of, is_failure
 from sqstee.wire import FALLBACK, Event, Record
 
 STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
-_MAX_RUNS = 5_000
+_MAX_RUNS = 50_000  # in the table, in 50 MB
+_DROPPED_AT_ONCE = 5_000
+_MAX_DROPPED = 200_000  # remembered, so that a run which comes back has all its lines
 _LAST_LINE = 500  # characters of the last line, and of the result, that are kept
 
 
@@ -24,7 +26,7 @@ class _LineRate:
     def __init__(self) -> None:
         self.total = 0
         self.is_unfinished = False  # the next record continues the last line
-        self._counts: deque[tuple[float, int]] = deque()
+        self._counts: list[tuple[float, int]] = []  # at most twenty
 
     def add(self, now: float, count: int) -> None:
         self.total += count
@@ -35,7 +37,7 @@ class _LineRate:
 
     def per_second(self, now: float) -> float:
         while self._counts and now - self._counts[0][0] > _RATE_SECONDS:
-            self._counts.popleft()
+            del self._counts[0]
         return sum(count for _, count in self._counts) / _RATE_SECONDS
 
 
@@ -58,7 +60,7 @@ class RunState:
         self.ended = self.failed = False
         self.duration: float | None = None
         self.streams: dict[str, _LineRate] = {}
-        self.holes, self.gaps, self.diverted = IntervalSet(), IntervalSet(), IntervalSet()
+        self.holes = self.gaps = self.diverted = NOTHING
 
     @property
     def missing(self) -> int:
@@ -74,6 +76,11 @@ class RunState:
     def elsewhere(self) -> int:
         """The number of lines that went to the sender's fallback, and did not arrive from there."""
         return self.diverted.size
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it has failed, lacks lines, or has not ended."""
+        return self.failed or not self.ended or bool(self.missing or self.dropped or self.elsewhere)
 
     def state(self, now: float, silent: float) -> str:
         """One of STATES; `silent`: seconds without a message after which a running one counts as silent."""
@@ -97,13 +104,16 @@ class RunState:
 class RunTable:
     """Collects the state of each run from a follower's items and notices.
 
-    `draw` is called at each flush; `notices` keeps the latest notices that concern no run.
+    `draw` is called at each flush; `notices` keeps the latest notices that concern no run. Of very many runs those that
+    ended well are dropped first, then those that have been quiet longest; `hidden` is the number of dropped runs.
     """
 
     def __init__(self, draw: Callable[[RunTable], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._draw = draw
         self._clock = clock
         self._runs: dict[str, RunState] = {}
+        self._dropped: dict[str, RunState] = {}
+        self._forgotten = 0
         self.notices: deque[str] = deque(maxlen=3)
 
     def items(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
@@ -133,9 +143,12 @@ class RunTable:
             for seqs in (state.holes, state.gaps, state.diverted):
                 seqs.remove(*span)
         if kind == "missing":
-            state.holes.add(*span)
+            state.holes = with_added(state.holes, *span)
         elif kind == "gap":
-            (state.diverted if fields.get("reason") == FALLBACK else state.gaps).add(*span)
+            if fields.get("reason") == FALLBACK:
+                state.diverted = with_added(state.diverted, *span)
+            else:
+                state.gaps = with_added(state.gaps, *span)
 
     def flush(self) -> None:
         """Draw."""
@@ -146,19 +159,30 @@ class RunTable:
         now = self._clock()
         return sorted(self._runs.values(), key=lambda run: (STATES.index(run.state(now, silent)), -run.seen))
 
+    @property
+    def hidden(self) -> int:
+        """The number of runs that are not in the table any more."""
+        return len(self._dropped) + self._forgotten
+
     def _run(self, name: str) -> RunState:
         found = self._runs.get(name)
         if found is None:
-            found = self._runs[name] = RunState(name)
+            found = self._dropped.pop(name) if name in self._dropped else RunState(name)
+            self._runs[name] = found
             found.seen = self._clock()
             if len(self._runs) > _MAX_RUNS:
-                self._forget()
+                self._drop()
         return found
 
-    def _forget(self) -> None:
-        """Drop the run that has been quiet longest, a successful one if there is any."""
-        oldest = min(self._runs.values(), key=lambda run: (not run.ended or run.failed, run.seen))
-        del self._runs[oldest.run]
+    def _drop(self) -> None:
+        """Drop many runs at once: to look for one costs as much as to sort all."""
+        quiet = sorted(self._runs.values(), key=lambda run: (run.needs_attention, run.failed, run.seen))
+        for run in quiet[:_DROPPED_AT_ONCE]:
+            run.last_line = ""
+            self._dropped[run.run] = self._runs.pop(run.run)
+        for name in list(self._dropped)[: max(0, len(self._dropped) - _MAX_DROPPED)]:
+            del self._dropped[name]
+            self._forgotten += 1
 
     @staticmethod
     def _add_line(run: RunState, item: Record, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -18,6 +19,8 @@ class StoppedError(Exception):
 class StopSignal:
     """A context in which the first signal sets `signal` (its number, else 0), and the second one kills.
 
+    A StoppedError ends the context in silence.
+
     A signal that was ignored when the process started stays ignored.
     """
 
@@ -32,9 +35,10 @@ class StopSignal:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        return kind is StoppedError
 
     @property
     def status(self) -> int:
@@ -51,6 +55,16 @@ class StopSignal:
             yield
         finally:
             self._interruptible = False
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; a signal raises StoppedError."""
+        before, self._interruptible = self._interruptible, True
+        try:
+            if self.signal:
+                raise StoppedError
+            time.sleep(seconds)
+        finally:
+            self._interruptible = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:

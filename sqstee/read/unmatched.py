@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import string
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from sqstee.errors import SqsteeError
 from sqstee.read.decode import ForeignLine, Item, json_of
 from sqstee.read.line_joiner import JoinedLine
+from sqstee.read.trouble import START_SECONDS, Trouble, persist
 from sqstee.record import Body
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import SIZE, Failure, TransportError
@@ -81,10 +83,17 @@ class UnmatchedSender:
     destination gets no run, except that lines without a valid run get one name in common and such a number.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        notice: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
+        start_timeout: float = START_SECONDS,
+    ) -> None:
         self._sender = sender
+        self._trouble, self._pause = Trouble("storing for --keep-unmatched", notice), pause
         self._bodies: list[Body] = []
-        self._limit = min(_BODY_BYTES, sender.open() - 4096)
+        self._limit = min(_BODY_BYTES, persist(sender.open, self._trouble, pause, start_timeout) - 4096)
 
     def add(self, items: Sequence[Item | ForeignLine]) -> None:
         """Add items.
@@ -110,7 +119,7 @@ class UnmatchedSender:
         """Send everything. Raises TransportError where the destination refuses it."""
         while self._bodies:
             batch = self._batch()
-            _check(self._sender.send([self._addressed(body) for body in batch]))
+            self._send([self._addressed(body) for body in batch])
             del self._bodies[: len(batch)]
 
     def _is_large(self, item: Item | ForeignLine, line: bytes) -> bool:
@@ -118,14 +127,15 @@ class UnmatchedSender:
 
     def _send_alone(self, line: bytes) -> None:
         try:
-            failures = self._sender.send([self._addressed(Body(line, _NO_RUN, "", 0, 0))])
+            self._send([self._addressed(Body(line, _NO_RUN, "", 0, 0))])
         except TransportError as error:
             if error.kind == SIZE:
                 raise TooLargeError from error
             raise
-        if failures and failures[0].kind == SIZE:
-            raise TooLargeError
-        _check(failures)
+
+    def _send(self, bodies: Sequence[Body]) -> None:
+        """Send bodies, again and again while the trouble may pass: the messages that they came from wait in flight."""
+        persist(lambda: _check(self._sender.send(bodies)), self._trouble, self._pause)
 
     def _addressed(self, body: Body) -> Body:
         """The body with the run and number that identify it at the destination."""

@@ -18,7 +18,8 @@ _MAX_RETRY_AFTER_SECONDS = 300.0  # obeyed of a Retry-After: a proxy's mistake m
 class Backoff:
     """When to try a destination again after refusals; it never gives up.
 
-    `permanent` says that the last refusal will not pass by itself, `reason` is its text.
+    `permanent` says that the last refusal will not pass by itself, `reason` is its text. `retry_after_until` is the
+    time before which the destination does not want to be asked again.
     """
 
     def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:
@@ -26,7 +27,7 @@ class Backoff:
         self._failures = 0
         self._last_kind = ""
         self._max_wait = _MAX_SECONDS
-        self._retry_after_until = 0.0
+        self.retry_after_until = 0.0
         self._refused_at = 0.0
         self.not_before = 0.0
         self.reason = ""
@@ -43,7 +44,7 @@ class Backoff:
             trace("shipper", f"accepted again after {self._failures} refusals")
         self._failures = 0
         self._last_kind = ""
-        self.not_before = 0.0
+        self.not_before = self.retry_after_until = 0.0
         self.reason = ""
         self.permanent = False
 
@@ -55,7 +56,7 @@ class Backoff:
         """
         self._failures += 1
         self._refused_at = now
-        self.reason = reason
+        self.reason = f"{reason} (it asks to wait for {after:.0f} s)" if after else reason
         # credentials may just have expired: the refusal is permanent only if new ones are refused too
         self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)
         self._last_kind = kind
@@ -63,17 +64,17 @@ class Backoff:
         wait = full_jitter(self._failures, _FIRST_SECONDS, self._max_wait, self._jitter) if passing else _MAX_SECONDS
         if answered and kind == RETRY and self._failures == 1:
             wait = 0.0
-        self._retry_after_until = now + min(after, _MAX_RETRY_AFTER_SECONDS)
-        self.not_before = max(now + wait, self._retry_after_until)
+        self.retry_after_until = now + min(after, _MAX_RETRY_AFTER_SECONDS)
+        self.not_before = max(now + wait, self.retry_after_until)
         trace("shipper", f"refused ({kind}), next attempt in {self.not_before - now:.1f} s: {reason}")
 
     def allow_last_try(self, now: float) -> None:
         """The run has ended: allow a last attempt after a permanent refusal, unless that was within the last second."""
         if self.permanent and now - self._refused_at >= _SHORTENED_SECONDS:
-            self.not_before = max(now, self._retry_after_until)
+            self.not_before = max(now, self.retry_after_until)
 
     def shorten(self, now: float) -> None:
         """From now on wait at most one second after a refusal that may pass."""
         self._max_wait = _SHORTENED_SECONDS
         if not self.permanent:
-            self.not_before = max(min(self.not_before, now + _SHORTENED_SECONDS), self._retry_after_until)
+            self.not_before = max(min(self.not_before, now + _SHORTENED_SECONDS), self.retry_after_until)

@@ -298,4 +298,5 @@ class Shipper:
 
     def _must_give_up(self, now: float) -> bool:
         assert self._close_at is not None
-        return now >= self._close_at or (self._backoff.permanent and not self._senders.busy)
+        hopeless = self._backoff.permanent or self._backoff.retry_after_until > self._close_at
+        return now >= self._close_at or (hopeless and not self._senders.busy)

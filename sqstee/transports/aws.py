@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee import __version__
-from sqstee.transports.errors import OPEN, REFRESH, RETRY, TIMEOUT, TransportError, classify, is_html, short_code
+from sqstee.transports.errors import (
+    NOT_RETRIEVED,
+    OPEN,
+    REFRESH,
+    RETRY,
+    TIMEOUT,
+    TransportError,
+    classify,
+    is_html,
+    short_code,
+)
 
 CONNECT_SECONDS = 10  # also bounds the upload of a request
 READ_SECONDS = 20
@@ -147,17 +157,18 @@ def refusal_of(error: Exception) -> TransportError:
         found: dict[str, Any] = dict(error.kwargs)
         source = found.get("provider", "")
         reason = found.get("error_msg", text)
-        return TransportError(REFRESH, NO_CREDENTIALS, f"{_SOURCES.get(source, source)}: {reason}")
+        return TransportError(REFRESH, NOT_RETRIEVED, f"{_SOURCES.get(source, source)}: {reason}")
     without_credentials = (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
-        exceptions.MetadataRetrievalError,
         exceptions.TokenRetrievalError,
         exceptions.SSOError,
         getattr(exceptions, "LoginError", exceptions.SSOError),  # for `aws login`, in later versions
     )
     if isinstance(error, without_credentials):
         return TransportError(REFRESH, NO_CREDENTIALS, text)
+    if isinstance(error, exceptions.MetadataRetrievalError):
+        return TransportError(REFRESH, NOT_RETRIEVED, text)
     timeouts = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
     if isinstance(error, timeouts) or (isinstance(error, exceptions.HTTPClientError) and "timed out" in text):
         return TransportError(RETRY, TIMEOUT, text)
@@ -209,8 +220,8 @@ def _refusal_of_source(source: str, error: Exception) -> TransportError:
     if isinstance(error, OSError) and error.filename:
         return TransportError(OPEN, "Configuration", f"{source}: {error.filename}: {(error.strerror or '').lower()}")
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return TransportError(REFRESH, NO_CREDENTIALS, f"{source}: the output is not JSON")
-    return TransportError(REFRESH, NO_CREDENTIALS, f"{source}: {str(error) or type(error).__name__}")
+        return TransportError(REFRESH, NOT_RETRIEVED, f"{source}: the output is not JSON")
+    return TransportError(REFRESH, NOT_RETRIEVED, f"{source}: {str(error) or type(error).__name__}")
 
 
 def _refuse_page(operation_model: Any, response_dict: Any, **_: object) -> None:

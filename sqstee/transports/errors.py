@@ -13,6 +13,7 @@ OPEN = "open"  # the destination refuses everything: open the circuit, stop for 
 SIZE = "size"  # larger than the destination accepts: repack
 POISON = "poison"  # the destination will never accept these records
 TIMEOUT = "Timeout"  # the code of a call that took too long; a smaller one may succeed
+NOT_RETRIEVED = "CredentialRetrieval"  # the code of a failure of whatever gives credentials, which may pass
 _CLASSES = {
     REFRESH: (
         "ExpiredToken",

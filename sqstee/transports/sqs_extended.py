@@ -157,7 +157,7 @@ class FetchingReceiver:
         self.name, self.ordered = queue.name, queue.ordered
         self._payloads = Payloads(stores, connections)
         self._lock = threading.Lock()
-        self._fetched: dict[str, Pointer] = {}  # of messages neither deleted nor released, by receipt handle
+        self._fetched: dict[str, Pointer] = {}  # of messages neither deleted nor released, by their ids
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """Make one ReceiveMessage, and one GetObject per pointer."""
@@ -201,8 +201,8 @@ class FetchingReceiver:
             return
         message.data = data or b""
         with self._lock:
-            self._fetched[message.handle] = pointer
+            self._fetched[message.id or message.handle] = pointer
 
     def _forget(self, message: ReceivedMessage) -> Pointer | None:
         with self._lock:
-            return self._fetched.pop(message.handle, None)
+            return self._fetched.pop(message.id or message.handle, None)

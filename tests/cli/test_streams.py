@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import SCRIPT, Sqstee, python
+from support import SCRIPT, TIMEOUT, Sqstee, python, running
 
 VERBS = ("--help", "tail --no-follow", "top --no-follow", "check")
 
@@ -50,6 +50,26 @@ def test_nothing_is_deleted_that_a_closed_stdout_could_not_take(
     assert sqstee.run("--to", "q", "--", "echo", "precious", environ=environ).returncode == 0
     assert shell(sqstee, f'"$0" {verb} {closed}', **environ).returncode == 1
     assert "precious" in "".join(message.body for message in fake_sqs.messages("q"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tail",),
+        ("drain", "local", "-O", "-", "--idle-timeout", "1h"),
+        ("top", "-o", "json"),
+        ("stat", "local", "--watch", "-o", "json", "--interval", "1h"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_verb_that_waits_notices_that_its_reader_has_left(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+    """`sqstee tail | head -2` ends at once, and not with the next line, which may never come."""
+    assert sqstee.wrap("echo", "hi").returncode == 0
+    with running(sqstee.words(*words), stdout=subprocess.PIPE, env=sqstee.environ) as process:
+        assert process.stdout
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(TIMEOUT) == 141
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -506,5 +506,5 @@ def test_a_pointer_that_comes_again_is_left_once(tmp_path: Path) -> None:
         StopSignal(), lambda progress: None
     )
     journal.close()
-    assert notices == ["1 message left in the queue: the body in S3 could not be read"]
+    assert notices == ["1 message left in the queue: it points to a body in S3 and lacks the attribute for its size"]
     assert [one.handle for one in queue.released] == ["handle-5"]

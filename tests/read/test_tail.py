@@ -709,24 +709,25 @@ def test_passing_trouble_is_waited_out(tmp_path: Path) -> None:
     """Once a queue has answered, its trouble is reported at most once, and receiving continues."""
     out, err = printed(tmp_path, Troubled("ServiceUnavailable", [message(0, 1, "a")], [message(2, 3, "b")]))
     assert out == expected(0, 3)
-    assert err.count(b"is retried") <= 1
+    assert err.count(b"is tried again") <= 1
 
 
 def test_no_reader_says_that_it_goes_on_and_then_ends(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
-    """Trouble from the start ends it, and that is all it says."""
+    """Of trouble from the start it says for how long it tries again."""
     fake_sqs.faults(errors=[{"operation": "ReceiveMessage", "code": "ServiceUnavailable", "status": 503}])
-    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    found = sqstee.run(*CONSUME, "--start-timeout", "1s", environ=fake_sqs.environ())
     assert found.returncode == 1
-    assert b"is retried" not in found.stderr
-    problem, hint = found.stderr.decode().splitlines()
+    *said, problem, hint = found.stderr.decode().splitlines()
+    assert all("is tried again for up to 1 s: ServiceUnavailable" in line for line in said)
     assert problem.startswith("sqstee: q: ServiceUnavailable")
+    assert problem.endswith(" (for 1 s, see --start-timeout)")
     assert hint.startswith("hint: ")
 
 
 def test_a_proxys_page_is_no_empty_queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     """HTTP 200 with HTML is an error, although boto3 parses it as an answer without messages."""
     fake_sqs.faults(garbage={"operation": "ReceiveMessage"})
-    found = sqstee.run(*CONSUME, environ=fake_sqs.environ())
+    found = sqstee.run(*CONSUME, "--start-timeout", "0.5s", environ=fake_sqs.environ())
     assert found.returncode == 1
     assert b"answered by a proxy's HTML page" in found.stderr
 

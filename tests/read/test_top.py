@@ -121,17 +121,57 @@ def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither
     assert only(found).state(clock(), 60.0) == "ok"
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that holds a hundredth of the runs."""
+    for name, size in (("_MAX_RUNS", 500), ("_DROPPED_AT_ONCE", 50), ("_MAX_DROPPED", 2000)):
+        monkeypatch.setattr(f"sqstee.read.run_table.{name}", size)
+
+
+@pytest.mark.usefixtures("small")
 def test_memory_is_bounded_and_failures_are_kept() -> None:
-    """Of very many runs the successful ones are forgotten first."""
+    """Of very many runs the successful ones are dropped first."""
     clock = Clock()
     found = table_of(clock, *whole_run(1, "bad", status=1))
-    for number in range(6000):
+    for number in range(600):
         clock.now += 1
         found.items(items(event_of("start", 0, f"r{number}"), event_of("exit", 1, f"r{number}", exit_code=0)))
     runs = found.runs(60.0)
-    assert len(runs) == 5000
+    assert 450 <= len(runs) <= 500
     assert runs[0].run == "bad"
-    assert runs[1].run == "r5999"
+    assert runs[1].run == "r599"
+    assert len(runs) + found.hidden == 601
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_that_was_dropped_comes_back_with_all_its_lines() -> None:
+    """It is not counted anew; how many runs are not shown is said above the table."""
+    clock = Clock()
+    found = table_of(clock, lines_of(0, 9, "old"))
+    for number in range(600):
+        clock.now += 1
+        found.items(items(lines_of(0, 0, f"r{number}")))
+    assert "old" not in [run.run for run in found.runs(60.0)]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(_TableView(60.0).render(found, 120, 0))
+    assert isinstance(console.file, io.StringIO)
+    head = console.file.getvalue().splitlines()[0]
+    assert re.fullmatch(rf"{len(found.runs(60.0))} runs: .*; {found.hidden} more not shown", head.strip())
+    found.items(items(lines_of(10, 14, "old")))
+    (old,) = [run for run in found.runs(60.0) if run.run == "old"]
+    assert old.lines("stdout") == 15
+    for number in range(3000):
+        found.items(items(lines_of(0, 0, f"s{number}")))
+    assert len(found.runs(60.0)) + found.hidden == 3601
+
+
+def test_a_screen_says_how_many_runs_it_does_not_show() -> None:
+    """The rows that fit are those that need attention first."""
+    found = table_of(Clock(), *(lines_of(0, 0, f"r{number}") for number in range(30)))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(_TableView(60.0).render(found, 120, 13))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().startswith("30 runs: 30 silent; 20 not shown")
 
 
 def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -270,7 +270,8 @@ def test_a_session_that_has_ended_may_be_begun_anew(name: str) -> None:
 
     kind = getattr(exceptions, name, exceptions.SSOError)
     refusal = refusal_of(kind(error_msg="why"))
-    assert (refusal.kind, refusal.code) == (REFRESH, "NoCredentials")
+    code = "CredentialRetrieval" if name == "MetadataRetrievalError" else "NoCredentials"
+    assert (refusal.kind, refusal.code) == (REFRESH, code)
 
 
 def test_what_an_answer_says_about_sizes() -> None:

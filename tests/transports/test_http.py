@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support import Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
+from support import TIMEOUT, Rebuilt, Sqstee, clean_environment, python, reserved, running, wait_for
 from support.collector import body, collecting, stored
 
 from sqstee.destination import parse
@@ -369,6 +369,17 @@ def test_passing_trouble_loses_nothing(sqstee: Sqstee, scripted: Scripted, answe
     got = Rebuilt((data, {}) for _, _, data in scripted.got)
     got.assert_whole()
     assert got.stdout == found.stdout
+
+
+def test_a_retry_after_beyond_the_flush_time_ends_the_wait(sqstee: Sqstee, scripted: Scripted) -> None:
+    """Nothing is gained by waiting: the command's end is reported at once, with the reason, and the lines are kept."""
+    scripted.answers.append((503, {"Retry-After": "300"}, b""))
+    words = ("--to", scripted.url, "--flush-timeout", "250s", "--", "echo", "hi")
+    found = sqstee.run(*words, timeout=TIMEOUT)
+    assert found.returncode == 0
+    assert b"1 line not delivered yet (Http503" in found.stderr
+    assert b"asks to wait for 300 s" in found.stderr
+    assert len(sqstee.waiting_runs()) == 1
 
 
 def test_what_is_too_large_is_divided(sqstee: Sqstee, scripted: Scripted) -> None:

@@ -157,6 +157,7 @@ def test_a_message_cannot_have_its_reader_delete_logs(
         fake_sqs.put("q", text, MessageAttributes={"ExtendedPayloadSize": {"DataType": "Number", "StringValue": "9"}})
     out = [str(sqstee.folder / word) if word == "out" else word for word in words]
     found = sqstee.run(*out, "--via-s3", "s3://third", "--via-s3", "s3://bkt", environ=environ)
+    assert found.returncode == 1
     assert b"left in the queue" in found.stderr
     assert f"s3://prod/{UUID} is in none of the places given".encode() in found.stderr
     assert b"Traceback" not in found.stderr
@@ -253,6 +254,7 @@ def test_a_body_that_cannot_be_read_stays(sqstee: Sqstee, fake_sqs: FakeSqs, env
     (message, *_) = fake_sqs.messages("q")
     lost = environ | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
     found = sqstee.run("tail", "q", "--consume", "--no-follow", "--via-s3", "s3://bkt", environ=lost)
+    assert found.returncode == 1
     assert b"a message is left in the queue: its body in S3 cannot be read: Network" in found.stderr
     assert message.id in [one.id for one in fake_sqs.messages("q") if not one.in_flight]
 

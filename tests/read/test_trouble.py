@@ -1,0 +1,215 @@
+"""Passing trouble while reading: how long it is borne, and how often it is reported."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from support import wait_for
+from support.bodies import expected, lines_of
+from support.reading import Queue, printed
+
+from sqstee.read.ack_pool import AckPool
+from sqstee.read.receiver_pool import ReceiverPool
+from sqstee.read.trouble import Trouble, persist
+from sqstee.read.unmatched import UnmatchedSender
+from sqstee.transports.base import ReceivedMessage
+from sqstee.transports.errors import NOT_RETRIEVED, OPEN, REFRESH, RETRY, Failure, TransportError
+from sqstee.transports.local import LocalSender
+from sqstee.wire import decode
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No back-off takes long."""
+    monkeypatch.setattr("sqstee.read.trouble.BACKOFF_MOST_SECONDS", 0.001)
+
+
+class Refusing(Queue):
+    """A queue whose first calls fail."""
+
+    def __init__(self, refusals: int, error: TransportError) -> None:
+        super().__init__([ReceivedMessage(lines_of(0, 1).data, {}, "a", "a")])
+        self.refusals, self.error = refusals, error
+
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
+        """Fail, or give the next answer."""
+        if self.refusals:
+            self.refusals -= 1
+            raise TransportError(self.error.kind, self.error.code, self.error.message)
+        return super().receive(limit, wait)
+
+
+def test_trouble_is_reported_once_when_it_begins_and_once_when_it_is_over() -> None:
+    """However often calls fail and succeed in between; a lone failure is not worth a word."""
+    said: list[str] = []
+    now = 0.0
+    trouble = Trouble("q: receiving", said.append, lambda: now)
+    trouble.failed("Throttled")
+    for second in range(6, 26):
+        now = float(second)
+        trouble.succeeded()
+    assert said == []
+    for second in range(30, 45):
+        now = float(second)
+        trouble.failed("Throttled")
+        trouble.succeeded()
+    assert said == ["q: receiving fails, and is tried again: Throttled"]
+    now = 49.5
+    trouble.check()
+    assert said[1:] == ["q: receiving works again, after 14 s of trouble"]
+    trouble.failed("Throttled")
+    trouble.failed("Throttled", 29.3)
+    assert said[2:] == ["q: receiving fails, and is tried again for up to 30 s: Throttled"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError(RETRY, "ServiceUnavailable", "503"),
+        TransportError(RETRY, "RequestThrottled", "slower"),
+        TransportError(REFRESH, NOT_RETRIEVED, "the credential_process failed"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_a_passing_answer_at_the_start_is_borne(tmp_path: Path, error: TransportError) -> None:
+    """A service that refuses the first calls is read once it answers."""
+    out, said = printed(tmp_path, Refusing(20, error))
+    assert out == expected(0, 1)
+    assert said.count(b"receiving fails, and is tried again for up to 30 s") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (TransportError(OPEN, "AccessDenied", "no"), 1),
+        (TransportError(REFRESH, "NoCredentials", "none"), 2),
+        (TransportError(REFRESH, "InvalidClientTokenId", "wrong"), 2),
+    ],
+    ids=lambda value: value.code if isinstance(value, TransportError) else "",
+)
+def test_a_mistake_ends_a_reading_at_once(tmp_path: Path, error: TransportError, calls: int) -> None:
+    """Without a word about trying again."""
+    queue = Refusing(1000, error)
+    with pytest.raises(TransportError, match=f"memory: {error.code}"):
+        printed(tmp_path, queue)
+    assert 1000 - queue.refusals <= calls + 4  # each of four threads may have had a call out
+    assert (tmp_path / "err").read_bytes() == b""
+
+
+def test_the_start_has_an_end() -> None:
+    """Nothing has answered within --start-timeout: the pool fails with the last error."""
+    queue = Refusing(10**9, TransportError(RETRY, "ServiceUnavailable", "503"))
+    pool = ReceiverPool([queue], lambda receiver, messages: None, lambda text: None, 1, 0.0, start_timeout=0.02)
+    pool.start()
+    wait_for(lambda: pool.is_over, "the end")
+    pool.stop()
+    assert "memory: ServiceUnavailable" in str(pool.failure)
+
+
+def test_renewal_in_the_middle_may_fail_for_long() -> None:
+    """Credentials that have expired are renewed sooner or later: whatever has answered once is tried for ever."""
+    got: list[ReceivedMessage] = []
+    queue = Refusing(0, TransportError(REFRESH, "ExpiredToken", "expired"))
+    pool = ReceiverPool([queue], lambda _, messages: got.extend(messages), lambda text: None, 1, 0.0, start_timeout=0.0)
+    pool.start()
+    wait_for(lambda: len(got) == 1, "the first message")
+    queue.answers.append([ReceivedMessage(b"", {}, "b", "b")])
+    queue.refusals = 50
+    wait_for(lambda: len(got) == 2, "the second message")
+    pool.stop()
+    assert pool.failure is None
+
+
+def test_a_queue_that_does_not_answer_is_not_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty answers from before the trouble say nothing about the time after it."""
+    monkeypatch.setattr("sqstee.read.receiver_pool._GIVE_UP_SECONDS", 0.0)
+    queue = Refusing(0, TransportError(RETRY, "ServiceUnavailable", "503"))
+    queue.answers = []
+    pool = ReceiverPool([queue], lambda receiver, messages: None, lambda text: None, 1, 0.0)
+    pool.start()
+    wait_for(lambda: pool.is_empty(0.0), "two empty answers")
+    queue.refusals = 10**9
+    wait_for(lambda: not pool.is_empty(0.0), "the trouble")
+    pool.stop()
+
+
+def failures() -> list[Failure]:
+    """A refusal that may pass, of the only message of a call."""
+    return [Failure(0, RETRY, "InternalError", "later")]
+
+
+def test_deletes_are_tried_for_as_long_as_the_reader_lives() -> None:
+    """More failures than six do not end them, and people hear of it once."""
+    queue = Queue()
+    queue.failures = [failures() for _ in range(40)]
+    said: list[str] = []
+    acks = AckPool(1, notice=said.append)
+    acks.delete(queue, [ReceivedMessage(b"", {}, "a", "a")])
+    wait_for(lambda: acks.deleted == 1, "the deletion")
+    acks.close()
+    assert (acks.failed, len(queue.deleted), len(said)) == (0, 41, 1)
+    assert said[0].startswith("memory: deleting fails, and is tried again: InternalError")
+
+
+def test_at_the_end_a_delete_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end cuts the back-off short; what is refused then is counted."""
+    monkeypatch.setattr("sqstee.read.trouble.BACKOFF_MOST_SECONDS", 0.0)
+    queue = Queue()
+    queue.failures = [failures() for _ in range(10**6)]
+    acks = AckPool(1)
+    acks.delete(queue, [ReceivedMessage(b"", {}, "a", "a")])
+    wait_for(lambda: len(queue.deleted) > 10, "many attempts")
+    monkeypatch.setattr("sqstee.read.ack_pool.pause_after", lambda attempt: 600.0)
+    acks.close()
+    assert (acks.deleted, acks.failed) == (0, 1)
+
+
+def test_a_message_that_came_again_waits_for_its_deletion_once() -> None:
+    """While deletes fail each redelivery replaces the last one: memory does not grow, and the latest handle counts."""
+    started, go = threading.Event(), threading.Event()
+
+    class Slow(Queue):
+        def delete(self, messages: object) -> list[Failure]:
+            started.set()
+            go.wait(30)
+            return super().delete(messages)
+
+    queue = Slow()
+    queue.failures = [failures()]
+    acks = AckPool(1)
+    acks.delete(queue, [ReceivedMessage(b"", {}, "0", "m")])
+    started.wait(30)
+    for handle in range(1, 1000):
+        acks.delete(queue, [ReceivedMessage(b"", {}, str(handle), "m")])
+    go.set()
+    acks.close()
+    assert [[one.handle for one in batch] for batch in queue.deleted] == [["0"], ["999"]]
+
+
+def test_lines_for_keep_unmatched_wait_for_a_destination_that_refuses_them(tmp_path: Path) -> None:
+    """Passing trouble behind --keep-unmatched does not end the reader; a mistake does."""
+
+    class Throttled(LocalSender):
+        refusals = 5
+
+        def send(self, bodies: object) -> list[Failure]:
+            if self.refusals:
+                self.refusals -= 1
+                raise TransportError(RETRY, "Throttled", "slower")
+            return super().send(bodies)  # type: ignore[arg-type]
+
+    said: list[str] = []
+    sender = Throttled(str(tmp_path / "kept.db"), 1 << 30)
+    store = UnmatchedSender(sender, said.append, lambda seconds: None)
+    store.add(decode(lines_of(0, 2).data))
+    store.flush()
+    assert said == ["storing for --keep-unmatched fails, and is tried again: Throttled: slower"]
+    sender.close()
+    with pytest.raises(TransportError, match="AccessDenied"):
+        persist(_refuse, Trouble("it", said.append), lambda seconds: None)
+
+
+def _refuse() -> None:
+    raise TransportError(OPEN, "AccessDenied", "no")
