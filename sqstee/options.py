@@ -256,9 +256,9 @@ RUN_OPTIONS = (
     Option(
         "max-line",
         "SIZE",
-        size_within(largest=128 * 1024),
+        size_within(largest=960 * 1024),
         32 * 1024,
-        "split longer lines into pieces of this size (default: 32K)",
+        "split longer lines into pieces of this size, or of what fits into a message of SQS (default: 32K)",
     ),
     Option(
         "compress",

@@ -11,9 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sqstee.spool.long_lines import LongLines
     from sqstee.spool.segments import Segments
 
 _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
+_ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
 
 
@@ -27,6 +29,11 @@ class Writer:
     def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
         self._segments = segments
         self._max_line = max_line
+        self._long_lines: LongLines | None = None
+        if max_line > _ALWAYS_FITS:
+            from sqstee.spool.long_lines import LongLines  # not at the top: few runs need it
+
+            self._long_lines = LongLines(max_line, streams)
         self.next_seq = 0
         self.lines = 0  # a line that is cut counts once, while each of its pieces has a seq
         self.bytes = 0
@@ -123,6 +130,9 @@ class Writer:
 
     def _pieces(self, stream: int, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
         """Split `chunk` where a line exceeds `max_line`: pieces, each with whether its last line is cut off."""
+        if self._long_lines:
+            yield from self._long_lines.pieces(stream, chunk, self._partial[stream], _character_start)
+            return
         start = at = 0
         free = self._max_line - self._partial[stream]
         while len(chunk) - at > free:

@@ -35,7 +35,7 @@ from sqstee.errors import SqsteeError
         (["--linger", "soon", "--", "touch", "ran"], "invalid value 'soon' for --linger (expected a time such as 10s"),
         (["--linger", "8761h", "--", "touch", "ran"], "invalid value '8761h' for --linger (expected at most 8760h)"),
         (["--max-line", "0", "--", "touch", "ran"], "invalid value '0' for --max-line (expected a size such as 256K"),
-        (["--max-line", "129K", "--", "touch", "ran"], "invalid value '129K' for --max-line (expected at most 128K)"),
+        (["--max-line", "1M", "--", "touch", "ran"], "invalid value '1M' for --max-line (expected at most 960K)"),
         (
             ["--message-bytes", "9", "--", "touch", "ran"],
             "invalid value '9' for --message-bytes (expected at least",
