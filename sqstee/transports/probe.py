@@ -199,6 +199,8 @@ def network_steps(url: str, context: ssl.SSLContext) -> Iterator[Step]:
     except (OSError, http.client.HTTPException) as error:
         refusal = connection_refusal(error, url, aws_bundles()) or network_refusal(error, url)
         advice = f"open port {first_port} to {first}, set HTTPS_PROXY, or create a VPC endpoint"
+        if step == "TLS":
+            advice = "check that this port speaks TLS; if it does not, give the endpoint as http://"
         if refusal.code in ("Network", TIMEOUT):
             yield Step(step, FAILED, f"{connected}: {refusal.message}", advice)
         else:

@@ -184,6 +184,14 @@ def test_check_survives_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch, an
     assert (steps[-1].name, steps[-1].state) == ("connection", "failed")
 
 
+def test_a_port_without_tls_is_told_as_such() -> None:
+    """It answers, but not with TLS: no port needs to be opened."""
+    with refusing_proxy("400 Bad Request") as address:
+        step = list(network_steps(f"https://{address}", tls_context()))[-1]
+    assert (step.name, step.state) == ("TLS", "failed")
+    assert "speaks TLS" in step.advice
+
+
 def test_check_survives_a_name_that_no_resolver_takes() -> None:
     """Regression: a traceback with UnicodeError."""
     (step,) = network_steps(f"https://{'a' * 64}.invalid", tls_context())
