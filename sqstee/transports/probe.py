@@ -22,6 +22,7 @@ from sqstee.text import without_userinfo
 from sqstee.transports.advice import advice_on, is_of_key
 from sqstee.transports.aws import new_session, refusal_of
 from sqstee.transports.connection import (
+    PROXY,
     aws_bundles,
     bundle_trouble,
     connection_refusal,
@@ -148,9 +149,11 @@ class AwsProbe:
             self.client = self.make_client()
         except Exception as error:
             refusal = refusal_of(error)
-            advice = f"check AWS_ENDPOINT_URL_{self.service.upper()} and the profile"
-            name = "endpoint" if refusal.code == "Configuration" else "proxy"
-            yield Step(name, FAILED, str(refusal), advice if name == "endpoint" else advice_on(refusal))
+            if refusal.code == PROXY:
+                yield Step("proxy", FAILED, refusal.message, advice_on(refusal))
+            else:
+                advice = f"check AWS_ENDPOINT_URL_{self.service.upper()} and the profile"
+                yield Step("endpoint", FAILED, str(refusal), advice)
 
     def _network(self) -> Iterator[Step]:
         url = str(self.client.meta.endpoint_url)
@@ -159,7 +162,9 @@ class AwsProbe:
             advice = "set AWS_CA_BUNDLE to a readable PEM file of certificates, or unset it"
             yield Step("TLS", FAILED, f"{bundle}: {why}", advice)
             return
-        yield from network_steps(url, ssl.create_default_context(cafile=bundle))
+        context = ssl.create_default_context(cafile=bundle)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 sets it, botocore does not
+        yield from network_steps(url, context)
 
 
 def network_steps(url: str, context: ssl.SSLContext) -> Iterator[Step]:
@@ -173,9 +178,9 @@ def network_steps(url: str, context: ssl.SSLContext) -> Iterator[Step]:
         through = f" through the proxy {first}:{first_port}"
     try:
         found = socket.getaddrinfo(first, first_port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label that IDNA cannot encode
         advice = "check the endpoint's name, the resolver, and HTTPS_PROXY if the network needs a proxy"
-        yield Step("DNS", FAILED, f"{first}: {error.strerror or error}", advice)
+        yield Step("DNS", FAILED, f"{first}: {getattr(error, 'strerror', '') or error}", advice)
         return
     yield Step("DNS", OK, f"{first} is {found[0][4][0]}")
     tls = target.scheme == "https" and not (proxy and proxy.scheme == "https")  # http.client has no TLS inside TLS
@@ -190,9 +195,11 @@ def network_steps(url: str, context: ssl.SSLContext) -> Iterator[Step]:
                 step = "TLS"
                 with context.wrap_socket(connection.sock, server_hostname=host) as wrapped:
                     yield Step(step, OK, f"{wrapped.version()} with {host}")
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         refusal = connection_refusal(error, url, aws_bundles()) or network_refusal(error, url)
         advice = f"open port {first_port} to {first}, set HTTPS_PROXY, or create a VPC endpoint"
+        if step == "TLS":
+            advice = "check that this port speaks TLS; if it does not, give the endpoint as http://"
         if refusal.code in ("Network", TIMEOUT):
             yield Step(step, FAILED, f"{connected}: {refusal.message}", advice)
         else:

@@ -291,7 +291,14 @@ def test_what_decides_about_the_destination_is_in_the_digest(tmp_path: Path) -> 
         )
         == plain
     )
-    for name in ("AWS_REGION", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL_SQS", "HTTPS_PROXY", "AWS_ACCESS_KEY_ID"):
+    for name in (
+        "AWS_REGION",
+        "AWS_ROLE_ARN",
+        "AWS_ENDPOINT_URL_SQS",
+        "HTTPS_PROXY",
+        "AWS_ACCESS_KEY_ID",
+        "SSL_CERT_FILE",
+    ):
         assert agent_file.digest(agent_file.selectors(base | {name: "x"}), "q") != plain
     assert agent_file.digest(agent_file.selectors(base), "r") != plain
     (tmp_path / ".aws").mkdir()

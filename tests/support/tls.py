@@ -33,6 +33,8 @@ def certificate(folder: Path, host: str = "127.0.0.1", first_day: int = -1, last
         .not_valid_after(now + timedelta(last_day))
         .add_extension(x509.SubjectAlternativeName([names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

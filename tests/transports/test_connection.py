@@ -165,6 +165,39 @@ def test_a_proxy_that_refuses_is_told_with_its_status(
     assert ("USER:PASSWORD" if "407" in answer else "NO_PROXY") in step.advice
 
 
+@pytest.mark.parametrize("answer", [b"220 smtp ready\r\n", b""])
+def test_check_survives_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """Another kind of server at the proxy's address: a failed step, not a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(answer)
+                peer.recv(65536)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{server.getsockname()[1]}")
+        steps = list(network_steps("https://server.invalid", tls_context()))
+        thread.join()
+    assert (steps[-1].name, steps[-1].state) == ("connection", "failed")
+
+
+def test_a_port_without_tls_is_told_as_such() -> None:
+    """It answers, but not with TLS: no port needs to be opened."""
+    with refusing_proxy("400 Bad Request") as address:
+        step = list(network_steps(f"https://{address}", tls_context()))[-1]
+    assert (step.name, step.state) == ("TLS", "failed")
+    assert "speaks TLS" in step.advice
+
+
+def test_check_survives_a_name_that_no_resolver_takes() -> None:
+    """Regression: a traceback with UnicodeError."""
+    (step,) = network_steps(f"https://{'a' * 64}.invalid", tls_context())
+    assert (step.name, step.state) == ("DNS", "failed")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("user", ["t:p", "http:1", "u:secret"])
 def test_a_short_password_leaves_the_rest_of_the_text(monkeypatch: pytest.MonkeyPatch, kind: str, user: str) -> None:
