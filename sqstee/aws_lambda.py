@@ -21,7 +21,7 @@ from sqstee.record import CONTENT_TYPE
 from sqstee.transports.errors import TransportError
 from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
-from sqstee.wire import decode, unpack
+from sqstee.wire import decode_lines, unpack
 
 VARIABLE = "SQSTEE_LAMBDA_TO"
 STORES_VARIABLE = "SQSTEE_LAMBDA_VIA_S3"
@@ -94,11 +94,9 @@ def _read(record: Mapping[str, Any], payloads: Payloads) -> Message:
 
 def _partitioned(body: bytes | str, attributes: dict[str, str]) -> dict[Partition, list[Line]]:
     found: dict[Partition, list[Line]] = {}
-    data = unpack(body, attributes)
-    lines = [line for line in data.split(b"\n") if line]
-    for line, item in zip(lines, decode(data), strict=True):
+    for line, item in decode_lines(unpack(body, attributes)):
         partition = (item.timestamp[:10], item.host, item.run)
-        found.setdefault(partition, []).append(Line(line, item.seq))
+        found.setdefault(partition, []).append(Line(line.rstrip(b"\n"), item.seq))
     return found
 
 

@@ -25,19 +25,27 @@ def escape(block: bytes) -> bytes:
 
 def quote(text: str) -> bytes:
     """`text` as one JSON string; invalid Unicode (a surrogate from a file name) becomes U+FFFD."""
-    data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    data = data.decode("utf-8", "replace").encode()
     return b'"%s"' % escape(data).replace(b"\n", b"\\n")
 
 
 def encode_object(fields: dict[str, object]) -> bytes:
-    """A JSON object of str, int, float, bool, dict and sequences, flat or nested."""
-    return b"{%s}" % b",".join(b"%s:%s" % (quote(key), _encode_value(value)) for key, value in fields.items())
+    """A JSON object of str, int, float, bool, None, dict and sequences, flat or nested; of all others, their text."""
+    return b"{%s}" % b",".join(b"%s:%s" % (quote(str(key)), _encode_value(value)) for key, value in fields.items())
 
 
 def _encode_value(value: object) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
-    if isinstance(value, int | float):
+    if value is None or (isinstance(value, float) and value - value != 0):  # JSON has no infinity
+        return b"null"
+    if isinstance(value, int):
+        return b"%d" % value
+    if isinstance(value, float):
         return repr(value).encode()
     if isinstance(value, dict):
         return encode_object(value)

@@ -12,6 +12,7 @@ FALLBACK = "fallback"  # the `reason` of a gap event whose lines are at another 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from json import JSONDecoder
 
 
@@ -139,21 +140,26 @@ def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes
         raise DecodeError(f"not {CONTENT_ENCODING}: {error}") from error
 
 
-def by_run(data: bytes) -> list[Body]:
-    """NDJSON split into plain bodies, each of one run and of consecutive seqs. Raises DecodeError.
+def decode_lines(data: bytes) -> Iterator[tuple[bytes, Record | Event]]:
+    """Each line of NDJSON that is not empty, with its newline, and what it holds. Raises DecodeError.
 
-    Every line is parsed by itself, so that the bodies are correct whoever wrote the lines.
+    Every line is parsed by itself, so that the two belong together whoever wrote the lines: the three lines `{…},{…}`,
+    `{"a":[{}` and `{}],…}` are three objects to decode(), none of them a line.
     """
-    found: list[Body] = []
-    parts: list[list[bytes]] = []
     import io
     import json
 
     decoder = json.JSONDecoder()
     for line in io.BytesIO(data):  # one at a time: a list of 8 MiB of empty lines would take 64 MiB
-        if line == b"\n":
-            continue
-        item = _decode_line(line, decoder)
+        if line != b"\n":
+            yield line, _decode_line(line, decoder)
+
+
+def by_run(data: bytes) -> list[Body]:
+    """NDJSON split into plain bodies, each of one run and of consecutive seqs. Raises DecodeError."""
+    found: list[Body] = []
+    parts: list[list[bytes]] = []
+    for line, item in decode_lines(data):
         last = item.last if isinstance(item, Event) else item.seq
         if found and found[-1].run == item.run and found[-1].last + 1 == item.seq:
             found[-1].last = last

@@ -273,6 +273,5 @@ def _message(found: Any) -> ReceivedMessage:
         if "StringValue" in value
     }
     sent = found.get("Attributes", {}).get("SentTimestamp", "0")
-    return ReceivedMessage(
-        found["Body"].encode(), attributes, found["ReceiptHandle"], found.get("MessageId", ""), int(sent) / 1000
-    )
+    data = found["Body"].encode("utf-8", "surrogatepass")  # an emulator may let half a surrogate pair pass
+    return ReceivedMessage(data, attributes, found["ReceiptHandle"], found.get("MessageId", ""), int(sent) / 1000)

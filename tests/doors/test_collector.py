@@ -25,8 +25,10 @@ from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
+from hypothesis import given
 from support import Sqstee, clean_environment, running, wait_for
 from support.collector import body, collecting, stored
+from support.odd_bodies import bodies
 
 from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.destination import parse
@@ -323,6 +325,37 @@ def test_a_bad_request_is_refused_and_stores_nothing(store: LocalSender, tmp_pat
     assert answer[0] == status
     assert len(answer[2].splitlines()) == 1
     assert stored(tmp_path / "store.db") == []
+
+
+class Keeping(BatchLimits):
+    """A store in memory."""
+
+    ordered = False
+
+    def __init__(self) -> None:
+        self.bodies: list[Body] = []
+
+    def open(self) -> int:
+        return 1
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        self.bodies += bodies
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@given(bodies)
+def test_an_odd_post_is_refused_or_kept_whole(data: bytes) -> None:
+    """Whatever is in it: 200 with every line in the store, or 400 with one line of reason and nothing stored."""
+    store = Keeping()
+    status, _, text = ask(Collector(store), data)
+    assert status in (200, 400)
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    kept = [line for body in store.bodies for line in body.data.split(b"\n") if line]
+    assert kept == ([line for line in data.split(b"\n") if line] if status == 200 else [])
 
 
 def test_every_byte_of_the_lines_is_kept(store: LocalSender, tmp_path: Path) -> None:

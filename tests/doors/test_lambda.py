@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
+import io
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 from fakes.s3 import S3Server
+from hypothesis import given
+from support.odd_bodies import bodies
 
 from sqstee.aws_lambda import handler
 from sqstee.errors import SqsteeError
-from sqstee.record import Body, Encoder
+from sqstee.record import CONTENT_ENCODING, Body, Encoder
 from sqstee.transports.s3 import key_of
 from sqstee.transports.sqs_extended import POINTER_CLASS
 from sqstee.wire import decode
@@ -237,3 +243,18 @@ def test_what_is_no_batch_is_said() -> None:
     """Another event source is a mistake in the template, not a message's."""
     with pytest.raises(ValueError, match="not from an SQS event source"):
         handler({"detail": {}})
+
+
+@given(bodies)
+def test_an_odd_body_fails_alone(body: bytes) -> None:
+    """Whatever a message holds, the others of its batch are written, and each line that is written is JSON."""
+    good, text = Encoder("GOOD", "node17").lines(b"good\n", "stdout", 0, 0).decode(), body.decode("utf-8", "replace")
+    packed = base64.b64encode(gzip.compress(body)).decode()
+    records = [record(0, text, {}), record(1, good, {}), record(2, packed, {"Content-Encoding": CONTENT_ENCODING})]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        failed = handler({"Records": records})["batchItemFailures"]
+    assert records[1]["messageId"] not in {failure["itemIdentifier"] for failure in failed}
+    lines = out.getvalue().split("\n")
+    assert good.strip("\n") in lines
+    assert all(json.loads(line) for line in lines if line)
+    assert len(err.getvalue().splitlines()) == len(failed)

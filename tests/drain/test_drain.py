@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from support import SCRIPT, Sqstee
 from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
 from support.drain import FAST, assembled, drained, files, journal
+from support.odd_bodies import bodies as odd_bodies
 from support.terminal import Terminal
 
 from sqstee.cli.progress import fitted
@@ -316,3 +319,13 @@ def test_a_line_is_fitted(parts: list[str], width: int) -> None:
     assert len(line) <= width
     whole = "   ".join(part for part in parts if part)
     assert line == whole or len(whole) > width
+
+
+@given(odd_bodies)
+def test_an_odd_body_is_drained(body: bytes) -> None:
+    """Whatever is in it: the run beside it is complete, and nothing is written outside the folder."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "out"
+        journal(folder, body, *(one.data for one in whole_run(3)), body[::-1])
+        assert assembled(folder)[RUN].state == "complete"
+        assert os.listdir(parent) == ["out"]

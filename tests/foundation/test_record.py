@@ -7,14 +7,16 @@ import gzip
 import json
 import re
 import sys
+from signal import Signals
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.odd_bodies import bodies
 
 from sqstee.jsonbytes import encode_object, quote
-from sqstee.record import Body, Encoder
-from sqstee.wire import DecodeError, Event, Record, by_run, decode
+from sqstee.record import CONTENT_ENCODING, MAX_SEQ, Body, Encoder
+from sqstee.wire import DecodeError, Event, Record, by_run, decode, decode_lines
 
 ENCODER = Encoder("01JD0000000000000000000000", "node17")
 TIME_NS = 1_795_289_400_123_456_789
@@ -124,6 +126,20 @@ def test_objects_are_json(fields: dict[str, object]) -> None:
     assert json.loads(encode_object(fields)) == fields
 
 
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        *((float("nan"), None), (float("inf"), None), (-float("inf"), None), (None, None), ([None, {1: None}], None)),
+        *(("a\ud800b", "a\ufffdb"), ("\ud83d\ude00", "\U0001f600"), ("\ude00\udcff", "\ufffd\ufffd")),
+        *((Signals.SIGTERM, 15), (2**64, 2**64), (-0.5, -0.5), (True, True)),
+    ],
+)
+def test_what_json_cannot_hold(value: object, read: object) -> None:
+    """A number that is none, nothing, half a surrogate pair, an enumeration: JSON all the same."""
+    expected = [None, {"1": None}] if isinstance(value, list) else read
+    assert json.loads(encode_object({"a": value}), parse_constant=pytest.fail) == {"a": expected}
+
+
 def test_a_surrogate_in_a_name_does_not_break_the_encoder() -> None:
     """Words of a command line may hold bytes that are not UTF-8."""
     assert json.loads(quote("a\udcffb")) == "a\ufffdb"
@@ -201,6 +217,43 @@ ODD_LINES = [
     b"7",
     b'"event"',
 ]
+
+
+@given(bodies)
+def test_no_odd_body_gets_past_the_decoders(body: bytes) -> None:
+    """Whatever is in it: DecodeError, or items of which each attribute can be used, and bodies that hold the same."""
+    compressed = base64.b64encode(gzip.compress(body))
+    for data, attributes in ((body, {}), (compressed, {"Content-Encoding": CONTENT_ENCODING})):
+        try:
+            items = decode(data, attributes)
+        except DecodeError:
+            continue
+        for item in items:
+            assert repr(item)
+            assert 0 <= item.seq <= (item.last if isinstance(item, Event) else item.seq) <= MAX_SEQ
+            assert isinstance(item.data if isinstance(item, Record) else item.message.encode("utf-8", "replace"), bytes)
+            item.host.encode()
+            item.run.encode()
+    try:
+        found = by_run(body)
+    except DecodeError:
+        return
+    lines = [line for line in body.split(b"\n") if line]
+    assert [line for one in found for line in one.data.split(b"\n") if line] == lines
+    for one in found:
+        items = decode(one.data)
+        assert ({item.run for item in items}, items[0].seq) == ({one.run}, one.first)
+        assert (items[-1].last if isinstance(items[-1], Event) else items[-1].seq) == one.last
+
+
+def test_a_line_and_its_record_belong_together() -> None:
+    """Three objects that are not the three lines: as a whole they are JSON, line by line they are not."""
+    data = b"%s,%s\n%s" % (WHOLE, WHOLE, WHOLE.replace(b'"message"', b'"x":[{}\n{}],"message"'))
+    assert len(decode(data)) == 3
+    with pytest.raises(DecodeError):
+        by_run(data)
+    with pytest.raises(DecodeError):
+        list(decode_lines(data))
 
 
 @given(st.lists(st.sampled_from([WHOLE, *ODD_LINES]), max_size=5))
