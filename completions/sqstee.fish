@@ -148,7 +148,7 @@ complete -c sqstee -n '__sqstee_uses stat' -l spool -x -a '(__fish_complete_dire
 complete -c sqstee -n '__sqstee_uses stat' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses flush' -l list -d 'Show waiting runs and quarantined records; ship nothing.'
 complete -c sqstee -n '__sqstee_uses flush' -l dry-run -d 'Show what would be shipped, and where; ship nothing.'
-complete -c sqstee -n '__sqstee_uses flush' -l timeout -x -d 'Time limit for each run (default: 60s).'
+complete -c sqstee -n '__sqstee_uses flush' -l timeout -x -d 'Time limit for all of them (default: 60s).'
 complete -c sqstee -n '__sqstee_uses flush' -l spool -x -a '(__fish_complete_directories (commandline -ct))' -d 'The spool folder (default: as for run).'
 complete -c sqstee -n '__sqstee_uses flush' -l quiet -s q -d 'Report only runs that stay in the spool, and why.'
 complete -c sqstee -n '__sqstee_uses flush' -s h -l help -d 'Show this help.'

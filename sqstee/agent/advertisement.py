@@ -108,6 +108,25 @@ class Advertisement:
         raise SqsteeError(f"{path} cannot be locked", "", EXIT_FAILURE)
 
 
+class NoAdvertisement:
+    """In an advertisement's place: a process that ships what is there and ends, which no run relies on."""
+
+    in_place = True
+
+    def publish(self, destinations: Iterable[str] | None) -> None:
+        """Publish nothing."""
+
+    def renew(self) -> str:
+        """Report no trouble."""
+        return ""
+
+    def write_status(self, status: Mapping[str, object]) -> None:
+        """Write nothing."""
+
+    def leave(self) -> None:
+        """Withdraw nothing."""
+
+
 def read_status(folder: str) -> dict[str, object] | None:
     """The status that the agent of `folder` writes; None if there is no agent."""
     if not agent_file.published(folder):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 
 from sqstee import __version__
-from sqstee.agent.advertisement import Advertisement
+from sqstee.agent.advertisement import Advertisement, NoAdvertisement
 from sqstee.agent.claimed_run import ClaimedRun, read_policy
 from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import ShippingWorker
@@ -56,14 +56,15 @@ class AgentConfig:
 class Agent:
     """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
-    `report` gets notices to the administrator, for the log.
+    `report` gets notices to the administrator, for the log. Without `environ` it is not advertised, and may work beside an
+    agent: `once` ships what no other process does.
     """
 
     def __init__(
         self,
         folder: str,
         config: AgentConfig,
-        environ: Mapping[str, str],
+        environ: Mapping[str, str] | None,
         report: Callable[[str], None] = lambda notice: None,
     ) -> None:
         self._report = report
@@ -72,7 +73,7 @@ class Agent:
         if self.of_all_users:
             _check_host_wide(config)
         self._config = config
-        self._advertisement = Advertisement(folder, environ)
+        self._advertisement = NoAdvertisement() if environ is None else Advertisement(folder, environ)
         self._max_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
         self._roots: dict[int, PinnedFolder] = {}
         self._claimed: dict[str, ClaimedRun] = {}
@@ -87,11 +88,12 @@ class Agent:
         self._rates: deque[tuple[float, int]] = deque()
         self._status_at = self._sweep_at = 0.0
         self._started = time.time()
-        self.delivered: list[str] = []
+        self.delivered: dict[str, str] = {}  # runs, and the destinations that have them
         self.busy: list[str] = []
         self.over_limit: list[str] = []  # runs that the limit on open files leaves out for now
         self._skipped: dict[str, str] = {}  # runs that are not claimed, and why, as last traced
-        os.nice(_NICENESS)
+        if environ is not None:
+            os.nice(_NICENESS)
 
     def serve(self, stop: Callable[[], bool], reload: Callable[[], AgentConfig | None]) -> None:
         """Ship until `stop`, then deliver the rest within the flush timeout.
@@ -123,6 +125,25 @@ class Agent:
         left = {name: problem for (_, name), (_, problem) in self._postponed.items() if problem}
         left |= dict.fromkeys(self.over_limit, "more runs than the limit on open files allows at once: run it again")
         return left | self.drain()
+
+    def ship_all(self, seconds: float) -> dict[str, str]:
+        """As `once`, again and again while that helps, for at most `seconds`; the senders are closed then.
+
+        It helps where there were too many runs for the limit on open files, or where the disk was too full to close a
+        run before shipping freed some of it.
+        """
+        deadline = time.monotonic() + seconds
+        progress = -1
+        while True:
+            self._config.settings.flush_timeout = max(0.0, deadline - time.monotonic())
+            left = self.once()
+            before, progress = progress, len(self.delivered) + self.acknowledged
+            if not left or progress == before or time.monotonic() >= deadline:
+                break
+        if not any(worker.alive for worker in [*self._workers.values(), *self._retiring]):
+            for sender in self._senders.values():
+                sender.close()
+        return left
 
     def scan(self) -> None:
         """Claim new runs, pass on what the others have written, and release those that are delivered."""
@@ -165,22 +186,30 @@ class Agent:
         left = {}
         for name, claimed in list(self._claimed.items()):
             flow, reason = claimed.run.flow, claimed.run.failure or claimed.worker.reason
-            if not claimed.run.gone and (claimed.run.ended or flow is None or not flow.done):
-                left[name] = reason or f"not done within {self._config.settings.flush_timeout:g} s"
+            alive = not (claimed.run.ended or claimed.run.failure) and claimed.has_writer()
+            if not (claimed.run.gone or (alive and flow is not None and flow.done)):
+                left[name] = reason or f"not done within {self._config.settings.flush_timeout:.3g} s"
             if name in self._closing or claimed.worker.alive:  # its folder is in use: the locks end with the process
                 continue
             if self._release(name, claimed):
-                self.delivered.append(name)
+                self.delivered[name] = claimed.worker.policy.to
+                left.pop(name, None)
             elif claimed.run.gone:
                 left[name] = reason
         self._advertisement.leave()
         return left
 
+    @property
+    def acknowledged(self) -> int:
+        """The number of records that destinations have accepted; for any thread."""
+        queues = [worker.queue for worker in [*self._workers.values(), *self._retiring]]
+        return self._retired_totals[1] + sum(queue.acknowledged for queue in queues if queue)
+
     def status(self, now: float) -> dict[str, object]:
         """The contents of the status file."""
         workers = [*self._workers.values(), *self._retiring]
         queues = [worker.queue for worker in workers if worker.queue]
-        records = self._retired_totals[1] + sum(queue.acknowledged for queue in queues)
+        records = self.acknowledged
         self._rates.append((now, records))
         while now - self._rates[0][0] > _RATE_SECONDS:
             self._rates.popleft()
@@ -206,7 +235,7 @@ class Agent:
         """Every served spool folder, with the names of its runs."""
         if not self.of_all_users:
             if not self._roots:
-                self._roots[os.getuid()] = PinnedFolder(self.folder, os.getuid())
+                self._roots[os.getuid()] = PinnedFolder(self.folder, os.stat(self.folder).st_uid)
         else:
             self._open_users_folders()
         for root in self._roots.values():

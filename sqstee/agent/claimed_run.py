@@ -96,7 +96,9 @@ class ClaimedRun:
                 self._folder.give_segments_to_owner()
                 self.run.failure = ""
                 self.run.ended = True
-        except Exception as error:  # damage, a full disk: ship what is there; a later check tries again
+        except OSError as error:  # a full disk: ship what is there, which may make room; a later check tries again
+            self.run.failure = f"its exit event cannot be written: {error.strerror}"
+        except Exception as error:  # damage: ship what is there; a later check tries again
             self.run.failure = f"{type(error).__name__}: {error}"
         self.worker.enqueue(self.run)
 

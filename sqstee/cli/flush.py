@@ -14,6 +14,8 @@ from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
+    from sqstee.agent.agent import Agent
+    from sqstee.options import Settings
     from sqstee.spool.waiting import WaitingRun
 
 _PROGRESS_SECONDS = 0.1
@@ -22,7 +24,7 @@ _PROGRESS_SECONDS = 0.1
 def flush(
     listing: bool = typer.Option(False, "--list", help="Show waiting runs and quarantined records; ship nothing."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be shipped, and where; ship nothing."),
-    timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="Time limit for each run."),
+    timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="Time limit for all of them."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Report only runs that stay in the spool, and why."),
 ) -> int:
@@ -31,7 +33,7 @@ def flush(
     Status: 0 nothing is left except runs that are still running; 1 something is left.
     """
     from sqstee import options
-    from sqstee.ship import flush as work
+    from sqstee.ship.flush import report_diverted
     from sqstee.spool.location import root_path
     from sqstee.spool.waiting import waiting_runs
 
@@ -43,8 +45,8 @@ def flush(
         return _show(root, runs, dry_run)
     os.umask(0o077)
     try:
-        left = [run for run in runs if not _ship(root, run, seconds, quiet)]
-        for destination in work.report_diverted(root):
+        left = not _ship(root, runs, seconds, quiet, settings) if runs else False
+        for destination in report_diverted(root):
             if not quiet:
                 typer.echo(f"{destination}: sent gap events for the lines at its fallback")
     except KeyboardInterrupt:
@@ -56,29 +58,39 @@ def flush(
     return EXIT_FAILURE if left else 0
 
 
-def _ship(root: str, run: str, seconds: float, quiet: bool) -> bool:
-    """Ship one run and report the result, leftovers on stderr. Whether nothing is left of it that we have to ship."""
-    from sqstee.ship import flush as work
-    from sqstee.spool.quarantine import quarantine_notice
+def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Settings) -> bool:
+    """Ship runs and report the results, leftovers on stderr. Whether nothing is left of them that we have to ship."""
+    from sqstee.agent.agent import Agent, AgentConfig
+    from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 
-    with _progress(root, run):
-        result = work.flush_run(root, run, seconds)
-    if result.quarantined:
-        typer.echo(f"{run}: {quarantine_notice(count(result.quarantined, 'record'), root)}", err=True)
-    if result.complete:
+    before = {run: quarantined_records(f"{root}/{run}") for run in runs}
+    agent = Agent(os.path.realpath(root), AgentConfig(None, settings), None)
+    with _progress(root, runs, agent):
+        left = agent.ship_all(seconds)
+    complete = True
+    for run in runs:
+        if records := quarantined_records(f"{root}/{run}") - before[run]:
+            typer.echo(f"{run}: {quarantine_notice(count(records, 'record'), root)}", err=True)
+        found = None if run in agent.delivered else _waiting(root, run)
+        if found is None:
+            to = agent.delivered.get(run)
+            line = f"{run}: shipped to {to}" if to else f"{run}: already shipped"
+        elif found.alive and run not in left:
+            line = f"{run}: running, ships its own lines"
+        else:
+            complete = False
+            _report_left(found, left.get(run, "another process is shipping it"))
+            continue
         if not quiet:
-            typer.echo(f"{run}: shipped to {result.destination}" if result.destination else f"{run}: already shipped")
-        return True
-    found = _waiting(root, run)
-    if result.busy and (found is None or found.alive):
-        if not quiet:
-            typer.echo(f"{run}: running, ships its own lines")
-        return True
-    reason = one_line("another process is shipping it" if result.busy else result.reason)
-    records = count(found.records, "record") if found and not found.problem else "everything"
-    where = f" for {result.destination}" if result.destination else ""
-    typer.echo(f"{run}: stays in the spool, {records}{where}: {reason}; fix that, then run: sqstee flush", err=True)
-    return False
+            typer.echo(line)
+    return complete
+
+
+def _report_left(found: WaitingRun, reason: str) -> None:
+    records = "everything" if found.problem else count(found.records, "record")
+    where = f" for {found.destination}" if found.destination else ""
+    why = f"{one_line(reason)}; fix that, then run: sqstee flush"
+    typer.echo(f"{found.run}: stays in the spool, {records}{where}: {why}", err=True)
 
 
 def _waiting(root: str, run: str) -> WaitingRun | None:
@@ -92,10 +104,10 @@ def _waiting(root: str, run: str) -> WaitingRun | None:
 
 
 @contextmanager
-def _progress(root: str, run: str) -> Iterator[None]:
-    """On a terminal: a progress bar of a run, read from the checkpoint that its shipper keeps."""
-    found = _waiting(root, run) if sys.stderr.isatty() else None
-    if found is None:
+def _progress(root: str, runs: list[str], agent: Agent) -> Iterator[None]:
+    """On a terminal: a progress bar of the records that are accepted."""
+    waiting = [found for run in runs if (found := _waiting(root, run))] if sys.stderr.isatty() else []
+    if not waiting:
         yield
         return
     import threading
@@ -104,10 +116,8 @@ def _progress(root: str, run: str) -> Iterator[None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
     from sqstee.cli.progress import NARROW_BELOW
-    from sqstee.spool.checkpoint import Checkpoint
 
-    folder, ended = f"{root}/{run}", threading.Event()
-    start, total = Checkpoint(folder).next, found.records
+    ended = threading.Event()
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns.append(TimeRemainingColumn())
@@ -116,10 +126,11 @@ def _progress(root: str, run: str) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(_PROGRESS_SECONDS):
-            progress.update(task, completed=max(0, Checkpoint(folder).next - start) if os.path.isdir(folder) else total)
+            progress.update(task, completed=agent.acknowledged)
 
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(run, total=total)
+        name = waiting[0].run if len(waiting) == 1 else count(len(waiting), "run")
+        task = progress.add_task(name, total=sum(found.records for found in waiting))
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:

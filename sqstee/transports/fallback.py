@@ -102,9 +102,10 @@ class FallbackSender:
         return reported
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and leave what the primary is still to be told to the next sender."""
         self._primary.close()
         self._fallback.close()
+        self._ledger.close()
 
     def _tries_primary(self) -> bool:
         with self._lock:

@@ -51,9 +51,14 @@ class FallbackLedger:
         self._adopt_at = 0.0
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Unlock the file, so that a later sender can adopt it, in this process or another."""
-        if self._file >= 0:
-            os.close(self._file)
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._ranges = -1, []
 
     def add(self, parts: Iterable[Body]) -> None:
         """Add the ranges of bodies; adjacent ranges become one."""

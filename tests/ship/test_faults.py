@@ -17,8 +17,6 @@ from support import PROGRAMS, Rebuilt, Sqstee, children, is_running, targets, wa
 from support.recovery import flush_once
 from support.targets import Target
 
-from sqstee.wire import decode
-
 pytestmark = pytest.mark.fault
 
 CHUNK_BYTES = 65536
@@ -119,14 +117,10 @@ def is_chatter(pid: int) -> bool:
 
 def delivered(target: Target, sqstee: Sqstee) -> dict[str, Rebuilt]:
     """By job: what the destination ever accepted, and what was put aside in the place of a gap event."""
-    bodies: dict[str, targets.Bodies] = {}
-    for data, attributes in target.bodies():
-        bodies.setdefault(decode(data, attributes)[0].job, []).append((data, attributes))
     folder = sqstee.spool / "quarantine"
-    for path in folder.iterdir() if folder.exists() else ():
-        data = path.read_bytes()
-        bodies[decode(data)[0].job].insert(0, (data, {}))
-    return {job: Rebuilt(found) for job, found in bodies.items()}
+    aside: targets.Bodies = [(path.read_bytes(), {}) for path in folder.iterdir()] if folder.exists() else []
+    found = Rebuilt.of_many([*aside, *target.bodies()])
+    return {one.items[0].job: one for one in found.values()}
 
 
 def heal(sqstee: Sqstee, target: Target, runs: list[Run], in_process: bool = False) -> None:

@@ -105,8 +105,8 @@ def test_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert process.returncode == 130
     fake_sqs.clear_faults()
     assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
-    found = [Rebuilt([(message.body, message.attributes)]).stdout for message in fake_sqs.sent("q")]
-    assert sorted(found) == [b"1\n2\n3\n", b"1\n2\n3\n4\n"]
+    found = Rebuilt.of_many((message.body, message.attributes) for message in fake_sqs.sent("q"))
+    assert sorted(one.stdout for one in found.values()) == [b"1\n2\n3\n", b"1\n2\n3\n4\n"]
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(40, b"%"), (80, b"/3002")])
@@ -164,6 +164,21 @@ def test_a_short_run_ships_what_earlier_ones_left(sqstee: Sqstee, tmp_path: Path
     assert (found.returncode, found.stdout) == (3, b"")
     wait_for(lambda: not sqstee.waiting_runs(), "delivery")
     assert len({body.run for body in sqstee.local_bodies(queue)}) == 2
+
+
+def test_many_runs_are_shipped_together(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
+    """One by one, each with a client of its own, thousands of small runs took minutes. --timeout bounds them all."""
+    sqstee.spool.mkdir(mode=0o700)
+    good, bad = [[f"{number:026}" for number in range(start, start + 20)] for start in (0, 20)]
+    for names, to in ((good, "q"), (bad, f"{fake_sqs.url('q').replace('127.0.0.1', '127.0.0.9')}")):
+        for name in names:
+            leave_in(sqstee.spool, name, to)
+    found = sqstee.run("flush", "--timeout", "2s", environ=fake_sqs.environ())
+    assert found.returncode == 1
+    assert found.stdout.decode().splitlines() == [f"{name}: shipped to q" for name in good]
+    assert [line.split(": ")[0] for line in found.stderr.decode().splitlines()] == bad
+    assert len(fake_sqs.requests("SendMessageBatch")) < 4
+    assert set(Rebuilt.of_many((message.body, message.attributes) for message in fake_sqs.sent("q"))) == set(good)
 
 
 def test_what_earlier_runs_left_holds_no_short_run_up(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_shipper_is_killed_between_two_steps(
 CLOSER = [
     "sqstee.spool.writer:Writer.cut:kill-after:1",  # the torn tail is cut, and the unfinished line ended
     "sqstee.spool.recovery:_append_end:kill-after:1",
-    "sqstee.ship.flush:close_dead_run:kill-after:1",  # closed, and its lock is free again
+    "sqstee.agent.claimed_run:close_dead_run:kill-after:1",  # closed, and its lock is free again
 ]
 
 

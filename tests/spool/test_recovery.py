@@ -164,7 +164,7 @@ def test_a_run_that_dies_while_flush_ships_it(sqstee: Sqstee, fake_sqs: FakeSqs,
     environ = sqstee.environ | fake_sqs.environ()
     with unfinished(sqstee, environ, "q") as (process, command, shipper):
         kill(shipper)
-        slow = environ | injecting(tmp_path, "sqstee.ship.flush:_ship:hang:1")
+        slow = environ | injecting(tmp_path, "sqstee.agent.worker:ShippingWorker.close:hang:1")
         with running(sqstee.words("flush"), stdout=subprocess.DEVNULL, env=slow) as flush:
             wait_for((tmp_path / "injected").exists, "flush")
             kill(process.pid, command)
