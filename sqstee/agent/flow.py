@@ -123,7 +123,7 @@ class Flow(RunSource):
         self._packer = Packer(self._encoder, self._most_body_bytes, next_seq, self._earlier_plan)
 
     def _bodies(self) -> Iterator[PendingBody]:
-        for frame in self._reader.frames():
+        for frame in self._frames():
             if frame.kind == LINES and frame.lines != frame.payload.count(b"\n") + bool(frame.flags & CUT):
                 raise ValueError("a frame with a wrong number of lines")
             if frame.first + frame.lines > MAX_SEQ:

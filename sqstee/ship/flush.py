@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from functools import partial
 
 from sqstee.destination import parse
+from sqstee.jsonbytes import decode_object
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
@@ -16,7 +16,7 @@ from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.location import local_queue
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import holds_nothing, lock, remove
+from sqstee.spool.run_folder import lock, remove_empty
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.trace import trace
 from sqstee.transports.factory import open_sender
@@ -54,9 +54,9 @@ def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -
     if shipping is None:
         return FlushResult(run, "", False, "", busy=True)
     try:
-        if holds_nothing(folder) and remove(folder, only_empty=True):
+        if remove_empty(folder):
             return FlushResult(run, "", True, "")
-        meta = json.loads(read_meta(folder))
+        meta = decode_object(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight)
     except Exception as error:  # whatever is damaged concerns this run alone
         trace("flush", f"{run}: {type(error).__name__}: {error}")
@@ -66,15 +66,15 @@ def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -
 
 
 def _ship_and_close(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> FlushResult:
-    """Ship a run, and remove it if it was closed before the shipper read its end.
+    """Ship a run, and remove it if it is closed.
 
-    If it was not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end
-    in a second pass.
+    If it is not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end in
+    a second pass.
     """
     quarantined = 0
     for _ in range(2):
         closed, trouble = _close_if_dead(f"{root}/{run}")
-        flushed = _ship(root, run, meta, timeout, in_flight, remove=closed)
+        flushed = _ship(root, run, meta, timeout, in_flight)
         flushed.quarantined = quarantined = quarantined + flushed.quarantined
         if closed or not flushed.complete:
             return flushed
@@ -128,7 +128,7 @@ def flush_other_runs(own: str) -> None:
         time.sleep(_SCAN_SECONDS)
 
 
-def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, remove: bool) -> FlushResult:
+def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int) -> FlushResult:
     policy = DeliveryPolicy.from_meta(meta)
     sender = policy.open_sender(root)
     wake = closed_wake()
@@ -143,7 +143,7 @@ def _ship(root: str, run: str, meta: dict[str, object], timeout: float, in_fligh
     )
     try:
         complete = shipper.run()
-        if complete and remove:
+        if complete:
             shipper.remove()
     finally:
         shipper.close()

@@ -33,12 +33,10 @@ def ship_run(
     """
     os.nice(_NICENESS)
     root = os.path.dirname(folder)
-    closed = True
 
     def front_died() -> None:
-        nonlocal closed
         end_command()
-        closed = _close_when_free(folder)
+        _close_when_free(folder)
 
     def connected() -> None:
         gc.freeze()  # modules stay loaded: keep the garbage collector from visiting them again and again
@@ -61,7 +59,7 @@ def ship_run(
     )
     reason = ""
     try:
-        if shipper.run() and closed:
+        if shipper.run():
             shipper.remove()
         reason = shipper.reason
     except Exception as error:
@@ -69,18 +67,15 @@ def ship_run(
     send_report(report, Report(shipper.acknowledged, shipper.quarantined, shipper.requests, reason))
 
 
-def _close_when_free(folder: str) -> bool:
-    """Close a dead front's run once the kernel has released its lock; returns whether it is closed.
+def _close_when_free(folder: str) -> None:
+    """Close a dead front's run once the kernel has released its lock.
 
-    If it is not, its folder stays, since it may hold an unfinished line that was not shipped; the next run on this host
-    tries again.
+    If that fails the folder stays: it may hold an unfinished line that was not shipped. The next run on this host tries
+    again.
     """
     deadline = time.monotonic() + _FREE_SECONDS
     try:
-        while not close_dead_run(folder):
-            if time.monotonic() >= deadline:
-                return False
+        while not close_dead_run(folder) and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN_SECONDS)
     except (OSError, ValueError):
-        return False
-    return True
+        pass
