@@ -95,7 +95,7 @@ def _waiting(root: str, run: str) -> WaitingRun | None:
 def _progress(root: str, run: str) -> Iterator[None]:
     """On a terminal: a progress bar of a run, read from the checkpoint that its shipper keeps."""
     found = _waiting(root, run) if sys.stderr.isatty() else None
-    if found is None:
+    if found is None or found.problem:
         yield
         return
     import threading

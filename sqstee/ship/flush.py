@@ -13,6 +13,7 @@ from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import closed_wake
 from sqstee.spool.checkpoint import Checkpoint
+from sqstee.spool.frame import NewerFormatError
 from sqstee.spool.location import local_queue
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
@@ -58,6 +59,8 @@ def flush_run(root: str, run: str, timeout: float, in_flight: int = IN_FLIGHT) -
             return FlushResult(run, "", True, "")
         meta = decode_object(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight)
+    except NewerFormatError as error:
+        return FlushResult(run, "", False, str(error))
     except Exception as error:  # whatever is damaged concerns this run alone
         trace("flush", f"{run}: {type(error).__name__}: {error}")
         return FlushResult(run, "", False, f"its spool cannot be read: {error}")

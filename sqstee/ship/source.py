@@ -219,7 +219,10 @@ class RunSource:
 
     def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._frames():
-            yield from self._packer.add(frame)
+            try:
+                yield from self._packer.add(frame)
+            except IndexError:
+                raise ValueError("a frame with a wrong number of lines") from None
 
     def _frames(self) -> Iterator[Frame]:
         """The frames written by now; notes the event that closes the run."""

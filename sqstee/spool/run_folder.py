@@ -17,7 +17,7 @@ import os
 from sqstee.errors import SqsteeError
 from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.quota import Quota
-from sqstee.spool.segments import Segments, segment_name, segment_numbers
+from sqstee.spool.segments import NEXT, RESERVE, Segments, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
 
 TYPE_CHECKING = False
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqstee.spool.redact import Masker
+
+
+_OWN_FILES = ("writer", "ship", "state", RESERVE, NEXT)  # besides the segments
 
 
 def new_ulid(time_ns: int) -> str:
@@ -131,8 +134,14 @@ def remove_empty(folder: str, path: str = "") -> bool:
 
 
 def holds_nothing(folder: str) -> bool:
-    """Whether no segment of a run has a byte: its front was killed at the start, or the disk was full."""
-    return not any(_size(f"{folder}/{segment_name(number)}") for number in segment_numbers(folder))
+    """Whether no segment of a run has a byte: its front was killed at the start, or the disk was full.
+
+    A file of another name may hold lines of a newer version of sqstee.
+    """
+    segments = [segment_name(number) for number in segment_numbers(folder)]
+    if set(os.listdir(folder)) - {*_OWN_FILES, *segments}:
+        return False
+    return not any(_size(f"{folder}/{name}") for name in segments)
 
 
 def _size(path: str) -> int:

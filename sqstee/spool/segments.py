@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ORDINARY, RESERVED, CLOSING = 0, 1, 2  # a frame's priority: RESERVED may use quota's reserve, CLOSING also the disk's
 RESERVE = "reserve"
-_NEXT = "next"  # the name of a segment while it is created
+NEXT = "next"  # the name of a segment while it is created
 _CLOSING_BYTES = 3 * 1024  # the frames that close a run: gap, exit and end events, and the ends of unfinished lines
 _BLOCK = 4096
 _MOST_RESERVE_BYTES = 1024 * 1024
@@ -174,7 +174,7 @@ class Segments:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._retry_at = now + RETRY_SECONDS
             self._allocate_reserve()
-        path = f"{self.folder}/{_NEXT}"
+        path = f"{self.folder}/{NEXT}"
         head = self._head_frames(first)
         fd = os.open(path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
         try:

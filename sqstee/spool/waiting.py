@@ -8,6 +8,7 @@ import time
 
 from sqstee.errors import SqsteeError
 from sqstee.jsonbytes import decode_object
+from sqstee.spool.frame import NewerFormatError
 from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import SpoolTail
@@ -34,7 +35,11 @@ class WaitingRun:
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
             tail = SpoolTail(folder)
             self.records = tail.next_seq - tail.acknowledged
-        except (OSError, ValueError, KeyError) as error:
+        except NewerFormatError as error:
+            self.problem = str(error)
+        except KeyError:
+            self.problem = "cannot be read: its META frame names no destination"
+        except (OSError, ValueError) as error:
             self.problem = f"cannot be read: {error}"
         writing = lock(folder, "writer")
         self.alive = writing is None
