@@ -1,4 +1,4 @@
-"""JSON as bytes, without the json module, which costs the front 14 ms. Pure."""
+"""JSON as bytes, encoded without the json module, which costs the front 14 ms. Pure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def quote(text: str) -> bytes:
 def encode_object(fields: dict[str, object]) -> bytes:
     """A JSON object of str, int, float, bool, None, dict and sequences, flat or nested; of all others, their text."""
     return b"{%s}" % b",".join(b"%s:%s" % (quote(str(key)), _encode_value(value)) for key, value in fields.items())
+
+
+def decode_object(data: bytes) -> dict[str, object]:
+    """The JSON object in `data`; raises ValueError for anything else, however it is nested."""
+    import json
+
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object is expected, not {data!r:.40}")
+    return found
 
 
 def _encode_value(value: object) -> bytes:

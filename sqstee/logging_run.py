@@ -102,8 +102,8 @@ class LoggingRun:
 
     def close(self) -> str:
         """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
-        self._writer.event(run_events.process_exit(time.monotonic() - self._started, self._writer))
-        self._writer.close()
+        if not self._writer.end(run_events.process_exit(time.monotonic() - self._started, self._writer)):
+            self._writer.close()
         if self._spooled.syncer:
             self._spooled.syncer.finish()
         self._spooled.close_writer_lock()

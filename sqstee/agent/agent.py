@@ -21,7 +21,7 @@ from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import agent_file
 from sqstee.spool.pinned_folder import PinnedFolder
-from sqstee.spool.run_folder import holds_nothing, lock, remove
+from sqstee.spool.run_folder import holds_nothing, lock, remove_empty
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -56,8 +56,8 @@ class AgentConfig:
 class Agent:
     """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
-    `report` gets notices to the administrator, for the log. Without `environ` it is not advertised, and may work beside an
-    agent: `once` ships what no other process does.
+    `report` gets notices to the administrator, for the log. Without `environ` it is not advertised, and may work beside
+    an agent: it ships what no other process does.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class Agent:
             if holds_nothing(folder.path):
                 shipping = lock(folder.path, "ship")
                 if shipping is not None:
-                    remove(folder.path, f"{root.path}/{name}", only_empty=True)
+                    remove_empty(folder.path, f"{root.path}/{name}")
                 return
             policy = read_policy(folder.path, name)
             if not self._config.accepts(policy.to):

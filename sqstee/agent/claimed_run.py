@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 
 from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import ShippingWorker
+from sqstee.jsonbytes import decode_object
 from sqstee.options import host as host_name
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.checkpoint import START
@@ -21,8 +21,8 @@ from sqstee.spool.segments import segment_name, segment_numbers
 
 def read_policy(folder: str, run: str) -> DeliveryPolicy:
     """The delivery policy of the run in `folder`. Raises OSError or ValueError if its META frame is not valid."""
-    meta = json.loads(read_meta(folder))
-    if not isinstance(meta, dict) or meta.get("run") != run:
+    meta = decode_object(read_meta(folder))
+    if meta.get("run") != run:
         raise ValueError("its META frame names another run")
     host_name(str(meta.get("host", "")))
     return DeliveryPolicy.from_meta(meta)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from sqstee.options import host as host_name
-from sqstee.record import MAX_SEQ, Encoder
+from sqstee.record import Encoder
 from sqstee.ship.pack import Packer
 from sqstee.ship.request import PendingBody, RequestLimits
 from sqstee.ship.source import RunSource
@@ -123,11 +123,9 @@ class Flow(RunSource):
         self._packer = Packer(self._encoder, self._most_body_bytes, next_seq, self._earlier_plan)
 
     def _bodies(self) -> Iterator[PendingBody]:
-        for frame in self._reader.frames():
+        for frame in self._frames():
             if frame.kind == LINES and frame.lines != frame.payload.count(b"\n") + bool(frame.flags & CUT):
                 raise ValueError("a frame with a wrong number of lines")
-            if frame.first + frame.lines > MAX_SEQ:
-                raise ValueError("a frame with a seq above the maximum")
             yield from self._packer.add(frame)
 
     def _full(self) -> bool:

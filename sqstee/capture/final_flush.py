@@ -34,9 +34,9 @@ _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 class DeliveryStats:
     """A run's lines by their outcome: those `captured` and not `waiting`, `dropped` or `quarantined` are delivered.
 
-    `bytes` counts the captured ones; `reasons` maps each reason for dropping lines to their number; `waiting_events` is
-    the number of the run's own events that wait; `requests` is None where nobody could count them; `reason` says why
-    lines or events wait.
+    `bytes` counts the captured ones; `reasons` maps each reason for dropping lines to their number, `uncovered` of them
+    without a gap event; `waiting_events` is the number of the run's own events that wait; `requests` is None where
+    nobody could count them; `reason` says why lines or events wait.
     """
 
     def __init__(self, captured: int, size: int, reasons: Mapping[str, int]) -> None:
@@ -44,7 +44,7 @@ class DeliveryStats:
         self.bytes = size
         self.reasons = reasons
         self.dropped = sum(reasons.values())
-        self.quarantined = self.waiting = self.waiting_events = 0
+        self.uncovered = self.quarantined = self.waiting = self.waiting_events = 0
         self.requests: int | None = None
         self.reason = ""
 
@@ -58,9 +58,12 @@ class DeliveryStats:
         """Whether nothing stayed behind, the run's own events included."""
         return not (self.waiting or self.waiting_events or self.dropped or self.quarantined)
 
-    def count_waiting(self, acknowledged: int, next_seq: int) -> None:
-        """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's."""
-        seqs = max(0, next_seq - acknowledged - self.dropped)  # dropped lines are counted apart
+    def count_waiting(self, acknowledged: int, next_seq: int, dropped: int = 0) -> None:
+        """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's.
+
+        `dropped` is the number of dropped lines from `acknowledged` on: they are counted apart.
+        """
+        seqs = max(0, next_seq - acknowledged - dropped)
         self.waiting_events = min(seqs, 1 + (acknowledged == 0))
         waiting = seqs - self.waiting_events  # seqs, which the pieces of one line have each
         self.waiting = min(waiting, max(0, self.captured - self.dropped - self.quarantined))
@@ -148,6 +151,23 @@ class FinalFlush:
         self.stats = DeliveryStats(spooled.writer.lines, spooled.writer.bytes, spooled.writer.reasons)
         self.cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
 
+    def end_run(self, fields: dict[str, object]) -> bool:
+        """Write the event that closes the run, which the disk has refused, as soon as the shipper has freed segments.
+
+        Returns whether it is written; if all that is spooled is delivered and there is still no room, it is not.
+        """
+        shipper, writer = self._run.shipper, self._writer
+        ended = delivered = False
+
+        def over() -> bool:
+            nonlocal ended, delivered
+            before, delivered = delivered, self._acknowledged(writer.spooled) >= writer.spooled
+            ended = writer.end(fields)
+            return ended or before or shipper is None or not shipper.pid
+
+        self._wait(0.0, over, _POLL_SECONDS)
+        return ended
+
     def finish(self) -> None:
         """Have the shipper deliver the rest within the flush timeout, and kill it if it takes longer.
 
@@ -156,7 +176,7 @@ class FinalFlush:
         stats, writer, shipper = self.stats, self._writer, self._run.shipper
         if shipper is None:
             stats.reason = "the background process could not be started"
-            stats.count_waiting(0, writer.next_seq)
+            self._count_waiting(0)
             return
         shipper.close()
         self._wait(_GRACE_SECONDS, lambda: shipper.has_reported)
@@ -166,7 +186,7 @@ class FinalFlush:
             self._kill(shipper)
         report = shipper.read_report(writer.folder, writer.next_seq, no_report)
         stats.quarantined, stats.requests = report.quarantined, report.requests
-        stats.count_waiting(report.acknowledged, writer.next_seq)
+        self._count_waiting(report.acknowledged)
         if stats.waiting or stats.waiting_events:
             stats.reason = self._cut_short or report.reason or self._late
 
@@ -176,7 +196,7 @@ class FinalFlush:
         if shipper is not None:
             everything = writer.spooled
             self._wait(0.0, lambda: not shipper.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
-        self.stats.count_waiting(self._acknowledged(writer.next_seq), writer.next_seq)
+        self._count_waiting(self._acknowledged(writer.next_seq))
         self.stats.quarantined = quarantined_records(writer.folder)
         if self.stats.waiting or self.stats.waiting_events:
             self.stats.reason = self._cut_short or self._late
@@ -203,10 +223,15 @@ class FinalFlush:
         if early > 0:
             return early
         rest = max(0.0, self._started + self._seconds - now)
-        self.stats.count_waiting(self._acknowledged(self._writer.next_seq), self._writer.next_seq)
+        self._count_waiting(self._acknowledged(self._writer.next_seq))
         lines = count(self.stats.waiting, "line")
         self._progress.draw(f"sqstee: delivering {lines}, {rest:.0f} s left; ^C leaves them in the spool")
         return _PROGRESS_SECONDS
+
+    def _count_waiting(self, acknowledged: int) -> None:
+        writer = self._writer
+        self.stats.uncovered = writer.next_seq - writer.spooled
+        self.stats.count_waiting(acknowledged, writer.next_seq, writer.dropped_since(acknowledged))
 
     def _acknowledged(self, everything: int) -> int:
         """The first seq that is not acknowledged, by the checkpoint; `everything` where the folder has gone."""
@@ -235,7 +260,10 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
     """Notices about undelivered lines: how many, where they are, why, and what to do; `advice` on waiting ones."""
     found = []
     for reason, number in stats.reasons.items():
-        found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root)}")
+        found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root, not stats.uncovered)}")
+    if stats.uncovered:
+        lines = count(stats.uncovered, "dropped line")
+        found.append(f"readers are not told of {lines}, since no gap event could be written: make room in {root}")
     if stats.quarantined:
         found.append(quarantine_notice(count(stats.quarantined, "line"), root))
     if stats.waiting or stats.waiting_events:
@@ -246,9 +274,10 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
     return found
 
 
-def _why_dropped(reason: str, root: str) -> str:
+def _why_dropped(reason: str, root: str, covered: bool) -> str:
+    gap = "a gap event says which lines; " if covered else ""
     if reason.startswith("masking"):
-        return f"{reason}, check the patterns of --redact; a gap event says which lines"
+        return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):
         return f"the spool is {reason}: `sqstee flush` ships the waiting lines, --spool-max raises the bound"
-    return f"the spool could not be written ({reason}), a gap event says which lines; make room in {root}"
+    return f"the spool could not be written ({reason}); {gap}make room in {root}"

@@ -69,12 +69,12 @@ class SpoolFeed:
         if self.writer and stream.unspooled:
             self.guarded(self.writer.write, stream.number, stream.unspooled)
         stream.unspooled = b""
-        self.cut(stream)
+        self.cut(stream, closing=True)
 
-    def cut(self, stream: Stream) -> None:
+    def cut(self, stream: Stream, closing: bool = False) -> None:
         """End the stream's unfinished line."""
         if self.writer:
-            self.guarded(self.writer.cut, stream.number)
+            self.guarded(self.writer.cut, stream.number, closing)
 
     def command_ended(self) -> None:
         """Start the patience: from now on the loop waits for room only that long."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from sqstee.capture.wrapped_run import WrappedRun
+    from sqstee.spool.spooled_run import SpooledRun
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
@@ -51,6 +52,7 @@ class Teardown:
         self._handle_signal = handle_signal
         self._is_init = os.getpid() == 1  # every process ends with PID 1: there is no heir
         self._exit_event_written = False
+        self._refused_event: dict[str, object] = {}  # the exit event, if it is to be tried again
         self._stats: DeliveryStats | None = None
         self._cut_short = ""  # why the delivery is not waited for: a signal came before it began
         self._cursor_moved = False  # our progress line has moved the cursor below the command's unfinished line
@@ -94,17 +96,21 @@ class Teardown:
             return
         if self._is_init:
             for stream in self._loop.open:
-                writer.cut(stream.number)
+                writer.cut(stream.number, closing=True)
         event = run_events.command_exit(run.status, run.usage, run.seconds, writer, self._open_names())
-        self._exit_event_written = writer.event(event)
-        if not self._exit_event_written:
-            why = f"the spool could not be written ({writer.last_error})"
-            self._notices.add(f"the exit event is missing: {why}; make room in {run.spooled.root}")
-        if self._is_init or not self._loop.open:
-            writer.close()
-        elif self._exit_event_written:
+        if not self._heir_goes_on():
+            self._exit_event_written = writer.end(event)
+            self._refused_event = {} if self._exit_event_written else event
+        elif writer.event(event, closing=True):
+            self._exit_event_written = True
             writer.mark_exited()
             run.notify_shipper(shipper_handle.WAKE)  # else the event would wait for the heir's next line
+        else:
+            self._report_missing_exit(run.spooled)
+
+    def _report_missing_exit(self, spooled: SpooledRun) -> None:
+        why = f"the spool could not be written ({spooled.writer.last_error})"
+        self._notices.add(f"the exit event is missing: {why}; make room in {spooled.root}, then run: sqstee flush")
 
     def _sync(self) -> None:
         """With --fsync: wait until everything that is spooled by now is on the disk."""
@@ -184,8 +190,7 @@ class Teardown:
     def _end_streams(self) -> None:
         """Close a run whose exit event named open streams."""
         writer = self._loop.feed.writer
-        if writer:
-            writer.event(run_events.streams_end(writer))
+        if writer and not writer.end(run_events.streams_end(writer)):
             writer.close()
 
     def _deliver(self) -> None:
@@ -194,6 +199,11 @@ class Teardown:
         if run.spooled is None or (self._heir_goes_on() and not (settings.strict or settings.summary)):
             return
         flush = FinalFlush(run, run.spooled, self._handle_signal, self._unfinished(), self._cut_short)
+        if self._refused_event:
+            self._exit_event_written = flush.end_run(self._refused_event)
+            if not self._exit_event_written:
+                run.spooled.writer.close()
+                self._report_missing_exit(run.spooled)
         run.spooled.close_writer_lock()  # an heir holds its own: when it ends the run can be removed
         if self._heir_goes_on():
             flush.watch()

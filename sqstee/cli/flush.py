@@ -106,8 +106,8 @@ def _waiting(root: str, run: str) -> WaitingRun | None:
 @contextmanager
 def _progress(root: str, runs: list[str], agent: Agent) -> Iterator[None]:
     """On a terminal: a progress bar of the records that are accepted."""
-    waiting = [found for run in runs if (found := _waiting(root, run))] if sys.stderr.isatty() else []
-    if not waiting:
+    waiting = [found for run in runs if (found := _waiting(root, run)) and not found.problem]
+    if not waiting or not sys.stderr.isatty():
         yield
         return
     import threading

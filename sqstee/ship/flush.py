@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -10,15 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
+from sqstee.jsonbytes import decode_object
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import closed_wake
 from sqstee.spool.checkpoint import Checkpoint
+from sqstee.spool.frame import NewerFormatError
 from sqstee.spool.location import local_queue
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import holds_nothing, lock, lock_root, remove
+from sqstee.spool.run_folder import lock, lock_root, remove_empty
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.trace import trace
 from sqstee.transports.factory import open_sender
@@ -84,10 +85,12 @@ def flush_run(
     if shipping is None:
         return FlushResult(run, "", False, "", busy=True)
     try:
-        if holds_nothing(folder) and remove(folder, only_empty=True):
+        if remove_empty(folder):
             return FlushResult(run, "", True, "")
-        meta = json.loads(read_meta(folder))
+        meta = decode_object(read_meta(folder))
         return _ship_and_close(root, run, meta, timeout, in_flight, destinations)
+    except NewerFormatError as error:
+        return FlushResult(run, "", False, str(error))
     except Exception as error:  # whatever is damaged concerns this run alone
         trace("flush", f"{run}: {type(error).__name__}: {error}")
         return FlushResult(run, "", False, f"its spool cannot be read: {error}")
@@ -98,15 +101,15 @@ def flush_run(
 def _ship_and_close(
     root: str, run: str, meta: dict[str, object], timeout: float, in_flight: int, destinations: Destinations
 ) -> FlushResult:
-    """Ship a run, and remove it if it was closed before the shipper read its end.
+    """Ship a run, and remove it if it is closed.
 
-    If it was not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end
-    in a second pass.
+    If it is not (its front was alive, or the disk was full until shipping freed segments), close it and ship its end in
+    a second pass.
     """
     quarantined = 0
     for _ in range(2):
         closed, trouble = _close_if_dead(f"{root}/{run}")
-        flushed = _ship(root, run, meta, timeout, in_flight, destinations, remove=closed)
+        flushed = _ship(root, run, meta, timeout, in_flight, destinations)
         flushed.quarantined = quarantined = quarantined + flushed.quarantined
         if closed or not flushed.complete:
             return flushed
@@ -251,7 +254,6 @@ def _ship(
     timeout: float,
     in_flight: int,
     destinations: Destinations,
-    remove: bool,
 ) -> FlushResult:
     policy = DeliveryPolicy.from_meta(meta)
     if refusal := destinations.refusals.get(policy.sender_key):
@@ -269,7 +271,7 @@ def _ship(
     )
     try:
         complete = shipper.run()
-        if complete and remove:
+        if complete:
             shipper.remove()
     finally:
         shipper.close()

@@ -122,7 +122,7 @@ class Shipper:
             self._source.close()
 
     def remove(self) -> None:
-        """Delete the run's folder, once it is delivered."""
+        """Delete the run's folder if it is closed and delivered."""
         if self._source:
             self._source.close()
             self._source.remove()

@@ -35,12 +35,10 @@ def ship_run(
     front = os.getppid()
     os.nice(_NICENESS)
     root = os.path.dirname(folder)
-    closed = True
 
     def front_died() -> None:
-        nonlocal closed
         end_command()
-        closed = _close_when_free(folder)
+        _close_when_free(folder)
 
     def connected() -> None:
         gc.freeze()  # modules stay loaded: keep the garbage collector from visiting them again and again
@@ -71,7 +69,7 @@ def ship_run(
     complete = False
     try:
         complete = shipper.run()
-        if complete and closed:
+        if complete:
             shipper.remove()
         reason = shipper.reason
     except Exception as error:
@@ -82,18 +80,15 @@ def ship_run(
         others.finish(_OTHER_RUNS_SECONDS)
 
 
-def _close_when_free(folder: str) -> bool:
-    """Close a dead front's run once the kernel has released its lock; returns whether it is closed.
+def _close_when_free(folder: str) -> None:
+    """Close a dead front's run once the kernel has released its lock.
 
-    If it is not, its folder stays, since it may hold an unfinished line that was not shipped; the next run on this host
-    tries again.
+    If that fails the folder stays: it may hold an unfinished line that was not shipped. The next run on this host tries
+    again.
     """
     deadline = time.monotonic() + _FREE_SECONDS
     try:
-        while not close_dead_run(folder):
-            if time.monotonic() >= deadline:
-                return False
+        while not close_dead_run(folder) and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN_SECONDS)
     except (OSError, ValueError):
-        return False
-    return True
+        pass

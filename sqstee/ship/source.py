@@ -5,23 +5,23 @@ A `RunSource` reads and packs frames, keeps the plan of bodies, and deletes segm
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from sqstee.jsonbytes import encode_object
+from sqstee.jsonbytes import decode_object, encode_object
 from sqstee.record import Body, Encoder
 from sqstee.ship import pack
 from sqstee.ship.compressor_pool import CompressorPool
 from sqstee.ship.pack import Packer
 from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
-from sqstee.spool.frame import Position, gap_fields
+from sqstee.spool.frame import EVENT, Frame, Position, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
+from sqstee.spool.recovery import Closure, SpoolTail
 from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
 from sqstee.trace import trace
@@ -50,14 +50,18 @@ class RunSource:
         self._limits = limits
         self._compress = compress
         self._compressor = CompressorPool(compress)
-        meta = json.loads(read_meta(folder))
-        self._encoder = self.encoder(meta["run"], meta["host"], meta.get("job", ""), meta.get("labels"))
+        meta = decode_object(read_meta(folder))
+        run, host, labels = meta.get("run"), meta.get("host"), meta.get("labels")
+        if not isinstance(run, str) or not isinstance(host, str):
+            raise ValueError("its META frame names no run")
+        self._encoder = self.encoder(run, host, str(meta.get("job", "")), labels if isinstance(labels, dict) else None)
         self._checkpoint = Checkpoint(folder)
         self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
         self._packer = Packer(self._encoder, self._most_body_bytes, self._checkpoint.next, self._checkpoint.plan)
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` reached the end of the spool
+        self._closure = Closure()
         self._in_plan: deque[PendingBody] = deque()
         self._earlier_plan = list(self._checkpoint.plan)  # an earlier shipper's ranges, until handed out again
 
@@ -201,12 +205,32 @@ class RunSource:
         self._checkpoint.close()
 
     def remove(self) -> None:
-        """Delete the run's folder, whose `ship` lock the caller holds, unless its `writer` lock is held elsewhere."""
-        remove(self.folder, f"{self._root}/{self._name or self._encoder.run}")
+        """Delete the run's folder, whose `ship` lock the caller holds, if the run is closed and delivered.
+
+        It stays if another process holds its `writer` lock.
+        """
+        remove(self.folder, f"{self._root}/{self._name or self._encoder.run}", due=self._is_over)
+
+    def _is_over(self) -> bool:
+        """Whether the run is closed and its end delivered; under both locks nothing more can be written."""
+        if self._closure.closed:
+            return self.done
+        tail = SpoolTail(self.folder)  # the checkpoint may be behind the event that closes the run
+        return tail.closure.closed and tail.next_seq <= self.acknowledged
 
     def _bodies(self) -> Iterator[PendingBody]:
+        for frame in self._frames():
+            try:
+                yield from self._packer.add(frame)
+            except IndexError:
+                raise ValueError("a frame with a wrong number of lines") from None
+
+    def _frames(self) -> Iterator[Frame]:
+        """The frames written by now; notes the event that closes the run."""
         for frame in self._reader.frames():
-            yield from self._packer.add(frame)
+            if frame.kind == EVENT:
+                self._closure.add(frame.payload)
+            yield frame
 
     @property
     def _most_body_bytes(self) -> int:

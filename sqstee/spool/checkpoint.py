@@ -17,7 +17,8 @@ import zlib
 from _struct import Struct
 
 from sqstee.fds import UNTRUSTED, open_untrusted
-from sqstee.spool.frame import HEADER_CRC, VERSION, Position, Range
+from sqstee.record import MAX_SEQ
+from sqstee.spool.frame import HEADER_CRC, VERSION, NewerFormatError, Position, Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Checkpoint:
     """How far a run is acknowledged: every seq below `next`.
 
     Reading from `position` on rebuilds every seq from `next` on. `plan` has the ranges of the bodies that were handed
-    to the transport and are not acknowledged.
+    to the transport and are not acknowledged. Raises NewerFormatError.
     """
 
     def __init__(self, folder: str) -> None:
@@ -90,6 +91,9 @@ class Checkpoint:
         if HEADER_CRC.unpack_from(slot, _SLOT.size)[0] != zlib.crc32(slot[: _SLOT.size]):
             return
         magic, version, count, generation, next_seq, segment, offset, *numbers = _SLOT.unpack_from(slot)
-        if magic == _STATE_MAGIC and version == VERSION and generation > self._generation:
+        if magic == _STATE_MAGIC and version > VERSION:
+            raise NewerFormatError(version)
+        sensible = version == VERSION and count <= PLAN_SLOTS and next_seq <= MAX_SEQ and max(numbers) <= MAX_SEQ
+        if magic == _STATE_MAGIC and sensible and generation > self._generation:
             self._generation, self.next, self.position = generation, next_seq, (segment, offset)
             self.plan = [(numbers[2 * at], numbers[2 * at + 1]) for at in range(count)]

@@ -12,6 +12,9 @@ Flags of LINES: CUT, the frame completes a line that has no newline; FRESH, the 
 line before it adds this frame; from bit LEVEL_SHIFT on, the lines' level (an index into record.LEVELS).
 
 The frames alone determine (run, seq) of every line.
+
+Later versions keep magic, version, length and CRCs where they are, so that this one recognises them and leaves them
+untouched.
 """
 
 from __future__ import annotations
@@ -31,6 +34,13 @@ LEVEL_SHIFT = 2
 
 Position = tuple[int, int]  # segment number, offset in bytes
 Range = tuple[int, int]  # first and last seq, both included
+
+
+class NewerFormatError(ValueError):
+    """A newer version of sqstee has written a run; this one must not touch it."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"written by a newer sqstee (spool format {version}): use that version")
 
 
 class Frame:

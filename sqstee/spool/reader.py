@@ -11,9 +11,11 @@ import zlib
 
 from sqstee.fds import UNTRUSTED, open_untrusted
 from sqstee.jsonbytes import encode_object
+from sqstee.record import MAX_SEQ
 from sqstee.spool.checkpoint import START
 from sqstee.spool.frame import (
     CUT,
+    EVENT,
     FRESH,
     GAP,
     HEADER,
@@ -24,6 +26,7 @@ from sqstee.spool.frame import (
     META,
     VERSION,
     Frame,
+    NewerFormatError,
     Position,
     gap_fields,
 )
@@ -36,10 +39,14 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1024 * 1024
 _MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # a header that claims more is damaged
+_STREAMS = 3
 
 
 class FrameReader:
     """Reads a run's frames from `position` on, as far as they are written; call `frames` again for later ones.
+
+    Raises OSError, NewerFormatError, or ValueError for a frame that is intact but makes no sense: no version of sqstee
+    writes one.
 
     `expected` is the next frame's first seq; a higher one means that frames are missing before it.
     """
@@ -136,8 +143,14 @@ class FrameReader:
         position = self.position
         self._offset += HEADER_BYTES + length
         frame = Frame(kind, first, lines, payload, time_ns, position, self.position, stream, flags)
+        if version > VERSION:
+            raise NewerFormatError(version)
+        if first + lines > MAX_SEQ:
+            raise ValueError("a frame with a seq above the maximum")
         if zlib.crc32(payload) != payload_crc or version != VERSION:
             self._turn_into_gap(frame)
+        elif not _makes_sense(frame):
+            raise ValueError(f"a frame of kind {kind} with stream {stream} and {lines} lines in {length} bytes")
         return frame
 
     def _resynchronise(self) -> Frame | None:
@@ -212,6 +225,12 @@ class FrameReader:
         return Frame(GAP, first, lines, _damage_event(first, lines), before.time_ns, here, here)
 
 
+def _makes_sense(frame: Frame) -> bool:
+    if frame.kind == LINES:
+        return frame.stream < _STREAMS and frame.lines <= len(frame.payload) + 1
+    return frame.kind in (META, GAP) or (frame.kind == EVENT and frame.lines == 1)
+
+
 def _damage_event(first: int, lines: int) -> bytes:
     return encode_object(gap_fields(first, first + lines - 1, "spool: damaged on disk"))
 
@@ -219,7 +238,7 @@ def _damage_event(first: int, lines: int) -> bytes:
 def read_meta(folder: str, start: int = 0) -> bytes:
     """The payload of a run's META frame, from the first segment, of those from `start` on, in which it is intact.
 
-    Raises OSError or ValueError.
+    Raises OSError or ValueError, which may be NewerFormatError.
     """
     numbers = [number for number in segment_numbers(folder) if number >= start]
     if not numbers:
@@ -239,6 +258,9 @@ def _meta_of(path: str) -> bytes | None:
             if len(header) < HEADER_BYTES or header[:4] != MAGIC:
                 return None
             fields = HEADER.unpack_from(header)
+            (crc,) = HEADER_CRC.unpack_from(header, HEADER.size)
+            if fields[1] > VERSION and zlib.crc32(header[: HEADER.size]) == crc:
+                raise NewerFormatError(fields[1])
             payload = file.read(min(fields[8], _MOST_PAYLOAD_BYTES))
     except FileNotFoundError:
         return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 
+from sqstee.jsonbytes import decode_object
 from sqstee.spool import run_events
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, Frame
@@ -18,12 +18,32 @@ from sqstee.trace import trace
 _STREAMS = 3
 
 
+class Closure:
+    """Whether a run is `closed`, from its events in order.
+
+    Its exit event closes it, or its end event if the exit event names streams that were still open (`open_after_exit`).
+    """
+
+    def __init__(self, open_after_exit: bool = False) -> None:
+        self.open_after_exit = open_after_exit
+        self.closed = False
+
+    def add(self, payload: bytes) -> None:
+        """Add the payload of an EVENT frame. Raises ValueError if it holds no event."""
+        fields = decode_object(payload)
+        if not isinstance(fields.get("event"), str):
+            raise ValueError("an event frame without an event")
+        if fields["event"] == "exit":
+            self.open_after_exit = bool(fields.get("open"))
+            self.closed = self.closed or not self.open_after_exit
+        self.closed = self.closed or fields["event"] == "end"
+
+
 class SpoolTail:
     """The end of a run's spool, from its frames.
 
     `next_seq` follows the last frame, which ends at the position `end`; `unfinished` has the bytes of each stream's
-    unfinished line. A run is `closed` by its exit event, or by its end event if the exit event names streams that were
-    still open (`open_after_exit`).
+    unfinished line. Raises OSError or ValueError if the spool cannot be read.
     """
 
     def __init__(self, folder: str) -> None:
@@ -32,7 +52,7 @@ class SpoolTail:
         reader = FrameReader(folder, (checkpoint.position[0], 0))
         self.acknowledged = self.next_seq = checkpoint.next
         self.unfinished = [0] * _STREAMS
-        self.open_after_exit, self.closed = _exited(folder, checkpoint.position[0]), False
+        self.closure = Closure(_exited(folder, checkpoint.position[0]))
         for frame in reader.frames():
             self._add_frame(frame)
         self.end = reader.position
@@ -47,24 +67,18 @@ class SpoolTail:
         if frame.kind == LINES:
             self._add_lines(frame)
         elif frame.kind == EVENT:
-            self._add_event(json.loads(frame.payload))
+            self.closure.add(frame.payload)
 
     def _add_lines(self, frame: Frame) -> None:
         before = 0 if frame.flags & FRESH else self.unfinished[frame.stream]
         rest = 0 if frame.flags & CUT else len(frame.payload) - frame.payload.rfind(b"\n") - 1
         self.unfinished[frame.stream] = rest if frame.lines else before + rest
 
-    def _add_event(self, fields: dict[str, object]) -> None:
-        if fields.get("event") == "exit":
-            self.open_after_exit = bool(fields.get("open"))
-        self.closed = self.closed or fields.get("event") == "end"
-        self.closed = self.closed or (fields.get("event") == "exit" and not self.open_after_exit)
-
 
 def _exited(folder: str, segment: int) -> bool:
     """Whether the exit event is in a segment before `segment`."""
     try:
-        return bool(json.loads(read_meta(folder, segment)).get("exited"))
+        return bool(decode_object(read_meta(folder, segment)).get("exited"))
     except (OSError, ValueError):
         return False
 
@@ -80,7 +94,7 @@ def close_dead_run(folder: str) -> bool:
         return False
     try:
         tail = SpoolTail(folder)
-        if not tail.closed:
+        if not tail.closure.closed:
             trace("recovery", f"{folder} was left open at seq {tail.next_seq}: closing it")
             _close(folder, tail, killed=os.fstat(writing).st_size > 0)
         os.ftruncate(writing, 0)  # give back the quota that the dead writer had announced
@@ -100,7 +114,7 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
     segments.resume(*tail.end)
     writer = Writer(segments, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished)
-    event = run_events.closed_by_finder(_is_log(meta), tail.open_after_exit, killed)
+    event = run_events.closed_by_finder(_is_log(meta), tail.closure.open_after_exit, killed)
     if not _append_end(writer, event):
         writer.abandon()
         raise OSError(errno.ENOSPC, writer.last_error)
@@ -110,16 +124,15 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
 def _append_end(writer: Writer, event: dict[str, object]) -> bool:
     """Append the missing frames; returns False at the first one that the disk refuses."""
     for stream in range(_STREAMS):
-        writer.cut(stream)
+        writer.cut(stream, closing=True)
         if writer.dropped:
             return False
-    return writer.event(event)
+    return writer.event(event, closing=True)
 
 
 def _is_log(meta: bytes) -> bool:
     """Whether the run is a process's own log, by its META frame."""
     try:
-        found = json.loads(meta)
+        return decode_object(meta).get("logging") is True
     except ValueError:
         return False
-    return isinstance(found, dict) and found.get("logging") is True

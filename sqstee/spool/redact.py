@@ -215,7 +215,7 @@ class RedactingWriter(Writer):
             line.unspooled += rest
         return b""
 
-    def cut(self, stream: int) -> None:
+    def cut(self, stream: int, closing: bool = False) -> None:
         line = self._lines[stream]
         super().write(stream, line.unspooled)
         line.unspooled = b""
@@ -224,13 +224,13 @@ class RedactingWriter(Writer):
             super().write(stream, self._masked(stream, text, len(line.context), len(text)))
             line.set_context(text)
             line.text.clear()
-        super().cut(stream)
+        super().cut(stream, closing)
 
-    def event(self, fields: dict[str, object]) -> bool:
+    def event(self, fields: dict[str, object], closing: bool = False) -> bool:
         command = fields.get("command")
         if isinstance(command, list):
             fields = {**fields, "command": [self._word(word) for word in command]}
-        return super().event(fields)
+        return super().event(fields, closing)
 
     def unfinished(self, stream: int) -> bool:
         line = self._lines[stream]

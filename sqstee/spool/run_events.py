@@ -80,7 +80,7 @@ def closed_by_finder(is_log: bool, after_exit: bool, killed: bool) -> dict[str, 
     `killed`: the writer did not reach its end, otherwise the disk refused the event.
     """
     if not killed:
-        message = "the run has ended; its exit event could not be written"
+        message = "the run has ended; its last lines and its exit event may not have been written: its disk was full"
     elif is_log:
         message = "the process has ended without closing its log"
     else:

@@ -4,6 +4,7 @@ SPOOL/<run>/writer        lock of the process that appends (the front or its hei
 SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
 SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
+SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL                     itself the lock of the process that ships what others left (see ship/flush)
 """
@@ -17,7 +18,7 @@ import os
 from sqstee.errors import SqsteeError
 from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.quota import Quota
-from sqstee.spool.segments import Segments, segment_name, segment_numbers
+from sqstee.spool.segments import NEXT, RESERVE, Segments, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
 
 TYPE_CHECKING = False
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqstee.spool.redact import Masker
+
+
+_OWN_FILES = ("writer", "ship", "state", RESERVE, NEXT)  # besides the segments
 
 
 def new_ulid(time_ns: int) -> str:
@@ -104,21 +108,21 @@ def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> t
     return Segments(folder, meta, quota), writing, shipping
 
 
-def remove(folder: str, path: str = "", *, only_empty: bool = False) -> bool:
+def remove(folder: str, path: str = "", *, due: Callable[[], bool]) -> bool:
     """Remove a run's folder, whose `ship` lock the caller holds, unless another process holds its `writer` lock.
 
-    If `folder` is /proc/self/fd/N, to which rmdir does not apply, `path` is its real path. With `only_empty` the folder
-    stays if a segment has a byte; under both locks no process can be about to write one. Returns whether the folder was
-    to be removed; files that could not be deleted stay for the next attempt.
+    If `folder` is /proc/self/fd/N, to which rmdir does not apply, `path` is its real path. `due` is asked under both
+    locks, where no process can be about to write, whether to remove it; the answer is returned. Files that could not be
+    deleted stay for the next attempt.
     """
     writing = lock(folder, "writer")
     if writing is None:
         return False
     try:
-        due = not only_empty or holds_nothing(folder)
-        if due:
+        over = due()
+        if over:
             delete(folder, path)
-        return due
+        return over
     finally:
         os.close(writing)
 
@@ -133,9 +137,20 @@ def delete(folder: str, path: str = "") -> None:
         pass
 
 
+def remove_empty(folder: str, path: str = "") -> bool:
+    """Remove a run's folder as `remove` does, if no segment has a byte."""
+    return holds_nothing(folder) and remove(folder, path, due=lambda: holds_nothing(folder))
+
+
 def holds_nothing(folder: str) -> bool:
-    """Whether no segment of a run has a byte: its front was killed at the start, or the disk was full."""
-    return not any(_size(f"{folder}/{segment_name(number)}") for number in segment_numbers(folder))
+    """Whether no segment of a run has a byte: its front was killed at the start, or the disk was full.
+
+    A file of another name may hold lines of a newer version of sqstee.
+    """
+    segments = [segment_name(number) for number in segment_numbers(folder)]
+    if set(os.listdir(folder)) - {*_OWN_FILES, *segments}:
+        return False
+    return not any(_size(f"{folder}/{name}") for name in segments)
 
 
 def _size(path: str) -> int:

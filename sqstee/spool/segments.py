@@ -7,7 +7,12 @@ Layout of a segment (for the layout of a frame see `frame`):
     LINES, EVENT, GAP …      appended one by one, in order of seq
 
 The first two repeat what earlier segments hold, so that these can be deleted while a line is unfinished. A frame is
-appended whole or not at all. A new segment begins only when the one before it is complete.
+appended whole or not at all. A new segment begins only when the one before it is complete, and appears with its META
+frame.
+
+On a full disk the file `reserve`, whose blocks are allocated when the run begins, becomes the run's next segment. Only
+the frames that close the run may fill it: its gap and exit events. So they need no new block and no new inode, and the
+segments before it can be freed.
 """
 
 from __future__ import annotations
@@ -24,8 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+ORDINARY, RESERVED, CLOSING = 0, 1, 2  # a frame's priority: RESERVED may use quota's reserve, CLOSING also the disk's
+RESERVE = "reserve"
+NEXT = "next"  # the name of a segment while it is created
+_CLOSING_BYTES = 3 * 1024  # the frames that close a run: gap, exit and end events, and the ends of unfinished lines
+_BLOCK = 4096
+_MOST_RESERVE_BYTES = 1024 * 1024
+RETRY_SECONDS = 0.1  # on a full disk a new segment is tried at most this often: ext4 may commit its journal each time
 # The agent may close a run in a folder that another user controls: follow no link, wait for no FIFO.
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_APPEND = _SAFE | os.O_WRONLY | os.O_APPEND
+_READ_WRITE = _SAFE | os.O_RDWR
 
 
 def segment_name(number: int) -> str:
@@ -41,12 +55,15 @@ class Segments:
         self.quota = quota or UnboundedQuota()
         self.on_append: Callable[[], None] = _do_nothing  # called after each frame
         self._meta = meta
-        self._number = 0
+        self._number = 0  # of the open segment
         self._fd = -1
         self._size = 0
         self._limit = 0  # bytes that quota allows for the open segment; 0: ask before the next frame
         self._ceiling = self.quota.reserve  # the same for frames that may use the reserve
         self._rotation_due = True  # the next frame goes into a new segment
+        self._has_reserve = False
+        self._in_reserve = False  # the open segment was the reserve
+        self._retry_at = 0.0  # do not look for room on the full disk before this time
         self._unfinished: dict[int, bytes] = {}
 
     def resume(self, number: int, size: int) -> None:
@@ -54,10 +71,12 @@ class Segments:
         if not size:  # its META frame is incomplete: write the segment anew
             self._number = number - 1
             return
-        path = f"{self.folder}/{segment_name(number)}"
-        self._fd = os.open(path, _APPEND)
-        os.ftruncate(self._fd, size)
-        self._number, self._size, self._rotation_due = number, size, False
+        self._fd = os.open(self._path(number), _READ_WRITE)
+        self._number, self._size = number, size
+        tail = os.pread(self._fd, _MOST_RESERVE_BYTES, size)
+        self._rotation_due = self._in_reserve = bool(tail) and not tail.strip(b"\0")
+        if not self._in_reserve:  # it goes on in the blocks that are allocated
+            os.ftruncate(self._fd, size)
 
     def mark_exited(self) -> None:
         """Record the exit event in the META frame of later segments, since the segment that holds it may be deleted."""
@@ -84,69 +103,156 @@ class Segments:
         time_ns: int,
         stream: int = 0,
         flags: int = 0,
-        reserved: bool = False,
+        priority: int = ORDINARY,
     ) -> None:
-        """Append one frame whole, or raise OSError and leave the file as it was.
-
-        With `reserved` the frame may use the quota's reserve.
-        """
+        """Append one frame whole, or raise OSError and leave the file as it was."""
         size = HEADER_BYTES + len(payload)
-        if self._size + size > self._limit:
-            try:
-                self._obtain_quota(size, first)
-            except FullError:
-                if not reserved or self._size + size > self._ceiling:
-                    raise
         header = pack_frame_header(kind, flags, stream, time_ns, first, lines, payload)
         try:
-            self._write(header, payload)
+            self._make_room(size, first, priority)
+            self._write(header, payload, first)
         except OSError as error:
-            if error.errno != errno.EFBIG:
+            if priority == CLOSING:
+                self._enter_reserve(size, first, error)
+                self._write(header, payload, first)
+            else:
+                if not isinstance(error, FullError):
+                    self._leave_full_segment(first, error)
                 raise
-            self._rotation_due = True  # ulimit -f is below our segment size
-            self._obtain_quota(size, first)
-            self._write(header, payload)
         if kind == LINES and (self._unfinished or payload[-1:] != b"\n"):
             self._note_unfinished(stream, payload, lines, flags)
         self.on_append()
 
+    def discard_unfinished(self, stream: int) -> None:
+        """Note that the stream's unfinished line is dropped: later segments discard it in place of repeating it."""
+        if stream in self._unfinished:
+            self._unfinished[stream] = b""
+
     def close(self) -> None:
-        """Close the current segment."""
-        self._close()
+        """Close the current segment, and give back what the run had reserved."""
         try:
+            if self._in_reserve and self._fd >= 0:
+                os.ftruncate(self._fd, self._size)
             self.quota.announce(0)
+            os.unlink(f"{self.folder}/{RESERVE}")
         except OSError:
             pass
+        self._close()
+
+    def _make_room(self, size: int, first: int, priority: int) -> None:
+        """Obtain quota for `size` more bytes, and a new segment where one is due. Raises OSError."""
+        if self._size + size <= self._limit:
+            return
+        try:
+            self._obtain_quota(size, first)
+        except FullError:
+            if priority == ORDINARY or self._in_reserve or self._size + size > self._ceiling:
+                raise
 
     def _obtain_quota(self, size: int, first: int) -> None:
         """Obtain quota for `size` more bytes, in a new segment if the open one is used up. Raises FullError.
 
         A used-up segment is ended even without quota for the next one, at the cost of part of its reserve: the shipper
-        can delete a segment only when a later one exists.
+        can delete a segment only when a later one exists. Where no file can be created the open segment goes on.
         """
         limit, self._limit = self._limit, 0
         if limit and self._head_bytes() + self.quota.reserve // 2 <= self.quota.left_over(self._ceiling, self._size):
             self._rotation_due = True
         if self._rotation_due:
-            self._rotate(first)
+            try:
+                self._rotate(first)
+            except OSError:
+                if self._fd < 0 or self._in_reserve:
+                    raise
         self._limit = self.quota.grant(self._size, size, self._ceiling)
         self._ceiling = self._limit + self.quota.reserve
 
     def _rotate(self, first: int) -> None:
-        path = f"{self.folder}/{segment_name(self._number + 1)}"
+        if self._in_reserve:  # the run leaves its reserve for another one only
+            now = time.monotonic()
+            if now < self._retry_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._retry_at = now + RETRY_SECONDS
+            self._allocate_reserve()
+        path = f"{self.folder}/{NEXT}"
         head = self._head_frames(first)
         fd = os.open(path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             write_whole(fd, head, b"", 0)
+            os.rename(path, self._path(self._number + 1))
         except OSError:
             os.close(fd)
+            os.unlink(path)
             raise
+        self._go_on_in(fd, len(head))
+        if not self._has_reserve:
+            try:
+                self._allocate_reserve()
+            except OSError:  # the next rotation tries again
+                pass
+
+    def _go_on_in(self, fd: int, size: int, in_reserve: bool = False) -> None:
+        """Continue in the next segment, which is open as `fd` and holds `size` bytes."""
+        if self._in_reserve:
+            os.ftruncate(self._fd, self._size)
         self._ceiling = self.quota.left_over(self._ceiling, self._size)
         self._close()
-        self._fd, self._size = fd, len(head)
+        self._fd, self._size = fd, size
         self._number += 1
-        self._rotation_due = False
+        self._rotation_due = self._in_reserve = in_reserve
+        if in_reserve:
+            self._limit = 0
         self.quota.announce(self._ceiling)
+
+    def _allocate_reserve(self) -> None:
+        """Allocate the reserve; raises OSError, and leaves no file, if the disk has no room for it."""
+        if self._has_reserve:
+            return
+        path = f"{self.folder}/{RESERVE}"
+        size = HEADER_BYTES + len(self._meta) + _CLOSING_BYTES
+        fd = os.open(path, _READ_WRITE | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, -(-size // _BLOCK) * _BLOCK)
+            self._has_reserve = True
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+
+    def _enter_reserve(self, size: int, first: int, error: OSError) -> None:
+        """Make the reserve the open segment, for a frame of `size` bytes; raises `error` if it is not large enough."""
+        if self._in_reserve:
+            return
+        path, head = f"{self.folder}/{RESERVE}", self._head_frames(first)
+        try:
+            fd = os.open(path, _READ_WRITE)
+        except OSError:
+            raise error from None
+        blank = os.pread(fd, _MOST_RESERVE_BYTES, 0)
+        if len(head) + size > len(blank):
+            os.close(fd)
+            raise error
+        try:
+            if blank.strip(b"\0"):  # what a killed process wrote could be read as frames behind ours
+                raise error
+            write_whole(fd, head, b"", 0)
+            os.rename(path, self._path(self._number + 1))
+        except OSError:
+            os.close(fd)
+            self._has_reserve = False
+            os.unlink(path)
+            raise
+        self._has_reserve = False
+        self._go_on_in(fd, len(head), in_reserve=True)
+
+    def _leave_full_segment(self, first: int, error: OSError) -> None:
+        """The disk is full: let the shipper free the open segment, which it can once there is a later one."""
+        if self._fd >= 0:
+            try:
+                self._enter_reserve(_CLOSING_BYTES // 2, first, error)
+            except OSError:
+                pass
 
     def _head_frames(self, first: int) -> bytes:
         """The frames at the beginning of a segment whose first seq is `first`."""
@@ -176,9 +282,19 @@ class Segments:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, header: bytes, payload: bytes) -> None:
-        write_whole(self._fd, header, payload, self._size)
+    def _write(self, header: bytes, payload: bytes, first: int) -> None:
+        try:
+            write_whole(self._fd, header, payload, self._size)
+        except OSError as error:
+            if error.errno != errno.EFBIG or self._in_reserve:
+                raise
+            self._rotation_due = True  # ulimit -f is below our segment size
+            self._obtain_quota(len(header) + len(payload), first)
+            write_whole(self._fd, header, payload, self._size)
         self._size += len(header) + len(payload)
+
+    def _path(self, number: int) -> str:
+        return f"{self.folder}/{segment_name(number)}"
 
 
 def _do_nothing() -> None:
@@ -186,11 +302,11 @@ def _do_nothing() -> None:
 
 
 def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
-    """Append both or neither. Raises OSError after truncating a partial write back to `size` bytes."""
+    """Write both or neither behind the file's first `size` bytes. Raises OSError after undoing a partial write."""
     try:
-        written = os.writev(fd, (header, payload))
+        written = os.pwritev(fd, (header, payload), size)
         while written < len(header) + len(payload):  # a short write: the next one fails with the reason
-            written += os.write(fd, (header + payload)[written:])
+            written += os.pwrite(fd, (header + payload)[written:], size + written)
     except OSError:
         os.ftruncate(fd, size)
         raise

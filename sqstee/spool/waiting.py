@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 
 from sqstee.errors import SqsteeError
+from sqstee.jsonbytes import decode_object
+from sqstee.spool.frame import NewerFormatError
 from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import SpoolTail
 from sqstee.spool.run_folder import lock
+from sqstee.spool.segments import RESERVE
 
 ULID_LENGTH = 26
 _HALF_MADE_SECONDS = 3600.0  # the age at which a .new- folder is removed
@@ -27,13 +29,17 @@ class WaitingRun:
         self.run = run
         self.destination = self.job = self.problem = ""
         self.records = 0
-        self.bytes = sum(_size(entry) for entry in os.scandir(folder) if entry.name != "writer")
+        self.bytes = sum(_size(entry) for entry in os.scandir(folder) if entry.name not in ("writer", RESERVE))
         try:
-            meta = json.loads(read_meta(folder))
+            meta = decode_object(read_meta(folder))
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
             tail = SpoolTail(folder)
             self.records = tail.next_seq - tail.acknowledged
-        except (OSError, ValueError, KeyError) as error:
+        except NewerFormatError as error:
+            self.problem = str(error)
+        except KeyError:
+            self.problem = "cannot be read: its META frame names no destination"
+        except (OSError, ValueError) as error:
             self.problem = f"cannot be read: {error}"
         writing = lock(folder, "writer")
         self.alive = writing is None

@@ -6,6 +6,7 @@ import time
 
 from sqstee.jsonbytes import encode_object
 from sqstee.spool.frame import CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
+from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
 _ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
+_GAPS_KEPT = 4096
 
 
 class Writer:
@@ -47,6 +49,7 @@ class Writer:
         self._set_fresh = [False] * streams  # the stream's next frame gets the FRESH flag
         self._gap_from = -1
         self._gap_reason = ""
+        self._gaps: list[tuple[int, int]] = []  # first and last seq of the latest gap events
 
     @property
     def folder(self) -> str:
@@ -55,8 +58,13 @@ class Writer:
 
     @property
     def spooled(self) -> int:
-        """Every seq below this one is in the spool, as a record or covered by a gap event."""
+        """Every seq below this one is in the spool, as a record or covered by a gap event; from it on, none is."""
         return self.next_seq if self._gap_from < 0 else self._gap_from
+
+    def dropped_since(self, seq: int) -> int:
+        """How many of the dropped lines have this seq or a later one; lines of very many gaps ago do not count."""
+        gaps = self._gaps if self._gap_from < 0 else [*self._gaps, (self._gap_from, self.next_seq - 1)]
+        return sum(max(0, last + 1 - max(first, seq)) for first, last in gaps)
 
     def on_append(self, callback: Callable[[], None]) -> None:
         """Set the function that is called after each appended frame."""
@@ -85,19 +93,22 @@ class Writer:
             at += len(piece)
         return b""
 
-    def cut(self, stream: int) -> None:
-        """End the unfinished line of a stream, if there is one (the stream has ended, or was idle for long)."""
+    def cut(self, stream: int, closing: bool = False) -> None:
+        """End the unfinished line of a stream, if there is one: the stream was idle for long, or is `closing`."""
         self._dropping_rest[stream] = False
         if self._partial[stream]:
-            self._append_lines(stream, b"", True)
+            self._append_lines(stream, b"", True, CLOSING if closing else RESERVED)
 
     def unfinished(self, stream: int) -> bool:
         """Whether the stream's last line has no newline yet."""
         return self._partial[stream] > 0
 
-    def event(self, fields: dict[str, object]) -> bool:
-        """Append an event with a seq of its own. Returns False, and uses no seq, if the spool refuses it."""
-        if self._append(EVENT, encode_object(fields), 1, reserved=True):
+    def event(self, fields: dict[str, object], closing: bool = False) -> bool:
+        """Append an event with a seq of its own. Returns False, and uses no seq, if the spool refuses it.
+
+        With `closing` it is the exit or the end event, for which room was reserved on the disk when the run began.
+        """
+        if self._append(EVENT, encode_object(fields), 1, priority=CLOSING if closing else RESERVED):
             return True
         self.next_seq -= 1  # gap events cover lines only
         if self._gap_from == self.next_seq:
@@ -108,11 +119,21 @@ class Writer:
         """Note that the exit event is written and lines follow it: recovery needs to know if this process dies."""
         self._segments.mark_exited()
 
+    def end(self, fields: dict[str, object]) -> bool:
+        """Append the event that closes the run, and close the files; False if the spool refuses it.
+
+        Then call this again once the disk may have room, or `close`.
+        """
+        ended = self.event(fields, closing=True)
+        if ended:
+            self._segments.close()
+        return ended
+
     def close(self) -> None:
         """Write a gap frame if lines were dropped since the last one, and close the files."""
         if self._gap_from >= 0:
             try:
-                self._append_gap(time.time_ns(), self.next_seq, reserved=True)
+                self._append_gap(time.time_ns(), self.next_seq, CLOSING)
             except OSError:
                 pass
         self._segments.close()
@@ -147,16 +168,17 @@ class Writer:
         if start < len(chunk):
             yield (chunk[start:] if start else chunk), False
 
-    def _append_lines(self, stream: int, piece: bytes, cut: bool) -> None:
+    def _append_lines(self, stream: int, piece: bytes, cut: bool, priority: int = ORDINARY) -> None:
         records = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
         flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
         self._partial[stream] = rest if records else self._partial[stream] + rest
-        if self._append(LINES, piece, records, stream, flags, reserved=not piece):
+        if self._append(LINES, piece, records, stream, flags, priority):
             self._count(stream, records, cut)
             self._set_fresh[stream] = False
             return
         self._set_fresh[stream] = True
+        self._segments.discard_unfinished(stream)
         if self._partial[stream]:  # the last line is unfinished: drop it whole
             self._partial[stream] = 0
             self._dropping_rest[stream] = True
@@ -196,15 +218,15 @@ class Writer:
         return chunk[end:]
 
     def _append(
-        self, kind: int, payload: bytes, lines: int, stream: int = 0, flags: int = 0, reserved: bool = False
+        self, kind: int, payload: bytes, lines: int, stream: int = 0, flags: int = 0, priority: int = ORDINARY
     ) -> bool:
         first = self.next_seq
         self.next_seq += lines
         now = time.time_ns()
         try:
             if self._gap_from >= 0:
-                self._append_gap(now, first, reserved)
-            self._segments.append(kind, payload, first, lines, now, stream, flags, reserved)
+                self._append_gap(now, first, priority)
+            self._segments.append(kind, payload, first, lines, now, stream, flags, priority)
         except OSError as error:
             self.last_error = error.strerror or "cannot be written"
             if self._gap_from < 0:
@@ -212,12 +234,14 @@ class Writer:
             return False
         return True
 
-    def _append_gap(self, now: int, end: int, reserved: bool) -> None:
+    def _append_gap(self, now: int, end: int, priority: int) -> None:
         first, last = self._gap_from, end - 1
         if last >= first:
             fields = gap_fields(first, last, f"spool: {self._gap_reason}")
             payload = encode_object(fields)
-            self._segments.append(GAP, payload, first, last - first + 1, now, reserved=reserved)
+            self._segments.append(GAP, payload, first, last - first + 1, now, priority=priority)
+            self._gaps.append((first, last))
+            del self._gaps[:-_GAPS_KEPT]
         self._gap_from = -1
 
 

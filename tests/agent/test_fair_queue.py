@@ -88,7 +88,7 @@ def write(root: Path, counts: dict[str, int]) -> tuple[list[ServedRun], dict[str
         expected[name] = lines(name, 0, count)
         for at in range(0, len(expected[name]), 65536):
             writer.write(0, expected[name][at : at + 65536])
-        writer.close()
+        writer.end({"event": "exit", "message": ""})
         runs.append(run)
     return runs, expected
 
@@ -314,7 +314,7 @@ def test_a_first_frame_that_was_another_one_when_it_was_looked_at(tmp_path: Path
     (one, forged), (two, other) = spooled(tmp_path, "A"), spooled(tmp_path, "B")
     one.close()
     two.write(0, lines("B", 0, 3))
-    two.close()
+    two.end({"event": "exit", "message": ""})
     writer = Writer(Segments(forged.folder, meta), 32768)
     writer.write(0, b"first\nsecond\n")
     writer.close()

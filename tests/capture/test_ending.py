@@ -213,12 +213,18 @@ def test_strict_tells_by_the_status(sqstee: Sqstee, fault: str) -> None:
     assert lost(sqstee, fault, *words[1:]).returncode == 0
 
 
-@pytest.mark.parametrize("calls", ["3-3", "3-9"])
-def test_an_exit_event_that_the_disk_refuses(sqstee: Sqstee, calls: str) -> None:
-    """It is said, no gap event speaks of a line that never was, and nothing is said to wait."""
-    found = lost(
-        sqstee, f"sqstee.spool.segments:Segments.append:full:{calls}", "--to", "local", "--strict", "--summary"
-    )
+def test_an_exit_event_that_the_disk_refuses_for_a_moment(sqstee: Sqstee) -> None:
+    """It is written once the shipper has freed what is delivered."""
+    found = lost(sqstee, "sqstee.spool.segments:Segments.append:full:3-3", "--to", "local", "--strict")
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert [event.event for event in sqstee.local().events] == ["start", "exit"]
+    assert sqstee.waiting_runs() == []
+
+
+def test_an_exit_event_that_the_disk_refuses(sqstee: Sqstee) -> None:
+    """It is reported, no gap event covers a line that never was, and the run stays until it can be closed."""
+    fault = "sqstee.spool.segments:Segments.append:full:3-1000000"
+    found = lost(sqstee, fault, "--to", "local", "--strict", "--summary")
     assert found.returncode == EXIT_UNDELIVERED
     missing, summary = found.stderr.decode().splitlines()
     why = "the spool could not be written (No space left on device); make room in"
@@ -226,6 +232,9 @@ def test_an_exit_event_that_the_disk_refuses(sqstee: Sqstee, calls: str) -> None
     assert re.search(r": 2 delivered in \d requests?, 0 waiting, 0 dropped; to local:", summary)
     assert [item.seq for item in sqstee.local().items] == [0, 1, 2]
     assert [event.event for event in sqstee.local().events] == ["start"]
+    assert sqstee.run("flush").returncode == 0
+    assert [event.event for event in sqstee.local().events] == ["start", "exit"]
+    assert "cause" in sqstee.local().events[-1].fields
     assert sqstee.waiting_runs() == []
 
 

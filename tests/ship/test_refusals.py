@@ -636,26 +636,26 @@ def test_killed_at_the_worst_moment(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path:
 
 def test_a_disk_that_takes_half_of_what_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written in part is taken back, and the record stays in the spool until there is room for it."""
-    write = os.write
+    write = os.pwrite
     partly: list[int] = []
 
-    def writev(fd: int, parts: Sequence[bytes]) -> int:
+    def writev(fd: int, parts: Sequence[bytes], offset: int) -> int:
         data = b"".join(parts)
         if not data.startswith(b"{") or partly:
-            return write(fd, data)
-        partly.append(write(fd, data[:30]))
-        monkeypatch.setattr(os, "write", full)
+            return write(fd, data, offset)
+        partly.append(write(fd, data[:30], offset))
+        monkeypatch.setattr(os, "pwrite", full)
         return 30
 
-    def full(fd: int, data: bytes) -> int:
-        monkeypatch.setattr(os, "write", write)
+    def full(fd: int, data: bytes, offset: int) -> int:
+        monkeypatch.setattr(os, "pwrite", write)
         raise OSError(28, "No space left on device")
 
     def answer(bodies: Sequence[Body]) -> list[Failure]:
         bad = [at for at, body in enumerate(bodies) if b"%099d" % 7 in body.data]
         return [Failure(at, POISON, "InvalidMessageContents", "no") for at in bad]
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, "pwritev", writev)
     sender = Scripted(answer)
     shipper, complete = ship(tmp_path, sender, 100)
     assert (complete, shipper.quarantined, partly) == (True, 1, [30])

@@ -218,8 +218,8 @@ def test_a_failure_of_the_engine_drops(sqstee: Sqstee, tmp_path: Path, call: int
     number = 4 - call
     noun = "line" if number == 1 else "lines"
     assert found.stderr.decode() == (
-        f"sqstee: {number} {noun} dropped: masking failed (ZeroDivisionError), check the patterns of --redact;"
-        " a gap event says which lines\n"
+        f"sqstee: {number} {noun} dropped: masking failed (ZeroDivisionError); a gap event says which lines; "
+        "check the patterns of --redact\n"
     )
     assert found.returncode == EXIT_UNDELIVERED
     rebuilt = sqstee.local()

@@ -34,6 +34,7 @@ SEGMENT_BYTES = 300
 STREAMS = ("stdout", "stderr")
 
 write_whole = segments.write_whole
+posix_fallocate = os.posix_fallocate
 TEXT = st.text("ab\n", min_size=1, max_size=70).map(str.encode)
 
 
@@ -66,10 +67,25 @@ class Model:
         self.unfinished = b""
 
 
-def is_in_order(found: list[bytes], lines: list[bytes]) -> bool:
-    """Whether `found` are some of `lines`, in their order."""
+def write_to_a_disk_without_a_free_block(fd: int, header: bytes, payload: bytes, size: int) -> None:
+    """Only blocks that are allocated already can be written."""
+    if size + len(header) + len(payload) > os.fstat(fd).st_size:
+        raise OSError(errno.ENOSPC, "full")
+    write_whole(fd, header, payload, size)
+
+
+def refuse_to_allocate(fd: int, offset: int, size: int) -> None:
+    """posix_fallocate(3) on a full disk."""
+    raise OSError(errno.ENOSPC, "full")
+
+
+def is_in_order(found: list[bytes], lines: list[bytes], torn: bool) -> bool:
+    """Whether `found` are some of `lines`, in their order; the last one may be the beginning of a line that is torn."""
     rest = iter(lines)
-    return all(any(line == one for one in rest) for line in found)
+    whole, last = (found[:-1], found[-1:]) if torn else (found, [])
+    return all(any(line == one for one in rest) for line in whole) and all(
+        any(one.startswith(line) for one in rest) for line in last
+    )
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -82,25 +98,28 @@ class SpoolMachine(RuleBasedStateMachine):
         os.mkdir(self.folder)
         self.models = (Model(), Model())
         self.dropped = False  # lines were dropped, so that not all of the model's are to be found
-        self.recovered = False
+        self.recovered = self.died = False
+        self.has_reserve = True  # no fault has taken the blocks that are kept for the run's end
+        self.end = -1  # the seq behind the exit event, if the writer wrote it
         self.accepted: dict[int, Record | Event] = {}  # by seq: what the destination has
         self.writer: Writer | None = Writer(Segments(self.folder, META, UnboundedQuota(SEGMENT_BYTES)), MAX_LINE)
         self.writer.event({"event": "start", "message": ""})
+        self.write_whole = write_whole
         self.source = self.new_source()
         self.handed: list[PendingBody] = []  # in the plan, and not acknowledged
 
     def teardown(self) -> None:
         """Whatever the history was, the run can be ended, and everything is there."""
-        segments.write_whole = write_whole
         try:
             if self.writer:
                 self.close()
-            else:
-                assert close_dead_run(self.folder)
+            self.free_the_disk()
+            assert close_dead_run(self.folder)
             self.restart()
             self.deliver_everything()
             self.check_everything()
         finally:
+            self.free_the_disk()
             self.source.close()
             shutil.rmtree(self.root)
 
@@ -115,16 +134,35 @@ class SpoolMachine(RuleBasedStateMachine):
     def write(self, stream: int, chunk: bytes) -> None:
         """Lines, and perhaps the beginning of one."""
         assert self.writer
+        before = self.writer.dropped
         self.writer.write(stream, chunk)
         self.models[stream].write(chunk)
+        self.dropped = self.dropped or self.writer.dropped > before
 
     @precondition(lambda self: self.writer)
     @rule(stream=st.integers(0, 1))
-    def cut(self, stream: int) -> None:
+    def cut(self, stream: int, closing: bool = False) -> None:
         """An unfinished line that is idle is spooled as it is."""
         assert self.writer
-        self.writer.cut(stream)
+        before = self.writer.dropped
+        self.writer.cut(stream, closing)
         self.models[stream].cut()
+        self.dropped = self.dropped or self.writer.dropped > before
+
+    @precondition(lambda self: self.write_whole == write_whole)
+    @rule()
+    def fill_the_disk(self) -> None:
+        """Others take the last free block of the disk."""
+        self.write_whole = segments.write_whole = write_to_a_disk_without_a_free_block
+        os.posix_fallocate = refuse_to_allocate
+
+    @rule()
+    def free_the_disk(self) -> None:
+        """Others have freed some space."""
+        self.write_whole = segments.write_whole = write_whole
+        os.posix_fallocate = posix_fallocate
+        if self.writer:
+            self.writer._segments._retry_at = 0.0  # time passes
 
     @precondition(lambda self: self.writer)
     @rule(stream=st.integers(0, 1), chunk=TEXT, after=st.integers(0, 2), torn=st.booleans())
@@ -133,14 +171,12 @@ class SpoolMachine(RuleBasedStateMachine):
 
         def full(fd: int, header: bytes, payload: bytes, size: int) -> None:
             if torn:
-                os.write(fd, (header + payload)[: len(header) // 2])
+                os.pwrite(fd, (header + payload)[: len(header) // 2], size)
                 os.ftruncate(fd, size)
             raise OSError(errno.ENOSPC, "full")
 
-        before = self.writer.dropped if self.writer else 0
+        self.has_reserve = False
         self.failing(full, after, lambda: self.write(stream, chunk))
-        assert self.writer
-        self.dropped = self.dropped or self.writer.dropped > before
 
     @precondition(lambda self: self.writer)
     @rule(stream=st.integers(0, 1), chunk=TEXT, after=st.integers(0, 2), part=st.integers(0, 200))
@@ -148,24 +184,28 @@ class SpoolMachine(RuleBasedStateMachine):
         """kill -9 in the middle of a frame; whoever ships next closes the run."""
 
         def killed(fd: int, header: bytes, payload: bytes, size: int) -> None:
-            os.write(fd, (header + payload)[:part])
+            os.pwrite(fd, (header + payload)[:part], size)
             raise KilledError
 
         assert self.writer
         writer = self.writer
         self.models[stream].write(chunk)
+        before = writer.dropped
         try:
             self.failing(killed, after, lambda: writer.write(stream, chunk))
         except KilledError:
             self.dropped = True  # the rest of the chunk was never spooled
+            self.has_reserve = False  # it may have died in there
+        self.dropped = self.dropped or writer.dropped > before
         self.writer = None
+        self.died = True
         writer.abandon()
 
     @precondition(lambda self: self.writer)
     @rule(stream=st.integers(0, 1), chunk=TEXT)
     def write_a_version_that_nobody_knows(self, stream: int, chunk: bytes) -> None:
-        """Frames of a later format are whole, and cannot be read: their lines become a gap, not something else."""
-        frame.VERSION = 2
+        """Frames of a format before the first are whole, and cannot be read: their lines become a gap."""
+        frame.VERSION = 0
         try:
             self.write(stream, chunk)
         finally:
@@ -178,12 +218,16 @@ class SpoolMachine(RuleBasedStateMachine):
         """The command has ended."""
         assert self.writer
         for stream in (0, 1):
-            self.cut(stream)
-        self.writer.event({"event": "exit", "message": ""})
-        self.writer.close()
+            self.cut(stream, closing=True)
+        if self.writer.end({"event": "exit", "message": ""}):
+            self.end = self.writer.next_seq
+        else:
+            assert not self.has_reserve
+            self.writer.close()
         self.writer = None
 
     @precondition(lambda self: not self.writer and not self.recovered)
+    @precondition(lambda self: self.has_reserve or self.write_whole == write_whole)
     @rule()
     def recover(self) -> None:
         """Whoever holds the `ship` lock closes a dead run, once; a run that is closed stays as it is."""
@@ -258,15 +302,16 @@ class SpoolMachine(RuleBasedStateMachine):
         for name, model in zip(STREAMS, self.models, strict=True):
             items = [self.accepted[seq] for seq in sorted(self.accepted)]
             records = [item.data for item in items if isinstance(item, Record) and item.stream == name]
-            assert is_in_order(records, [*model.lines, model.unfinished])
+            assert is_in_order(records, [*model.lines, model.unfinished], self.died)
 
     def check_everything(self) -> None:
         """Every seq is there once, from the first to the end; without a loss so is every line."""
         expected = 0
         for seq in sorted(self.accepted):
             item = self.accepted[seq]
-            assert item.seq == expected
+            assert item.seq == expected, (item, expected)
             expected = (item.last if isinstance(item, Event) else item.seq) + 1
+        assert self.end in (expected, -1)
         events = [item for _, item in sorted(self.accepted.items()) if isinstance(item, Event)]
         ends = [item.event for item in events if item.event != "gap"]
         assert ends == ["start", "exit"]
@@ -276,22 +321,21 @@ class SpoolMachine(RuleBasedStateMachine):
                 model.cut()
                 assert [record.data for record in records if record.stream == name] == model.lines
 
-    @staticmethod
-    def failing(fault: Callable[[int, bytes, bytes, int], None], after: int, step: Callable[[], object]) -> None:
+    def failing(self, fault: Callable[[int, bytes, bytes, int], None], after: int, step: Callable[[], object]) -> None:
         """Take a step during which the write after so many others fails, and every one behind it."""
         count = 0
 
         def write(fd: int, header: bytes, payload: bytes, size: int) -> None:
             nonlocal count
             count += 1
-            (fault if count > after else write_whole)(fd, header, payload, size)
+            (fault if count > after else self.write_whole)(fd, header, payload, size)
 
         segments.write_whole = write
         try:
             step()
         finally:
-            segments.write_whole = write_whole
+            segments.write_whole = self.write_whole
 
 
 TestSpoolMachine = SpoolMachine.TestCase
-TestSpoolMachine.settings = settings(max_examples=150, stateful_step_count=40)
+TestSpoolMachine.settings = settings(max_examples=200, stateful_step_count=40)
