@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from sqstee.capture.output import Output, open_output
 from sqstee.capture.stream import Stream
@@ -103,4 +102,4 @@ def _is_stderr(fd: int) -> bool:
         one, other = os.fstat(fd), os.fstat(2)
     except OSError:
         return False
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and not stat.S_ISREG(one.st_mode)
+    return os.path.samestat(one, other)
