@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.writer import Writer
 
-IDLE_SECONDS = 5.0  # an unfinished line that is idle for this long is shipped as it is
+UNFINISHED_SECONDS = 5.0  # a line that is unfinished for this long is shipped as far as it is
 _WAKE_SECONDS = 0.1  # the shortest time between two wake-ups of the shipper
 _MODES_SECONDS = 0.5  # between attempts to copy a pty's modes once we are in the foreground again
 _REST_BYTES = 1024 * 1024  # read at most this much of an endless output once its reader has left
@@ -70,7 +70,9 @@ class SpoolFeed:
         if self._held is not None:
             self._held.append((stream, chunk))
         elif self.writer:
-            now = stream.spooled_at = time.monotonic()
+            now = time.monotonic()
+            if b"\n" in chunk or not self.writer.unfinished(stream.number):
+                stream.line_began_at = now
             wait = self.give_up_at is None or now < self.give_up_at
             rest = self.guarded(self.writer.write, stream.number, chunk, wait)
         stream.unspooled = rest or b""  # in one assignment: the main thread reads it
@@ -99,10 +101,10 @@ class SpoolFeed:
         if self.give_up_at is None:
             self.give_up_at = time.monotonic() + self._patience
 
-    def idle_deadline(self, stream: Stream) -> float | None:
-        """When the stream's unfinished line will have been idle for IDLE_SECONDS; None where there is no such line."""
+    def line_deadline(self, stream: Stream) -> float | None:
+        """When the stream's line will have been unfinished for UNFINISHED_SECONDS; None where no line is unfinished."""
         if self.writer and not stream.unspooled and self.writer.unfinished(stream.number):
-            return stream.spooled_at + IDLE_SECONDS
+            return stream.line_began_at + UNFINISHED_SECONDS
         return None
 
     def guarded(self, method: Callable[..., bytes | None], *arguments: object) -> bytes | None:
@@ -239,7 +241,7 @@ class CaptureLoop:
         now = time.monotonic()
         due = []
         for stream in self.open:
-            at = self.feed.idle_deadline(stream)
+            at = self.feed.line_deadline(stream)
             if at is not None and at <= now:
                 self.feed.cut(stream)
             elif at is not None:

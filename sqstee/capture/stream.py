@@ -30,13 +30,13 @@ class Stream:
         "error",
         "fd",
         "last_byte",
+        "line_began_at",
         "number",
         "output",
         "pending",
         "pty",
         "remaining",
         "source",
-        "spooled_at",
         "stalled",
         "unspooled",
     )
@@ -53,7 +53,7 @@ class Stream:
         self.error: OSError | None = None  # the output's first error, other than that its reader left
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
-        self.spooled_at = 0.0
+        self.line_began_at = 0.0
         self.remaining = 0  # bytes still to be read once the command has ended
 
     def read(self) -> bytes | None:

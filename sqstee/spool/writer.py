@@ -77,7 +77,7 @@ class Writer:
         return b""
 
     def cut(self, stream: int) -> None:
-        """End the unfinished line of a stream, if there is one (the stream has ended, or was idle for long)."""
+        """End the unfinished line of a stream, if there is one (the stream has ended, or the line is old)."""
         self._dropping_rest[stream] = False
         if self._partial[stream]:
             self._append_lines(stream, b"", True)
