@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from sqstee.capture import child, signals
 from sqstee.capture.output import is_message_socket
 from sqstee.capture.stdio import Stdio
-from sqstee.capture.stream import pass_through
+from sqstee.capture.stream import pass_through, watch
 from sqstee.errors import SqsteeError
 from sqstee.fds import close_quietly, open_null
 from sqstee.spool.location import absolute, default_root, resolve
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
+    from sqstee.capture.loop import CaptureLoop
+    from sqstee.capture.stream import Stream
     from sqstee.options import Settings
     from sqstee.spool.redact import Masker
 
@@ -69,10 +72,16 @@ class Front:
 
     def _supervise(self, termination_signals: frozenset[int]) -> NoReturn:
         """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
+        streams = self._streams
         try:
-            from sqstee.capture.supervisor import Supervisor
-            from sqstee.capture.wrapped_run import WrappedRun
+            epoll = watch(streams)
+            from sqstee.capture.loop import CaptureLoop
 
+            loop = CaptureLoop(streams, epoll)
+            streams = loop.open
+            with _LookBeforeImports(loop):
+                from sqstee.capture.supervisor import Supervisor
+                from sqstee.capture.wrapped_run import WrappedRun
             run = WrappedRun(
                 self._settings,
                 self._command,
@@ -80,15 +89,15 @@ class Front:
                 self._masker,
                 self._child,
                 self._stdio,
-                self._streams,
+                loop,
                 termination_signals,
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first
-            self._pass_through(f"{type(error).__name__}: {error}")
+            self._pass_through(streams, f"{type(error).__name__}: {error}")
         supervisor.run()
 
-    def _pass_through(self, reason: str) -> NoReturn:
+    def _pass_through(self, streams: list[Stream], reason: str) -> NoReturn:
         """Without a supervisor: pass the output through, relay signals, and end with the command's status."""
         failure = self._child.wait_for_exec()
         if failure is not None:
@@ -96,7 +105,7 @@ class Front:
         _trace(f"passes the output through: {reason}")
         if not self._settings.quiet:
             child.warn_uncaptured(reason)
-        status = signals.wait_for_command(self._child.pid, lambda: pass_through(self._streams))
+        status = signals.wait_for_command(self._child.pid, lambda: pass_through(streams))
         if os.WIFSIGNALED(status):
             signals.die_by(os.WTERMSIG(status))
         os._exit(os.WEXITSTATUS(status))
@@ -136,6 +145,22 @@ class Front:
         outer = inherited.environ.get(NEST_VARIABLE.encode(), b"")
         environ = {**inherited.environ, NEST_VARIABLE.encode(): b"%s %s" % (outer, mine) if outer else mine}
         inherited.environ = child.unbuffered(environ) if self._settings.unbuffer else environ
+
+
+class _LookBeforeImports:
+    """An import hook that passes on the command's output and finds no module: loading ours takes some milliseconds."""
+
+    def __init__(self, loop: CaptureLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+
+    def find_spec(self, *_: object) -> None:
+        self._loop.look()
 
 
 def captured_by_outer(value: str, destination: str) -> set[int]:

@@ -14,8 +14,6 @@ import time
 from sqstee.capture.output import PIPE_BUF, PIPE_BYTES, PipeOutput
 from sqstee.capture.stream import READER_LEFT, Stream, readable_bytes
 from sqstee.fds import put_null
-from sqstee.ship.shipper_handle import WAKE
-from sqstee.spool.quota import RECOUNT_SECONDS
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.writer import Writer
 
-IDLE_SECONDS = 5.0  # an unfinished line that is idle for this long is shipped as it is
+UNFINISHED_SECONDS = 5.0  # a line that is unfinished for this long is shipped as far as it is
 _WAKE_SECONDS = 0.1  # the shortest time between two wake-ups of the shipper
 _MODES_SECONDS = 0.5  # between attempts to copy a pty's modes once we are in the foreground again
 _REST_BYTES = 1024 * 1024  # read at most this much of an endless output once its reader has left
@@ -39,22 +37,43 @@ _PTY_BYTES = 65536  # more than a pty holds in the kernel's buffers on both of i
 class SpoolFeed:
     """The capture loop's access to the spool: never raises, never waits, wakes the shipper at most ten times a second.
 
-    `patience` is how many seconds after the command's end the loop still waits for room in the spool.
+    It holds what comes until `spool_held`, by the thread that may wait for a disk.
     """
 
-    def __init__(self, writer: Writer | None, shipper: ShipperHandle | None, patience: float = 0.0) -> None:
-        self.writer = writer
+    def __init__(self) -> None:
+        self.writer: Writer | None = None
         self.failure = ""
         self.give_up_at: float | None = None
-        self._patience = patience
-        self._shipper = shipper
+        self._patience = 0.0
+        self._shipper: ShipperHandle | None = None
         self._woken_at = 0.0
+        self._held: list[tuple[Stream, bytes]] | None = []  # chunks; an empty one for the end of its stream
+
+    def connect(self, writer: Writer | None, shipper: ShipperHandle | None, patience: float) -> None:
+        """Set where to spool, None where there is no spool.
+
+        `patience` is how many seconds after the command's end the loop still waits for room in the spool.
+        """
+        self.writer, self._shipper, self._patience = writer, shipper, patience
+
+    def spool_held(self) -> None:
+        """Spool what is held, and from here on all that comes."""
+        held, self._held = self._held, None
+        for stream, chunk in held or ():
+            if chunk:
+                self.write(stream, stream.unspooled + chunk)
+            else:
+                self.end(stream)
 
     def write(self, stream: Stream, chunk: bytes) -> None:
         """Spool a chunk; the part that has to wait for room stays with the stream."""
         rest = None
-        if self.writer:
-            now = stream.spooled_at = time.monotonic()
+        if self._held is not None:
+            self._held.append((stream, chunk))
+        elif self.writer:
+            now = time.monotonic()
+            if b"\n" in chunk or not self.writer.unfinished(stream.number):
+                stream.line_began_at = now
             wait = self.give_up_at is None or now < self.give_up_at
             rest = self.guarded(self.writer.write, stream.number, chunk, wait)
         stream.unspooled = rest or b""  # in one assignment: the main thread reads it
@@ -66,6 +85,8 @@ class SpoolFeed:
 
     def end(self, stream: Stream) -> None:
         """The stream has ended: end its unfinished line."""
+        if self._held is not None:
+            self._held.append((stream, b""))
         if self.writer and stream.unspooled:
             self.guarded(self.writer.write, stream.number, stream.unspooled)
         stream.unspooled = b""
@@ -81,10 +102,10 @@ class SpoolFeed:
         if self.give_up_at is None:
             self.give_up_at = time.monotonic() + self._patience
 
-    def idle_deadline(self, stream: Stream) -> float | None:
-        """When the stream's unfinished line will have been idle for IDLE_SECONDS; None where there is no such line."""
+    def line_deadline(self, stream: Stream) -> float | None:
+        """When the stream's line will have been unfinished for UNFINISHED_SECONDS; None where no line is unfinished."""
         if self.writer and not stream.unspooled and self.writer.unfinished(stream.number):
-            return stream.spooled_at + IDLE_SECONDS
+            return stream.line_began_at + UNFINISHED_SECONDS
         return None
 
     def guarded(self, method: Callable[..., bytes | None], *arguments: object) -> bytes | None:
@@ -105,6 +126,8 @@ class SpoolFeed:
 
     def _wake(self, now: float) -> None:
         """Tell the shipper that there is something to ship; by itself it looks again a tenth of a second later."""
+        from sqstee.ship.shipper_handle import WAKE  # not before the first look at the outputs
+
         if self._shipper and now - self._woken_at >= _WAKE_SECONDS:
             self._woken_at = now
             self._shipper.notify(WAKE)
@@ -113,17 +136,20 @@ class SpoolFeed:
 class CaptureLoop:
     """Moves the command's output.
 
-    `run` returns when every stream has ended, or after `finish` once everything written until then has been passed on.
+    `epoll` watches the streams already (see `stream.watch`). `run` returns when every stream has ended, or after
+    `finish` once everything written until then has been passed on.
     `release_outputs` says whether to close our own stderr too when its stream ends; our notices are lost then.
     """
 
-    def __init__(self, streams: list[Stream]) -> None:
-        self.feed = SpoolFeed(None, None)
+    def __init__(self, streams: list[Stream], epoll: select.epoll) -> None:
+        self.streams = streams
+        self.feed = SpoolFeed()
         self.open = list(streams)
         self.release_outputs = False
-        self._epoll = select.epoll()
-        self._by_fd: dict[int, Stream] = {}
+        self._epoll = epoll
+        self._by_fd = {stream.source: stream for stream in streams}
         self._finishing = False
+        self._error: Exception | None = None
         self._handling = False  # a chunk may be on its way from its source to its output
         self._keys: KeyRelay | None = None
         self.live_notices: LiveNotices | None = None
@@ -133,20 +159,30 @@ class CaptureLoop:
             if isinstance(stream.output, PipeOutput) and stream.pty is None:
                 stream.output.from_pipe = is_plain_pipe(stream.source)
             self._watch_output(stream, 0)
-            self._watch(stream.source, select.EPOLLIN, stream)
 
     def run(self, tick: Callable[[], None] | None = None) -> None:
         """Pass everything through until the last writer has closed each stream; call `tick` every 20 ms."""
+        self.feed.spool_held()
+        for stream in self.open:
+            if stream.unspooled:
+                self._unwatch(stream.source)
+        if self._error:
+            raise self._error
         while self.open and not (self._finishing and self._finished()):
             timeout = self._handle_due()
             if tick:
                 tick()
                 timeout = _TICK_SECONDS if timeout is None else min(timeout, _TICK_SECONDS)
-            found = self._epoll.poll(timeout)
-            self._handling = True
-            for fd, events in found:
-                self._handle_event(fd, events)
-            self._handling = False
+            self._turn(timeout)
+
+    def look(self) -> None:
+        """Pass on what there is, for the time before `run`: the command runs already. `run` raises what went wrong."""
+        if self._handling:
+            return
+        try:
+            self._turn(0)
+        except Exception as error:
+            self._error = error
 
     def finish(self) -> None:
         """The command has ended: `run` returns once its output is passed on, even if others hold its streams open."""
@@ -183,6 +219,14 @@ class CaptureLoop:
             if stream.pending is None:
                 self._watch(stream.source, select.EPOLLIN, stream)
 
+    def _turn(self, timeout: float | None) -> None:
+        """Wait for events and handle them."""
+        found = self._epoll.poll(timeout)
+        self._handling = True
+        for fd, events in found:
+            self._handle_event(fd, events)
+        self._handling = False
+
     def _handle_event(self, fd: int, events: int) -> None:
         if fd == self._control:
             self._start_finishing()
@@ -200,10 +244,12 @@ class CaptureLoop:
 
     def _handle_due(self) -> float | None:
         """Do the work that is due; returns the seconds until more is, None where nothing is scheduled."""
+        from sqstee.spool.quota import RECOUNT_SECONDS  # not before the first look at the outputs
+
         now = time.monotonic()
         due = []
         for stream in self.open:
-            at = self.feed.idle_deadline(stream)
+            at = self.feed.line_deadline(stream)
             if at is not None and at <= now:
                 self.feed.cut(stream)
             elif at is not None:

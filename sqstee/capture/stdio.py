@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from sqstee.capture.output import Output, open_output
 from sqstee.capture.stream import Stream
@@ -29,14 +28,14 @@ class Stdio:
         self._ptys: dict[int, Pty] = {}
         self.sharing_stderr: set[int] = set()
         self._merged = settings.merge
-        targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in captured}
+        targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in sorted(captured)}
         for fd, numbers in targets.items():
             source, end = self._open(fd, settings.tty, environ)
             self._sources[fd] = source
             self.command_fds.update(dict.fromkeys(numbers, end))
 
     def streams(self) -> list[Stream]:
-        """The streams for the capture loop."""
+        """The streams for the capture loop, stdout before stderr."""
         self.sharing_stderr = {fd for fd in self._sources if _is_stderr(fd)}
         return [
             Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output_of(fd), self._ptys.get(fd))
@@ -103,4 +102,4 @@ def _is_stderr(fd: int) -> bool:
         one, other = os.fstat(fd), os.fstat(2)
     except OSError:
         return False
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) and not stat.S_ISREG(one.st_mode)
+    return os.path.samestat(one, other)

@@ -8,6 +8,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import select
+
     from sqstee.capture.output import Output
     from sqstee.capture.pty import Pty
 
@@ -28,13 +30,13 @@ class Stream:
         "error",
         "fd",
         "last_byte",
+        "line_began_at",
         "number",
         "output",
         "pending",
         "pty",
         "remaining",
         "source",
-        "spooled_at",
         "stalled",
         "unspooled",
     )
@@ -51,7 +53,7 @@ class Stream:
         self.error: OSError | None = None  # the output's first error, other than that its reader left
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
-        self.spooled_at = 0.0
+        self.line_began_at = 0.0
         self.remaining = 0  # bytes still to be read once the command has ended
 
     def read(self) -> bytes | None:
@@ -75,6 +77,20 @@ class Stream:
         poll = select.poll()
         poll.register(self.source, select.POLLIN)
         return any(events & select.POLLIN for _, events in poll.poll(0))
+
+
+def watch(streams: list[Stream]) -> select.epoll:
+    """An epoll of the streams' sources.
+
+    It reports them in the order of their first bytes; of those that have some already stderr comes first, since stdout
+    is buffered as a rule, and written later.
+    """
+    import select
+
+    epoll = select.epoll()
+    for stream in reversed(streams):
+        epoll.register(stream.source, select.EPOLLIN)
+    return epoll
 
 
 def readable_bytes(fd: int) -> int:

@@ -8,7 +8,6 @@ import resource  # noqa: F401  # os.wait3 imports it, and later there may be no 
 
 from sqstee.capture import child, signals
 from sqstee.capture.live_notices import LiveNotices
-from sqstee.capture.loop import SpoolFeed
 from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError
@@ -73,12 +72,12 @@ class Supervisor:
 
     def _pass_rest_through(self) -> None:
         if not self._capturing:
-            pass_through(self._run.streams)
+            pass_through(self._loop.open)
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
         """Serve the command; a failure of ours from here on must not affect it."""
-        run, guarded, flush = self._run, self._notices.guarded, "`sqstee flush` ships the lines in the spool"
+        run, guarded, flush = self._run, self._guarded, "`sqstee flush` ships the lines in the spool"
         guarded("the output was not captured", "choose another folder with --spool DIR", self._open_spool)
         failure = run.child.wait_for_exec()
         if failure is not None:
@@ -96,12 +95,17 @@ class Supervisor:
             guarded("--fsync has no effect", "lines are kept as without it", run.spooled.syncer.start)
         writer = run.spooled.writer if run.spooled else None
         guarded("trouble with the destination is reported at the end", flush, self._watch_shipper)
-        self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
+        self._loop.feed.connect(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
         self._wait_for_end()
         teardown = self._teardown()
         teardown.run()
         teardown.exit()
+
+    def _guarded(self, failure: str, advice: str, step: Callable[[], None]) -> None:
+        """Take a step of the preparation, and look at the outputs, to which the command writes already."""
+        self._notices.guarded(failure, advice, step)
+        self._loop.look()
 
     def _teardown(self) -> Teardown:
         return Teardown(self._run, self._run_capture, self._handle_while_delivering)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-from sqstee.capture.loop import CaptureLoop
 from sqstee.capture.notices import Notices
 
 TYPE_CHECKING = False
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     from sqstee.capture.child import Child
+    from sqstee.capture.loop import CaptureLoop
     from sqstee.capture.stdio import Stdio
-    from sqstee.capture.stream import Stream
     from sqstee.destination import Destination
     from sqstee.options import Settings
     from sqstee.ship.policy import DeliveryPolicy
@@ -42,7 +41,7 @@ class WrappedRun:
         masker: Masker | None,
         child: Child,
         stdio: Stdio,
-        streams: list[Stream],
+        loop: CaptureLoop,
         termination_signals: frozenset[int],
     ) -> None:
         self.settings = settings
@@ -51,10 +50,10 @@ class WrappedRun:
         self.masker = masker
         self.child = child
         self.stdio = stdio
-        self.streams = streams
+        self.streams = loop.streams
         self.termination_signals = termination_signals
         self.notices = Notices(settings.quiet)
-        self.loop = CaptureLoop(streams)
+        self.loop = loop
         self.policy: DeliveryPolicy | None = None
         self.spooled: SpooledRun | None = None
         self.shipper: ShipperHandle | None = None

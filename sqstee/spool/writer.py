@@ -94,7 +94,7 @@ class Writer:
         return b""
 
     def cut(self, stream: int, closing: bool = False) -> None:
-        """End the unfinished line of a stream, if there is one: the stream was idle for long, or is `closing`."""
+        """End the unfinished line of a stream, if there is one: it is old, or the stream is `closing`."""
         self._dropping_rest[stream] = False
         if self._partial[stream]:
             self._append_lines(stream, b"", True, CLOSING if closing else RESERVED)

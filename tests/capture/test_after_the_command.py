@@ -131,8 +131,12 @@ def test_a_signal_between_the_commands_end_and_ours(sqstee: Sqstee, tmp_path: Pa
     """It came too late for the command, which is not said to have died of it, nor is its output lost: the capture only
     waits for the processor."""
     environ = sqstee.environ | injecting(tmp_path, f"sqstee.capture.loop:CaptureLoop.{moment}")
-    command = sqstee.words("--to", "local", "--", "sh", "-c", "echo hi; exit 7")
-    with running(command, stdout=subprocess.PIPE, env=environ) as process:
+    command = sqstee.words("--to", "local", "--", "sh", "-c", "read x; echo hi; exit 7")
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
+        wait_for(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2, "capture thread")
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         wait_for((tmp_path / "injected").exists, "capture")
         wait_for(lambda: "sh" not in map(comm, children(process.pid)), "end of the command")
         process.terminate()

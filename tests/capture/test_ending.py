@@ -26,6 +26,7 @@ from support import (
     wait_for,
 )
 from support.terminal import Terminal
+from support.wrapping import comm
 
 from sqstee.capture.final_flush import DeliveryStats
 from sqstee.capture.signals import pending
@@ -121,7 +122,8 @@ def test_a_signal_to_the_group_ends_the_command_not_the_delivery(sqstee: Sqstee,
         process.terminate()
         (tmp_path / "injected.go").touch()
         _, err = process.communicate(timeout=40)
-    assert b" 1 delivered in 1 request, 0 waiting, " in err
+    assert b": 1 delivered in " in err
+    assert b", 0 waiting, " in err
     assert err.count(b"\n") == 1
 
 
@@ -460,7 +462,7 @@ def test_term_after_the_end_with_a_stalled_output(sqstee: Sqstee) -> None:
     with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=sqstee.environ) as process:
         assert process.stderr
         assert process.stderr.readline() == b"end\n"
-        wait_for(lambda: len(children(process.pid)) == 1, "end of the command")
+        wait_for(lambda: "sh" not in (found := list(map(comm, children(process.pid)))) and found, "end of the command")
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == -signal.SIGTERM
 

@@ -118,9 +118,10 @@ def test_an_unfinished_line_of_the_command(sqstee: Sqstee) -> None:
     assert second.startswith("sqstee: summary: 1 line (4 bytes) in ")
 
 
-def test_a_notice_after_an_unfinished_line_in_one_place(sqstee: Sqstee) -> None:
-    """With 2>&1 our notice went on in the command's last line."""
-    found = shell(sqstee, '"$@" 2>&1', *sqstee.words("--", "printf", "abc"))
+@pytest.mark.parametrize("place", ["2>&1", ">log 2>&1; cat log", ">>log 2>>log; cat log"])
+def test_a_notice_after_an_unfinished_line_in_one_place(sqstee: Sqstee, tmp_path: Path, place: str) -> None:
+    """With 2>&1, to a file as well, our notice went on in the command's last line."""
+    found = shell(sqstee, f'cd {tmp_path}; "$@" {place}', *sqstee.words("--", "printf", "abc"))
     assert found.stdout.startswith(b"abc\nsqstee: ")
 
 

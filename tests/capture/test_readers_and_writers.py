@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support import (
     Sqstee,
+    children,
+    injecting,
+    is_running,
     python,
     running,
     wait_for,
@@ -39,6 +42,33 @@ def test_each_streams_own_order_is_exact_in_one_place(sqstee: Sqstee) -> None:
     assert [int(line) for line in merged.stdout.split()] == [n for n in range(1, 501) for _ in range(2)]
     assert merged.stderr == b""
     assert sqstee.local(sqstee.folder / "m.db").stream("output") == merged.stdout
+
+
+def test_an_error_before_buffered_output_comes_first(sqstee: Sqstee) -> None:
+    """The command ends before we are loaded: stdout, first in our list, overtook stderr, which was written first."""
+    script = "ls /nonexistent /etc/hostname 2>&1"
+    bare = shell(sqstee, script).stdout
+    for _ in range(3):
+        assert shell(sqstee, f'"$@" {script}', *sqstee.words("--to", "local", "--")).stdout == bare
+    runs = [body.data for body in sqstee.local_bodies()]
+    assert len(runs) == 3
+    assert all(data.index(b'"stream":"stderr"') < data.index(b'"stream":"stdout"') for data in runs)
+
+
+def test_what_is_read_while_we_load_is_spooled(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The command has written and ended before there is a spool; one stream ended before the other."""
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.supervisor:Supervisor._open_spool:hang:1")
+    script = "exec 2>&-; seq 9000; printf end"
+    words = sqstee.words("--to", "local", "--", "sh", "-c", f"echo first >&2; {script}")
+    with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        wait_for((tmp_path / "injected").exists, "start")
+        wait_for(lambda: not any(map(is_running, children(process.pid))), "end of the command")
+        (tmp_path / "injected.go").touch()
+        out, err = process.communicate(timeout=40)
+    assert (out, err) == (shell(sqstee, script).stdout, b"first\n")
+    found = sqstee.local()
+    found.assert_whole()
+    assert (found.stdout, found.stderr) == (out, err)
 
 
 def test_several_writers_on_one_pipe_break_no_line(sqstee: Sqstee) -> None:

@@ -259,6 +259,21 @@ def test_an_idle_unfinished_line_is_shipped(sqstee: Sqstee) -> None:
     assert [(record.message, record.eol) for record in shipped.records] == [("prompt", False), ("done", True)]
 
 
+def test_a_progress_bar_is_shipped_while_it_moves(sqstee: Sqstee) -> None:
+    """A line that never rests was in no queue before its end."""
+    script = "while [ ! -e stop ]; do printf '50 %%\\r'; sleep 0.2; done"
+    words = sqstee.words("--to", "local", "--", "sh", "-c", script)
+    with running(words, stdout=subprocess.PIPE, env=sqstee.environ, cwd=sqstee.folder) as process:
+        wait_for(lambda: (sqstee.spool / "local.db").exists() and sqstee.local().stdout, "first part")
+        assert process.poll() is None
+        (sqstee.folder / "stop").touch()
+        out, _ = process.communicate(timeout=40)
+    shipped = sqstee.local()
+    shipped.assert_whole()
+    assert shipped.stdout == out
+    assert {record.eol for record in shipped.records} == {False}
+
+
 def test_the_spool_being_unusable_degrades_to_pass_through(sqstee: Sqstee, tmp_path: Path) -> None:
     """A spool folder that cannot be: the command runs all the same, with one warning after its output."""
     (tmp_path / "file").touch()

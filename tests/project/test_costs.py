@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee, children, python, running, wait_for
 
-from sqstee.capture.loop import CaptureLoop, SpoolFeed
+from sqstee.capture.loop import CaptureLoop
 from sqstee.capture.output import Output
-from sqstee.capture.stream import CHUNK_BYTES, Stream
+from sqstee.capture.stream import CHUNK_BYTES, Stream, watch
 from sqstee.jsonbytes import encode_object
 from sqstee.ship.request import Request, RequestLimits
 from sqstee.ship.source import RunSource
@@ -132,8 +132,9 @@ def test_system_calls_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.close(writing)
     file = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT, 0o600)
     writer, *locks = create(str(tmp_path), RUN, META, 32768, 2**30, "auto")
-    capture = CaptureLoop([Stream(0, file, reading, Output(file), None)])
-    capture.feed = SpoolFeed(writer, None)
+    streams = [Stream(0, file, reading, Output(file), None)]
+    capture = CaptureLoop(streams, watch(streams))
+    capture.feed.connect(writer, None, 0.0)
     names = ("read", "write", "writev", "pwrite", "open", "stat", "listdir", "fsync", "fdatasync")
     with monkeypatch.context() as patch:
         for name in names:
