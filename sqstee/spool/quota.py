@@ -5,6 +5,10 @@ become. A run that needs more announces it first and then adds up the whole fold
 as announced; above the bound it withdraws its announcement. If several runs do so at the same time, the last one to
 announce sees the announcements of all others, so the grants together never exceed the bound.
 
+Adding up takes 50 µs for each run that waits. Where many wait, the sum is kept as the size of the file SPOOL/usage (one
+byte for each 4 KiB), and every grant is appended to it before it is used. What is freed is not taken off, so the kept
+total is never too low; the folder is added up again once the kept total exceeds the bound.
+
 Files count by their size, rounded up to 4 KiB: st_blocks would be the disk's own number, but file systems that allocate
 ahead (XFS) report up to twice the written size. The local queue in the same folder has a bound of its own.
 """
@@ -31,6 +35,11 @@ RECOUNT_SECONDS = 0.1  # a full folder is added up again at most this often
 _MAX_RECOUNT_SECONDS = 2.0
 _RECOUNT_SHARE = 200  # with many runs less often: adding up takes at most 1/200 of each run's time
 _BLOCK = 4096
+_KEPT_TOTAL = "usage"
+_KEPT_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_KEPT_FROM_RUNS = 32  # with fewer runs the folder is added up each time
+_OTHER_FILES_BYTES = 2 * _BLOCK  # a run's state and its reserve
+_BLOCKS_OF_A_RUN = 4  # its folder, these files, and one for rounding
 _FIRST_GRANT_BYTES = 128 * 1024  # doubled with each grant, so that many small runs hold back little from the others
 _RESERVE_BYTES = (8 * 1024, 64 * 1024)  # of each run, for its gap and exit frames; the smaller for a small bound
 _RESERVE_SHARE = 1024  # a run's reserve is 1/1024 of the bound, within these limits
@@ -103,7 +112,8 @@ class Quota(UnboundedQuota):
     def claim_reserve(self) -> None:
         """Claim the reserve; raises SqsteeError if not even that much is free."""
         self.announce(self.reserve)
-        if used_bytes(self._root) > self._bound:
+        kept = add_to_kept_total(self._root, _blocks(self.reserve) + _BLOCKS_OF_A_RUN)
+        if (kept is None or kept > self._bound) and used_bytes(self._root) > self._bound:
             self.announce(0)
             hint = "`sqstee flush` ships the waiting lines; --spool-max raises the bound"
             raise SqsteeError(f"the spool folder {self._root} is full (--spool-max {size_text(self._bound)})", hint)
@@ -112,11 +122,14 @@ class Quota(UnboundedQuota):
         now = self._clock()
         if now < self._recount_at:
             raise FullError(self._bound)
-        taken = used_bytes(self._root)
-        free = self._bound - self._bound // _NEW_RUNS_SHARE - taken
+        most = self._bound - self._bound // _NEW_RUNS_SHARE
+        kept = add_to_kept_total(self._root, 0)
+        exact = kept is None or size + need + self.reserve - ceiling > most - kept
+        taken = used_bytes(self._root) if exact or kept is None else kept
+        free = most - taken
         more = max(need, min(self._next_grant, free // _GRANT_SHARE))
         if size + more + self.reserve - ceiling > free or not self._try_to_announce(size + more, ceiling):
-            self._found_full(now, taken)
+            self._found_full(now, taken if exact else used_bytes(self._root))
             raise FullError(self._bound)
         if self._full:
             trace("spool", f"has room again: {taken} of {self._bound} bytes are used")
@@ -139,7 +152,9 @@ class Quota(UnboundedQuota):
     def _try_to_announce(self, limit: int, ceiling: int) -> bool:
         """Announce a limit; withdraw it and return False if the runs' announcements together exceed the bound."""
         self.announce(limit + self.reserve)
-        if used_bytes(self._root) <= self._bound - self._bound // _NEW_RUNS_SHARE:
+        most = self._bound - self._bound // _NEW_RUNS_SHARE
+        kept = add_to_kept_total(self._root, max(0, _blocks(limit + self.reserve) - _blocks(ceiling)))
+        if (kept is not None and kept <= most) or used_bytes(self._root) <= most:
             return True
         self.announce(ceiling)
         return False
@@ -201,15 +216,71 @@ def _segments(folder: str) -> list[str]:
 
 def used_bytes(root: str) -> int:
     """Bytes of all folders in a spool folder, with each open segment as large as its run has announced."""
-    total = 0
+    total = runs = 0
+    kept = _open_kept_total(root)
+    before = _size_of(kept)
     with os.scandir(root) as entries:
         for entry in entries:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     total += _BLOCK + _used_by_run(entry.path)
+                    runs += 1
             except (FileNotFoundError, PermissionError):  # shipped meanwhile; lost+found of a disk that is mounted here
                 pass
+    try:
+        if runs >= _KEPT_FROM_RUNS or kept >= 0:
+            _keep_total(root, _blocks(total), kept, before)
+    except OSError:  # the disk is full: every sum is exact then
+        pass
+    finally:
+        if kept >= 0:
+            os.close(kept)
     return total
+
+
+def add_to_kept_total(root: str, blocks: int) -> int | None:
+    """Add to the kept total of a spool folder; returns it in bytes, or None if no total is kept."""
+    while (fd := _open_kept_total(root)) >= 0:
+        try:
+            if blocks and os.write(fd, bytes(blocks)) < blocks:
+                return None
+            found = os.fstat(fd)
+            if found.st_ino == os.stat(f"{root}/{_KEPT_TOTAL}").st_ino:  # else it was added up meanwhile: add again
+                return found.st_size * _BLOCK
+        except OSError:  # the disk is full, or the file was removed by hand
+            return None
+        finally:
+            os.close(fd)
+    return None
+
+
+def _keep_total(root: str, blocks: int, old: int, before: int) -> None:
+    """Replace the kept total by a new sum, and what was added to the `old` one since it had the size `before`.
+
+    Whoever adds to the old one after that sees that it was replaced, and adds again.
+    """
+    path, made = f"{root}/{_KEPT_TOTAL}", f"{root}/.{_KEPT_TOTAL}-{os.getpid()}"
+    if old >= 0 and os.stat(path).st_ino != os.fstat(old).st_ino:  # another process has just replaced it
+        return
+    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        carried = _size_of(old)
+        os.ftruncate(fd, blocks + carried - before)
+        os.rename(made, path)
+        os.write(fd, bytes(_size_of(old) - carried))
+    finally:
+        os.close(fd)
+
+
+def _open_kept_total(root: str) -> int:
+    try:
+        return os.open(f"{root}/{_KEPT_TOTAL}", _KEPT_FLAGS)
+    except OSError:
+        return -1
+
+
+def _size_of(fd: int) -> int:
+    return os.fstat(fd).st_size if fd >= 0 else 0
 
 
 def _used_by_run(folder: str) -> int:
@@ -221,7 +292,7 @@ def _used_by_run(folder: str) -> int:
         announced = os.stat(f"{folder}/writer", follow_symlinks=False).st_size * _BLOCK
     except FileNotFoundError:  # the quarantine
         announced = 0
-    total = last_size = 0
+    total = last_size = other = 0
     last = ""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -232,9 +303,12 @@ def _used_by_run(folder: str) -> int:
             except FileNotFoundError:  # freed meanwhile: the others still count
                 continue
             total += size
+            if not entry.name.endswith(SEGMENT_SUFFIX):
+                other += size
             if entry.name.endswith(SEGMENT_SUFFIX) and entry.name > last:
                 last, last_size = entry.name, size
-    return total + max(0, announced - last_size)
+    soon = _OTHER_FILES_BYTES - other if announced else 0  # a live run will have these
+    return total + max(0, soon) + max(0, announced - last_size)
 
 
 def _blocks(size: int) -> int:

@@ -386,6 +386,69 @@ def test_a_run_counts_what_others_may_still_write(tmp_path: Path) -> None:
     assert second.grant(0, 500_000, second.reserve) == 500_000
 
 
+def crowded(root: Path, runs: int = 40) -> None:
+    """A spool folder in which many runs wait."""
+    for number in range(runs):
+        (root / f"waiting{number}").mkdir()
+        (root / f"waiting{number}" / segment_name(1)).write_bytes(b"x" * 5000)
+
+
+def test_a_start_does_not_depend_on_how_many_runs_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start added up every folder, three times: half a second with 10,000 of them."""
+    crowded(tmp_path)
+    filled(tmp_path, "a", new_quota(tmp_path, "a", bound=1024 * MIB), 10)
+    monkeypatch.setattr(quotas, "used_bytes", None)
+    filled(tmp_path, "b", new_quota(tmp_path, "b", bound=1024 * MIB), 1000)
+
+
+def test_the_kept_total_is_never_too_low(tmp_path: Path) -> None:
+    """Runs begin, write, end and are removed; the folder fills up and is added up again; the bound holds."""
+    crowded(tmp_path)
+    chance = random.Random(1)
+    runs: dict[str, Writer] = {}
+    refused = 0
+    for number in range(300):
+        if len(runs) < 5:
+            try:
+                runs[f"r{number}"] = filled(tmp_path, f"r{number}", new_quota(tmp_path, f"r{number}"), 3)
+            except SqsteeError:
+                (tmp_path / f"r{number}" / "writer").unlink()
+                (tmp_path / f"r{number}").rmdir()
+                refused += 1
+                for name in set(os.listdir(tmp_path)) - runs.keys() - {"usage"}:  # flush
+                    run_folder.delete(str(tmp_path / name))
+                continue
+        name = chance.choice(list(runs))
+        runs[name].write(0, b"x" * 500 * chance.randrange(1, 20) + b"\n")
+        if chance.random() < 0.3:
+            runs.pop(name).end({"event": "exit", "message": ""})
+            if chance.random() < 0.5:
+                run_folder.delete(str(tmp_path / name))
+        kept = quotas.add_to_kept_total(str(tmp_path), 0)
+        exact = quotas.used_bytes(str(tmp_path))
+        assert kept is not None
+        assert exact <= kept
+        assert exact <= MIB
+    assert refused
+
+
+def test_a_claim_during_the_sum_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may concern a folder that was added up already: the new total has it as well."""
+    crowded(tmp_path)
+    before = used_bytes(str(tmp_path))
+    real = quotas._used_by_run
+    claims = [5]
+
+    def used_while_another_claims(folder: str) -> int:
+        if claims:
+            quotas.add_to_kept_total(str(tmp_path), claims.pop())
+        return real(folder)
+
+    monkeypatch.setattr(quotas, "_used_by_run", used_while_another_claims)
+    assert used_bytes(str(tmp_path)) == before
+    assert quotas.add_to_kept_total(str(tmp_path), 0) == before + 5 * 4096
+
+
 def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment that goes meanwhile takes no other one of its run out of the sum."""
     for number in (1, 2, 3):
