@@ -41,7 +41,7 @@ class LiveNotices:
 
     def print(self, now: float) -> float | None:
         """Print what can be printed now; returns the time to look again, None for after the command's next output."""
-        if not self.unprinted:
+        if self._next == len(self._shipper.refusals):
             return None
         if self._since is None:
             self._since = now

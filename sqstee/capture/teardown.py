@@ -218,7 +218,7 @@ class Teardown:
         for text in (text for text, diverted in unprinted if diverted):
             self._notices.add(text)
         is_refused = any(not diverted for _, diverted in unprinted)
-        advice = check_advice(run.policy.to) if run.policy and is_refused and stats.waiting else ""
+        advice = check_advice(run.policy.to) if run.policy and is_refused else ""
         for text in leftovers(stats, run.spooled.root, advice):
             self._notices.add(text)
         if stats.complete and not settings.to and not settings.quiet:

@@ -74,8 +74,9 @@ def resolve(settings: Settings) -> Destination:
             setattr(settings, name, absolute(path))
     settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
     destination = parse(settings.to or "local")
-    for one in (destination, parse(settings.fallback or "local")):
-        check_folder(one, settings.spool)
+    check_folder(destination, settings.spool)
+    if settings.fallback:
+        check_folder(parse(settings.fallback), settings.spool)
     check(settings, destination)
     return destination
 

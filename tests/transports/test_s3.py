@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Sqstee, children, kill, python, running, wait_for
 
-from sqstee.destination import parse
+from sqstee.destination import Destination, parse
 from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
@@ -423,7 +423,7 @@ def test_a_receiver_says_what_is_wrong(client: S3Server) -> None:
 def test_a_bucket_that_can_be_none_is_named(client: S3Server) -> None:
     """boto3 says in its second line what is wrong."""
     with pytest.raises(TransportError, match="Bad_Name!") as raised:
-        S3Receiver(parse("s3://Bad_Name!")).receive(10, 0)
+        S3Receiver(Destination("s3", "s3://Bad_Name!", name="Bad_Name!")).receive(10, 0)
     assert raised.value.kind == OPEN
 
 
