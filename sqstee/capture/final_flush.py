@@ -261,9 +261,6 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
     found = []
     for reason, number in stats.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root, not stats.uncovered)}")
-    if stats.uncovered:
-        lines = count(stats.uncovered, "dropped line")
-        found.append(f"readers are not told of {lines}, since no gap event could be written: make room in {root}")
     if stats.quarantined:
         found.append(quarantine_notice(count(stats.quarantined, "line"), root))
     if stats.waiting or stats.waiting_events:
@@ -275,7 +272,7 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
 
 
 def _why_dropped(reason: str, root: str, covered: bool) -> str:
-    gap = "a gap event says which lines; " if covered else ""
+    gap = "a gap event says which lines; " if covered else "readers are not told, since no gap event could be written; "
     if reason.startswith("masking"):
         return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):

@@ -87,10 +87,11 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
 
 
 def _report_left(found: WaitingRun, reason: str) -> None:
-    records = "everything" if found.problem else count(found.records, "record")
-    where = f" for {found.destination}" if found.destination else ""
+    what = "everything" if found.problem else count(found.records, "record")
+    if found.destination and not found.problem:
+        what += f" for {found.destination}"
     why = f"{one_line(reason)}; fix that, then run: sqstee flush"
-    typer.echo(f"{found.run}: stays in the spool, {records}{where}: {why}", err=True)
+    typer.echo(f"{found.run}: stays in the spool, {what}: {why}", err=True)
 
 
 def _waiting(root: str, run: str) -> WaitingRun | None:

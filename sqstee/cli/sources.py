@@ -59,13 +59,13 @@ def payload_stores(texts: Sequence[str]) -> list[Destination]:
     return found
 
 
-def local_path() -> str:
-    """The default path of the local queue: in the spool folder."""
+def local_path(write: bool = False) -> str:
+    """The default path of the local queue, in the spool folder, which is created if the queue is to be written."""
     from sqstee import options
-    from sqstee.spool.location import local_queue, root_path
+    from sqstee.spool.location import local_queue, open_root, root_path
 
-    settings = options.load((), os.environ)
-    return local_queue(root_path(settings.spool))
+    configured = options.load((), os.environ).spool
+    return local_queue(open_root(configured) if write else root_path(configured))
 
 
 def check_shards(text: str, found: Sequence[Destination]) -> None:

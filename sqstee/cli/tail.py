@@ -194,7 +194,8 @@ def _unmatched_store(text: str, printer: Printer, stop: StopSignal, start_timeou
         destination = parse(text)
     except SqsteeError:
         return UnmatchedFile(text)
-    sender = open_sender(destination, local_path(), 1024**3)
+    is_default = destination.kind == "local" and not destination.name
+    sender = open_sender(destination, local_path(write=is_default), 1024**3)
     return UnmatchedSender(sender, printer.notice, stop.pause, start_timeout)
 
 

@@ -156,14 +156,16 @@ def test_a_killed_front_under_an_agent(node: Node) -> None:
 def test_an_end_that_the_disk_refuses_is_no_death(node: Node, tmp_path: Path) -> None:
     """The agent closes the run, and says of its end what it knows."""
     with node.agent("--to", "q"):
-        fault = injecting(tmp_path, "sqstee.spool.segments:Segments.append:full:3-3")
+        fault = injecting(tmp_path, "sqstee.spool.segments:Segments.append:full:3-1000000")
         found = node.wrap("echo", "one", **fault)
         assert (found.returncode, found.stdout) == (0, b"one\n")
         assert b"the exit event is missing" in found.stderr
         wait_for(node.idle, "delivery")
     (one,) = node.shipped().values()
     one.assert_whole()
-    assert one.events[-1].message == "the run has ended; its exit event could not be written"
+    assert one.events[-1].message == (
+        "the run has ended; its last lines and its exit event may not have been written: its disk was full"
+    )
     assert one.events[-1].fields["cause"] == "wrapper-died"
 
 

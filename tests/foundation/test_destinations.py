@@ -10,6 +10,8 @@ import pytest
 from fakes.web import Application, FakeWeb, HttpRequest, HttpResponse
 from support import Rebuilt, Sqstee, children, kill, python, running, targets, wait_for
 
+from sqstee.transports.http import COLLECTOR_HEADER
+
 NOISY = python(r"""
 import os
 for part in range(40):
@@ -79,7 +81,9 @@ class Picky:
     def __call__(self, asked: HttpRequest) -> HttpResponse:
         """Carry a request out."""
         if b"poisonous" in asked.body and not self.go_on.is_set():
-            return self.refusal("InvalidParameterValue", 422, "no")
+            refused = self.refusal("InvalidParameterValue", 422, "no")
+            refused.headers[COLLECTOR_HEADER] = "1"  # the collector itself refuses, not something before it
+            return refused
         answer = self._application(asked)
         if b'"event":"gap"' in asked.body and not self.go_on.is_set():
             self.took_gap.set()

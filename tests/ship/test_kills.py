@@ -27,7 +27,7 @@ FRONT = [
     "sqstee.spool.segments:Segments._rotate:kill-after:2",  # the next one is there, and its line is not
     "sqstee.spool.writer:Writer.event:kill:2",  # the command has ended, and no event says so
     "sqstee.spool.writer:Writer.event:kill-after:2",
-    "sqstee.spool.writer:Writer.close:kill-after:1",  # the run is closed, and its lock is held
+    "sqstee.spool.writer:Writer.end:kill-after:1",  # the run is closed, and its lock is held
     "sqstee.capture.teardown:Teardown._deliver:kill:1",
     "sqstee.capture.final_flush:FinalFlush.finish:kill-after:1",  # everything is delivered, and nothing is said
 ]
@@ -159,7 +159,8 @@ def test_killed_while_it_removes_a_run(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_pa
     environ = fake_sqs.environ() | injecting(tmp_path, f"os:unlink:kill-after:{step}")
     sqstee.run("--to", "q", "--", "seq", "2000", environ=environ)
     assert (tmp_path / "injected").exists()
-    assert len(sqstee.waiting_runs()) == 1
+    (run,) = sqstee.waiting_runs()
+    wait_for(lambda: sqstee.left_alone(run), "end of the processes")  # the front dies too, of giving back its reserve
     words = ("flush",) if by == "flush" else ("agent", "--once", "--to", "q")
     assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == 0
     found = shipped(fake_sqs, "q")

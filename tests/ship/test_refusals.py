@@ -788,7 +788,10 @@ def test_a_queue_that_is_made_while_the_command_runs(sqstee: Sqstee, fake_sqs: F
         refused_at = time.monotonic()
         wait_for(lambda: time.monotonic() - refused_at > 1.5, "refusal of some age")
         fake_sqs.create_queue("later")
-        assert process.communicate(b"\n", timeout=30) == (b"early\n", b"")
+        out, err = process.communicate(b"\n", timeout=30)
+    assert out == b"early\n"
+    assert err.startswith(b"sqstee: later refuses the lines")
+    assert err.count(b"\n") == 1
     assert Rebuilt((message.body, message.attributes) for message in fake_sqs.sent("later")).stdout == b"early\n"
 
 

@@ -68,8 +68,8 @@ def test_a_disk_that_is_full_at_the_runs_end(sqstee: Sqstee, tmp_path: Path, siz
 def test_a_disk_that_is_full_during_an_outage(sqstee: Sqstee, tmp_path: Path, size: str) -> None:
     """Nothing is freed before the command has ended: the end of the run waits in the spool with its lines."""
     options, command, captured = SIZES[size]
-    queue = tmp_path / "folder" / "q.db"
-    queue.parent.touch()
+    queue = tmp_path / "q.db"
+    queue.mkdir()
     with disk(tmp_path / "disk", options) as spool:
         words = ("--spool", str(spool), "--to", f"local:{queue}", "--flush-timeout", "0", "--")
         found = sqstee.run(*words, *command)
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_during_an_outage(sqstee: Sqstee, tmp_path: Path, si
         (run,) = spool.iterdir()
         tail = SpoolTail(str(run))
         assert (tail.closure.closed, tail.next_seq) == (True, captured + 2)
-        queue.parent.unlink()
+        queue.rmdir()
         flush = sqstee.run("flush", "--spool", str(spool))
         assert (flush.returncode, flush.stderr, list(spool.iterdir())) == (0, b"", [])
     assert_told(sqstee.local(queue), captured)
