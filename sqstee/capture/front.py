@@ -9,7 +9,7 @@ from sqstee.capture import child, signals
 from sqstee.capture.output import is_message_socket
 from sqstee.capture.stdio import Stdio
 from sqstee.capture.stream import pass_through, watch
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.fds import close_quietly, open_null
 from sqstee.spool.location import absolute, default_root, resolve
 
@@ -58,8 +58,8 @@ class Front:
         except SqsteeError:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
-            _trace(f"runs the command uncaptured: {type(error).__name__}: {error}")
-            raise child.exec_uncaptured(self._command, inherited, str(error)) from None
+            _trace(f"runs the command uncaptured: {reason_of(error)}")
+            raise child.exec_uncaptured(self._command, inherited, reason_of(error)) from None
         self._stdio.close_command_fds()
         for fd in others:
             close_quietly(fd)
@@ -93,7 +93,7 @@ class Front:
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first
-            self._pass_through(streams, f"{type(error).__name__}: {error}")
+            self._pass_through(streams, reason_of(error))
         supervisor.run()
 
     def _pass_through(self, streams: list[Stream], reason: str) -> NoReturn:

@@ -13,6 +13,7 @@ import time
 
 from sqstee.capture.output import PIPE_BUF, PIPE_BYTES, PipeOutput
 from sqstee.capture.stream import READER_LEFT, Stream, readable_bytes
+from sqstee.errors import reason_of
 from sqstee.fds import put_null
 from sqstee.trace import trace
 
@@ -119,7 +120,7 @@ class SpoolFeed:
 
     def fail(self, error: Exception) -> None:
         """Stop spooling because of a bug: from here on the output is only passed through."""
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure = reason_of(error)
         self.writer = None
         trace("front", f"spools no more, passes the output through: {self.failure}")
 

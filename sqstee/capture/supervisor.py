@@ -9,7 +9,7 @@ import resource  # noqa: F401  # os.wait3 imports it, and later there may be no 
 from sqstee.capture import child, signals
 from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.ship import shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import run_events
@@ -62,7 +62,7 @@ class Supervisor:
         else:
             self._pass_rest_through()
         try:
-            failure = f"sqstee failed while the command ran: {type(error).__name__}: {error}"
+            failure = f"sqstee failed while the command ran: {reason_of(error)}"
             self._notices.add(f"{failure}; the command is not affected, `sqstee flush` ships the lines in the spool")
             self._notices.print(unfinished=False)
         except Exception:  # the status matters more than the notice
@@ -207,7 +207,7 @@ class Supervisor:
                 self._handle(info)
             except Exception as error:
                 advice = f"send signals to the command, process {run.child.pid}"
-                self._notices.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
+                self._notices.add(f"a signal was not relayed: {reason_of(error)}; {advice}")
                 pid, status, usage = os.wait4(run.child.pid, os.WNOHANG)
                 if pid:
                     self._command_changed(status, usage)

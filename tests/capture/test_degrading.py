@@ -31,6 +31,7 @@ BEFORE = [  # the command is executed in our place
     "sqstee.capture.front:Front.__init__:bug:1",
     "sqstee.capture.child:start:bug:1",
     "sqstee.capture.child:start:many:1",
+    "sqstee.capture.child:start:memory:1",
     "sqstee.capture.loop:CaptureLoop.__init__:many:1",
     "sqstee.capture.front:nest_entry:bug:1",
     "sqstee.capture.signals:reset_sigchld:bug:1",
