@@ -71,13 +71,12 @@ class Front:
 
     def _supervise(self, termination_signals: frozenset[int]) -> NoReturn:
         """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
-        streams = self._streams
+        loop = None
         try:
-            epoll = watch(streams)
+            epoll = watch(self._streams)
             from sqstee.capture.loop import CaptureLoop
 
-            loop = CaptureLoop(streams, epoll)
-            streams = loop.open
+            loop = CaptureLoop(self._streams, epoll)
             with _LookBeforeImports(loop):
                 from sqstee.capture.supervisor import Supervisor
                 from sqstee.capture.wrapped_run import WrappedRun
@@ -93,7 +92,7 @@ class Front:
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first
-            self._pass_through(streams, reason_of(error))
+            self._pass_through(loop.remaining() if loop else self._streams, reason_of(error))
         supervisor.run()
 
     def _pass_through(self, streams: list[Stream], reason: str) -> NoReturn:
@@ -146,7 +145,7 @@ class Front:
 
 
 class _LookBeforeImports:
-    """An import hook that passes on the command's output and finds no module: loading ours takes some milliseconds."""
+    """An import hook that reads the command's output and finds no module: loading ours takes some milliseconds."""
 
     def __init__(self, loop: CaptureLoop) -> None:
         self._loop = loop

@@ -7,6 +7,7 @@ import os
 import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
 
 from sqstee.capture import child, signals
+from sqstee.capture.loop import SpoolFeed
 from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError, reason_of
@@ -71,7 +72,7 @@ class Supervisor:
 
     def _pass_rest_through(self) -> None:
         if not self._capturing:
-            pass_through(self._loop.open)
+            pass_through(self._loop.remaining())
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
@@ -93,7 +94,7 @@ class Supervisor:
         if run.spooled and run.spooled.syncer:
             guarded("--fsync has no effect", "lines are kept as without it", run.spooled.syncer.start)
         writer = run.spooled.writer if run.spooled else None
-        self._loop.feed.connect(writer, run.shipper, run.settings.flush_timeout)
+        self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
         self._wait_for_end()
         teardown = self._teardown()
@@ -101,7 +102,7 @@ class Supervisor:
         teardown.exit()
 
     def _guarded(self, failure: str, advice: str, step: Callable[[], None]) -> None:
-        """Take a step of the preparation, and look at the outputs, to which the command writes already."""
+        """Take a step of the preparation, and look at the outputs: the command runs already."""
         self._notices.guarded(failure, advice, step)
         self._loop.look()
 
@@ -186,7 +187,7 @@ class Supervisor:
             self._loop.run(tick)
         except Exception as error:
             self._loop.feed.fail(error)
-            pass_through(self._loop.open)
+            pass_through(self._loop.remaining())
         finally:
             self._captured = True
 

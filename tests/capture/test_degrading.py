@@ -60,7 +60,6 @@ CAPTURE = [
     "sqstee.capture.stream:watch:many:1",
     "sqstee.capture.loop:CaptureLoop.look:bug:1",
     "sqstee.capture.loop:CaptureLoop.look:bug:12",
-    "sqstee.capture.loop:SpoolFeed.spool_held:bug:1",
     "sqstee.capture.loop:CaptureLoop.run:bug:1",
     "sqstee.capture.loop:CaptureLoop._read:bug:1",
     "sqstee.capture.loop:CaptureLoop._write:bug:1",
