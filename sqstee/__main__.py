@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean
+from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
 
 VERBS = ("run", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
@@ -59,7 +59,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
         from sqstee.capture.child import run_uncaptured
 
-        reason = "" if settings and settings.quiet else f"{type(error).__name__}: {error}"
+        reason = "" if settings and settings.quiet else reason_of(error)
         raise run_uncaptured(command, reason) from None
     return front.run()
 

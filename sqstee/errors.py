@@ -35,6 +35,15 @@ class SqsteeError(Exception):
         return f"sqstee: {_printable(self.message)}{hint}"
 
 
+def reason_of(error: BaseException) -> str:
+    """An exception in a few words; where memory ran out they say what to do, as Python gives none."""
+    if isinstance(error, MemoryError):
+        return "no memory is left, raise its limit (ulimit -v, or the container's)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
 def _printable(text: str) -> str:
     """`text` without newlines and terminal escapes, which words and paths may hold, and without passwords in URLs."""
     if "@" in text or "://" in text:

@@ -9,7 +9,7 @@ from sqstee.capture import child, signals
 from sqstee.capture.output import is_message_socket
 from sqstee.capture.stdio import Stdio
 from sqstee.capture.stream import pass_through, watch
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.fds import close_quietly, open_null
 from sqstee.spool.location import absolute, default_root, resolve
 
@@ -58,8 +58,8 @@ class Front:
         except SqsteeError:
             raise
         except Exception as error:  # no pipe, no pty, no process: the command comes first
-            _trace(f"runs the command uncaptured: {type(error).__name__}: {error}")
-            reason = "" if self._settings.quiet else str(error)
+            _trace(f"runs the command uncaptured: {reason_of(error)}")
+            reason = "" if self._settings.quiet else reason_of(error)
             raise child.exec_uncaptured(self._command, inherited, reason) from None
         self._stdio.close_command_fds()
         for fd in others:
@@ -72,13 +72,12 @@ class Front:
 
     def _supervise(self, termination_signals: frozenset[int]) -> NoReturn:
         """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
-        streams = self._streams
+        loop = None
         try:
-            epoll = watch(streams)
+            epoll = watch(self._streams)
             from sqstee.capture.loop import CaptureLoop
 
-            loop = CaptureLoop(streams, epoll)
-            streams = loop.open
+            loop = CaptureLoop(self._streams, epoll)
             with _LookBeforeImports(loop):
                 from sqstee.capture.supervisor import Supervisor
                 from sqstee.capture.wrapped_run import WrappedRun
@@ -94,7 +93,7 @@ class Front:
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first
-            self._pass_through(streams, f"{type(error).__name__}: {error}")
+            self._pass_through(loop.remaining() if loop else self._streams, reason_of(error))
         supervisor.run()
 
     def _pass_through(self, streams: list[Stream], reason: str) -> NoReturn:
@@ -148,7 +147,7 @@ class Front:
 
 
 class _LookBeforeImports:
-    """An import hook that passes on the command's output and finds no module: loading ours takes some milliseconds."""
+    """An import hook that reads the command's output and finds no module: loading ours takes some milliseconds."""
 
     def __init__(self, loop: CaptureLoop) -> None:
         self._loop = loop

@@ -13,6 +13,7 @@ import time
 
 from sqstee.capture.output import PIPE_BUF, PIPE_BYTES, PipeOutput
 from sqstee.capture.stream import READER_LEFT, Stream, readable_bytes
+from sqstee.errors import reason_of
 from sqstee.fds import put_null
 from sqstee.trace import trace
 
@@ -37,40 +38,21 @@ _PTY_BYTES = 65536  # more than a pty holds in the kernel's buffers on both of i
 class SpoolFeed:
     """The capture loop's access to the spool: never raises, never waits, wakes the shipper at most ten times a second.
 
-    It holds what comes until `spool_held`, by the thread that may wait for a disk.
+    `patience` is how many seconds after the command's end the loop still waits for room in the spool.
     """
 
-    def __init__(self) -> None:
-        self.writer: Writer | None = None
+    def __init__(self, writer: Writer | None, shipper: ShipperHandle | None, patience: float = 0.0) -> None:
+        self.writer = writer
         self.failure = ""
         self.give_up_at: float | None = None
-        self._patience = 0.0
-        self._shipper: ShipperHandle | None = None
+        self._patience = patience
+        self._shipper = shipper
         self._woken_at = 0.0
-        self._held: list[tuple[Stream, bytes]] | None = []  # chunks; an empty one for the end of its stream
-
-    def connect(self, writer: Writer | None, shipper: ShipperHandle | None, patience: float) -> None:
-        """Set where to spool, None where there is no spool.
-
-        `patience` is how many seconds after the command's end the loop still waits for room in the spool.
-        """
-        self.writer, self._shipper, self._patience = writer, shipper, patience
-
-    def spool_held(self) -> None:
-        """Spool what is held, and from here on all that comes."""
-        held, self._held = self._held, None
-        for stream, chunk in held or ():
-            if chunk:
-                self.write(stream, stream.unspooled + chunk)
-            else:
-                self.end(stream)
 
     def write(self, stream: Stream, chunk: bytes) -> None:
         """Spool a chunk; the part that has to wait for room stays with the stream."""
         rest = None
-        if self._held is not None:
-            self._held.append((stream, chunk))
-        elif self.writer:
+        if self.writer:
             now = time.monotonic()
             if b"\n" in chunk or not self.writer.unfinished(stream.number):
                 stream.line_began_at = now
@@ -85,8 +67,6 @@ class SpoolFeed:
 
     def end(self, stream: Stream) -> None:
         """The stream has ended: end its unfinished line."""
-        if self._held is not None:
-            self._held.append((stream, b""))
         if self.writer and stream.unspooled:
             self.guarded(self.writer.write, stream.number, stream.unspooled)
         stream.unspooled = b""
@@ -120,7 +100,7 @@ class SpoolFeed:
 
     def fail(self, error: Exception) -> None:
         """Stop spooling because of a bug: from here on the output is only passed through."""
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure = reason_of(error)
         self.writer = None
         trace("front", f"spools no more, passes the output through: {self.failure}")
 
@@ -143,13 +123,13 @@ class CaptureLoop:
 
     def __init__(self, streams: list[Stream], epoll: select.epoll) -> None:
         self.streams = streams
-        self.feed = SpoolFeed()
+        self.feed = SpoolFeed(None, None)
         self.open = list(streams)
         self.release_outputs = False
         self._epoll = epoll
         self._by_fd = {stream.source: stream for stream in streams}
         self._finishing = False
-        self._error: Exception | None = None
+        self._held: list[tuple[Stream, bytes]] = []  # chunks read by `look`, in the order of their reading
         self._handling = False  # a chunk may be on its way from its source to its output
         self._keys: KeyRelay | None = None
         self.live_notices: LiveNotices | None = None
@@ -162,27 +142,35 @@ class CaptureLoop:
 
     def run(self, tick: Callable[[], None] | None = None) -> None:
         """Pass everything through until the last writer has closed each stream; call `tick` every 20 ms."""
-        self.feed.spool_held()
-        for stream in self.open:
-            if stream.unspooled:
-                self._unwatch(stream.source)
-        if self._error:
-            raise self._error
+        while self._held:
+            self._handle_chunk(*self._held.pop(0))
         while self.open and not (self._finishing and self._finished()):
             timeout = self._handle_due()
             if tick:
                 tick()
                 timeout = _TICK_SECONDS if timeout is None else min(timeout, _TICK_SECONDS)
-            self._turn(timeout)
+            found = self._epoll.poll(timeout)
+            self._handling = True
+            for fd, events in found:
+                self._handle_event(fd, events)
+            self._handling = False
 
     def look(self) -> None:
-        """Pass on what there is, for the time before `run`: the command runs already. `run` raises what went wrong."""
-        if self._handling:
-            return
-        try:
-            self._turn(0)
-        except Exception as error:
-            self._error = error
+        """Read what there is, before `run`: in which order the command wrote it is known only at once.
+
+        It is held: who sees output may signal the process group, which has to have a witness by then (see `Relay`).
+        """
+        for fd, events in self._epoll.poll(0):
+            stream = self._by_fd.get(fd)
+            if stream and fd == stream.source and events & select.EPOLLIN and (chunk := stream.read()):
+                self._held.append((stream, chunk))
+
+    def remaining(self) -> list[Stream]:
+        """The open streams for `pass_through`, in the loop's place."""
+        for stream, chunk in self._held:
+            stream.pending = memoryview(bytes(stream.pending or b"") + chunk)
+        self._held.clear()
+        return self.open
 
     def finish(self) -> None:
         """The command has ended: `run` returns once its output is passed on, even if others hold its streams open."""
@@ -218,14 +206,6 @@ class CaptureLoop:
         for stream in self.open:
             if stream.pending is None:
                 self._watch(stream.source, select.EPOLLIN, stream)
-
-    def _turn(self, timeout: float | None) -> None:
-        """Wait for events and handle them."""
-        found = self._epoll.poll(timeout)
-        self._handling = True
-        for fd, events in found:
-            self._handle_event(fd, events)
-        self._handling = False
 
     def _handle_event(self, fd: int, events: int) -> None:
         if fd == self._control:
@@ -271,14 +251,21 @@ class CaptureLoop:
         chunk = stream.read()
         if chunk is None:
             return
-        if not chunk:
+        if chunk:
+            self._handle_chunk(stream, chunk)
+        else:
             self._end(stream)
+
+    def _handle_chunk(self, stream: Stream, chunk: bytes) -> None:
+        if stream not in self.open:  # its reader left while an earlier chunk was written
+            self.feed.write(stream, chunk)
+            self.feed.cut(stream)
             return
         stream.last_byte = chunk[-1:]
         stream.remaining -= len(chunk)
-        stream.pending = memoryview(chunk)
+        stream.pending = memoryview(bytes(stream.pending or b"") + chunk)
         self._write(stream)
-        self.feed.write(stream, chunk)
+        self.feed.write(stream, stream.unspooled + chunk)
         if stream.broken:
             self._reader_left(stream)
         elif stream.unspooled:

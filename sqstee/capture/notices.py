@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqstee.capture.stdio import output_of
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.text import one_line
 from sqstee.trace import trace
 
@@ -65,10 +65,3 @@ def write(text: str) -> int:
     except OSError:
         pass
     return written
-
-
-def reason_of(error: Exception) -> str:
-    """An exception in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{type(error).__name__}: {error}"

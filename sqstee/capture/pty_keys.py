@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 _MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.01, 0.5  # between searches for a reader of the keys; doubled each time
 _KEY_BYTES = 4096
 _MAX_POLLED_FDS = 1024
-# The numbers of read, poll, ppoll, select and pselect6 in the kernel's tables: of x86-64, and of all newer machines.
-_SYSTEM_CALLS = (
-    {b"0": "read", b"7": "poll", b"271": "poll", b"23": "select", b"270": "select"}
-    if os.uname().machine == "x86_64"
-    else {b"63": "read", b"73": "poll", b"72": "select"}
-)
+# The numbers of read and readv, poll and ppoll, select and pselect6, epoll_wait, epoll_pwait and epoll_pwait2 in the
+# kernel's tables: of x86-64, and of all newer machines.
+_SYSTEM_CALLS = {
+    number: kind
+    for kind, numbers in (
+        {"read": (0, 19), "poll": (7, 271), "select": (23, 270), "epoll": (232, 281, 441)}
+        if os.uname().machine == "x86_64"
+        else {"read": (63, 65), "poll": (73,), "select": (72,), "epoll": (22, 441)}
+    ).items()
+    for number in numbers
+}
 
 
 class KeyRelay:
@@ -104,12 +109,15 @@ def _awaited_fds(pid: int) -> set[int]:
     """The descriptors that a process waits to read, from its current system call (proc(5), syscall and mem)."""
     with open(f"/proc/{pid}/syscall", "rb") as file:
         call, *arguments = file.read().split()
-    kind = _SYSTEM_CALLS.get(call, "")
-    if not kind:
+    kind = _SYSTEM_CALLS.get(int(call))
+    if kind is None:
         return set()
     first, second = int(arguments[0], 16), int(arguments[1], 16)
     if kind == "read":
         return {first}
+    if kind == "epoll":
+        with open(f"/proc/{pid}/fdinfo/{first}", "rb") as file:
+            return {int(line.split()[1]) for line in file if line.startswith(b"tfd:")}
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         if kind == "poll":  # struct pollfd: int fd, short events, short revents
             memory.seek(first)

@@ -104,7 +104,11 @@ def pass_through(streams: list[Stream]) -> None:
     """Pass output through and do nothing else: the simplest loop, used when the capture loop has failed."""
     import select
 
-    running = [stream for stream in streams if not stream.pending or _write_all(stream.fd, stream.pending)]
+    running = []
+    for stream in streams:
+        pending, stream.pending = stream.pending, None
+        if not pending or _write_all(stream.fd, pending):
+            running.append(stream)
     while running:
         poll = select.poll()
         for stream in running:

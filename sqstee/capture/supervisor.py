@@ -8,9 +8,10 @@ import resource  # noqa: F401  # os.wait3 imports it, and later there may be no 
 
 from sqstee.capture import child, signals
 from sqstee.capture.live_notices import LiveNotices
+from sqstee.capture.loop import SpoolFeed
 from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.ship import shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import run_events
@@ -63,7 +64,7 @@ class Supervisor:
         else:
             self._pass_rest_through()
         try:
-            failure = f"sqstee failed while the command ran: {type(error).__name__}: {error}"
+            failure = f"sqstee failed while the command ran: {reason_of(error)}"
             self._notices.add(f"{failure}; the command is not affected, `sqstee flush` ships the lines in the spool")
             self._notices.print(unfinished=False)
         except Exception:  # the status matters more than the notice
@@ -72,7 +73,7 @@ class Supervisor:
 
     def _pass_rest_through(self) -> None:
         if not self._capturing:
-            pass_through(self._loop.open)
+            pass_through(self._loop.remaining())
         signals.wait_until(lambda: self._captured or not self._capturing, float("inf"))
 
     def _supervise(self) -> NoReturn:
@@ -95,7 +96,7 @@ class Supervisor:
             guarded("--fsync has no effect", "lines are kept as without it", run.spooled.syncer.start)
         writer = run.spooled.writer if run.spooled else None
         guarded("trouble with the destination is reported at the end", flush, self._watch_shipper)
-        self._loop.feed.connect(writer, run.shipper, run.settings.flush_timeout)
+        self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
         self._start_capture()
         self._wait_for_end()
         teardown = self._teardown()
@@ -103,7 +104,7 @@ class Supervisor:
         teardown.exit()
 
     def _guarded(self, failure: str, advice: str, step: Callable[[], None]) -> None:
-        """Take a step of the preparation, and look at the outputs, to which the command writes already."""
+        """Take a step of the preparation, and look at the outputs: the command runs already."""
         self._notices.guarded(failure, advice, step)
         self._loop.look()
 
@@ -194,7 +195,7 @@ class Supervisor:
             self._loop.run(tick)
         except Exception as error:
             self._loop.feed.fail(error)
-            pass_through(self._loop.open)
+            pass_through(self._loop.remaining())
         finally:
             self._captured = True
 
@@ -215,7 +216,7 @@ class Supervisor:
                 self._handle(info)
             except Exception as error:
                 advice = f"send signals to the command, process {run.child.pid}"
-                self._notices.add(f"a signal was not relayed: {type(error).__name__}: {error}; {advice}")
+                self._notices.add(f"a signal was not relayed: {reason_of(error)}; {advice}")
                 pid, status, usage = os.wait4(run.child.pid, os.WNOHANG)
                 if pid:
                     self._command_changed(status, usage)

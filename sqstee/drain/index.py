@@ -60,11 +60,15 @@ class Index:
         self._database.executescript(_SCHEMA)
         self._fds: OrderedDict[int, int] = OrderedDict()  # of segments, the most recently read last
         self._rows: dict[str, list[tuple[object, ...]]] = {"span": [], "gap": [], "line": [], "retained": []}
-        for number, path in enumerate(segments):
-            for frame in read_frames(path):
-                self._add(number, frame, trust)
-        self._flush()
-        self._database.execute("CREATE INDEX gap_by_run ON gap (run, first)")
+        try:
+            for number, path in enumerate(segments):
+                for frame in read_frames(path):
+                    self._add(number, frame, trust)
+            self._flush()
+            self._database.execute("CREATE INDEX gap_by_run ON gap (run, first)")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Remove the index; the journal stays."""

@@ -6,6 +6,7 @@ spooled, since a secret may be split over two chunks. Lines that cannot be maske
 
 from __future__ import annotations
 
+import sys
 import time
 
 from sqstee.errors import SqsteeError
@@ -42,6 +43,8 @@ class Masker:
             import re2
         except ImportError:
             hint = "pip install 'sqstee[redact]'"
+            if sys.version_info >= (3, 15):
+                hint = "google-re2 has no wheel for Python 3.15 yet: use Python 3.14, or pip install google-re2"
             raise SqsteeError("--redact needs the package google-re2, which is not installed", hint) from None
         self._multi_line: list[Any] = []
         self._single_line: list[Any] = []

@@ -368,6 +368,26 @@ def test_a_line_read_from_the_terminal_through_an_output(sqstee: Sqstee, prefix:
         assert terminal.wait() == 0
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "pass",
+        "select.select([2], [], [])",
+        "p = select.poll(); p.register(2, 1); p.poll()",
+        "p = select.epoll(); p.register(2, 1); p.poll()",
+    ],
+)
+@pytest.mark.parametrize("read", ["key = os.read(2, 1)", "key = bytearray(1); os.readv(2, [key])"])
+def test_keys_reach_a_pager_whatever_it_waits_in(sqstee: Sqstee, wait: str, read: str) -> None:
+    """Pagers read keys from fd 2, which is open for writing too: only the system call that they sit in shows it."""
+    code = f"import os, select, tty\ntty.setcbreak(2)\nos.write(1, b'ready')\n{wait}\n{read}\nprint('got', bytes(key))"
+    with Terminal(sqstee.words("--to", "local", "--", *python(code)), sqstee.environ) as terminal:
+        terminal.expect(b"ready")
+        terminal.type(b"k")
+        terminal.expect(b"got b'k'")
+        assert terminal.wait() == 0
+
+
 def test_modes_are_not_restored_over_another_job(sqstee: Sqstee, tmp_path: Path) -> None:
     """The command is killed in the background: the terminal is the shell's by then."""
     environ = sqstee.environ | {"PS1": "prompt> ", "HISTFILE": "/dev/null"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import PROGRAMS, Sqstee, children, python, running, wait_for
 
-from sqstee.capture.loop import CaptureLoop
+from sqstee.capture.loop import CaptureLoop, SpoolFeed
 from sqstee.capture.output import Output
 from sqstee.capture.stream import CHUNK_BYTES, Stream, watch
 from sqstee.jsonbytes import encode_object
@@ -135,7 +135,7 @@ def test_system_calls_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     writer, *locks = create(str(tmp_path), RUN, META, 32768, 2**30, "auto")
     streams = [Stream(0, file, reading, Output(file), None)]
     capture = CaptureLoop(streams, watch(streams))
-    capture.feed.connect(writer, None, 0.0)
+    capture.feed = SpoolFeed(writer, None)
     names = ("read", "write", "pwritev", "pwrite", "open", "stat", "listdir", "fsync", "fdatasync")
     with monkeypatch.context() as patch:
         for name in names:

@@ -21,6 +21,7 @@ _ERRORS: dict[str, Exception] = {
     "read-only": OSError(30, "Read-only file system"),
     "denied": PermissionError(13, "Permission denied"),
     "many": OSError(24, "Too many open files"),
+    "memory": MemoryError(),
     "bug": ZeroDivisionError("a bug"),
     "thread": RuntimeError("can't start new thread"),
 }
