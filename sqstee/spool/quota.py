@@ -7,7 +7,9 @@ announce sees the announcements of all others, so the grants together never exce
 
 Adding up takes 50 µs for each run that waits. Where many wait, the sum is kept as the size of the file SPOOL/usage (one
 byte for each 4 KiB), and every grant is appended to it before it is used. What is freed is not taken off, so the kept
-total is never too low; the folder is added up again once the kept total exceeds the bound.
+total is never too low; the folder is added up again once the kept total exceeds the bound. The new sum takes the place
+of the old one in a file of its own, which cannot be read (mode 0200) until everything is in it that was appended to the
+old one meanwhile. An unreadable total collects grants but counts for nothing: who meets it adds the folder up.
 
 Files count by their size, rounded up to 4 KiB: st_blocks would be the disk's own number, but file systems that allocate
 ahead (XFS) report up to twice the written size. The local queue in the same folder has a bound of its own.
@@ -16,6 +18,7 @@ ahead (XFS) report up to twice the written size. The local queue in the same fol
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 
@@ -37,6 +40,7 @@ _RECOUNT_SHARE = 200  # with many runs less often: adding up takes at most 1/200
 _BLOCK = 4096
 _KEPT_TOTAL = "usage"
 _KEPT_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_INCOMPLETE, _READABLE = 0o200, 0o400  # modes of the kept total
 _KEPT_FROM_RUNS = 32  # with fewer runs the folder is added up each time
 _OTHER_FILES_BYTES = 2 * _BLOCK  # a run's state and its reserve
 _BLOCKS_OF_A_RUN = 4  # its folder, these files, and one for rounding
@@ -228,8 +232,10 @@ def used_bytes(root: str) -> int:
             except (FileNotFoundError, PermissionError):  # shipped meanwhile; lost+found of a disk that is mounted here
                 pass
     try:
-        if runs >= _KEPT_FROM_RUNS or kept >= 0:
+        if kept >= 0:
             _keep_total(root, _blocks(total), kept, before)
+        elif runs >= _KEPT_FROM_RUNS:  # grants that this sum may have missed are in the next one
+            os.close(os.open(f"{root}/{_KEPT_TOTAL}", _KEPT_FLAGS | os.O_CREAT | os.O_EXCL, _INCOMPLETE))
     except OSError:  # the disk is full: every sum is exact then
         pass
     finally:
@@ -239,14 +245,14 @@ def used_bytes(root: str) -> int:
 
 
 def add_to_kept_total(root: str, blocks: int) -> int | None:
-    """Add to the kept total of a spool folder; returns it in bytes, or None if no total is kept."""
+    """Add to the kept total of a spool folder; returns it in bytes, or None if no total is kept or it is incomplete."""
     while (fd := _open_kept_total(root)) >= 0:
         try:
             if blocks and os.write(fd, bytes(blocks)) < blocks:
                 return None
             found = os.fstat(fd)
             if found.st_ino == os.stat(f"{root}/{_KEPT_TOTAL}").st_ino:  # else it was added up meanwhile: add again
-                return found.st_size * _BLOCK
+                return found.st_size * _BLOCK if found.st_mode & _READABLE else None
         except OSError:  # the disk is full, or the file was removed by hand
             return None
         finally:
@@ -257,17 +263,20 @@ def add_to_kept_total(root: str, blocks: int) -> int | None:
 def _keep_total(root: str, blocks: int, old: int, before: int) -> None:
     """Replace the kept total by a new sum, and what was added to the `old` one since it had the size `before`.
 
-    Whoever adds to the old one after that sees that it was replaced, and adds again.
+    Whoever adds to the old one after that sees that it was replaced, and adds again. Raises OSError, BlockingIOError
+    if another process is replacing it.
     """
     path, made = f"{root}/{_KEPT_TOTAL}", f"{root}/.{_KEPT_TOTAL}-{os.getpid()}"
-    if old >= 0 and os.stat(path).st_ino != os.fstat(old).st_ino:  # another process has just replaced it
+    fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never waited for: a stopped run may hold it
+    if os.stat(path).st_ino != os.fstat(old).st_ino:  # another process has just replaced it
         return
-    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
+    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_TRUNC, _INCOMPLETE)
     try:
         carried = _size_of(old)
         os.ftruncate(fd, blocks + carried - before)
         os.rename(made, path)
         os.write(fd, bytes(_size_of(old) - carried))
+        os.fchmod(fd, _INCOMPLETE | _READABLE)
     finally:
         os.close(fd)
 

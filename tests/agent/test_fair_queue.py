@@ -107,7 +107,7 @@ def test_many_runs_arrive_whole_in_few_requests(tmp_path: Path, mixing: bool, co
     if mixing and compress == "none":
         total = sum(sum(sizes) for sizes in sender.sizes)
         assert len(sender.sizes) <= total / (0.8 * MAX_REQUEST_BYTES) + 2
-    assert os.listdir(tmp_path) == []
+    assert set(os.listdir(tmp_path)) <= {"usage"}  # the total that the quota keeps
     assert all(run.gone and not run.failure for run in runs)
 
 
@@ -387,7 +387,7 @@ def test_an_end_that_comes_with_an_answer(tmp_path: Path) -> None:
     assert b'"event":"exit"' in last.body.data
     fleet.acknowledge([last])
     assert run.gone
-    assert os.listdir(tmp_path) == []
+    assert set(os.listdir(tmp_path)) <= {"usage"}  # the total that the quota keeps
 
 
 def test_runs_that_are_put_to_rest_lose_nothing(tmp_path: Path) -> None:

@@ -449,6 +449,15 @@ def test_a_claim_during_the_sum_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert quotas.add_to_kept_total(str(tmp_path), 0) == before + 5 * 4096
 
 
+def test_the_first_sum_is_not_kept(tmp_path: Path) -> None:
+    """What others claim meanwhile has nowhere to go: 64 runs that began together got 11 MiB of 8."""
+    crowded(tmp_path)
+    first = used_bytes(str(tmp_path))
+    assert quotas.add_to_kept_total(str(tmp_path), 5) is None
+    used_bytes(str(tmp_path))
+    assert quotas.add_to_kept_total(str(tmp_path), 5) == first + 5 * 4096
+
+
 def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment that goes meanwhile takes no other one of its run out of the sum."""
     for number in (1, 2, 3):
