@@ -44,10 +44,12 @@ Client = TypeVar("Client")
 
 
 def load(service: str) -> None:
-    """Import every module that a first call needs. Dummy credentials keep botocore from looking for real ones."""
-    import encodings.idna  # noqa: F401  # for getaddrinfo
-
+    """Import every module of AWS's that a first call needs. Dummy credentials keep it from looking for real ones."""
+    import botocore.config
+    import botocore.exceptions
     import botocore.session
+
+    import sqstee.transports.connection  # noqa: F401
 
     session = botocore.session.Session()
     session.set_credentials("-", "-")

@@ -75,7 +75,12 @@ def open_sender(
 
 
 def load(destination: Destination) -> None:
-    """Import every module that sending needs, ahead of the first request."""
+    """Import every module that a sender needs later on, for its first request or to explain a refusal.
+
+    A fork is safe from here on: where another thread imports meanwhile, the child waits for that import for ever.
+    """
+    if destination.kind != "local":
+        import encodings.idna  # noqa: F401  # for getaddrinfo
     if destination.kind in ("sqs", "s3"):
         from sqstee.transports.aws import load as load_client
 

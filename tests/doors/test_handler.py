@@ -156,6 +156,31 @@ def test_a_forked_child_has_a_run_of_its_own(sqstee: Sqstee, fake_sqs: FakeSqs, 
     assert sqstee.waiting_runs() == []
 
 
+@pytest.mark.parametrize("to", ["q", "s3://bucket/logs", "http://127.0.0.1:9/"])
+def test_nothing_is_imported_once_it_is_loaded(sqstee: Sqstee, tmp_path: Path, to: str) -> None:
+    """A pool's worker hung: it was forked while the shipper's thread imported a module for its first request."""
+    code = (
+        "from sqstee.logging_run import LoggingRun\n"
+        "load, loaded = LoggingRun._load, set()\n"
+        "def load_and_note(run):\n"
+        "    load(run)\n"
+        "    loaded.update(sys.modules)\n"
+        "LoggingRun._load = load_and_note\n"
+        f"handler = sqstee.Handler({to!r}, flush_timeout='0.5s')\n"
+        "log.addHandler(handler)\n"
+        "log.warning('refused')\n"
+        "handler.close()\n"
+        "print(sorted(set(sys.modules) - loaded), bool(loaded))\n"
+    )
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    aws = dict.fromkeys(names, "x") | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    environ = sqstee.environ | aws
+    found = subprocess.run(
+        program(tmp_path, code), capture_output=True, text=True, env=environ, timeout=60, check=False
+    )
+    assert found.stdout == "[] True\n", found.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_multiprocessing_ship_and_flush(
     sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, method: str
