@@ -63,6 +63,7 @@ class Follower:
         self.order: Order[Item] = Order(from_start=from_start, window=window)
         self._runs = RunStates(self.order)
         self._joiner = LineJoiner()
+        self._ordered = all(one.ordered for one in receivers)  # each sends no next piece before its message is deleted
         self.messages = MessageTracker()
         self.unread: set[tuple[int, str]] = set()  # messages left in the queue because their bodies cannot be read
         self._inbox = Inbox()
@@ -136,7 +137,7 @@ class Follower:
                 unprocessed.popleft()
             now = time.monotonic()
             self._emit(self.order.finish(now) if at_end else self.order.tick(now))
-            self._give_up(self._joiner.overdue(at_end))
+            self._give_up(self._joiner.overdue(at_end or self._ordered))
             self._send_queued_notices(self)
             with self._stop.interruptible():
                 if self._unmatched:
@@ -217,7 +218,8 @@ class Follower:
                 self._pass_on(join_pieces(emission.items), late=True)
                 notices.report_late(self, emission)
             elif isinstance(emission, Gap):
-                self._pass_on(self._joiner.flush(emission.run))  # the next record may belong to another line
+                if not emission.is_late:  # the next record may belong to another line
+                    self._pass_on(self._joiner.flush(emission.run))
                 self._pass_on((emission.item,), late=emission.is_late)
                 notices.report_gap(self, emission)
             else:

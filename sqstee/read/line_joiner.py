@@ -12,6 +12,7 @@ from sqstee.record import is_utf8
 from sqstee.wire import Event, Record
 
 JOIN_SECONDS = 2.0  # how long to wait for the next piece of a line
+_LOOK_SECONDS = 0.1  # between two looks for lines whose next piece is late: many thousand may be held
 _LONGEST_JOIN_SECONDS = 20.0  # from the first piece on; after 30 s, SQS's default, its message is delivered again
 _MOST_LINE_BYTES = 8 * 1024 * 1024
 _MOST_BYTES = 32 * 1024 * 1024
@@ -79,6 +80,7 @@ class LineJoiner:
         self._clock = clock
         self._runs: dict[str, dict[str, _HeldLine]] = {}  # by run and stream
         self._bytes = 0
+        self._look_at = 0.0
 
     def join(self, items: Sequence[Item]) -> Sequence[Item]:
         """The next items of one run, in order, with what is whole now; pieces that may go on are held."""
@@ -109,6 +111,9 @@ class LineJoiner:
         if not self._runs:
             return
         now = self._clock()
+        if now < self._look_at and not at_end:
+            return
+        self._look_at = now + _LOOK_SECONDS
         for run in list(self._runs):
             due = [stream for stream, line in self._runs[run].items() if at_end or line.until <= now]
             if due:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import Sqstee
 
+from sqstee.read import line_joiner
 from sqstee.read.decode import ForeignLine, Item
 from sqstee.read.follower import Follower
 from sqstee.read.line_joiner import JOIN_SECONDS, JoinedLine, LineJoiner
@@ -158,6 +161,23 @@ class Pieces:
         pass
 
 
+class Fifo(Pieces):
+    """A FIFO queue: a message blocks those behind it until it is deleted."""
+
+    ordered = True
+
+    def __init__(self, *messages: bytes) -> None:
+        super().__init__(*messages)
+        self._most = len(messages)
+
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
+        is_blocked = len(self.messages) + len(self.deleted) < self._most
+        return [] if is_blocked else super().receive(limit, wait)
+
+    def stat(self) -> QueueState:
+        return QueueState(len(self.messages))
+
+
 class Shown:
     """Remembers the lines."""
 
@@ -183,6 +203,44 @@ def test_no_piece_is_deleted_before_its_line_is_out() -> None:
     assert shown.lines == ["xyzxyzxyzend"]
     assert queue.deleted_before_the_last == []
     assert sorted(queue.deleted) == ["id0", "id1", "id2", "id3"]
+
+
+def test_a_line_does_not_block_the_queue_that_its_next_piece_waits_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO queue gives no further message of a run while one is in flight: waiting for it would be in vain."""
+    monkeypatch.setattr(line_joiner, "JOIN_SECONDS", 3600.0)
+    monkeypatch.setattr(line_joiner, "_LONGEST_JOIN_SECONDS", 3600.0)
+    data = [Encoder(RUN, "node1").lines(text, "stdout", 0, seq, eol=False) for seq, text in enumerate((b"xy", b"z"))]
+    queue, shown = Fifo(*data, Encoder(RUN, "node1").lines(b"end\n", "stdout", 0, 2)), Shown()
+    with StopSignal() as stop:
+        Follower([queue], shown, stop, consume=True, threads=1, wait=0.0).drain()
+    assert shown.lines == ["xy", "z", "end"]
+    assert queue.deleted == ["id0", "id1", "id2"]
+
+
+class Late(Pieces):
+    """Hands out the second message once the hole between the lines of the first one is reported."""
+
+    def __init__(self, *messages: bytes) -> None:
+        super().__init__(*messages)
+        self.is_reported = threading.Event()
+
+    def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
+        return [] if len(self.messages) == 1 and not self.is_reported.is_set() else super().receive(limit, wait)
+
+    def stat(self) -> QueueState:
+        return QueueState(len(self.messages))
+
+
+def test_a_gap_event_that_comes_late_does_not_cut_a_line_behind_it() -> None:
+    """It explains a hole that was reported before the line began."""
+    encoder, shown = Encoder(RUN, "node1"), Shown()
+    gap = encoder.event(b'{"event":"gap","from":1,"to":1,"message":"dropped"}', 0, 1)
+    first = encoder.lines(b"a\n", "stdout", 0, 0) + encoder.lines(b"xy", "stdout", 0, 2, eol=False)
+    queue = Late(first, gap + encoder.lines(b"z\n", "stdout", 0, 3))
+    shown.notice = lambda text, **fields: queue.is_reported.set()  # type: ignore[method-assign]
+    with StopSignal() as stop:
+        Follower([queue], shown, stop, consume=True, threads=1, wait=0.0, window=0.0).drain()
+    assert shown.lines == ["a", "dropped", "xyz"]
 
 
 def test_a_line_over_max_line_is_one_line_for_every_reader(sqstee: Sqstee) -> None:
