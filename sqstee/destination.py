@@ -193,7 +193,7 @@ def _masked(text: str) -> str:
 
 def _with_userinfo() -> SqsteeError:
     """The error for a URL with a user or password, which would end up in the spool and in messages."""
-    hint = "AWS credentials come from AWS_ACCESS_KEY_ID, a profile or a role; put others into a proxy"
+    hint = "give a collector's token by SQSTEE_TOKEN or --token-file, AWS credentials by AWS_ACCESS_KEY_ID or a profile"
     return SqsteeError("a URL with a user or password is not a destination", hint)
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from sqstee.transports.sqs_probe import QueueProbe
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
-_OTHER_VARIABLES = ("SQSTEE_TOKEN", "SQSTEE_DEBUG", "SQSTEE_NEST", "SQSTEE_STORE", "SQSTEE_LAMBDA_TO")
+_OTHER_VARIABLES = (
+    *("SQSTEE_TOKEN", "SQSTEE_DEBUG", "SQSTEE_NEST"),
+    *("SQSTEE_STORE", "SQSTEE_LAMBDA_TO", "SQSTEE_LAMBDA_VIA_S3"),
+)
 _SPOOL_BYTES = 1024**3  # the default size of a spool
 
 
@@ -125,7 +128,7 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
             config_file.read_config(path).agent_destinations()
         except SqsteeError as error:  # a run does not read that table
             yield Step("configuration", WARNING, error.message, error.hint)
-    known = {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES}
+    known = known_variables()
     for name in sorted(name for name in os.environ if name.startswith("SQSTEE_") and name not in known):
         yield Step(name, WARNING, f"has no effect{did_you_mean(name, known)}", f"unset {name}")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_CA_BUNDLE"):
@@ -134,6 +137,13 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
         if os.environ.get(name.lower()) or os.environ.get(name):
             yield Step(name, OK, "is set")
+
+
+def known_variables() -> set[str]:
+    """Every variable of the environment that sqstee reads, but for those of other programs."""
+    from sqstee import options
+
+    return {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES}
 
 
 def _contents_step(destination: Destination) -> Step:

@@ -21,8 +21,8 @@ class AckPool:
 
     Failed entries are tried again, and so are calls that failed as a whole, for as long as the pool is open: one that
     has failed `attempts` - 1 times by then is tried once more. A message that could not be deleted in the end is
-    received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` gets the begin and
-    the end of trouble.
+    received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` is told when
+    trouble begins and when it is over.
     """
 
     def __init__(

@@ -36,9 +36,9 @@ class ReceiverPool:
     `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `max_messages`: stop
     after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
     the pool: a mistake, or passing trouble of a receiver that has given no answer for `start_timeout` seconds from the
-    start. Later trouble is borne for ever; `notice` gets its begin and its end.
-    `pause`: seconds to wait after an empty answer, so that a reader
-    can decide to stop before the next long poll begins; 0 where lines are to be shown at once.
+    start. Later trouble is borne for ever; `notice` is told when it begins and when it is over. `pause`: seconds to
+    wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines are
+    to be shown at once.
     """
 
     def __init__(

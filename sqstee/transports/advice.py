@@ -43,7 +43,7 @@ def advice_on_the_way(refusal: TransportError, bundles: str) -> str:
     """What to do about credentials, certificates, proxies and portals; empty for any other refusal."""
     code, text = refusal.code, refusal.message
     if code == CERTIFICATE:
-        return _on_certificate(text, bundles)
+        return _on_certificate(text.partition(": ")[2], bundles)  # behind the server's name, which may be any word
     if code == PROXY:
         return "correct it, or unset it"
     if code == f"{PROXY}407":

@@ -99,9 +99,7 @@ class HttpSender(BatchLimits):
         self._tls = tls_context() if self._url.scheme == "https" else None
         self._own = threading.local()  # one connection per thread
         self._authorization: str | None = None
-        self._by_collector = (
-            False  # whether an answer had COLLECTOR_HEADER: others are not the collector's from then on
-        )
+        self._by_collector = False  # once an answer had COLLECTOR_HEADER, others are not the collector's
 
     def open(self) -> int:
         """Read the token and the proxy's address, without a request to the collector."""

@@ -104,7 +104,7 @@ class QueueProbe(AwsProbe):
         text += f", encrypted with {state.encryption}" if state.encryption else ""
         yield Step("limits", OK, text)
         if state.visibility_timeout is not None and state.visibility_timeout < _SHORT_VISIBILITY:
-            advice = "aws sqs set-queue-attributes --attributes VisibilityTimeout=30 --queue-url …"
+            advice = f"aws sqs set-queue-attributes --attributes VisibilityTimeout=30 --queue-url {self._url}"
             yield Step("visibility", WARNING, "too short: a slow consumer will receive duplicates", advice)
         if not state.dead_letter:
             advice = "give the queue a RedrivePolicy with a maxReceiveCount of 5 or more"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import Sqstee
+from support import ROOT, Sqstee
 from support.bodies import in_flight, lines_of, put
 from support.collector import collecting, stored
 
+from sqstee.cli.check import known_variables
 from sqstee.transports.probe import clock_step
 
 
@@ -229,3 +230,11 @@ def test_a_mistyped_variable_and_a_mistake_in_the_agents_table_are_found(sqstee:
     assert b"warning SQSTEE_LINGR: has no effect; did you mean 'SQSTEE_LINGER'?\n" in found.stdout
     assert b"sqstee.toml:2: unknown key 'two' in [agent]\n" in found.stdout
     assert b"SQSTEE_TOKEN" not in found.stdout
+
+
+def test_no_documented_variable_is_said_to_have_no_effect() -> None:
+    """Each one in the manual page, those of the Lambda handler and the collector as well."""
+    text = (ROOT / "man" / "sqstee.1").read_text()
+    documented = re.findall(r"\bSQSTEE_[A-Z0-9_]+", text)
+    assert len(documented) > 30
+    assert not set(documented) - known_variables()

@@ -9,6 +9,7 @@ from fakes.sqs import FakeSqs
 
 from sqstee.destination import parse
 from sqstee.transports.advice import advice_on
+from sqstee.transports.connection import CERTIFICATE
 from sqstee.transports.errors import OPEN, RETRY, TransportError
 from sqstee.transports.probe import AwsProbe
 from sqstee.transports.s3_probe import BucketProbe
@@ -47,6 +48,14 @@ def test_each_trouble_with_a_key_has_its_own_advice(code: str, message: str, sai
     found = advised(code, message)
     assert said in found
     assert "kms:GenerateDataKey" not in found
+
+
+def test_the_name_of_a_server_is_no_word_about_its_certificate() -> None:
+    """Only the finding counts: a host may be called anything."""
+    for host in ("match.example", "expired.example:8443"):
+        found = advised(CERTIFICATE, f"{host}: self-signed certificate")
+        assert found == "set AWS_CA_BUNDLE to the certificate file of the authority"
+    assert "clock" in advised(CERTIFICATE, "match.example: certificate has expired")
 
 
 @pytest.mark.parametrize(
