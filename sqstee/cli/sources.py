@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
+_VIA_S3_HINT = "the form is --via-s3 s3://BUCKET/PREFIX"
 _FEW_RECEIVES = 3  # maxReceiveCount up to which --peek could send messages to the dead-letter queue
 
 
@@ -38,13 +39,19 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
     from sqstee import options
     from sqstee.destination import parse
+
+    found = [parse(text) for text in (texts or [options.load((), os.environ).to or "local"])]
+    for destination in found:
+        check_destination(destination)
+    return found
+
+
+def check_destination(destination: Destination) -> None:
+    """Raise SqsteeError for a local queue in a folder that does not exist."""
+    from sqstee import options
     from sqstee.spool.location import check_folder
 
-    settings = options.load((), os.environ)
-    found = [parse(text) for text in (texts or [settings.to or "local"])]
-    for destination in found:
-        check_folder(destination, settings.spool)
-    return found
+    check_folder(destination, options.load((), os.environ).spool)
 
 
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
@@ -55,7 +62,7 @@ def payload_stores(texts: Sequence[str]) -> list[Destination]:
     configured = options.load((), os.environ).via_s3
     found = [parse(text) for text in texts or ([configured] if configured else [])]
     if wrong := next((store.text for store in found if store.kind != "s3"), ""):
-        raise SqsteeError(f"invalid value {wrong!r} for --via-s3 (expected s3://BUCKET/PREFIX)", "name a bucket")
+        raise SqsteeError(f"invalid value {wrong!r} for --via-s3 (expected s3://BUCKET/PREFIX)", _VIA_S3_HINT)
     return found
 
 

@@ -185,7 +185,7 @@ def _check_without_consume(delete_unmatched: bool, keep_unmatched: str) -> None:
 
 def _unmatched_store(text: str, printer: Printer, stop: StopSignal, start_timeout: float) -> UnmatchedStore:
     """A destination where the text is one (a plain name is a queue), else a file."""
-    from sqstee.cli.sources import local_path
+    from sqstee.cli.sources import check_destination, local_path
     from sqstee.destination import parse
     from sqstee.read.unmatched import UnmatchedFile, UnmatchedSender
     from sqstee.transports.factory import open_sender
@@ -194,6 +194,7 @@ def _unmatched_store(text: str, printer: Printer, stop: StopSignal, start_timeou
         destination = parse(text)
     except SqsteeError:
         return UnmatchedFile(text)
+    check_destination(destination)
     is_default = destination.kind == "local" and not destination.name
     sender = open_sender(destination, local_path(write=is_default), 1024**3)
     return UnmatchedSender(sender, printer.notice, stop.pause, start_timeout)

@@ -7,7 +7,8 @@ import os
 import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from math import inf
+from typing import Protocol, TypeVar
 
 from sqstee.errors import SqsteeError
 from sqstee.read.decode import ForeignLine, Item, json_of
@@ -16,6 +17,8 @@ from sqstee.read.trouble import START_SECONDS, Trouble, persist
 from sqstee.record import Body
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import SIZE, Failure, TransportError
+
+T = TypeVar("T")
 
 _BODY_BYTES = 200 * 1024  # leaves room for attributes in the smallest limit of a queue, 256 KiB
 _BATCH = 10
@@ -93,7 +96,7 @@ class UnmatchedSender:
         self._sender = sender
         self._trouble, self._pause = Trouble("storing for --keep-unmatched", notice), pause
         self._bodies: list[Body] = []
-        self._limit = min(_BODY_BYTES, persist(sender.open, self._trouble, pause, start_timeout) - 4096)
+        self._limit = min(_BODY_BYTES, self._persist(sender.open, start_timeout) - 4096)
 
     def add(self, items: Sequence[Item | ForeignLine]) -> None:
         """Add items.
@@ -135,7 +138,14 @@ class UnmatchedSender:
 
     def _send(self, bodies: Sequence[Body]) -> None:
         """Send bodies, again and again while the trouble may pass: the messages that they came from wait in flight."""
-        persist(lambda: _check(self._sender.send(bodies)), self._trouble, self._pause)
+        self._persist(lambda: _check(self._sender.send(bodies)))
+
+    def _persist(self, call: Callable[[], T], seconds: float = inf) -> T:
+        try:
+            return persist(call, self._trouble, self._pause, seconds)
+        except TransportError as error:
+            error.args = (f"--keep-unmatched: {error}",)
+            raise
 
     def _addressed(self, body: Body) -> Body:
         """The body with the run and number that identify it at the destination."""
@@ -161,7 +171,7 @@ def _pieces(items: Iterable[Item | ForeignLine]) -> Iterator[Item | ForeignLine]
 
 def _check(failures: Sequence[Failure]) -> None:
     if failures:
-        raise TransportError(failures[0].kind, failures[0].code, f"--keep-unmatched: {failures[0].message}")
+        raise TransportError(failures[0].kind, failures[0].code, failures[0].message)
 
 
 def _is_name(run: str) -> bool:

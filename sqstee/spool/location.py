@@ -99,7 +99,11 @@ def check_folder(destination: Destination, spool: str = "") -> None:
     except OSError:
         names = []
     meant = did_you_mean(missing, [os.path.join(known, name) for name in names])
-    raise SqsteeError(f"{destination.text}: the folder {folder} does not exist{meant}", f"mkdir -p {folder}")
+    import shlex
+
+    raise SqsteeError(
+        f"{destination.text}: the folder {folder} does not exist{meant}", f"mkdir -p {shlex.quote(folder)}"
+    )
 
 
 def with_absolute_path(destination: str, root: str = "") -> str:

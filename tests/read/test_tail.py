@@ -763,6 +763,16 @@ def test_what_cannot_be_read_is_held_once_however_often_it_comes() -> None:
     assert [one.handle for one in queue.released] == ["handle-4"]
 
 
+def test_a_mistyped_folder_for_unmatched_lines_is_told_before_anything_is_read(sqstee: Sqstee) -> None:
+    """As for every other destination: with a command that makes the folder."""
+    words = ("tail", "local", "--consume", "--no-follow", "-i", "x", "--keep-unmatched")
+    found = sqstee.run(*words, f"local:{sqstee.folder}/my logs/x.db")
+    folder = f"{sqstee.folder}/my logs"
+    assert found.returncode == 125
+    assert f"the folder {folder} does not exist" in found.stderr.decode()
+    assert f"hint: mkdir -p '{folder}'\n" in found.stderr.decode()
+
+
 @pytest.mark.parametrize("rest", ["local", "other", "other.fifo", "s3://bkt/rest"])
 def test_no_unmatched_line_is_mistaken_for_another(sqstee: Sqstee, fake_sqs: FakeSqs, rest: str) -> None:
     """Foreign lines have no range, late ones lie within others' ranges, and a run may have any name: all are kept."""

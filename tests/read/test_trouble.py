@@ -211,5 +211,17 @@ def test_lines_for_keep_unmatched_wait_for_a_destination_that_refuses_them(tmp_p
         persist(_refuse, Trouble("it", said.append), lambda seconds: None)
 
 
+def test_a_mistake_behind_keep_unmatched_is_named_as_that() -> None:
+    """The reader's own source is another destination."""
+
+    class Denied(LocalSender):
+        def open(self) -> int:
+            _refuse()
+            return 0
+
+    with pytest.raises(TransportError, match=r"^--keep-unmatched: AccessDenied: no$"):
+        UnmatchedSender(Denied("kept.db", 1 << 30), lambda text: None, lambda seconds: None)
+
+
 def _refuse() -> None:
     raise TransportError(OPEN, "AccessDenied", "no")
