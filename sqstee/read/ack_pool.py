@@ -22,7 +22,7 @@ class AckPool:
     Failed entries are tried again, and so are calls that failed as a whole, for as long as the pool is open: one that
     has failed `attempts` - 1 times by then is tried once more. A message that could not be deleted in the end is
     received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` is told when
-    trouble begins and when it is over.
+    trouble begins and when it is over, and of a refusal for good.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class AckPool:
                 self.released += len(batch) - len(failures)
         if len(failures) < len(batch):
             trouble.succeeded()
+        if refusal := next((failure for failure in failures if failure.kind == OPEN), None):
+            trouble.refused(refusal)
         if not any(retries):
             return
         trouble.failed(failures[0])

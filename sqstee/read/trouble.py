@@ -17,11 +17,15 @@ START_SECONDS = 30.0
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MOST_SECONDS = 30.0
 _CALM_SECONDS = 5.0  # trouble is over after working for so long: until then it is one and the same
+_REFUSED_SECONDS = 30.0  # a reader that ends before reports what was refused at its end, in one line with the number
 _REFUSED_CREDENTIALS = 2  # attempts with credentials that are missing or refused: the second one looks for new ones
 
 
 class Trouble:
-    """Reports trouble once when it begins, at its second failure, and once when it is over."""
+    """Reports trouble once when it begins, at its second failure, and once when it is over.
+
+    A refusal for good is reported once, half a minute later.
+    """
 
     def __init__(self, what: str, notice: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._notice, self._clock = what, notice, clock
@@ -29,6 +33,8 @@ class Trouble:
         self._failures = 0
         self._since = 0.0
         self._works_since: float | None = None  # None: the last call has failed
+        self._refusal: tuple[str, float] | None = None  # the first one, and when it came
+        self._is_told = False  # of that refusal
 
     def failed(self, reason: object, left: float = inf) -> None:
         """A call has failed, and is tried again for at most `left` seconds."""
@@ -40,6 +46,11 @@ class Trouble:
                 limit = "" if left == inf else f" for up to {ceil(left)} s"
                 self._notice(f"{self._what} fails, and is tried again{limit}: {reason}")
 
+    def refused(self, reason: object) -> None:
+        """A call was refused for good, and so will each further one."""
+        with self._lock:
+            self._refusal = self._refusal or (str(reason), self._clock())
+
     def succeeded(self) -> None:
         """A call has succeeded."""
         if not self._failures:
@@ -50,8 +61,11 @@ class Trouble:
         self.check()
 
     def check(self) -> None:
-        """Report the end of the trouble, if it is over."""
+        """Report the end of the trouble, if it is over, and a refusal half a minute after it."""
         with self._lock:
+            if self._refusal and not self._is_told and self._clock() - self._refusal[1] >= _REFUSED_SECONDS:
+                self._is_told = True
+                self._notice(f"{self._what} is refused: {self._refusal[0]}")
             if not self._failures or self._works_since is None or self._clock() - self._works_since < _CALM_SECONDS:
                 return
             if self._failures > 1:

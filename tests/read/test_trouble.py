@@ -188,6 +188,31 @@ def test_a_message_that_came_again_waits_for_its_deletion_once() -> None:
     assert [[one.handle for one in batch] for batch in queue.deleted] == [["0"], ["999"]]
 
 
+def test_refused_deletes_are_reported_while_the_reader_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, not only at its end: it may follow for weeks, and receive the same messages again and again."""
+    now, said = [0.0], list[str]()
+    trouble = Trouble("it", said.append, lambda: now[0])
+    trouble.refused("AccessDenied")
+    now[0] = 29.0
+    trouble.check()
+    assert said == []
+    now[0] = 31.0
+    trouble.check()
+    trouble.refused("AccessDenied")
+    now[0] = 99.0
+    trouble.check()
+    assert said == ["it is refused: AccessDenied"]
+
+    monkeypatch.setattr("sqstee.read.trouble._REFUSED_SECONDS", 0.0)
+    queue = Queue()
+    queue.failures = [[Failure(0, OPEN, "AccessDenied", "no")]]
+    acks = AckPool(1, notice=said.append)
+    acks.delete(queue, [ReceivedMessage(b"", {}, "handle", "id")])
+    wait_for(lambda: len(said) == 2, "the notice of the refusal")
+    acks.close()
+    assert said[1] == "memory: deleting is refused: AccessDenied: no"
+
+
 def test_lines_for_keep_unmatched_wait_for_a_destination_that_refuses_them(tmp_path: Path) -> None:
     """Passing trouble behind --keep-unmatched does not end the reader; a mistake does."""
 
