@@ -187,6 +187,10 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
             state = WARNING if error.code in ("Http400", "Http429", "Http503") else FAILED
             busy = "the collector is busy: lines that it refuses now wait in the spool"
             reach = "check host and port, and that the collector is running"
+            if error.code.startswith("Http3"):
+                reach = "give the URL that this one redirects to; if that is a login page, log in to this network"
+            elif error.code.startswith("Http"):
+                reach = "a server answers, but not as a collector: check the path in the URL, and that server's log"
             found = advice.get(error.code) or advice_on_the_way(error, "SSL_CERT_FILE or AWS_CA_BUNDLE")
             return Step("collector", state, str(error), found or (busy if state == WARNING else reach))
     finally:

@@ -490,6 +490,20 @@ def test_a_path_may_be_any_text(scripted: Scripted, sending: Sending) -> None:
     assert scripted.got[0][0] == "/gr%C3%B6%C3%9Fe%20a?b=%C3%BC&c=%41"
 
 
+@pytest.mark.parametrize(
+    ("status", "advice"), [(302, "log in to this network"), (502, "that server's log"), (405, "the path in the URL")]
+)
+def test_a_server_that_answers_is_not_said_to_be_down(
+    sqstee: Sqstee, scripted: Scripted, status: int, advice: str
+) -> None:
+    """By `check`: a login page that it redirects to, a gateway, something that takes no posts."""
+    scripted.answers.append((status, {"Location": "http://portal.invalid/"}, b""))
+    found = sqstee.run("check", scripted.url, environ={"no_proxy": "*"})
+    assert found.returncode == 1
+    assert f"failed  collector: Http{status}: " in found.stdout.decode()
+    assert advice in found.stdout.decode()
+
+
 @pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", "proxy:99999"])
 def test_a_proxy_that_is_none_is_said(sqstee: Sqstee, proxy: str) -> None:
     """By `check`, with the variable's name; and the lines stay, for whoever has mended it."""
