@@ -259,14 +259,19 @@ def _keep_total(root: str, blocks: int, old: int, before: int) -> None:
 
     Whoever adds to the old one after that sees that it was replaced, and adds again.
     """
-    path, made = f"{root}/{_KEPT_TOTAL}", f"{root}/.{_KEPT_TOTAL}-{os.getpid()}"
+    path = f"{root}/{_KEPT_TOTAL}"
+    made = f"{root}/.{_KEPT_TOTAL}-{os.urandom(8).hex()}"  # processes in two containers may have one pid
     if old >= 0 and os.stat(path).st_ino != os.fstat(old).st_ino:  # another process has just replaced it
         return
-    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
+    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         carried = _size_of(old)
-        os.ftruncate(fd, blocks + carried - before)
-        os.rename(made, path)
+        try:
+            os.ftruncate(fd, blocks + carried - before)
+            os.rename(made, path)
+        except OSError:
+            os.unlink(made)
+            raise
         os.write(fd, bytes(_size_of(old) - carried))
     finally:
         os.close(fd)

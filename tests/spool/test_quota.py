@@ -449,6 +449,26 @@ def test_a_claim_during_the_sum_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert quotas.add_to_kept_total(str(tmp_path), 0) == before + 5 * 4096
 
 
+def test_two_containers_add_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their processes have one pid, 1, and wrote their totals into one file before it got its name."""
+    crowded(tmp_path)
+    real = os.rename
+
+    def rename_once_another_has(old: str, new: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", real)
+            used_bytes(str(tmp_path))
+            quotas.add_to_kept_total(str(tmp_path), 5)
+        real(old, new)
+
+    before = used_bytes(str(tmp_path))
+    (tmp_path / "usage").unlink()
+    monkeypatch.setattr(os, "rename", rename_once_another_has)
+    assert used_bytes(str(tmp_path)) == before
+    assert quotas.add_to_kept_total(str(tmp_path), 0) == before
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
 def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment that goes meanwhile takes no other one of its run out of the sum."""
     for number in (1, 2, 3):
