@@ -19,11 +19,13 @@ from support.scripted import Scripted
 from support.targets import target
 from support.terminal import Terminal
 
+from sqstee.agent.agent import Agent, AgentConfig
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.destination import Destination
+from sqstee.options import Settings
 from sqstee.record import Body
 from sqstee.ship.other_runs import Destinations, OtherRuns, ship_left_run
-from sqstee.spool.run_folder import create
+from sqstee.spool.run_folder import create, lock
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 
@@ -181,6 +183,26 @@ def test_many_runs_are_shipped_together(sqstee: Sqstee, fake_sqs: FakeSqs) -> No
     assert [line.split(": ")[0] for line in found.stderr.decode().splitlines()] == bad
     assert len(fake_sqs.requests("SendMessageBatch")) < 4
     assert set(Rebuilt.of_many((message.body, message.attributes) for message in fake_sqs.sent("q"))) == set(good)
+
+
+def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run beside it looks for who ships it: flush took that for another process that ships it."""
+    name, queue = "0" * 26, tmp_path / "queue.db"
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    leave_in(spool, name, f"local:{queue}")
+    held = [lock(f"{spool}/{name}", "ship")]
+    agent = Agent(str(spool), AgentConfig(None, Settings()), None)
+    real = agent.scan
+
+    def scan() -> None:
+        real()
+        while held and (fd := held.pop()) is not None:
+            os.close(fd)
+
+    monkeypatch.setattr(agent, "scan", scan)
+    assert agent.ship_all(TIMEOUT) == {}
+    assert agent.delivered == {name: f"local:{queue}"}
 
 
 def test_what_earlier_runs_left_holds_no_short_run_up(sqstee: Sqstee, tmp_path: Path) -> None:
