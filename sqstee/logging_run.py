@@ -173,7 +173,9 @@ class LoggingRun:
         """Report once for the run, and for its fallback."""
         if diverted not in self._refusals_reported:
             self._refusals_reported.add(diverted)
-            report(self._settings, one_line(self._policy.refusal_notice(reason, diverted, self.root)))
+            with _loading:
+                notice = self._policy.refusal_notice(reason, diverted, self.root)
+            report(self._settings, one_line(notice))
 
     def _load(self) -> None:
         """Load the transport; on an error, such as a missing profile, leave it to the sender to report or to retry."""

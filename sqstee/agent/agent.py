@@ -129,8 +129,8 @@ class Agent:
     def ship_all(self, seconds: float) -> dict[str, str]:
         """As `once`, again and again while that helps, for at most `seconds`; the senders are closed then.
 
-        It helps where there were too many runs for the limit on open files, or where the disk was too full to close a
-        run before shipping freed some of it.
+        It helps where there were too many runs for the limit on open files, where the disk was too full to close a run
+        before shipping freed some of it, or where another process held a run's lock for a moment, to look at it.
         """
         deadline = time.monotonic() + seconds
         progress = -1
@@ -138,7 +138,7 @@ class Agent:
             self._config.settings.flush_timeout = max(0.0, deadline - time.monotonic())
             left = self.once()
             before, progress = progress, len(self.delivered) + self.acknowledged
-            if not left or progress == before or time.monotonic() >= deadline:
+            if not (left or self.busy) or progress == before or time.monotonic() >= deadline:
                 break
         if not any(worker.alive for worker in [*self._workers.values(), *self._retiring]):
             for sender in self._senders.values():

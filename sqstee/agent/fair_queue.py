@@ -308,7 +308,11 @@ class FairQueue:
         flow = run.flow
         if flow and flow.ended_before_turn and flow.caught_up and flow.done and not (flow.queued or run.gone):
             flow.close()
-            flow.remove()
+            try:
+                flow.remove()
+            except Exception as error:  # its owner has changed its files since they were read
+                self._give_up(run, error)
+                return
             self._forget(run)
 
     def _give_up(self, run: ServedRun, error: Exception) -> None:

@@ -142,8 +142,10 @@ class CaptureLoop:
 
     def run(self, tick: Callable[[], None] | None = None) -> None:
         """Pass everything through until the last writer has closed each stream; call `tick` every 20 ms."""
+        self._handling = True
         while self._held:
             self._handle_chunk(*self._held.pop(0))
+        self._handling = False
         while self.open and not (self._finishing and self._finished()):
             timeout = self._handle_due()
             if tick:
@@ -182,7 +184,8 @@ class CaptureLoop:
         What was read before the streams were found empty is passed on once the loop handles nothing.
         """
         streams = list(self.open)
-        return not (any(stream.is_readable() or stream.pending for stream in streams) or self._handling)
+        waiting = any(stream.is_readable() or stream.pending for stream in streams)
+        return not (waiting or self._held or self._handling)
 
     def stop_waiting_for_room(self) -> bool:
         """After the command's end: wait no longer for room in the spool; returns whether anything waited."""
@@ -259,7 +262,7 @@ class CaptureLoop:
     def _handle_chunk(self, stream: Stream, chunk: bytes) -> None:
         if stream not in self.open:  # its reader left while an earlier chunk was written
             self.feed.write(stream, chunk)
-            self.feed.cut(stream)
+            self.feed.end(stream)
             return
         stream.last_byte = chunk[-1:]
         stream.remaining -= len(chunk)

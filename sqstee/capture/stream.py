@@ -109,6 +109,8 @@ def pass_through(streams: list[Stream]) -> None:
         pending, stream.pending = stream.pending, None
         if not pending or _write_all(stream.fd, pending):
             running.append(stream)
+        else:
+            os.close(stream.source)
     while running:
         poll = select.poll()
         for stream in running:

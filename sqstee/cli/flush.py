@@ -33,7 +33,6 @@ def flush(
     Status: 0 nothing is left except runs that are still running; 1 something is left.
     """
     from sqstee import options
-    from sqstee.ship.flush import report_diverted
     from sqstee.spool.location import root_path
     from sqstee.spool.waiting import waiting_runs
 
@@ -46,7 +45,7 @@ def flush(
     os.umask(0o077)
     try:
         left = not _ship(root, runs, seconds, quiet, settings) if runs else False
-        for destination in report_diverted(root):
+        for destination in _report_diverted(root):
             if not quiet:
                 typer.echo(f"{destination}: sent gap events for the lines at its fallback")
     except KeyboardInterrupt:
@@ -84,6 +83,30 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
         if not quiet:
             typer.echo(line)
     return complete
+
+
+def _report_diverted(root: str) -> list[str]:
+    """Report to primary destinations which lines went to their fallbacks; returns the destinations that were notified.
+
+    A destination that cannot be reached is notified by a later flush, and a live process reports its own lines. Either
+    can wait, since the lines themselves are delivered.
+    """
+    from sqstee.destination import parse
+    from sqstee.spool.location import local_queue
+    from sqstee.transports.factory import open_sender
+    from sqstee.transports.fallback import FallbackSender
+    from sqstee.transports.fallback_ledger import unreported_pairs
+
+    notified = []
+    for pair in unreported_pairs(root):
+        try:
+            to = parse(pair.pop("to"))
+            sender = open_sender(to, local_queue(root), 0, **pair)
+            if isinstance(sender, FallbackSender) and sender.report_diverted():
+                notified.append(to.text)
+        except Exception:  # the destination cannot be reached, or the ledger is damaged or from another version
+            pass
+    return notified
 
 
 def _report_left(found: WaitingRun, reason: str) -> None:

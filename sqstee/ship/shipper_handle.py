@@ -78,7 +78,7 @@ class ShipperHandle:
     def has_reported(self) -> bool:
         """Whether it has sent its report, or has ended."""
         self.read_refusals()
-        return not self.pid or bool(self._received)
+        return not self.pid or self._received.endswith(b"\n")
 
     def read_refusals(self) -> bool:
         """Read what the shipper has written, without waiting; returns whether it may write more."""

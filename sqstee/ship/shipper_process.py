@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqstee.options import Settings
-from sqstee.ship.flush import OtherRuns
+from sqstee.ship.other_runs import OtherRuns
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import Report, let_front_go, send_refusal, send_report

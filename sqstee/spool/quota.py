@@ -266,15 +266,20 @@ def _keep_total(root: str, blocks: int, old: int, before: int) -> None:
     Whoever adds to the old one after that sees that it was replaced, and adds again. Raises OSError, BlockingIOError
     if another process is replacing it.
     """
-    path, made = f"{root}/{_KEPT_TOTAL}", f"{root}/.{_KEPT_TOTAL}-{os.getpid()}"
+    path = f"{root}/{_KEPT_TOTAL}"
+    made = f"{root}/.{_KEPT_TOTAL}-{os.urandom(8).hex()}"  # processes in two containers may have one pid
     fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never waited for: a stopped run may hold it
     if os.stat(path).st_ino != os.fstat(old).st_ino:  # another process has just replaced it
         return
-    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_TRUNC, _INCOMPLETE)
+    fd = os.open(made, _KEPT_FLAGS | os.O_CREAT | os.O_EXCL, _INCOMPLETE)
     try:
         carried = _size_of(old)
-        os.ftruncate(fd, blocks + carried - before)
-        os.rename(made, path)
+        try:
+            os.ftruncate(fd, blocks + carried - before)
+            os.rename(made, path)
+        except OSError:
+            os.unlink(made)
+            raise
         os.write(fd, bytes(_size_of(old) - carried))
         os.fchmod(fd, _INCOMPLETE | _READABLE)
     finally:

@@ -6,7 +6,7 @@ SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
-SPOOL                     itself the lock of the process that ships what others left (see ship/flush)
+SPOOL                     itself the lock of the process that ships what others left (see ship/other_runs)
 """
 
 from __future__ import annotations

@@ -229,7 +229,10 @@ class Segments:
             fd = os.open(path, _READ_WRITE)
         except OSError:
             raise error from None
-        blank = os.pread(fd, _MOST_RESERVE_BYTES, 0)
+        try:
+            blank = os.pread(fd, _MOST_RESERVE_BYTES, 0)
+        except OSError:  # it is no file
+            blank = b""
         if len(head) + size > len(blank):
             os.close(fd)
             raise error

@@ -243,6 +243,22 @@ def test_damage_in_one_run_is_its_own(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["B", "D"]
 
 
+def test_a_run_that_cannot_be_removed_stops_no_other(tmp_path: Path) -> None:
+    """Its owner replaced a file once it was read: the shipper of all runs with this policy ended."""
+    runs, expected = write(tmp_path, {"A": 10, "B": 10})
+
+    def send(bodies: Sequence[Body]) -> list[Failure]:
+        (tmp_path / "A" / "writer").unlink()
+        (tmp_path / "A" / "writer").symlink_to("/etc/passwd")
+        return []
+
+    sender = Scripted(send)
+    assert ship(runs, sender)
+    assert taken(sender) == expected
+    assert [bool(run.failure) for run in runs] == [True, False]
+    assert os.listdir(tmp_path) == ["A"]
+
+
 def test_an_event_cannot_speak_for_another_run(tmp_path: Path) -> None:
     """What a spool holds under an event's name is written anew: no second line, no other run, no refused character."""
     (one, first), (two, second) = spooled(tmp_path, "A"), spooled(tmp_path, "B")

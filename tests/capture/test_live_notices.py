@@ -164,3 +164,15 @@ def test_the_report_is_found_behind_refusals(tmp_path: Path, capfd: pytest.Captu
     assert screen.notices.unprinted == [("one", False), ("two", True)]
     os.close(screen.report)
     assert not screen.notices.read()
+
+
+def test_the_first_part_of_a_long_notice_is_no_report(capfd: pytest.CaptureFixture[str]) -> None:
+    """A pipe takes a notice above 4 KiB in parts: the front ended without the report."""
+    screen = Screen([], capfd)
+    os.write(screen.report, b"refused\tthe first part")
+    assert not screen.shipper.has_reported
+    os.write(screen.report, b", the rest\n")
+    assert not screen.shipper.has_reported
+    send_report(screen.report, Report(7, 0, 3, ""))
+    assert screen.shipper.has_reported
+    os.close(screen.report)

@@ -21,6 +21,10 @@ from support import (
 )
 from support.wrapping import Prefix, shell
 
+from sqstee.capture.loop import CaptureLoop
+from sqstee.capture.output import Output
+from sqstee.capture.stream import Stream, pass_through, watch
+
 
 def test_an_idle_command_ends_when_its_reader_leaves(sqstee: Sqstee, prefix: Prefix) -> None:
     """`tail -f` notices that nobody reads, without writing: so it does behind the wrapper."""
@@ -201,3 +205,37 @@ def test_what_was_in_the_pipe_when_the_reader_left(sqstee: Sqstee, tmp_path: Pat
     assert 0 <= int((tmp_path / "written").read_text()) - len(shipped.stdout) < 65536
     assert shipped.events[-1].fields["bytes"] == len(shipped.stdout)
     assert shipped.stdout.startswith(b"000000 x")
+
+
+def between_pipes() -> tuple[int, Stream, int]:
+    """The command's end of a captured pipe, its stream, and the reader's end of our output."""
+    source, command = os.pipe()
+    reader, output = os.pipe()
+    return command, Stream(0, output, source, Output(output), None), reader
+
+
+def test_output_that_is_held_has_not_been_passed_on() -> None:
+    """A stop of the command in its first milliseconds would have left it on the way until fg."""
+    command, stream, reader = between_pipes()
+    loop = CaptureLoop([stream], watch([stream]))
+    os.write(command, b"line\n")
+    loop.look()
+    assert not loop.is_drained()
+    os.close(command)
+    loop.run()
+    assert loop.is_drained()
+    assert os.read(reader, 9) == b"line\n"
+    for fd in (stream.fd, reader):
+        os.close(fd)
+
+
+def test_a_reader_that_left_while_we_loaded_ends_the_command() -> None:
+    """Nobody closed the command's pipe, and it waited for room there for ever."""
+    command, stream, reader = between_pipes()
+    stream.pending = memoryview(b"read before\n")
+    os.close(reader)
+    pass_through([stream])
+    with pytest.raises(BrokenPipeError):
+        os.write(command, b"line\n")
+    for fd in (stream.fd, command):
+        os.close(fd)

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
+from functools import partial
 from operator import le
 from pathlib import Path
 
@@ -17,11 +19,13 @@ from support.scripted import Scripted
 from support.targets import target
 from support.terminal import Terminal
 
+from sqstee.agent.agent import Agent, AgentConfig
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.destination import Destination
+from sqstee.options import Settings
 from sqstee.record import Body
-from sqstee.ship import flush
-from sqstee.spool.run_folder import create
+from sqstee.ship.other_runs import Destinations, OtherRuns, ship_left_run
+from sqstee.spool.run_folder import create, lock
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 
 
@@ -148,7 +152,7 @@ def test_trying_again_and_again_leaves_nothing_behind(
 
     before = held()
     for _ in range(5):
-        assert flush.flush_run(str(tmp_path), "RUN", 0.2).reason
+        assert ship_left_run(str(tmp_path), "RUN", 0.2, Destinations(str(tmp_path)))
     wait_for(lambda: all(map(le, held(), before)), "end of what was made")  # what was there before may end, too
 
 
@@ -179,6 +183,26 @@ def test_many_runs_are_shipped_together(sqstee: Sqstee, fake_sqs: FakeSqs) -> No
     assert [line.split(": ")[0] for line in found.stderr.decode().splitlines()] == bad
     assert len(fake_sqs.requests("SendMessageBatch")) < 4
     assert set(Rebuilt.of_many((message.body, message.attributes) for message in fake_sqs.sent("q"))) == set(good)
+
+
+def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run beside it looks for who ships it: flush took that for another process that ships it."""
+    name, queue = "0" * 26, tmp_path / "queue.db"
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    leave_in(spool, name, f"local:{queue}")
+    held = [lock(f"{spool}/{name}", "ship")]
+    agent = Agent(str(spool), AgentConfig(None, Settings()), None)
+    real = agent.scan
+
+    def scan() -> None:
+        real()
+        while held and (fd := held.pop()) is not None:
+            os.close(fd)
+
+    monkeypatch.setattr(agent, "scan", scan)
+    assert agent.ship_all(TIMEOUT) == {}
+    assert agent.delivered == {name: f"local:{queue}"}
 
 
 def test_what_earlier_runs_left_holds_no_short_run_up(sqstee: Sqstee, tmp_path: Path) -> None:
@@ -228,16 +252,32 @@ def test_a_run_that_cannot_be_delivered_holds_up_no_other(tmp_path: Path, monkey
         return destinations.setdefault(to.text, Scripted(send))
 
     monkeypatch.setattr("sqstee.transports.factory.open_sender", open_sender)
+
+    def looked(others: OtherRuns) -> bool:
+        return others.left == (not tried)
+
     names = [digit * 26 for digit in "0123"]
     for name in names:
         leave_in(tmp_path, name, "bad" if name < "2" else "good")
     for _ in range(2):
-        others = flush.OtherRuns(f"{tmp_path}/own")
+        others = OtherRuns(f"{tmp_path}/own")
         others.start()
-        assert others.left == (not tried)
+        wait_for(partial(looked, others), "look at what is left")
         others.finish(TIMEOUT)
         assert tried == [names[0], *names[2:]]  # one try says enough of a destination
     assert sorted(entry.name for entry in tmp_path.iterdir()) == names[:2]
+
+
+def test_the_end_of_a_run_does_not_wait_for_the_look_at_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 80,000 runs in the spool it takes half a second."""
+    go_on = threading.Event()
+    monkeypatch.setattr("sqstee.ship.other_runs.remove_half_made", lambda root: go_on.wait(TIMEOUT))
+    others = OtherRuns(f"{tmp_path}/own")
+    others.start()
+    assert others.left
+    go_on.set()
+    wait_for(lambda: not others.left, "look at what is left")
+    others.finish(TIMEOUT)
 
 
 def test_files_made_by_flush_are_private(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,3 +117,20 @@ def test_a_run_that_is_not_closed_is_not_removed(tmp_path: Path) -> None:
     deliver()
     source.close()
     assert not folder.exists()
+
+
+def test_a_reserve_that_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another user's folder it may be anything: each try of the agent left a descriptor open."""
+    writer = Writer(Segments(str(tmp_path), META), 100)
+    writer.event({"event": "start", "message": ""})
+    (tmp_path / RESERVE).unlink()
+    os.mkfifo(tmp_path / RESERVE)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sqstee.spool.segments.write_whole", refuse)
+    before = os.listdir("/proc/self/fd")
+    assert not writer.end({"event": "exit", "message": ""})
+    assert os.listdir("/proc/self/fd") == before
+    writer.close()

@@ -458,6 +458,26 @@ def test_the_first_sum_is_not_kept(tmp_path: Path) -> None:
     assert quotas.add_to_kept_total(str(tmp_path), 5) == first + 5 * 4096
 
 
+def test_two_that_add_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One gives way. Processes of two containers have one pid, 1, and wrote their totals into one file."""
+    crowded(tmp_path)
+    real = os.rename
+
+    def rename_once_another_has(old: str, new: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", real)
+            used_bytes(str(tmp_path))
+            quotas.add_to_kept_total(str(tmp_path), 5)
+        real(old, new)
+
+    used_bytes(str(tmp_path))
+    before = used_bytes(str(tmp_path))
+    monkeypatch.setattr(os, "rename", rename_once_another_has)
+    assert used_bytes(str(tmp_path)) == before
+    assert quotas.add_to_kept_total(str(tmp_path), 0) == before + 5 * 4096
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
 def test_what_is_freed_while_it_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment that goes meanwhile takes no other one of its run out of the sum."""
     for number in (1, 2, 3):

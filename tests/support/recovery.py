@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from unittest import mock
 
 from fakes.sqs import FakeSqs
 
-from sqstee.ship.flush import FlushResult, flush_run, report_diverted
-from sqstee.spool.waiting import waiting_runs
+from sqstee.cli import flush as cli
 
 from .command import Sqstee
 from .processes import children, kill, running, wait_for
@@ -54,23 +55,24 @@ def assert_recovered(found: Rebuilt) -> None:
     assert found.events[-1].fields["cause"] == "wrapper-died"
 
 
-def flush_once(sqstee: Sqstee, environ: Mapping[str, str]) -> list[FlushResult]:
-    """The work of `sqstee flush` in this process, which has imported boto3 already: the result for each run."""
-    root = str(sqstee.spool)
-    umask = os.umask(0o077)
+def flush_once(sqstee: Sqstee, environ: Mapping[str, str]) -> str:
+    """`sqstee flush` in this process, which has imported boto3 already; what it reports of runs that stay."""
+    umask, limit = os.umask(0o077), resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        with mock.patch.dict(os.environ, sqstee.environ | dict(environ), clear=True):
-            results = [flush_run(root, run, 60.0) for run in waiting_runs(root)]
-            report_diverted(root)
+        with mock.patch.dict(os.environ, sqstee.environ | dict(environ), clear=True), StringIO() as reported:
+            with redirect_stderr(reported):
+                status = cli.flush(False, False, "60s", str(sqstee.spool), True)
+            assert (status != 0) == ("stays in the spool" in reported.getvalue())
+            return reported.getvalue()
     finally:
         os.umask(umask)
-    return results
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 def flush(sqstee: Sqstee, server: FakeSqs) -> None:
     """Flush until the spool is empty; another process may ship part of it."""
 
     def flushed() -> bool:
-        return all(result.complete for result in flush_once(sqstee, server.environ())) and not sqstee.waiting_runs()
+        return not flush_once(sqstee, server.environ()) and not sqstee.waiting_runs()
 
     wait_for(flushed, "empty spool", 40)
