@@ -54,6 +54,7 @@ class Front:
             self._add_nest_entry(inherited)
             self._streams = self._stdio.streams()
             null = open_null()
+            self._epoll = watch(self._streams)
             self._child = child.start(self._command, self._stdio.command_fds, inherited)
         except SqsteeError:
             raise
@@ -74,10 +75,9 @@ class Front:
         """Hand over to the supervisor. The command runs: modules that were not needed to start it are loaded now."""
         loop = None
         try:
-            epoll = watch(self._streams)
             from sqstee.capture.loop import CaptureLoop
 
-            loop = CaptureLoop(self._streams, epoll)
+            loop = CaptureLoop(self._streams, self._epoll)
             with _LookBeforeImports(loop):
                 from sqstee.capture.supervisor import Supervisor
                 from sqstee.capture.wrapped_run import WrappedRun

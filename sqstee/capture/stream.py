@@ -80,15 +80,11 @@ class Stream:
 
 
 def watch(streams: list[Stream]) -> select.epoll:
-    """An epoll of the streams' sources.
-
-    It reports them in the order of their first bytes; of those that have some already stderr comes first, since stdout
-    is buffered as a rule, and written later.
-    """
+    """An epoll of the streams' sources: it reports them in the order of their first bytes if none has come yet."""
     import select
 
     epoll = select.epoll()
-    for stream in reversed(streams):
+    for stream in streams:
         epoll.register(stream.source, select.EPOLLIN)
     return epoll
 

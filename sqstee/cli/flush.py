@@ -123,7 +123,7 @@ def _waiting(root: str, run: str) -> WaitingRun | None:
 
     try:
         return WaitingRun(root, run)
-    except OSError:
+    except FileNotFoundError:
         return None
 
 

@@ -122,7 +122,9 @@ class Journaler:
         pool = self._receiver_pool
         pool.start()
         try:
-            while not (stop.signal or pool.is_over or self._failure or pool.is_empty(idle)):
+            while not (stop.signal or pool.is_over or self._failure):
+                if not self._ack_pool.is_patient and pool.is_empty(idle):
+                    break
                 time.sleep(_POLL_SECONDS)
                 if count_waiting:
                     self._count_waiting()

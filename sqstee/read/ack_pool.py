@@ -13,6 +13,7 @@ from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportErro
 
 Received = tuple[Receiver, ReceivedMessage]
 
+_PATIENCE_SECONDS = 30.0  # for deletes that fail, before their reader may end
 _BATCH = 10  # SQS: entries of one batch request
 
 
@@ -40,6 +41,7 @@ class AckPool:
         self._open = True
         self._closing = threading.Event()
         self._busy = 0
+        self._failing_since: float | None = None
         self.deleted = self.released = self.failed = 0
         self.problem = ""
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
@@ -53,6 +55,15 @@ class AckPool:
     def release(self, receiver: Receiver, messages: Sequence[ReceivedMessage]) -> None:
         """Make messages visible again soon, in a thread of the pool."""
         self._enqueue(_Job(receiver, message, False) for message in messages)
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether deletes or releases that failed are tried again, and have failed for less than half a minute."""
+        with self._changed:
+            since = self._failing_since
+            if since is not None and not self._busy and not self._jobs:
+                self._failing_since = since = None
+        return since is not None and time.monotonic() - since < _PATIENCE_SECONDS
 
     def close(self) -> None:
         """Wait until every job is finished."""
@@ -129,6 +140,8 @@ class AckPool:
         if not any(retries):
             return
         trouble.failed(failures[0])
+        with self._changed:
+            self._failing_since = self._failing_since or time.monotonic()
         pause = pause_after(max(job.attempts for job in batch))
         if self._closing.is_set():
             time.sleep(pause)

@@ -87,7 +87,7 @@ class Follower:
     def drain(self, idle: float = 0.0) -> None:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
         self.receiver_pool.pause = PAUSE
-        self._read(lambda: self._is_peek_over() or self.receiver_pool.is_empty(idle))
+        self._read(lambda: self._is_peek_over() or (not self.ack_pool.is_patient and self.receiver_pool.is_empty(idle)))
 
     def states(self) -> set[str]:
         """The states that the runs are in: complete, missing, open."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqstee import __version__
+from sqstee.text import masked_url
 from sqstee.transports.errors import (
     NOT_RETRIEVED,
     OPEN,
@@ -67,6 +68,31 @@ def new_session() -> Any:
     return session
 
 
+def access_key(session: Any) -> tuple[str, str]:
+    """The id of the session's access key and the source of the credentials; '' where there are none.
+
+    Raises TransportError where a credential_process gives something else: botocore fails when it signs with it.
+    """
+    found = session.get_credentials()
+    frozen = found.get_frozen_credentials() if found else None
+    if frozen is None or not frozen.access_key:
+        return "", ""
+    if not isinstance(frozen.access_key, str) or not isinstance(frozen.secret_key, str):
+        source = _SOURCES.get(found.method, found.method)
+        raise TransportError(REFRESH, NOT_RETRIEVED, f"{source}: AccessKeyId and SecretAccessKey must be strings")
+    return frozen.access_key, str(found.method)
+
+
+def _check_port(endpoint: str) -> None:
+    """Raise TransportError for an endpoint whose port is none: botocore finds out only at the first request."""
+    from urllib.parse import urlsplit
+
+    try:
+        _ = urlsplit(endpoint).port
+    except ValueError as error:
+        raise TransportError(OPEN, "Configuration", f"invalid endpoint {masked_url(endpoint)}: {error}") from error
+
+
 def _refuse_to_ask(prompt: str) -> str:
     raise _needs_mfa()
 
@@ -94,6 +120,8 @@ def build_client(service: str, region: str, endpoint: str | None, connections: i
     session = new_session()
     region = region or session.get_config_variable("region") or ("us-east-1" if endpoint else "")
     client = session.create_client(service, region_name=region or None, endpoint_url=endpoint, config=config)
+    access_key(session)
+    _check_port(client.meta.endpoint_url)
     proxy_of(client.meta.endpoint_url)  # raises for an invalid one, which botocore takes for passing trouble
     client.meta.events.register_first("before-parse", _refuse_page)
     return client

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from sqstee.destination import Destination
 from sqstee.text import without_userinfo
 from sqstee.transports.advice import advice_on, is_of_key
-from sqstee.transports.aws import new_session, refusal_of
+from sqstee.transports.aws import access_key, new_session, refusal_of
 from sqstee.transports.connection import (
     PROXY,
     aws_bundles,
@@ -124,19 +124,18 @@ class AwsProbe:
     def _credentials(self) -> Iterator[Step]:
         try:
             session = new_session()
-            found = session.get_credentials()
-            frozen = found.get_frozen_credentials() if found else None
+            key, source = access_key(session)
         except Exception as error:
             refusal = refusal_of(error)
             advice = advice_on(refusal) if refusal.kind == OPEN or "credential_process" in str(refusal) else ""
             advice = advice or "check AWS_PROFILE; for details run: aws sts get-caller-identity"
             yield Step("credentials", FAILED, str(refusal), advice)
             return
-        if found is None or frozen is None or not frozen.access_key:
+        if not key:
             advice = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role"
             yield Step("credentials", FAILED, "not found", advice)
             return
-        yield Step("credentials", OK, f"from {found.method}, key …{frozen.access_key[-4:]}")
+        yield Step("credentials", OK, f"from {source}, key …{key[-4:]}")
         self.region = self.destination.region or session.get_config_variable("region") or ""
         if self.region:
             source = "the destination" if self.destination.region else "the environment or profile"

@@ -84,6 +84,8 @@ class SqsSender(BatchLimits):
         self._queue = _QueueClient(destination, connections, READ_SECONDS)
         self._group = group
         self.ordered = destination.name.endswith(".fifo")
+        if self.ordered:  # a request has one body of each run: let that be as large as a request may be
+            self.body_bytes = MAX_MESSAGE_BYTES
         self._request = threading.local()
         self._hooked: object = None
 

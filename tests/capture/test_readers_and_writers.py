@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -57,6 +58,14 @@ def test_an_error_before_buffered_output_comes_first(sqstee: Sqstee) -> None:
     runs = [body.data for body in sqstee.local_bodies()]
     assert len(runs) == 3
     assert all(data.index(b'"stream":"stderr"') < data.index(b'"stream":"stdout"') for data in runs)
+
+
+@pytest.mark.parametrize("script", ["echo 1; echo 2 >&2", "echo 1 >&2; echo 2"])
+def test_the_first_writes_come_in_their_order(sqstee: Sqstee, script: str) -> None:
+    """The outputs are watched before the command can write: two pipes become readable in the order of its writes."""
+    for _ in range(5):
+        found = shell(sqstee, f'"$@" sh -c {shlex.quote(script)} 2>&1', *sqstee.words("--to", "local", "--"))
+        assert found.stdout == b"1\n2\n"
 
 
 def test_what_is_read_while_we_load_is_spooled(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -83,8 +83,7 @@ def test_cron(sqstee: Sqstee, queue: FakeSqs) -> None:
         found = subprocess.run(words, env=environ, capture_output=True, text=True, check=True, cwd="/", timeout=60)
         if command != commands[1]:
             assert (found.stdout, found.stderr) == ("saved\n", "1 skipped\n")
-    shown = {(record.stream, record.job) for record in shipped(queue)}  # written within microseconds of each other
-    assert shown == {("stdout", "backup"), ("stderr", "backup")}
+    assert [(record.stream, record.job) for record in shipped(queue)] == [("stdout", "backup"), ("stderr", "backup")]
 
 
 def test_a_systemd_unit(sqstee: Sqstee, queue: FakeSqs) -> None:
