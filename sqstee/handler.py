@@ -26,6 +26,7 @@ from sqstee.logging_run import LoggingRun, report
 from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
 from sqstee.spool.location import resolve
+from sqstee.text import count
 
 _TRY_AGAIN_SECONDS = 10.0  # after opening a spool failed
 
@@ -111,7 +112,7 @@ class Handler(logging.Handler):
         if notice:
             report(self._settings, notice)
         if lost:
-            report(self._settings, f"{lost} log records dropped: the spool could not be opened")
+            report(self._settings, f"{count(lost, 'log record')} dropped: the spool could not be opened")
         super().close()
 
     def forget(self) -> None:

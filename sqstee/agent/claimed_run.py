@@ -99,7 +99,7 @@ class ClaimedRun:
         except OSError as error:  # a full disk: ship what is there, which may make room; a later check tries again
             self.run.failure = f"its exit event cannot be written: {error.strerror}"
         except Exception as error:  # damage: ship what is there; a later check tries again
-            self.run.failure = f"{type(error).__name__}: {error}"
+            self.run.fail(error)
         self.worker.enqueue(self.run)
 
     def release(self) -> bool:

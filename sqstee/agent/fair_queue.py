@@ -317,7 +317,7 @@ class FairQueue:
 
     def _give_up(self, run: ServedRun, error: Exception) -> None:
         """Drop a run from the queue; the process that claims it next sends its unacknowledged lines again."""
-        run.failure = f"{type(error).__name__}: {error}"
+        run.fail(error)
         trace("agent", f"gives up {run.name}: {run.failure}")
         if run.flow:
             run.flow.close()

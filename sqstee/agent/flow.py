@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
+from sqstee.errors import SqsteeError, reason_of
 from sqstee.options import host as host_name
 from sqstee.record import Encoder
 from sqstee.ship.pack import Packer
 from sqstee.ship.request import PendingBody, RequestLimits
 from sqstee.ship.source import RunSource
-from sqstee.spool.frame import CUT, LINES
+from sqstee.spool.frame import CUT, LINES, NewerFormatError
 from sqstee.spool.reader import FrameReader
 from sqstee.wire import decode
 
@@ -149,3 +150,12 @@ class ServedRun:
         self.ended = False
         self.gone = False
         self.failure = ""
+
+    def fail(self, error: Exception) -> None:
+        """Note why it cannot be shipped."""
+        if isinstance(error, NewerFormatError):
+            self.failure = str(error)
+        elif isinstance(error, (ValueError, SqsteeError)):
+            self.failure = f"its spool cannot be read: {error.message if isinstance(error, SqsteeError) else error}"
+        else:
+            self.failure = reason_of(error)

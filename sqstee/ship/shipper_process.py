@@ -45,11 +45,11 @@ def ship_run(
         others.start()
 
     others = OtherRuns(folder)
-    told = set()
+    reported: set[bool] = set()
 
     def refused(reason: str, diverted: bool) -> None:
-        if diverted not in told:
-            told.add(diverted)
+        if diverted not in reported:
+            reported.add(diverted)
             send_refusal(report, policy.refusal_notice(reason, diverted, root), diverted)
 
     sender = policy.open_sender(root)

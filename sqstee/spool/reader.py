@@ -247,7 +247,7 @@ def read_meta(folder: str, start: int = 0) -> bytes:
         payload = _meta_of(f"{folder}/{segment_name(number)}")
         if payload is not None:
             return payload
-    raise ValueError(f"{folder} has no readable META frame")
+    raise ValueError("it has no readable META frame")
 
 
 def _meta_of(path: str) -> bytes | None:

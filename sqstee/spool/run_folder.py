@@ -6,6 +6,7 @@ SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
+SPOOL/usage               the kept total of all folders' sizes (see `quota`)
 SPOOL                     itself the lock of the process that ships what others left (see ship/other_runs)
 """
 

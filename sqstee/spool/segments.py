@@ -195,7 +195,7 @@ class Segments:
         """Continue in the next segment, which is open as `fd` and holds `size` bytes."""
         if self._in_reserve:
             os.ftruncate(self._fd, self._size)
-        self._ceiling = self.quota.left_over(self._ceiling, self._size)
+        self._ceiling = max(1, self.quota.left_over(self._ceiling, self._size))  # an open run announces something
         self._close()
         self._fd, self._size = fd, size
         self._number += 1

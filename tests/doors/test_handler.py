@@ -363,12 +363,14 @@ def test_lines_leave_while_the_program_runs_and_after_close_a_new_run_begins(
 def test_a_spool_that_cannot_be_created_is_reported_once(sqstee: Sqstee, tmp_path: Path) -> None:
     """The program runs on, and at its end the dropped records are counted."""
     (tmp_path / "file").write_text("")
-    code = f"sqstee.configure(to='q', spool={str(tmp_path / 'file' / 'spool')!r})\nfor n in range(5): log.info('x')\n"
+    code = (
+        f"sqstee.configure(to='q', spool={str(tmp_path / 'file' / 'spool')!r})\nfor n in range(2000): log.info('x')\n"
+    )
     found = run(sqstee, program(tmp_path, code))
     assert found.returncode == 0
     first, last = found.stderr.splitlines()
     assert first.startswith("sqstee: the log is not shipped: the spool folder")
-    assert last == "sqstee: 5 log records dropped: the spool could not be opened"
+    assert last == "sqstee: 2,000 log records dropped: the spool could not be opened"
 
 
 def test_a_configuration_travels_by_pickle_and_by_dictionary(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Rebuilt, Sqstee, python, wait_for
@@ -15,6 +16,8 @@ from support import Rebuilt, Sqstee, python, wait_for
 from sqstee.jsonbytes import encode_object
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.source import RunSource
+from sqstee.spool import segments
+from sqstee.spool.quota import Quota
 from sqstee.spool.recovery import SpoolTail, close_dead_run
 from sqstee.spool.segments import RESERVE, Segments
 from sqstee.spool.writer import Writer
@@ -134,3 +137,27 @@ def test_a_reserve_that_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not writer.end({"event": "exit", "message": ""})
     assert os.listdir("/proc/self/fd") == before
     writer.close()
+
+
+def test_a_run_that_has_used_up_its_quota_enters_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was left to announce: the exit event was refused as an invalid argument, or the run looked closed."""
+    run_folder = tmp_path / "RUN"
+    run_folder.mkdir()
+    announced = os.open(run_folder / "writer", os.O_RDWR | os.O_CREAT, 0o600)
+    writer = Writer(Segments(str(run_folder), META, Quota(str(tmp_path), "RUN", announced, 2**30, "drop")), 2**20)
+    writer.event({"event": "start", "message": ""})
+    writer._segments._ceiling = 0
+    real = segments.write_whole
+    refusals = [errno.ENOSPC]
+
+    def refuse_once(*arguments: Any) -> None:
+        if refusals:
+            raise OSError(refusals.pop(), "")
+        real(*arguments)
+
+    monkeypatch.setattr(segments, "write_whole", refuse_once)
+    assert writer.event({"event": "exit", "open": ["stdout"]}, closing=True)
+    assert os.fstat(announced).st_size > 0
+    assert writer.end({"event": "end", "message": ""})
+    assert os.fstat(announced).st_size == 0
+    os.close(announced)

@@ -90,7 +90,8 @@ def test_a_newer_versions_run_stays_untouched(sqstee: Sqstee, what: str) -> None
         assert {name: data for name, data in content(folder).items() if name in before} == before, words
         assert found.returncode == (words[0] != "stat"), (words, found)
         if what != "its file names" and words[0] != "stat":
-            assert b"written by a newer sqstee" in found.stdout + found.stderr
+            assert b": written by a newer sqstee" in found.stdout + found.stderr
+        assert b"Error" not in found.stdout + found.stderr
     assert sqstee.wrap("echo", "other").stderr.count(b"\n") <= 1
     assert {name: data for name, data in content(folder).items() if name in before} == before
 
@@ -115,7 +116,8 @@ def test_an_odd_frame_is_the_trouble_of_its_run_alone(sqstee: Sqstee) -> None:
     flush = sqstee.run("flush")
     assert flush.returncode == 1
     said = flush.stderr.decode().splitlines()
-    assert [line.partition(": stays in the spool, everything: ")[0] for line in said] == bad
+    assert [line.partition(": stays in the spool, everything: its spool cannot be read: ")[0] for line in said] == bad
+    assert "Error: " not in flush.stderr.decode()
     assert sorted(sqstee.waiting_runs()) == bad
     assert sqstee.local().stdout == b"good\n"
 
