@@ -153,6 +153,23 @@ def test_deletes_are_tried_for_as_long_as_the_reader_lives() -> None:
     assert said[0].startswith("memory: deleting fails, and is tried again: InternalError")
 
 
+def test_a_reader_that_may_end_waits_for_deletes_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`drain` ended while a queue refused them for a few seconds: 134 of 134 messages would come again."""
+    monkeypatch.setattr("sqstee.read.trouble.BACKOFF_MOST_SECONDS", 0.0)
+    queue = Queue()
+    queue.failures = [failures() for _ in range(10**6)]
+    acks = AckPool(1)
+    assert not acks.is_patient
+    acks.delete(queue, [ReceivedMessage(b"", {}, "a", "a")])
+    wait_for(lambda: acks.is_patient, "a delete that failed")
+    monkeypatch.setattr("sqstee.read.ack_pool._PATIENCE_SECONDS", 0.0)
+    assert not acks.is_patient
+    monkeypatch.undo()
+    queue.failures.clear()
+    wait_for(lambda: acks.deleted == 1 and not acks.is_patient, "the deletion")
+    acks.close()
+
+
 def test_at_the_end_a_delete_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end cuts the back-off short; what is refused then is counted."""
     monkeypatch.setattr("sqstee.read.trouble.BACKOFF_MOST_SECONDS", 0.0)

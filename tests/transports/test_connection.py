@@ -237,6 +237,20 @@ def test_check_survives_an_invalid_proxy(sqstee: Sqstee, to: str) -> None:
     assert b"invalid HTTPS_PROXY" in found.stdout
 
 
+@pytest.mark.parametrize("to", ["q", "s3://bkt/p"])
+@pytest.mark.parametrize("port", ["99999", "xyz"])
+def test_an_endpoint_without_a_port_is_a_mistake(sqstee: Sqstee, to: str, port: str) -> None:
+    """Regression: check ended with a traceback, and a run tried for as long as it might."""
+    environ = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")}
+    environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    found = sqstee.run("check", to, environ=environ)
+    assert (found.returncode, found.stderr) == (1, b"")
+    assert b"AWS_ENDPOINT_URL" in found.stdout
+    found = sqstee.run("--to", to, "--flush-timeout", "60s", "--", "echo", "hi", environ=environ, timeout=40)
+    assert (found.returncode, found.stdout) == (0, b"hi\n")
+    assert b"1 line not delivered yet (Configuration: " in found.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     """Regression: passing trouble with the name `FileNotFoundError`."""
@@ -263,6 +277,7 @@ def test_a_token_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, 
         ("sh -c 'echo no login >&2; exit 3'", REFRESH, "no login"),
         ("""echo '{"Version": 1}'""", REFRESH, "AccessKeyId"),
         ("echo []", REFRESH, "credential_process: "),
+        ("""echo '{"Version": 1, "AccessKeyId": 5, "SecretAccessKey": "b"}'""", REFRESH, "must be strings"),
         ("sh -c 'x", REFRESH, "No closing quotation"),
     ],
 )
