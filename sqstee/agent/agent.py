@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import threading
@@ -90,6 +91,7 @@ class Agent:
         self._started = time.time()
         self.delivered: dict[str, str] = {}  # runs, and the destinations that have them
         self.busy: list[str] = []
+        self._unclaimed: list[str] = []  # by the last scan, for want of time
         self.over_limit: list[str] = []  # runs that the limit on open files leaves out for now
         self._skipped: dict[str, str] = {}  # runs that are not claimed, and why, as last traced
         if environ is not None:
@@ -118,11 +120,15 @@ class Agent:
         self.scan()  # a run that relies on this agent has written everything by now
         self.drain()
 
-    def once(self) -> dict[str, str]:
-        """Ship what is there; returns the runs that are not delivered, with the reasons. See also `delivered`."""
+    def once(self, until: float = math.inf) -> dict[str, str]:
+        """Ship what is there; returns the runs that are not delivered, with the reasons. See also `delivered`.
+
+        No run is claimed after `until`, a time of the monotonic clock.
+        """
         self._advertisement.publish(())
-        self.scan()
+        self.scan(until)
         left = {name: problem for (_, name), (_, problem) in self._postponed.items() if problem}
+        left |= dict.fromkeys(self._unclaimed, "not done within --timeout")
         left |= dict.fromkeys(self.over_limit, "more runs than the limit on open files allows at once: run it again")
         return left | self.drain()
 
@@ -136,7 +142,7 @@ class Agent:
         progress = -1
         while True:
             self._config.settings.flush_timeout = max(0.0, deadline - time.monotonic())
-            left = self.once()
+            left = self.once(deadline)
             before, progress = progress, len(self.delivered) + self.acknowledged
             if not (left or self.busy) or progress == before or time.monotonic() >= deadline:
                 break
@@ -145,15 +151,20 @@ class Agent:
                 sender.close()
         return left
 
-    def scan(self) -> None:
+    def scan(self, until: float = math.inf) -> None:
         """Claim new runs, pass on what the others have written, and release those that are delivered."""
         now = time.monotonic()
         self.busy.clear()
         self.over_limit.clear()
+        self._unclaimed.clear()
         for root, names in self._folders():
             for name in names:
-                if name not in self._claimed and self._postponed.get((root.path, name), (0.0, ""))[0] <= now:
+                if name in self._claimed or self._postponed.get((root.path, name), (0.0, ""))[0] > now:
+                    continue
+                if time.monotonic() < until:
                     self._claim(root, name, now)
+                else:
+                    self._unclaimed.append(name)
         for name, claimed in list(self._claimed.items()):
             try:
                 self._check(name, claimed, now)

@@ -185,6 +185,15 @@ def test_many_runs_are_shipped_together(sqstee: Sqstee, fake_sqs: FakeSqs) -> No
     assert set(Rebuilt.of_many((message.body, message.attributes) for message in fake_sqs.sent("q"))) == set(good)
 
 
+def test_the_timeout_bounds_the_look_at_many_runs_too(tmp_path: Path) -> None:
+    """A second took thirteen where 3,000 runs waited: all of them were opened first."""
+    for number in range(3):
+        leave_in(tmp_path, f"{number:026}", f"local:{tmp_path}/queue.db")
+    agent = Agent(str(tmp_path), AgentConfig(None, Settings()), None)
+    assert agent.ship_all(0.0) == dict.fromkeys((f"{number:026}" for number in range(3)), "not done within --timeout")
+    assert agent.ship_all(60.0) == {}
+
+
 def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run beside it looks for who ships it: flush took that for another process that ships it."""
     name, queue = "0" * 26, tmp_path / "queue.db"
@@ -195,8 +204,8 @@ def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.Mo
     agent = Agent(str(spool), AgentConfig(None, Settings()), None)
     real = agent.scan
 
-    def scan() -> None:
-        real()
+    def scan(until: float) -> None:
+        real(until)
         while held and (fd := held.pop()) is not None:
             os.close(fd)
 
