@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _RUN_SECONDS = 120.0  # time-out for each run
 _SCAN_SECONDS = 30.0
+_FAILURES = 2  # in a row, of different runs: then their destination is left alone for this round
 _HEAD_START_SECONDS = 1.0  # for a process's own run
 
 
@@ -125,21 +126,31 @@ def _postpone(folder: str) -> None:
 
 
 class Destinations:
-    """One sender for each way to deliver the runs in the spool folder `root`.
-
-    `refusals` maps the keys of those that failed to the reasons.
-    """
+    """One sender for each way to deliver the runs in the spool folder `root`, and the failures of each in a row."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._senders: dict[tuple[object, ...], Sender] = {}
-        self.refusals: dict[tuple[object, ...], str] = {}
+        self._failures: dict[tuple[object, ...], list[str]] = {}
 
     def sender(self, policy: DeliveryPolicy) -> Sender:
         """The sender for runs with this policy."""
         if policy.sender_key not in self._senders:
             self._senders[policy.sender_key] = policy.open_sender(self._root)
         return self._senders[policy.sender_key]
+
+    def note(self, policy: DeliveryPolicy, reason: str) -> None:
+        """Note why a run was not delivered, or '' if it was."""
+        failures = self._failures.setdefault(policy.sender_key, [])
+        if reason:
+            failures.append(reason)
+        else:
+            failures.clear()
+
+    def refusal(self, policy: DeliveryPolicy) -> str:
+        """Why not to try this destination again, or ''. One failure may be the fault of its run alone."""
+        failures = self._failures.get(policy.sender_key, [])
+        return failures[-1] if len(failures) >= _FAILURES else ""
 
 
 def ship_left_run(root: str, run: str, timeout: float, destinations: Destinations) -> str:
@@ -197,7 +208,7 @@ def _close_if_dead(folder: str) -> tuple[bool, str]:
 def _ship(root: str, run: str, timeout: float, destinations: Destinations) -> str:
     """Ship what is there; returns why it is not delivered, or ''."""
     policy = DeliveryPolicy.from_meta(decode_object(read_meta(f"{root}/{run}")))
-    if refusal := destinations.refusals.get(policy.sender_key):
+    if refusal := destinations.refusal(policy):
         return refusal
     sender = destinations.sender(policy)
     wake = closed_wake()
@@ -213,10 +224,11 @@ def _ship(root: str, run: str, timeout: float, destinations: Destinations) -> st
     try:
         if shipper.run():
             shipper.remove()
+            destinations.note(policy, "")
             return ""
     finally:
         shipper.close()
         os.close(wake)
     if shipper.reason:
-        destinations.refusals[policy.sender_key] = shipper.reason
+        destinations.note(policy, shipper.reason)
     return shipper.reason or f"not done within {timeout:g} s"
