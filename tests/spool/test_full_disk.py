@@ -88,6 +88,24 @@ def test_a_disk_that_is_full_during_an_outage(sqstee: Sqstee, tmp_path: Path, si
     assert_told(sqstee.local(queue), captured)
 
 
+@pytest.mark.parametrize("options", ["size=4k", "size=50m,nr_inodes=4"])
+def test_a_disk_that_has_no_room_for_a_checkpoint(sqstee: Sqstee, tmp_path: Path, options: str) -> None:
+    """Nothing is freed then: the run waited for it, and flush sent the same lines again and again, for all their time.
+
+    Both end long before the time that they are given.
+    """
+    with disk(tmp_path / "disk", options) as spool:
+        words = ("--spool", str(spool), "--to", f"local:{tmp_path}/q.db", "--flush-timeout", "1h", "--")
+        found = sqstee.run(*words, "seq", "200000")
+        assert (found.returncode, found.stdout.count(b"\n")) == (0, 200_000)
+        assert b"the exit event is missing: the spool could not be written" in found.stderr
+        left = waiting_runs(str(spool))
+        flush = sqstee.run("flush", "--spool", str(spool), "--timeout", "1h")
+        assert waiting_runs(str(spool)) == (left if flush.returncode else [])
+        assert flush.returncode == (options == "size=4k")
+        assert flush.stderr.count(b"its exit event cannot be written: No space left on device") == flush.returncode
+
+
 def test_what_was_reserved_is_given_back(tmp_path: Path) -> None:
     """A closed run that waits for its delivery holds no more than its lines."""
     writer = Writer(Segments(str(tmp_path), META), 100)
