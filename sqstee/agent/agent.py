@@ -8,7 +8,7 @@ import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from queue import SimpleQueue
 
 from sqstee import __version__
@@ -21,6 +21,7 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import agent_file
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.run_folder import holds_nothing, lock, remove_empty
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
@@ -139,17 +140,32 @@ class Agent:
         before shipping freed some of it, or where another process held a run's lock for a moment, to look at it.
         """
         deadline = time.monotonic() + seconds
-        progress = -1
+        progress: tuple[int, int] | None = None
         while True:
             self._config.settings.flush_timeout = max(0.0, deadline - time.monotonic())
             left = self.once(deadline)
-            before, progress = progress, len(self.delivered) + self.acknowledged
+            before, progress = progress, (len(self.delivered), self._saved(left))
             if not (left or self.busy) or progress == before or time.monotonic() >= deadline:
                 break
         if not any(worker.alive for worker in [*self._workers.values(), *self._retiring]):
             for sender in self._senders.values():
                 sender.close()
         return left
+
+    def _saved(self, left: Container[str]) -> int:
+        """How far the runs that are `left` are acknowledged by their checkpoints, in sum.
+
+        What a destination has accepted does not count where the disk refuses the checkpoint: it is sent again.
+        """
+        saved = 0
+        for root, names in self._folders():
+            for name in names:
+                if name in left:
+                    try:
+                        saved += Checkpoint(f"{root.path}/{name}").next
+                    except (OSError, ValueError):  # delivered meanwhile, or of a newer version
+                        pass
+        return saved
 
     def scan(self, until: float = math.inf) -> None:
         """Claim new runs, pass on what the others have written, and release those that are delivered."""

@@ -154,7 +154,8 @@ class FinalFlush:
     def end_run(self, fields: dict[str, object]) -> bool:
         """Write the event that closes the run, which the disk has refused, as soon as the shipper has freed segments.
 
-        Returns whether it is written; if all that is spooled is delivered and there is still no room, it is not.
+        Returns whether it is written; if there is still no room when all that is spooled is delivered, or none for the
+        checkpoint that has to be saved before a segment is freed, it is not.
         """
         shipper, writer = self._run.shipper, self._writer
         ended = delivered = False
@@ -163,7 +164,7 @@ class FinalFlush:
             nonlocal ended, delivered
             before, delivered = delivered, self._acknowledged(writer.spooled) >= writer.spooled
             ended = writer.end(fields)
-            return ended or before or shipper is None or not shipper.pid
+            return ended or before or shipper is None or not shipper.pid or not self._can_free()
 
         self._wait(0.0, over, _POLL_SECONDS)
         return ended
@@ -239,6 +240,11 @@ class FinalFlush:
 
         folder = self._writer.folder
         return Checkpoint(folder).next if os.path.exists(folder) else everything
+
+    def _can_free(self) -> bool:
+        from sqstee.spool.checkpoint import Checkpoint
+
+        return Checkpoint(self._writer.folder).has_room()
 
     def _kill(self, shipper: ShipperHandle) -> None:
         """Kill the shipper; wait for its death for a second only, or up to a termination signal: the disk may hang."""

@@ -29,6 +29,7 @@ PLAN_LIMIT = 50  # unacknowledged bodies at once: four requests of ten, and the 
 PLAN_SLOTS = 100  # ranges in the file: a divided body has several
 _SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
 _SLOT_BYTES = 2048
+_FILE_BYTES = _SLOT_BYTES + _SLOT.size + HEADER_CRC.size
 _STATE_MAGIC = b"sqts"
 
 
@@ -70,6 +71,18 @@ class Checkpoint:
         self._generation += 1
         self.next, self.position, self.plan = next_seq, position, list(plan)
 
+    def has_room(self) -> bool:
+        """Whether the disk has room for the file, which is allocated; without one, no segment is ever freed."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | UNTRUSTED, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _FILE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as error:  # any other one says nothing of room: the folder may have gone, all of it delivered
+            return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        return True
+
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
@@ -79,7 +92,7 @@ class Checkpoint:
     def _load(self) -> None:
         try:
             with open(self._path, "rb", opener=open_untrusted) as file:
-                data = file.read(_SLOT_BYTES + _SLOT.size + HEADER_CRC.size)
+                data = file.read(_FILE_BYTES)
         except FileNotFoundError:
             return
         for start in (0, _SLOT_BYTES):

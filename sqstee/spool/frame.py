@@ -13,6 +13,10 @@ line before it adds this frame; from bit LEVEL_SHIFT on, the lines' level (an in
 
 The frames alone determine (run, seq) of every line.
 
+On a full disk no frame may be left to tell of dropped lines while the run goes on. A note does so, for recovery alone:
+
+    end of the seqs that were given out Q | streams whose unfinished line was dropped B | CRC-32 of all before it I
+
 Later versions keep magic, version, length and CRCs where they are, so that this one recognises them and leaves them
 untouched.
 """
@@ -27,6 +31,9 @@ VERSION = 1
 HEADER = Struct("<4sBBBBQQIII")
 HEADER_CRC = Struct("<I")
 HEADER_BYTES = HEADER.size + HEADER_CRC.size
+
+_NOTE = Struct("<QB")
+NOTE_BYTES = _NOTE.size + HEADER_CRC.size  # less than a header: a reader cannot take it for one
 
 META, LINES, EVENT, GAP = 1, 2, 3, 4
 CUT, FRESH = 1, 2
@@ -77,6 +84,21 @@ def pack_frame_header(
     """The header of a frame, with both checksums."""
     header = HEADER.pack(MAGIC, VERSION, kind, flags, stream, time_ns, first, lines, len(payload), zlib.crc32(payload))
     return header + HEADER_CRC.pack(zlib.crc32(header))
+
+
+def pack_note(next_seq: int, streams: int) -> bytes:
+    """The note that every seq below `next_seq` was given out; `streams` has a bit for each dropped unfinished line."""
+    note = _NOTE.pack(next_seq, streams)
+    return note + HEADER_CRC.pack(zlib.crc32(note))
+
+
+def unpack_note(rest: bytes) -> tuple[int, int] | None:
+    """The note at the end of `rest`, the blank blocks behind a segment's last frame; None if there is none."""
+    blank, note, crc = rest[:-NOTE_BYTES], rest[-NOTE_BYTES : -HEADER_CRC.size], rest[-HEADER_CRC.size :]
+    if len(note) < _NOTE.size or blank.strip(b"\0") or HEADER_CRC.pack(zlib.crc32(note)) != crc:
+        return None
+    next_seq, streams = _NOTE.unpack(note)
+    return next_seq, streams
 
 
 def gap_fields(first: int, last: int, reason: str) -> dict[str, object]:

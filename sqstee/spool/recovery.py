@@ -6,12 +6,13 @@ import errno
 import os
 
 from sqstee.jsonbytes import decode_object
+from sqstee.record import MAX_SEQ
 from sqstee.spool import run_events
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, Frame
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import lock
-from sqstee.spool.segments import Segments
+from sqstee.spool.segments import Segments, read_note
 from sqstee.spool.writer import Writer
 from sqstee.trace import trace
 
@@ -42,8 +43,9 @@ class Closure:
 class SpoolTail:
     """The end of a run's spool, from its frames.
 
-    `next_seq` follows the last frame, which ends at the position `end`; `unfinished` has the bytes of each stream's
-    unfinished line. Raises OSError or ValueError if the spool cannot be read.
+    `framed` follows the last frame, which ends at the position `end`; `next_seq` follows the lines that a full disk
+    refused behind it; `unfinished` has the bytes of each stream's unfinished line. Raises OSError or ValueError if the
+    spool cannot be read.
     """
 
     def __init__(self, folder: str) -> None:
@@ -61,6 +63,15 @@ class SpoolTail:
             self.unfinished = [0] * _STREAMS
         reader.close()
         checkpoint.close()
+        self.framed = self.next_seq
+        self._add_dropped(folder)
+
+    def _add_dropped(self, folder: str) -> None:
+        """Add what the writer noted of the lines that it dropped and had no gap frame for."""
+        next_seq, streams = read_note(folder, *self.end) or (0, 0)
+        if self.next_seq < next_seq <= MAX_SEQ:
+            self.next_seq = next_seq
+            self.unfinished = [0 if streams >> at & 1 else size for at, size in enumerate(self.unfinished)]
 
     def _add_frame(self, frame: Frame) -> None:
         self.next_seq = max(self.next_seq, frame.first + frame.lines)
@@ -113,7 +124,7 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
     segments = Segments(folder, meta)
     segments.resume(*tail.end)
     writer = Writer(segments, max_line=0)
-    writer.resume(tail.next_seq, tail.unfinished)
+    writer.resume(tail.next_seq, tail.unfinished, tail.framed)
     event = run_events.closed_by_finder(_is_log(meta), tail.closure.open_after_exit, killed)
     if not _append_end(writer, event):
         writer.abandon()

@@ -12,7 +12,8 @@ frame.
 
 On a full disk the file `reserve`, whose blocks are allocated when the run begins, becomes the run's next segment. Only
 the frames that close the run may fill it: its gap and exit events. So they need no new block and no new inode, and the
-segments before it can be freed.
+segments before it can be freed. Its last bytes are for the note that tells recovery which lines were dropped, rewritten
+in place with each of them: a killed process takes what it has only in memory along.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ import errno
 import os
 import time
 
-from sqstee.spool.frame import CUT, FRESH, HEADER_BYTES, LINES, META, pack_frame_header
+from sqstee.spool.frame import (
+    CUT,
+    FRESH,
+    HEADER_BYTES,
+    LINES,
+    META,
+    NOTE_BYTES,
+    pack_frame_header,
+    pack_note,
+    unpack_note,
+)
 from sqstee.spool.quota import SEGMENT_SUFFIX, FullError, UnboundedQuota
 
 TYPE_CHECKING = False
@@ -63,6 +74,7 @@ class Segments:
         self._rotation_due = True  # the next frame goes into a new segment
         self._has_reserve = False
         self._in_reserve = False  # the open segment was the reserve
+        self._note_at = 0  # offset of the note in the reserve
         self._retry_at = 0.0  # do not look for room on the full disk before this time
         self._unfinished: dict[int, bytes] = {}
 
@@ -73,9 +85,11 @@ class Segments:
             return
         self._fd = os.open(self._path(number), _READ_WRITE)
         self._number, self._size = number, size
-        tail = os.pread(self._fd, _MOST_RESERVE_BYTES, size)
-        self._rotation_due = self._in_reserve = bool(tail) and not tail.strip(b"\0")
-        if not self._in_reserve:  # it goes on in the blocks that are allocated
+        rest = os.pread(self._fd, _MOST_RESERVE_BYTES, size)
+        self._rotation_due = self._in_reserve = bool(rest) and (not rest.strip(b"\0") or bool(unpack_note(rest)))
+        if self._in_reserve:  # it goes on in the blocks that are allocated
+            self._note_at = size + len(rest) - NOTE_BYTES
+        else:
             os.ftruncate(self._fd, size)
 
     def mark_exited(self) -> None:
@@ -127,6 +141,14 @@ class Segments:
         """Note that the stream's unfinished line is dropped: later segments discard it in place of repeating it."""
         if stream in self._unfinished:
             self._unfinished[stream] = b""
+
+    def note_dropped(self, next_seq: int, streams: int) -> None:
+        """Note in the reserve, if it is open, that seqs below `next_seq` without a frame are dropped (see `frame`)."""
+        if self._in_reserve and self._size <= self._note_at:
+            try:
+                os.pwrite(self._fd, pack_note(next_seq, streams), self._note_at)
+            except OSError:  # the gap frame at the run's end tells as well
+                pass
 
     def close(self) -> None:
         """Close the current segment, and give back what the run had reserved."""
@@ -209,7 +231,7 @@ class Segments:
         if self._has_reserve:
             return
         path = f"{self.folder}/{RESERVE}"
-        size = HEADER_BYTES + len(self._meta) + _CLOSING_BYTES
+        size = HEADER_BYTES + len(self._meta) + _CLOSING_BYTES + NOTE_BYTES
         fd = os.open(path, _READ_WRITE | os.O_CREAT, 0o600)
         try:
             os.posix_fallocate(fd, 0, -(-size // _BLOCK) * _BLOCK)
@@ -248,6 +270,7 @@ class Segments:
             raise
         self._has_reserve = False
         self._go_on_in(fd, len(head), in_reserve=True)
+        self._note_at = len(blank) - NOTE_BYTES
 
     def _leave_full_segment(self, first: int, error: OSError) -> None:
         """The disk is full: let the shipper free the open segment, which it can once there is a later one."""
@@ -313,6 +336,18 @@ def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
     except OSError:
         os.ftruncate(fd, size)
         raise
+
+
+def read_note(folder: str, number: int, size: int) -> tuple[int, int] | None:
+    """The note of segment `number`, whose frames end at `size`, if it has one; see `unpack_note`."""
+    try:
+        fd = os.open(f"{folder}/{segment_name(number)}", os.O_RDONLY | _SAFE)
+    except FileNotFoundError:
+        return None
+    try:
+        return unpack_note(os.pread(fd, _MOST_RESERVE_BYTES, size))
+    finally:
+        os.close(fd)
 
 
 def segment_numbers(folder: str) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
 from sqstee.jsonbytes import encode_object
@@ -70,9 +72,14 @@ class Writer:
         """Set the function that is called after each appended frame."""
         self._segments.on_append = callback
 
-    def resume(self, next_seq: int, unfinished: Sequence[int]) -> None:
-        """Continue a dead writer's run: its next seq, and the bytes of each stream's unfinished line."""
+    def resume(self, next_seq: int, unfinished: Sequence[int], dropped_from: int) -> None:
+        """Continue a dead writer's run: its next seq, the bytes of each stream's unfinished line, and what it dropped.
+
+        A gap frame is due for the seqs from `dropped_from` on.
+        """
         self.next_seq = next_seq
+        if dropped_from < next_seq:
+            self._gap_from, self._gap_reason = dropped_from, os.strerror(errno.ENOSPC)
         self._partial = list(unfinished)
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
@@ -185,6 +192,7 @@ class Writer:
             self.next_seq += 1
             records += 1
         self._count(stream, records, cut, self._gap_reason)
+        self._note_dropped()
 
     def drop(self, stream: int, chunk: bytes, reason: str) -> None:
         """Drop and count the lines in `chunk` and the rest of its last line; a gap frame will cover them."""
@@ -196,6 +204,11 @@ class Writer:
         self.next_seq += records
         self.bytes += len(chunk)
         self._count(stream, records, False, reason)
+        self._note_dropped()
+
+    def _note_dropped(self) -> None:
+        streams = sum(fresh << stream for stream, fresh in enumerate(self._set_fresh))
+        self._segments.note_dropped(self.next_seq, streams)
 
     def _count(self, stream: int, records: int, cut: bool, dropped_for: str = "") -> None:
         """Count the lines of records: the first one may continue a line, and after a `cut` the next one will."""
