@@ -47,10 +47,11 @@ def ship_run(
     others = OtherRuns(folder)
     told = set()
 
-    def refused(reason: str, diverted: bool) -> None:
-        if diverted not in told:
-            told.add(diverted)
-            send_refusal(report, policy.refusal_notice(reason, diverted, root), diverted)
+    def refused(reason: str, diverted: bool, at: str) -> None:
+        if (diverted, at) not in told:
+            told.add((diverted, at))
+            notice = policy.refusal_notice(reason, diverted, root, at)
+            send_refusal(report, notice, "" if diverted else at or policy.to)
 
     sender = policy.open_sender(root)
     shipper = Shipper(
