@@ -29,7 +29,7 @@ _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
 _JSON_FIELDS = (
     *("run", "host", "job", "started", "ended", "result", "duration"),
-    *("missing", "dropped", "elsewhere", "last_line"),
+    *("missing", "dropped", "elsewhere", "fallback", "last_line"),
 )
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
@@ -244,8 +244,7 @@ class _TableView:
             shown = f"{state} {format_duration(run.duration)}"
         out = run.lines("stdout") + run.lines("output")
         rate = sum(run.rate(name, now) for name in run.streams)
-        last = run.result if run.failed and run.result else run.last_line
-        missing = run.missing + run.dropped + run.elsewhere
+        missing = run.missing + run.dropped
         cells = {
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines('stderr'):,}"),
@@ -255,8 +254,17 @@ class _TableView:
         row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.job or run.run))]
         row += [cells[name] for name in _columns(width)]
         if width >= _LAST_LINE:
-            row.append(Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"))
+            row.append(Text(neutral(_last_line(run)).replace("\t", " "), "red" if run.failed else "dim"))
         return row
+
+
+def _last_line(run: RunState) -> str:
+    """What a person needs to know of a run: how it failed, or where its lines are; else its last line."""
+    if run.failed and run.result:
+        return run.result
+    if run.elsewhere:
+        return f"{count(run.elsewhere, 'line')} went to {run.fallback}: read that destination as well"
+    return run.last_line
 
 
 def _columns(width: int) -> list[str]:
