@@ -72,7 +72,8 @@ def top(
         )
         for cost in sources.peek_costs:
             typer.echo(f"sqstee: {cost}", err=True)
-        view = _JsonView(seconds) if output == "json" else _TableView(seconds)
+        is_shared = any(not one.follows for one in sources.receivers)
+        view = _JsonView(seconds) if output == "json" else _TableView(seconds, is_shared)
         if follow and not peek and output == "default" and sys.stdout.isatty():
             status = _show_live(sources, stop, view, start_timeout)
         else:
@@ -179,10 +180,14 @@ class _JsonView:
 
 
 class _TableView:
-    """One row per run, with as many columns as fit into the terminal."""
+    """One row per run, with as many columns as fit into the terminal.
 
-    def __init__(self, silent: float) -> None:
+    `is_shared`: a message that another reader receives never arrives here.
+    """
+
+    def __init__(self, silent: float, is_shared: bool = False) -> None:
         self._silent = silent
+        self._is_shared = is_shared
 
     def print(self, table: RunTable) -> None:
         """Print all runs."""
@@ -199,10 +204,14 @@ class _TableView:
         from rich.table import Table
         from rich.text import Text
 
+        from sqstee.read.notices import ANOTHER_READER
         from sqstee.read.printer import neutral
 
         now = time.monotonic()
         runs = table.runs(self._silent)
+        notices = [f"sqstee: {neutral(notice)}" for notice in table.notices]
+        if self._is_shared and any(run.missing for run in runs):
+            notices.append(ANOTHER_READER)
         host, job = (24, 24) if width >= _COLUMNS["lines/s"] else (11, 13) if width >= _LAST_LINE else (9, 12)
         rows = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
         rows.add_column("state", no_wrap=True, min_width=13)
@@ -212,7 +221,7 @@ class _TableView:
             rows.add_column(name, justify="right", no_wrap=True, min_width=7)
         if width >= _LAST_LINE:
             rows.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
-        room = len(runs) if not height else max(1, height - 3 - len(table.notices))
+        room = len(runs) if not height else max(1, height - 3 - len(notices))
         for run in runs[:room]:
             rows.add_row(*self._row(run, now, width))
         counts: dict[str, int] = {}
@@ -225,8 +234,8 @@ class _TableView:
             head = f"{head}; {unseen:,} {'more ' if table.hidden else ''}not shown"
         cut = bool(height)  # each takes one line of the screen
         parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
-        for notice in table.notices:
-            parts.append(Text(f"sqstee: {neutral(notice)}", "yellow", no_wrap=cut, overflow="ellipsis"))
+        for notice in notices:
+            parts.append(Text(notice, "yellow", no_wrap=cut, overflow="ellipsis"))
         if runs:
             parts.append(rows)
         return Group(*parts)

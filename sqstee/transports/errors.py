@@ -135,9 +135,7 @@ def is_html(data: bytes) -> bool:
     return _HTML.match(data[:_SNIFFED_BYTES].replace(b"\0", b"")) is not None  # NULs: a page in UTF-16
 
 
-def _text(refusal: TransportError | Failure) -> str:
-    """The refusal in one line, which begins with the destination in `at`."""
-    words = (refusal.at, refusal.code, refusal.message)
+def _one_line(*words: str) -> str:
     return one_line(": ".join(word for word in words if word))
 
 
@@ -149,15 +147,17 @@ class TransportError(Exception):
     """
 
     def __init__(self, kind: str, code: str, message: str, after: float = 0.0) -> None:
-        super().__init__(code, message)
+        super().__init__(_one_line(code, message))
         self.after = after
         self.at = ""
         self.kind = kind
         self.code = code
         self.message = message
 
-    def __str__(self) -> str:
-        return _text(self)
+    def blame(self, at: str) -> None:
+        """Set `at`, and begin the text with it."""
+        self.at = at
+        self.args = (f"{one_line(at)}: {self}",)
 
     @property
     def limit(self) -> int | None:
@@ -184,4 +184,4 @@ class Failure:
         return limit_in(self.message)
 
     def __str__(self) -> str:
-        return _text(self)
+        return _one_line(self.at, self.code, self.message)

@@ -146,7 +146,7 @@ class FallbackSender:
         try:
             limit = self._fallback.open()
         except TransportError as error:
-            error.at = self._at
+            error.blame(self._at)
             raise
         self._reached = True
         return limit
@@ -161,7 +161,7 @@ class FallbackSender:
                 found = self._call_fallback(part)
             except TransportError as error:
                 if not start:
-                    error.at = self._at
+                    error.blame(self._at)
                     raise
                 found = [Failure(at, error.kind, error.code, error.message) for at in range(len(part))]
             failed = {failure.index for failure in found}
@@ -272,7 +272,8 @@ def _as_retry(error: TransportError) -> TransportError:
     """The error to raise before the fallback's turn: missing credentials must not end the run before it."""
     if error.kind == REFRESH:
         passing = TransportError(RETRY, error.code, error.message, error.after)
-        passing.at = error.at
+        if error.at:
+            passing.blame(error.at)
         return passing
     return error
 

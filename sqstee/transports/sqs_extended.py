@@ -143,7 +143,7 @@ class OffloadingSender(ObjectLimits):
         try:
             self._bucket.put(key, body.data, CONTENT_TYPE)
         except TransportError as error:
-            error.at = self._at
+            error.blame(self._at)
             raise
         return Pointer(self._bucket.name, key)
 

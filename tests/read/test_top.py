@@ -50,10 +50,10 @@ def only(found: RunTable) -> RunState:
     return run
 
 
-def shown(found: RunTable) -> str:
+def shown(found: RunTable, is_shared: bool = False) -> str:
     """The table on a wide terminal."""
     console = Console(file=io.StringIO(), width=160)
-    console.print(_TableView(60.0).render(found, 160, 0))
+    console.print(_TableView(60.0, is_shared).render(found, 160, 0))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -137,6 +137,16 @@ def test_lines_at_the_fallback_are_not_counted_as_missing() -> None:
     text = shown(found)
     assert "4 lines went to local:/second.db: read that destination as well" in text
     assert re.search(r" - +4 lines went to", text)
+
+
+def test_another_reader_may_have_received_what_is_missing_from_a_queue() -> None:
+    """Regression: the table called lines missing that a second reader of the queue had."""
+    found = table_of(Clock(), *whole_run(5, "R"))
+    hint = "another reader may have received the missing lines"
+    assert hint not in shown(found, True)
+    found.notice("", kind="missing", run="R", first=2, last=3)
+    assert hint in shown(found, True)
+    assert hint not in shown(found)
 
 
 @pytest.fixture

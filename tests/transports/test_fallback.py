@@ -104,8 +104,8 @@ def test_a_refusal_names_the_destination_that_refused(two: tuple[FallbackSender,
     """Regression: the first destination was blamed for a mistyped fallback."""
     sender, primary, fallback, _ = two
     primary.trouble = TransportError(OPEN, "Gone", "no queue")
-    fallback.trouble = TransportError(OPEN, "NoSuchBucket", "no bucket")
     for refused in (sender.open, lambda: sender.send([line(0)])):
+        fallback.trouble = TransportError(OPEN, "NoSuchBucket", "no bucket")
         with pytest.raises(TransportError) as caught:
             refused()
         assert (caught.value.at, str(caught.value)) == (
