@@ -126,8 +126,11 @@ class Collector:
             raise RefusedError(401, _NO_TOKEN, ("WWW-Authenticate", "Bearer"))
         scheme, _, given = environ["HTTP_AUTHORIZATION"].partition(" ")
         token = given.strip().encode("latin-1", "replace")
+        if scheme.lower() != "bearer" or not token:
+            reason = "the Authorization header holds no bearer token"
+            raise RefusedError(401, reason, ("WWW-Authenticate", "Bearer"))
         matches = [hmac.compare_digest(token, accepted) for accepted in self._tokens]
-        if scheme.lower() != "bearer" or not any(matches):
+        if not any(matches):
             error = 'Bearer error="invalid_token"'
             raise RefusedError(401, "the bearer token is not one of the collector's", ("WWW-Authenticate", error))
 

@@ -50,7 +50,7 @@ class LoggingRun:
         self._started = time.monotonic()
         self._woken_at = 0.0
         self._reason = ""
-        self._refusals_reported: set[bool] = set()
+        self._refusals_reported: set[tuple[bool, str]] = set()
         self._shipper: Shipper | None = None
         self.root = open_root(settings.spool)
         self._policy = DeliveryPolicy.of(settings, self.root)
@@ -169,12 +169,12 @@ class LoggingRun:
             self._close_fds("_wake_reading")
             THREADS.discard(_thread.get_ident())
 
-    def _report_refusal(self, reason: str, diverted: bool) -> None:
-        """Report once for the run, and for its fallback."""
-        if diverted not in self._refusals_reported:
-            self._refusals_reported.add(diverted)
+    def _report_refusal(self, reason: str, diverted: bool, at: str) -> None:
+        """Report once for the run, and for each destination that refuses."""
+        if (diverted, at) not in self._refusals_reported:
+            self._refusals_reported.add((diverted, at))
             with _loading:
-                notice = self._policy.refusal_notice(reason, diverted, self.root)
+                notice = self._policy.refusal_notice(reason, diverted, self.root, at)
             report(self._settings, one_line(notice))
 
     def _load(self) -> None:

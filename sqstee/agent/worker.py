@@ -106,8 +106,8 @@ class ShippingWorker:
         self._shipper.close()
         self.alive = False
 
-    def _report_refusal(self, reason: str, diverted: bool) -> None:
-        self._refusal = one_line(self.policy.refusal_notice(reason, diverted, self._root))
+    def _report_refusal(self, reason: str, diverted: bool, at: str) -> None:
+        self._refusal = one_line(self.policy.refusal_notice(reason, diverted, self._root, at))
         trace("agent", self._refusal)
         self._report(self._refusal)
 

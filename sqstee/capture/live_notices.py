@@ -31,8 +31,8 @@ class LiveNotices:
         self._since: float | None = None  # when it came
 
     @property
-    def unprinted(self) -> list[tuple[str, bool]]:
-        """The notices that have not been printed, each with whether the fallback accepts the lines."""
+    def unprinted(self) -> list[tuple[str, str]]:
+        """The notices that have not been printed, in the form of `ShipperHandle.refusals`."""
         return self._shipper.refusals[self._next :]
 
     def read(self) -> bool:

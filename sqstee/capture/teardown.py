@@ -215,10 +215,10 @@ class Teardown:
             "front", f"delivery: {stats.waiting} lines wait, {stats.dropped} dropped; {stats.reason or 'nothing waits'}"
         )
         unprinted = self._live_notices.unprinted if self._live_notices else []
-        for text in (text for text, diverted in unprinted if diverted):
+        for text in (text for text, keeps in unprinted if not keeps):
             self._notices.add(text)
-        is_refused = any(not diverted for _, diverted in unprinted)
-        advice = check_advice(run.policy.to) if run.policy and is_refused else ""
+        refusers = [keeps for _, keeps in unprinted if keeps]
+        advice = check_advice(refusers[-1]) if refusers else ""
         for text in leftovers(stats, run.spooled.root, advice):
             self._notices.add(text)
         if stats.complete and not settings.to and not settings.quiet:

@@ -314,13 +314,14 @@ class _VerdictReport:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._counts = {"complete": 0, "missing": 0, "open": 0}
-        self._lines = 0
+        self._lines = self._missing = 0
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def add(self, verdict: Verdict) -> None:
         """Print a verdict."""
         self._counts[verdict.state] += 1
         self._lines += verdict.lines
+        self._missing += verdict.missing
         if self._as_json:
             import json
 
@@ -337,6 +338,10 @@ class _VerdictReport:
         if more > 0:
             typer.echo(f"… and {more:,} more complete")
         states = ", ".join(f"{count:,} {state}" for state, count in self._counts.items() if count)
+        if self._missing:
+            from sqstee.read.notices import ANOTHER_READER
+
+            typer.echo(ANOTHER_READER)
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:

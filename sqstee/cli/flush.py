@@ -177,7 +177,8 @@ def _show(root: str, runs: list[str], dry_run: bool) -> int:
         left = True
         waiting = found.problem or f"{found.records} records ({found.bytes} bytes on disk) for {found.destination}"
         name = f" of {short_name(found.job)}" if found.job else ""
-        state = "running, " if found.alive else "would ship " if dry_run else ""
+        plan = "stays in the spool: " if found.problem else "would ship "
+        state = "running, " if found.alive else plan if dry_run else ""
         typer.echo(f"{run}{name}: {state}{waiting}")
     folder = f"{root}/{QUARANTINE}"
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():

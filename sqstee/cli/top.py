@@ -29,7 +29,7 @@ _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
 _JSON_FIELDS = (
     *("run", "host", "job", "started", "ended", "result", "duration"),
-    *("missing", "dropped", "elsewhere", "last_line"),
+    *("missing", "dropped", "elsewhere", "fallback", "last_line"),
 )
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
@@ -72,7 +72,8 @@ def top(
         )
         for cost in sources.peek_costs:
             typer.echo(f"sqstee: {cost}", err=True)
-        view = _JsonView(seconds) if output == "json" else _TableView(seconds)
+        is_shared = any(not one.follows for one in sources.receivers)
+        view = _JsonView(seconds) if output == "json" else _TableView(seconds, is_shared)
         if follow and not peek and output == "default" and sys.stdout.isatty():
             status = _show_live(sources, stop, view, start_timeout)
         else:
@@ -179,10 +180,14 @@ class _JsonView:
 
 
 class _TableView:
-    """One row per run, with as many columns as fit into the terminal."""
+    """One row per run, with as many columns as fit into the terminal.
 
-    def __init__(self, silent: float) -> None:
+    `is_shared`: a message that another reader receives never arrives here.
+    """
+
+    def __init__(self, silent: float, is_shared: bool = False) -> None:
         self._silent = silent
+        self._is_shared = is_shared
 
     def print(self, table: RunTable) -> None:
         """Print all runs."""
@@ -199,10 +204,14 @@ class _TableView:
         from rich.table import Table
         from rich.text import Text
 
+        from sqstee.read.notices import ANOTHER_READER
         from sqstee.read.printer import neutral
 
         now = time.monotonic()
         runs = table.runs(self._silent)
+        notices = [f"sqstee: {neutral(notice)}" for notice in table.notices]
+        if self._is_shared and any(run.missing for run in runs):
+            notices.append(ANOTHER_READER)
         host, job = (24, 24) if width >= _COLUMNS["lines/s"] else (11, 13) if width >= _LAST_LINE else (9, 12)
         rows = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
         rows.add_column("state", no_wrap=True, min_width=13)
@@ -212,7 +221,7 @@ class _TableView:
             rows.add_column(name, justify="right", no_wrap=True, min_width=7)
         if width >= _LAST_LINE:
             rows.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
-        room = len(runs) if not height else max(1, height - 3 - len(table.notices))
+        room = len(runs) if not height else max(1, height - 3 - len(notices))
         for run in runs[:room]:
             rows.add_row(*self._row(run, now, width))
         counts: dict[str, int] = {}
@@ -225,8 +234,8 @@ class _TableView:
             head = f"{head}; {unseen:,} {'more ' if table.hidden else ''}not shown"
         cut = bool(height)  # each takes one line of the screen
         parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
-        for notice in table.notices:
-            parts.append(Text(f"sqstee: {neutral(notice)}", "yellow", no_wrap=cut, overflow="ellipsis"))
+        for notice in notices:
+            parts.append(Text(notice, "yellow", no_wrap=cut, overflow="ellipsis"))
         if runs:
             parts.append(rows)
         return Group(*parts)
@@ -244,8 +253,7 @@ class _TableView:
             shown = f"{state} {format_duration(run.duration)}"
         out = run.lines("stdout") + run.lines("output")
         rate = sum(run.rate(name, now) for name in run.streams)
-        last = run.result if run.failed and run.result else run.last_line
-        missing = run.missing + run.dropped + run.elsewhere
+        missing = run.missing + run.dropped
         cells = {
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines('stderr'):,}"),
@@ -255,8 +263,17 @@ class _TableView:
         row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.job or run.run))]
         row += [cells[name] for name in _columns(width)]
         if width >= _LAST_LINE:
-            row.append(Text(neutral(last).replace("\t", " "), "red" if run.failed else "dim"))
+            row.append(Text(neutral(_last_line(run)).replace("\t", " "), "red" if run.failed else "dim"))
         return row
+
+
+def _last_line(run: RunState) -> str:
+    """What a person needs to know of a run: how it failed, or where its lines are; else its last line."""
+    if run.failed and run.result:
+        return run.result
+    if run.elsewhere:
+        return f"{count(run.elsewhere, 'line')} went to {run.fallback}: read that destination as well"
+    return run.last_line
 
 
 def _columns(width: int) -> list[str]:

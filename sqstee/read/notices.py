@@ -28,6 +28,7 @@ class ItemSink(NoticeSink, Protocol):
         """Write everything; raises OSError where that fails."""
 
 
+ANOTHER_READER = "another reader may have received the missing lines"
 _SHARED = "; another reader of the queue may have received them"
 
 

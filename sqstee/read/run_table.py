@@ -45,17 +45,17 @@ class RunState:
     """One run. `seen`: when its last message came, in monotonic seconds. `result`: how its command ended.
 
     `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers, `diverted` those whose lines went to
-    the sender's fallback.
+    the sender's fallback, which `fallback` names.
     """
 
     __slots__ = (
         *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
-        *("streams", "last_line", "holes", "gaps", "diverted"),
+        *("streams", "last_line", "holes", "gaps", "diverted", "fallback"),
     )
 
     def __init__(self, run: str) -> None:
         self.run = run
-        self.host = self.job = self.started = self.result = self.last_line = ""
+        self.host = self.job = self.started = self.result = self.last_line = self.fallback = ""
         self.seen = 0.0
         self.ended = self.failed = False
         self.duration: float | None = None
@@ -147,6 +147,7 @@ class RunTable:
         elif kind == "gap":
             if fields.get("reason") == FALLBACK:
                 state.diverted = with_added(state.diverted, *span)
+                state.fallback = str(fields.get("at", ""))
             else:
                 state.gaps = with_added(state.gaps, *span)
 

@@ -18,8 +18,8 @@ _MAX_RETRY_AFTER_SECONDS = 300.0  # obeyed of a Retry-After: a proxy's mistake m
 class Backoff:
     """When to try a destination again after refusals; it never gives up.
 
-    `permanent` says that the last refusal will not pass by itself, `reason` is its text. `retry_after_until` is the
-    time before which the destination does not want to be asked again.
+    `permanent` says that the last refusal will not pass by itself, `reason` is its text, `at` as in TransportError.
+    `retry_after_until` is the time before which the destination does not want to be asked again.
     """
 
     def __init__(self, jitter: Callable[[float, float], float] = random.uniform) -> None:
@@ -30,7 +30,7 @@ class Backoff:
         self.retry_after_until = 0.0
         self._refused_at = 0.0
         self.not_before = 0.0
-        self.reason = ""
+        self.reason = self.at = ""
         self.permanent = False
 
     @property
@@ -45,10 +45,12 @@ class Backoff:
         self._failures = 0
         self._last_kind = ""
         self.not_before = self.retry_after_until = 0.0
-        self.reason = ""
+        self.reason = self.at = ""
         self.permanent = False
 
-    def failure(self, kind: str, reason: str, now: float, after: float = 0.0, answered: bool = False) -> None:
+    def failure(
+        self, kind: str, reason: str, now: float, after: float = 0.0, answered: bool = False, at: str = ""
+    ) -> None:
         """The destination refused, with an error of class `kind`, and asks to wait for `after` seconds.
 
         If it `answered`, and refused only some of the bodies with an error that passes, the next try is due at once; it
@@ -56,6 +58,7 @@ class Backoff:
         """
         self._failures += 1
         self._refused_at = now
+        self.at = at
         self.reason = f"{reason} (it asks to wait for {after:.0f} s)" if after else reason
         # credentials may just have expired: the refusal is permanent only if new ones are refused too
         self.permanent = kind not in (RETRY, REFRESH) or (kind == REFRESH and self._last_kind == REFRESH)

@@ -64,13 +64,15 @@ class DeliveryPolicy:
         """Equal for policies whose shippers can share a sender."""
         return (self.to, *(getattr(self.options, name) for name in SENDER_OPTIONS))
 
-    def refusal_notice(self, reason: str, diverted: bool, root: str) -> str:
-        """A notice that the destination refuses all lines for `reason`, which no retry will mend.
+    def refusal_notice(self, reason: str, diverted: bool, root: str, at: str = "") -> str:
+        """A notice that all lines are refused for `reason`, which no retry will mend: by `at`, or the destination.
 
         They go to the fallback if `diverted`, otherwise they stay in the spool folder `root`.
         """
+        refuser = at or self.to
         where = f"go to {self.options.fallback}" if diverted else f"are kept in {root}"
-        return f"{self.to} refuses the lines, which {where}; {check_advice(self.to)}: {reason}"
+        why = reason.removeprefix(f"{refuser}: ")
+        return f"{refuser} refuses the lines, which {where}; {check_advice(refuser)}: {why}"
 
     def open_sender(self, root: str) -> Sender:
         """The sender to the destination, not yet connected, for runs in the spool folder `root`."""

@@ -15,7 +15,7 @@ from sqstee.trace import trace
 from sqstee.transports.errors import OPEN, POISON, SIZE, TIMEOUT, Failure, TransportError
 
 _MAX_SUSPECTS = 8  # after so many single records refused, and nothing accepted, the destination is at fault
-_Refusal = tuple[str, str, float]  # class, reason, seconds that the destination asks to wait
+_Refusal = tuple[str, str, float, str]  # class, reason, seconds that the destination asks to wait, `at`
 
 
 class Refusals:
@@ -57,11 +57,11 @@ class Refusals:
         elif refusal.code == TIMEOUT and len(bodies) == 1 and size > BILLED_UNIT_BYTES and not self._ordered:
             trace("shipper", f"{_range(bodies[0])} timed out, divided into 2")
             self.send_again(source.divide(bodies[0], 2))  # readers drop lines that come twice
-            self._backoff.failure(refusal.kind, str(refusal), now, refusal.after)
+            self._backoff.failure(refusal.kind, str(refusal), now, refusal.after, at=refusal.at)
         else:
             self.send_again(bodies)
             if refusal.kind != SIZE:
-                self._backoff.failure(refusal.kind, str(refusal), now, refusal.after)
+                self._backoff.failure(refusal.kind, str(refusal), now, refusal.after, at=refusal.at)
 
     def bodies(self, source: Source, bodies: list[PendingBody], failures: list[Failure], now: float) -> None:
         """Some bodies of a request were refused; together they count as one failure of the destination."""
@@ -86,27 +86,27 @@ class Refusals:
 
     def _back_off(self, refusal: _Refusal | None, now: float, answered: bool = False) -> None:
         if refusal:
-            kind, reason, after = refusal
-            self._backoff.failure(kind, reason, now, after, answered)
+            kind, reason, after, at = refusal
+            self._backoff.failure(kind, reason, now, after, answered, at)
 
     def _one(self, source: Source, pending: PendingBody, refusal: Failure | TransportError) -> _Refusal | None:
         """Handle the refusal of one body; returns it if the destination is at fault and not the body."""
         if pending.original is not None and refusal.kind in (SIZE, POISON):
             source.reinstate(pending)
             self.send_again([pending])
-            return OPEN, str(refusal), 0.0
+            return OPEN, str(refusal), 0.0, refusal.at
         if refusal.kind == SIZE:
             self._too_large(source, pending, refusal.limit)
             return None
         if refusal.kind == POISON:
             parts = source.divide(pending)
             if parts == [pending]:
-                return self._suspect(pending, str(refusal))
+                return self._suspect(pending, refusal)
             trace("shipper", f"{_range(pending)} refused, divided into {len(parts)}: {refusal}")
             self.send_again(parts)
             return None
         self.send_again([pending])
-        return refusal.kind, str(refusal), refusal.after
+        return refusal.kind, str(refusal), refusal.after, refusal.at
 
     def _too_large(self, source: Source, pending: PendingBody, limit: int | None) -> None:
         size = pending.body.size
@@ -121,16 +121,16 @@ class Refusals:
             self._limits.message_refused(size)
         self.send_again(parts)
 
-    def _suspect(self, pending: PendingBody, reason: str) -> _Refusal | None:
+    def _suspect(self, pending: PendingBody, refusal: Failure | TransportError) -> _Refusal | None:
         """Suspect a record that was refused alone; the destination is at fault if it accepts nothing else either."""
-        trace("shipper", f"{_range(pending)} refused alone, a suspect: {reason}")
-        pending.reason = f"refused by the destination: {reason}"
+        trace("shipper", f"{_range(pending)} refused alone, a suspect: {refusal}")
+        pending.reason = f"refused by the destination: {refusal}"
         self._suspects.append(pending)
         if len(self._suspects) < _MAX_SUSPECTS:
             return None
         self.send_again(self._suspects)
         self._suspects = []
-        return OPEN, reason, 0.0
+        return OPEN, str(refusal), 0.0, refusal.at
 
 
 def _range(pending: PendingBody) -> str:

@@ -32,10 +32,10 @@ class Shipper:
     provides the linger and the message size that the user has not set.
 
     Callbacks: `on_refusal` when the destination begins to refuse everything, for a reason that no retry will mend, with
-    that reason and whether the fallback gets the lines; `on_connect` when the destination has answered for the first
-    time; `on_front_death` when the wake pipe has no writer left; `on_close` when the run has ended, with the seconds
-    that are left to deliver the rest; `throttled_until` returns the time of the monotonic clock before which the spool
-    is not read.
+    that reason, whether the fallback gets the lines, and `at` as in TransportError; `on_connect` when the destination
+    has answered for the first time; `on_front_death` when the wake pipe has no writer left; `on_close` when the run has
+    ended, with the seconds that are left to deliver the rest; `throttled_until` returns the time of the monotonic clock
+    before which the spool is not read.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Shipper:
         options: Settings,
         *,
         flush_timeout: float,
-        on_refusal: Callable[[str, bool], None] = lambda reason, diverted: None,
+        on_refusal: Callable[[str, bool, str], None] = lambda reason, diverted, at: None,
         on_connect: Callable[[], None] = lambda: None,
         on_front_death: Callable[[], None] = lambda: None,
         on_close: Callable[[float], None] = lambda seconds: None,
@@ -73,7 +73,7 @@ class Shipper:
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
         self.refused = False  # by the destination, as `on_refusal` was told
-        self._diverted = False
+        self._refused_as = (False, "")  # the last two arguments of `on_refusal`
         self._ask_at = 0.0  # do not ask for the destination's limit before this time
         self._reread_at = 0.0
         self._close_at: float | None = None
@@ -231,27 +231,27 @@ class Shipper:
                 self._limits.restate(answer)
                 if self._source is None:
                     self._start_reading(now)
-                    self._check_refusal("")
+                    self._check_refusal(False)
                 continue
             if self._source is None:
                 assert isinstance(answer, TransportError)
-                self._backoff.failure(answer.kind, str(answer), now, answer.after)
+                self._backoff.failure(answer.kind, str(answer), now, answer.after, at=answer.at)
             elif not bodies:
                 pass  # asked again in vain: what is known stays in force
             elif isinstance(answer, TransportError):
                 self._refusals.request(self._source, bodies, answer, now)
             else:
                 self._handle_answer(self._source, bodies, answer, now)
-            self._check_refusal(self._backoff.reason if self._backoff.permanent else "")
+            self._check_refusal(self._backoff.permanent)
 
-    def _check_refusal(self, reason: str) -> None:
+    def _check_refusal(self, permanent: bool) -> None:
         """Report once that the destination, or the first of two, refuses everything, until it accepts something."""
-        diverted = not reason
-        reason = reason or refusal_by_primary(self._sender)
-        known = self.refused and self._diverted == diverted
-        self.refused, self._diverted = bool(reason), diverted
+        diverted = not permanent
+        reason, at = refusal_by_primary(self._sender) if diverted else (self._backoff.reason, self._backoff.at)
+        known = self.refused and self._refused_as == (diverted, at)
+        self.refused, self._refused_as = bool(reason), (diverted, at)
         if reason and not known:
-            self._on_refusal(reason, diverted)
+            self._on_refusal(reason, diverted, at)
 
     def _start_reading(self, now: float) -> None:
         """The destination has answered: open the spool, or try later if that fails (the disk was full)."""

@@ -24,7 +24,7 @@ else:  # the Python half of signal costs 8 ms (enum)
 
 WAKE, CLOSE = b"w", b"c"
 LEFT = b"left\n"  # an agent ships the rest
-_REFUSED, _DIVERTED = "refused", "diverted"
+_REFUSED = "refused"
 _LAST_SIGNAL = 64  # signal(7): SIGRTMAX
 _WORDS_BYTES = 4096
 _REPORT_BYTES = 65536
@@ -49,8 +49,8 @@ class Report:
 class ShipperHandle:
     """The front's end of the protocol; `pid` is 0 once the shipper has ended.
 
-    `report` is the report pipe's reading end. `refusals` are the notices read from it, each with whether the fallback
-    accepts the lines.
+    `report` is the report pipe's reading end. `refusals` are the notices read from it, each with the destination that
+    keeps the lines in the spool: empty if the fallback accepts them.
     """
 
     __slots__ = ("_received", "pid", "refusals", "report", "wake")
@@ -59,7 +59,7 @@ class ShipperHandle:
         self.pid = pid
         self.wake = wake
         self.report = report
-        self.refusals: list[tuple[str, bool]] = []
+        self.refusals: list[tuple[str, str]] = []
         self._received = b""
 
     def notify(self, word: bytes) -> None:
@@ -89,8 +89,9 @@ class ShipperHandle:
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
             kind, _, text = line.decode("utf-8", "replace").partition("\t")
-            if kind in (_REFUSED, _DIVERTED):
-                self.refusals.append((text, kind == _DIVERTED))
+            if kind == _REFUSED:
+                keeps, _, notice = text.partition("\t")
+                self.refusals.append((notice, keeps))
             else:
                 self._received = line + b"\n"
         return bool(data)
@@ -149,9 +150,9 @@ def send_report(fd: int, report: Report) -> None:
     send_line(fd, line.encode(errors="replace"))
 
 
-def send_refusal(fd: int, notice: str, diverted: bool) -> None:
-    """Send a notice that the destination refuses all lines; `diverted` if the fallback accepts them."""
-    send_line(fd, f"{_DIVERTED if diverted else _REFUSED}\t{one_line(notice)}\n".encode(errors="replace"))
+def send_refusal(fd: int, notice: str, keeps: str) -> None:
+    """Send a notice that all lines are refused; `keeps` as in `ShipperHandle.refusals`."""
+    send_line(fd, f"{_REFUSED}\t{one_line(keeps)}\t{one_line(notice)}\n".encode(errors="replace"))
 
 
 def send_line(fd: int, line: bytes) -> None:

@@ -45,12 +45,13 @@ def ship_run(
         others.start()
 
     others = OtherRuns(folder)
-    reported: set[bool] = set()
+    reported: set[tuple[bool, str]] = set()
 
-    def refused(reason: str, diverted: bool) -> None:
-        if diverted not in reported:
-            reported.add(diverted)
-            send_refusal(report, policy.refusal_notice(reason, diverted, root), diverted)
+    def refused(reason: str, diverted: bool, at: str) -> None:
+        if (diverted, at) not in reported:
+            reported.add((diverted, at))
+            notice = policy.refusal_notice(reason, diverted, root, at)
+            send_refusal(report, notice, "" if diverted else at or policy.to)
 
     sender = policy.open_sender(root)
     shipper = Shipper(

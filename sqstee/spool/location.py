@@ -82,7 +82,7 @@ def resolve(settings: Settings) -> Destination:
 
 
 def check_folder(destination: Destination, spool: str = "") -> None:
-    """Raise SqsteeError if a local queue's folder does not exist: a mistyped path would hide the lines.
+    """Raise SqsteeError if a local queue's folder does not exist, or is a file: a mistyped path would hide the lines.
 
     The spool folder may come into being later: the one in `spool`, or the default one.
     """
@@ -94,6 +94,9 @@ def check_folder(destination: Destination, spool: str = "") -> None:
     known, missing = os.path.dirname(folder), folder
     while not os.path.isdir(known):
         known, missing = os.path.dirname(known), known
+    if os.path.lexists(missing):
+        hint = f"name a file in a folder, such as local:{os.path.join(known, os.path.basename(destination.name))}"
+        raise SqsteeError(f"{destination.text}: {missing} is not a folder", hint)
     try:
         names = os.listdir(known)
     except OSError:

@@ -102,7 +102,9 @@ def _on_access(refusal: TransportError, action: str, arn: str) -> str:
 def _on_denial(message: str, statement: dict[str, object], owner: str) -> str:
     policy = _POLICY.search(message)
     if policy and policy["how"].startswith("explicit"):
-        return f"an explicit deny in a {policy['type']} forbids it, and no Allow overrides that: change the deny"
+        article = "an" if policy["type"][0].lower() in "aeiou" else "a"
+        forbidden = f"an explicit deny in {article} {policy['type']} forbids it"
+        return f"{forbidden}, and no Allow overrides that: change the deny"
     kind = policy["type"] if policy else "identity-based policy"
     allow = {"Effect": "Allow", **statement}
     if kind == "resource-based policy":

@@ -135,22 +135,29 @@ def is_html(data: bytes) -> bool:
     return _HTML.match(data[:_SNIFFED_BYTES].replace(b"\0", b"")) is not None  # NULs: a page in UTF-16
 
 
-def _one_line(code: str, message: str) -> str:
-    return one_line(f"{code}: {message}" if message else code)
+def _one_line(*words: str) -> str:
+    return one_line(": ".join(word for word in words if word))
 
 
 class TransportError(Exception):
     """A call that failed as a whole: `kind` is the error's class, `code` the destination's code.
 
-    `after` is the number of seconds that the destination asks the sender to wait.
+    `after` is the number of seconds that the destination asks the sender to wait. `at` names what refused, if that was
+    not the destination itself but its fallback or its bucket for bodies.
     """
 
     def __init__(self, kind: str, code: str, message: str, after: float = 0.0) -> None:
         super().__init__(_one_line(code, message))
         self.after = after
+        self.at = ""
         self.kind = kind
         self.code = code
         self.message = message
+
+    def blame(self, at: str) -> None:
+        """Set `at`, and begin the text with it."""
+        self.at = at
+        self.args = (f"{one_line(at)}: {self}",)
 
     @property
     def limit(self) -> int | None:
@@ -159,12 +166,13 @@ class TransportError(Exception):
 
 
 class Failure:
-    """One body that was refused in a call that succeeded for others."""
+    """One body that was refused in a call that succeeded for others; `at` as in TransportError."""
 
-    __slots__ = ("code", "index", "kind", "message")
+    __slots__ = ("at", "code", "index", "kind", "message")
     after = 0.0  # as in TransportError
 
-    def __init__(self, index: int, kind: str, code: str, message: str) -> None:
+    def __init__(self, index: int, kind: str, code: str, message: str, at: str = "") -> None:
+        self.at = at
         self.index = index
         self.kind = kind
         self.code = code
@@ -176,4 +184,4 @@ class Failure:
         return limit_in(self.message)
 
     def __str__(self) -> str:
-        return _one_line(self.code, self.message)
+        return _one_line(self.at, self.code, self.message)

@@ -48,7 +48,7 @@ class FallbackSender:
         self._failing_since: float | None = clock()  # start of the first call since the last one that was accepted
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
-        self.refusal = ""  # why the circuit is open, where no retry will mend that; empty while it is closed
+        self.refusal = ("", "")  # why the circuit is open and who refused, where no retry will mend that; else empty
         self._ledger = ledger or FallbackLedger("", {})
         self.ordered = primary.ordered
         self.max_entries = primary.max_entries
@@ -131,7 +131,7 @@ class FallbackSender:
 
     def _open_circuit(self, error: TransportError | Failure) -> None:
         with self._lock:
-            self.refusal = str(error) if error.kind in (OPEN, REFRESH) else ""
+            self.refusal = (str(error), error.at) if error.kind in (OPEN, REFRESH) else ("", "")
             self._probe_at = self._clock() + _PROBE_SECONDS
             self.linger = self._fallback.linger
 
@@ -139,11 +139,15 @@ class FallbackSender:
         with self._lock:
             self._failing_since = None
             self._probe_at = None
-            self.refusal = ""
+            self.refusal = ("", "")
             self.linger = self._primary.linger
 
     def _reach_fallback(self) -> int:
-        limit = self._fallback.open()
+        try:
+            limit = self._fallback.open()
+        except TransportError as error:
+            error.blame(self._at)
+            raise
         self._reached = True
         return limit
 
@@ -157,11 +161,12 @@ class FallbackSender:
                 found = self._call_fallback(part)
             except TransportError as error:
                 if not start:
+                    error.blame(self._at)
                     raise
                 found = [Failure(at, error.kind, error.code, error.message) for at in range(len(part))]
             failed = {failure.index for failure in found}
             self._note_diverted([body for at, body in enumerate(part) if at not in failed])
-            failures += [Failure(start + one.index, one.kind, one.code, one.message) for one in found]
+            failures += [Failure(start + one.index, one.kind, one.code, one.message, self._at) for one in found]
             start += len(part)
         return failures
 
@@ -208,7 +213,8 @@ class FallbackSender:
                 left.append(failure)
                 continue
             try:
-                left += [Failure(failure.index, one.kind, one.code, one.message) for one in self._to_fallback([body])]
+                found = self._to_fallback([body])
+                left += [Failure(failure.index, one.kind, one.code, one.message, one.at) for one in found]
             except TransportError:
                 left.append(failure)
         return left
@@ -254,15 +260,21 @@ def shorten_waits(sender: Sender, seconds: float) -> None:
         sender.shorten_waits(seconds)
 
 
-def refusal_by_primary(sender: Sender) -> str:
-    """Why a sender's primary destination gets nothing, where no retry will mend that and the fallback is used."""
-    return sender.refusal if isinstance(sender, FallbackSender) else ""
+def refusal_by_primary(sender: Sender) -> tuple[str, str]:
+    """Why a sender's primary destination gets nothing, where no retry will mend that and the fallback is used.
+
+    Returns the reason, and `at` as in TransportError; both are empty otherwise.
+    """
+    return sender.refusal if isinstance(sender, FallbackSender) else ("", "")
 
 
 def _as_retry(error: TransportError) -> TransportError:
     """The error to raise before the fallback's turn: missing credentials must not end the run before it."""
     if error.kind == REFRESH:
-        return TransportError(RETRY, error.code, error.message, error.after)
+        passing = TransportError(RETRY, error.code, error.message, error.after)
+        if error.at:
+            passing.blame(error.at)
+        return passing
     return error
 
 

@@ -120,6 +120,7 @@ class OffloadingSender(ObjectLimits):
     def __init__(self, queue: SqsSender, store: Destination) -> None:
         self._queue = queue
         self._bucket = Bucket(store, clients())
+        self._at = store.text
         self.ordered = queue.ordered
 
     def open(self) -> int:
@@ -139,7 +140,11 @@ class OffloadingSender(ObjectLimits):
     def _store(self, body: Body) -> Pointer:
         """Store a body; its key comes from its content, so that repeating does no harm."""
         key = f"{self._bucket.prefix}{uuid.UUID(bytes=hashlib.sha256(body.data).digest()[:16])}"
-        self._bucket.put(key, body.data, CONTENT_TYPE)
+        try:
+            self._bucket.put(key, body.data, CONTENT_TYPE)
+        except TransportError as error:
+            error.blame(self._at)
+            raise
         return Pointer(self._bucket.name, key)
 
 

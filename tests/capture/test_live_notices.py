@@ -71,6 +71,25 @@ def test_a_refusal_is_reported_although_the_fallback_accepts_the_lines(sqstee: S
     assert len(sqstee.local_bodies(second)) >= 1
 
 
+def test_a_refusal_by_the_fallback_names_the_fallback(sqstee: Sqstee) -> None:
+    """Regression: the notice named the first destination, with a command that found nothing about the fallback."""
+    fallback = "local:/proc/other.db"
+    assert wrap(sqstee, f"echo a; {UNTIL_REPORTED}", "--fallback", fallback) == 0
+    first, last = lines_of(sqstee.folder)
+    assert first.startswith(f"sqstee: {fallback} refuses the lines, which are kept in {sqstee.spool}; ")
+    assert f"; `sqstee check {fallback}` looks for the cause: SQLite: /proc/other.db" in first
+    assert last.startswith(f"sqstee: 1 line not delivered yet ({fallback}: SQLite: ")
+
+
+def test_a_short_run_advises_to_check_the_destination_that_refused(sqstee: Sqstee) -> None:
+    """Regression: the advice named the first destination where the fallback refused the lines."""
+    fallback = "local:/proc/other.db"
+    assert wrap(sqstee, "echo a", "--fallback", fallback) == 0
+    assert lines_of(sqstee.folder)[-1].endswith(
+        f"`sqstee check {fallback}` looks for the cause, `sqstee flush` ships them"
+    )
+
+
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_quiet_silences_everything(sqstee: Sqstee, way: str) -> None:
     """A cron job's mail held our notices; the status still shows what --strict found."""
@@ -107,9 +126,9 @@ class Screen:
         """What was written to stderr since the last look."""
         return self._capture.readouterr().err
 
-    def refuse(self, text: str, diverted: bool = False) -> None:
+    def refuse(self, text: str) -> None:
         """A notice from the shipper."""
-        send_refusal(self.report, text, diverted)
+        send_refusal(self.report, text, "q")
         assert self.notices.read()
 
 
@@ -156,12 +175,12 @@ def test_the_report_is_found_behind_refusals(tmp_path: Path, capfd: pytest.Captu
     """Both come through one pipe, and may be read in one piece or in several."""
     screen = Screen([], capfd)
     screen.refuse("one")
-    send_refusal(screen.report, "two", diverted=True)
+    send_refusal(screen.report, "two", "")
     send_report(screen.report, Report(7, 0, 3, "why"))
     assert screen.notices.read()
     found = screen.shipper.read_report(str(tmp_path), 9, "ended early")
     assert (found.acknowledged, found.requests, found.reason) == (7, 3, "why")
-    assert screen.notices.unprinted == [("one", False), ("two", True)]
+    assert screen.notices.unprinted == [("one", "q"), ("two", "")]
     os.close(screen.report)
     assert not screen.notices.read()
 

@@ -67,6 +67,11 @@ from sqstee.errors import SqsteeError
             "local:/vra/l/x.db: the folder /vra/l does not exist",
         ),
         (["--to", "q", "--fallback", "local:/vra/x.db", "--", "touch", "ran"], "local:/vra/x.db: the folder /vra does"),
+        (
+            ["--to", "local:/etc/passwd/x.db", "--", "touch", "ran"],
+            "local:/etc/passwd/x.db: /etc/passwd is not a folder",
+        ),
+        (["check", "local:/etc/passwd/l/x.db"], "local:/etc/passwd/l/x.db: /etc/passwd is not a folder"),
         (["check", "local:/vra/l/x.db"], "local:/vra/l/x.db: the folder /vra/l does not exist"),
         (["tail", "-o", "xml"], "invalid value 'xml' for -o (expected default, raw or json)"),
         (["flush", "--timeout", "x"], "invalid value 'x' for --timeout (expected a time such as 10s"),

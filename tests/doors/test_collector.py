@@ -253,6 +253,10 @@ def test_one_of_the_tokens_is_asked_for(store: LocalSender, tmp_path: Path, give
     assert answer[0] == status
     assert ("WWW-Authenticate" in answer[1]) == (status == 401)
     assert ("no bearer token arrived" in answer[2]) == (given == "")  # a server may have withheld it
+    assert ("holds no bearer token" in answer[2]) == (given in ("Bearer", "Basic one"))
+    assert ("is not one of the collector's" in answer[2]) == (
+        given in ("Bearer on", "Bearer onetwo", "Bearer \xff\u0100")
+    )
     assert len(stored(tmp_path / "store.db")) == (status == 200)
 
 

@@ -116,6 +116,7 @@ class TestVerdicts:
         found = drained(sqstee, fake_sqs)
         assert found.returncode == 3
         assert b"3 missing so far (seq 3-5)" in found.stdout
+        assert b"\nanother reader may have received the missing lines\n" in found.stdout
         out = sqstee.folder / "out"
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 2) + expected(6, 7)
         put(fake_sqs, [lines_of(5, 8), lines_of(2, 4)])

@@ -50,6 +50,14 @@ def only(found: RunTable) -> RunState:
     return run
 
 
+def shown(found: RunTable, is_shared: bool = False) -> str:
+    """The table on a wide terminal."""
+    console = Console(file=io.StringIO(), width=160)
+    console.print(_TableView(60.0, is_shared).render(found, 160, 0))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
@@ -119,6 +127,26 @@ def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither
     found.notice("", kind="late", run="R", first=1, last=2)
     assert (only(found).missing, only(found).dropped) == (0, 0)
     assert only(found).state(clock(), 60.0) == "ok"
+
+
+def test_lines_at_the_fallback_are_not_counted_as_missing() -> None:
+    """Regression: they were, and the table did not say where they are."""
+    clock = Clock()
+    found = table_of(clock, *whole_run(5, "R"))
+    found.notice("", kind="gap", run="R", first=1, last=4, reason="fallback", at="local:/second.db")
+    text = shown(found)
+    assert "4 lines went to local:/second.db: read that destination as well" in text
+    assert re.search(r" - +4 lines went to", text)
+
+
+def test_another_reader_may_have_received_what_is_missing_from_a_queue() -> None:
+    """Regression: the table called lines missing that a second reader of the queue had."""
+    found = table_of(Clock(), *whole_run(5, "R"))
+    hint = "another reader may have received the missing lines"
+    assert hint not in shown(found, True)
+    found.notice("", kind="missing", run="R", first=2, last=3)
+    assert hint in shown(found, True)
+    assert hint not in shown(found)
 
 
 @pytest.fixture

@@ -85,12 +85,19 @@ def test_a_newer_versions_run_stays_untouched(sqstee: Sqstee, what: str) -> None
         slot[4] += 1
         (folder / "state").write_bytes(bytes(slot) + struct.pack("<I", zlib.crc32(slot)))
     before = content(folder)
-    for words in (("flush",), ("flush", "--list"), ("agent", "--once"), ("stat", "--interval", "0")):
+    for words in (
+        ("flush",),
+        ("flush", "--list"),
+        ("flush", "--dry-run"),
+        ("agent", "--once"),
+        ("stat", "--interval", "0"),
+    ):
         found = sqstee.run(*words)
         assert {name: data for name, data in content(folder).items() if name in before} == before, words
         assert found.returncode == (words[0] != "stat"), (words, found)
         if what != "its file names" and words[0] != "stat":
-            assert b": written by a newer sqstee" in found.stdout + found.stderr
+            assert b"written by a newer sqstee" in found.stdout + found.stderr
+            assert b"would ship" not in found.stdout
         assert b"Error" not in found.stdout + found.stderr
     assert sqstee.wrap("echo", "other").stderr.count(b"\n") <= 1
     assert {name: data for name, data in content(folder).items() if name in before} == before

@@ -100,6 +100,25 @@ def test_a_primary_that_answers_and_accepts_nothing(two: tuple[FallbackSender, S
     assert [body.first for body in fallback.taken] == [1, 2]
 
 
+def test_a_refusal_names_the_destination_that_refused(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Regression: the first destination was blamed for a mistyped fallback."""
+    sender, primary, fallback, _ = two
+    primary.trouble = TransportError(OPEN, "Gone", "no queue")
+    for refused in (sender.open, lambda: sender.send([line(0)])):
+        fallback.trouble = TransportError(OPEN, "NoSuchBucket", "no bucket")
+        with pytest.raises(TransportError) as caught:
+            refused()
+        assert (caught.value.at, str(caught.value)) == (
+            "s3://bucket/there",
+            "s3://bucket/there: NoSuchBucket: no bucket",
+        )
+    assert sender.refusal == ("Gone: no queue", "")
+    fallback.trouble = None
+    fallback.refuses, fallback.failing = b"hi", OPEN
+    (failure,) = sender.send([line(0)])
+    assert (failure.at, str(failure)) == ("s3://bucket/there", "s3://bucket/there: Code: no")
+
+
 def test_silence_is_no_outage(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
     """A job that is quiet for an hour and then meets one temporary error has not been refused for an hour."""
     sender, primary, fallback, clock = two

@@ -17,7 +17,8 @@ from sqstee.destination import parse
 from sqstee.record import Body, Encoder
 from sqstee.transports.errors import TransportError
 from sqstee.transports.s3 import key_of
-from sqstee.transports.sqs_extended import POINTER_CLASS, Payloads, Pointer, pointer_in
+from sqstee.transports.sqs import SqsSender
+from sqstee.transports.sqs_extended import POINTER_CLASS, OffloadingSender, Payloads, Pointer, pointer_in
 
 _PLAIN_SESSION = boto3.session.Session
 from sqs_extended_client.client import SQSExtendedClientSession  # noqa: E402  # it puts itself into boto3's place
@@ -92,6 +93,18 @@ def test_the_extended_client_reads_what_we_send(
     assert got.stdout == found.stdout
     assert len(messages) <= 5
     assert stored(environ) == []
+
+
+@pytest.mark.usefixtures("environ")
+def test_a_refusal_by_the_bucket_names_the_bucket() -> None:
+    """Regression: the queue was blamed for a bucket that does not exist."""
+    sender = OffloadingSender(SqsSender(parse("q")), parse("s3://none/p"))
+    sender.open()
+    with pytest.raises(TransportError) as caught:
+        sender.send([Body(Encoder("RUN", "host").lines(b"a\n", "stdout", 0, 0), "RUN", "host", 0, 0)])
+    sender.close()
+    assert caught.value.at == "s3://none/p"
+    assert str(caught.value).startswith("s3://none/p: NoSuchBucket: ")
 
 
 def test_we_read_what_the_extended_client_sends(fake_sqs: FakeSqs, environ: dict[str, str], client: Any) -> None:
