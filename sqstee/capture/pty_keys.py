@@ -55,7 +55,7 @@ class KeyRelay:
         """
         try:
             in_foreground = os.tcgetpgrp(self.fd) == os.getpgrp()
-            pty = next((pty for pty in ptys if in_foreground and _is_read_by(pty.name, self._command)), None)
+            pty = next((pty for pty in ptys if in_foreground and _is_read_by(pty, self._command)), None)
             if pty and (keys := os.read(self.fd, _KEY_BYTES)):
                 os.write(pty.master, keys)
                 self._delay = _MIN_DELAY_SECONDS
@@ -76,9 +76,9 @@ class KeyRelay:
         self.due = None
 
 
-def _is_read_by(terminal: str, command: int) -> bool:
-    """Whether a process of the command reads the terminal of this name."""
-    return any(_reads(pid, terminal) for pid in _descendants(command))
+def _is_read_by(pty: Pty, command: int) -> bool:
+    """Whether a process of the command reads the pty."""
+    return any(_reads(pid, pty) for pid in _descendants(command))
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -93,22 +93,32 @@ def _descendants(pid: int) -> Iterator[int]:
         yield from _descendants(child)
 
 
-def _reads(pid: int, terminal: str) -> bool:
-    """Whether a process reads a terminal: as its fd 0, by a read-only descriptor, or in its current system call."""
+def _reads(pid: int, pty: Pty) -> bool:
+    """Whether a process reads a pty: as its fd 0, by a read-only descriptor, or in its current system call.
+
+    One that is busy waits in none: `more` polls the real terminal as well, whose key it leaves there, round and round.
+    It reads the pty if it has set that to single keys.
+    """
     folder = f"/proc/{pid}/fd"
     try:
-        fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == terminal}
+        fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == pty.name}
         if 0 in fds or any(not os.lstat(f"{folder}/{fd}").st_mode & 0o200 for fd in fds):
             return True
-        return bool(fds & _awaited_fds(pid))
+        awaited = _awaited_fds(pid)
+        return bool(fds and pty.full_screen) if awaited is None else bool(fds & awaited)
     except (OSError, ValueError, IndexError):
         return False
 
 
-def _awaited_fds(pid: int) -> set[int]:
-    """The descriptors that a process waits to read, from its current system call (proc(5), syscall and mem)."""
+def _awaited_fds(pid: int) -> set[int] | None:
+    """The descriptors that a process waits to read, from its current system call (proc(5), syscall and mem).
+
+    None if it is running.
+    """
     with open(f"/proc/{pid}/syscall", "rb") as file:
         call, *arguments = file.read().split()
+    if call == b"running":
+        return None
     kind = _SYSTEM_CALLS.get(int(call))
     if kind is None:
         return set()
