@@ -30,6 +30,7 @@ from support import (
 from sqstee import __version__
 from sqstee.destination import parse
 from sqstee.record import Body, Encoder
+from sqstee.spool.checkpoint import Checkpoint
 from sqstee.transports.aws import RenewedClient
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.sqs import client_for, request_json
@@ -241,6 +242,8 @@ def test_without_network_the_lines_stay(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
     words = sqstee.words("--to", "q", "--flush-timeout", "6s", "--", "sh", "-c", "echo one; read x; echo hi; exit 2")
     with running(words, stdin=-1, stdout=-1, stderr=-1, env=sqstee.environ | environ) as process:
         wait_for(lambda: shipped(fake_sqs).stdout == b"one\n", "first line")
+        (run,) = sqstee.waiting_runs()  # the answer comes later than the line: without it both lines stay
+        wait_for(lambda: Checkpoint(str(sqstee.spool / run)).next >= 2, "acknowledgement of the first line")
         shipper = children(process.pid)[-1]
         fake_sqs.faults(refuse=True)
         assert process.stdin
