@@ -73,7 +73,7 @@ complete -c sqstee -n '__sqstee_uses run' -l spool-max -x -d 'limit on the spool
 complete -c sqstee -n '__sqstee_uses run' -l on-full -x -a 'auto block drop' -d 'when the spool is full: auto blocks the command until delivery stalls, then drops lines (default: auto)'
 complete -c sqstee -n '__sqstee_uses run' -l linger -x -d 'how long a partial request may wait for more lines (default: 1s; for S3 10s)'
 complete -c sqstee -n '__sqstee_uses run' -l flush-timeout -x -d 'how long to wait for delivery after the command ends (default: 10s)'
-complete -c sqstee -n '__sqstee_uses run' -l message-bytes -x -d 'NDJSON bytes packed into one message, before compression (default: 256K; for S3 4M)'
+complete -c sqstee -n '__sqstee_uses run' -l message-bytes -x -d 'NDJSON bytes packed into one message, before compression (default: 256K; for a FIFO queue 1M, for S3 4M)'
 complete -c sqstee -n '__sqstee_uses run' -l max-line -x -d 'split longer lines into pieces of this size, or of what fits into a message of SQS (default: 32K)'
 complete -c sqstee -n '__sqstee_uses run' -l compress -x -a 'auto gzip none' -d 'compress message bodies (default: none)'
 complete -c sqstee -n '__sqstee_uses run' -l fallback -x -a '(__sqstee_destinations)' -d 'send here when the destination refuses lines, or makes no progress for --fallback-after'

@@ -250,7 +250,7 @@ RUN_OPTIONS = (
         "SIZE",
         size_within(LEAST_MESSAGE_BYTES, 4 * 1024**2),
         None,
-        "NDJSON bytes packed into one message, before compression (default: 256K; for S3 4M)",
+        "NDJSON bytes packed into one message, before compression (default: 256K; for a FIFO queue 1M, for S3 4M)",
         delivery="shipper",
     ),
     Option(
