@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.01, 0.5  # between searches for a reader of the keys; doubled each time
 _KEY_BYTES = 4096
 _MAX_POLLED_FDS = 1024
+_BUSY_NANOSECONDS = 20_000_000  # of CPU time while keys wait; a program that was woken by a key needs a hundredth
 # The numbers of read and readv, poll and ppoll, select and pselect6, epoll_wait, epoll_pwait and epoll_pwait2 in the
 # kernel's tables: of x86-64, and of all newer machines.
 _SYSTEM_CALLS = {
@@ -42,6 +43,7 @@ class KeyRelay:
         self.due: float | None = None
         self._command = command
         self._delay = _MIN_DELAY_SECONDS
+        self._cpu_before: dict[int, int] = {}  # of each process that ran when it was looked at, since a key waits
 
     def keys_arrived(self, ptys: Sequence[Pty]) -> None:
         """Relay keys that were typed just now."""
@@ -55,7 +57,7 @@ class KeyRelay:
         """
         try:
             in_foreground = os.tcgetpgrp(self.fd) == os.getpgrp()
-            pty = next((pty for pty in ptys if in_foreground and _is_read_by(pty, self._command)), None)
+            pty = next((pty for pty in ptys if in_foreground and self._is_read(pty)), None)
             if pty and (keys := os.read(self.fd, _KEY_BYTES)):
                 os.write(pty.master, keys)
                 self._delay = _MIN_DELAY_SECONDS
@@ -63,6 +65,8 @@ class KeyRelay:
             if readable_bytes(self.fd):
                 self.due = time.monotonic() + self._delay
                 self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+            else:
+                self._cpu_before.clear()
         except BlockingIOError:
             pass
         except OSError:
@@ -75,10 +79,34 @@ class KeyRelay:
         self.fd = -1
         self.due = None
 
+    def _is_read(self, pty: Pty) -> bool:
+        """Whether a process of the command reads the pty."""
+        return any(self._reads(pid, pty) for pid in _descendants(self._command))
 
-def _is_read_by(pty: Pty, command: int) -> bool:
-    """Whether a process of the command reads the pty."""
-    return any(_reads(pid, pty) for pid in _descendants(command))
+    def _reads(self, pid: int, pty: Pty) -> bool:
+        """Whether a process reads a pty: as its fd 0, by a read-only descriptor, or in its current system call.
+
+        `more` awaits the key on fd 0, the real terminal, and reads it from fd 2, a pty: the key must stay in the
+        terminal until it is in that read. `more` of util-linux 2.42 polls both and never sleeps while the key is in
+        the terminal: a process that is busy all the time and has set the pty to single keys reads it too.
+        """
+        folder = f"/proc/{pid}/fd"
+        try:
+            fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == pty.name}
+            if 0 in fds or any(not os.lstat(f"{folder}/{fd}").st_mode & 0o200 for fd in fds):
+                return True
+            awaited = _awaited_fds(pid)
+            if awaited is not None:
+                return bool(fds & awaited)
+            return bool(fds) and pty.full_screen and self._is_busy(pid)
+        except (OSError, ValueError, IndexError):
+            return False
+
+    def _is_busy(self, pid: int) -> bool:
+        """Whether a process has used much CPU time since a key waits (proc(5), schedstat: nanoseconds)."""
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            cpu = int(file.read().split()[0])
+        return cpu - self._cpu_before.setdefault(pid, cpu) >= _BUSY_NANOSECONDS
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -91,23 +119,6 @@ def _descendants(pid: int) -> Iterator[int]:
         return
     for child in children:
         yield from _descendants(child)
-
-
-def _reads(pid: int, pty: Pty) -> bool:
-    """Whether a process reads a pty: as its fd 0, by a read-only descriptor, or in its current system call.
-
-    One that is busy waits in none: `more` polls the real terminal as well, whose key it leaves there, round and round.
-    It reads the pty if it has set that to single keys.
-    """
-    folder = f"/proc/{pid}/fd"
-    try:
-        fds = {int(name) for name in os.listdir(folder) if os.readlink(f"{folder}/{name}") == pty.name}
-        if 0 in fds or any(not os.lstat(f"{folder}/{fd}").st_mode & 0o200 for fd in fds):
-            return True
-        awaited = _awaited_fds(pid)
-        return bool(fds and pty.full_screen) if awaited is None else bool(fds & awaited)
-    except (OSError, ValueError, IndexError):
-        return False
 
 
 def _awaited_fds(pid: int) -> set[int] | None:

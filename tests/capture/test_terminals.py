@@ -375,16 +375,24 @@ def test_a_line_read_from_the_terminal_through_an_output(sqstee: Sqstee, prefix:
         "select.select([2], [], [])",
         "p = select.poll(); p.register(2, 1); p.poll()",
         "p = select.epoll(); p.register(2, 1); p.poll()",
+        "p = select.poll(); p.register(0, 1); p.poll(); end = time.monotonic() + 0.01\n"
+        "  while time.monotonic() < end: pass",
+        "p = select.poll(); p.register(0, 1); p.register(2, 1)\n  while 2 not in dict(p.poll()): pass",
     ],
+    ids=["read", "select", "poll", "epoll", "poll-of-stdin", "busy-poll-of-both"],
 )
 @pytest.mark.parametrize("read", ["key = os.read(2, 1)", "key = bytearray(1); os.readv(2, [key])"])
 def test_keys_reach_a_pager_whatever_it_waits_in(sqstee: Sqstee, wait: str, read: str) -> None:
     """Pagers read keys from fd 2, which is open for writing too: only the system call that they sit in shows it."""
-    code = f"import os, select, tty\ntty.setcbreak(2)\nos.write(1, b'ready')\n{wait}\n{read}\nprint('got', bytes(key))"
+    code = (
+        "import os, select, time, tty\ntty.setcbreak(2)\nos.write(1, b'ready')\n"
+        f"for _ in range(5):\n  {wait}\n  {read}\n  os.write(1, b'got ' + bytes(key))"
+    )
     with Terminal(sqstee.words("--to", "local", "--", *python(code)), sqstee.environ) as terminal:
         terminal.expect(b"ready")
-        terminal.type(b"k")
-        terminal.expect(b"got b'k'")
+        for key in (b"k", b"l", b"m", b"n", b"o"):
+            terminal.type(key)
+            terminal.expect(b"got " + key)
         assert terminal.wait() == 0
 
 
