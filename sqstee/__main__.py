@@ -53,7 +53,7 @@ def _run(words: list[str]) -> int:
             raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
         from sqstee.capture.front import Front
 
-        front = Front(settings, command)
+        front = Front(settings, command, _start_shared)
     except SqsteeError:
         raise
     except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
@@ -62,6 +62,12 @@ def _run(words: list[str]) -> int:
         reason = "" if settings and settings.quiet else reason_of(error)
         raise run_uncaptured(command, reason) from None
     return front.run()
+
+
+def _start_shared(root: str, identity: str) -> bool:
+    from sqstee.agent.shared import start
+
+    return start(root, identity)
 
 
 def _verb(words: list[str]) -> int:

@@ -336,6 +336,21 @@ RUN_OPTIONS = (
         repeat=True,
         separator="\n",
     ),
+    Option(
+        "share",
+        "auto|never",
+        one_of("auto", "never"),
+        "auto",
+        "auto: one shipper a host, started by the first run, ships for all; never: this run ships by itself "
+        "(default: auto)",
+    ),
+    Option(
+        "keep-shipper",
+        "TIME",
+        duration,
+        10.0,
+        "how long the shared shipper waits for further runs behind the last one (default: 10s)",
+    ),
     Option("strict", "", switch, False, "exit with 122 instead of 0 if not every line was delivered"),
     Option("summary", "", switch, False, "report at the end, in one line, the lines captured and delivered"),
     Option("quiet", "", switch, False, "print nothing of sqstee's own but usage errors (the exit status still tells)"),
@@ -374,6 +389,8 @@ class Settings:
     send_command: bool
     fsync: bool
     redact: tuple[str, ...]
+    share: str
+    keep_shipper: float
     strict: bool
     summary: bool
     quiet: bool

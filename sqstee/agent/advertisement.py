@@ -1,29 +1,44 @@
-"""An agent's files in its folder: the one it locks and publishes its destinations in, and its status file."""
+"""An agent's files in its folder: the one it locks and publishes itself in, its status file, and its FIFO."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
 
 from sqstee import __version__
 from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.jsonbytes import decode_object, encode_object
 from sqstee.spool import agent_file
-from sqstee.spool.agent_file import ANY, FILE_NAME, STATUS_NAME
+from sqstee.spool.agent_file import ANY, FILE_NAME, SHARED_PREFIX, STATUS_SUFFIX, WAKE_SUFFIX
 from sqstee.trace import trace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a shared shipper publishes itself before it loads what shipping needs
+    from collections.abc import Iterable, Mapping
+
+_WORDS_BYTES = 65536
 
 
 class Advertisement:
-    """Holds the agent's lock in `folder`. Raises SqsteeError if another agent holds it."""
+    """Holds the lock of an agent's file in `folder`: of the agent's, or, with `identity`, of a shared shipper's.
 
-    def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
+    `wake_fd` becomes readable when runs have written to the FIFO; -1 without one. Raises SqsteeError if another process
+    holds the lock.
+    """
+
+    def __init__(self, folder: str, environ: Mapping[str, str], identity: str = "") -> None:
         self.folder = folder
-        self._selectors = agent_file.selectors(environ)
+        self.identity = identity
+        self.withdrawn = False
+        self._environ_selectors = agent_file.selectors(environ)
+        self._selectors_digest = agent_file.selectors_digest(environ)
+        self._path = f"{folder}/{SHARED_PREFIX}{identity}" if identity else f"{folder}/{FILE_NAME}"
+        self._published = b""
         self._unpublished = b""  # text that the disk has refused so far
         self._fd = self._lock_file()
+        self.wake_fd = self._make_fifo()
 
     def publish(self, destinations: Iterable[str] | None) -> None:
         """Publish the destinations that the agent ships to: these, any (None), or none from now on (empty).
@@ -32,17 +47,29 @@ class Advertisement:
         """
         names = [ANY] if destinations is None else sorted(destinations)
         trace("agent", f"publishes destinations: {' '.join(names) or 'none'}")
-        text = json.dumps(
+        if self.identity and not names:
+            os.ftruncate(self._fd, 0)
+            self._published = b""
+            return
+        text = encode_object(
             {
                 "pid": os.getpid(),
                 "version": __version__,
                 "destinations": None if destinations is None else names,
-                "accepts": [agent_file.digest(self._selectors, name) for name in names],
-            },
-            indent=2,
+                "accepts": []
+                if self.identity
+                else [agent_file.digest(self._environ_selectors, name) for name in names],
+            }
         )
-        self._unpublished = f"{text}\n".encode()
-        self.renew()
+        if text + b"\n" != self._published:
+            self._unpublished = text + b"\n"
+            self.renew()
+
+    def recognises(self, meta: Mapping[str, object]) -> bool:
+        """Whether a run with this META frame relies on this agent, if it relies on one."""
+        if self.identity:
+            return meta.get("identity", self.identity) == self.identity
+        return meta.get("selectors", self._selectors_digest) == self._selectors_digest
 
     def renew(self) -> str:
         """Publish text that the disk has refused so far; returns why it still refuses, or ''."""
@@ -51,24 +78,26 @@ class Advertisement:
         os.ftruncate(self._fd, 0)  # a run that reads it now finds it empty, and ships by itself
         try:
             if os.pwrite(self._fd, self._unpublished, 0) == len(self._unpublished):
-                self._unpublished = b""
+                self._published, self._unpublished = self._unpublished, b""
                 return ""
             why = os.strerror(errno.ENOSPC)
         except OSError as error:
             why = error.strerror or "cannot be written"
         os.ftruncate(self._fd, 0)
-        return f"{self.folder}/{FILE_NAME}: {why}"
+        return f"{self._path}: {why}"
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Replace the status file; a full disk is no reason to stop."""
-        path = f"{self.folder}/{STATUS_NAME}"
+        if self.withdrawn:
+            return
+        path = self._path + STATUS_SUFFIX
         temporary = f"{path}.{os.getpid()}"
         try:
             _unlink(temporary)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
                 os.fchmod(fd, 0o644)
-                os.write(fd, json.dumps(status, indent=2).encode() + b"\n")
+                os.write(fd, encode_object(dict(status)) + b"\n")
             finally:
                 os.close(fd)
             os.rename(temporary, path)
@@ -78,16 +107,49 @@ class Advertisement:
     @property
     def in_place(self) -> bool:
         """Whether runs can still find the agent's file: it, or the folder, may have been removed."""
-        return _is_same_file(self._fd, f"{self.folder}/{FILE_NAME}")
+        return self.withdrawn or _is_same_file(self._fd, self._path)
+
+    def read_words(self) -> list[bytes]:
+        """The words that runs have written to the FIFO since the last call (see `agent_file.wake`)."""
+        try:
+            return os.read(self.wake_fd, _WORDS_BYTES).split(b"\n") if self.wake_fd >= 0 else []
+        except BlockingIOError:
+            return []
+
+    def withdraw(self) -> None:
+        """Have runs that come from now on find another agent; this process finishes what it has claimed."""
+        trace("agent", "withdraws")
+        self._unlink_files()
+        self.withdrawn = True
 
     def leave(self) -> None:
         """Withdraw the advertisement and release the lock."""
-        _unlink(f"{self.folder}/{STATUS_NAME}")
+        if not self.withdrawn:
+            self._unlink_files()
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+        if self.wake_fd >= 0:
+            os.close(self.wake_fd)
+
+    def _unlink_files(self) -> None:
+        for path in (self._path + STATUS_SUFFIX, self._path + WAKE_SUFFIX, *([self._path] if self.identity else [])):
+            _unlink(path)
+
+    def _make_fifo(self) -> int:
+        """Make the FIFO; without one, runs wait for the next scan."""
+        path = self._path + WAKE_SUFFIX
+        try:
+            _unlink(path)
+            os.mkfifo(path, 0o600)
+            if agent_file.serves_all_users(self.folder):
+                os.chmod(path, 0o622)
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            trace("agent", f"has no FIFO: {error.strerror}")
+            return -1
 
     def _lock_file(self) -> int:
-        path = f"{self.folder}/{FILE_NAME}"
+        path = self._path
         for _ in range(3):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
@@ -104,6 +166,8 @@ class Advertisement:
                 who = f" (process {pid})" if pid > 0 else ""
                 hint = "to see what it does, run: sqstee agent --status"
                 raise SqsteeError(f"an agent already serves {self.folder}{who}", hint, EXIT_FAILURE)
+            if mine and not pid:  # it was removed, or released, since it was opened
+                continue
             _unlink(path)  # another user's file, or locked by a process that is no agent of ours
         raise SqsteeError(f"{path} cannot be locked", "", EXIT_FAILURE)
 
@@ -112,6 +176,13 @@ class NoAdvertisement:
     """In an advertisement's place: a process that ships what is there and ends, which no run relies on."""
 
     in_place = True
+    withdrawn = False
+    identity = ""
+    wake_fd = -1
+
+    def recognises(self, meta: Mapping[str, object]) -> bool:
+        """Whether no agent ships the run while it lives."""
+        return "identity" not in meta
 
     def publish(self, destinations: Iterable[str] | None) -> None:
         """Publish nothing."""
@@ -123,27 +194,25 @@ class NoAdvertisement:
     def write_status(self, status: Mapping[str, object]) -> None:
         """Write nothing."""
 
+    def read_words(self) -> list[bytes]:
+        """No run has written."""
+        return []
+
+    def withdraw(self) -> None:
+        """Withdraw nothing."""
+
     def leave(self) -> None:
         """Withdraw nothing."""
 
 
-def read_status(folder: str) -> dict[str, object] | None:
-    """The status that the agent of `folder` writes; None if there is no agent."""
-    if not agent_file.published(folder):
+def read_status(path: str) -> dict[str, object] | None:
+    """The status of the agent that holds the file at `path`; None if no process does."""
+    if not agent_file.published(path):
         return None
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(f"{folder}/{STATUS_NAME}", flags)
-    except OSError:
+        return decode_object(agent_file.status(path))
+    except ValueError:
         return {}
-    with open(fd, "rb") as file:
-        if os.fstat(fd).st_uid not in (0, os.getuid()):
-            return {}
-        try:
-            found = json.load(file)
-        except ValueError:
-            return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _unusable(path: str, error: OSError) -> SqsteeError:

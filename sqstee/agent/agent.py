@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import resource
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from queue import SimpleQueue
 
 from sqstee import __version__
 from sqstee.agent.advertisement import Advertisement, NoAdvertisement
-from sqstee.agent.claimed_run import ClaimedRun, read_policy
+from sqstee.agent.claimed_run import ClaimedRun, checked_meta
 from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import ShippingWorker
 from sqstee.destination import parse
@@ -21,6 +22,7 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import agent_file
+from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.run_folder import holds_nothing, lock, remove_empty
@@ -31,6 +33,7 @@ from sqstee.transports.errors import TransportError
 from sqstee.transports.fallback import shorten_waits
 
 SCAN_SECONDS = 0.2  # how often the sizes of the open segments are read
+_NEXT_SCAN_SECONDS = 0.005  # at most so often for a new run: any user of a host can write to the FIFO
 _FULL_CHECK_EVERY = 5  # scans between checks for a dead front, or for a segment begun before the last one was full
 _STATUS_SECONDS = 1.0
 _RATE_SECONDS = 10.0
@@ -38,7 +41,8 @@ _RETRY_SECONDS = 30.0
 _IDLE_SECONDS = 600.0  # a worker without runs ends after this long
 _JOIN_SECONDS = 0.01
 _GRACE_SECONDS = 2.0  # on top of the flush timeout
-_NICENESS = 15
+_KEEP_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0  # for a dead run of others, before its lines are sent with this agent's credentials
 _SPARE_FDS = 256
 _FDS_OF_A_RUN = 6
 
@@ -58,15 +62,15 @@ class AgentConfig:
 class Agent:
     """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
-    `report` gets notices to the administrator, for the log. Without `environ` it is not advertised, and may work beside
-    an agent: it ships what no other process does.
+    `report` gets notices to the administrator, for the log. Without an `advertisement` it may work beside an agent: it
+    ships what no other process does.
     """
 
     def __init__(
         self,
         folder: str,
         config: AgentConfig,
-        environ: Mapping[str, str] | None,
+        advertisement: Advertisement | None = None,
         report: Callable[[str], None] = lambda notice: None,
     ) -> None:
         self._report = report
@@ -75,7 +79,10 @@ class Agent:
         if self.of_all_users:
             _check_host_wide(config)
         self._config = config
-        self._advertisement = NoAdvertisement() if environ is None else Advertisement(folder, environ)
+        self._advertisement = advertisement or NoAdvertisement()
+        self._woken = select.poll()
+        if self._advertisement.wake_fd >= 0:
+            self._woken.register(self._advertisement.wake_fd, select.POLLIN)
         self._max_runs = max(1, (_raise_fd_limit() - _SPARE_FDS) // _FDS_OF_A_RUN)
         self._roots: dict[int, PinnedFolder] = {}
         self._claimed: dict[str, ClaimedRun] = {}
@@ -95,31 +102,69 @@ class Agent:
         self._unclaimed: list[str] = []  # by the last scan, for want of time
         self.over_limit: list[str] = []  # runs that the limit on open files leaves out for now
         self._skipped: dict[str, str] = {}  # runs that are not claimed, and why, as last traced
-        if environ is not None:
-            os.nice(_NICENESS)
+        self._abandoned_since: dict[str, float] = {}  # by the last scan: dead runs of others that no process ships
+        self._abandoned_before: dict[str, float] = {}
+        self._others_patience = 0.0
+        self._awaited: set[str] = set()  # runs whose delivery somebody waits for
+        self._scanned_at = 0.0
+        self.expected: list[str] = []  # runs that rely on this agent, and whose ship lock is not free yet
+        self.keep_seconds = _KEEP_SECONDS  # how long a shared shipper waits for further runs, as the latest run asks
 
-    def serve(self, stop: Callable[[], bool], reload: Callable[[], AgentConfig | None]) -> None:
+    def serve(
+        self,
+        stop: Callable[[], bool],
+        reload: Callable[[], AgentConfig | None] = lambda: None,
+        must_go_on: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Ship until `stop`, then deliver the rest within the flush timeout.
 
-        `reload` returns a new configuration or None. Both are called at every scan.
+        `reload` returns a new configuration or None. Both are called at every scan. `must_go_on` is asked once no run
+        can begin to rely on this agent any more, and all that do are known.
         """
+        self._others_patience = _PATIENCE_SECONDS
         threading.Thread(target=self._close_dead_runs, daemon=True).start()
-        self._advertisement.publish(self._config.destinations)
-        while not stop():
-            config = reload()
-            if config:
-                self._reconfigure(config)
-            try:
-                self.scan()
-            except OSError as error:  # too many open files, a folder removed meanwhile: it may pass
-                self._error = str(error)
-            if not self._advertisement.in_place:
-                hint = "start it again; until then runs ship by themselves"
-                raise SqsteeError(f"the agent's file in {self.folder} was removed", hint, EXIT_FAILURE)
-            time.sleep(SCAN_SECONDS)
-        self._advertisement.publish(())
-        self.scan()  # a run that relies on this agent has written everything by now
+        while True:
+            self._advertisement.publish(self._config.destinations)
+            while not stop():
+                config = reload()
+                if config:
+                    self._reconfigure(config)
+                try:
+                    self.scan()
+                except OSError as error:  # too many open files, a folder removed meanwhile: it may pass
+                    self._error = str(error)
+                if not self._advertisement.in_place:
+                    hint = "start it again; until then runs ship by themselves"
+                    raise SqsteeError(f"the agent's file in {self.folder} was removed", hint, EXIT_FAILURE)
+                if any(worker.lacks_credentials for worker in self._workers.values()):
+                    self._withdraw()
+                self._wait_for_words()
+            self._advertisement.publish(())
+            self.scan()  # a run that relies on this agent has written everything by now
+            if not must_go_on():
+                break
+        self._withdraw()
         self.drain()
+
+    def _withdraw(self) -> None:
+        """A shared shipper that ends, or whose credentials are refused: later runs are to start another."""
+        if self._advertisement.identity and not self._advertisement.withdrawn:
+            self._advertisement.withdraw()
+
+    def _wait_for_words(self) -> None:
+        """Until the next scan is due, look at each run that has grown or is waited for as soon as it says so."""
+        due = time.monotonic() + SCAN_SECONDS
+        while (rest := due - time.monotonic()) > 0:
+            if not self._woken.poll(rest * 1000):
+                continue
+            for word in dict.fromkeys(self._advertisement.read_words()):
+                name, is_awaited = word[1:].decode(errors="replace"), word[:1] == AWAITED
+                if is_awaited and len(name) == ULID_LENGTH and len(self._awaited) < self._max_runs:
+                    self._awaited.add(name)
+                if name in self._claimed:
+                    self._check(name, self._claimed[name], time.monotonic())
+                elif name:  # a new run
+                    due = min(due, self._scanned_at + _NEXT_SCAN_SECONDS)
 
     def once(self, until: float = math.inf) -> dict[str, str]:
         """Ship what is there; returns the runs that are not delivered, with the reasons. See also `delivered`.
@@ -169,23 +214,24 @@ class Agent:
 
     def scan(self, until: float = math.inf) -> None:
         """Claim new runs, pass on what the others have written, and release those that are delivered."""
-        now = time.monotonic()
+        now = self._scanned_at = time.monotonic()
+        self._abandoned_before, self._abandoned_since = self._abandoned_since, {}
         self.busy.clear()
+        self.expected.clear()
         self.over_limit.clear()
         self._unclaimed.clear()
         for root, names in self._folders():
             for name in names:
                 if name in self._claimed or self._postponed.get((root.path, name), (0.0, ""))[0] > now:
                     continue
+                if self._advertisement.withdrawn:
+                    continue
                 if time.monotonic() < until:
                     self._claim(root, name, now)
                 else:
                     self._unclaimed.append(name)
         for name, claimed in list(self._claimed.items()):
-            try:
-                self._check(name, claimed, now)
-            except OSError as error:  # it concerns this run alone
-                self._error = f"{name}: {error}"
+            self._check(name, claimed, now)
         self._retire(now)
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS
@@ -194,6 +240,7 @@ class Agent:
         if now >= self._sweep_at:
             self._sweep_at = now + _RETRY_SECONDS
             self._postponed = {key: value for key, value in self._postponed.items() if value[0] > now}
+            self._awaited.clear()  # who waits still says so again
             self._sweep()
 
     def drain(self) -> dict[str, str]:
@@ -231,6 +278,14 @@ class Agent:
         """The number of records that destinations have accepted; for any thread."""
         queues = [worker.queue for worker in [*self._workers.values(), *self._retiring]]
         return self._retired_totals[1] + sum(queue.acknowledged for queue in queues if queue)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a run relies on this agent, or waits here for a destination that may accept it."""
+        return bool(self.expected or self.over_limit or self._abandoned_since) or any(
+            not (claimed.run.gone or claimed.worker.hopeless) or claimed.has_writer()
+            for claimed in self._claimed.values()
+        )
 
     def status(self, now: float) -> dict[str, object]:
         """The contents of the status file."""
@@ -296,7 +351,12 @@ class Agent:
                 if shipping is not None:
                     remove_empty(folder.path, f"{root.path}/{name}")
                 return
-            policy = read_policy(folder.path, name)
+            meta = checked_meta(folder.path, name)
+            is_own = self._advertisement.recognises(meta)
+            if not is_own and not self._is_abandoned(folder.path, name, now):
+                self._trace_skipped(name, "it relies on another agent")
+                return
+            policy = DeliveryPolicy.from_meta(meta)
             if not self._config.accepts(policy.to):
                 self._postponed[root.path, name] = now + _RETRY_SECONDS, ""
                 self._trace_skipped(name, f"not configured to ship to {policy.to}")
@@ -308,6 +368,8 @@ class Agent:
             shipping = lock(folder.path, "ship")
             if shipping is None:
                 self.busy.append(name)
+                if is_own:
+                    self.expected.append(name)
                 self._trace_skipped(name, "another process holds its ship lock")
                 return
             claimed = ClaimedRun(
@@ -326,7 +388,19 @@ class Agent:
                 folder.close()
         self._claimed[name] = claimed
         self._skipped.pop(name, None)
+        if is_own and isinstance(meta.get("keep_shipper"), int | float):
+            self.keep_seconds = float(str(meta["keep_shipper"]))
         trace("agent", f"claims {name} to {policy.to}; {len(self._claimed)} runs now")
+
+    def _is_abandoned(self, folder: str, name: str, now: float) -> bool:
+        """Whether a run that relies on another agent has neither a front nor a shipper, for long enough."""
+        for lock_name in ("writer", "ship"):
+            held = lock(folder, lock_name)
+            if held is None:
+                return False
+            os.close(held)
+        since = self._abandoned_since[name] = self._abandoned_before.get(name, now)
+        return now - since >= self._others_patience
 
     def _trace_skipped(self, name: str, why: str) -> None:
         """Trace why a run is not claimed, once for each reason and sweep."""
@@ -360,6 +434,12 @@ class Agent:
 
     def _check(self, name: str, claimed: ClaimedRun, now: float) -> None:
         """Pass on what a run has written, have it closed once its front has ended, release it once it is delivered."""
+        try:
+            self._check_claimed(name, claimed, now)
+        except OSError as error:  # it concerns this run alone
+            self._error = f"{name}: {error}"
+
+    def _check_claimed(self, name: str, claimed: ClaimedRun, now: float) -> None:
         run = claimed.run
         if name in self._closing:
             return
@@ -371,10 +451,15 @@ class Agent:
             return
         claimed.worker.used_at = now
         claimed.checks += 1
-        full_check = claimed.checks % _FULL_CHECK_EVERY == 0
-        if claimed.has_grown(full_check):
+        if name in self._awaited:
+            self._awaited.discard(name)
+            run.awaited = True
+        claimed.report_trouble(claimed.worker.trouble)
+        full_check = run.awaited or claimed.checks % _FULL_CHECK_EVERY == 0
+        has_grown = claimed.has_grown(full_check)
+        if has_grown:
             claimed.worker.enqueue(run)
-        elif full_check and not run.ended and not claimed.has_writer():
+        if full_check and (run.awaited or not has_grown) and not run.ended and not claimed.has_writer():
             trace("agent", f"{name}: its front has ended")
             self._closing.add(name)
             self._to_close.put(claimed)

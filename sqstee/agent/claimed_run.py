@@ -9,23 +9,22 @@ from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import ShippingWorker
 from sqstee.jsonbytes import decode_object
 from sqstee.options import host as host_name
-from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.checkpoint import START
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import open_lock
+from sqstee.spool.run_folder import open_lock, write_trouble
 from sqstee.spool.segments import segment_name, segment_numbers
 
 
-def read_policy(folder: str, run: str) -> DeliveryPolicy:
-    """The delivery policy of the run in `folder`. Raises OSError or ValueError if its META frame is not valid."""
+def checked_meta(folder: str, run: str) -> dict[str, object]:
+    """The META frame of the run in `folder`. Raises OSError or ValueError if it is not valid."""
     meta = decode_object(read_meta(folder))
     if meta.get("run") != run:
         raise ValueError("its META frame names another run")
     host_name(str(meta.get("host", "")))
-    return DeliveryPolicy.from_meta(meta)
+    return meta
 
 
 class ClaimedRun:
@@ -38,6 +37,7 @@ class ClaimedRun:
         "_segment_number",
         "_ship_lock",
         "_size",
+        "_trouble",
         "_writer_lock",
         "checks",
         "run",
@@ -53,6 +53,7 @@ class ClaimedRun:
         self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
+        self._trouble: list[str] = []
         folder.create_checkpoint()
         self._writer_lock = open_lock(folder.path, "writer")  # kept open: opening it costs more than a check
         self._segment_fd = self._open(self._segment_number)
@@ -101,6 +102,12 @@ class ClaimedRun:
         except Exception as error:  # damage: ship what is there; a later check tries again
             self.run.fail(error)
         self.worker.enqueue(self.run)
+
+    def report_trouble(self, lines: list[str]) -> None:
+        """Leave word to the run why it is not delivered, if that has changed (see `run_folder.write_trouble`)."""
+        if lines != self._trouble and self._folder.owner == os.geteuid():
+            self._trouble = lines
+            write_trouble(self._folder.path, lines)
 
     def release(self) -> bool:
         """Release the run; returns whether it is delivered and removed."""

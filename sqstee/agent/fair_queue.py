@@ -72,6 +72,12 @@ class FairQueue:
         self._open_runs: dict[str, ServedRun] = {}
         self._packed_bytes = 0  # bytes that the runs have packed
         self._ready: deque[PendingBody] = deque()
+        self._has_awaited = False  # since nothing waited last
+
+    @property
+    def urgent(self) -> bool:
+        """Whether lines of a run whose delivery somebody waits for may be among those that wait."""
+        return self._has_awaited and self.waiting
 
     @property
     def waiting(self) -> bool:
@@ -138,6 +144,8 @@ class FairQueue:
         while self._ready and request.fits(self._ready[0]):
             request.add(self._ready.popleft())
         compress(request, self._compress)
+        if not self.waiting:
+            self._has_awaited = False
         return request
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
@@ -248,6 +256,7 @@ class FairQueue:
         except Exception as error:  # whatever is damaged concerns this run alone
             self._give_up(run, error)
             return
+        self._has_awaited = self._has_awaited or run.awaited
         run.flow.ended_before_turn = run.ended  # set by another thread, perhaps since the last turn
         if not run.flow.queued:
             run.flow.queued = True

@@ -136,10 +136,11 @@ class Flow(RunSource):
 class ServedRun:
     """A claimed run as its queue sees it: `ended` once it is closed, `gone` once it has left the queue.
 
+    `awaited` while somebody waits for its delivery: what it has written leaves at once.
     It leaves the queue when it is delivered and removed, or given up because of `failure`.
     """
 
-    __slots__ = ("ended", "failure", "flow", "folder", "gone", "name", "queued", "root")
+    __slots__ = ("awaited", "ended", "failure", "flow", "folder", "gone", "name", "queued", "root")
 
     def __init__(self, name: str, folder: str, root: str) -> None:
         self.name = name
@@ -147,6 +148,7 @@ class ServedRun:
         self.root = root
         self.flow: Flow | None = None
         self.queued = False  # it is in the inbox
+        self.awaited = False
         self.ended = False
         self.gone = False
         self.failure = ""

@@ -39,7 +39,8 @@ class ShippingWorker:
         self.policy = policy
         self._root = root
         self._report = report
-        self._refusal = ""
+        self._refusal = self._keeps = ""
+        self._diverted = False
         self.failure = ""
         self.alive = True
         self.used_at = time.monotonic()
@@ -66,6 +67,24 @@ class ShippingWorker:
     def reason(self) -> str:
         """Why lines are not delivered, if any are not."""
         return self.failure or self._shipper.reason
+
+    @property
+    def trouble(self) -> list[str]:
+        """What to tell the runs while lines are not delivered, or go to a fallback (see `run_folder.write_trouble`)."""
+        reason, refusal = self.reason, self.refusal
+        if not (reason or refusal):
+            return []
+        return [one_line(reason), *([f"{self._keeps}\t{refusal}"] if refusal else [])]
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no retry is expected to help."""
+        return bool(self.failure or (self._shipper.refused and not self._diverted))
+
+    @property
+    def lacks_credentials(self) -> bool:
+        """Whether the destination refuses everything because of our credentials."""
+        return self._shipper.lacks_credentials
 
     @property
     def refusal(self) -> str:
@@ -108,6 +127,7 @@ class ShippingWorker:
 
     def _report_refusal(self, reason: str, diverted: bool, at: str) -> None:
         self._refusal = one_line(self.policy.refusal_notice(reason, diverted, self._root, at))
+        self._keeps, self._diverted = "" if diverted else one_line(at or self.policy.to), diverted
         trace("agent", self._refusal)
         self._report(self._refusal)
 

@@ -15,7 +15,7 @@ from sqstee.spool.location import absolute, default_root, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from sqstee.capture.loop import CaptureLoop
@@ -27,10 +27,14 @@ NEST_VARIABLE = "SQSTEE_NEST"
 
 
 class Front:
-    """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings."""
+    """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings.
 
-    def __init__(self, settings: Settings, command: list[str]) -> None:
+    `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one.
+    """
+
+    def __init__(self, settings: Settings, command: list[str], start_shared: Callable[[str, str], bool]) -> None:
         self._settings = settings
+        self._start_shared = start_shared
         self._command = command
         self._destination = resolve(settings)
         self._masker: Masker | None = None
@@ -90,6 +94,7 @@ class Front:
                 self._stdio,
                 loop,
                 termination_signals,
+                self._start_shared,
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first

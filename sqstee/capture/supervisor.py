@@ -12,9 +12,9 @@ from sqstee.capture.loop import SpoolFeed
 from sqstee.capture.stream import pass_through
 from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError, reason_of
-from sqstee.ship import shipper_handle
+from sqstee.ship import sharing, shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
-from sqstee.spool import run_events
+from sqstee.spool import agent_file, run_events
 from sqstee.spool.location import open_root
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.trace import trace
@@ -127,7 +127,11 @@ class Supervisor:
         run = self._run
         root = open_root(run.settings.spool)
         run.policy = DeliveryPolicy.of(run.settings, root)
-        run.spooled = SpooledRun(root, run.settings, run.policy.to_meta(), run.masker)
+        run.identity = sharing.identity(run.settings, os.environ)
+        if run.identity and not (sharing.may_start() or self._serving(root)):
+            run.identity = ""
+        fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
+        run.spooled = SpooledRun(root, run.settings, fields, run.masker)
         trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
     def _start_shipper(self) -> None:
@@ -136,33 +140,39 @@ class Supervisor:
         if run.spooled is None or run.policy is None:
             return
         command = run.command if run.settings.send_command else None
-        from sqstee.spool import agent_file
-
         run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command))
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
-        served = agent_file.serves(run.spooled.root, run.policy.to, os.environ)
-        run.shipper = shipper_handle.fork(kept, self._stand_by if served else self._ship)
+        stands_by = bool(run.identity or self._serving(run.spooled.root))
+        run.shipper = shipper_handle.fork(kept, self._stand_by if stands_by else self._ship)
         run.spooled.close_ship_lock()
-        trace("front", f"process {run.shipper.pid} {'stands by: an agent ships' if served else 'ships'}")
+        trace("front", f"process {run.shipper.pid} {'stands by' if stands_by else 'ships'}")
+
+    def _serving(self, root: str) -> str:
+        """The file of the agent that ships for this run, or ''."""
+        assert self._run.policy
+        return agent_file.serving(root, self._run.policy.to, os.environ, self._run.identity)
 
     def _stand_by(self, wake: int, report: int) -> None:
         """The body of the process that stands by in the shipper's place while an agent ships."""
         from sqstee.ship.standby import StandBy
-        from sqstee.spool import agent_file
 
-        settings, spooled, policy = self._run.settings, self._run.spooled, self._run.policy
+        run, settings, spooled = self._run, self._run.settings, self._run.spooled
         assert spooled
-        assert policy
         spooled.close_ship_lock()
+
+        def start() -> bool:
+            return sharing.may_start() and run.start_shared(spooled.root, run.identity)
+
         StandBy(
             spooled.folder,
             wake,
             report,
-            serves=lambda: agent_file.serves(spooled.root, policy.to, os.environ),
+            serving=lambda: self._serving(spooled.root),
+            start=start if run.identity else None,
             on_front_death=self._kill_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
-            delivery_timeout=settings.flush_timeout if settings.strict or settings.summary else 0.0,
+            agent_timeout=settings.flush_timeout if settings.strict or settings.summary else 0.0,
         ).run()
 
     def _ship(self, wake: int, report: int) -> None:

@@ -9,6 +9,7 @@ from sqstee.capture.notices import Notices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
     from resource import struct_rusage
 
@@ -43,6 +44,7 @@ class WrappedRun:
         stdio: Stdio,
         loop: CaptureLoop,
         termination_signals: frozenset[int],
+        start_shared: Callable[[str, str], bool],
     ) -> None:
         self.settings = settings
         self.command = command
@@ -52,6 +54,8 @@ class WrappedRun:
         self.stdio = stdio
         self.streams = loop.streams
         self.termination_signals = termination_signals
+        self.start_shared = start_shared
+        self.identity = ""  # of the shared shipper that the run may rely on
         self.notices = Notices(settings.quiet)
         self.loop = loop
         self.policy: DeliveryPolicy | None = None

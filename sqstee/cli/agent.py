@@ -12,12 +12,16 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 if typing.TYPE_CHECKING:
     from sqstee.agent.agent import AgentConfig
 
+_STOP_SECONDS = 30.0  # beyond the time in which a shipper delivers the rest
+_POLL_SECONDS = 0.01
+
 
 def agent(
     to: list[str] = typer.Option((), "--to", metavar="DEST", help="Ship only to this destination; repeatable."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
     once: bool = typer.Option(False, "--once", help="Ship all waiting runs, then exit: for cron."),
-    status: bool = typer.Option(False, "--status", help="Show the state of the running agent."),
+    status: bool = typer.Option(False, "--status", help="Show the state of the agent and of shared shippers."),
+    stop: bool = typer.Option(False, "--stop", help="End shared shippers: they deliver what they can, then leave."),
     flush_timeout: str = typer.Option(
         "", "--flush-timeout", metavar="TIME", help="Time for delivery at exit (default: 10s)."
     ),
@@ -33,6 +37,8 @@ def agent(
     folder = _folder(spool or options.load((), os.environ).spool)
     if status:
         return _show(folder)
+    if stop:
+        return _stop(folder)
     config = _config(to, flush_timeout, folder)
     if not _of_all_users(folder):
         folder = open_root(folder)
@@ -92,9 +98,10 @@ def _report(notice: str) -> None:
 
 
 def _once(folder: str, config: AgentConfig) -> int:
+    from sqstee.agent.advertisement import Advertisement
     from sqstee.agent.agent import Agent
 
-    agent = Agent(folder, config, os.environ, _report)
+    agent = Agent(folder, config, Advertisement(folder, os.environ), _report)
     left = agent.once()
     for run in agent.delivered:
         typer.echo(f"{run}: shipped")
@@ -108,12 +115,13 @@ def _once(folder: str, config: AgentConfig) -> int:
 def _serve(folder: str, config: AgentConfig, configuration: typing.Callable[[], AgentConfig]) -> int:
     import signal
 
+    from sqstee.agent.advertisement import Advertisement
     from sqstee.agent.agent import Agent
 
     caught: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: caught.add(number))
-    agent = Agent(folder, config, os.environ, _report)
+    agent = Agent(folder, config, Advertisement(folder, os.environ), _report)
 
     def stop() -> bool:
         return signal.SIGTERM in caught or signal.SIGINT in caught
@@ -132,19 +140,53 @@ def _serve(folder: str, config: AgentConfig, configuration: typing.Callable[[], 
     return 0
 
 
+def _stop(folder: str) -> int:
+    """Tell every shared shipper of a folder to end, and wait until it has."""
+    import signal
+    import time
+
+    from sqstee.spool import agent_file
+
+    told: list[int] = []
+    for path in filter(agent_file.is_shared, agent_file.files(folder)):
+        pid = agent_file.holder(path)
+        try:
+            if pid > 0:
+                os.kill(pid, signal.SIGTERM)
+                told.append(pid)
+        except OSError as error:
+            hint = "stop it as the user who owns it"
+            raise SqsteeError(f"process {pid} cannot be stopped: {error.strerror}", hint, EXIT_FAILURE) from None
+    if not told:
+        raise SqsteeError(f"no shared shipper serves {folder}", "sqstee agent --status shows who does", EXIT_FAILURE)
+    deadline = time.monotonic() + _STOP_SECONDS
+    for pid in told:
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        typer.echo(f"process {pid}: {'still delivers' if os.path.exists(f'/proc/{pid}') else 'ended'}")
+    return 0
+
+
 def _show(folder: str) -> int:
+    from sqstee.agent.advertisement import read_status
+    from sqstee.spool import agent_file
+
+    found = {path: status for path in agent_file.files(folder) if (status := read_status(path)) is not None}
+    if not found:
+        raise SqsteeError(f"no agent serves {folder}", "start one: sqstee agent", EXIT_FAILURE)
+    for path, status in found.items():
+        _show_status("shipper" if agent_file.is_shared(path) else "agent", folder, status)
+    return 0
+
+
+def _show_status(kind: str, folder: str, found: dict[str, object]) -> None:
     import json
 
-    from sqstee.agent.advertisement import read_status
-
-    found = read_status(folder)
-    if found is None:
-        raise SqsteeError(f"no agent serves {folder}", "start one: sqstee agent", EXIT_FAILURE)
     served = found.get("destinations")
     to = ", ".join(served) if isinstance(served, list) else "any"
     shipping, refusals = found.get("shipping_to"), found.get("refusals")
     rows = (
-        ("agent", f"{found.get('pid', '?')}, version {found.get('version', '?')}, serves {folder}"),
+        (kind, f"{found.get('pid', '?')}, version {found.get('version', '?')}, serves {folder}"),
         ("destinations", f"{to}; in use: {', '.join(shipping) if isinstance(shipping, list) and shipping else 'none'}"),
         ("runs", found.get("runs", "?")),
         ("waiting", f"{found.get('waiting_bytes', '?')} bytes, {found.get('waiting_records', '?')} records read"),
@@ -156,4 +198,3 @@ def _show(folder: str) -> int:
     for name, value in rows:
         text = value if isinstance(value, str) else json.dumps(value)
         typer.echo(f"{name:13}{''.join(char if char.isprintable() else '?' for char in text)}")
-    return 0

@@ -227,17 +227,23 @@ def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator
 
 def _agent(destination: Destination, root: str) -> Step:
     """Whether an agent ships for runs with this destination and environment."""
+    from sqstee import options
     from sqstee.agent.advertisement import read_status
+    from sqstee.ship import sharing
     from sqstee.spool import agent_file
     from sqstee.spool.location import with_absolute_path
     from sqstee.transports.probe import OK, WARNING, Step
 
-    found = read_status(root)
+    identity = sharing.identity(options.load((), os.environ), os.environ)
+    path = agent_file.serving(root, with_absolute_path(destination.text, root), os.environ, identity)
+    if path:
+        kind = "process" if not agent_file.is_shared(path) else "the shared shipper, process"
+        return Step("agent", OK, f"{kind} {agent_file.holder(path)}, ships for runs like this one")
+    found = read_status(f"{root}/{agent_file.FILE_NAME}")
     if found is None:
-        return Step("agent", OK, "none; each run ships its own lines")
+        others = "the first run starts a shared shipper" if identity else "each run ships its own lines"
+        return Step("agent", OK, f"none; {others}")
     name = f"process {found.get('pid', '?')}"
-    if agent_file.serves(root, with_absolute_path(destination.text, root), os.environ):
-        return Step("agent", OK, f"{name} ships for runs like this one")
     advice = "start it with the same --to and AWS settings, or do nothing: such runs ship their own lines"
     return Step("agent", WARNING, f"{name} does not serve this destination with these AWS settings", advice)
 

@@ -63,7 +63,7 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
     from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 
     before = {run: quarantined_records(f"{root}/{run}") for run in runs}
-    agent = Agent(os.path.realpath(root), AgentConfig(None, settings), None)
+    agent = Agent(os.path.realpath(root), AgentConfig(None, settings))
     with _progress(root, runs, agent):
         left = agent.ship_all(seconds)
     complete = True

@@ -161,6 +161,7 @@ def _spool(spool: str) -> dict[str, object]:
     """This host's spool: waiting and running runs, records and bytes, and the status of its agent."""
     from sqstee import options
     from sqstee.agent.advertisement import read_status
+    from sqstee.spool import agent_file
     from sqstee.spool.location import root_path
     from sqstee.spool.waiting import WaitingRun, waiting_runs
 
@@ -178,7 +179,7 @@ def _spool(spool: str) -> dict[str, object]:
         "waiting": sum(not run.alive for run in runs),
         "records": sum(run.records for run in runs),
         "bytes": sum(run.bytes for run in runs),
-        "agent": read_status(root),
+        "agent": next((found for path in agent_file.files(root) if (found := read_status(path)) is not None), None),
     }
 
 

@@ -38,6 +38,11 @@ class Backoff:
         """Whether the last answer was a success, or there was none yet."""
         return not self._failures
 
+    @property
+    def lacks_credentials(self) -> bool:
+        """Whether the last refusal was about credentials, and new ones were refused too."""
+        return self.permanent and self._last_kind == REFRESH
+
     def success(self) -> None:
         """The destination accepted a body or a connection."""
         if self._failures:

@@ -88,6 +88,11 @@ class Shipper:
         return self._backoff.reason
 
     @property
+    def lacks_credentials(self) -> bool:
+        """Whether the destination refuses everything because of our credentials."""
+        return self._backoff.lacks_credentials
+
+    @property
     def acknowledged(self) -> int:
         """The destination has accepted every seq below this one."""
         return self._source.acknowledged if self._source else 0
@@ -173,7 +178,8 @@ class Shipper:
             self._pace.full_left(now, source.waiting)
 
     def _send_partial(self, source: Source, now: float) -> None:
-        due = now if self._close_at is not None else self._pace.due(self._senders.busy)
+        urgent = self._close_at is not None or source.urgent
+        due = now if urgent else self._pace.due(self._senders.busy)
         if not source.caught_up or due is None or due > now:
             return
         source.close_open_body()
@@ -182,7 +188,10 @@ class Shipper:
             if not request.bodies:
                 return
             self._submit(source, request)
-            self._pace.partial_left(now, source.waiting)
+            if urgent:
+                self._pace.full_left(now, source.waiting)
+            else:
+                self._pace.partial_left(now, source.waiting)
 
     def _may_send(self) -> bool:
         return self._senders.busy < (self._in_flight if self._backoff.healthy else 1)
@@ -198,7 +207,7 @@ class Shipper:
         elif self._read_at > now:
             times.append(self._read_at)
         elif self._source:
-            due = self._pace.due(self._senders.busy)
+            due = now if self._source.urgent else self._pace.due(self._senders.busy)
             if due is not None and self._may_send() and self._source.caught_up:
                 times.append(due)
         if self._reread_at > now:

@@ -71,6 +71,11 @@ class RunSource:
         return self._checkpoint.next
 
     @property
+    def urgent(self) -> bool:
+        """Whether what waits is to leave at once."""
+        return False
+
+    @property
     def waiting(self) -> bool:
         """Whether lines wait that have not been handed out."""
         return bool(self.ready) or self._packer.size > 0
@@ -308,6 +313,10 @@ class Source(Protocol):
     @property
     def acknowledged(self) -> int:
         """Of one run: every seq below this one is acknowledged. Of many: the number of acknowledged records."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether what waits is to leave at once."""
 
     @property
     def waiting(self) -> bool:

@@ -1,12 +1,17 @@
-"""The file of an agent: how a run finds out whether an agent ships for it.
+"""The file of an agent: how a run finds out which process ships for it, and wakes that process.
 
-    SPOOL/agent         locked (fcntl) by the agent while it serves; JSON for people, digests for runs
-    SPOOL/agent.status  the agent's status, updated about once a second
+    SPOOL/agent          locked (fcntl) by the agent while it serves; JSON for people, digests for runs
+    SPOOL/agent.status   the agent's status, updated about once a second
+    SPOOL/agent.wake     a FIFO: a run writes its name there when it has grown, or waits for its delivery (see `wake`)
+    SPOOL/agent-<id>…    the same three files of a shared shipper, which one of the runs has started
 
 An agent serves one spool folder, or, as root, every user's folder in /var/spool/sqstee (mode 1777). A run trusts a file
 that root or its own user owns, while the lock is held, and only if it contains the digest of the run's AWS settings and
 destination. The lock is queried (F_GETLK), never taken: a query disturbs nobody and needs no more than read permission;
 and as it asks for a read lock, only a write lock conflicts, which needs write permission to hold.
+
+A shared shipper serves the runs of one identity, to any destination: its file is named after the identity (see
+`identity`), and counts while it is locked and not empty.
 """
 
 from __future__ import annotations
@@ -16,12 +21,16 @@ import os
 import stat
 from _struct import Struct
 
+from sqstee import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 FILE_NAME = "agent"
-STATUS_NAME = "agent.status"
+SHARED_PREFIX = "agent-"
+STATUS_SUFFIX, WAKE_SUFFIX = ".status", ".wake"
+GROWN, AWAITED = b"+", b"-"  # what a run writes to the FIFO in front of its name
 ANY = "*"
 _FORMAT = b"1"  # version of the digests, and of everything else in the file that a run relies on
 _LARGEST = 1024 * 1024
@@ -62,6 +71,11 @@ _SELECTORS = (
 )
 _ENDPOINTS = "AWS_ENDPOINT_URL"
 _FILES = (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials"))
+# Variables that a shared shipper keeps besides: the secrets that belong to a selector, and what clients look at.
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_OTHERS = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "TZ", "SQSTEE_DEBUG")
+_IDENTITY_DIGITS = 16
+_NAMESPACES = ("net", "mnt", "user")  # what is reached, and what paths mean, depends on them
 
 
 def selectors(environ: Mapping[str, str]) -> bytes:
@@ -70,19 +84,53 @@ def selectors(environ: Mapping[str, str]) -> bytes:
     The shared files count by their paths, and only if they exist: so a service with a home of its own equals a user
     without such files, but not a user with a profile.
     """
-    names = [*_SELECTORS, *sorted(name for name in environ if name.startswith(_ENDPOINTS))]
-    found = [f"{name}={environ[name]}" for name in names if environ.get(name)]
-    for variable, name in _FILES:
-        path = environ.get(variable) or f"{environ.get('HOME', '')}/.aws/{name}"
-        if os.path.isfile(path):
-            found.append(f"{variable}={path}")
+    found = [f"{name}={environ[name]}" for name in _selecting(environ)]
+    found += [f"{variable}={path}" for variable, path in _shared_files(environ)]
     return "\0".join(found).encode("utf-8", "surrogateescape")
+
+
+def _selecting(environ: Mapping[str, str]) -> list[str]:
+    names = [*_SELECTORS, *sorted(name for name in environ if name.startswith(_ENDPOINTS))]
+    return [name for name in names if environ.get(name)]
+
+
+def _shared_files(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    paths = [(variable, environ.get(variable) or f"{environ.get('HOME', '')}/.aws/{name}") for variable, name in _FILES]
+    return [(variable, path) for variable, path in paths if os.path.isfile(path)]
+
+
+def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of a run's environment that a shared shipper keeps; all of it but the secrets counts for `identity`.
+
+    PATH belongs to it where there are files of AWS, which may name a program that gives credentials.
+    """
+    names = [*_selecting(environ), *(name for name, _ in _FILES), *_SECRETS, *_OTHERS]
+    if _shared_files(environ):
+        names.append("PATH")
+    return {name: environ[name] for name in names if environ.get(name)}
+
+
+def identity(environ: Mapping[str, str]) -> str:
+    """Names the shared shipper of runs in this environment: 16 hex digits.
+
+    It covers what decides where lines go and as whom, the namespaces of this process, its priority, and the version.
+    """
+    kept = [f"{name}={text}" for name, text in shared_environment(environ).items() if name not in _SECRETS]
+    spaces = [f"{name}:{os.stat(f'/proc/self/ns/{name}').st_ino}" for name in _NAMESPACES]
+    priority = f"{os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)}"
+    text = "\0".join([__version__, priority, *spaces, *kept])
+    return digest(selectors(environ), text)[:_IDENTITY_DIGITS]
 
 
 def digest(environ_selectors: bytes, destination: str) -> str:
     """The entry in an agent's file for runs with these selectors and `destination` (or ANY)."""
     data = b"\0\0".join((_FORMAT, environ_selectors, destination.encode("utf-8", "surrogateescape")))
     return _sha256(data)
+
+
+def selectors_digest(environ: Mapping[str, str]) -> str:
+    """Identifies the settings of an environment as `selectors` finds them."""
+    return digest(selectors(environ), "")[:_IDENTITY_DIGITS]
 
 
 def _sha256(data: bytes) -> str:
@@ -97,39 +145,109 @@ def _sha256(data: bytes) -> str:
     return str(sha256(data).hexdigest())
 
 
-def serves(root: str, destination: str, environ: Mapping[str, str]) -> bool:
-    """Whether an agent ships, at present, for runs in the spool folder `root` with this destination."""
+def serving(root: str, destination: str, environ: Mapping[str, str], identity: str = "") -> str:
+    """The path of the file of the process that ships, at present, for runs in `root` to this destination, or ''.
+
+    That is an agent, else the shared shipper of `identity`.
+    """
     folders = [root]
     if os.path.basename(root) == str(os.getuid()):
         folders.append(os.path.dirname(root))
     wanted: list[bytes] = []
     for folder in folders:
-        text = published(folder)
+        path = f"{folder}/{FILE_NAME}"
+        text = published(path)
         if not text:
             continue
         if not wanted:
             mine = selectors(environ)
             wanted = [digest(mine, name).encode() for name in (destination, ANY)]
         if any(one in text for one in wanted):
-            return True
-    return False
+            return path
+    shared = f"{root}/{SHARED_PREFIX}{identity}"
+    return shared if identity and published(shared) else ""
 
 
-def published(folder: str) -> bytes:
-    """The content of the file of a live agent in `folder`; empty if there is none, or none to trust."""
+def is_shared(path: str) -> bool:
+    """Whether an agent's file is that of a shared shipper."""
+    return os.path.basename(path).startswith(SHARED_PREFIX)
+
+
+def files(folder: str) -> list[str]:
+    """The paths of the agent's file and of those of shared shippers in `folder`, whether they are locked or not."""
     try:
-        fd = os.open(f"{folder}/{FILE_NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        names = sorted(os.listdir(folder))
     except OSError:
+        return []
+    length = len(SHARED_PREFIX) + _IDENTITY_DIGITS
+    shared = [name for name in names if name.startswith(SHARED_PREFIX) and len(name) == length]
+    return [f"{folder}/{name}" for name in ([FILE_NAME] if FILE_NAME in names else []) + shared]
+
+
+def published(path: str) -> bytes:
+    """The content of an agent's file; empty if no process holds it, or none to trust."""
+    fd = _open(path, os.O_RDONLY)
+    if fd is None:
         return b""
     try:
-        found = os.fstat(fd)
-        if found.st_uid not in (0, os.getuid()) or not stat.S_ISREG(found.st_mode) or not lock_holder(fd):
-            return b""
+        return os.pread(fd, _LARGEST, 0) if lock_holder(fd) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def holder(path: str) -> int:
+    """The pid that holds an agent's file; 0 if none does, -1 if it has no pid in our namespace."""
+    fd = _open(path, os.O_RDONLY)
+    if fd is None:
+        return 0
+    try:
+        return lock_holder(fd)
+    finally:
+        os.close(fd)
+
+
+def status(path: str) -> bytes:
+    """The content of an agent's status file; empty if there is none, or none to trust."""
+    fd = _open(path + STATUS_SUFFIX, os.O_RDONLY)
+    if fd is None:
+        return b""
+    try:
         return os.pread(fd, _LARGEST, 0)
     except OSError:
         return b""
     finally:
         os.close(fd)
+
+
+def wake(path: str, word: bytes, run: str) -> bool:
+    """Wake the process that holds an agent's file, for `run`; returns whether it will notice.
+
+    `word` is GROWN, the run has new lines, or AWAITED, somebody waits for its delivery. Never waits.
+    """
+    fd = _open(path + WAKE_SUFFIX, os.O_WRONLY, stat.S_ISFIFO)
+    if fd is None:
+        return False
+    try:
+        return os.write(fd, b"%s%s\n" % (word, run.encode())) > 0
+    except OSError:  # it is full: its reader has words enough to look by itself
+        return False
+    finally:
+        os.close(fd)
+
+
+def _open(path: str, mode: int, is_right_kind: Callable[[int], bool] = stat.S_ISREG) -> int | None:
+    """Open a file that root or our own user owns; None if there is none."""
+    try:
+        fd = os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    found = os.fstat(fd)
+    if found.st_uid in (0, os.getuid()) and is_right_kind(found.st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def lock_holder(fd: int) -> int:

@@ -4,6 +4,7 @@ SPOOL/<run>/writer        lock of the process that appends (the front or its hei
 SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
 SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
+SPOOL/<run>/trouble       why an agent does not deliver the run (see `write_trouble`)
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL/usage               the kept total of all folders' sizes (see `quota`)
@@ -24,12 +25,14 @@ from sqstee.spool.writer import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqstee.spool.redact import Masker
 
 
-_OWN_FILES = ("writer", "ship", "state", RESERVE, NEXT)  # besides the segments
+_TROUBLE = "trouble"
+_TROUBLE_BYTES = 16384
+_OWN_FILES = ("writer", "ship", "state", _TROUBLE, RESERVE, NEXT)  # besides the segments
 
 
 def new_ulid(time_ns: int) -> str:
@@ -61,6 +64,40 @@ def _locked(fd: int) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def write_trouble(folder: str, lines: Sequence[str]) -> None:
+    """Leave word to a run's front, or to its stand-by, why the run is not delivered; no lines once it is.
+
+    The first line is the reason; each further one is a notice for the user, behind the destination that keeps the lines
+    in the spool and a tab (see `ShipperHandle.refusals`).
+    """
+    path = f"{folder}/{_TROUBLE}"
+    try:
+        if not lines:
+            os.unlink(path)
+            return
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(fd, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+        finally:
+            os.close(fd)
+    except OSError:  # the run, or the room for it, is gone
+        pass
+
+
+def read_trouble(folder: str) -> list[str]:
+    """The lines of `write_trouble`; none if there is no trouble."""
+    try:
+        fd = os.open(f"{folder}/{_TROUBLE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        return os.read(fd, _TROUBLE_BYTES).decode(errors="replace").split("\n")[:-1]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
 
 
 def create(

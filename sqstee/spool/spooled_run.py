@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class SpooledRun:
     """A new run's folder in the spool folder `root`, its writer, and the descriptors of its two locks.
 
-    `id` is the run's ULID; `delivery` has the fields of its delivery policy for the META frame; `masker`, if any, masks
-    lines before they are spooled; `syncer` is set with --fsync, and not started. Raises SqsteeError if the spool folder
-    is full or cannot be written.
+    `id` is the run's ULID; `delivery` has the fields of the META frame that are for whoever delivers it; `masker`, if
+    any, masks lines before they are spooled; `syncer` is set with --fsync, and not started. Raises SqsteeError if the
+    spool folder is full or cannot be written.
     """
 
     def __init__(self, root: str, settings: Settings, delivery: dict[str, object], masker: Masker | None) -> None:

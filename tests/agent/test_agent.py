@@ -15,7 +15,7 @@ from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, 
 from support.node import Node
 
 from sqstee import options
-from sqstee.agent.claimed_run import read_policy
+from sqstee.agent.claimed_run import checked_meta
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
@@ -315,13 +315,13 @@ def test_a_file_that_nobody_holds_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "agent"
     text = agent_file.digest(agent_file.selectors({}), agent_file.ANY)
     path.write_text(text)
-    assert not agent_file.serves(str(tmp_path), "q", {})
+    assert not agent_file.serving(str(tmp_path), "q", {})
     code = "import fcntl, sys; f = open(*sys.argv[1:3]); fcntl.lockf(f, int(sys.argv[3])); print(flush=True); input()"
     for mode, kind, expected in (("r", fcntl.LOCK_SH, False), ("r+", fcntl.LOCK_EX, True)):
         with running([*python(code), str(path), mode, str(kind)], stdin=-1, stdout=-1) as process:
             assert process.stdout
             process.stdout.readline()
-            assert agent_file.serves(str(tmp_path), "q", {}) == expected
+            assert agent_file.serving(str(tmp_path), "q", {}) == (str(path) if expected else "")
             process.communicate(b"\n", timeout=40)
 
 
@@ -354,11 +354,11 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
     (wake, waking), (report, reporting) = os.pipe(), os.pipe()
     asked = []
 
-    def serves() -> bool:
+    def serving() -> str:
         asked.append(True)
         if delivered and len(asked) > 3:
             folder.rmdir()
-        return True
+        return str(tmp_path / "agent")
 
     os.write(waking, CLOSE)
     try:
@@ -366,11 +366,12 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
             str(folder),
             wake,
             reporting,
-            serves=serves,
+            serving=serving,
+            start=None,
             on_front_death=lambda: pytest.fail("the front lives"),
             ship=lambda fd: pytest.fail("the agent ships"),
             flush_timeout=30.0,
-            delivery_timeout=30.0,
+            agent_timeout=30.0,
         ).run()
         monkeypatch.undo()
         assert len(asked) > 3
@@ -409,7 +410,8 @@ def test_a_run_that_nobody_ships(
         str(folder),
         wake,
         wake,
-        serves=lambda: lives,
+        serving=lambda: "agent" if lives else "",
+        start=None,
         on_front_death=lambda: None,
         ship=lambda woken_by: shipped.append(now - start),
         flush_timeout=0.0,
@@ -429,7 +431,7 @@ def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str
     writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
     writer.event(run_events.start("", 1, None))
     writer.close()
-    found = read_policy(writer.folder, "RUN").options
+    found = DeliveryPolicy.from_meta(checked_meta(writer.folder, "RUN")).options
     assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)
     for fd in locks:
         os.close(fd)

@@ -14,10 +14,10 @@ import pytest
 from support import ROOT, SCRIPT, children, injecting, kill, running, wait_for
 from support.node import Node
 
+from sqstee.agent.advertisement import Advertisement
 from sqstee.agent.agent import Agent, AgentConfig
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
-from sqstee.spool.agent_file import STATUS_NAME
 from sqstee.spool.run_folder import create
 from sqstee.transports.fallback import FallbackSender
 
@@ -57,7 +57,9 @@ def test_once(node: Node) -> None:
     node.server.create_queue("later")
     node.server.faults(black_hole=True)
     with running(node.sqstee.words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=node.environ) as agent:
-        wait_for(lambda: (node.sqstee.spool / STATUS_NAME).exists() or agent.poll() is not None, "charge of all runs")
+        wait_for(
+            lambda: (node.sqstee.spool / "agent.status").exists() or agent.poll() is not None, "charge of all runs"
+        )
         node.server.clear_faults()
         assert agent.stdout
         shipped, said = agent.communicate(timeout=40)
@@ -235,7 +237,7 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
     for fd in locks:
         os.close(fd)
     host.give()
-    agent = Agent(str(host.shared), AgentConfig(frozenset({to}), settings), {})
+    agent = Agent(str(host.shared), AgentConfig(frozenset({to}), settings), Advertisement(str(host.shared), {}))
     agent.scan()
     wait_for((host.own / ".owed").exists, "debt")
     assert agent.drain() == {}

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.common import Row, machine, table
 
+from sqstee.agent.advertisement import Advertisement
 from sqstee.agent.agent import SCAN_SECONDS, Agent, AgentConfig
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
@@ -46,7 +47,7 @@ def look(runs: int) -> Row:
             os.close(shipping)
             writer.write(0, b"a line\n")
             writers.append(writer)
-        agent = Agent(root, AgentConfig(None, settings), os.environ)
+        agent = Agent(root, AgentConfig(None, settings), Advertisement(root, os.environ))
         agent.scan()
         worker = next(iter(agent._workers.values()))
         while not (worker.queue and worker.queue.acknowledged == runs):

@@ -133,7 +133,7 @@ MAY_IMPORT = {
     "collector": {"transports"},
     "aws_lambda": {"transports"},
     "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector"},
-    "__main__": {"capture", "cli"},
+    "__main__": {"capture", "agent", "cli"},
     "__init__": {"handler"},  # the public names, loaded when they are first used
 }
 

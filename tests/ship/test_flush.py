@@ -189,7 +189,7 @@ def test_the_timeout_bounds_the_look_at_many_runs_too(tmp_path: Path) -> None:
     """A second took thirteen where 3,000 runs waited: all of them were opened first."""
     for number in range(3):
         leave_in(tmp_path, f"{number:026}", f"local:{tmp_path}/queue.db")
-    agent = Agent(str(tmp_path), AgentConfig(None, Settings()), None)
+    agent = Agent(str(tmp_path), AgentConfig(None, Settings()))
     assert agent.ship_all(0.0) == dict.fromkeys((f"{number:026}" for number in range(3)), "not done within --timeout")
     assert agent.ship_all(60.0) == {}
 
@@ -201,7 +201,7 @@ def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.Mo
     spool.mkdir()
     leave_in(spool, name, f"local:{queue}")
     held = [lock(f"{spool}/{name}", "ship")]
-    agent = Agent(str(spool), AgentConfig(None, Settings()), None)
+    agent = Agent(str(spool), AgentConfig(None, Settings()))
     real = agent.scan
 
     def scan(until: float) -> None:

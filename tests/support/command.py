@@ -37,6 +37,7 @@ class Sqstee:
             "SQSTEE_SPOOL": str(self.spool),
             "HOME": str(folder),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "SQSTEE_SHARE": "never",  # a process that stays is for the tests that are about it
             "SQSTEE_FLUSH_TIMEOUT": "60s",  # on a crowded machine, too, everything must be shipped
         }
 

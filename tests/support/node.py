@@ -45,7 +45,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """The status that the agent published last; empty before its first scan."""
-        return read_status(str(self.sqstee.spool)) or {}
+        return read_status(f"{self.sqstee.spool}/agent") or {}
 
     def wait_for_claims(self, count: int) -> None:
         """Wait until the agent ships this many runs, by its own status."""
