@@ -51,6 +51,11 @@ def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
+def median(found: Sequence[float]) -> float:
+    """The middle one."""
+    return sorted(found)[len(found) // 2]
+
+
 def proportional_kib(pids: Iterable[int], word: bytes = b"sqstee") -> int:
     """Proportional set size of those processes whose command line holds `word`: shared pages count once."""
     total = 0

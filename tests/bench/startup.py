@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from bench.common import median
 from support import SCRIPT, clean_environment
 
 ROUNDS = 400
@@ -42,11 +43,6 @@ def until_end(words: list[str], environ: dict[str, str]) -> float:
     started = time.perf_counter()
     subprocess.run(words, env=environ, check=True)
     return (time.perf_counter() - started) * 1000
-
-
-def median(found: list[float]) -> float:
-    """The middle one."""
-    return sorted(found)[len(found) // 2]
 
 
 def main() -> None:
