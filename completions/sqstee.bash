@@ -147,6 +147,13 @@ _sqstee() {
         run:--redact)
             return
             ;;
+        run:--share)
+            _sqstee_offer words "auto never"
+            return
+            ;;
+        run:--keep-shipper)
+            return
+            ;;
         tail:--host)
             return
             ;;
@@ -421,7 +428,7 @@ _sqstee() {
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
                 _sqstee_offer words "run tail drain top stat flush check agent serve measure demo --"
             else
-                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --strict --summary --quiet -h --help --version --"
+                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
             ;;
         tail)
@@ -443,7 +450,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "--for --round-trip -o --output --spool -h --help"; else _sqstee_offer dest; fi
             ;;
         agent)
-            _sqstee_offer words "--to --spool --once --status --flush-timeout -h --help"
+            _sqstee_offer words "--to --spool --once --status --stop --flush-timeout -h --help"
             ;;
         serve)
             _sqstee_offer words "--host --port --store --token-file --threads -h --help"

@@ -103,6 +103,7 @@ def _until_idle(agent: Agent, told: list[int]) -> Callable[[], bool]:
         nonlocal idle_since
         if agent.occupied:
             idle_since = time.monotonic()
+            return bool(told)
         return bool(told) or time.monotonic() - idle_since >= agent.keep_seconds
 
     return stop

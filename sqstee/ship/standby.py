@@ -80,7 +80,8 @@ class StandBy:
 
     def run(self) -> None:
         """Wait for the end of the run; ship it here if no other process does."""
-        self._ensure_shipper()
+        if not self._serving() and self._start:
+            self._start()
         check_at = time.monotonic() + _CHECK_SECONDS * self._chance
         while True:
             words = self._read_words(max(0.0, check_at - time.monotonic()))
@@ -105,11 +106,15 @@ class StandBy:
                     return
 
     def _ensure_shipper(self) -> str:
-        """The file of the process that serves this run; starts the shared shipper if there is none."""
+        """The file of the process that serves this run; starts the shared shipper if there is none.
+
+        A shipper that has withdrawn goes on with the runs whose locks it holds.
+        """
         path = self._serving()
-        if not path and self._start and self._start():
-            path = self._serving()
-        return path
+        if path or self._start is None or (shipping := self._lock()) is None:
+            return path
+        os.close(shipping)
+        return self._serving() if self._start() else ""
 
     def _wake_agent(self, path: str, word: bytes) -> None:
         if path:

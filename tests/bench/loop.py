@@ -53,7 +53,7 @@ def shipped(folder: str, way: str, environ: dict[str, str]) -> Iterator[None]:
             run([SCRIPT, "--", "true"], environ)
         yield
     if holders(folder):
-        subprocess.run([SCRIPT, "agent", "--stop", "--spool", folder], env=environ, check=True, stdout=subprocess.DEVNULL)
+        run([SCRIPT, "agent", "--stop", "--spool", folder], environ)
 
 
 def row(name: str, way: str, runs: int) -> Row:
