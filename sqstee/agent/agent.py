@@ -372,9 +372,8 @@ class Agent:
                     self.expected.append(name)
                 self._trace_skipped(name, "another process holds its ship lock")
                 return
-            claimed = ClaimedRun(
-                folder, shipping, ServedRun(name, folder.path, root.path), self._worker_for(root, policy)
-            )
+            run = ServedRun(name, folder.path, root.path)
+            claimed = ClaimedRun(folder, shipping, run, self._worker_for(root, policy), meta)
             folder = shipping = None
         except FileNotFoundError:  # delivered meanwhile
             return
@@ -457,8 +456,10 @@ class Agent:
         claimed.report_trouble(claimed.worker.trouble)
         full_check = run.awaited or claimed.checks % _FULL_CHECK_EVERY == 0
         has_grown = claimed.has_grown(full_check)
-        if has_grown:
-            claimed.worker.enqueue(run)
+        if has_grown or claimed.held_back:
+            claimed.held_back = not run.awaited and claimed.is_flooding()
+            if not claimed.held_back:
+                claimed.worker.enqueue(run)
         if full_check and (run.awaited or not has_grown) and not run.ended and not claimed.has_writer():
             trace("agent", f"{name}: its front has ended")
             self._closing.add(name)

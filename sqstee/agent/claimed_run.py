@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping
 
 from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import ShippingWorker
 from sqstee.jsonbytes import decode_object
 from sqstee.options import host as host_name
+from sqstee.ship.throttle import Throttle
 from sqstee.spool.checkpoint import START
 from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.quota import SEGMENT_BYTES
@@ -16,6 +18,8 @@ from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.run_folder import open_lock, write_trouble
 from sqstee.spool.segments import segment_name, segment_numbers
+
+_GROWTH_BYTES = 4 * 1024 * 1024  # between two scans, or since a wake-up
 
 
 def checked_meta(folder: str, run: str) -> dict[str, object]:
@@ -28,23 +32,28 @@ def checked_meta(folder: str, run: str) -> dict[str, object]:
 
 
 class ClaimedRun:
-    """One run whose `ship` lock the agent holds."""
+    """One run whose `ship` lock the agent holds; `held_back` while its flood is let pass first (see ship/throttle)."""
 
     __slots__ = (
         "_changed",
         "_folder",
+        "_grown_bytes",
         "_segment_fd",
         "_segment_number",
         "_ship_lock",
         "_size",
+        "_throttle",
         "_trouble",
         "_writer_lock",
         "checks",
+        "held_back",
         "run",
         "worker",
     )
 
-    def __init__(self, folder: PinnedFolder, ship_lock: int, run: ServedRun, worker: ShippingWorker) -> None:
+    def __init__(
+        self, folder: PinnedFolder, ship_lock: int, run: ServedRun, worker: ShippingWorker, meta: Mapping[str, object]
+    ) -> None:
         self.run = run
         self.worker = worker
         self.checks = hash(run.name) % 5  # spreads the full checks of many runs over the scans
@@ -54,6 +63,11 @@ class ClaimedRun:
         self._size = -1
         self._changed = True
         self._trouble: list[str] = []
+        self._grown_bytes = 0
+        self.held_back = False
+        self._throttle: Throttle | None = None
+        if isinstance(meta.get("spool_max"), int):
+            self._throttle = Throttle(folder.path, int(str(meta["spool_max"])), str(meta.get("on_full")))
         folder.create_checkpoint()
         self._writer_lock = open_lock(folder.path, "writer")  # kept open: opening it costs more than a check
         self._segment_fd = self._open(self._segment_number)
@@ -65,6 +79,7 @@ class ClaimedRun:
         """
         size = os.lseek(self._segment_fd, 0, os.SEEK_END) if self._segment_fd >= 0 else 0  # 5 times faster than fstat
         before, self._changed = self._changed, size != self._size
+        self._grown_bytes = size - self._size
         self._size = size
         ceased = before and not self._changed  # a segment that has stopped growing may be full
         if (full_check or ceased) and (following := self._open(self._segment_number + 1)) >= 0:
@@ -72,7 +87,14 @@ class ClaimedRun:
             self._segment_fd = following
             self._segment_number += 1
             self._changed = True
+            self._grown_bytes = SEGMENT_BYTES
         return self._changed
+
+    def is_flooding(self) -> bool:
+        """Whether the run grows faster than any shipper could ship it; small growth is not looked at."""
+        if self._throttle is None or not (self.held_back or self._grown_bytes > _GROWTH_BYTES):
+            return False
+        return self._throttle.until() > 0
 
     @property
     def waiting_bytes(self) -> int:

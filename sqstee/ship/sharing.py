@@ -30,13 +30,15 @@ def identity(settings: Settings, environ: Mapping[str, str]) -> str:
 
 
 def meta(identity: str, settings: Settings, environ: Mapping[str, str]) -> dict[str, object]:
-    """The fields of the META frame by which an agent knows whether a live run is one of its own."""
+    """The fields of the META frame that an agent needs: whether a live run is one of its own, and how to treat it."""
     if not identity:
         return {}
     return {
         "identity": identity,
         "selectors": agent_file.selectors_digest(environ),
         "keep_shipper": settings.keep_shipper,
+        "spool_max": settings.spool_max,
+        "on_full": settings.on_full,
     }
 
 
