@@ -85,7 +85,9 @@ def _advertise(root: str, identity: str) -> Advertisement | None:
 def _serve(root: str, advertisement: Advertisement) -> None:
     from sqstee.agent.agent import Agent, AgentConfig
     from sqstee.options import Settings
+    from sqstee.ship import priority
 
+    priority.lower()
     settings = Settings()
     settings.flush_timeout = _FLUSH_SECONDS
     told: list[int] = []

@@ -117,7 +117,9 @@ def _serve(folder: str, config: AgentConfig, configuration: typing.Callable[[], 
 
     from sqstee.agent.advertisement import Advertisement
     from sqstee.agent.agent import Agent
+    from sqstee.ship import priority
 
+    priority.lower()
     caught: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: caught.add(number))

@@ -204,6 +204,7 @@ def _environment(endpoint: str, without_proxy: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
+        "SQSTEE_KEEP_SHIPPER": "0",  # nothing stays behind
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "no_proxy": without_proxy if without_proxy == "*" else direct,  # Python prefers the lower-case name
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqstee.options import Settings
+from sqstee.ship import priority
 from sqstee.ship.other_runs import OtherRuns
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
@@ -17,7 +18,6 @@ from sqstee.ship.throttle import Throttle
 from sqstee.spool.recovery import close_dead_run
 from sqstee.transports.fallback import shorten_waits
 
-_NICENESS = 15  # the command has precedence when both compete for the processor
 _FREE_SECONDS = 10.0  # how long a dying front may take to release its lock
 _LOOK_AGAIN_SECONDS = 0.1
 _OTHER_RUNS_SECONDS = 60.0  # how long to ship what others left once this process's own run has ended
@@ -33,7 +33,7 @@ def ship_run(
     beside, and behind the report, for which the front need not wait.
     """
     front = os.getppid()
-    os.nice(_NICENESS)
+    priority.lower()
     root = os.path.dirname(folder)
 
     def front_died() -> None:

@@ -346,7 +346,6 @@ def test_a_run_that_waits_for_its_delivery(tmp_path: Path, monkeypatch: pytest.M
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(os, "nice", lambda increment: 0)
     monkeypatch.setattr("sqstee.ship.standby.time.monotonic", lambda: now)
     monkeypatch.setattr("sqstee.ship.standby.time.sleep", sleep)
     folder = tmp_path / "RUN"
@@ -405,7 +404,6 @@ def test_a_run_that_nobody_ships(
 
     monkeypatch.setattr("sqstee.ship.standby.time.monotonic", clock)
     monkeypatch.setattr("sqstee.ship.standby._CHECK_SECONDS", 0.0)
-    monkeypatch.setattr("sqstee.ship.standby.os.nice", lambda by: 0)
     StandBy(
         str(folder),
         wake,

@@ -30,6 +30,8 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "shipping.py": (["5000000"], ["20000", "20"]),
     "ways.py": (["1000000", "20"], ["20000", "2"]),
     "growth.py": ([], ["1000", "10000", "100000"]),
+    "loop.py": ([], ["5"]),
+    "priority.py": ([], ["1"]),
     "nodes.py": (["1", "8", "64", "256"], ["--seconds", "2", "1", "4"]),
     "burst.py": ([], ["8", "3"]),
     "looking.py": ([], ["1", "16"]),
@@ -107,29 +109,28 @@ def draw(found: dict[str, str]) -> None:
 def scale(found: dict[str, str], clusters: int = 20, cores: int = 2000, wrappers: int = 64) -> str:
     """What a wrapper on each core of so many clusters costs, by what was measured on a node of so many wrappers."""
     nodes = clusters * cores // wrappers
-    alone, agent = [row for row in tables(found["nodes.py"]) if number(row[0]) == wrappers]
+    alone, shared, agent = [row for row in tables(found["nodes.py"]) if number(row[0]) == wrappers]
     million = next(number(row[7]) for row in tables(found["shipping.py"]) if row[:2] == ["sqstee", "strict"])
-    shippers = (nodes * wrappers, nodes)
+    shippers = (nodes * wrappers, nodes, nodes)
     requests = [count * 86_400 for count in shippers]
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
 
     def add(name: str, values: Iterable[float], form: str = "{:,.0f}") -> None:
-        one, two = (form.format(value) for value in values)
-        rows.append((name, one, two))
+        rows.append((name, *(form.format(value) for value in values)))
 
-    pair = (alone, agent)
-    add("memory of a wrapper", (number(row[2]) for row in pair), "{:.1f} MiB")
-    add(f"memory of a node's {wrappers}", (number(row[3]) for row in pair), "{:,.0f} MiB")
-    add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in pair), "{:,.0f} GiB")
-    add("processor time of a node's burst", (number(row[4]) for row in pair), "{:.1f} s")
+    trio = (alone, shared, agent)
+    add("memory of a wrapper", (number(row[2]) for row in trio), "{:.1f} MiB")
+    add(f"memory of a node's {wrappers}", (number(row[3]) for row in trio), "{:,.0f} MiB")
+    add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in trio), "{:,.0f} GiB")
+    add("processor time of a node's burst", (number(row[4]) for row in trio), "{:.1f} s")
     add("connections, at most four a shipper", (4 * count for count in shippers))
     add("requests a second, if all trickle", shippers)
     add("requests a day for that, millions", (count / 1e6 for count in requests))
     add("dollars a day for that", (count * DOLLARS for count in requests))
-    add("billed requests of a burst of all", (number(row[6]) * nodes for row in pair))
-    add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in pair), "{:.2f}")
-    add("dollars for a million lines at once", [million * DOLLARS] * 2, "{:.4f}")
-    return table(("", "each for itself", "one agent a node"), rows)
+    add("billed requests of a burst of all", (number(row[6]) * nodes for row in trio))
+    add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in trio), "{:.2f}")
+    add("dollars for a million lines at once", [million * DOLLARS] * 3, "{:.4f}")
+    return table(("", "each for itself", "shared", "one agent a node"), rows)
 
 
 def main() -> None:

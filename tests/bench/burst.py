@@ -1,4 +1,5 @@
-"""The burst: 64 processes on a node that print 3,000 lines each within ten seconds, alone and under the agent.
+"""The burst: 64 processes on a node that print 3,000 lines each within ten seconds, by themselves, with the shared
+shipper, and under an agent.
 
     python tests/bench/burst.py [PROCESSES [SECONDS]]
 
@@ -32,9 +33,9 @@ def times(server: FakeSqs) -> list[tuple[float, float]]:
     return sorted(found)
 
 
-def row(processes: int, seconds: int, with_agent: bool) -> Row:
+def row(processes: int, seconds: int, how: str) -> Row:
     """One row."""
-    with running(processes, with_agent, [JOB, str(RATE * seconds), str(seconds)], discard=False) as node:
+    with running(processes, how, [JOB, str(RATE * seconds), str(seconds)], discard=False) as node:
         found = node.server.counters()
         lines = times(node.server)
         assert len(lines) == processes * RATE * seconds
@@ -43,7 +44,7 @@ def row(processes: int, seconds: int, with_agent: bool) -> Row:
         last = (lines[-1][0] - max(written for _, written in lines)) * 1000
         requests = found.calls["SendMessageBatch"]
         counts = (len(lines), requests, found.billed, f"{found.billed * DOLLARS:.6f}")
-        return (HOW[with_agent], *counts, node.cpu, node.peak, p50, p99, last)
+        return (how, *counts, node.cpu, node.peak, p50, p99, last)
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
     numbers = [int(word) for word in sys.argv[1:]]
     processes, seconds = numbers + [64, 10][len(numbers) :]
     print(machine())
-    print(table(HEAD, [row(processes, seconds, with_agent) for with_agent in (False, True)]))
+    print(table(HEAD, [row(processes, seconds, how) for how in HOW]))
 
 
 if __name__ == "__main__":

@@ -20,20 +20,13 @@ from collections.abc import Iterator
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import Row, machine, median, table
-from bench.nodes import agent, cpu_seconds
+from bench.nodes import agent, cpu_seconds, holders
 from fakes.sqs import FakeSqs
 from support import SCRIPT, clean_environment
-
-from sqstee.spool import agent_file
 
 RUNS = 20
 COMMANDS = {"true": ["true"], "echo": ["echo", "hi"]}
 WAYS = ("by itself", "shared, cold", "shared, warm", "agent")
-
-
-def holders(folder: str) -> list[int]:
-    """The processes that ship for all runs of a spool folder."""
-    return [pid for path in agent_file.files(folder) if (pid := agent_file.holder(path)) > 0]
 
 
 def run(words: list[str], environ: dict[str, str]) -> float:

@@ -1,4 +1,5 @@
-"""A node full of wrappers, with and without the agent: memory, CPU, requests, and how late the last line is.
+"""A node full of wrappers, by themselves, with the shared shipper, and under an agent: memory, CPU, requests, and how
+late the last line is.
 
     python tests/bench/nodes.py [--seconds SECONDS] [WRAPPERS…]
 
@@ -25,6 +26,8 @@ from bench.common import Row, machine, proportional_kib, table
 from fakes.sqs import FakeSqs
 from support import SCRIPT, children, clean_environment
 
+from sqstee.spool import agent_file
+
 SECONDS = 10
 RATE = 300  # lines a second
 # Says when it starts: so many at once take a while to start, which is not what is measured.
@@ -38,7 +41,7 @@ for n in range(lines):
     os.write(1, b"%017.6f %s\\n" % (time.time(), b"x" * 101))
 """
 HEAD = ("wrappers", "", "MiB a wrapper", "MiB in all", "CPU s of sqstee", "requests", "billed", "last line s")
-HOW = ("by themselves", "agent")
+ALONE, SHARED, AGENT = HOW = ("by themselves", "shared", "agent")
 _MIB_OF_A_JOB, _MIB_BY_ITSELF, _MIB_UNDER_AN_AGENT, _MIB_BESIDE = 10, 42, 12, 512
 
 
@@ -50,21 +53,22 @@ class Node:
         self.each = self.peak = self.cpu = self.ended = 0.0
         self._cpu: dict[int, float] = {}
 
-    def watch(self, processes: list[subprocess.Popen[bytes]], ours: set[int]) -> None:
-        """Look at the processes until all have ended; `ours` are those of an agent.
+    def watch(self, processes: list[subprocess.Popen[bytes]], folder: str) -> None:
+        """Look at the processes until all have ended, and at who ships for all runs of the spool folder.
 
         Ahead of them: among hundreds it would not come to look before they have ended.
         """
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, -15)
         try:
-            self._watch(processes, ours)
+            self._watch(processes, folder)
         finally:
             with contextlib.suppress(PermissionError):
                 os.setpriority(os.PRIO_PROCESS, 0, 0)
 
-    def _watch(self, processes: list[subprocess.Popen[bytes]], ours: set[int]) -> None:
+    def _watch(self, processes: list[subprocess.Popen[bytes]], folder: str) -> None:
         while any(process.poll() is None for process in processes):
+            ours = set(holders(folder))
             fronts = [process.pid for process in processes if process.poll() is None]
             found = {pid for front in fronts for pid in (front, *children(front))} | ours
             of_sqstee = [pid for pid in found if is_sqstee(pid)]
@@ -76,6 +80,11 @@ class Node:
             time.sleep(0.5)
         self.ended = time.time()
         self.cpu = sum(self._cpu.values())
+
+
+def holders(folder: str) -> list[int]:
+    """The processes that ship for all runs of a spool folder."""
+    return [pid for path in agent_file.files(folder) if (pid := agent_file.holder(path)) > 0]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -101,16 +110,16 @@ def agent(folder: str, environ: dict[str, str]) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def running(wrappers: int, with_agent: bool, words: list[str], discard: bool = True) -> Iterator[Node]:
+def running(wrappers: int, how: str, words: list[str], discard: bool = True) -> Iterator[Node]:
     """So many wrappers of a command, run to their end, and all that they wrote delivered."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory()) + "/spool"
         os.mkdir(folder, 0o700)
         server = stack.enter_context(FakeSqs("q", latency_ms=20, discard=discard))
         environ = clean_environment() | server.environ() | {"SQSTEE_SPOOL": folder, "SQSTEE_TO": "q"}
-        ours: set[int] = set()
-        if with_agent:
-            ours.add(stack.enter_context(agent(folder, environ)))
+        environ |= {"SQSTEE_SHARE": "auto" if how == SHARED else "never", "SQSTEE_KEEP_SHIPPER": "1s"}
+        if how == AGENT:
+            stack.enter_context(agent(folder, environ))
         # all is delivered, however long so many imports of boto3 take
         wrapped = [SCRIPT, "--flush-timeout", "600s", "--", sys.executable, "-c", *words]
         processes = [
@@ -118,36 +127,38 @@ def running(wrappers: int, with_agent: bool, words: list[str], discard: bool = T
             for _ in range(wrappers)
         ]
         node = Node(server)
-        node.watch(processes, ours)
-        while with_agent and any(len(name) == 26 for name in os.listdir(folder)):
+        node.watch(processes, folder)
+        while any(len(name) == 26 for name in os.listdir(folder)):
             time.sleep(0.05)
         yield node
+        while how == SHARED and holders(folder):
+            time.sleep(0.05)
 
 
 def is_sqstee(pid: int) -> bool:
     """Whether a process is one of ours, not a wrapped command."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return SCRIPT.encode() in file.read().split(b"\0")[:2]
+            words = file.read().split(b"\0")
+            return SCRIPT.encode() in words[:2] or words[0] == b"sqstee shipper"
     except OSError:
         return False
 
 
-def lacking_mib(wrappers: int, with_agent: bool) -> int:
+def lacking_mib(wrappers: int, how: str) -> int:
     """How much memory the machine lacks for so many; 0 where there is enough."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
-    each = _MIB_OF_A_JOB + (_MIB_UNDER_AN_AGENT if with_agent else _MIB_BY_ITSELF)
+    each = _MIB_OF_A_JOB + (_MIB_BY_ITSELF if how == ALONE else _MIB_UNDER_AN_AGENT)
     return max(0, wrappers * each + _MIB_BESIDE - available)
 
 
-def row(wrappers: int, with_agent: bool, seconds: int) -> Row:
+def row(wrappers: int, how: str, seconds: int) -> Row:
     """One row."""
-    how = HOW[with_agent]
-    lacking = lacking_mib(wrappers, with_agent)
+    lacking = lacking_mib(wrappers, how)
     if lacking:
         return (wrappers, how, f"left out: {lacking:,} MiB too little memory", "", "", "", "", "")
-    with running(wrappers, with_agent, [JOB, str(RATE * seconds), str(seconds)]) as node:
+    with running(wrappers, how, [JOB, str(RATE * seconds), str(seconds)]) as node:
         requests = node.server.requests("SendMessageBatch")
         late = max(request.at for request in requests) - node.ended
         billed = node.server.counters().billed
@@ -161,7 +172,7 @@ def main() -> None:
         seconds, words = int(words[1]), words[2:]
     print(machine())
     counts = [int(word) for word in words] or [1, 8, 64]
-    print(table(HEAD, [row(count, with_agent, seconds) for count in counts for with_agent in (False, True)]))
+    print(table(HEAD, [row(count, how, seconds) for count in counts for how in HOW]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Each load is simulated with the shipper's own rule (sqstee.ship.pack.Pace) on a clock of its own, and measured with
 the real command against the strict SQS at a round trip of 20 ms; for MINUTES (10) where it has no end of its own. The
-slow loads run side by side, RUNS (64) runs under one agent among them; then comes what is flat out, by itself.
+slow loads run side by side, among them RUNS (64) runs with one shared shipper and as many under one agent; then comes
+what is flat out, by itself.
 Delay is from the command's write to the moment at which a receiver could have the line.
 """
 
@@ -21,7 +22,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.burst import times as times_of
 from bench.common import Row, machine, table
-from bench.nodes import running
+from bench.nodes import AGENT, SHARED, running
 from fakes.sqs import FakeSqs
 from support import SCRIPT, clean_environment
 
@@ -117,9 +118,9 @@ def measure(times: list[float]) -> Found:
         return found_by(server)
 
 
-def measure_agent(runs: int, seconds: float) -> Found:
-    """So many runs of a line a second under one agent."""
-    with running(runs, True, [TRICKLE, str(int(seconds))], discard=False) as node:
+def measure_many(runs: int, seconds: float, how: str) -> Found:
+    """So many runs of a line a second."""
+    with running(runs, how, [TRICKLE, str(int(seconds))], discard=False) as node:
         return found_by(node.server)
 
 
@@ -140,11 +141,12 @@ def rows(seconds: float, flat: int, runs: int) -> list[Row]:
     """Everything that the table shows."""
     found: list[Row] = []
     slow = loads(seconds)
-    of_many = f"{runs} runs of 1 line/s, one agent"
-    with ThreadPoolExecutor(len(slow) + 1) as pool:
+    with ThreadPoolExecutor(len(slow) + 2) as pool:
         measured = {name: pool.submit(measure, times) for name, times in slow.items()}
-        measured[of_many] = pool.submit(measure_agent, runs, seconds)
-        slow[of_many] = sorted(n + run / runs for n in range(int(seconds)) for run in range(runs))
+        for how in (SHARED, AGENT):
+            of_many = f"{runs} runs of 1 line/s, {how}"
+            measured[of_many] = pool.submit(measure_many, runs, seconds, how)
+            slow[of_many] = sorted(n + run / runs for n in range(int(seconds)) for run in range(runs))
         for name, times in slow.items():
             found += [row(name, "simulated", simulate(times)), row(name, "measured", measured[name].result())]
     name, times = f"{flat:,} flat out", [0.0] * flat

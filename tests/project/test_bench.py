@@ -16,9 +16,10 @@ FOLDER = Path(benches.__file__).parent
 # What each is given, and how many lines with figures it prints.
 SMALL: dict[str, tuple[list[str], int]] = {
     "startup.py": (["2"], 4),
+    "loop.py": (["2"], 8),
     "growth.py": (["100", "1000"], 2),
     "looking.py": (["1", "2"], 2),
-    "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 12),
+    "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 14),
     "receiving.py": (["packed", "2000"], 1),
     "delay.py": (["2"], 2),
     "collector.py": (["1", "0.2"], 1),
@@ -28,8 +29,9 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "shipping.py": (["1000", "2"], 11),
     "ways.py": (["1000", "2"], 6),
     "wrapping.py": (["1", "5", "1000"], 8),
-    "nodes.py": (["--seconds", "1", "2", "1000000"], 2),
-    "burst.py": (["2", "1"], 2),
+    "nodes.py": (["--seconds", "1", "2", "1000000"], 3),
+    "burst.py": (["2", "1"], 3),
+    "priority.py": (["1", "2"], 3),
     "outage.py": (["1", "2000"], 8),
 }
 

@@ -22,9 +22,12 @@ PROGRAMS = ROOT / "tests" / "programs"
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without the variables of sqstee, of AWS clients, and of make."""
+    """This process's environment without the variables of sqstee, of AWS clients, and of make.
+
+    A process that stays is for the tests and benches that are about it: runs ship by themselves.
+    """
     ours = ("SQSTEE_", "AWS_", "MAKE", "MFLAGS")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"SQSTEE_SHARE": "never"}
 
 
 class Sqstee:
@@ -37,7 +40,6 @@ class Sqstee:
             "SQSTEE_SPOOL": str(self.spool),
             "HOME": str(folder),
             "AWS_EC2_METADATA_DISABLED": "true",
-            "SQSTEE_SHARE": "never",  # a process that stays is for the tests that are about it
             "SQSTEE_FLUSH_TIMEOUT": "60s",  # on a crowded machine, too, everything must be shipped
         }
 
