@@ -443,6 +443,7 @@ class Agent:
         if name in self._closing:
             return
         if run.gone or not claimed.worker.alive:
+            claimed.report_trouble()
             problem = run.failure or claimed.worker.failure
             root = run.root
             if not self._release(name, claimed) and not claimed.worker.closing:
@@ -452,16 +453,19 @@ class Agent:
         claimed.checks += 1
         if name in self._awaited:
             self._awaited.discard(name)
-            run.awaited = True
-        claimed.report_trouble(claimed.worker.trouble)
-        full_check = run.awaited or claimed.checks % _FULL_CHECK_EVERY == 0
+            claimed.await_delivery(now)
+        claimed.report_trouble()
+        is_awaited = run.awaited_at is not None
+        full_check = is_awaited or claimed.checks % _FULL_CHECK_EVERY == 0
         has_grown = claimed.has_grown(full_check)
         if has_grown or claimed.held_back:
-            claimed.held_back = not run.awaited and claimed.is_flooding()
+            claimed.held_back = not is_awaited and claimed.is_flooding()
             if not claimed.held_back:
                 claimed.worker.enqueue(run)
-        if full_check and (run.awaited or not has_grown) and not run.ended and not claimed.has_writer():
+        if full_check and (is_awaited or not has_grown) and not run.ended and not claimed.has_writer():
             trace("agent", f"{name}: its front has ended")
+            if self._advertisement.withdrawn:  # its stand-by cannot say that it waits
+                claimed.await_delivery(now)
             self._closing.add(name)
             self._to_close.put(claimed)
 

@@ -16,7 +16,7 @@ from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import open_lock, write_trouble
+from sqstee.spool.run_folder import Trouble, open_lock
 from sqstee.spool.segments import segment_name, segment_numbers
 
 _GROWTH_BYTES = 4 * 1024 * 1024  # between two scans, or since a wake-up
@@ -62,7 +62,7 @@ class ClaimedRun:
         self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
-        self._trouble: list[str] = []
+        self._trouble = Trouble()
         self._grown_bytes = 0
         self.held_back = False
         self._throttle: Throttle | None = None
@@ -125,11 +125,21 @@ class ClaimedRun:
             self.run.fail(error)
         self.worker.enqueue(self.run)
 
-    def report_trouble(self, lines: list[str]) -> None:
-        """Leave word to the run why it is not delivered, if that has changed (see `run_folder.write_trouble`)."""
-        if lines != self._trouble and self._folder.owner == os.geteuid():
-            self._trouble = lines
-            write_trouble(self._folder.path, lines)
+    def await_delivery(self, now: float) -> None:
+        """Somebody waits for the run: what is there leaves at once; what was refused for good is tried once more."""
+        if self.run.awaited_at is None:
+            self.run.awaited_at = now
+            if self.worker.hopeless:
+                self.worker.retry()
+
+    def report_trouble(self) -> None:
+        """Leave word to the run why it is not delivered, if that has changed."""
+        found = self.worker.trouble(self.run.awaited_at)
+        if self.run.failure:
+            found.reason, found.is_final = self.run.failure, True
+        if found != self._trouble and self._folder.owner == os.geteuid():
+            self._trouble = found
+            found.write(self._folder.path)
 
     def release(self) -> bool:
         """Release the run; returns whether it is delivered and removed."""

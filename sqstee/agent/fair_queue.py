@@ -256,7 +256,7 @@ class FairQueue:
         except Exception as error:  # whatever is damaged concerns this run alone
             self._give_up(run, error)
             return
-        self._has_awaited = self._has_awaited or run.awaited
+        self._has_awaited = self._has_awaited or run.awaited_at is not None
         run.flow.ended_before_turn = run.ended  # set by another thread, perhaps since the last turn
         if not run.flow.queued:
             run.flow.queued = True

@@ -136,11 +136,11 @@ class Flow(RunSource):
 class ServedRun:
     """A claimed run as its queue sees it: `ended` once it is closed, `gone` once it has left the queue.
 
-    `awaited` while somebody waits for its delivery: what it has written leaves at once.
+    `awaited_at` is since when somebody waits for its delivery, or None: what it has written leaves at once.
     It leaves the queue when it is delivered and removed, or given up because of `failure`.
     """
 
-    __slots__ = ("awaited", "ended", "failure", "flow", "folder", "gone", "name", "queued", "root")
+    __slots__ = ("awaited_at", "ended", "failure", "flow", "folder", "gone", "name", "queued", "root")
 
     def __init__(self, name: str, folder: str, root: str) -> None:
         self.name = name
@@ -148,7 +148,7 @@ class ServedRun:
         self.root = root
         self.flow: Flow | None = None
         self.queued = False  # it is in the inbox
-        self.awaited = False
+        self.awaited_at: float | None = None
         self.ended = False
         self.gone = False
         self.failure = ""

@@ -13,10 +13,13 @@ from sqstee.agent.flow import ServedRun
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.shipper import Shipper
-from sqstee.ship.shipper_handle import CLOSE, WAKE
+from sqstee.ship.shipper_handle import CLOSE, TRY_AGAIN, WAKE
+from sqstee.spool.run_folder import Trouble
 from sqstee.text import one_line
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
+
+_LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no reason to give up
 
 
 class ShippingWorker:
@@ -68,13 +71,13 @@ class ShippingWorker:
         """Why lines are not delivered, if any are not."""
         return self.failure or self._shipper.reason
 
-    @property
-    def trouble(self) -> list[str]:
-        """What to tell the runs while lines are not delivered, or go to a fallback (see `run_folder.write_trouble`)."""
-        reason, refusal = self.reason, self.refusal
-        if not (reason or refusal):
-            return []
-        return [one_line(reason), *([f"{self._keeps}\t{refusal}"] if refusal else [])]
+    def trouble(self, awaited_at: float | None) -> Trouble:
+        """What to tell a run while lines are not delivered, or go to a fallback; `awaited_at` as of ServedRun."""
+        refusal = self.refusal
+        is_final = bool(self.failure) or (
+            awaited_at is not None and self.hopeless and self._shipper.refused_at > awaited_at - _LAST_TRY_SECONDS
+        )
+        return Trouble(self.reason, is_final, [f"{self._keeps}\t{refusal}"] if refusal else [])
 
     @property
     def hopeless(self) -> bool:
@@ -97,6 +100,10 @@ class ShippingWorker:
             run.queued = True
             self._inbox.append(run)
             self._wake_shipper(WAKE)
+
+    def retry(self) -> None:
+        """Have the shipper try once more soon what was refused for good."""
+        self._wake_shipper(TRY_AGAIN)
 
     def close(self) -> None:
         """Tell the shipper to deliver the rest within the flush timeout and end."""

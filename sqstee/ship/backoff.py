@@ -28,7 +28,7 @@ class Backoff:
         self._last_kind = ""
         self._max_wait = _MAX_SECONDS
         self.retry_after_until = 0.0
-        self._refused_at = 0.0
+        self.refused_at = 0.0
         self.not_before = 0.0
         self.reason = self.at = ""
         self.permanent = False
@@ -62,7 +62,7 @@ class Backoff:
         waits only if that fails as well.
         """
         self._failures += 1
-        self._refused_at = now
+        self.refused_at = now
         self.at = at
         self.reason = f"{reason} (it asks to wait for {after:.0f} s)" if after else reason
         # credentials may just have expired: the refusal is permanent only if new ones are refused too
@@ -77,8 +77,8 @@ class Backoff:
         trace("shipper", f"refused ({kind}), next attempt in {self.not_before - now:.1f} s: {reason}")
 
     def allow_last_try(self, now: float) -> None:
-        """The run has ended: allow a last attempt after a permanent refusal, unless that was within the last second."""
-        if self.permanent and now - self._refused_at >= _SHORTENED_SECONDS:
+        """A run has ended: allow a last attempt after a permanent refusal, unless that was within the last second."""
+        if self.permanent and now - self.refused_at >= _SHORTENED_SECONDS:
             self.not_before = max(now, self.retry_after_until)
 
     def shorten(self, now: float) -> None:

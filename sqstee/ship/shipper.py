@@ -12,7 +12,7 @@ from sqstee.ship.pace import Pace
 from sqstee.ship.refusals import Refusals
 from sqstee.ship.request import PendingBody, Request, RequestLimits
 from sqstee.ship.sender_pool import IN_FLIGHT, SenderPool
-from sqstee.ship.shipper_handle import CLOSE, read_words
+from sqstee.ship.shipper_handle import CLOSE, TRY_AGAIN, read_words
 from sqstee.ship.source import RunSource, Source
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -86,6 +86,11 @@ class Shipper:
     def reason(self) -> str:
         """Why lines are not delivered, if any are not."""
         return self._backoff.reason
+
+    @property
+    def refused_at(self) -> float:
+        """When the destination refused last; a time of the monotonic clock."""
+        return self._backoff.refused_at
 
     @property
     def lacks_credentials(self) -> bool:
@@ -221,6 +226,8 @@ class Shipper:
         words = read_words(self._wake)
         now = time.monotonic()
         self._reread_at = now + _REREAD_SECONDS
+        if TRY_AGAIN in words:
+            self._backoff.allow_last_try(now)
         if words and CLOSE not in words:
             return
         self._poll.unregister(self._wake)

@@ -23,6 +23,7 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 WAKE, CLOSE = b"w", b"c"
+TRY_AGAIN = b"r"  # from an agent: try once more what was refused for good
 LEFT = b"left\n"  # an agent ships the rest
 _REFUSED = "refused"
 _LAST_SIGNAL = 64  # signal(7): SIGRTMAX

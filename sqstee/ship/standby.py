@@ -23,7 +23,7 @@ from sqstee.ship.shipper_handle import (
 )
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED, GROWN
-from sqstee.spool.run_folder import lock, read_trouble
+from sqstee.spool.run_folder import Trouble, lock
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -120,15 +120,15 @@ class StandBy:
         if path:
             agent_file.wake(path, word, os.path.basename(self._folder))
 
-    def _pass_notices_on(self) -> str:
-        """Pass notices of refusals on to the front, each once; returns why the run is not delivered, or ''."""
-        reason, *notices = read_trouble(self._folder) or [""]
-        for text in notices:
+    def _pass_notices_on(self) -> Trouble:
+        """Pass notices of refusals on to the front, each once; returns why the run is not delivered."""
+        trouble = Trouble.read(self._folder)
+        for text in trouble.notices:
             if text not in self._notices:
                 self._notices.add(text)
                 keeps, _, notice = text.partition("\t")
                 send_refusal(self._report, notice, keeps)
-        return reason
+        return trouble
 
     def _read_words(self, seconds: float) -> bytes | None:
         """The words that the front sent; None if it sent none within `seconds`."""
@@ -161,27 +161,28 @@ class StandBy:
 
     def _end(self, wake: int) -> None:
         """The run has ended: leave the rest to the agent, or ship it here if there is none."""
-        started = time.monotonic()
-        wake_at = started
+        started = now = time.monotonic()
+        look_at = wake_at = started
         while os.path.exists(self._folder):
             now = time.monotonic()
-            path = self._ensure_shipper()
-            if path and now >= wake_at:
-                wake_at = now + _WAKE_AGAIN_SECONDS
-                self._wake_agent(path, AWAITED)
-            timeout = self._flush_timeout if agent_file.is_shared(path) else self._agent_timeout
-            if path and not timeout:
-                break
-            if not path and (shipping := self._lock()) is not None:
-                trace("standby", "takes over: the run has ended, and no agent serves it")
-                self._ship(wake)
-                os.close(shipping)
-                return
-            reason = self._pass_notices_on()
-            is_hopeless = any(not notice.startswith("\t") for notice in self._notices)
-            if is_hopeless or now - started >= (timeout if path else self._flush_timeout):
-                self._report_undelivered(reason)
-                return
+            if now >= look_at:
+                look_at = now + _MAX_POLL_SECONDS
+                path = self._ensure_shipper()
+                if path and now >= wake_at:
+                    wake_at = now + _WAKE_AGAIN_SECONDS
+                    self._wake_agent(path, AWAITED)
+                timeout = self._flush_timeout if agent_file.is_shared(path) else self._agent_timeout
+                if path and not timeout:
+                    break
+                trouble = self._pass_notices_on()
+                if (trouble.is_final or not path) and (shipping := self._lock()) is not None:
+                    trace("standby", "takes over: the run has ended, and no agent ships it")
+                    self._ship(wake)
+                    os.close(shipping)
+                    return
+                if trouble.is_final or now - started >= (timeout if path else self._flush_timeout):
+                    self._report_undelivered(trouble.reason)
+                    return
             time.sleep(min(_MAX_POLL_SECONDS, _POLL_SECONDS + (now - started) * _POLL_SHARE))
         send_line(self._report, LEFT)
 

@@ -4,7 +4,7 @@ SPOOL/<run>/writer        lock of the process that appends (the front or its hei
 SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
 SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
-SPOOL/<run>/trouble       why an agent does not deliver the run (see `write_trouble`)
+SPOOL/<run>/trouble       why an agent does not deliver the run (see `Trouble`)
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL/usage               the kept total of all folders' sizes (see `quota`)
@@ -22,6 +22,7 @@ from sqstee.spool.location import OTHER_FOLDER
 from sqstee.spool.quota import Quota
 from sqstee.spool.segments import NEXT, RESERVE, Segments, segment_name, segment_numbers
 from sqstee.spool.writer import Writer
+from sqstee.text import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,38 +67,59 @@ def _locked(fd: int) -> int | None:
     return fd
 
 
-def write_trouble(folder: str, lines: Sequence[str]) -> None:
-    """Leave word to a run's front, or to its stand-by, why the run is not delivered; no lines once it is.
+class Trouble:
+    """Why an agent does not deliver a run; it leaves that word in the run's folder for the front, or its stand-by.
 
-    The first line is the reason; each further one is a notice for the user, behind the destination that keeps the lines
-    in the spool and a tab (see `ShipperHandle.refusals`).
+    `reason` is empty if there is none but the notices: for the user, one line each, behind the destination that keeps
+    the lines in the spool and a tab (see `ShipperHandle.refusals`). `is_final` if waiting for the agent does not help.
     """
-    path = f"{folder}/{_TROUBLE}"
-    try:
-        if not lines:
-            os.unlink(path)
-            return
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    __slots__ = ("is_final", "notices", "reason")
+
+    def __init__(self, reason: str = "", is_final: bool = False, notices: Sequence[str] = ()) -> None:
+        self.reason = reason
+        self.is_final = is_final
+        self.notices = list(notices)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trouble) and self._lines() == other._lines()
+
+    def __bool__(self) -> bool:
+        return bool(self.reason or self.notices)
+
+    @classmethod
+    def read(cls, folder: str) -> Trouble:
+        """What an agent left."""
         try:
-            os.write(fd, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+            fd = os.open(f"{folder}/{_TROUBLE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return cls()
+        try:
+            first, *notices = os.read(fd, _TROUBLE_BYTES).decode(errors="replace").split("\n")[:-1] or [""]
+        except OSError:
+            return cls()
         finally:
             os.close(fd)
-    except OSError:  # the run, or the room for it, is gone
-        pass
+        final, _, reason = first.partition("\t")
+        return cls(reason, bool(final), notices)
 
+    def write(self, folder: str) -> None:
+        """Leave word; none is left where there is no trouble."""
+        path = f"{folder}/{_TROUBLE}"
+        try:
+            if not self:
+                os.unlink(path)
+                return
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.write(fd, "".join(f"{line}\n" for line in self._lines()).encode(errors="replace"))
+            finally:
+                os.close(fd)
+        except OSError:  # the run, or the room for it, is gone
+            pass
 
-def read_trouble(folder: str) -> list[str]:
-    """The lines of `write_trouble`; none if there is no trouble."""
-    try:
-        fd = os.open(f"{folder}/{_TROUBLE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return []
-    try:
-        return os.read(fd, _TROUBLE_BYTES).decode(errors="replace").split("\n")[:-1]
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
+    def _lines(self) -> list[str]:
+        return [f"{'final' if self.is_final else ''}\t{one_line(self.reason)}", *self.notices]
 
 
 def create(

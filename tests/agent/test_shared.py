@@ -239,12 +239,13 @@ def test_refused_credentials_cost_later_runs_nothing(node: SharedNode) -> None:
         first = node.shipper()
         wait_for(lambda: not node.files(), "withdrawal")
         assert is_running(first)
+        assert process.stderr
+        assert b"refuses the lines" in process.stderr.readline()
         node.server.clear_faults()
         assert node.wrap("echo", "two").returncode == 0
         assert b"two\n" in node.outputs()
-        _, errors = process.communicate(b"\n", timeout=60)
+        process.communicate(b"\n", timeout=60)
         assert process.returncode == 0
-        assert b"refuses the lines" in errors
     wait_for(node.idle, "delivery")
     assert seen(node) == [b"one\n", b"two\n"]
 
@@ -264,10 +265,12 @@ def test_a_refusal_is_told_while_the_command_runs(node: SharedNode) -> None:
 def test_an_outage_at_the_end(node: SharedNode) -> None:
     """The run says what stays and why, and leaves; the shipper stays until it is delivered."""
     node.server.faults(errors=[{"code": "InternalError", "status": 500}])
-    found = node.wrap("echo", "hi", SQSTEE_FLUSH_TIMEOUT="1s", SQSTEE_KEEP_SHIPPER="0")
-    assert found.returncode == 0
-    assert b"1 line not delivered yet" in found.stderr
-    assert b"(InternalFailure: " in found.stderr
+    environ = node.environ | {"SQSTEE_FLUSH_TIMEOUT": "0.5s", "SQSTEE_KEEP_SHIPPER": "0"}
+    with node.wrapping("sh", "-c", "echo hi; read x", env=environ, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: "InternalFailure" in node.troubles(), "refusal")
+        _, errors = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert b"1 line not delivered yet (InternalFailure: " in errors
     pid = node.shipper()
     node.server.clear_faults()
     wait_for(lambda: not is_running(pid), "end of the shipper", 120)

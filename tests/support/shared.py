@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sqstee.spool import agent_file
+from sqstee.spool.run_folder import Trouble
 
 from .node import Node
 from .processes import is_running, wait_for
@@ -42,6 +43,15 @@ class SharedNode(Node):
                     if os.readlink(fd).startswith(f"{spool}/"):
                         yield int(name)
                         break
+
+    def troubles(self) -> str:
+        """What the shipper has left for its runs about why they are not delivered."""
+        folders = [self.sqstee.spool / name for name in self.waiting()]
+        return " ".join(Trouble.read(str(folder)).reason for folder in folders)
+
+    def waiting(self) -> list[str]:
+        """The runs in the spool."""
+        return [name for name in self.sqstee.waiting_runs() if len(name) == 26]
 
     def end(self) -> None:
         """Kill what is left."""
