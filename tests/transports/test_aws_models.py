@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 
 from sqstee.transports.aws import new_session
+from sqstee.transports.aws_models import without_other_services
 
 REGIONS = ("us-east-1", "eu-west-1", "cn-north-1", "us-gov-west-1", "us-iso-east-1", "xx-nowhere-1")
 
@@ -79,3 +81,27 @@ def test_models_of_the_users_own_are_found(monkeypatch: pytest.MonkeyPatch, tmp_
     found = ours.get_component("data_loader").search_paths
     assert found == theirs.get_component("data_loader").search_paths
     assert found[0] == str(tmp_path / "mine")
+
+
+def test_the_endpoints_of_other_services_are_never_parsed() -> None:
+    """They are nearly all of a file of over a megabyte. Of a service that is called nothing is missing."""
+    text = Path(Loader.BUILTIN_DATA_PATH, "endpoints.json").read_bytes()
+    cut = without_other_services(text)
+    assert len(cut) < len(text) / 10
+    whole = json.loads(text)
+    for partition in whole["partitions"]:
+        called = {"sqs", "s3", "monitoring", "sts", "oidc", "portal.sso"} & set(partition["services"])
+        partition["services"] = {name: partition["services"][name] for name in called}
+    assert json.loads(cut) == whole
+
+
+@pytest.mark.parametrize("indent", [None, 1, 2, 4])
+def test_endpoints_in_another_layout_are_parsed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None
+) -> None:
+    """Those of a later botocore, or of a user's own in AWS_DATA_PATH."""
+    services: dict[str, object] = {name: {"endpoints": {"eu-west-1": {}}} for name in ("a4b", "sqs")}
+    mine = {"partitions": [{"partition": "mine", "regions": {}, "services": services}], "version": 3}
+    (tmp_path / "endpoints.json").write_text(json.dumps(mine, indent=indent))
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    assert new_session().get_component("data_loader").load_data("endpoints") == mine
