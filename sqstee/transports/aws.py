@@ -46,13 +46,10 @@ Client = TypeVar("Client")
 
 def load(service: str) -> None:
     """Import every module of AWS's that a first call needs. Dummy credentials keep it from looking for real ones."""
-    import botocore.config
-    import botocore.exceptions
-    import botocore.session
 
     import sqstee.transports.connection  # noqa: F401
 
-    session = botocore.session.Session()
+    session = new_session()
     session.set_credentials("-", "-")
     session.create_client(service, region_name="us-east-1")
 
@@ -61,7 +58,10 @@ def new_session() -> Any:
     """A session that never asks for an MFA code: its prompt would take the command's input from the terminal."""
     import botocore.session
 
+    from sqstee.transports.aws_models import use_own_models
+
     session = botocore.session.get_session()
+    use_own_models(session)
     provider = session.get_component("credential_provider").get_provider("assume-role")
     if hasattr(provider, "_prompter"):  # getpass; botocore has no public way to replace it
         provider._prompter = _refuse_to_ask

@@ -44,6 +44,7 @@ PURE = {
 }
 BOTO3 = {
     "sqstee.transports.aws",
+    "sqstee.transports.aws_models",
     "sqstee.transports.probe",
     "sqstee.transports.cloudwatch",
     "sqstee.measure.queues",
