@@ -25,7 +25,7 @@ from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.pinned_folder import PinnedFolder
-from sqstee.spool.run_folder import holds_nothing, lock, remove_empty
+from sqstee.spool.run_folder import Trouble, holds_nothing, lock, remove_empty
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -40,6 +40,7 @@ _RATE_SECONDS = 10.0
 _RETRY_SECONDS = 30.0
 _IDLE_SECONDS = 600.0  # a worker without runs ends after this long
 _JOIN_SECONDS = 0.01
+_AWAIT_SECONDS = 0.1  # between two looks at a run that another process ships
 _GRACE_SECONDS = 2.0  # on top of the flush timeout
 _KEEP_SECONDS = 10.0
 _PATIENCE_SECONDS = 10.0  # for a dead run of others, before its lines are sent with this agent's credentials
@@ -182,13 +183,15 @@ class Agent:
         """As `once`, again and again while that helps, for at most `seconds`; the senders are closed then.
 
         It helps where there were too many runs for the limit on open files, where the disk was too full to close a run
-        before shipping freed some of it, or where another process held a run's lock for a moment, to look at it.
+        before shipping freed some of it, or where another process held a run's lock for a moment, to look at it. An
+        agent that holds runs of dead fronts is woken, and waited for.
         """
         deadline = time.monotonic() + seconds
         progress: tuple[int, int] | None = None
         while True:
             self._config.settings.flush_timeout = max(0.0, deadline - time.monotonic())
             left = self.once(deadline)
+            self._await_others(deadline)
             before, progress = progress, (len(self.delivered), self._saved(left))
             if not (left or self.busy) or progress == before or time.monotonic() >= deadline:
                 break
@@ -196,6 +199,21 @@ class Agent:
             for sender in self._senders.values():
                 sender.close()
         return left
+
+    def _await_others(self, deadline: float) -> None:
+        """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
+        waiting = set(self.busy)
+        while waiting and time.monotonic() < deadline:
+            agents = [path for path in agent_file.files(self.folder) if agent_file.published(path)]
+            if not agents:
+                return
+            for name in list(waiting):
+                folder = f"{self.folder}/{name}"
+                if Trouble.read(folder).is_final or not _is_held_by_shipper_alone(folder):
+                    waiting.discard(name)
+                for path in agents:
+                    agent_file.wake(path, AWAITED, name)
+            time.sleep(_AWAIT_SECONDS)
 
     def _saved(self, left: Container[str]) -> int:
         """How far the runs that are `left` are acknowledged by their checkpoints, in sum.
@@ -521,6 +539,18 @@ class Agent:
                 remove_half_made(root.path)
             except OSError as error:
                 self._error = str(error)
+
+
+def _is_held_by_shipper_alone(folder: str) -> bool:
+    """Whether another process ships a run whose front has ended."""
+    try:
+        writing, shipping = lock(folder, "writer"), lock(folder, "ship")
+    except OSError:  # delivered meanwhile
+        return False
+    for held in (writing, shipping):
+        if held is not None:
+            os.close(held)
+    return writing is not None and shipping is None
 
 
 def _check_host_wide(config: AgentConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -61,6 +62,7 @@ class ShippingWorker:
             policy.options,
             flush_timeout=flush_timeout,
             on_refusal=self._report_refusal,
+            on_connect=gc.freeze,  # modules stay loaded: the garbage collector need not visit them again and again
             make_source=self._make_queue,
         )
         self._thread = threading.Thread(target=self._work, daemon=True)

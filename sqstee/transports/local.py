@@ -100,6 +100,7 @@ class LocalSender(BatchLimits):
         self._keeps = keeps
         self.stored = self.stored_records = self.size = 0
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         with _gate:
             _senders.add(self)
 
@@ -127,8 +128,11 @@ class LocalSender(BatchLimits):
     def _connect(self) -> sqlite3.Connection:
         if _unsafe:
             raise OSError("this process was forked while its parent used the file")
+        if self._connection is not None and self._file != _identity(self._path):
+            self.close_holding_gate()
         if self._connection is None:
             self._connection = _connect(self._path, _HELD_SECONDS)
+            self._file = _identity(self._path)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
         return self._connection
@@ -241,6 +245,7 @@ class LocalReceiver:
         self.follows = not consume
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._seen = 0
 
@@ -288,14 +293,22 @@ class LocalReceiver:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _open(self) -> sqlite3.Connection | None:
-        """The connection; None while the file does not exist."""
-        if self._connection is None and os.path.exists(self._path):
+        """The connection; None while the file does not exist. The rows of a new file are all unseen."""
+        found = _identity(self._path)
+        if self._connection is not None and found != self._file:
+            self._close()
+            self._seen = 0
+        if self._connection is None and found is not None:
             self._connection = _connect(self._path)
+            self._file = _identity(self._path)
         return self._connection
 
     def _next(self, limit: int) -> list[ReceivedMessage]:
@@ -316,6 +329,15 @@ class LocalReceiver:
             )
             for row, run, first, last, encoding, data, sent in rows
         ]
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is at a path: one that was removed or replaced stays open, and takes rows that nobody would see."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:

@@ -278,6 +278,28 @@ def test_an_outage_at_the_end(node: SharedNode) -> None:
     assert node.left_behind() == []
 
 
+def test_flush_has_the_shipper_deliver_what_it_holds(node: SharedNode) -> None:
+    """At once, whatever it is waiting for; it says why where it cannot."""
+    node.server.faults(errors=[{"code": "QueueDoesNotExist"}])
+    with node.wrapping("sh", "-c", "echo hi; read x", env=node.environ | {"SQSTEE_FLUSH_TIMEOUT": "0"}) as process:
+        wait_for(lambda: "NonExistentQueue" in node.troubles() or "QueueDoesNotExist" in node.troubles(), "refusal")
+        process.communicate(b"\n", timeout=60)
+    refused = node.sqstee.run("flush", environ=node.environ)
+    assert refused.returncode == 1
+    assert b"QueueDoesNotExist" in refused.stderr
+    node.server.clear_faults()
+    wait_for(lambda: node.sqstee.run("flush", environ=node.environ).returncode == 0, "delivery")
+    assert seen(node) == [b"hi\n"]
+
+
+def test_a_local_queue_that_is_removed_meanwhile(node: SharedNode) -> None:
+    """The shipper has it open: what comes later is in a new one, not in the file that is gone."""
+    for name in ("one", "two"):
+        assert node.sqstee.run("--to", "local", "--", "echo", name, environ=node.environ).returncode == 0
+        assert node.sqstee.local().stdout == f"{name}\n".encode()
+        (node.sqstee.spool / "local.db").unlink()
+
+
 def test_without_a_flush_timeout_a_run_leaves_at_once(node: SharedNode) -> None:
     """As with an agent: the shipper has the rest."""
     node.server.faults(black_hole=True)

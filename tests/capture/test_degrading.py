@@ -94,7 +94,7 @@ REST = [
     "sqstee.capture.supervisor:Supervisor._handle:bug:1",
     "sqstee.capture.teardown:Teardown._end_run:bug:1",
     "sqstee.ship.shipper_process:ship_run:bug:1",
-    "sqstee.spool.agent_file:serves:bug:1",
+    "sqstee.spool.agent_file:serving:bug:1",
     "sqstee.ship.shipper:Shipper.run:bug:1",
     "sqstee.ship.shipper:Shipper._step:bug:2",
     "sqstee.ship.shipper:SenderPool.submit:bug:2",
