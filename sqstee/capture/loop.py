@@ -10,8 +10,8 @@ import os
 import select
 import time
 
-from sqstee.capture.output import pipe_bytes
-from sqstee.capture.stream import CHUNK_BYTES, READER_LEFT, Stream, readable_bytes
+from sqstee.capture.output import PIPE_BUF, pipe_bytes
+from sqstee.capture.stream import READER_LEFT, Stream, readable_bytes
 from sqstee.errors import reason_of
 from sqstee.fds import put_null
 from sqstee.trace import trace
@@ -276,9 +276,12 @@ class CaptureLoop:
             self._unwatch(stream.source)
 
     def _watch_for_flood(self, stream: Stream, size: int) -> None:
-        """In a flood, while the output keeps up, let the pipes and chunks be larger: fewer steps for as many bytes."""
-        large = 2 * size >= stream.chunk_bytes
-        if not large and stream.chunk_bytes > CHUNK_BYTES:
+        """In a flood, while the output keeps up, let the pipes and chunks be larger: fewer steps for as many bytes.
+
+        That holds of chunks of whole pages, which go to a pipe at once (see `piece_end`).
+        """
+        large = 2 * size >= stream.chunk_bytes and not (size % PIPE_BUF and stream.output.pollable)
+        if stream.wide and not large:
             stream.narrow()
         stream.large_chunks = stream.large_chunks + 1 if large and stream.pending is None else 0
         if stream.large_chunks == _FLOOD_CHUNKS and not files_are_limited():

@@ -43,6 +43,7 @@ class Stream:
         "source",
         "stalled",
         "unspooled",
+        "wide",
     )
 
     def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
@@ -59,7 +60,8 @@ class Stream:
         self.last_byte = b"\n"
         self.line_began_at = 0.0
         self.chunk_bytes = CHUNK_BYTES  # read at most so many at once
-        self.large_chunks = 0  # so many in a row half filled the pipe, and the output accepted them at once
+        self.wide = False  # the pipes hold, and a chunk has, more than usual: see `widen`
+        self.large_chunks = 0  # how many in a row were large, and accepted by the output at once
         self.remaining = 0  # bytes still to be read once the command has ended
 
     def read(self) -> bytes | None:
@@ -80,15 +82,15 @@ class Stream:
         """Read more at once from here on, where the command's pipe and our output may hold as much."""
         if self.pty is not None or pipe_bytes(self.source) != PIPE_BYTES or not self.output.widen():
             return
+        self.wide = True
         if set_pipe_bytes(self.source, WIDE_PIPE_BYTES):
             self.chunk_bytes = self.output.source_bytes = WIDE_PIPE_BYTES
-        else:
-            self.output.narrow()
 
     def narrow(self) -> None:
-        """Undo `widen`, unless the pipes hold more at present."""
-        if self.output.narrow() and set_pipe_bytes(self.source, PIPE_BYTES):
+        """Undo `widen`, unless there is more to read at present: `wide` says whether something is left to be undone."""
+        if set_pipe_bytes(self.source, PIPE_BYTES):
             self.chunk_bytes, self.output.source_bytes = CHUNK_BYTES, PIPE_BYTES
+            self.wide = not self.output.narrow()
 
     def is_readable(self) -> bool:
         """Whether something written can be read; a poll, unlike FIONREAD, waits for a pty's bytes on their way."""
