@@ -22,11 +22,15 @@ WIDE = (WIDE_PIPE_BYTES, WIDE_PIPE_BYTES, WIDE_PIPE_BYTES)
 class Flood:
     """A command that has filled its pipe whenever the loop looks, and a reader that takes `taken` bytes each time.
 
+    The command writes `block` bytes at once.
+
     Once TEXT has been read, the command writes one more line. `during` and `after` are the capacities of the command's
     pipe and of our output, and the most bytes of a chunk, at the end of TEXT and behind that line.
     """
 
-    def __init__(self, output: Callable[[int], Output] = PipeOutput, taken: int = WIDE_PIPE_BYTES) -> None:
+    def __init__(
+        self, output: Callable[[int], Output] = PipeOutput, taken: int = WIDE_PIPE_BYTES, block: int = PIPE_BUF
+    ) -> None:
         self.source, self.writing = os.pipe()
         self.reading, self.target = os.pipe()
         for fd in (self.writing, self.reading, self.target):
@@ -34,6 +38,7 @@ class Flood:
         self.stream = Stream(0, 2, self.source, output(self.target), None)
         self.during = self.after = (0, 0, 0)
         self._taken = taken
+        self._block = block
         self._written = 0
         self._passed = b""
 
@@ -52,7 +57,7 @@ class Flood:
             self.during = self._sizes()
             try:
                 while self._written < len(TEXT):
-                    self._written += os.write(self.writing, TEXT[self._written : self._written + PIPE_BUF])
+                    self._written += os.write(self.writing, TEXT[self._written : self._written + self._block])
             except BlockingIOError:
                 pass
         elif self._passed == TEXT and self._written == len(TEXT):
@@ -77,6 +82,34 @@ def test_a_slow_reader_does_not_get_more_to_catch_up_with() -> None:
     flood = Flood(taken=PIPE_BUF)
     flood.run()
     assert flood.during == NARROW
+
+
+def test_pages_that_are_not_full_gain_nothing_from_wider_pipes() -> None:
+    """They go on in pieces that end with a line, however many are read at once."""
+    flood = Flood(block=PIPE_BUF - 6)
+    flood.run()
+    assert flood.during == NARROW
+
+
+def test_pipes_stay_wide_while_there_is_more_to_read() -> None:
+    source, writing = os.pipe()
+    reading, target = os.pipe()
+    stream = Stream(0, 2, source, PipeOutput(target), None)
+    stream.widen()
+    os.write(writing, bytes(2 * PIPE_BYTES))
+    os.write(target, bytes(2 * PIPE_BYTES))
+    stream.narrow()
+    assert (stream.wide, stream.chunk_bytes) == (True, WIDE_PIPE_BYTES)
+    assert fcntl.fcntl(target, fcntl.F_GETPIPE_SZ) == WIDE_PIPE_BYTES
+    assert stream.read() == bytes(2 * PIPE_BYTES)
+    stream.narrow()
+    assert (stream.wide, stream.chunk_bytes) == (True, CHUNK_BYTES)
+    os.read(reading, 2 * PIPE_BYTES)
+    stream.narrow()
+    assert stream.wide is False
+    assert {fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) for fd in (source, target)} == {PIPE_BYTES}
+    for fd in (source, writing, reading, target):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("capacity", [PIPE_BUF, PIPE_BYTES // 2, 2 * PIPE_BYTES])
