@@ -27,7 +27,7 @@ SMALL: dict[str, tuple[list[str], int]] = {
 LARGE: dict[str, tuple[list[str], int]] = {
     "shipping.py": (["1000", "2"], 11),
     "ways.py": (["1000", "2"], 6),
-    "wrapping.py": (["1", "5", "1000"], 8),
+    "wrapping.py": (["1", "5", "1000"], 10),
     "nodes.py": (["--seconds", "1", "2", "1000000"], 2),
     "burst.py": (["2", "1"], 2),
     "outage.py": (["1", "2000"], 8),
