@@ -8,7 +8,10 @@ import stat
 
 PIPE_BUF = 4096  # Linux: a write of up to this size to a pipe is atomic, and POLLOUT promises room for it
 PIPE_BYTES = 16 * PIPE_BUF  # the capacity of a new pipe
-_SHORT_BYTES = 64  # a chunk shorter than PIPE_BYTES by up to this much still shows where its pages end
+# The capacity of a pipe in a flood, for as long as it lasts: once all pipes of a user together hold 64 MiB (Linux's
+# pipe-user-pages-soft), each new one gets two pages only. A hundred floods at once stay below that.
+WIDE_PIPE_BYTES = 4 * PIPE_BYTES
+_SHORT_BYTES = 64  # a chunk shorter than its pipe's capacity by up to this much still shows where its pages end
 _RWF_NOWAIT = 8  # linux/fs.h
 _PTMX = os.makedev(5, 2)  # opening a pty's master again makes another pty
 
@@ -22,6 +25,7 @@ class Output:
 
     pollable = False
     reports_hangup = True
+    source_bytes = 0  # the capacity of the pipe that each chunk was read from, and that this emptied; 0 if unknown
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -29,6 +33,14 @@ class Output:
     def write(self, data: memoryview) -> int:
         """Write as much as can be written now, and return how much that was. Raises OSError, never BlockingIOError."""
         return os.write(self.fd, data)
+
+    def widen(self) -> bool:
+        """Get ready for chunks of WIDE_PIPE_BYTES; returns whether they go through in fewer steps than short ones."""
+        return True
+
+    def narrow(self) -> bool:
+        """Undo `widen`; False while that cannot be done."""
+        return True
 
     def close(self) -> None:
         """Close a file description of our own."""
@@ -43,7 +55,7 @@ class PipeOutput(Output):
     """
 
     pollable = True
-    from_pipe = False  # each chunk to write was read from a pipe of PIPE_BYTES that this emptied
+    _widened = False
 
     def write(self, data: memoryview) -> int:
         written = 0
@@ -54,7 +66,7 @@ class PipeOutput(Output):
             if len(data) > PIPE_BUF and text.find(b"\n", start) < 0:
                 return self._write(data)
             while written < len(data):
-                end = piece_end(text, start + written, self.from_pipe)
+                end = piece_end(text, start + written, self.source_bytes)
                 written += self._write(data[written : end - start])
         except BlockingIOError:
             pass
@@ -63,20 +75,53 @@ class PipeOutput(Output):
     def _write(self, piece: memoryview) -> int:
         return os.write(self.fd, piece)
 
+    def widen(self) -> bool:
+        if pipe_bytes(self.fd) == PIPE_BYTES:  # else somebody chose its capacity
+            self._widened = set_pipe_bytes(self.fd, WIDE_PIPE_BYTES)
+        return pipe_bytes(self.fd) > PIPE_BYTES
+
+    def narrow(self) -> bool:
+        self._widened = self._widened and not set_pipe_bytes(self.fd, PIPE_BYTES)
+        return not self._widened
+
     def close(self) -> None:
         os.close(self.fd)
 
 
-def piece_end(text: bytes, at: int, from_pipe: bool) -> int:
+def pipe_bytes(fd: int) -> int:
+    """How much a pipe holds; 0 for what is no pipe, and where the machine has another page size than the common one."""
+    import fcntl  # not before the command starts, which needs no fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) if os.sysconf("SC_PAGE_SIZE") == PIPE_BUF else 0
+    except OSError:
+        return 0
+
+
+def set_pipe_bytes(fd: int, capacity: int) -> bool:
+    """Let a pipe hold so much; False if it holds more at present, or the user's pipes hold as much as they may."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity)
+    except OSError:
+        return False
+    return True
+
+
+def piece_end(text: bytes, at: int, source_bytes: int) -> int:
     """Where the piece of a chunk that begins at `at` ends, so that no line that was written atomically is broken.
 
     That is the last newline within PIPE_BUF, or, if the chunk filled its pipe, the next end of a page that can be the
-    end of a line: a pipe is a ring of 16 pages, and only a write of more than PIPE_BUF is ever spread over two of them
+    end of a line: a pipe is a ring of pages, and only a write of more than PIPE_BUF is ever spread over two of them
     (pipe_write() in Linux's fs/pipe.c). Pages that are not full end earlier, by at most as many bytes as the chunk is
-    short of PIPE_BYTES.
+    short of its pipe's capacity, `source_bytes`. Where all are full, a write that finds too little room ends with one
+    of them, too: such a chunk is one piece.
     """
-    short = PIPE_BYTES - len(text)
-    if from_pipe and 0 <= short <= _SHORT_BYTES:
+    short = source_bytes - len(text)
+    if not short and not at % PIPE_BUF:
+        return len(text)
+    if 0 <= short <= _SHORT_BYTES:
         first = page = (at + short) // PIPE_BUF * PIPE_BUF + PIPE_BUF  # the end of the page that holds `at`
         while page < len(text):
             end = text.rfind(b"\n", page - short - 1, page) + 1
@@ -108,6 +153,9 @@ class BorrowedPipeOutput(PipeOutput):
             raise BlockingIOError
         return os.write(self.fd, piece[:PIPE_BUF])
 
+    def widen(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 
@@ -128,6 +176,9 @@ class TerminalOutput(Output):
             return os.write(self.fd, data)
         except BlockingIOError:
             return 0
+
+    def widen(self) -> bool:
+        return False
 
     def close(self) -> None:
         os.close(self.fd)
@@ -157,6 +208,9 @@ class SocketOutput(Output):
             return self._socket.send(data, self._flags)
         except BlockingIOError:
             return 0
+
+    def widen(self) -> bool:
+        return False
 
     def close(self) -> None:
         self._socket.detach()

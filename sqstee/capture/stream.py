@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 
+from sqstee.capture.output import PIPE_BYTES, WIDE_PIPE_BYTES, pipe_bytes, set_pipe_bytes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import select
@@ -27,8 +29,10 @@ class Stream:
 
     __slots__ = (
         "broken",
+        "chunk_bytes",
         "error",
         "fd",
+        "large_chunks",
         "last_byte",
         "line_began_at",
         "number",
@@ -39,6 +43,7 @@ class Stream:
         "source",
         "stalled",
         "unspooled",
+        "wide",
     )
 
     def __init__(self, number: int, fd: int, source: int, output: Output, pty: Pty | None) -> None:
@@ -54,12 +59,15 @@ class Stream:
         self.broken = False  # the output's reader has left
         self.last_byte = b"\n"
         self.line_began_at = 0.0
+        self.chunk_bytes = CHUNK_BYTES  # read at most so many at once
+        self.wide = False  # the pipes hold, and a chunk has, more than usual: see `widen`
+        self.large_chunks = 0  # how many in a row were large, and accepted by the output at once
         self.remaining = 0  # bytes still to be read once the command has ended
 
     def read(self) -> bytes | None:
         """The next bytes; empty at the end of the stream, None where none are available now."""
         try:
-            data = os.read(self.source, CHUNK_BYTES)
+            data = os.read(self.source, self.chunk_bytes)
         except OSError as error:  # EIO: the last writer of a pty has gone
             return None if error.errno in (errno.EAGAIN, errno.EINTR) else b""
         if self.pty is None or not data:
@@ -69,6 +77,20 @@ class Stream:
             self.pty.handle_packet(data[0])
             return None
         return data[1:]
+
+    def widen(self) -> None:
+        """Read more at once from here on, where the command's pipe and our output may hold as much."""
+        if self.pty is not None or pipe_bytes(self.source) != PIPE_BYTES or not self.output.widen():
+            return
+        self.wide = True
+        if set_pipe_bytes(self.source, WIDE_PIPE_BYTES):
+            self.chunk_bytes = self.output.source_bytes = WIDE_PIPE_BYTES
+
+    def narrow(self) -> None:
+        """Undo `widen`, unless there is more to read at present: `wide` says whether something is left to be undone."""
+        if set_pipe_bytes(self.source, PIPE_BYTES):
+            self.chunk_bytes, self.output.source_bytes = CHUNK_BYTES, PIPE_BYTES
+            self.wide = not self.output.narrow()
 
     def is_readable(self) -> bool:
         """Whether something written can be read; a poll, unlike FIONREAD, waits for a pty's bytes on their way."""

@@ -96,9 +96,13 @@ class Segments:
         """Record the exit event in the META frame of later segments, since the segment that holds it may be deleted."""
         self._meta = self._meta[:-1] + b',"exited":true}'
 
+    def has_room(self, size: int) -> bool:
+        """Whether the open segment has quota for frames of `size` bytes already."""
+        return self._size + size <= self._limit
+
     def has_quota(self, size: int, first: int) -> bool:
         """Whether quota allows frames of `size` bytes to be appended; `first` is the seq of the first one."""
-        if self._size + size <= self._limit:
+        if self.has_room(size):
             return True
         try:
             self._obtain_quota(size, first)
@@ -163,7 +167,7 @@ class Segments:
 
     def _make_room(self, size: int, first: int, priority: int) -> None:
         """Obtain quota for `size` more bytes, and a new segment where one is due. Raises OSError."""
-        if self._size + size <= self._limit:
+        if self.has_room(size):
             return
         try:
             self._obtain_quota(size, first)

@@ -21,6 +21,7 @@ _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces 
 _ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
 _GAPS_KEPT = 4096
+_STEP_BYTES = 64 * 1024  # quota is asked for so much at once: a nearly full spool takes what still fits
 
 
 class Writer:
@@ -88,6 +89,15 @@ class Writer:
         With `wait`, when the spool is full and --on-full says to wait, the rest of `chunk` is returned: pass it to the
         next call.
         """
+        if len(chunk) > _STEP_BYTES and not self._segments.has_room(HEADER_BYTES + len(chunk)):
+            for at in range(0, len(chunk), _STEP_BYTES):
+                rest = self._write(stream, chunk[at : at + _STEP_BYTES], wait)
+                if rest:
+                    return rest + chunk[at + _STEP_BYTES :]
+            return b""
+        return self._write(stream, chunk, wait)
+
+    def _write(self, stream: int, chunk: bytes, wait: bool) -> bytes:
         self.bytes += len(chunk)
         if self._dropping_rest[stream]:
             chunk = self._after_dropped_line(stream, chunk)

@@ -85,8 +85,16 @@ def rate(prefix: list[str], environ: dict[str, str], megabytes: int, stop_shippe
     return megabytes / elapsed
 
 
+def seconds(prefix: list[str], environ: dict[str, str], path: str) -> float:
+    """Seconds for `cat FILE`, wrapped, into another `cat`: from the start to the last byte and the wrapper's end."""
+    started = time.perf_counter()
+    with subprocess.Popen([*prefix, "cat", path], stdout=subprocess.PIPE, env=environ) as process:
+        subprocess.run(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the three tables."""
     numbers = [int(word) for word in sys.argv[1:]]
     rounds, megabytes, backlog = numbers + [ROUNDS, MEGABYTES, BACKLOG][len(numbers) :]
     with tempfile.TemporaryDirectory() as folder, FakeSqs("q", latency_ms=20, sink=True, discard=True) as server:
@@ -113,6 +121,16 @@ def main() -> None:
                 through_us = rate(wrapped, environ, megabytes, stop_shipper)
                 shutil.rmtree(f"{folder}/spool")
                 print(f"{name:32}{through_us:10.0f}{through_us / through_tee:10.2f}")
+        with open(f"{folder}/file", "wb") as file:
+            for _ in range(megabytes):
+                file.write((b"x" * 119 + b"\n") * (1_000_000 // 120))
+        print(f"\n{'seconds for a file, in all':32}{'s':>10}{'to tee':>10}")
+        for _ in range(rounds):
+            through_tee = seconds(tee, environ, f"{folder}/file")
+            print(f"{'tee FILE':32}{through_tee:10.3f}{1:10.2f}")
+            through_us = seconds([*wrapped[:-1], "--quiet", "--"], environ, f"{folder}/file")
+            shutil.rmtree(f"{folder}/spool")
+            print(f"{'sqstee':32}{through_us:10.3f}{through_tee / through_us:10.2f}")
 
 
 if __name__ == "__main__":

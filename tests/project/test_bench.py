@@ -28,7 +28,7 @@ SMALL: dict[str, tuple[list[str], int]] = {
 LARGE: dict[str, tuple[list[str], int]] = {
     "shipping.py": (["1000", "2"], 11),
     "ways.py": (["1000", "2"], 6),
-    "wrapping.py": (["1", "5", "1000"], 8),
+    "wrapping.py": (["1", "5", "1000"], 10),
     "nodes.py": (["--seconds", "1", "2", "1000000"], 3),
     "burst.py": (["2", "1"], 3),
     "priority.py": (["1", "2"], 3),

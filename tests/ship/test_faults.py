@@ -19,7 +19,7 @@ from support.targets import Target
 
 pytestmark = pytest.mark.fault
 
-CHUNK_BYTES = 65536
+CHUNK_BYTES = 4 * 65536  # in a flood; what a killed front had passed on and not yet spooled is not shipped
 MANY_REQUESTS = ("--linger", "0.1s", "--message-bytes", "16K")
 SHARE = {"sqs": 1, "http": 8, "s3": 10, "fallback": 10}  # a part of the steps and kills, so that a gate can wait
 
