@@ -80,8 +80,8 @@ def _endpoint(destination: Destination) -> str | None:
 class SqsSender(BatchLimits):
     """Sends bodies with SendMessageBatch, one call per request."""
 
-    def __init__(self, destination: Destination, connections: int = 16, group: str = "") -> None:
-        # 16 connections: the shippers of an agent share a client
+    def __init__(self, destination: Destination, connections: int = 64, group: str = "") -> None:
+        # 64 connections: the shippers of an agent share a client
         self._queue = _QueueClient(destination, connections, READ_SECONDS)
         self._group = group
         self.ordered = destination.name.endswith(".fifo")
