@@ -9,8 +9,8 @@ _MANY = 4  # while more wait, one less in flight delivers as much (beta of TCP V
 class CongestionWindow:
     """The number of requests that may be in flight, `size`: from `least` to `most`.
 
-    A request whose answer takes longer than the shortest time so far has waited for the rest of that time: for the link,
-    the destination or the processor. The window grows while all of it is in use and few of its requests wait, so that a
+    A request whose answer takes longer than the shortest so far has waited for the rest of that time: for the link, the
+    destination or the processor. The window grows while all of it is in use and few of its requests wait, so that a
     long round trip is filled and a slow link is not. It shrinks while many wait, and is halved when the destination
     throttles or does not answer.
     """
@@ -18,7 +18,7 @@ class CongestionWindow:
     def __init__(self, least: int, most: int) -> None:
         self.size = self._least = least
         self._most = most
-        self._shortest = 0.0
+        self._shortest = float("inf")  # seconds
 
     def answered(self, seconds: float, in_flight: int, alone: bool) -> None:
         """A request was answered after `seconds`, one of `in_flight` at that moment.
