@@ -16,8 +16,7 @@ from collections.abc import Iterable
 from sqstee.agent.flow import QUANTUM_BYTES, Flow, ServedRun
 from sqstee.record import Body, attributes_size
 from sqstee.ship.compressor_pool import CompressorPool
-from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
-from sqstee.ship.sender_pool import IN_FLIGHT
+from sqstee.ship.request import MAX_ENTRIES, MAX_IN_FLIGHT_BYTES, PendingBody, Request, RequestLimits, compress
 from sqstee.ship.source import RunSource
 from sqstee.trace import trace
 
@@ -133,7 +132,7 @@ class FairQueue:
         if self._ready_bytes + self._packed_bytes < self._full_request_bytes:
             return None
         unacknowledged = sum(run.flow.unacknowledged_bytes for run in self._runs.values() if run.flow)
-        if unacknowledged > IN_FLIGHT * self._limits.request:
+        if unacknowledged >= MAX_IN_FLIGHT_BYTES:
             return None
         self.close_open_body()
         return self.partial_request()

@@ -10,6 +10,7 @@ from sqstee.spool.frame import Position
 # Amazon SQS: a batch has at most ten entries and 1 MiB, each message at most 1 MiB, attributes included.
 MAX_ENTRIES = 10
 MAX_REQUEST_BYTES = 1024 * 1024
+MAX_IN_FLIGHT_BYTES = 16 * MAX_REQUEST_BYTES  # held in memory until they are acknowledged
 BILLED_UNIT_BYTES = 64 * 1024  # SQS bills one request per started 64 KiB of payload
 
 

@@ -11,7 +11,7 @@ from sqstee.ship.backoff import Backoff
 from sqstee.ship.pace import Pace
 from sqstee.ship.refusals import Refusals
 from sqstee.ship.request import PendingBody, Request, RequestLimits
-from sqstee.ship.sender_pool import IN_FLIGHT, SenderPool
+from sqstee.ship.sender_pool import MAX_IN_FLIGHT, SenderPool
 from sqstee.ship.shipper_handle import CLOSE, TRY_AGAIN, read_words
 from sqstee.ship.source import RunSource, Source
 from sqstee.trace import trace
@@ -51,14 +51,13 @@ class Shipper:
         on_front_death: Callable[[], None] = lambda: None,
         on_close: Callable[[float], None] = lambda seconds: None,
         throttled_until: Callable[[], float] = lambda: 0.0,
-        in_flight: int = IN_FLIGHT,
+        in_flight: int = MAX_IN_FLIGHT,
         make_source: Callable[[RequestLimits], Source] | None = None,
     ) -> None:
         body_bytes = options.message_bytes or sender.body_bytes
         self._make_source = make_source or (lambda limits: RunSource(folder, body_bytes, limits, options.compress))
         self._sender = sender
         self._senders = SenderPool(sender, in_flight)
-        self._in_flight = 1 if sender.ordered else in_flight
         self._flush_timeout = flush_timeout
         self._on_refusal = on_refusal
         self._on_connect = on_connect
@@ -199,7 +198,7 @@ class Shipper:
                 self._pace.partial_left(now, source.waiting)
 
     def _may_send(self) -> bool:
-        return self._senders.busy < (self._in_flight if self._backoff.healthy else 1)
+        return self._senders.busy < (self._senders.window.size if self._backoff.healthy else 1)
 
     def _submit(self, source: Source, request: Request) -> None:
         source.plan(request.bodies)

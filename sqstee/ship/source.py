@@ -16,7 +16,15 @@ from sqstee.record import Body, Encoder
 from sqstee.ship import pack
 from sqstee.ship.compressor_pool import CompressorPool
 from sqstee.ship.pack import Packer
-from sqstee.ship.request import MAX_ENTRIES, PendingBody, Request, RequestLimits, compress
+from sqstee.ship.request import (
+    MAX_ENTRIES,
+    MAX_IN_FLIGHT_BYTES,
+    MAX_REQUEST_BYTES,
+    PendingBody,
+    Request,
+    RequestLimits,
+    compress,
+)
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
 from sqstee.spool.frame import EVENT, Frame, Position, gap_fields
 from sqstee.spool.quarantine import quarantine
@@ -26,7 +34,7 @@ from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
 from sqstee.trace import trace
 
-AHEAD_BYTES = 16 * 1024 * 1024  # bodies in memory, ready or unacknowledged, have at most so many
+AHEAD_BYTES = MAX_IN_FLIGHT_BYTES + 2 * MAX_REQUEST_BYTES  # the most bytes of bodies, ready or unacknowledged
 
 
 class RunSource:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 START: Position = (1, 0)
-PLAN_LIMIT = 50  # unacknowledged bodies at once: four requests of ten, and the one that is packed meanwhile
+PLAN_LIMIT = 80  # unacknowledged bodies at once: sixteen requests of four, or eight of ten
 PLAN_SLOTS = 100  # ranges in the file: a divided body has several
 _SLOT = Struct(f"<4sBBxxQQIQ{2 * PLAN_SLOTS}Q")
 _SLOT_BYTES = 2048

@@ -123,7 +123,7 @@ def scale(found: dict[str, str], clusters: int = 20, cores: int = 2000, wrappers
     add(f"memory of a node's {wrappers}", (number(row[3]) for row in trio), "{:,.0f} MiB")
     add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in trio), "{:,.0f} GiB")
     add("processor time of a node's burst", (number(row[4]) for row in trio), "{:.1f} s")
-    add("connections, at most four a shipper", (4 * count for count in shippers))
+    add("connections, four a shipper", (4 * count for count in shippers))
     add("requests a second, if all trickle", shippers)
     add("requests a day for that, millions", (count / 1e6 for count in requests))
     add("dollars a day for that", (count * DOLLARS for count in requests))

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from sqstee.record import Body, Encoder
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.transports.aws import RenewedClient
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
-from sqstee.transports.sqs import client_for, request_json
+from sqstee.transports.sqs import SqsSender, client_for, request_json
 
 MANY = python("for n in range(20000): print('line %06d ' % n + 'x' * 106)")  # 119 bytes and a newline
 
@@ -323,10 +324,30 @@ def test_the_request_is_what_boto3_would_send(fake_sqs: FakeSqs, monkeypatch: py
             },
         }
         client.send_message_batch(QueueUrl=fake_sqs.url("q"), Entries=[entry])  # type: ignore[list-item]
-        ours = request_json(fake_sqs.url("q"), [body], fifo=False)
+        ours = b"".join(request_json(fake_sqs.url("q"), [body], fifo=False))
         assert json.loads(ours) == json.loads(sent[-1])
         if text.isascii():
             assert ours == sent[-1]
+
+
+def test_a_request_that_waits_for_its_answer_is_held_once(fake_sqs: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its JSON is given up as soon as it is sent: requests wait a round trip long, up to sixteen at once."""
+    for name, value in (clean_environment() | fake_sqs.environ()).items():
+        monkeypatch.setenv(name, value)
+    sender = SqsSender(parse("q"))
+    sender.open()
+    fake_sqs.faults(black_hole="after")
+    bodies = [Body(b'{"seq":0,"message":"%s"}\n' % (b"x" * size), "RUN", "host", 0, 0) for size in (200_000, 10)]
+    failures: list[object] = []
+    thread = threading.Thread(target=lambda: failures.extend(sender.send(bodies[:1])))
+    thread.start()
+    wait_for(lambda: len(sender._buffers) == 1, "the request to be sent")
+    fake_sqs.clear_faults()
+    thread.join()
+    failures.extend(sender.send(bodies[1:]))  # by the same buffer
+    assert failures == []
+    assert [message.body.encode() for message in fake_sqs.sent("q")] == [body.data for body in bodies]
+    assert len(sender._buffers) == 1
 
 
 def test_moto_takes_it_too(sqstee: Sqstee) -> None:
