@@ -25,7 +25,7 @@ from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.pinned_folder import PinnedFolder
-from sqstee.spool.run_folder import Trouble, holds_nothing, lock, remove_empty
+from sqstee.spool.run_folder import DeliveryTrouble, holds_nothing, lock, remove_empty
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -209,7 +209,7 @@ class Agent:
                 return
             for name in list(waiting):
                 folder = f"{self.folder}/{name}"
-                if Trouble.read(folder).is_final or not _is_held_by_shipper_alone(folder):
+                if DeliveryTrouble.read(folder).is_final or not _is_held_by_shipper_alone(folder):
                     waiting.discard(name)
                 for path in agents:
                     agent_file.wake(path, AWAITED, name)

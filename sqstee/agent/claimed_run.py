@@ -16,7 +16,7 @@ from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.quota import SEGMENT_BYTES
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import Trouble, open_lock
+from sqstee.spool.run_folder import DeliveryTrouble, open_lock
 from sqstee.spool.segments import segment_name, segment_numbers
 
 _GROWTH_BYTES = 4 * 1024 * 1024  # between two scans, or since a wake-up
@@ -62,7 +62,7 @@ class ClaimedRun:
         self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
-        self._trouble = Trouble()
+        self._trouble = DeliveryTrouble()
         self._grown_bytes = 0
         self.held_back = False
         self._throttle: Throttle | None = None

@@ -15,7 +15,7 @@ from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, TRY_AGAIN, WAKE
-from sqstee.spool.run_folder import Trouble
+from sqstee.spool.run_folder import DeliveryTrouble
 from sqstee.text import one_line
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -73,13 +73,13 @@ class ShippingWorker:
         """Why lines are not delivered, if any are not."""
         return self.failure or self._shipper.reason
 
-    def trouble(self, awaited_at: float | None) -> Trouble:
+    def trouble(self, awaited_at: float | None) -> DeliveryTrouble:
         """What to tell a run while lines are not delivered, or go to a fallback; `awaited_at` as of ServedRun."""
         refusal = self.refusal
         is_final = bool(self.failure) or (
             awaited_at is not None and self.hopeless and self._shipper.refused_at > awaited_at - _LAST_TRY_SECONDS
         )
-        return Trouble(self.reason, is_final, [f"{self._keeps}\t{refusal}"] if refusal else [])
+        return DeliveryTrouble(self.reason, is_final, [f"{self._keeps}\t{refusal}"] if refusal else [])
 
     @property
     def hopeless(self) -> bool:

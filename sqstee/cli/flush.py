@@ -61,7 +61,7 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
     """Ship runs and report the results, leftovers on stderr. Whether nothing is left of them that we have to ship."""
     from sqstee.agent.agent import Agent, AgentConfig
     from sqstee.spool.quarantine import quarantine_notice, quarantined_records
-    from sqstee.spool.run_folder import Trouble
+    from sqstee.spool.run_folder import DeliveryTrouble
 
     before = {run: quarantined_records(f"{root}/{run}") for run in runs}
     agent = Agent(os.path.realpath(root), AgentConfig(None, settings))
@@ -79,7 +79,7 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
             line = f"{run}: running, ships its own lines"
         else:
             complete = False
-            reason = left.get(run) or Trouble.read(f"{root}/{run}").reason or "another process is shipping it"
+            reason = left.get(run) or DeliveryTrouble.read(f"{root}/{run}").reason or "another process is shipping it"
             _report_left(found, reason)
             continue
         if not quiet:

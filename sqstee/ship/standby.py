@@ -23,7 +23,7 @@ from sqstee.ship.shipper_handle import (
 )
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED, GROWN
-from sqstee.spool.run_folder import Trouble, lock
+from sqstee.spool.run_folder import DeliveryTrouble, lock
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -124,9 +124,9 @@ class StandBy:
         if path:
             agent_file.wake(path, word, os.path.basename(self._folder))
 
-    def _pass_notices_on(self) -> Trouble:
+    def _pass_notices_on(self) -> DeliveryTrouble:
         """Pass notices of refusals on to the front, each once; returns why the run is not delivered."""
-        trouble = Trouble.read(self._folder)
+        trouble = DeliveryTrouble.read(self._folder)
         for text in trouble.notices:
             if text not in self._notices:
                 self._notices.add(text)

@@ -4,7 +4,7 @@ SPOOL/<run>/writer        lock of the process that appends (the front or its hei
 SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
 SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
 SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
-SPOOL/<run>/trouble       why an agent does not deliver the run (see `Trouble`)
+SPOOL/<run>/trouble       why an agent does not deliver the run (see `DeliveryTrouble`)
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL/usage               the kept total of all folders' sizes (see `quota`)
@@ -67,7 +67,7 @@ def _locked(fd: int) -> int | None:
     return fd
 
 
-class Trouble:
+class DeliveryTrouble:
     """Why an agent does not deliver a run; it leaves that word in the run's folder for the front, or its stand-by.
 
     `reason` is empty if there is none but the notices: for the user, one line each, behind the destination that keeps
@@ -82,13 +82,13 @@ class Trouble:
         self.notices = list(notices)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Trouble) and self._lines() == other._lines()
+        return isinstance(other, DeliveryTrouble) and self._lines() == other._lines()
 
     def __bool__(self) -> bool:
         return bool(self.reason or self.notices)
 
     @classmethod
-    def read(cls, folder: str) -> Trouble:
+    def read(cls, folder: str) -> DeliveryTrouble:
         """What an agent left."""
         try:
             fd = os.open(f"{folder}/{_TROUBLE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

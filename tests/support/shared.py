@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sqstee.spool import agent_file
-from sqstee.spool.run_folder import Trouble
+from sqstee.spool.run_folder import DeliveryTrouble
 
 from .node import Node
 from .processes import is_running, wait_for
@@ -47,7 +47,7 @@ class SharedNode(Node):
     def troubles(self) -> str:
         """What the shipper has left for its runs about why they are not delivered."""
         folders = [self.sqstee.spool / name for name in self.waiting()]
-        return " ".join(Trouble.read(str(folder)).reason for folder in folders)
+        return " ".join(DeliveryTrouble.read(str(folder)).reason for folder in folders)
 
     def waiting(self) -> list[str]:
         """The runs in the spool."""
