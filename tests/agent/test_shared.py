@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ from support import SCRIPT, Sqstee, is_running, running, wait_for
 from support.processes import python
 from support.shared import SharedNode
 
+from sqstee.agent import shared
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.spool import agent_file
 
@@ -239,12 +241,13 @@ def test_refused_credentials_cost_later_runs_nothing(node: SharedNode) -> None:
         first = node.shipper()
         wait_for(lambda: not node.files(), "withdrawal")
         assert is_running(first)
+        assert process.stderr
+        assert b"refuses the lines" in process.stderr.readline()
         node.server.clear_faults()
         assert node.wrap("echo", "two").returncode == 0
         assert b"two\n" in node.outputs()
-        _, errors = process.communicate(b"\n", timeout=60)
+        process.communicate(b"\n", timeout=60)
         assert process.returncode == 0
-        assert b"refuses the lines" in errors
     wait_for(node.idle, "delivery")
     assert seen(node) == [b"one\n", b"two\n"]
 
@@ -343,3 +346,63 @@ def test_a_fifo_queue_under_kills(node: SharedNode) -> None:
     (one,) = node.shipped("q.fifo").values()
     one.assert_whole()
     assert one.stdout == b"".join(b"%d\n" % n for n in range(1, 201)) * 5
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "text", "folder"])
+def test_something_else_in_place_of_its_file(node: SharedNode, kind: str, tmp_path: Path) -> None:
+    """What is no agent's file gives way; where it cannot, the run ships by itself, and does not try for long."""
+    assert node.wrap("echo", "one").returncode == 0
+    (path,) = map(Path, node.files())
+    node.end()
+    path.unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    if kind == "link":
+        path.symlink_to(victim)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("no JSON")
+    assert node.wrap("echo", "two").stderr == b""
+    assert seen(node) == [b"one\n", b"two\n"]
+    assert len(node.shippers()) == (kind != "folder")
+    assert victim.read_text() == "precious"
+
+
+def test_the_files_of_a_killed_one_are_removed(node: SharedNode) -> None:
+    """By the next shipper of whatever identity."""
+    environ = {"AWS_ACCESS_KEY_ID": "AKIDCCCCCCCCCCCCCCCC"}
+    assert node.wrap("echo", "one", **environ).returncode == 0
+    (path,) = node.files()
+    node.end()
+    Path(f"{path}.status.new").write_text("")
+    assert node.wrap("echo", "two").returncode == 0
+    wait_for(lambda: path not in node.files(), "removal")
+    assert {name.partition(".")[0] for name in node.left_behind()} == {Path(node.files()[0]).name}
+
+
+def test_a_disk_that_refuses_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up at once: unpublished, it would keep each later run waiting for its end."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        assert shared._advertise(str(tmp_path), "0" * 16) is None
+    assert os.listdir(tmp_path) == []
+    found = shared._advertise(str(tmp_path), "0" * 16)
+    assert found
+    found.leave()
+
+
+def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that would have started it goes on."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert not shared.start(str(tmp_path), "0" * 16)
