@@ -37,10 +37,13 @@ def start(root: str, identity: str) -> bool:
 
     The caller has one thread, and no child that it does not know.
     """
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError:  # no descriptor available: the run ships by itself
+        return False
     try:
         pid = os.fork()
-    except OSError:  # no process available: the run ships by itself
+    except OSError:  # no process available
         os.close(reading)
         os.close(writing)
         return False

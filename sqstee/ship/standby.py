@@ -36,6 +36,7 @@ _LIVE_AGENT_FACTOR = 6  # times as long while an agent lives: it may have hundre
 _POLL_SECONDS = 0.001  # at first, while the front waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
+_MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -72,6 +73,7 @@ class StandBy:
         self._flush_timeout = flush_timeout
         self._agent_timeout = agent_timeout
         self._free_since: float | None = None
+        self._starts = 0  # since a process was last seen to ship this run
         self._notices: set[str] = set()  # those sent to the front
         self._poll = select.poll()
         self._poll.register(wake, select.POLLIN)
@@ -114,7 +116,8 @@ class StandBy:
         if path or self._start is None or (shipping := self._lock()) is None:
             return path
         os.close(shipping)
-        return self._serving() if self._start() else ""
+        self._starts += 1
+        return self._serving() if self._starts <= _MOST_STARTS and self._start() else ""
 
     def _wake_agent(self, path: str, word: bytes) -> None:
         if path:
@@ -142,6 +145,7 @@ class StandBy:
         now = time.monotonic()
         if shipping is None:
             self._free_since = None
+            self._starts = 0
             return None
         if self._free_since is not None and now - self._free_since >= self._takeover_seconds():
             return shipping

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import SCRIPT, Sqstee, is_running, running, wait_for
+from support import SCRIPT, Sqstee, injecting, is_running, running, wait_for
 from support.processes import python
 from support.shared import SharedNode
 
@@ -406,3 +406,16 @@ def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "fork", refuse)
     assert not shared.start(str(tmp_path), "0" * 16)
+
+
+@pytest.mark.parametrize("fault", ["kill", "bug"])
+@pytest.mark.parametrize(
+    "at", ["agent:Agent._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
+)
+def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault: str) -> None:
+    """After a few of them the run ships by itself."""
+    found = node.wrap("echo", "hi", **injecting(tmp_path, f"sqstee.agent.{at}:{fault}:1"))
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"hi\n", b"")
+    assert (tmp_path / "injected").exists()
+    assert seen(node) == [b"hi\n"]
+    assert node.idle()
