@@ -18,14 +18,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # a shared shipper publishes itself before it loads what shipping needs
     from collections.abc import Iterable, Mapping
 
+_NEW_STATUS_SUFFIX = f"{STATUS_SUFFIX}.new"
 _WORDS_BYTES = 65536
+
+
+class HeldError(SqsteeError):
+    """Another process serves already."""
 
 
 class Advertisement:
     """Holds the lock of an agent's file in `folder`: of the agent's, or, with `identity`, of a shared shipper's.
 
-    `wake_fd` becomes readable when runs have written to the FIFO; -1 without one. Raises SqsteeError if another process
-    holds the lock.
+    `wake_fd` becomes readable when runs have written to the FIFO; -1 without one. Raises HeldError if another process
+    holds the lock, and SqsteeError if the file cannot be used.
     """
 
     def __init__(self, folder: str, environ: Mapping[str, str], identity: str = "") -> None:
@@ -90,8 +95,7 @@ class Advertisement:
         """Replace the status file; a full disk is no reason to stop."""
         if self.withdrawn:
             return
-        path = self._path + STATUS_SUFFIX
-        temporary = f"{path}.{os.getpid()}"
+        temporary = self._path + _NEW_STATUS_SUFFIX
         try:
             _unlink(temporary)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -100,9 +104,9 @@ class Advertisement:
                 os.write(fd, encode_object(dict(status)) + b"\n")
             finally:
                 os.close(fd)
-            os.rename(temporary, path)
+            os.rename(temporary, self._path + STATUS_SUFFIX)
         except OSError:
-            pass
+            _unlink(temporary)
 
     @property
     def in_place(self) -> bool:
@@ -131,9 +135,20 @@ class Advertisement:
         if self.wake_fd >= 0:
             os.close(self.wake_fd)
 
+    def remove_stale(self) -> None:
+        """Remove the files that killed shared shippers of other identities have left."""
+        for identity in agent_file.identities(self.folder):
+            if identity != self.identity:  # to close our own file would release its lock
+                try:
+                    Advertisement(self.folder, {}, identity).leave()
+                except SqsteeError:  # it serves
+                    pass
+
     def _unlink_files(self) -> None:
-        for path in (self._path + STATUS_SUFFIX, self._path + WAKE_SUFFIX, *([self._path] if self.identity else [])):
-            _unlink(path)
+        if not _is_same_file(self._fd, self._path):  # ours was removed, and the others may be a successor's
+            return
+        for suffix in (STATUS_SUFFIX, _NEW_STATUS_SUFFIX, WAKE_SUFFIX, *([""] if self.identity else [])):
+            _unlink(self._path + suffix)
 
     def _make_fifo(self) -> int:
         """Make the FIFO; without one, runs wait for the next scan."""
@@ -154,6 +169,9 @@ class Advertisement:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
             except OSError as error:
+                if error.errno == errno.ELOOP:  # a symlink is not ours
+                    _unlink(path)
+                    continue
                 raise _unusable(path, error) from None
             if _lock(fd) and _is_same_file(fd, path):
                 os.fchmod(fd, 0o644)
@@ -165,7 +183,7 @@ class Advertisement:
             if pid and mine:
                 who = f" (process {pid})" if pid > 0 else ""
                 hint = "to see what it does, run: sqstee agent --status"
-                raise SqsteeError(f"an agent already serves {self.folder}{who}", hint, EXIT_FAILURE)
+                raise HeldError(f"an agent already serves {self.folder}{who}", hint, EXIT_FAILURE)
             if mine and not pid:  # it was removed, or released, since it was opened
                 continue
             _unlink(path)  # another user's file, or locked by a process that is no agent of ours
@@ -193,6 +211,9 @@ class NoAdvertisement:
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Write nothing."""
+
+    def remove_stale(self) -> None:
+        """Leave the files to those who publish."""
 
     def read_words(self) -> list[bytes]:
         """No run has written."""
@@ -245,7 +266,8 @@ def _is_same_file(fd: int, path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
+    """Remove a file, if there is one and it can be."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except OSError:
         pass

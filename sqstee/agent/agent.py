@@ -43,6 +43,7 @@ _JOIN_SECONDS = 0.01
 _AWAIT_SECONDS = 0.1  # between two looks at a run that another process ships
 _GRACE_SECONDS = 2.0  # on top of the flush timeout
 _KEEP_SECONDS = 10.0
+_LONGEST_KEEP_SECONDS = 30 * 86400.0  # any user can write what he likes in the META frame of his run
 _PATIENCE_SECONDS = 10.0  # for a dead run of others, before its lines are sent with this agent's credentials
 _SPARE_FDS = 256
 _FDS_OF_A_RUN = 6
@@ -405,8 +406,9 @@ class Agent:
                 folder.close()
         self._claimed[name] = claimed
         self._skipped.pop(name, None)
-        if is_own and isinstance(meta.get("keep_shipper"), int | float):
-            self.keep_seconds = float(str(meta["keep_shipper"]))
+        keep = meta.get("keep_shipper")
+        if is_own and isinstance(keep, int | float) and 0 <= keep <= _LONGEST_KEEP_SECONDS:
+            self.keep_seconds = keep
         trace("agent", f"claims {name} to {policy.to}; {len(self._claimed)} runs now")
 
     def _is_abandoned(self, folder: str, name: str, now: float) -> bool:
@@ -534,6 +536,7 @@ class Agent:
 
     def _sweep(self) -> None:
         self._skipped.clear()
+        self._advertisement.remove_stale()
         for root in self._roots.values():
             try:
                 remove_half_made(root.path)

@@ -11,7 +11,7 @@ import os
 import select
 import time
 
-from sqstee.agent.advertisement import Advertisement
+from sqstee.agent.advertisement import Advertisement, HeldError
 from sqstee.errors import SqsteeError
 from sqstee.fds import close_quietly, open_fds, put_null
 from sqstee.spool import agent_file
@@ -37,8 +37,16 @@ def start(root: str, identity: str) -> bool:
 
     The caller has one thread, and no child that it does not know.
     """
-    reading, writing = os.pipe()
-    pid = os.fork()
+    try:
+        reading, writing = os.pipe()
+    except OSError:  # no descriptor available: the run ships by itself
+        return False
+    try:
+        pid = os.fork()
+    except OSError:  # no process available
+        os.close(reading)
+        os.close(writing)
+        return False
     if not pid:
         try:
             os.setsid()
@@ -65,21 +73,30 @@ def _run(root: str, identity: str, ready: int) -> None:
             _serve(root, advertisement)
         except Exception as error:
             trace("agent", f"the shared shipper has failed: {error}")
+            advertisement.leave()
 
 
 def _advertise(root: str, identity: str) -> Advertisement | None:
-    """Take the lock and publish this process; None if another one serves, or leaves and does not end."""
+    """Take the lock and publish this process; None if another one serves, or leaves and does not end, or none can."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
             found = Advertisement(root, os.environ, identity)
             found.publish(None)
-            return found
-        except SqsteeError as error:
+            if not (problem := found.renew()):
+                return found
+            found.leave()  # unpublished, it would keep later runs waiting for its end
+            break
+        except HeldError as error:
+            problem = error.message
             if agent_file.published(f"{root}/{agent_file.SHARED_PREFIX}{identity}") or time.monotonic() >= deadline:
-                trace("agent", f"no shared shipper is started: {error.message}")
-                return None
+                break
+        except SqsteeError as error:
+            problem = error.message
+            break
         time.sleep(_POLL_SECONDS)
+    trace("agent", f"no shared shipper is started: {problem}")
+    return None
 
 
 def _serve(root: str, advertisement: Advertisement) -> None:
@@ -133,7 +150,10 @@ def _leave_caller(kept: int) -> None:
     for name in ("CPU", "AS", "DATA", "RSS", "FSIZE", "STACK", "NOFILE", "NPROC"):
         limit = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (hard, hard))
+        try:
+            resource.setrlimit(limit, (hard, hard))
+        except (OSError, ValueError):  # fs.nr_open is below the hard limit by now
+            pass
     try:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     except OSError:

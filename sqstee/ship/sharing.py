@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqstee.options import Settings
 
 _TRANSIENT_SCOPE = "run-"  # systemd.exec: systemd-run names its scopes so
-_LEAST_FILES = 256
+_LEAST = 256  # open files, and processes of the user
 # Hard limits, which a process cannot raise and hands down to the shipper that it starts.
 _LIMITS = tuple(
     getattr(resource, name)
@@ -44,9 +44,9 @@ def meta(identity: str, settings: Settings, environ: Mapping[str, str]) -> dict[
 
 def may_start() -> bool:
     """Whether a shipper that this process starts would be fit for other runs too: no limit of ours must bind it."""
-    hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return all(limit == resource.RLIM_INFINITY for limit in hard) and not 0 <= files < _LEAST_FILES
+    unlimited = all(resource.getrlimit(limit)[1] == resource.RLIM_INFINITY for limit in _LIMITS)
+    numbers = [resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)]
+    return unlimited and not any(0 <= number < _LEAST for number in numbers)
 
 
 def _must_not_outlive_command() -> bool:

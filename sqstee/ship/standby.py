@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 _CHECK_SECONDS = 2.0
 _TAKEOVER_SECONDS = 5.0  # take over after this long without a shipper, plus up to as much again at random
 _LIVE_AGENT_FACTOR = 6  # times as long while an agent lives: it may have hundreds of runs to open first
-_STARTS = 100  # of a shared shipper: what ends that many will end the next one
-_LAST_STARTS = 2  # while the front waits for the delivery; then this process ships
 _POLL_SECONDS = 0.001  # at first, while the front waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
+_MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -74,7 +73,7 @@ class StandBy:
         self._flush_timeout = flush_timeout
         self._agent_timeout = agent_timeout
         self._free_since: float | None = None
-        self._starts_left = _STARTS
+        self._starts = 0  # since a process was last seen to ship this run
         self._notices: set[str] = set()  # those sent to the front
         self._poll = select.poll()
         self._poll.register(wake, select.POLLIN)
@@ -114,11 +113,11 @@ class StandBy:
         A shipper that has withdrawn goes on with the runs whose locks it holds.
         """
         path = self._serving()
-        if path or self._start is None or not self._starts_left or (shipping := self._lock()) is None:
+        if path or self._start is None or (shipping := self._lock()) is None:
             return path
         os.close(shipping)
-        self._starts_left -= 1
-        return self._serving() if self._start() else ""
+        self._starts += 1
+        return self._serving() if self._starts <= _MOST_STARTS and self._start() else ""
 
     def _wake_agent(self, path: str, word: bytes) -> None:
         if path:
@@ -146,6 +145,7 @@ class StandBy:
         now = time.monotonic()
         if shipping is None:
             self._free_since = None
+            self._starts = 0
             return None
         if self._free_since is not None and now - self._free_since >= self._takeover_seconds():
             return shipping
@@ -167,7 +167,6 @@ class StandBy:
         """The run has ended: leave the rest to the agent, or ship it here if there is none."""
         started = now = time.monotonic()
         look_at = wake_at = started
-        self._starts_left = _LAST_STARTS
         while os.path.exists(self._folder):
             now = time.monotonic()
             if now >= look_at:

@@ -175,13 +175,18 @@ def is_shared(path: str) -> bool:
 
 def files(folder: str) -> list[str]:
     """The paths of the agent's file and of those of shared shippers in `folder`, whether they are locked or not."""
+    names = [FILE_NAME, *(f"{SHARED_PREFIX}{identity}" for identity in identities(folder))]
+    return [path for name in names if os.path.lexists(path := f"{folder}/{name}")]
+
+
+def identities(folder: str) -> list[str]:
+    """The identities of the shared shippers that have files in `folder`, whether they live or not."""
     try:
-        names = sorted(os.listdir(folder))
+        names = os.listdir(folder)
     except OSError:
         return []
-    length = len(SHARED_PREFIX) + _IDENTITY_DIGITS
-    shared = [name for name in names if name.startswith(SHARED_PREFIX) and len(name) == length]
-    return [f"{folder}/{name}" for name in ([FILE_NAME] if FILE_NAME in names else []) + shared]
+    found = {name.removeprefix(SHARED_PREFIX).partition(".")[0] for name in names if name.startswith(SHARED_PREFIX)}
+    return sorted(identity for identity in found if len(identity) == _IDENTITY_DIGITS)
 
 
 def published(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import SCRIPT, Sqstee, is_running, running, wait_for
+from support import SCRIPT, Sqstee, injecting, is_running, running, wait_for
 from support.processes import python
 from support.shared import SharedNode
 
+from sqstee.agent import shared
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.spool import agent_file
 
@@ -368,3 +370,76 @@ def test_a_fifo_queue_under_kills(node: SharedNode) -> None:
     (one,) = node.shipped("q.fifo").values()
     one.assert_whole()
     assert one.stdout == b"".join(b"%d\n" % n for n in range(1, 201)) * 5
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "text", "folder"])
+def test_something_else_in_place_of_its_file(node: SharedNode, kind: str, tmp_path: Path) -> None:
+    """What is no agent's file gives way; where it cannot, the run ships by itself, and does not try for long."""
+    assert node.wrap("echo", "one").returncode == 0
+    (path,) = map(Path, node.files())
+    node.end()
+    path.unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    if kind == "link":
+        path.symlink_to(victim)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("no JSON")
+    assert node.wrap("echo", "two").stderr == b""
+    assert seen(node) == [b"one\n", b"two\n"]
+    assert len(node.shippers()) == (kind != "folder")
+    assert victim.read_text() == "precious"
+
+
+def test_the_files_of_a_killed_one_are_removed(node: SharedNode) -> None:
+    """By the next shipper of whatever identity."""
+    environ = {"AWS_ACCESS_KEY_ID": "AKIDCCCCCCCCCCCCCCCC"}
+    assert node.wrap("echo", "one", **environ).returncode == 0
+    (path,) = node.files()
+    node.end()
+    Path(f"{path}.status.new").write_text("")
+    assert node.wrap("echo", "two").returncode == 0
+    wait_for(lambda: path not in node.files(), "removal")
+    assert {name.partition(".")[0] for name in node.left_behind()} == {Path(node.files()[0]).name}
+
+
+def test_a_disk_that_refuses_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up at once: unpublished, it would keep each later run waiting for its end."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        assert shared._advertise(str(tmp_path), "0" * 16) is None
+    assert os.listdir(tmp_path) == []
+    found = shared._advertise(str(tmp_path), "0" * 16)
+    assert found
+    found.leave()
+
+
+def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that would have started it goes on."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert not shared.start(str(tmp_path), "0" * 16)
+
+
+@pytest.mark.parametrize("fault", ["kill", "bug"])
+@pytest.mark.parametrize(
+    "at", ["agent:Agent._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
+)
+def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault: str) -> None:
+    """After a few of them the run ships by itself."""
+    found = node.wrap("echo", "hi", **injecting(tmp_path, f"sqstee.agent.{at}:{fault}:1"))
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"hi\n", b"")
+    assert (tmp_path / "injected").exists()
+    assert seen(node) == [b"hi\n"]
+    assert node.idle()

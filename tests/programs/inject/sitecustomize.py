@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 _MODULE, _PATH, _ERROR, _CALL = os.environ["INJECT"].split(":")
+_INJECTED = os.environ["INJECTED"]  # by the time of the call the environment may be another
 _ERRORS: dict[str, Exception] = {
     "full": OSError(28, "No space left on device"),
     "quota": OSError(122, "Disk quota exceeded"),
@@ -41,7 +42,7 @@ def _patch(module: ModuleType) -> None:
         calls += 1
         if int(first) <= calls <= int(last or calls):
             answer = real(*arguments, **named) if _ERROR == "done" else None
-            with open(os.environ["INJECTED"], "w"):
+            with open(_INJECTED, "w"):
                 pass
             if _ERROR in _ERRORS:
                 raise _ERRORS[_ERROR]
@@ -53,7 +54,7 @@ def _patch(module: ModuleType) -> None:
                 real(*arguments, **named)
             if _ERROR != "hang":
                 os.kill(os.getpid(), signal.SIGKILL)
-            while not os.path.exists(f"{os.environ['INJECTED']}.go"):
+            while not os.path.exists(f"{_INJECTED}.go"):
                 time.sleep(0.01)
         return real(*arguments, **named)
 
