@@ -41,6 +41,7 @@ _WAKE_SECONDS = 0.1  # the shipper is woken at most this often; by itself it loo
 _CHECK_SECONDS = 1.0  # a line looks at most this often whether another process still ships
 _GRACE_SECONDS = 1.0  # beyond the flush timeout, for the shipper to return
 _FORK_SECONDS = 10.0  # how long a fork waits at most for modules to be loaded
+_monotonic = time.monotonic
 
 # Held while the shipping thread imports: a child forked meanwhile would wait forever for a module's import lock.
 _loading = threading.Lock()
@@ -53,7 +54,7 @@ class LoggingRun:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._started = time.monotonic()
-        self._woken_at = 0.0
+        self._wake_at = 0.0
         self._check_at = self._started + _CHECK_SECONDS
         self._flush_timeout = settings.flush_timeout
         self._reason = ""
@@ -113,15 +114,17 @@ class LoggingRun:
 
     def write(self, level: int, data: bytes) -> None:
         """Spool whole lines of one level (an index into record.LEVELS)."""
-        self._writer.level = level
-        self._writer.write(_STREAM, data)
-        self.wake()
+        writer = self._writer
+        writer.level = level
+        writer.write(_STREAM, data)
+        if _monotonic() >= self._wake_at:
+            self.wake()
 
     def wake(self) -> None:
         """Notify the shipper that there is something to ship."""
-        now = time.monotonic()
-        if now - self._woken_at >= _WAKE_SECONDS:
-            self._woken_at = now
+        now = _monotonic()
+        if now >= self._wake_at:
+            self._wake_at = now + _WAKE_SECONDS
             if self._delegated and not (self._ships_here or self._thread):
                 if now >= self._check_at:
                     self._check_at = now + _CHECK_SECONDS
