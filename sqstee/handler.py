@@ -1,4 +1,4 @@
-"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same code, in a thread of this process.
+"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same process as wrapped commands' lines.
 
     import logging, sqstee
 
@@ -36,7 +36,9 @@ _handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
 
 
 class Handler(logging.Handler):
-    """A logging handler that appends each line to the spool and returns; a daemon thread ships.
+    """A logging handler that appends each line to the spool and returns; the shared shipper or an agent ships.
+
+    Where neither may or can, with share="never" for example, a daemon thread of this process ships.
 
     `settings` are the options of `sqstee run` by their names with underscores (to, job, label, host, spool, linger,
     flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for an invalid value,
@@ -98,7 +100,7 @@ class Handler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wake the shipping thread, without waiting for it."""
+        """Wake whoever ships, without waiting for it."""
         with self._locked():
             if self._run and self._pid == os.getpid():
                 self._run.wake()
