@@ -21,7 +21,6 @@ _CODE = (
     "sys.path += [path for path in others if path not in sys.path]; "
     "from sqstee.agent.shared import main; sys.exit(main(*sys.argv[1:3]))"
 )
-
 _PACKAGE = os.path.abspath(os.path.dirname(sqstee.__path__[0]))  # here: a daemon goes to / later
 _START_SECONDS = 5.0  # how long a starter may take, ours or another process's
 _POLL_SECONDS = 0.003
@@ -32,6 +31,9 @@ def spawn(root: str, identity: str) -> bool:
 
     Of many processes that call this at once one starts it, and the others wait for that one.
     """
+    if not _is_interpreter(sys.executable):
+        trace("handler", f"starts no shared shipper: {sys.executable!r} is no Python interpreter")
+        return False
     path = f"{root}/{agent_file.SHARED_PREFIX}{identity}"
     try:
         starting = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
@@ -62,9 +64,6 @@ def _is_first(starting: int) -> bool:
 
 
 def _run_starter(root: str, identity: str) -> None:
-    if not _is_interpreter(sys.executable):
-        trace("handler", f"starts no shared shipper: {sys.executable!r} is no Python interpreter")
-        return
     words = [sys.executable, "-I", "-c", _CODE, root, identity, _PACKAGE, *map(os.path.abspath, sys.path)]
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     deadline = time.monotonic() + _START_SECONDS

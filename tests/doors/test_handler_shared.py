@@ -189,6 +189,24 @@ def test_a_killed_shipper_has_a_successor(node: SharedNode, tmp_path: Path) -> N
     assert node.idle()
 
 
+def test_a_program_that_finds_no_shipper_at_its_end_ships_itself(node: SharedNode, tmp_path: Path) -> None:
+    """The shared shipper was killed, and none can be started any more."""
+    code = (
+        "sqstee.configure(to='q')\nlog.info('one'); settle(); sys.executable = '/bin/sh'\n"
+        "print(flush=True); sys.stdin.readline()\nlog.info('two')\n"
+    )
+    with running(program(tmp_path, code), env=node.environ, **PIPES) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        pid = node.shipper()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_running(pid), "death")
+        _, errors = process.communicate(b"\n", timeout=60)
+    assert (process.returncode, errors, node.shippers()) == (0, b"", [])
+    assert lines(node) == [b"one\ntwo\n"]
+    assert node.idle()
+
+
 def test_a_killed_program_is_closed_and_shipped(node: SharedNode, tmp_path: Path) -> None:
     """By the shared shipper, with no further run on the host."""
     code = "sqstee.configure(to='q')\nlog.info('hello')\nprint(flush=True); sys.stdin.read()\n"
