@@ -90,8 +90,8 @@ class Handler(logging.Handler):
         try:
             data = _encode(self.format(record) + self.terminator)
             level = _LEVEL_OF.get(record.levelno) or _level_of(record.levelno)
-            if record.process != self._pid and self._pid != os.getpid():  # forked by code that does not call the hooks
-                self.forget()
+            if record.process != self._pid:  # the record's own pid saves a call of getpid
+                self._current()
             if self._writing:  # a signal handler has interrupted _write, which goes on with this record
                 self._pending.append((level, data))
             else:

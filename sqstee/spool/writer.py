@@ -92,6 +92,7 @@ class Writer:
         if self._dropping_rest[stream]:
             chunk = self._after_dropped_line(stream, chunk)
         at = 0
+        # A generator costs a tenth of spooling a short line, and nearly all need no cutting.
         is_short = 0 < len(chunk) <= self._max_line - self._partial[stream] and not self._long_lines
         for piece, cut in ((chunk, False),) if is_short else self._pieces(stream, chunk):
             if wait and not self._has_quota(piece) and self._segments.quota.should_wait():
