@@ -137,9 +137,10 @@ class LoggingRun:
         """Report what another process has trouble with; see to it that one ships."""
         self._agent = self._serving()
         delegated.pass_notices_on()
-        if (shipping := delegated.lock_if_unattended()) is not None:
-            self._take_over(shipping)
-        elif delegated.is_unattended and not self._agent:
+        if self._agent or not self._identity:  # an agent that has just died may be started again
+            if (shipping := delegated.lock_if_unattended()) is not None:
+                self._take_over(shipping)
+        elif delegated.is_free():
             self._start_thread()
 
     def _take_over(self, shipping: int) -> None:

@@ -58,9 +58,8 @@ class DelegatedRun:
         A shipper that has withdrawn goes on with the runs whose locks it holds.
         """
         path = self._serving()
-        if path or self._start is None or (shipping := self.lock()) is None:
+        if path or self._start is None or not self.is_free():
             return path
-        _release(shipping)
         return self._serving() if self._start() else ""
 
     def wake(self, path: str, word: bytes) -> None:
@@ -92,10 +91,12 @@ class DelegatedRun:
         _release(shipping)
         return None
 
-    @property
-    def is_unattended(self) -> bool:
-        """Whether no process held the `ship` lock when `lock_if_unattended` looked."""
-        return self._free_since is not None
+    def is_free(self) -> bool:
+        """Whether the run is there, and no process holds its `ship` lock."""
+        shipping = self.lock()
+        if shipping is not None:
+            _release(shipping)
+        return shipping is not None
 
     def lock(self) -> int | None:
         """The run's `ship` lock; None if another process holds it, or has delivered everything."""
