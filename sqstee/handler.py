@@ -1,4 +1,4 @@
-"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same code, in a thread of this process.
+"""`sqstee.Handler`: Python's logging into the same spool, shipped by the same process as wrapped commands' lines.
 
     import logging, sqstee
 
@@ -29,12 +29,16 @@ from sqstee.spool.location import resolve
 from sqstee.text import count
 
 _TRY_AGAIN_SECONDS = 10.0  # after opening a spool failed
+_LEVEL_OF = {number: number // 10 for number in range(10, 10 * len(LEVELS), 10)}  # of logging's own numbers
+_handle = logging.Handler.handle
 
 _handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
 
 
 class Handler(logging.Handler):
-    """A logging handler that appends each line to the spool and returns; a daemon thread ships.
+    """A logging handler that appends each line to the spool and returns; the shared shipper or an agent ships.
+
+    Where neither may or can, with share="never" for example, a daemon thread of this process ships.
 
     `settings` are the options of `sqstee run` by their names with underscores (to, job, label, host, spool, linger,
     flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for an invalid value,
@@ -77,23 +81,26 @@ class Handler(logging.Handler):
         Shipping them would log more, without end, and a shipping thread must not wait for the lock of a handler that
         is being closed.
         """
-        if threading.get_ident() in THREADS:
+        if THREADS and threading.get_ident() in THREADS:
             return False
-        return super().handle(record)
+        return _handle(self, record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a record to the spool."""
         try:
             data = _encode(self.format(record) + self.terminator)
-            level = min(len(LEVELS) - 1, max(1, record.levelno // 10))
-            self._pending.append((level, data))
-            if not self._writing:  # otherwise a signal handler has interrupted _write, which goes on with this record
-                self._write()
+            level = _LEVEL_OF.get(record.levelno) or _level_of(record.levelno)
+            if record.process != self._pid:  # the record's own pid saves a call of getpid
+                self._current()
+            if self._writing:  # a signal handler has interrupted _write, which goes on with this record
+                self._pending.append((level, data))
+            else:
+                self._write(level, data)
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wake the shipping thread, without waiting for it."""
+        """Wake whoever ships, without waiting for it."""
         with self._locked():
             if self._run and self._pid == os.getpid():
                 self._run.wake()
@@ -134,16 +141,17 @@ class Handler(logging.Handler):
             self.forget()
         return self._run
 
-    def _write(self) -> None:
+    def _write(self, level: int, data: bytes) -> None:
         self._writing = True
         try:
-            while self._pending:
-                run = self._current() or self._open()
-                level, data = self._pending.popleft()
-                if run:
+            while True:
+                if run := self._run or self._open():
                     run.write(level, data)
                 else:
                     self._lost += 1
+                if not self._pending:
+                    break
+                level, data = self._pending.popleft()
         finally:
             self._writing = False
 
@@ -189,6 +197,11 @@ def _rebuild(kind: type[Handler], given: dict[str, Any], level: int, formatter: 
     handler.setLevel(level)
     handler.setFormatter(formatter)
     return handler
+
+
+def _level_of(number: int) -> int:
+    """The level that stands for a number of logging's: an index into LEVELS."""
+    return min(len(LEVELS) - 1, max(1, number // 10))
 
 
 def _encode(text: str) -> bytes:

@@ -1,7 +1,7 @@
-"""A run whose lines come from this process's own logging, shipped by a thread of the process.
+"""A run whose lines come from this process's own logging, shipped by the shared shipper or an agent.
 
-It takes the front's place, without a command, a fork or capture. Only `close` waits for the network, no longer than the
-flush timeout.
+It takes the front's place, without a command, a fork or capture. A thread starts the shared shipper where none serves;
+it ships itself where no other process may or can. Only `close` waits for the network, no longer than the flush timeout.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from sqstee.destination import parse
 from sqstee.fds import write_stderr
 from sqstee.options import Settings
 from sqstee.record import STREAMS
+from sqstee.ship import sharing
+from sqstee.ship.delegated_run import DelegatedRun
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import THREADS
-from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import CLOSE, WAKE
-from sqstee.spool import run_events
+from sqstee.ship.spawn_shared import spawn
+from sqstee.spool import agent_file, run_events
+from sqstee.spool.agent_file import GROWN
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
@@ -29,13 +32,16 @@ from sqstee.text import count, one_line
 from sqstee.transports.factory import load
 
 if TYPE_CHECKING:
+    from sqstee.ship.shipper import Shipper
     from sqstee.spool.fsync import Syncer
     from sqstee.spool.redact import Masker
 
 _STREAM = STREAMS.index("stderr")  # where logging writes by default
 _WAKE_SECONDS = 0.1  # the shipper is woken at most this often; by itself it looks again a little later
+_CHECK_SECONDS = 1.0  # a line looks at most this often whether another process still ships
 _GRACE_SECONDS = 1.0  # beyond the flush timeout, for the shipper to return
 _FORK_SECONDS = 10.0  # how long a fork waits at most for modules to be loaded
+_monotonic = time.monotonic
 
 # Held while the shipping thread imports: a child forked meanwhile would wait forever for a module's import lock.
 _loading = threading.Lock()
@@ -48,57 +54,100 @@ class LoggingRun:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._started = time.monotonic()
-        self._woken_at = 0.0
+        self._wake_at = 0.0
+        self._check_at = self._started + _CHECK_SECONDS
+        self._flush_timeout = settings.flush_timeout
         self._reason = ""
         self._refusals_reported: set[tuple[bool, str]] = set()
         self._shipper: Shipper | None = None
+        self._thread: threading.Thread | None = None  # while it starts the shared shipper, or ships
+        self._ships_here = False  # this process holds the `ship` lock
         self.root = open_root(settings.spool)
         self._policy = DeliveryPolicy.of(settings, self.root)
         self._destination = parse(self._policy.to)
+        self._identity = sharing.identity(settings, os.environ)
+        self._agent = self._serving()  # the file of the process that ships, as last looked up
+        if not (self._agent or sharing.may_start()):
+            self._identity = ""
         self._wake_reading, self._wake = os.pipe()
         try:
-            self._open()
+            self._delegated = self._open()
         except BaseException:
             self._close_fds("_wake_reading", "_wake")
             raise
-        self._thread = threading.Thread(target=self._ship, name="sqstee", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is ending, or no more threads are allowed: `close` ships
-            self._threaded = False
+        if self._delegated and self._agent:
+            self._delegated.wake(self._agent, GROWN)
         else:
-            self._threaded = True
+            self._start_thread()
 
     @property
     def id(self) -> str:
         """The run's ULID."""
         return self._spooled.id
 
-    def _open(self) -> None:
-        settings = self._settings
-        self._spooled = SpooledRun(
-            self.root, settings, self._policy.to_meta() | run_events.LOGGING, _masker(settings.redact)
-        )
+    def _open(self) -> DelegatedRun | None:
+        """Create the run; returns what is needed if another process is to ship it."""
+        settings, identity = self._settings, self._identity
+        fields = self._policy.to_meta() | sharing.meta(identity, settings, os.environ) | run_events.LOGGING
+        self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact))
         self._writer = self._spooled.writer
         if self._spooled.syncer:
             self._start_syncer(self._spooled.syncer)
         self._writer.event(run_events.start(settings.job, os.getpid(), None))
         os.set_blocking(self._wake, False)
+        if identity or self._agent:
+            self._spooled.close_ship_lock()
+            return DelegatedRun(
+                self._writer.folder,
+                serving=self._serving,
+                start=(lambda: sharing.may_start() and spawn(self.root, identity)) if identity else None,
+                on_refusal=lambda notice, keeps: report(settings, notice),
+            )
+        self._ships_here = True
         if self._destination.kind == "local":
             load(self._destination)  # its fork hooks must be in place before any fork
+        return None
+
+    def _serving(self) -> str:
+        """The file of the agent that ships for this run, or ''."""
+        return agent_file.serving(self.root, self._policy.to, os.environ, self._identity)
 
     def write(self, level: int, data: bytes) -> None:
         """Spool whole lines of one level (an index into record.LEVELS)."""
-        self._writer.level = level
-        self._writer.write(_STREAM, data)
-        self.wake()
+        writer = self._writer
+        writer.level = level
+        writer.write(_STREAM, data)
+        if _monotonic() >= self._wake_at:
+            self.wake()
 
     def wake(self) -> None:
         """Notify the shipper that there is something to ship."""
-        now = time.monotonic()
-        if now - self._woken_at >= _WAKE_SECONDS:
-            self._woken_at = now
-            self._notify(WAKE)
+        now = _monotonic()
+        if now >= self._wake_at:
+            self._wake_at = now + _WAKE_SECONDS
+            if self._delegated and not (self._ships_here or self._thread):
+                if now >= self._check_at:
+                    self._check_at = now + _CHECK_SECONDS
+                    self._check_shipper(self._delegated)
+                self._delegated.wake(self._agent, GROWN)
+            else:
+                self._notify(WAKE)
+
+    def _check_shipper(self, delegated: DelegatedRun) -> None:
+        """Report what another process has trouble with; see to it that one ships."""
+        self._agent = self._serving()
+        delegated.pass_notices_on()
+        if self._agent or not self._identity:  # an agent that has just died may be started again
+            if (shipping := delegated.lock_if_unattended()) is not None:
+                self._take_over(shipping)
+        elif delegated.is_free():
+            self._start_thread()
+
+    def _take_over(self, shipping: int) -> None:
+        """Ship in this process, which holds the `ship` lock as the descriptor `shipping`."""
+        self._spooled.ship_lock = shipping
+        self._ships_here = True
+        self._start_thread()
 
     def close(self) -> str:
         """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
@@ -107,14 +156,17 @@ class LoggingRun:
         if self._spooled.syncer:
             self._spooled.syncer.finish()
         self._spooled.close_writer_lock()
+        deadline = time.monotonic() + self._flush_timeout
         self._notify(CLOSE)
-        if not self._threaded:
-            self._ship()
-        try:
-            self._thread.join(self._settings.flush_timeout + _GRACE_SECONDS if self._threaded else None)
-        except RuntimeError:  # it never started
-            pass
-        self._close_fds("_wake")
+        self._finish()
+        if self._delegated and not (self._ships_here or self._thread):
+            left = max(0.0, deadline - time.monotonic())
+            self._reason, shipping = self._delegated.await_delivery(left, left)
+            if shipping is not None:
+                self._flush_timeout = max(0.0, deadline - time.monotonic())
+                self._take_over(shipping)
+                self._finish()
+        self._close_fds("_wake", *([] if self._ships_here else ["_wake_reading"]))
         return self._notice()
 
     def abandon(self) -> None:
@@ -143,10 +195,46 @@ class LoggingRun:
         except OSError:
             pass
 
+    def _start_thread(self) -> None:
+        self._thread = thread = threading.Thread(target=self._work, name="sqstee", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or no more threads are allowed: `close` sees to it
+            self._thread = None
+
+    def _finish(self) -> None:
+        """Wait for the thread's end, or ship without one."""
+        thread = self._thread
+        if thread:
+            thread.join(self._flush_timeout + _GRACE_SECONDS)
+        elif self._ships_here:
+            self._ship()
+
+    def _work(self) -> None:
+        """The body of the thread."""
+        try:
+            if self._ships_here or not self._find_shipper():
+                self._ship()
+        except Exception as error:  # a later line tries again
+            self._reason = f"{type(error).__name__}: {error}"
+        if not self._ships_here:
+            self._thread = None
+
+    def _find_shipper(self) -> bool:
+        """Start the shared shipper if no process serves this run; False if this one is to ship."""
+        assert self._delegated
+        self._agent = self._delegated.ensure_shipper()
+        if not self._agent and (shipping := self._delegated.lock()) is not None:
+            self._spooled.ship_lock = shipping
+            self._ships_here = True
+        return not self._ships_here
+
     def _ship(self) -> None:
         THREADS.add(_thread.get_ident())
         try:
             with _loading:
+                from sqstee.ship.shipper import Shipper  # not at the top: few programs ship themselves
+
                 sender = self._policy.open_sender(self.root)
                 self._load()
             self._shipper = shipper = Shipper(
@@ -154,7 +242,7 @@ class LoggingRun:
                 sender,
                 self._wake_reading,
                 self._policy.options,
-                flush_timeout=self._settings.flush_timeout,
+                flush_timeout=self._flush_timeout,
                 on_refusal=self._report_refusal,
             )
             try:
@@ -185,18 +273,22 @@ class LoggingRun:
             pass
 
     def _notice(self) -> str:
-        acknowledged = self._shipper.acknowledged if self._shipper else 0
-        waiting = self._writer.spooled - acknowledged
+        why = self._reason or (self._shipper.reason if self._shipper else "")
         found = []
         for reason, number in self._writer.reasons.items():
             found.append(f"{count(number, 'log line')} dropped: the spool could not be written ({reason})")
         if quarantined := quarantined_records(self._writer.folder):
             found.append(quarantine_notice(count(quarantined, "log line"), self.root))
-        if waiting > 0:
-            why = self._reason or (self._shipper.reason if self._shipper else "")
+        if self._is_waiting():
             why = f" ({why})" if why else ""
             found.append(f"the log is not fully delivered yet{why}: kept in {self.root}, `sqstee flush` ships it")
         return "; ".join(found)
+
+    def _is_waiting(self) -> bool:
+        """Whether lines are not delivered, and were not left to another process either."""
+        if not self._ships_here:
+            return bool(self._reason or self._thread)
+        return self._writer.spooled > (self._shipper.acknowledged if self._shipper else 0)
 
 
 def report(settings: Settings, text: str) -> None:

@@ -63,6 +63,11 @@ def start(root: str, identity: str) -> bool:
     return bool(agent_file.published(f"{root}/{agent_file.SHARED_PREFIX}{identity}"))
 
 
+def main(root: str, identity: str) -> int:
+    """The body of an interpreter that a program with threads has run to start it (see ship/spawn_shared)."""
+    return 0 if start(root, identity) else 1
+
+
 def _run(root: str, identity: str, ready: int) -> None:
     """The body of the shared shipper; it closes `ready` once it can be relied on."""
     _leave_caller(ready)

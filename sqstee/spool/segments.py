@@ -45,6 +45,7 @@ RESERVE = "reserve"
 NEXT = "next"  # the name of a segment while it is created
 _CLOSING_BYTES = 3 * 1024  # the frames that close a run: gap, exit and end events, and the ends of unfinished lines
 _BLOCK = 4096
+_SMALL_BYTES = 1024  # copying so few costs less than a second buffer of pwritev(2)
 _MOST_RESERVE_BYTES = 1024 * 1024
 RETRY_SECONDS = 0.1  # on a full disk a new segment is tried at most this often: ext4 may commit its journal each time
 # The agent may close a run in a folder that another user controls: follow no link, wait for no FIFO.
@@ -127,7 +128,8 @@ class Segments:
         size = HEADER_BYTES + len(payload)
         header = pack_frame_header(kind, flags, stream, time_ns, first, lines, payload)
         try:
-            self._make_room(size, first, priority)
+            if self._size + size > self._limit:
+                self._make_room(size, first, priority)
             self._write(header, payload, first)
         except OSError as error:
             if priority == CLOSING:
@@ -167,8 +169,6 @@ class Segments:
 
     def _make_room(self, size: int, first: int, priority: int) -> None:
         """Obtain quota for `size` more bytes, and a new segment where one is due. Raises OSError."""
-        if self.has_room(size):
-            return
         try:
             self._obtain_quota(size, first)
         except FullError:
@@ -334,7 +334,10 @@ def _do_nothing() -> None:
 def write_whole(fd: int, header: bytes, payload: bytes, size: int) -> None:
     """Write both or neither behind the file's first `size` bytes. Raises OSError after undoing a partial write."""
     try:
-        written = os.pwritev(fd, (header, payload), size)
+        if 0 < len(payload) < _SMALL_BYTES:
+            written = os.pwrite(fd, header + payload, size)
+        else:
+            written = os.pwritev(fd, (header, payload), size)
         while written < len(header) + len(payload):  # a short write: the next one fails with the reason
             written += os.pwrite(fd, (header + payload)[written:], size + written)
     except OSError:

@@ -102,8 +102,10 @@ class Writer:
         if self._dropping_rest[stream]:
             chunk = self._after_dropped_line(stream, chunk)
         at = 0
-        for piece, cut in self._pieces(stream, chunk):
-            if not self._has_quota(piece) and wait and self._segments.quota.should_wait():
+        # A generator costs a tenth of spooling a short line, and nearly all need no cutting.
+        is_short = 0 < len(chunk) <= self._max_line - self._partial[stream] and not self._long_lines
+        for piece, cut in ((chunk, False),) if is_short else self._pieces(stream, chunk):
+            if wait and not self._has_quota(piece) and self._segments.quota.should_wait():
                 self.bytes -= len(chunk) - at
                 return chunk[at:]
             self._append_lines(stream, piece, cut)
@@ -191,7 +193,10 @@ class Writer:
         flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
         self._partial[stream] = rest if records else self._partial[stream] + rest
         if self._append(LINES, piece, records, stream, flags, priority):
-            self._count(stream, records, cut)
+            if cut or self._continued[stream]:
+                self._count(stream, records, cut)
+            else:
+                self.lines += records
             self._set_fresh[stream] = False
             return
         self._set_fresh[stream] = True

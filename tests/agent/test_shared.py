@@ -242,7 +242,7 @@ def test_refused_credentials_cost_later_runs_nothing(node: SharedNode) -> None:
         wait_for(lambda: not node.files(), "withdrawal")
         assert is_running(first)
         assert process.stderr
-        assert b"refuses the lines" in process.stderr.readline()
+        assert b"refuses the lines" in process.stderr.readline()  # before the queue accepts them
         node.server.clear_faults()
         assert node.wrap("echo", "two").returncode == 0
         assert b"two\n" in node.outputs()
