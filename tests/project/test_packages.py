@@ -110,7 +110,7 @@ def test_the_tests_pass_on_the_wheel(installed: Path, tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
         "-k",
-        "not any_bytes and not idle",
+        "not any_bytes and not idle and not progress_bar",
         *chosen,
     ]
     found = subprocess.run(
