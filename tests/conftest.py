@@ -12,12 +12,14 @@ from fakes.sqs import FakeSqs
 from hypothesis import HealthCheck, settings
 from support import Sqstee
 from support.node import Node
+from support.verb_server import keep_descriptions
 
 # By default every run tests the same examples; --hypothesis-profile=explore draws new ones, and many more. There is no
 # deadline: the time of an example depends on the load of the machine.
 settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("gate"), derandomize=False, max_examples=2000)
 settings.load_profile("gate")
+keep_descriptions()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
