@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 # pytest itself is allowed to: otherwise each worker rewrites the assertions of every test module in every run.
 test: $(VENV)/.test
 	$(BIN)/python -m compileall -q sqstee tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 8 --dist worksteal
 
 # The machine should have nothing else to do meanwhile: what it prints is in tests/bench/RESULTS.md.
 # BENCH=--quick takes two minutes and keeps nothing; BENCH=shipping.py is one of them.

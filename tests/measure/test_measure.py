@@ -29,7 +29,8 @@ from sqstee.measure.records import RecordReader
 from sqstee.measure.sender import Sending
 from sqstee.measure.statistics import poisson_interval
 
-QUICK = ("--wait", "1s", "--settle", "0.4s", "--receivers", "4", "--yes")
+# A pause between polls: a receiver of short polls that makes none takes the processor from the server and the others.
+QUICK = ("--wait", "1s", "--settle", "0.4s", "--receivers", "4", "--pause", "0.02s", "--yes")
 RATE = 0.05
 
 
@@ -97,16 +98,19 @@ def test_what_is_counted_is_what_the_server_did(sqstee: Sqstee) -> None:
     assert [row["short"] for row in report["table"]][-1] == report["modes"]["short"]["duplicates"]
 
 
-@pytest.mark.slow
 def test_the_interval_covers_the_injected_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a confidence of 95 %, over one hundred experiments with fixed seeds, in at least ninety of them."""
+    """At a confidence of 95 %, over 24 experiments with fixed seeds, in at least 22 of them.
+
+    An interval that covers in 70 % would pass once in a hundred times. That it is exact, test_statistics shows without
+    a server; here the counts are those of experiments.
+    """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     with ThreadPoolExecutor(4) as pool:
-        shares = pool.map(lambda first: list(covers(range(first, 100, 4), tmp_path)), range(4))
+        shares = pool.map(lambda first: list(covers(range(first, 24, 4), tmp_path)), range(4))
         covered = [one for share in shares for one in share]
-    assert len(covered) == 100
-    assert sum(covered) >= 90
+    assert len(covered) == 24
+    assert sum(covered) >= 22
 
 
 def covers(seeds: range, folder: Path) -> Iterator[bool]:
@@ -305,11 +309,11 @@ def test_a_host_that_joins_shares_the_messages(sqstee: Sqstee) -> None:
     with duplicating() as server:
         environ = sqstee.environ | server.environ()
         other = str(sqstee.folder / "other")
-        words = ("measure", "q", *QUICK, "--join", "e1", "--records", other, "--pause", "0.02s")
+        words = ("measure", "q", *QUICK, "--join", "e1", "--records", other)
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with running(sqstee.words(*words), env=environ, **options) as joined:
             wait_for(lambda: server.counters().calls.get("ListQueues", 0) > 0, "the other host")
-            more = ("--messages", "120", "--blocks", "1", "--id", "e1", "--rate", "40", "--pause", "0.02s")
+            more = ("--messages", "120", "--blocks", "1", "--id", "e1", "--rate", "40")
             measured(sqstee, server, *more)
             _, err = joined.communicate(timeout=60)
         assert joined.returncode == 0, err.decode()

@@ -125,19 +125,32 @@ def shared() -> Iterator[FakeSqs]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def opened(shared: FakeSqs) -> SqsSender:
+    """A sender to it, that has reached its queue: building its client takes longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        lead_to(shared, patch)
+        found = SqsSender(parse("q"))
+        found.open()
+    return found
+
+
 @pytest.fixture
-def sender(shared: FakeSqs, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqsSender]:
-    """A sender to it, that has reached its queue."""
+def sender(shared: FakeSqs, opened: SqsSender, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqsSender]:
+    """That sender, to a server without faults."""
+    lead_to(shared, monkeypatch)  # expired credentials have it build another client
+    shared.clear_faults()
+    yield opened
+    shared.clear_faults()
+
+
+def lead_to(server: FakeSqs, patch: pytest.MonkeyPatch) -> None:
+    """Set the variables that lead boto3 to this server, and no others of its."""
     for name in os.environ:
         if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    for name, value in shared.environ().items():
-        monkeypatch.setenv(name, value)
-    shared.clear_faults()
-    found = SqsSender(parse("q"))
-    found.open()
-    yield found
-    shared.clear_faults()
+            patch.delenv(name)
+    for name, value in server.environ().items():
+        patch.setenv(name, value)
 
 
 def some_body() -> Body:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sqstee.record import Body
 from sqstee.wire import Event, Record, decode
 
 
@@ -15,27 +14,30 @@ class Rebuilt:
     """
 
     def __init__(self, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> None:
-        found: dict[int, Record | Event] = {}
-        self.duplicates = 0
-        for data, attributes in bodies:
-            for item in decode(data, dict(attributes)):
-                self.duplicates += item.seq in found
-                if isinstance(found.setdefault(item.seq, item), Event) and isinstance(item, Record):
-                    found[item.seq] = item  # a record beats the gap event in its place
-        self.items = [found[seq] for seq in sorted(found)]
-        self.events = [item for item in self.items if isinstance(item, Event)]
-        self.records = [item for item in self.items if isinstance(item, Record)]
+        self._fill(item for data, attributes in bodies for item in decode(data, dict(attributes)))
 
     @classmethod
     def of_many(cls, bodies: Iterable[tuple[str | bytes, Mapping[str, str]]]) -> dict[str, Rebuilt]:
         """One for each run, from bodies that hold the lines of several runs."""
-        lines: dict[str, list[bytes]] = {}
+        items: dict[str, list[Record | Event]] = {}
         for data, attributes in bodies:
-            plain = Body(data if isinstance(data, bytes) else data.encode(), "", "", 0, 0)
-            plain.encoding = attributes.get("Content-Encoding", "")
-            for line in plain.plain().data.splitlines(keepends=True):
-                lines.setdefault(decode(line)[0].run, []).append(line)
-        return {run: cls([(b"".join(found), {})]) for run, found in lines.items()}
+            for item in decode(data, dict(attributes)):
+                items.setdefault(item.run, []).append(item)
+        rebuilt = {run: cls([]) for run in items}
+        for run, one in rebuilt.items():
+            one._fill(items[run])
+        return rebuilt
+
+    def _fill(self, items: Iterable[Record | Event]) -> None:
+        found: dict[int, Record | Event] = {}
+        self.duplicates = 0
+        for item in items:
+            self.duplicates += item.seq in found
+            if isinstance(found.setdefault(item.seq, item), Event) and isinstance(item, Record):
+                found[item.seq] = item  # a record beats the gap event in its place
+        self.items = [found[seq] for seq in sorted(found)]
+        self.events = [item for item in self.items if isinstance(item, Event)]
+        self.records = [item for item in self.items if isinstance(item, Record)]
 
     def stream(self, name: str) -> bytes:
         """The bytes of one stream."""

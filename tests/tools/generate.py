@@ -5,6 +5,7 @@ Run it by `make generate`. With --check it writes nothing, and the status is 1 i
 
 from __future__ import annotations
 
+import functools
 import sys
 
 from program import ROOT
@@ -16,6 +17,7 @@ from sqstee.options import RUN_OPTIONS
 COMMAND = "make generate"
 
 
+@functools.cache
 def files() -> dict[str, str]:
     """The text that each generated file should have, by its name."""
     page = (ROOT / "man/sqstee.1").read_text()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
 from sqstee import errors
-from sqstee.cli.help import Flag, Verb, verbs
+from sqstee.cli import help
+from sqstee.cli.help import Flag, Verb
 
 __all__ = ["Flag", "Verb", "exit_statuses", "verbs"]
 ROOT = Path(__file__).parent.parent.parent
+
+
+@functools.cache  # each call builds all commands anew
+def verbs() -> list[Verb]:
+    """All verbs, in the order of the help."""
+    return help.verbs()
 
 
 def exit_statuses() -> list[tuple[int, str]]:
