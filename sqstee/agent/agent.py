@@ -203,18 +203,19 @@ class Agent:
 
     def _await_others(self, deadline: float) -> None:
         """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
-        waiting = set(self.busy)
+        waiting = {name for name in self.busy if _is_held_by_shipper_alone(f"{self.folder}/{name}")}
         while waiting and time.monotonic() < deadline:
             agents = [path for path in agent_file.files(self.folder) if agent_file.published(path)]
             if not agents:
                 return
+            for name in waiting:
+                for path in agents:
+                    agent_file.wake(path, AWAITED, name)
+            time.sleep(_AWAIT_SECONDS)  # what was final is tried once more for who waits now
             for name in list(waiting):
                 folder = f"{self.folder}/{name}"
                 if DeliveryTrouble.read(folder).is_final or not _is_held_by_shipper_alone(folder):
                     waiting.discard(name)
-                for path in agents:
-                    agent_file.wake(path, AWAITED, name)
-            time.sleep(_AWAIT_SECONDS)
 
     def _saved(self, left: Container[str]) -> int:
         """How far the runs that are `left` are acknowledged by their checkpoints, in sum.
@@ -373,6 +374,7 @@ class Agent:
             meta = checked_meta(folder.path, name)
             is_own = self._advertisement.recognises(meta)
             if not is_own and not self._is_abandoned(folder.path, name, now):
+                self.busy.append(name)
                 self._trace_skipped(name, "it relies on another agent")
                 return
             policy = DeliveryPolicy.from_meta(meta)
@@ -387,7 +389,7 @@ class Agent:
             shipping = lock(folder.path, "ship")
             if shipping is None:
                 self.busy.append(name)
-                if is_own:
+                if self._advertisement.identity and meta.get("identity") == self._advertisement.identity:
                     self.expected.append(name)
                 self._trace_skipped(name, "another process holds its ship lock")
                 return

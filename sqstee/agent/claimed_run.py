@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from sqstee.agent.flow import ServedRun
-from sqstee.agent.worker import ShippingWorker
+from sqstee.agent.worker import LAST_TRY_SECONDS, ShippingWorker
 from sqstee.jsonbytes import decode_object
 from sqstee.options import host as host_name
 from sqstee.ship.throttle import Throttle
@@ -127,10 +127,11 @@ class ClaimedRun:
 
     def await_delivery(self, now: float) -> None:
         """Somebody waits for the run: what is there leaves at once; what was refused for good is tried once more."""
-        if self.run.awaited_at is None:
+        is_due = self.worker.hopeless and now - self.worker.refused_at > LAST_TRY_SECONDS
+        if self.run.awaited_at is None or is_due:
             self.run.awaited_at = now
-            if self.worker.hopeless:
-                self.worker.retry()
+        if is_due:
+            self.worker.retry()
 
     def report_trouble(self) -> None:
         """Leave word to the run why it is not delivered, if that has changed."""

@@ -20,7 +20,7 @@ from sqstee.text import one_line
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
 
-_LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no reason to give up
+LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no reason to give up
 
 
 class ShippingWorker:
@@ -77,7 +77,7 @@ class ShippingWorker:
         """What to tell a run while lines are not delivered, or go to a fallback; `awaited_at` as of ServedRun."""
         refusal = self.refusal
         is_final = bool(self.failure) or (
-            awaited_at is not None and self.hopeless and self._shipper.refused_at > awaited_at - _LAST_TRY_SECONDS
+            awaited_at is not None and self.hopeless and self.refused_at > awaited_at - LAST_TRY_SECONDS
         )
         return DeliveryTrouble(self.reason, is_final, [f"{self._keeps}\t{refusal}"] if refusal else [])
 
@@ -85,6 +85,11 @@ class ShippingWorker:
     def hopeless(self) -> bool:
         """Whether no retry is expected to help."""
         return bool(self.failure or (self._shipper.refused and not self._diverted))
+
+    @property
+    def refused_at(self) -> float:
+        """When the destination refused last; a time of the monotonic clock."""
+        return self._shipper.refused_at
 
     @property
     def lacks_credentials(self) -> bool:

@@ -290,8 +290,18 @@ def test_flush_has_the_shipper_deliver_what_it_holds(node: SharedNode) -> None:
     assert refused.returncode == 1
     assert b"QueueDoesNotExist" in refused.stderr
     node.server.clear_faults()
-    wait_for(lambda: node.sqstee.run("flush", environ=node.environ).returncode == 0, "delivery")
+    flushed = node.sqstee.run("flush", environ=node.environ)
+    assert (flushed.returncode, flushed.stderr) == (0, b"")
     assert seen(node) == [b"hi\n"]
+
+
+def test_a_run_that_ships_by_itself_does_not_keep_it(node: SharedNode) -> None:
+    """It does not rely on the shared shipper."""
+    with node.wrapping("cat", env=node.environ | {"SQSTEE_SHARE": "never"}) as process:
+        wait_for(node.waiting, "run")
+        assert node.wrap("echo", "hi", SQSTEE_KEEP_SHIPPER="0").returncode == 0
+        wait_for(lambda: not node.files(), "end of the shipper")
+        process.communicate(b"", timeout=60)
 
 
 def test_a_local_queue_that_is_removed_meanwhile(node: SharedNode) -> None:
