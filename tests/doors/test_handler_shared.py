@@ -308,3 +308,19 @@ def test_an_agent_comes_first(node: SharedNode, tmp_path: Path) -> None:
         assert node.idle()
         assert node.files() == []
     assert lines(node) == [b"hello\n"]
+
+
+def test_a_program_whose_agent_dies_ships_itself(node: SharedNode, tmp_path: Path) -> None:
+    """At its end, if it must start no shared shipper; until then its lines wait in the spool."""
+    code = "sqstee.configure(to='q', share='never')\nfor line in sys.stdin:\n    log.info(line.strip())\n"
+    with node.agent("--to", "q") as agent, running(program(tmp_path, code), env=node.environ, **PIPES) as process:
+        assert process.stdin
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        wait_for(lambda: lines_so_far(node) == [b"one\n"], "line")
+        agent.kill()
+        agent.wait()
+        _, errors = process.communicate(b"two\n", timeout=60)
+        assert (process.returncode, errors, node.files()) == (0, b"", [])
+    assert lines(node) == [b"one\ntwo\n"]
+    assert node.idle()
