@@ -228,6 +228,7 @@ class Agent:
                 if self._advertisement.withdrawn:
                     continue
                 if time.monotonic() < until:
+                    self._advertisement.beat()  # there may be thousands
                     self._claim(root, name, now)
                 else:
                     self._unclaimed.append(name)
@@ -237,6 +238,7 @@ class Agent:
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS
             self._error = self._advertisement.renew() or self._error
+            self._advertisement.beat()
             self._advertisement.write_status(self.status(now))
         if now >= self._sweep_at:
             self._sweep_at = now + _RETRY_SECONDS

@@ -37,6 +37,7 @@ _POLL_SECONDS = 0.001  # at first, while the front waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
+_HUNG_SECONDS = 8.0  # after which a shared shipper without a heartbeat is replaced
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -73,6 +74,7 @@ class StandBy:
         self._flush_timeout = flush_timeout
         self._agent_timeout = agent_timeout
         self._free_since: float | None = None
+        self._heartbeat: tuple[tuple[int, int], float] = (0, 0), 0.0  # of the shared shipper, and when it has changed
         self._starts = 0  # since a process was last seen to ship this run
         self._notices: set[str] = set()  # those sent to the front
         self._poll = select.poll()
@@ -110,14 +112,27 @@ class StandBy:
     def _ensure_shipper(self) -> str:
         """The file of the process that serves this run; starts the shared shipper if there is none.
 
-        A shipper that has withdrawn goes on with the runs whose locks it holds.
+        A shipper that has withdrawn, or whose file is removed since it hangs, keeps the runs whose locks it holds.
         """
         path = self._serving()
+        if self._start and agent_file.is_shared(path) and self._is_hung(path):
+            trace("standby", "the shared shipper hangs: makes room for another one")
+            agent_file.remove(path)
+            path = self._serving()
         if path or self._start is None or (shipping := self._lock()) is None:
             return path
         os.close(shipping)
         self._starts += 1
         return self._serving() if self._starts <= _MOST_STARTS and self._start() else ""
+
+    def _is_hung(self, path: str) -> bool:
+        """Whether the shared shipper has had no heartbeat for too long: it may have been stopped with a job."""
+        now = time.monotonic()
+        heartbeat, since = agent_file.heartbeat(path), self._heartbeat[1]
+        if heartbeat == self._heartbeat[0]:
+            return now - since >= _HUNG_SECONDS
+        self._heartbeat = heartbeat, now
+        return False
 
     def _wake_agent(self, path: str, word: bytes) -> None:
         if path:

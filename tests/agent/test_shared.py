@@ -419,3 +419,21 @@ def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault:
     assert (tmp_path / "injected").exists()
     assert seen(node) == [b"hi\n"]
     assert node.idle()
+
+
+def test_a_stopped_one_is_replaced(node: SharedNode) -> None:
+    """The job that started it may be suspended with all its processes; when it goes on it gives up what it holds."""
+    with node.wrapping("sh", "-c", "echo held; read x; echo more") as held:
+        wait_for(node.outputs, "line")
+        stopped = node.shipper()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert node.wrap("echo", "hi").stderr == b""
+            assert node.shipper() != stopped
+            assert b"hi\n" in node.outputs()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait_for(lambda: not is_running(stopped), "end of the stopped one")
+        held.communicate(b"\n", timeout=60)
+    wait_for(node.idle, "delivery")
+    assert seen(node) == [b"held\nmore\n", b"hi\n"]
