@@ -53,7 +53,7 @@ class ClaimedRun:
         self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
-        self._trouble: list[str] = []
+        self._trouble: list[str] | None = None  # an earlier agent's
         folder.create_checkpoint()
         self._writer_lock = open_lock(folder.path, "writer")  # kept open: opening it costs more than a check
         self._segment_fd = self._open(self._segment_number)

@@ -138,15 +138,18 @@ class StandBy:
         if path:
             agent_file.wake(path, word, os.path.basename(self._folder))
 
-    def _pass_notices_on(self) -> str:
-        """Pass notices of refusals on to the front, each once; returns why the run is not delivered, or ''."""
+    def _pass_notices_on(self) -> tuple[str, bool]:
+        """Pass notices of refusals on to the front, each once.
+
+        Returns why the run is not delivered, or '', and whether no retry is expected to help.
+        """
         reason, *notices = read_trouble(self._folder) or [""]
         for text in notices:
             if text not in self._notices:
                 self._notices.add(text)
                 keeps, _, notice = text.partition("\t")
                 send_refusal(self._report, notice, keeps)
-        return reason
+        return reason, any(not text.startswith("\t") for text in notices)
 
     def _read_words(self, seconds: float) -> bytes | None:
         """The words that the front sent; None if it sent none within `seconds`."""
@@ -196,8 +199,7 @@ class StandBy:
                 self._ship(wake)
                 os.close(shipping)
                 return
-            reason = self._pass_notices_on()
-            is_hopeless = any(not notice.startswith("\t") for notice in self._notices)
+            reason, is_hopeless = self._pass_notices_on()
             if is_hopeless or now - started >= (timeout if path else self._flush_timeout):
                 self._report_undelivered(reason)
                 return
