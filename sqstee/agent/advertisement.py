@@ -91,6 +91,13 @@ class Advertisement:
         os.ftruncate(self._fd, 0)
         return f"{self._path}: {why}"
 
+    def beat(self) -> None:
+        """Show that this process runs (see `agent_file.heartbeat`)."""
+        try:
+            os.utime(self._fd)
+        except OSError:  # the disk has become read-only
+            pass
+
     def write_status(self, status: Mapping[str, object]) -> None:
         """Replace the status file; a full disk is no reason to stop."""
         if self.withdrawn:
@@ -208,6 +215,9 @@ class NoAdvertisement:
     def renew(self) -> str:
         """Report no trouble."""
         return ""
+
+    def beat(self) -> None:
+        """Show nothing."""
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Write nothing."""

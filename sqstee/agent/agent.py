@@ -247,6 +247,7 @@ class Agent:
                 if self._advertisement.withdrawn:
                     continue
                 if time.monotonic() < until:
+                    self._advertisement.beat()  # there may be thousands
                     self._claim(root, name, now)
                 else:
                     self._unclaimed.append(name)
@@ -256,6 +257,7 @@ class Agent:
         if now >= self._status_at:
             self._status_at = now + _STATUS_SECONDS
             self._error = self._advertisement.renew() or self._error
+            self._advertisement.beat()
             self._advertisement.write_status(self.status(now))
         if now >= self._sweep_at:
             self._sweep_at = now + _RETRY_SECONDS
@@ -301,7 +303,12 @@ class Agent:
 
     @property
     def occupied(self) -> bool:
-        """Whether a run relies on this agent, or waits here for a destination that may accept it."""
+        """Whether a run relies on this agent, or waits here for a destination that may accept it.
+
+        What waits here once it has withdrawn, the next run's shipper can deliver as well.
+        """
+        if self._advertisement.withdrawn:
+            return any(claimed.has_writer() for claimed in self._claimed.values())
         return bool(self.expected or self.over_limit or self._abandoned_since) or any(
             not (claimed.run.gone or claimed.worker.hopeless) or claimed.has_writer()
             for claimed in self._claimed.values()

@@ -62,7 +62,7 @@ class ClaimedRun:
         self._segment_number = max(segment_numbers(folder.path), default=1)
         self._size = -1
         self._changed = True
-        self._trouble = DeliveryTrouble()
+        self._trouble: DeliveryTrouble | None = None  # an earlier agent's
         self._grown_bytes = 0
         self.held_back = False
         self._throttle: Throttle | None = None

@@ -25,6 +25,7 @@ _POLL_SECONDS = 0.001  # at first, while somebody waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
+_HUNG_SECONDS = 8.0  # after which a shared shipper without a heartbeat is replaced
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -49,6 +50,7 @@ class DelegatedRun:
         self._start = start
         self._on_refusal = on_refusal
         self._free_since: float | None = None
+        self._heartbeat: tuple[tuple[int, int], float] = (0, 0), 0.0  # of the shared shipper, and when it has changed
         self._starts = 0  # since a process was last seen to ship this run
         self._notices: set[str] = set()  # those passed on
         self.chance = int.from_bytes(os.urandom(2), "big") / 65536  # spreads what many runs do over time
@@ -57,13 +59,26 @@ class DelegatedRun:
     def ensure_shipper(self) -> str:
         """The file of the process that serves this run, or ''; starts the shared shipper if there is none.
 
-        A shipper that has withdrawn goes on with the runs whose locks it holds.
+        A shipper that has withdrawn, or whose file is removed since it hangs, keeps the runs whose locks it holds.
         """
         path = self._serving()
+        if self._start and agent_file.is_shared(path) and self._is_hung(path):
+            trace("standby", "the shared shipper hangs: makes room for another one")
+            agent_file.remove(path)
+            path = self._serving()
         if path or self._start is None or not self.is_free():
             return path
         self._starts += 1
         return self._serving() if self._starts <= _MOST_STARTS and self._start() else ""
+
+    def _is_hung(self, path: str) -> bool:
+        """Whether the shared shipper has had no heartbeat for too long: it may have been stopped with a job."""
+        now = time.monotonic()
+        heartbeat, since = agent_file.heartbeat(path), self._heartbeat[1]
+        if heartbeat == self._heartbeat[0]:
+            return now - since >= _HUNG_SECONDS
+        self._heartbeat = heartbeat, now
+        return False
 
     def wake(self, path: str, word: bytes) -> None:
         """Wake the agent whose file is `path`, if there is one (see `agent_file.wake`)."""

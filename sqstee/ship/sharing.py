@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sqstee.options import Settings
 
 _TRANSIENT_SCOPE = "run-"  # systemd.exec: systemd-run names its scopes so
-_LEAST = 256  # open files, and processes of the user
+_LEAST_FILES = 1024  # a run takes some: it must serve a hundred
+_LEAST_PROCESSES = 256
 # Hard limits, which a process cannot raise and hands down to the shipper that it starts.
 _LIMITS = tuple(
     getattr(resource, name)
@@ -45,8 +46,8 @@ def meta(identity: str, settings: Settings, environ: Mapping[str, str]) -> dict[
 def may_start() -> bool:
     """Whether a shipper that this process starts would be fit for other runs too: no limit of ours must bind it."""
     unlimited = all(resource.getrlimit(limit)[1] == resource.RLIM_INFINITY for limit in _LIMITS)
-    numbers = [resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)]
-    return unlimited and not any(0 <= number < _LEAST for number in numbers)
+    files, processes = resource.getrlimit(resource.RLIMIT_NOFILE)[1], resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    return unlimited and not (0 <= files < _LEAST_FILES or 0 <= processes < _LEAST_PROCESSES)
 
 
 def _must_not_outlive_command() -> bool:

@@ -11,7 +11,8 @@ destination. The lock is queried (F_GETLK), never taken: a query disturbs nobody
 and as it asks for a read lock, only a write lock conflicts, which needs write permission to hold.
 
 A shared shipper serves the runs of one identity, to any destination: its file is named after the identity (see
-`identity`), and counts while it is locked and not empty.
+`identity`), and counts while it is locked and not empty. The shipper touches it once a second: if it is stopped with
+the job that has started it, it must not hold up the runs of others (see `heartbeat`).
 """
 
 from __future__ import annotations
@@ -211,6 +212,23 @@ def holder(path: str) -> int:
         return lock_holder(fd)
     finally:
         os.close(fd)
+
+
+def heartbeat(path: str) -> tuple[int, int]:
+    """What changes once a second while the process that holds an agent's file runs."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def remove(path: str) -> None:
+    """Remove an agent's file: no run relies on the process that holds it any more, and another one can start."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def status(path: str) -> bytes:

@@ -110,7 +110,8 @@ class DeliveryTrouble:
             if not self:
                 os.unlink(path)
                 return
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(path, flags, 0o600)
             try:
                 os.write(fd, "".join(f"{line}\n" for line in self._lines()).encode(errors="replace"))
             finally:

@@ -21,6 +21,7 @@ from support.shared import SharedNode
 from sqstee.agent import shared
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.spool import agent_file
+from sqstee.spool.run_folder import write_trouble
 
 
 @pytest.fixture
@@ -246,9 +247,11 @@ def test_refused_credentials_cost_later_runs_nothing(node: SharedNode) -> None:
         node.server.clear_faults()
         assert node.wrap("echo", "two").returncode == 0
         assert b"two\n" in node.outputs()
-        process.communicate(b"\n", timeout=60)
+        wait_for(lambda: not list(node.sqstee.spool.glob("*/trouble")), "end of the trouble", 120)
+        assert b"one\n" in node.outputs()
+        assert process.communicate(b"\n", timeout=60)[1] == b""  # it is over, and the run waits for its end again
         assert process.returncode == 0
-    wait_for(node.idle, "delivery")
+    assert node.idle()
     assert seen(node) == [b"one\n", b"two\n"]
 
 
@@ -453,3 +456,36 @@ def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault:
     assert (tmp_path / "injected").exists()
     assert seen(node) == [b"hi\n"]
     assert node.idle()
+
+
+def test_a_stopped_one_is_replaced(node: SharedNode) -> None:
+    """The job that started it may be suspended with all its processes; when it goes on it gives up what it holds."""
+    with node.wrapping("sh", "-c", "echo held; read x; echo more") as held:
+        wait_for(node.outputs, "line")
+        stopped = node.shipper()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert node.wrap("echo", "hi").stderr == b""
+            assert node.shipper() != stopped
+            assert b"hi\n" in node.outputs()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait_for(lambda: not is_running(stopped), "end of the stopped one")
+        held.communicate(b"\n", timeout=60)
+    wait_for(node.idle, "delivery")
+    assert seen(node) == [b"held\nmore\n", b"hi\n"]
+
+
+def test_a_dead_ones_trouble_is_over(node: SharedNode) -> None:
+    """What it has left in a run's folder says nothing about its successor."""
+    with node.wrapping("sh", "-c", "echo one; read x", stderr=subprocess.PIPE) as process:
+        wait_for(node.outputs, "line")
+        (run,) = (node.sqstee.spool / name for name in node.sqstee.waiting_runs() if len(name) == 26)
+        pid = node.shipper()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_running(pid), "death")
+        write_trouble(str(run), ["denied"])
+        wait_for(lambda: node.shippers() not in ([], [pid]), "successor")
+        wait_for(lambda: not (run / "trouble").exists(), "end of the trouble")
+        assert process.communicate(b"\n", timeout=60)[1] == b""
+    assert seen(node) == [b"one\n"]
