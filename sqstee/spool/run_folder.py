@@ -101,7 +101,7 @@ class DeliveryTrouble:
         finally:
             os.close(fd)
         final, _, reason = first.partition("\t")
-        return cls(reason, bool(final), notices)
+        return cls(reason, final == "final", notices)
 
     def write(self, folder: str) -> None:
         """Leave word; none is left where there is no trouble."""

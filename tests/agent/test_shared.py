@@ -21,7 +21,7 @@ from support.shared import SharedNode
 from sqstee.agent import shared
 from sqstee.errors import EXIT_UNDELIVERED
 from sqstee.spool import agent_file
-from sqstee.spool.run_folder import write_trouble
+from sqstee.spool.run_folder import DeliveryTrouble
 
 
 @pytest.fixture
@@ -484,7 +484,7 @@ def test_a_dead_ones_trouble_is_over(node: SharedNode) -> None:
         pid = node.shipper()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not is_running(pid), "death")
-        write_trouble(str(run), ["denied"])
+        DeliveryTrouble("denied").write(str(run))
         wait_for(lambda: node.shippers() not in ([], [pid]), "successor")
         wait_for(lambda: not (run / "trouble").exists(), "end of the trouble")
         assert process.communicate(b"\n", timeout=60)[1] == b""
