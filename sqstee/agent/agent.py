@@ -371,7 +371,7 @@ class Agent:
             shipping = lock(folder.path, "ship")
             if shipping is None:
                 self.busy.append(name)
-                if is_own:
+                if is_own and "identity" in meta:  # without one it ships by itself, or waits for an agent
                     self.expected.append(name)
                 self._trace_skipped(name, "another process holds its ship lock")
                 return

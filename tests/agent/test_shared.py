@@ -458,3 +458,13 @@ def test_a_dead_ones_trouble_is_over(node: SharedNode) -> None:
         wait_for(lambda: not (run / "trouble").exists(), "end of the trouble")
         assert process.communicate(b"\n", timeout=60)[1] == b""
     assert seen(node) == [b"one\n"]
+
+
+def test_a_run_of_ones_own_keeps_no_shipper(node: SharedNode) -> None:
+    """A run that ships by itself is in nobody else's charge, however long it lives."""
+    with node.wrapping("sh", "-c", "echo one; read x", env=node.environ | {"SQSTEE_SHARE": "never"}) as process:
+        wait_for(node.outputs, "line")
+        assert node.wrap("echo", "two", SQSTEE_KEEP_SHIPPER="0").returncode == 0
+        wait_for(lambda: not node.files(), "end of the shipper")
+        process.communicate(b"\n", timeout=60)
+    assert seen(node) == [b"one\n", b"two\n"]
