@@ -37,7 +37,8 @@ _POLL_SECONDS = 0.001  # at first, while the front waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
-_HUNG_SECONDS = 8.0  # after which a shared shipper without a heartbeat is replaced
+_HUNG_SECONDS = 5.0  # after which a shared shipper without a heartbeat is replaced
+_UNATTENDED_SECONDS = 6.0  # after which a run that has ended ships by itself, if the shared shipper does not do it
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -194,8 +195,9 @@ class StandBy:
             timeout = self._flush_timeout if agent_file.is_shared(path) else self._agent_timeout
             if path and not timeout:
                 break
-            if not path and (shipping := self._lock()) is not None:
-                trace("standby", "takes over: the run has ended, and no agent serves it")
+            is_unattended = agent_file.is_shared(path) and now - started >= _UNATTENDED_SECONDS
+            if (is_unattended or not path) and (shipping := self._lock()) is not None:
+                trace("standby", "takes over: the run has ended, and no agent ships it")
                 self._ship(wake)
                 os.close(shipping)
                 return

@@ -468,3 +468,11 @@ def test_a_run_of_ones_own_keeps_no_shipper(node: SharedNode) -> None:
         wait_for(lambda: not node.files(), "end of the shipper")
         process.communicate(b"\n", timeout=60)
     assert seen(node) == [b"one\n", b"two\n"]
+
+
+def test_a_shipper_that_gives_the_run_up(node: SharedNode, tmp_path: Path) -> None:
+    """It lives, and does not ship: the run does not leave its lines to it."""
+    found = node.wrap("echo", "hi", **injecting(tmp_path, "sqstee.agent.fair_queue:FairQueue.read:bug:1"))
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"hi\n", b"")
+    assert (tmp_path / "injected").exists()
+    assert seen(node) == [b"hi\n"]
