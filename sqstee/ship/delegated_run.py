@@ -25,7 +25,8 @@ _POLL_SECONDS = 0.001  # at first, while somebody waits for the delivery
 _MAX_POLL_SECONDS = 0.02
 _POLL_SHARE = 0.05  # of the time waited so far
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
-_HUNG_SECONDS = 8.0  # after which a shared shipper without a heartbeat is replaced
+_HUNG_SECONDS = 5.0  # after which a shared shipper without a heartbeat is replaced
+_UNATTENDED_SECONDS = 6.0  # after which a run that has ended ships by itself, if the shared shipper does not do it
 _WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
 
 
@@ -144,7 +145,8 @@ class DelegatedRun:
                 if path and not timeout:
                     break
                 trouble = self.pass_notices_on()
-                if (trouble.is_final or not path) and (shipping := self.lock()) is not None:
+                is_unattended = agent_file.is_shared(path) and now - started >= _UNATTENDED_SECONDS
+                if (is_unattended or trouble.is_final or not path) and (shipping := self.lock()) is not None:
                     trace("standby", "takes over: the run has ended, and no agent ships it")
                     return "", shipping
                 if trouble.is_final or now - started >= (timeout if path else flush_timeout):

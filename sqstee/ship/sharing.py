@@ -27,6 +27,8 @@ def identity(settings: Settings, environ: Mapping[str, str]) -> str:
     """The identity of the shared shipper of a run with these settings; '' if the run ships by itself."""
     if settings.share == "never" or _must_not_outlive_command():
         return ""
+    if not os.path.exists("/proc/self/ns"):  # the folders that it serves are accessed through /proc
+        return ""
     return agent_file.identity(environ)
 
 

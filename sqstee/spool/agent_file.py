@@ -114,13 +114,23 @@ def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def identity(environ: Mapping[str, str]) -> str:
     """Names the shared shipper of runs in this environment: 16 hex digits.
 
-    It covers what decides where lines go and as whom, the namespaces of this process, its priority, and the version.
+    It covers what decides where lines go and as whom, the root folder and the namespaces of this process, its priority,
+    and the version.
     """
     kept = [f"{name}={text}" for name, text in shared_environment(environ).items() if name not in _SECRETS]
-    spaces = [f"{name}:{os.stat(f'/proc/self/ns/{name}').st_ino}" for name in _NAMESPACES]
+    root = os.stat("/")
+    spaces = [f"root:{root.st_dev}:{root.st_ino}", *(f"{name}:{_namespace(name)}" for name in _NAMESPACES)]
     priority = f"{os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)}"
     text = "\0".join([__version__, priority, *spaces, *kept])
     return digest(selectors(environ), text)[:_IDENTITY_DIGITS]
+
+
+def _namespace(name: str) -> int:
+    """The number of our namespace of a kind; 0 if the kernel has none."""
+    try:
+        return os.stat(f"/proc/self/ns/{name}").st_ino
+    except OSError:
+        return 0
 
 
 def digest(environ_selectors: bytes, destination: str) -> str:

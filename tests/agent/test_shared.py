@@ -200,7 +200,7 @@ def test_what_an_identity_covers(tmp_path: Path) -> None:
     assert agent_file.identity(base | {"PATH": "/x"}) != with_files  # where a program that gives credentials is
 
 
-@pytest.mark.parametrize("how", ["option", "limit", "init", "own namespace"])
+@pytest.mark.parametrize("how", ["option", "limit", "init", "no proc", "own namespace"])
 def test_a_run_that_ships_by_itself(node: SharedNode, how: str) -> None:
     """It asked for it; or a limit of its own would bind the others' shipper; or nothing may outlive it."""
     words = node.sqstee.words("--to", "q", "--", "echo", "hi")
@@ -209,7 +209,8 @@ def test_a_run_that_ships_by_itself(node: SharedNode, how: str) -> None:
     elif how == "limit":
         words = ["sh", "-c", 'ulimit -t 1000; exec "$@"', "sh", *words]
     else:
-        inside = ["--pid", "--fork"] if how == "init" else ["--net", "--map-root-user"]
+        kinds = {"init": ["--pid", "--fork"], "no proc": ["--mount"], "own namespace": ["--net", "--map-root-user"]}
+        inside = kinds[how]
         if not shutil.which("unshare") or subprocess.run(["unshare", *inside, "true"], check=False).returncode:
             pytest.skip("no namespaces here")
         if how == "own namespace":
@@ -218,6 +219,8 @@ def test_a_run_that_ships_by_itself(node: SharedNode, how: str) -> None:
             found = subprocess.run(words, env=node.environ, capture_output=True, timeout=60, check=True)
             assert int(found.stdout) != os.stat("/proc/self/ns/net").st_ino
             return
+        if how == "no proc":
+            words = ["sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", *words]
         words = ["unshare", *inside, *words]
     found = subprocess.run(words, env=node.environ, capture_output=True, timeout=60)
     assert (found.returncode, found.stdout) == (0, b"hi\n")
@@ -489,3 +492,21 @@ def test_a_dead_ones_trouble_is_over(node: SharedNode) -> None:
         wait_for(lambda: not (run / "trouble").exists(), "end of the trouble")
         assert process.communicate(b"\n", timeout=60)[1] == b""
     assert seen(node) == [b"one\n"]
+
+
+def test_a_run_of_ones_own_keeps_no_shipper(node: SharedNode) -> None:
+    """A run that ships by itself is in nobody else's charge, however long it lives."""
+    with node.wrapping("sh", "-c", "echo one; read x", env=node.environ | {"SQSTEE_SHARE": "never"}) as process:
+        wait_for(node.outputs, "line")
+        assert node.wrap("echo", "two", SQSTEE_KEEP_SHIPPER="0").returncode == 0
+        wait_for(lambda: not node.files(), "end of the shipper")
+        process.communicate(b"\n", timeout=60)
+    assert seen(node) == [b"one\n", b"two\n"]
+
+
+def test_a_shipper_that_gives_the_run_up(node: SharedNode, tmp_path: Path) -> None:
+    """It lives, and does not ship: the run does not leave its lines to it."""
+    found = node.wrap("echo", "hi", **injecting(tmp_path, "sqstee.agent.fair_queue:FairQueue.read:bug:1"))
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"hi\n", b"")
+    assert (tmp_path / "injected").exists()
+    assert seen(node) == [b"hi\n"]
