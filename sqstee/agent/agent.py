@@ -16,7 +16,7 @@ from sqstee import __version__
 from sqstee.agent.advertisement import Advertisement, NoAdvertisement
 from sqstee.agent.claimed_run import ClaimedRun, checked_meta
 from sqstee.agent.flow import ServedRun
-from sqstee.agent.worker import ShippingWorker
+from sqstee.agent.worker import LAST_TRY_SECONDS, ShippingWorker
 from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import Settings
@@ -203,6 +203,7 @@ class Agent:
 
     def _await_others(self, deadline: float) -> None:
         """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
+        final_at = time.monotonic() + 1.5 * LAST_TRY_SECONDS  # by then it has been tried once more
         waiting = {name for name in self.busy if _is_held_by_shipper_alone(f"{self.folder}/{name}")}
         while waiting and time.monotonic() < deadline:
             agents = [path for path in agent_file.files(self.folder) if agent_file.published(path)]
@@ -211,10 +212,11 @@ class Agent:
             for name in waiting:
                 for path in agents:
                     agent_file.wake(path, AWAITED, name)
-            time.sleep(_AWAIT_SECONDS)  # what was final is tried once more for who waits now
+            time.sleep(_AWAIT_SECONDS)
+            now = time.monotonic()
             for name in list(waiting):
                 folder = f"{self.folder}/{name}"
-                if DeliveryTrouble.read(folder).is_final or not _is_held_by_shipper_alone(folder):
+                if (now >= final_at and DeliveryTrouble.read(folder).is_final) or not _is_held_by_shipper_alone(folder):
                     waiting.discard(name)
 
     def _saved(self, left: Container[str]) -> int:
