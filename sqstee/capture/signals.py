@@ -92,7 +92,7 @@ class Relay:
         if info is not None:
             self.handle(info)
         changes = os.WEXITED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._pid, changes) is not None
+        return os.waitid(os.P_PID, self._pid, changes) is not None or not _is_stopped(self._pid)
 
     def _handle_from_kernel(self, number: int) -> None:
         if number == _signal.SIGWINCH:
@@ -162,6 +162,15 @@ def pending(pid: int) -> int:
         return 0
     start = text.find(b"\nShdPnd:")
     return int(text[start + 8 : text.index(b"\n", start + 1)], 16) if start >= 0 else 0
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped; waitid(2) has been seen to report a continuation late. True where it is unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"Tt"
+    except OSError:
+        return True
 
 
 def stop(number: int) -> None:
