@@ -25,7 +25,7 @@ from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.pinned_folder import PinnedFolder
-from sqstee.spool.run_folder import DeliveryTrouble, holds_nothing, lock, remove_empty
+from sqstee.spool.run_folder import DeliveryTrouble, holds_nothing, lock, probe_lock, remove_empty
 from sqstee.spool.waiting import ULID_LENGTH, remove_half_made
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
@@ -425,7 +425,7 @@ class Agent:
     def _is_abandoned(self, folder: str, name: str, now: float) -> bool:
         """Whether a run that relies on another agent has neither a front nor a shipper, for long enough."""
         for lock_name in ("writer", "ship"):
-            held = lock(folder, lock_name)
+            held = probe_lock(folder, lock_name)
             if held is None:
                 return False
             os.close(held)
@@ -558,7 +558,7 @@ class Agent:
 def _is_held_by_shipper_alone(folder: str) -> bool:
     """Whether another process ships a run whose front has ended."""
     try:
-        writing, shipping = lock(folder, "writer"), lock(folder, "ship")
+        writing, shipping = probe_lock(folder, "writer"), probe_lock(folder, "ship")
     except OSError:  # delivered meanwhile
         return False
     for held in (writing, shipping):

@@ -12,7 +12,7 @@ import time
 
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
-from sqstee.spool.run_folder import DeliveryTrouble, lock
+from sqstee.spool.run_folder import DeliveryTrouble, probe_lock
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -121,7 +121,7 @@ class DelegatedRun:
     def lock(self) -> int | None:
         """The run's `ship` lock; None if another process holds it, or has delivered everything."""
         try:
-            return lock(self._folder, "ship")
+            return probe_lock(self._folder, "ship")
         except OSError:  # the folder is gone
             return None
 

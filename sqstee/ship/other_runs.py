@@ -16,7 +16,7 @@ from sqstee.spool.checkpoint import Checkpoint
 from sqstee.spool.frame import NewerFormatError
 from sqstee.spool.reader import read_meta
 from sqstee.spool.recovery import close_dead_run
-from sqstee.spool.run_folder import lock, lock_root, remove_empty
+from sqstee.spool.run_folder import lock, lock_root, probe_lock, remove_empty
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 from sqstee.trace import trace
 from sqstee.transports.fallback import shorten_waits
@@ -100,7 +100,7 @@ class OtherRuns:
 def _is_held(folder: str) -> bool:
     """Whether a process ships the run."""
     try:
-        shipping = lock(folder, "ship")
+        shipping = probe_lock(folder, "ship")
     except OSError:  # delivered meanwhile
         return True
     if shipping is not None:

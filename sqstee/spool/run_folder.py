@@ -53,6 +53,14 @@ def lock(folder: str, name: str) -> int | None:
     return _locked(open_lock(folder, name))
 
 
+def probe_lock(folder: str, name: str) -> int | None:
+    """As `lock`, to find out who holds it: never creates the file, which would keep a folder that is being removed.
+
+    Raises FileNotFoundError if it is gone.
+    """
+    return _locked(os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+
+
 def lock_root(root: str) -> int | None:
     """Lock the spool folder itself, to be the one process that ships what others left; None if another one is."""
     return _locked(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

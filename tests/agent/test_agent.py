@@ -390,6 +390,7 @@ def test_a_run_that_nobody_ships(
     """It ships itself: soon where the agent has died, and after some time where it lives and does not come to it."""
     folder = tmp_path / "RUN"
     folder.mkdir()
+    (folder / "ship").touch()
     wake, front = os.pipe()
     now = time.monotonic()
     start, until = now, now + 2 * most

@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from bench.common import DOLLARS, table
+from bench.nodes import AGENT, ALONE, SHARED
 from bench.plot import bars, curves
 
 FOLDER = Path(__file__).parent
@@ -81,6 +82,9 @@ def number(cell: str) -> float:
     return float(cell.replace(",", ""))
 
 
+SHIPPERS = {ALONE: "each for itself", SHARED: "one shared shipper a node", AGENT: "one agent a node"}
+
+
 def draw(found: dict[str, str]) -> None:
     """The plots."""
     rates = {
@@ -110,28 +114,27 @@ def draw(found: dict[str, str]) -> None:
 def scale(found: dict[str, str], clusters: int = 20, cores: int = 2000, wrappers: int = 64) -> str:
     """What a wrapper on each core of so many clusters costs, by what was measured on a node of so many wrappers."""
     nodes = clusters * cores // wrappers
-    alone, shared, agent = [row for row in tables(found["nodes.py"]) if number(row[0]) == wrappers]
+    measured = [row for row in tables(found["nodes.py"]) if number(row[0]) == wrappers]
     million = next(number(row[7]) for row in tables(found["shipping.py"]) if row[:2] == ["sqstee", "strict"])
-    shippers = (nodes * wrappers, nodes, nodes)
+    shippers = [nodes * (wrappers if row[1] == ALONE else 1) for row in measured]
     requests = [count * 86_400 for count in shippers]
     rows: list[tuple[str, ...]] = []
 
     def add(name: str, values: Iterable[float], form: str = "{:,.0f}") -> None:
         rows.append((name, *(form.format(value) for value in values)))
 
-    trio = (alone, shared, agent)
-    add("memory of a wrapper", (number(row[2]) for row in trio), "{:.1f} MiB")
-    add(f"memory of a node's {wrappers}", (number(row[3]) for row in trio), "{:,.0f} MiB")
-    add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in trio), "{:,.0f} GiB")
-    add("processor time of a node's burst", (number(row[4]) for row in trio), "{:.1f} s")
+    add("memory of a wrapper", (number(row[2]) for row in measured), "{:.1f} MiB")
+    add(f"memory of a node's {wrappers}", (number(row[3]) for row in measured), "{:,.0f} MiB")
+    add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in measured), "{:,.0f} GiB")
+    add("processor time of a node's burst", (number(row[4]) for row in measured), "{:.1f} s")
     add("connections, four a shipper", (4 * count for count in shippers))
     add("requests a second, if all trickle", shippers)
     add("requests a day for that, millions", (count / 1e6 for count in requests))
     add("dollars a day for that", (count * DOLLARS for count in requests))
-    add("billed requests of a burst of all", (number(row[6]) * nodes for row in trio))
-    add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in trio), "{:.2f}")
-    add("dollars for a million lines at once", [million * DOLLARS] * 3, "{:.4f}")
-    return table(("", "each for itself", "shared", "one agent a node"), rows)
+    add("billed requests of a burst of all", (number(row[6]) * nodes for row in measured))
+    add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in measured), "{:.2f}")
+    add("dollars for a million lines at once", [million * DOLLARS] * len(measured), "{:.4f}")
+    return table(("", *(SHIPPERS[row[1]] for row in measured)), rows)
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def running(wrappers: int, how: str, words: list[str], discard: bool = True) -> 
         ]
         node = Node(server)
         node.watch(processes, folder)
-        while any(len(name) == 26 for name in os.listdir(folder)):
+        while how != ALONE and any(len(name) == 26 for name in os.listdir(folder)):
             time.sleep(0.05)
         yield node
         while how == SHARED and holders(folder):

@@ -17,7 +17,7 @@ FOLDER = Path(benches.__file__).parent
 SMALL: dict[str, tuple[list[str], int]] = {
     "startup.py": (["2"], 4),
     "loop.py": (["2"], 8),
-    "handler.py": (["1", "200"], 2),
+    "handler.py": (["1", "200"], 3),
     "growth.py": (["100", "1000"], 2),
     "looking.py": (["1", "2"], 2),
     "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 14),
