@@ -255,8 +255,15 @@ class Supervisor:
                 os.kill(self._run.child.pid, info.si_signo)
 
     def _reap(self) -> None:
-        """Reap every child that has ended; PID 1 gets other processes' children too."""
+        """Reap every child that has ended; PID 1 gets other processes' children too.
+
+        What came before the command's end is told from what comes after it before anybody can see that it has ended.
+        """
         run = self._run
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        has_ended = run.status is None and os.waitid(os.P_PID, run.child.pid, ended) is not None
+        if has_ended:
+            self._note_pending_signals()
         while True:
             try:
                 pid, status, usage = os.wait3(os.WNOHANG | os.WUNTRACED)
@@ -265,10 +272,17 @@ class Supervisor:
             if pid == 0:
                 return
             if pid == run.child.pid:
+                if not (has_ended or os.WIFSTOPPED(status)):
+                    self._note_pending_signals()
                 self._command_changed(status, usage)
             elif run.shipper and pid == run.shipper.pid and not os.WIFSTOPPED(status):
                 trace("front", f"process {pid}, the shipper, has ended: wait status {status}")
                 run.shipper.pid = 0
+
+    def _note_pending_signals(self) -> None:
+        """What is pending came before the end, and asked for it: SIGCHLD overtakes a signal to the whole group."""
+        while (info := _signal.sigtimedwait(self._run.termination_signals, 0)) is not None:
+            self._seen.add(info.si_signo)
 
     def _command_changed(self, status: int, usage: struct_rusage) -> None:
         run = self._run
@@ -279,9 +293,6 @@ class Supervisor:
                 self._relay.stop_like_command(os.WSTOPSIG(status))
             run.stdio.copy_modes()
             return
-        # What is pending came before the end, and asked for it: SIGCHLD overtakes a signal to the whole group.
-        while (info := _signal.sigtimedwait(run.termination_signals, 0)) is not None:
-            self._seen.add(info.si_signo)
         run.end(status, usage, self._seen)
         trace("front", f"the command has ended: wait status {status}")
         self._loop.finish()

@@ -113,7 +113,7 @@ def test_the_signal_that_ended_the_command_does_not_cut_short(sqstee: Sqstee, fa
 )
 def test_a_signal_to_the_group_ends_the_command_not_the_delivery(sqstee: Sqstee, tmp_path: Path, script: str) -> None:
     """The command's end is learnt before the signal that it died of, in one of five runs."""
-    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.supervisor:Supervisor._command_changed:hang:1")
+    environ = sqstee.environ | injecting(tmp_path, "sqstee.capture.supervisor:Supervisor._note_pending_signals:hang:1")
     words = sqstee.words("--to", "local", "--summary", "--", "sh", "-c", script)
     with running(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         assert process.stdout
