@@ -49,7 +49,7 @@ def test_one_shipper_for_a_loop_of_runs(node: SharedNode) -> None:
         pids.add(node.shipper())
     assert len(pids) == 1
     assert seen(node) == [b"0\n", b"1\n", b"2\n", b"3\n"]
-    assert len(node.server.requests("SendMessageBatch")) == 4
+    assert 4 <= len(node.server.requests("SendMessageBatch")) <= 8  # two of a run that lasts: its start, and the rest
 
 
 @pytest.mark.parametrize("keep", ["0", "0.3s"])
