@@ -203,7 +203,7 @@ class Agent:
 
     def _await_others(self, deadline: float) -> None:
         """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
-        final_at = time.monotonic() + 1.5 * LAST_TRY_SECONDS  # by then it has been tried once more
+        final_at = time.monotonic() + 3 * LAST_TRY_SECONDS  # by then it has been tried once more
         waiting = {name for name in self.busy if _is_held_by_shipper_alone(f"{self.folder}/{name}")}
         while waiting and time.monotonic() < deadline:
             agents = [path for path in agent_file.files(self.folder) if agent_file.published(path)]

@@ -27,7 +27,7 @@ from sqstee.spool.run_folder import DeliveryTrouble
 @pytest.fixture
 def node(sqstee: Sqstee, fake_sqs: FakeSqs) -> Iterator[SharedNode]:
     """A node whose runs share a shipper; none is left at the end."""
-    sqstee.environ["SQSTEE_SHARE"] = "auto"
+    sqstee.environ |= {"SQSTEE_SHARE": "auto", "SQSTEE_KEEP_SHIPPER": "60s"}
     node = SharedNode(sqstee, fake_sqs)
     yield node
     node.end()
