@@ -244,9 +244,8 @@ class Agent:
         self._unclaimed.clear()
         for root, names in self._folders():
             for name in names:
-                if name in self._claimed or self._postponed.get((root.path, name), (0.0, ""))[0] > now:
-                    continue
-                if self._advertisement.withdrawn:
+                is_postponed = self._postponed.get((root.path, name), (0.0, ""))[0] > now
+                if self._advertisement.withdrawn or name in self._claimed or is_postponed:
                     continue
                 if time.monotonic() < until:
                     self._advertisement.beat()  # there may be thousands

@@ -238,7 +238,7 @@ def _render(probes: Sequence[_QueueProbe], spool: dict[str, object], bars: int) 
         did = f"{agent.get('records', '?')} records in {agent.get('requests', '?')} requests"
         _add_row(text, "agent", str(agent.get("pid", "?")), f"serves {agent.get('runs', '?')} runs; {did}")
     else:
-        _add_row(text, "agent", "none", "each run ships by itself")
+        _add_row(text, "agent", "none", "nor a shared shipper")
     text.rstrip()
     return text
 

@@ -72,8 +72,15 @@ _SELECTORS = (
 )
 _ENDPOINTS = "AWS_ENDPOINT_URL"
 _FILES = (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials"))
-# Variables that a shared shipper keeps besides: the secrets that belong to a selector, and what clients look at.
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# Variables that a shared shipper keeps besides: all of AWS but those that number jobs, and what clients look at. Of the
+# secrets none counts for its identity: the access key's id, or the address that gives credentials, tells them apart.
+_AWS, _AWS_JOB = "AWS_", "AWS_BATCH_"
+_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+)
 _OTHERS = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "TZ", "SQSTEE_DEBUG")
 _IDENTITY_DIGITS = 16
 _NAMESPACES = ("net", "mnt", "user")  # what is reached, and what paths mean, depends on them
@@ -105,7 +112,8 @@ def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     PATH belongs to it where there are files of AWS, which may name a program that gives credentials.
     """
-    names = [*_selecting(environ), *(name for name, _ in _FILES), *_SECRETS, *_OTHERS]
+    of_aws = sorted(name for name in environ if name.startswith(_AWS) and not name.startswith(_AWS_JOB))
+    names = [*_selecting(environ), *of_aws, *_OTHERS]
     if _shared_files(environ):
         names.append("PATH")
     return {name: environ[name] for name in names if environ.get(name)}

@@ -189,9 +189,25 @@ def test_what_an_identity_covers(tmp_path: Path) -> None:
     """The account and the server; no secret, and nothing of the job."""
     base = {"HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": "A"}
     plain = agent_file.identity(base)
-    for harmless in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PATH", "SPARK_HOME", "PYTHONPATH"):
+    for kept in (
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "AWS_SECURITY_TOKEN",
+    ):
+        assert agent_file.identity(base | {kept: "x"}) == plain
+        assert agent_file.shared_environment(base | {kept: "x"})[kept] == "x"
+    for harmless in ("AWS_BATCH_JOB_ID", "PATH", "SPARK_HOME", "PYTHONPATH"):
         assert agent_file.identity(base | {harmless: "x"}) == plain
-    for telling in ("AWS_ACCESS_KEY_ID", "AWS_REGION", "HTTPS_PROXY", "AWS_ENDPOINT_URL_SQS", "SQSTEE_TOKEN", "HOME"):
+    for telling in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_STS_REGIONAL_ENDPOINTS",
+        "AWS_REGION",
+        "HTTPS_PROXY",
+        "AWS_ENDPOINT_URL_SQS",
+        "SQSTEE_TOKEN",
+        "HOME",
+    ):
         assert agent_file.identity(base | {telling: "x"}) != plain
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "config").write_text("")
@@ -299,15 +315,6 @@ def test_flush_has_the_shipper_deliver_what_it_holds(node: SharedNode) -> None:
     flushed = node.sqstee.run("flush", environ=node.environ)
     assert (flushed.returncode, flushed.stderr) == (0, b"")
     assert seen(node) == [b"hi\n"]
-
-
-def test_a_run_that_ships_by_itself_does_not_keep_it(node: SharedNode) -> None:
-    """It does not rely on the shared shipper."""
-    with node.wrapping("cat", env=node.environ | {"SQSTEE_SHARE": "never"}) as process:
-        wait_for(node.waiting, "run")
-        assert node.wrap("echo", "hi", SQSTEE_KEEP_SHIPPER="0").returncode == 0
-        wait_for(lambda: not node.files(), "end of the shipper")
-        process.communicate(b"", timeout=60)
 
 
 def test_a_local_queue_that_is_removed_meanwhile(node: SharedNode) -> None:
