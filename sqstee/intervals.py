@@ -51,6 +51,17 @@ class IntervalSet:
         found = self.intervals[at] if at < len(self.intervals) else None
         return found if found and found[0] <= number else None
 
+    def holes(self, first: int, last: int) -> list[Interval]:
+        """The parts of first..last that are not in the set."""
+        low = bisect_left(self.intervals, first, key=_LAST)
+        high = bisect_right(self.intervals, last, low, key=_FIRST)
+        found = []
+        for start, end in self.intervals[low:high]:
+            if first < start:
+                found.append((first, start - 1))
+            first = end + 1
+        return [*found, (first, last)] if first <= last else found
+
     def covers(self, first: int, last: int) -> bool:
         """Whether all of first..last is in the set."""
         found = self.containing(first)

@@ -10,6 +10,8 @@ from sqstee.text import one_line
 GAP = "gap"  # the `event` of a gap event
 FALLBACK = "fallback"  # the `reason` of a gap event whose lines are at another destination
 
+_LONGEST_SECONDS = 1e10  # a plausible duration of a command: up to three hundred years
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +113,19 @@ def may_contain_gap(data: bytes) -> bool:
     Quotes inside a JSON string are escaped, so `"gap"` is a whole string, however the JSON is spaced.
     """
     return b'"gap"' in data
+
+
+def duration_of(event: Event) -> float | None:
+    """The seconds that an exit event's command took; None where the event has no plausible number."""
+    found = event.fields.get("duration_s")
+    return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
+
+
+def is_failure(event: Event) -> bool:
+    """Whether an event is the exit of a command that did not succeed. The end of a process's own log is none."""
+    fields = event.fields
+    failed = fields.get("exit_code", 0) != 0 or "signal" in fields or fields.get("cause") == "wrapper-died"
+    return event.event == "exit" and failed
 
 
 class DecodeError(ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sqstee.record import STREAMS, timestamp
 from sqstee.transports.base import ReceivedMessage
-from sqstee.wire import DecodeError, Event, Record, decode, is_gap, unpack
+from sqstee.wire import DecodeError, Event, Record, decode, duration_of, is_failure, is_gap, unpack
 
 Item = Record | Event
 
@@ -18,7 +18,6 @@ POINTERS = (
 )
 MAX_FOREIGN_LINES = 50_000  # of one message; the rest becomes one line: 1 MiB may hold a million lines
 _MAX_DEPTH = 50  # nesting that is kept of JSON too deep to be encoded
-_LONGEST_SECONDS = 1e10  # a plausible duration of a command: up to three hundred years
 _MESSAGE_KEYS = ("message", "msg", "log", "text", "Message")
 _HOST_KEYS = ("host", "hostname")
 _TIME_KEYS = ("timestamp", "@timestamp", "time", "ts")
@@ -145,19 +144,6 @@ def _cut(value: object, depth: int) -> object:
     if isinstance(value, list):
         return [_cut(each, depth - 1) for each in value] if depth else "…"
     return value
-
-
-def duration_of(event: Event) -> float | None:
-    """The seconds that an exit event's command took; None where the event has no plausible number."""
-    found = event.fields.get("duration_s")
-    return float(found) if isinstance(found, int | float) and 0 <= found <= _LONGEST_SECONDS else None
-
-
-def is_failure(event: Event) -> bool:
-    """Whether an event is the exit of a command that did not succeed. The end of a process's own log is none."""
-    fields = event.fields
-    failed = fields.get("exit_code", 0) != 0 or "signal" in fields or fields.get("cause") == "wrapper-died"
-    return event.event == "exit" and failed
 
 
 __all__ = [

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from sqstee.record import Body
 from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
+from sqstee.transports.local_runs import RUN_SCHEMA, forget_runs, note_bodies
+from sqstee.wire import DecodeError, by_run
 
 _BUSY_SECONDS = 20.0
 _HELD_SECONDS = 0.1  # a sender waits in steps of this for another's lock: a fork waits for the step
@@ -51,7 +53,7 @@ CREATE TABLE IF NOT EXISTS body (
 """
 
 
-def _connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
+def connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """Open the file, and create it for its owner alone.
 
     It is never opened by a descriptor of ours: closing that would drop the locks of all connections in this process,
@@ -68,6 +70,7 @@ def _connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(_SCHEMA)
         connection.execute(_INDEX)
+        connection.executescript(RUN_SCHEMA)
     except sqlite3.Error:
         connection.close()
         raise
@@ -131,7 +134,7 @@ class LocalSender(BatchLimits):
         if self._connection is not None and self._file != _identity(self._path):
             self.close_holding_gate()
         if self._connection is None:
-            self._connection = _connect(self._path, _HELD_SECONDS)
+            self._connection = connect(self._path, _HELD_SECONDS)
             self._file = _identity(self._path)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
@@ -150,9 +153,8 @@ class LocalSender(BatchLimits):
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Store the bodies in one transaction."""
-        now = time.time()
-        rows = [(now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap) for body in bodies]
-        self._run(lambda connection: self._store(connection, rows))
+        parts = [part for body in bodies for part in _by_run(body)]
+        self._run(lambda connection: self._store(connection, parts, time.time()))
         return []
 
     def close(self) -> None:
@@ -166,19 +168,26 @@ class LocalSender(BatchLimits):
             self._connection.close()
             self._connection = None
 
-    def _store(self, connection: sqlite3.Connection, rows: list[tuple[float, str, int, int, str, bytes, bool]]) -> None:
+    def _store(self, connection: sqlite3.Connection, bodies: Sequence[Body], now: float) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
-            stored = [row for row in rows if connection.execute(_INSERT, row).rowcount]
+            stored = [
+                body
+                for body in bodies
+                if connection.execute(
+                    _INSERT, (now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap)
+                ).rowcount
+            ]
             if self._keeps:
                 self._refuse_excess(connection, newest, len(stored))
             else:
                 self._drop_oldest(connection, newest)
+            note_bodies(connection, newest, stored, now)
             self.size = _size(connection)
             connection.execute("COMMIT")
             self.stored += len(stored)
-            self.stored_records += sum(data.count(b"\n") for *_, encoding, data, _ in stored if not encoding)
+            self.stored_records += sum(body.data.count(b"\n") for body in stored if not body.encoding)
         except (sqlite3.Error, TransportError):
             if connection.in_transaction:  # on a full disk SQLite has rolled back already
                 connection.execute("ROLLBACK")
@@ -194,12 +203,25 @@ class LocalSender(BatchLimits):
         excess = _size(connection) - self.limit
         if excess <= 0:
             return
-        query = "SELECT id, length(data) FROM body WHERE id <= ? ORDER BY id"
-        for row, size in connection.execute(query, (newest,)):
+        query = "SELECT id, length(data), run FROM body WHERE id <= ? ORDER BY id"
+        runs = set()
+        for row, size, run in connection.execute(query, (newest,)):
             connection.execute("DELETE FROM body WHERE id = ?", (row,))
+            runs.add(run)
             excess -= size
             if excess <= 0:
                 break
+        forget_runs(connection, runs)
+
+
+def _by_run(body: Body) -> Sequence[Body]:
+    """A body of several runs as one of each stretch of a run, which readers find by the index of the store."""
+    if body.run:
+        return (body,)
+    try:
+        return by_run(body.plain().data)
+    except (DecodeError, ValueError):
+        return (body,)
 
 
 def _size(connection: sqlite3.Connection) -> int:
@@ -307,7 +329,7 @@ class LocalReceiver:
             self._close()
             self._seen = 0
         if self._connection is None and found is not None:
-            self._connection = _connect(self._path)
+            self._connection = connect(self._path)
             self._file = _identity(self._path)
         return self._connection
 
@@ -343,7 +365,11 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
+        runs = {
+            run for one in ids for (run,) in connection.execute("SELECT run FROM body WHERE id = ?", (one,)).fetchall()
+        }
         connection.executemany("DELETE FROM body WHERE id = ?", [(one,) for one in ids])
+        forget_runs(connection, runs)
         connection.execute("COMMIT")
     except sqlite3.Error:
         if connection.in_transaction:  # an open transaction would block all writers

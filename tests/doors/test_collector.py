@@ -668,15 +668,15 @@ def _resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
-def test_bodies_of_several_runs_are_never_taken_for_one_another(tmp_path: Path) -> None:
-    """They have no run and no range: the local queue keeps all of them."""
+def test_a_body_of_several_runs_is_stored_by_run(tmp_path: Path) -> None:
+    """Each stretch of a run is a row of its own, by which readers find it, and is stored once."""
     found = LocalSender(str(tmp_path / "local.db"), 1 << 30)
-    for run in ("A", "B", "B"):
-        found.send([Body(body(run, 0, 0).data, "", "", 0, 0)])
-        found.send([body(run, 0, 0)])
+    both = body("A", 0, 3).data + body("B", 0, 1).data
+    for one in (Body(both, "", "", 0, 0), Body(both, "", "", 0, 0).compressed(), body("B", 0, 1), body("B", 2, 2)):
+        found.send([one])
     found.close()
-    assert [row.attributes.get("run", "") for row in stored(tmp_path / "local.db")].count("") == 3
-    assert found.stored == 5
+    assert [row.attributes["run"] for row in stored(tmp_path / "local.db")] == ["A", "B", "B"]
+    assert b"".join(row.data for row in stored(tmp_path / "local.db")) == both + body("B", 2, 2).data
 
 
 def test_while_the_disk_hangs_nothing_gathers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ def test_an_interval_set_is_a_set(steps: list[tuple[bool, tuple[int, int]]], ask
         assert [number for a, b in found.intervals for number in range(a, b + 1)] == sorted(model)
         assert all(left[1] + 1 < right[0] for left, right in pairwise(found.intervals))
         assert found.size == len(model)
+    holes = [number for a, b in found.holes(*asked) for number in range(a, b + 1)]
+    assert holes == sorted({*range(asked[0], asked[1] + 1)} - model)
     assert found.covers(*asked) == (model >= {*range(asked[0], asked[1] + 1)})
     interval = found.containing(asked[0])
     assert (interval is not None) == (asked[0] in model)

@@ -31,6 +31,7 @@ PURE = {
     "sqstee.ship.request",
     "sqstee.ship.pace",
     "sqstee.intervals",
+    "sqstee.run_summary",
     "sqstee.read.order",
     "sqstee.destination",
     "sqstee.measure.analyse",
@@ -116,7 +117,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals"),
+    *("auto_labels", "backoff", "intervals", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

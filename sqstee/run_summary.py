@@ -1,0 +1,346 @@
+"""What is known of one run, from the bodies or items that have come: its times, its exit, its lines, what is missing.
+
+Every reader shows runs by it: a local store keeps one a run beside its bodies, other sources are read through it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqstee.intervals import IntervalSet
+from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+STATES = ("failed", "missing", "gone", "silent", "running", "ok")  # those that need attention first
+MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as gone
+_SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
+_MOST_TEXT = 500  # characters of a line or of a result that are kept
+_MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
+_MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
+_STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
+_STDERR_MARK = b'"stream":"stderr"'
+_EVENT_MARK = b'"event":"'
+_TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
+_NUMBERS = ("heard", "last_line_at", "duration_s", "exit_code", "signal", "bytes", "heartbeat_s", "first", "last")
+
+
+class RunSummary:
+    """The summary of one run.
+
+    `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
+    its last message and its last line came, in seconds since the epoch. `result`: how its command ended, in words;
+    `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
+    stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
+    that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
+    `first` are not expected.
+    """
+
+    __slots__ = (
+        "run",
+        "labels",
+        "command",
+        "is_ended",
+        "is_failed",
+        "lines",
+        "unfinished",
+        "records",
+        "gaps",
+        *_TEXTS,
+        *_NUMBERS,
+    )
+
+    def __init__(self, run: str, is_whole: bool = True) -> None:
+        self.run = run
+        self.host = self.job = self.name = self.started = self.ended = self.result = self.cause = ""
+        self.last_line = self.last_stderr = self.version = ""
+        self.labels: dict[str, str] = {}
+        self.command: list[str] = []
+        self.is_ended = self.is_failed = False
+        self.heard = self.last_line_at = 0.0
+        self.duration_s: float | None = None
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.bytes: int | None = None
+        self.heartbeat_s: float | None = None
+        self.first: int | None = 0 if is_whole else None
+        self.last = -1
+        self.lines: dict[str, int] = {}
+        self.unfinished: set[str] = set()  # streams whose last record did not end its line
+        self.records = IntervalSet()
+        self.gaps: dict[str, IntervalSet] = {}
+
+    @property
+    def title(self) -> str:
+        """What people call it: its job, else its command's name, else its id."""
+        return self.job or self.name or self.run
+
+    @property
+    def missing(self) -> int:
+        """The number of lines and events that have not come, without those that the sender reported as dropped."""
+        first = self.first if self.first is not None else self.last + 1
+        return max(0, self.last + 1 - first - self.records.size - self.dropped - self.elsewhere)
+
+    @property
+    def dropped(self) -> int:
+        """The number of lines that the sender reported as dropped, and that did not come from elsewhere."""
+        return self.gaps[""].size if "" in self.gaps else 0
+
+    @property
+    def elsewhere(self) -> int:
+        """The number of lines that went to the sender's fallback, and did not come from there."""
+        return sum(lines.size for at, lines in self.gaps.items() if at)
+
+    @property
+    def fallback(self) -> str:
+        """A destination that has lines which did not come from there; empty if there is none."""
+        return next((at for at, lines in self.gaps.items() if at and lines.size), "")
+
+    def missing_ranges(self, most: int = 5) -> list[tuple[int, int]]:
+        """The first ranges of missing seqs."""
+        found: list[tuple[int, int]] = []
+        for first, last in self.records.holes(self.first or 0, self.last):
+            parts = [(first, last)]
+            for lines in self.gaps.values():
+                parts = [hole for part in parts for hole in lines.holes(*part)]
+            found += parts
+            if len(found) >= most:
+                break
+        return found[:most]
+
+    def state(self, now: float, silent: float) -> str:
+        """One of STATES at `now`, in seconds since the epoch; a run without lines for `silent` seconds is silent."""
+        if self.is_failed:
+            return "failed"
+        is_settled = self.is_ended or now - self.heard > _SETTLED_SECONDS
+        if self.dropped or self.elsewhere or (self.missing and is_settled):
+            return "missing"
+        if self.is_ended:
+            return "ok"
+        if self.heartbeat_s and now - self.heard > MISSED_HEARTBEATS * self.heartbeat_s:
+            return "gone"
+        return "silent" if now - max(self.last_line_at, seconds_of(self.started)) > silent else "running"
+
+    def fields(self, now: float, silent: float) -> dict[str, object]:
+        """The run for programs: the object of `sqstee runs -o json`."""
+        names = ("run", "job", "name", "host", "labels", "started", "ended", "duration_s", "exit_code", "signal")
+        found = {name: getattr(self, name) for name in names}
+        found["state"] = self.state(now, silent)
+        found["result"] = self.result
+        found |= {"lines": dict(self.lines), "bytes": self.bytes}
+        found |= {"missing": self.missing, "missing_ranges": self.missing_ranges()}
+        found |= {"dropped": self.dropped, "elsewhere": self.elsewhere, "fallback": self.fallback}
+        found |= {"last_line": self.last_line, "last_stderr": self.last_stderr}
+        if self.command:
+            found["command"] = self.command
+        return found
+
+    def add_body(self, data: bytes, first: int, last: int, at: float) -> None:
+        """Add the NDJSON of records `first`..`last` of this run, which came `at`, in seconds since the epoch.
+
+        Lines are counted by their text: every line of ours names its stream once. Where the sums do not agree, a line
+        is unusual and all of them are decoded.
+        """
+        counted = self._count(data) if last - first + 1 == data.count(b"\n") and not self.unfinished else None
+        if counted is None:
+            try:
+                self.add_items(decode(data), at)
+            except DecodeError:
+                self._hear(first, last, at)
+            return
+        if not self.host:
+            self._add_head(data[: data.find(b"\n")])
+        self._hear(first, last, at)
+        self.records.add(first, last)
+        for stream, lines in counted.items():
+            self.lines[stream] = self.lines.get(stream, 0) + lines
+            self.last_line_at = max(self.last_line_at, at)
+        if "stderr" in counted:
+            self.last_stderr = _last_message(data, _STDERR_MARK) or self.last_stderr
+        if counted:
+            self.last_line = _last_message(data, b'"stream":"') or self.last_line
+        place = data.find(_EVENT_MARK) if sum(counted.values()) < last - first + 1 else -1
+        while place >= 0:
+            end = data.find(b"\n", place)
+            for item in _decoded(data[data.rfind(b"\n", 0, place) + 1 : end]):
+                self._add_event(item)
+            place = data.find(_EVENT_MARK, end)
+
+    def add_items(self, items: Iterable[Record | Event], at: float) -> None:
+        """Add items of this run, in the order of their seqs, which came `at`, in seconds since the epoch."""
+        first, last = 0, -1  # a range of records that are not added yet
+        for item in items:
+            if item.seq != last + 1 or isinstance(item, Event):
+                if last >= first:
+                    self.records.add(first, last)
+                    self._uncover(first, last)
+                first = item.seq
+            last = item.seq
+            if not self.host:
+                self._add_identity(item)
+            if isinstance(item, Event):
+                if item.event == GAP:
+                    self._hear(item.seq, item.last, at)
+                    self._add_gap(item)
+                    first, last = item.last + 1, item.last
+                    continue
+                self._add_event(item)
+            else:
+                self._add_line(item, at)
+            self._hear(item.seq, item.seq, at)
+        if last >= first:
+            self.records.add(first, last)
+            self._uncover(first, last)
+
+    def _count(self, data: bytes) -> dict[str, int] | None:
+        """The lines of each stream; None where they must be decoded: pieces of lines, gap events, unusual records."""
+        head = data[: data.find(b'"seq":')].partition(b'"labels":')[2]  # the labels have names of the user's choice
+        if b'"eol":false' in data or b'"stream":"' in head or _EVENT_MARK in head:
+            return None
+        if any(lines.size for lines in self.gaps.values()):
+            return None
+        left, found = data.count(b"\n"), {}
+        for name, mark in _STREAM_MARKS:
+            if lines := data.count(mark):
+                found[name] = lines
+                left -= lines
+            if left <= 0:
+                break
+        if left and (left != data.count(_EVENT_MARK) or b'"event":"gap"' in data):
+            return None
+        return None if left < 0 else found
+
+    def _hear(self, first: int, last: int, at: float) -> None:
+        self.heard = max(self.heard, at)
+        self.last = max(self.last, last)
+        self.first = first if self.first is None else min(self.first, first)
+
+    def _add_head(self, line: bytes) -> None:
+        for item in _decoded(line):
+            self._add_identity(item)
+
+    def _add_identity(self, item: Record | Event) -> None:
+        self.host, self.job = item.host, item.job or self.job
+        self.started = self.started or item.timestamp
+        if sum(len(name) + len(text) for name, text in item.labels.items()) <= _MOST_FACTS:
+            self.labels = item.labels
+
+    def _add_line(self, item: Record, at: float) -> None:
+        if item.stream in self.unfinished:
+            self.unfinished.discard(item.stream)
+        else:
+            self.lines[item.stream] = self.lines.get(item.stream, 0) + 1
+        if not item.eol:
+            self.unfinished.add(item.stream)
+        self.last_line_at = max(self.last_line_at, at)
+        if item.message:
+            self.last_line = item.message[:_MOST_TEXT]
+            if item.stream == "stderr":
+                self.last_stderr = self.last_line
+
+    def _add_gap(self, item: Event) -> None:
+        at = elsewhere(item.fields)
+        for hole in self.records.holes(item.seq, item.last):
+            for lines in self.gaps.values():
+                lines.remove(*hole)
+            self.gaps.setdefault(at, IntervalSet()).add(*hole)
+
+    def _uncover(self, first: int, last: int) -> None:
+        """Lines that a gap event covered have come after all."""
+        for lines in self.gaps.values():
+            lines.remove(first, last)
+
+    def _add_event(self, item: Record | Event) -> None:
+        if not isinstance(item, Event):
+            return
+        fields = item.fields
+        self.name = _short(fields.get("name")) or self.name
+        if item.event == "start":
+            self.started = item.timestamp
+            self.version = _short(fields.get("version"))
+            self.heartbeat_s = _number(fields.get("heartbeat_s"))
+            command = fields.get("command")
+            if isinstance(command, list) and sum(len(str(word)) for word in command) <= _MOST_FACTS:
+                self.command = [str(word) for word in command]
+        elif item.event == "exit":
+            self.is_ended = not fields.get("open")
+            self.ended = item.timestamp
+            self.result = item.message[:_MOST_TEXT]
+            self.cause = _short(fields.get("cause"))
+            self.is_failed = is_failure(item)
+            self.duration_s = duration_of(item)
+            self.exit_code, self.signal = _integer(fields.get("exit_code")), _integer(fields.get("signal"))
+            self.bytes = _integer(fields.get("bytes"))
+        elif item.event == "end":
+            self.is_ended = True
+            self.bytes = _integer(fields.get("bytes")) or self.bytes
+
+    def dump(self) -> str:
+        """All of it as JSON, for load()."""
+        import json
+
+        found = {name: value for name in (*_TEXTS, *_NUMBERS) if (value := getattr(self, name)) not in ("", None)}
+        found |= {"labels": self.labels, "command": self.command, "lines": self.lines}
+        found |= {"is_ended": self.is_ended, "is_failed": self.is_failed}
+        found |= {"unfinished": sorted(self.unfinished), "records": self.records.intervals}
+        found["gaps"] = {at: lines.intervals for at, lines in self.gaps.items()}
+        return json.dumps(found)
+
+    @classmethod
+    def load(cls, run: str, text: str) -> RunSummary:
+        """The inverse of dump(). Raises ValueError, KeyError or TypeError where the text is not of its making."""
+        import json
+
+        fields = json.loads(text)
+        found = cls(run, is_whole=False)
+        for name in (*_TEXTS, *_NUMBERS, "labels", "command", "is_ended", "is_failed", "lines"):
+            if name in fields:
+                setattr(found, name, fields[name])
+        found.unfinished = set(fields["unfinished"])
+        found.records = _intervals(fields["records"])
+        found.gaps = {at: _intervals(lines) for at, lines in fields["gaps"].items()}
+        return found
+
+
+def seconds_of(timestamp: str) -> float:
+    """RFC 3339 as seconds since the epoch; 0 where it is none."""
+    try:
+        moment = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
+    found = IntervalSet()
+    for first, last in pairs:
+        found.add(first, last)
+    return found
+
+
+def _last_message(data: bytes, mark: bytes) -> str:
+    """The message of the last record with `mark`; empty where that is blank."""
+    place = data.rfind(mark)
+    line = data[data.rfind(b"\n", 0, place) + 1 : data.find(b"\n", place)] if place >= 0 else b""
+    return next((item.message[:_MOST_TEXT] for item in _decoded(line) if isinstance(item, Record)), "")
+
+
+def _decoded(line: bytes) -> list[Record | Event]:
+    try:
+        return decode(line)
+    except DecodeError:
+        return []
+
+
+def _short(value: object) -> str:
+    return value[:_MOST_TEXT] if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST_NUMBER else None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and -_MOST_NUMBER <= value <= _MOST_NUMBER else None

@@ -1,0 +1,98 @@
+"""The runs of a local store: a row a run, kept in the same transaction as its bodies.
+
+A row stays exact while bodies are deleted: it says what came, not what is still there. Only bodies that a version
+without rows has stored are missing in them; catch_up() adds those.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+
+from sqstee.record import Body
+from sqstee.run_summary import RunSummary, seconds_of
+
+_CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
+RUN_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (
+    run TEXT PRIMARY KEY, started REAL NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS run_started ON run (started);
+CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body INTEGER NOT NULL);
+"""
+_SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
+_FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
+_LIST = """
+SELECT run, summary FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+ORDER BY started DESC, run DESC
+"""
+
+
+def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
+    """Add bodies that a transaction has just stored, at `now`, after the row `newest`.
+
+    Where rows before them are not in the table, nothing is added: catch_up() does that, for a reader that needs it.
+    """
+    if bodies and _indexed(connection) >= newest:
+        _add(connection, ((body, now) for body in bodies), is_whole=True)
+        (last,) = connection.execute("SELECT max(id) FROM body").fetchone()
+        _set_indexed(connection, last)
+
+
+def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
+    """Remove the rows of ended runs that have no body any more."""
+    connection.executemany(_FORGET, [(run,) for run in runs])
+
+
+def catch_up(connection: sqlite3.Connection) -> None:
+    """Add the bodies that a version without rows has stored. Raises sqlite3.Error."""
+    query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
+    while (connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0) > _indexed(connection):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            rows = connection.execute(query, (_indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
+            bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
+            _add(connection, bodies, is_whole=False)
+            if rows:
+                _set_indexed(connection, rows[-1][0])
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def summaries(connection: sqlite3.Connection) -> Iterator[RunSummary]:
+    """All runs that have lines in the store, newest first."""
+    for run, text in connection.execute(_LIST):
+        yield RunSummary.load(run, text)
+
+
+def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
+    """One run; None where the store does not know it."""
+    row = connection.execute("SELECT summary FROM run WHERE run = ?", (run,)).fetchone()
+    return RunSummary.load(run, row[0]) if row else None
+
+
+def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], is_whole: bool) -> None:
+    changed: dict[str, RunSummary] = {}
+    for body, at in bodies:
+        if not body.run:
+            continue  # it is not in the wire format
+        if body.run not in changed:
+            changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
+        try:
+            data = body.plain().data
+        except ValueError:
+            continue
+        changed[body.run].add_body(data, body.first, body.last, at)
+    rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
+    connection.executemany(_SAVE, rows)
+
+
+def _indexed(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT body FROM indexed").fetchone()
+    return row[0] if row else 0
+
+
+def _set_indexed(connection: sqlite3.Connection, body: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO indexed VALUES (0, ?)", (body,))

@@ -1,0 +1,143 @@
+"""sqstee.run_summary: the same facts from bodies as from items, in any order of bodies."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqstee.record import Body, Encoder
+from sqstee.run_summary import RunSummary
+from sqstee.wire import by_run, decode
+
+RUN, TIME = "01K0000000000000000000000", 1_790_000_000 * 10**9
+ODD = ['"stream":"stderr"', '"event":"exit"', 'say "eol":false', "", "plain", "\x00\x1b[31m", "caf\u00e9"]
+PIECES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["stdout", "stderr"]), st.lists(st.sampled_from(ODD), min_size=1, max_size=4)),
+        st.tuples(st.just("piece"), st.lists(st.sampled_from(["some", "more"]), min_size=1, max_size=1)),
+        st.tuples(st.just("alive"), st.just([])),
+    ),
+    max_size=8,
+)
+
+
+def bodies_of(pieces: list[tuple[str, list[str]]], labels: dict[str, str], exit_code: int | None) -> list[Body]:
+    """The run as bodies: its start, then one body a piece, then its exit."""
+    encoder = Encoder(RUN, "node", "nightly", labels)
+    parts = [(0, encoder.event(b'{"event":"start","message":"nightly started","name":"python3"}', TIME, 0))]
+    seq = 1
+    for at, (kind, lines) in enumerate(pieces, 1):
+        block = "".join(f"{line}\n" for line in lines).encode()
+        if kind == "alive":
+            parts.append((seq, encoder.event(b'{"event":"alive","message":"still running"}', TIME + at, seq)))
+        elif kind == "piece":
+            parts.append((seq, encoder.lines(block[:-1], "stderr", TIME + at, seq, eol=False)))
+        else:
+            parts.append((seq, encoder.lines(block, kind, TIME + at, seq)))
+        seq += len(lines) or 1
+    if exit_code is not None:
+        fields = {"event": "exit", "message": "it ended", "exit_code": exit_code, "duration_s": 2.5, "bytes": 7}
+        parts.append((seq, encoder.event(json.dumps(fields).encode(), TIME + 10**9, seq)))
+    return [Body(data, RUN, "node", first, first + data.count(b"\n") - 1) for first, data in parts]
+
+
+@given(PIECES, st.sampled_from([{}, {"stream": "stdout"}, {"event": "x"}]), st.sampled_from([None, 0, 3]))
+def test_bodies_and_items_tell_the_same(
+    pieces: list[tuple[str, list[str]]], labels: dict[str, str], exit_code: int | None
+) -> None:
+    """Whatever texts the lines and labels have: counting a body's bytes gives what decoding it gives."""
+    counted, decoded = RunSummary(RUN), RunSummary(RUN)
+    for body in bodies_of(pieces, labels, exit_code):
+        counted.add_body(body.data, body.first, body.last, 5.0)
+        decoded.add_items(decode(body.data), 5.0)
+    assert counted.dump() == decoded.dump()
+    assert RunSummary.load(RUN, counted.dump()).dump() == counted.dump()
+    assert (counted.title, counted.host, counted.labels) == ("nightly", "node", labels)
+    assert counted.is_failed == (exit_code == 3)
+    assert counted.missing == 0
+    last = [line for kind, lines in pieces for line in lines if kind in ("stderr", "piece") and line]
+    assert counted.last_stderr == (last[-1] if last else "")
+
+
+def test_what_is_missing_comes_in_any_order() -> None:
+    """Holes, gap events, lines that come after a gap event, and lines that are at a fallback."""
+    encoder = Encoder(RUN, "node")
+    lines = {first: encoder.lines(b"a\nb\n", "stdout", TIME, first) for first in range(0, 12, 2)}
+    gap = encoder.event(b'{"event":"gap","from":2,"to":5,"message":"dropped"}', TIME, 2)
+    there = encoder.event(b'{"event":"gap","from":6,"to":7,"reason":"fallback","at":"s3://b"}', TIME, 6)
+    found = RunSummary(RUN)
+    found.add_body(lines[0], 0, 1, 1.0)
+    found.add_body(lines[10], 10, 11, 1.0)
+    assert (found.missing, found.missing_ranges()) == (8, [(2, 9)])
+    found.add_items(decode(gap + there), 1.0)
+    assert (found.missing, found.dropped, found.elsewhere, found.fallback) == (2, 4, 2, "s3://b")
+    assert found.missing_ranges() == [(8, 9)]
+    for first in (4, 6, 8):
+        found.add_body(lines[first], first, first + 1, 1.0)
+    assert (found.missing, found.dropped, found.elsewhere, found.fallback) == (0, 2, 0, "")
+    found.add_items(decode(gap), 1.0)  # once more: it covers only what has not come
+    assert (found.missing, found.dropped) == (0, 2)
+
+
+def test_a_run_that_was_met_in_its_middle_misses_nothing_before() -> None:
+    """Without its beginning nobody knows what came before."""
+    encoder = Encoder(RUN, "node")
+    found = RunSummary(RUN, is_whole=False)
+    found.add_body(encoder.lines(b"a\nb\n", "stdout", TIME, 100), 100, 101, 1.0)
+    assert (found.missing, found.first) == (0, 100)
+    whole = RunSummary(RUN)
+    whole.add_body(encoder.lines(b"a\nb\n", "stdout", TIME, 100), 100, 101, 1.0)
+    assert whole.missing == 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "after", "state"),
+    [
+        ({}, 1.0, "running"),
+        ({}, 61.0, "silent"),
+        ({"heartbeat_s": 10}, 24.0, "running"),
+        ({"heartbeat_s": 10}, 26.0, "gone"),
+        ({"heartbeat_s": "soon"}, 26.0, "running"),
+    ],
+)
+def test_the_state_of_a_run_that_goes_on(fields: dict[str, object], after: float, state: str) -> None:
+    """Silent by its lines, gone by its missing heartbeat."""
+    start = Encoder(RUN, "node").event(json.dumps({"event": "start", **fields}).encode(), TIME, 0)
+    found = RunSummary(RUN)
+    found.add_body(start, 0, 0, TIME / 1e9)
+    assert found.state(TIME / 1e9 + after, 60.0) == state
+
+
+def test_hostile_bodies_are_counted_or_ignored() -> None:
+    """Numbers beyond reason, labels of megabytes, ranges that do not fit, text that is no record."""
+    encoder = Encoder(RUN, "node", "", {"big": "x" * 100_000})
+    found = RunSummary(RUN)
+    found.add_body(encoder.lines(b"a\n", "stdout", TIME, 0), 0, 0, 1.0)
+    wild = {"event": "exit", "exit_code": 10**400, "signal": True, "duration_s": 1e300, "heartbeat_s": -1, "command": 7}
+    found.add_body(encoder.event(json.dumps(wild).encode(), TIME, 1), 1, 1, 1.0)
+    found.add_body(b"no record\n", 2, 2, 1.0)
+    found.add_body(encoder.lines(b"a\nb\n", "stdout", TIME, 3), 3, 1000, 1.0)
+    assert len(found.dump()) < 2000
+    assert (found.exit_code, found.duration_s, found.lines) == (None, None, {"stdout": 3})
+    assert found.is_failed
+    assert found.missing == 1
+
+
+def test_random_stretches_of_a_run_add_up() -> None:
+    """In whatever order and pieces the bodies of a run come, once or twice."""
+    whole = b"".join(body.data for body in bodies_of([("stdout", ["x"] * 50), ("stderr", ["y"] * 50)], {}, 0))
+    lines = whole.splitlines(keepends=True)
+    draw = random.Random(5)
+    for _ in range(20):
+        found = RunSummary(RUN)
+        cuts = sorted({0, len(lines), *draw.sample(range(len(lines)), 6)})
+        parts = [by_run(b"".join(lines[a:b]))[0] for a, b in pairwise(cuts)]
+        draw.shuffle(parts)
+        for part in parts:
+            found.add_body(part.data, part.first, part.last, 1.0)
+        assert (found.missing, found.lines, found.is_ended) == (0, {"stdout": 50, "stderr": 50}, True)
