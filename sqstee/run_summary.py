@@ -143,7 +143,8 @@ class RunSummary:
         Lines are counted by their text: every line of ours names its stream once. Where the sums do not agree, a line
         is unusual and all of them are decoded.
         """
-        counted = self._count(data) if last - first + 1 == data.count(b"\n") and not self.unfinished else None
+        lines = data.count(b"\n")
+        counted = self._count(data, lines) if lines == last - first + 1 and not self.unfinished else None
         if counted is None:
             try:
                 self.add_items(decode(data), at)
@@ -154,14 +155,14 @@ class RunSummary:
             self._add_head(data[: data.find(b"\n")])
         self._hear(first, last, at)
         self.records.add(first, last)
-        for stream, lines in counted.items():
-            self.lines[stream] = self.lines.get(stream, 0) + lines
+        for stream, number in counted.items():
+            self.lines[stream] = self.lines.get(stream, 0) + number
             self.last_line_at = max(self.last_line_at, at)
         if "stderr" in counted:
             self.last_stderr = _last_message(data, _STDERR_MARK) or self.last_stderr
         if counted:
             self.last_line = _last_message(data, b'"stream":"') or self.last_line
-        place = data.find(_EVENT_MARK) if sum(counted.values()) < last - first + 1 else -1
+        place = data.find(_EVENT_MARK) if sum(counted.values()) < lines else -1
         while place >= 0:
             end = data.find(b"\n", place)
             for item in _decoded(data[data.rfind(b"\n", 0, place) + 1 : end]):
@@ -194,18 +195,21 @@ class RunSummary:
             self.records.add(first, last)
             self._uncover(first, last)
 
-    def _count(self, data: bytes) -> dict[str, int] | None:
-        """The lines of each stream; None where they must be decoded: pieces of lines, gap events, unusual records."""
+    def _count(self, data: bytes, lines: int) -> dict[str, int] | None:
+        """How many of the `lines` are of each stream; None where they must be decoded.
+
+        That is so for pieces of lines, gap events, and unusual records.
+        """
         head = data[: data.find(b'"seq":')].partition(b'"labels":')[2]  # the labels have names of the user's choice
         if b'"eol":false' in data or b'"stream":"' in head or _EVENT_MARK in head:
             return None
         if any(lines.size for lines in self.gaps.values()):
             return None
-        left, found = data.count(b"\n"), {}
+        left, found = lines, {}
         for name, mark in _STREAM_MARKS:
-            if lines := data.count(mark):
-                found[name] = lines
-                left -= lines
+            if number := data.count(mark):
+                found[name] = number
+                left -= number
             if left <= 0:
                 break
         if left and (left != data.count(_EVENT_MARK) or b'"event":"gap"' in data):
