@@ -31,7 +31,7 @@ class RunSummary:
     """The summary of one run.
 
     `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
-    its last message and its last line came, in seconds since the epoch. `result`: how its command ended, in words;
+    its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended, in words;
     `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
     stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
     that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
@@ -121,7 +121,7 @@ class RunSummary:
             return "ok"
         if self.heartbeat_s and now - self.heard > MISSED_HEARTBEATS * self.heartbeat_s:
             return "gone"
-        return "silent" if now - max(self.last_line_at, seconds_of(self.started)) > silent else "running"
+        return "silent" if now - self.last_line_at > silent else "running"
 
     def fields(self, now: float, silent: float) -> dict[str, object]:
         """The run for programs: the object of `sqstee runs -o json`."""
@@ -218,6 +218,7 @@ class RunSummary:
 
     def _hear(self, first: int, last: int, at: float) -> None:
         self.heard = max(self.heard, at)
+        self.last_line_at = self.last_line_at or at
         self.last = max(self.last, last)
         self.first = first if self.first is None else min(self.first, first)
 

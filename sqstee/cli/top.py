@@ -27,13 +27,9 @@ _REST = 9  # times as long as a drawing takes no other begins: very many runs ta
 _REPRINT_SECONDS = 2.0
 _PEEK_VISIBILITY = 120  # seconds
 _COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
-_JSON_FIELDS = (
-    *("run", "host", "job", "started", "ended", "result", "duration"),
-    *("missing", "dropped", "elsewhere", "fallback", "last_line"),
-)
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
 _LAST_LINE = 80  # the least width that shows the last line
-_STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "running": "cyan", "ok": "green"}
+_STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "gone": "red", "running": "cyan", "ok": "green"}
 
 
 def top(
@@ -166,13 +162,11 @@ class _JsonView:
         """Print all runs."""
         import json
 
-        now = time.monotonic()
+        now = time.time()
         for run in table.runs(self._silent):
-            streams = {
-                name: {"lines": run.lines(name), "rate": round(run.rate(name, now), 1)} for name in sorted(run.streams)
-            }
-            fields = {"state": run.state(now, self._silent)} | {name: getattr(run, name) for name in _JSON_FIELDS}
-            typer.echo(json.dumps(fields | {"streams": streams, "silent_s": round(now - run.seen, 1)}))
+            rates = {name: round(run.rate(name, now), 1) for name in run.lines}
+            fields = run.fields(now, self._silent) | {"rates": rates, "silent_s": round(now - run.heard, 1)}
+            typer.echo(json.dumps(fields))
         sys.stdout.flush()
         if table.hidden != self._hidden:
             self._hidden = table.hidden
@@ -207,7 +201,7 @@ class _TableView:
         from sqstee.read.notices import ANOTHER_READER
         from sqstee.read.printer import neutral
 
-        now = time.monotonic()
+        now = time.time()
         runs = table.runs(self._silent)
         notices = [f"sqstee: {neutral(notice)}" for notice in table.notices]
         if self._is_shared and any(run.missing for run in runs):
@@ -248,28 +242,28 @@ class _TableView:
         state = run.state(now, self._silent)
         shown = state
         if state == "silent":
-            shown = f"silent {format_duration(round(now - run.seen))}"
-        elif run.duration is not None and run.ended:
-            shown = f"{state} {format_duration(run.duration)}"
-        out = run.lines("stdout") + run.lines("output")
-        rate = sum(run.rate(name, now) for name in run.streams)
+            shown = f"silent {format_duration(round(now - run.heard))}"
+        elif run.duration_s is not None and run.is_ended:
+            shown = f"{state} {format_duration(run.duration_s)}"
+        out = sum(lines for stream, lines in run.lines.items() if stream != "stderr")
+        rate = sum(run.rate(name, now) for name in run.lines)
         missing = run.missing + run.dropped
         cells = {
             "stdout": Text(f"{out:,}"),
-            "stderr": Text(f"{run.lines('stderr'):,}"),
+            "stderr": Text(f"{run.lines.get('stderr', 0):,}"),
             "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
             "missing": Text(f"{missing:,}" if missing else "-", "magenta" if missing else ""),
         }
-        row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.job or run.run))]
+        row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.title))]
         row += [cells[name] for name in _columns(width)]
         if width >= _LAST_LINE:
-            row.append(Text(neutral(_last_line(run)).replace("\t", " "), "red" if run.failed else "dim"))
+            row.append(Text(neutral(_last_line(run)).replace("\t", " "), "red" if run.is_failed else "dim"))
         return row
 
 
 def _last_line(run: RunState) -> str:
     """What a person needs to know of a run: how it failed, or where its lines are; else its last line."""
-    if run.failed and run.result:
+    if run.is_failed and run.result:
         return run.result
     if run.elsewhere:
         return f"{count(run.elsewhere, 'line')} went to {run.fallback}: read that destination as well"

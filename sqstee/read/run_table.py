@@ -5,31 +5,28 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
-from sqstee.intervals import NOTHING, with_added
-from sqstee.read.decode import ForeignLine, Item, duration_of, is_failure
-from sqstee.wire import FALLBACK, Event, Record
+from sqstee.read.decode import ForeignLine, Item
+from sqstee.run_summary import STATES, RunSummary, seconds_of
 
-STATES = ("failed", "missing", "silent", "running", "ok")  # those that need attention first
 _RATE_SECONDS = 10.0
 _MAX_RUNS = 50_000  # in the table, in 50 MB
 _DROPPED_AT_ONCE = 5_000
 _MAX_DROPPED = 200_000  # remembered, so that a run which comes back has all its lines
-_LAST_LINE = 500  # characters of the last line, and of the result, that are kept
+_SKEW_SECONDS = 300.0
 
 
 class _LineRate:
     """Lines per second over the last ten seconds."""
 
-    __slots__ = ("_counts", "is_unfinished", "total")
+    __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self.total = 0
-        self.is_unfinished = False  # the next record continues the last line
         self._counts: list[tuple[float, int]] = []  # at most twenty
 
     def add(self, now: float, count: int) -> None:
-        self.total += count
         if self._counts and now - self._counts[-1][0] < _RATE_SECONDS / 20:
             self._counts[-1] = (self._counts[-1][0], self._counts[-1][1] + count)
         else:
@@ -41,124 +38,82 @@ class _LineRate:
         return sum(count for _, count in self._counts) / _RATE_SECONDS
 
 
-class RunState:
-    """One run. `seen`: when its last message came, in monotonic seconds. `result`: how its command ended.
+class RunState(RunSummary):
+    """A run that is being read, with its lines per second. `rates`: by stream."""
 
-    `holes` are its missing seqs; `gaps` are the seqs that only a gap event covers, `diverted` those whose lines went to
-    the sender's fallback, which `fallback` names.
-    """
+    __slots__ = ("rates",)
 
-    __slots__ = (
-        *("run", "host", "job", "started", "seen", "ended", "failed", "result", "duration"),
-        *("streams", "last_line", "holes", "gaps", "diverted", "fallback"),
-    )
-
-    def __init__(self, run: str) -> None:
-        self.run = run
-        self.host = self.job = self.started = self.result = self.last_line = self.fallback = ""
-        self.seen = 0.0
-        self.ended = self.failed = False
-        self.duration: float | None = None
-        self.streams: dict[str, _LineRate] = {}
-        self.holes = self.gaps = self.diverted = NOTHING
-
-    @property
-    def missing(self) -> int:
-        """The number of lines that have not arrived so far."""
-        return self.holes.size
-
-    @property
-    def dropped(self) -> int:
-        """The number of lines that the sender reported as dropped, and that did not arrive from elsewhere."""
-        return self.gaps.size
-
-    @property
-    def elsewhere(self) -> int:
-        """The number of lines that went to the sender's fallback, and did not arrive from there."""
-        return self.diverted.size
+    def __init__(self, run: str, is_whole: bool = False) -> None:
+        super().__init__(run, is_whole)
+        self.rates: dict[str, _LineRate] = {}
 
     @property
     def needs_attention(self) -> bool:
         """Whether it has failed, lacks lines, or has not ended."""
-        return self.failed or not self.ended or bool(self.missing or self.dropped or self.elsewhere)
+        return self.is_failed or not self.is_ended or bool(self.missing or self.dropped or self.elsewhere)
 
-    def state(self, now: float, silent: float) -> str:
-        """One of STATES; `silent`: seconds without a message after which a running one counts as silent."""
-        if self.failed:
-            return "failed"
-        if self.missing or self.dropped or self.elsewhere:
-            return "missing"
-        if self.ended:
-            return "ok"
-        return "silent" if now - self.seen > silent else "running"
-
-    def lines(self, stream: str) -> int:
-        """The number of lines of a stream so far."""
-        return self.streams[stream].total if stream in self.streams else 0
+    def read(self, items: Sequence[Item], at: float) -> None:
+        """Add items of this run that came `at`, in seconds since the epoch."""
+        before = dict(self.lines)
+        self.add_items((piece for item in items for piece in getattr(item, "pieces", (item,))), at)
+        for stream, number in self.lines.items():
+            if number > before.get(stream, 0):
+                self.rates.setdefault(stream, _LineRate()).add(at, number - before.get(stream, 0))
 
     def rate(self, stream: str, now: float) -> float:
         """Lines per second of a stream."""
-        return self.streams[stream].per_second(now) if stream in self.streams else 0.0
+        return self.rates[stream].per_second(now) if stream in self.rates else 0.0
 
 
 class RunTable:
-    """Collects the state of each run from a follower's items and notices.
+    """Collects what is known of each run from a follower's items.
 
     `draw` is called at each flush; `notices` keeps the latest notices that concern no run. Of very many runs those that
     ended well are dropped first, then those that have been quiet longest; `hidden` is the number of dropped runs.
+    `clock` is in seconds since the epoch. A run was heard of when its items came, or when they were written where that
+    is more than `skew` seconds ago, the most that clocks of hosts are expected to differ. `is_whole`: all runs are read
+    from their beginning.
     """
 
-    def __init__(self, draw: Callable[[RunTable], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        draw: Callable[[RunTable], None] = lambda table: None,
+        clock: Callable[[], float] = time.time,
+        skew: float = _SKEW_SECONDS,
+        is_whole: bool = False,
+    ) -> None:
         self._draw = draw
         self._clock = clock
+        self._skew, self._is_whole = skew, is_whole
         self._runs: dict[str, RunState] = {}
         self._dropped: dict[str, RunState] = {}
         self._forgotten = 0
         self.notices: deque[str] = deque(maxlen=3)
 
     def items(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
-        """Count lines and events, in their order."""
+        """Add lines and events, in their order."""
         now = self._clock()
-        for item in items:
-            if isinstance(item, ForeignLine):
-                continue
-            run = self._run(item.run)
-            run.seen = now
-            run.host, run.job = item.host, item.job or run.job
-            run.started = run.started or item.timestamp
-            if isinstance(item, Event):
-                self._add_event(run, item)
-            else:
-                self._add_line(run, item, now)
+        ours = [item for item in items if not isinstance(item, ForeignLine)]
+        for name, group in groupby(ours, attrgetter("run")):
+            found = list(group)
+            written = seconds_of(found[-1].timestamp)
+            self._run(name).read(found, now if now - written <= self._skew or not written else written)
+        if len(self._runs) > _MAX_RUNS:
+            self._drop()
 
     def notice(self, text: str, **fields: object) -> None:
-        """Update the missing or dropped lines of the run that a notice names; keep the text of any other notice."""
-        kind, run = fields.get("kind"), fields.get("run")
-        if not isinstance(run, str):
+        """Keep the text of a notice that concerns no run; what lacks in a run is known from its items."""
+        if not isinstance(fields.get("run"), str):
             self.notices.append(text)
-            return
-        span = int(str(fields["first"])), int(str(fields["last"]))
-        state = self._run(run)
-        if kind in ("missing", "late", "gap"):  # replaces earlier notices about these seqs
-            for seqs in (state.holes, state.gaps, state.diverted):
-                seqs.remove(*span)
-        if kind == "missing":
-            state.holes = with_added(state.holes, *span)
-        elif kind == "gap":
-            if fields.get("reason") == FALLBACK:
-                state.diverted = with_added(state.diverted, *span)
-                state.fallback = str(fields.get("at", ""))
-            else:
-                state.gaps = with_added(state.gaps, *span)
 
     def flush(self) -> None:
         """Draw."""
         self._draw(self)
 
     def runs(self, silent: float) -> list[RunState]:
-        """All runs: those that need attention first, then the most recently seen."""
+        """All runs: those that need attention first, then the most recently heard of."""
         now = self._clock()
-        return sorted(self._runs.values(), key=lambda run: (STATES.index(run.state(now, silent)), -run.seen))
+        return sorted(self._runs.values(), key=lambda run: (STATES.index(run.state(now, silent)), -run.heard))
 
     @property
     def hidden(self) -> int:
@@ -168,39 +123,16 @@ class RunTable:
     def _run(self, name: str) -> RunState:
         found = self._runs.get(name)
         if found is None:
-            found = self._dropped.pop(name) if name in self._dropped else RunState(name)
+            found = self._dropped.pop(name) if name in self._dropped else RunState(name, self._is_whole)
             self._runs[name] = found
-            found.seen = self._clock()
-            if len(self._runs) > _MAX_RUNS:
-                self._drop()
         return found
 
     def _drop(self) -> None:
         """Drop many runs at once: to look for one costs as much as to sort all."""
-        quiet = sorted(self._runs.values(), key=lambda run: (run.needs_attention, run.failed, run.seen))
+        quiet = sorted(self._runs.values(), key=lambda run: (run.needs_attention, run.is_failed, run.heard))
         for run in quiet[:_DROPPED_AT_ONCE]:
-            run.last_line = ""
+            run.last_line = run.last_stderr = ""
             self._dropped[run.run] = self._runs.pop(run.run)
         for name in list(self._dropped)[: max(0, len(self._dropped) - _MAX_DROPPED)]:
             del self._dropped[name]
             self._forgotten += 1
-
-    @staticmethod
-    def _add_line(run: RunState, item: Record, now: float) -> None:
-        stream = run.streams.get(item.stream)
-        if stream is None:
-            stream = run.streams[item.stream] = _LineRate()
-        stream.add(now, 0 if stream.is_unfinished else 1)
-        stream.is_unfinished = not item.eol
-        if item.message:
-            run.last_line = item.message[:_LAST_LINE]
-
-    @staticmethod
-    def _add_event(run: RunState, item: Event) -> None:
-        if item.event == "exit":
-            run.ended = not item.fields.get("open")
-            run.failed = is_failure(item)
-            run.result = item.message[:_LAST_LINE]
-            run.duration = duration_of(item)
-        elif item.event == "end":
-            run.ended = True

@@ -13,11 +13,12 @@ import pytest
 from fakes.sqs import FakeSqs
 from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
-from support.bodies import event_of, in_flight, lines_of, put, whole_run
+from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
 from support.terminal import Terminal
 
 from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks
+from sqstee.read.line_joiner import LineJoiner
 from sqstee.read.run_table import RunState, RunTable
 from sqstee.record import Body
 from sqstee.transports.base import ReceivedMessage
@@ -84,7 +85,7 @@ def test_how_a_run_ended(fields: dict[str, Any], state: str) -> None:
 def test_what_is_no_duration(took: Any) -> None:
     """Whatever an exit event contains, the table is shown."""
     found = table_of(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
-    assert only(found).duration is None
+    assert only(found).duration_s is None
     console = Console(file=io.StringIO(), width=120)
     console.print(_TableView(60.0).render(found, 120, 0))
 
@@ -99,54 +100,47 @@ def test_silence_and_rates() -> None:
     assert only(found).rate("stdout", clock()) == 0.0
     found.items(items(lines_of(50, 50)))
     assert only(found).state(clock(), 60.0) == "running"
-    assert only(found).lines("stdout") == 51
+    assert only(found).lines == {"stdout": 51}
 
 
 def test_what_is_missing_until_it_comes() -> None:
     """Holes count, late lines fill them; dropped lines stay missing."""
     clock = Clock()
-    found = table_of(clock, *whole_run(3, "R"))
-    found.notice("", kind="missing", run="R", first=2, last=5)
+    found = table_of(clock, event_of("start", 0), lines_of(1, 1), event_of("exit", 6, exit_code=0))
     assert only(found).missing == 4
     assert only(found).state(clock(), 60.0) == "missing"
-    found.notice("", kind="late", run="R", first=2, last=5)
-    assert only(found).state(clock(), 60.0) == "ok"
-    found.notice("", kind="gap", run="R", first=2, last=3)
-    assert (only(found).dropped, only(found).state(clock(), 60.0)) == (2, "missing")
-
-
-def test_what_was_dropped_is_not_missing_and_what_came_from_elsewhere_is_neither() -> None:
-    """A gap event explains a hole; the fallback's lines fill it after all."""
-    clock = Clock()
-    found = table_of(clock, *whole_run(5, "R"))
-    found.notice("", kind="missing", run="R", first=1, last=5)
-    found.notice("", kind="gap", run="R", first=2, last=4)
-    assert (only(found).missing, only(found).dropped) == (2, 3)
-    found.notice("", kind="late", run="R", first=3, last=5)
-    assert (only(found).missing, only(found).dropped) == (1, 1)
-    found.notice("", kind="late", run="R", first=1, last=2)
-    assert (only(found).missing, only(found).dropped) == (0, 0)
+    found.items(items(gap_of(2, 3)))
+    assert (only(found).missing, only(found).dropped) == (2, 2)
+    found.items(items(lines_of(3, 5)), late=True)
+    assert (only(found).missing, only(found).dropped, only(found).state(clock(), 60.0)) == (0, 1, "missing")
+    found.items(items(lines_of(2, 2)), late=True)
     assert only(found).state(clock(), 60.0) == "ok"
 
 
 def test_lines_at_the_fallback_are_not_counted_as_missing() -> None:
     """Regression: they were, and the table did not say where they are."""
-    clock = Clock()
-    found = table_of(clock, *whole_run(5, "R"))
-    found.notice("", kind="gap", run="R", first=1, last=4, reason="fallback", at="local:/second.db")
-    text = shown(found)
+    gap = gap_of(1, 4, reason="fallback", at="local:/second.db")
+    text = shown(table_of(Clock(), event_of("start", 0), gap, event_of("exit", 5, exit_code=0)))
     assert "4 lines went to local:/second.db: read that destination as well" in text
     assert re.search(r" - +4 lines went to", text)
 
 
 def test_another_reader_may_have_received_what_is_missing_from_a_queue() -> None:
     """Regression: the table called lines missing that a second reader of the queue had."""
-    found = table_of(Clock(), *whole_run(5, "R"))
     hint = "another reader may have received the missing lines"
-    assert hint not in shown(found, True)
-    found.notice("", kind="missing", run="R", first=2, last=3)
+    assert hint not in shown(table_of(Clock(), *whole_run(5)), True)
+    found = table_of(Clock(), event_of("start", 0), event_of("exit", 5, exit_code=0))
     assert hint in shown(found, True)
     assert hint not in shown(found)
+
+
+def test_a_line_in_pieces_is_one_line_and_misses_nothing() -> None:
+    """Its pieces come joined, with the seqs of lines between them."""
+    joined = LineJoiner().join(items(piece_of(1, "so", eol=False), lines_of(2, 2), piece_of(3, "me")))
+    found = table_of(Clock(), event_of("start", 0))
+    found.items(joined)
+    found.items(items(event_of("exit", 4, exit_code=0)))
+    assert (only(found).missing, only(found).lines) == (0, {"stdout": 1, "stderr": 1})
 
 
 @pytest.fixture
@@ -187,7 +181,7 @@ def test_a_run_that_was_dropped_comes_back_with_all_its_lines() -> None:
     assert re.fullmatch(rf"{len(found.runs(60.0))} runs: .*; {found.hidden} more not shown", head.strip())
     found.items(items(lines_of(10, 14, "old")))
     (old,) = [run for run in found.runs(60.0) if run.run == "old"]
-    assert old.lines("stdout") == 15
+    assert old.lines == {"stdout": 15}
     for number in range(3000):
         found.items(items(lines_of(0, 0, f"s{number}")))
     assert len(found.runs(60.0)) + found.hidden == 3601
@@ -211,15 +205,15 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
         found = sqstee.run("top", "q", "--peek", environ=fake_sqs.environ() | {"COLUMNS": "100"})
         assert found.returncode == 0, found.stderr
         rows = found.stdout.decode().splitlines()
-        assert rows[0].startswith("3 runs: 1 failed, 1 running, 1 ok")
+        assert rows[0].startswith("3 runs: 1 failed, 1 silent, 1 ok")
         assert re.match(r"failed 1\.5 s +node2 +bad +5 +0 +\S+ +- +exit of it", rows[2])
-        assert re.match(r"running +node1 +busy +0 +2 +\S+ +- +line 2", rows[3])
+        assert re.match(r"silent \d+d\d\dh +node1 +busy +0 +2 +\S+ +- +line 2", rows[3])
         assert re.match(r"ok 1\.5 s +node1 +good +30 +0 +\S+ +- +line 30", rows[4])
     assert in_flight(fake_sqs) == 0
     found = sqstee.run("top", "q", "--consume", "--no-follow", "-o", "json", environ=fake_sqs.environ())
     lines = [json.loads(line) for line in found.stdout.splitlines()]
-    assert [(line["job"], line["state"]) for line in lines] == [("bad", "failed"), ("busy", "running"), ("good", "ok")]
-    assert lines[0]["streams"]["stdout"]["lines"] == 5
+    assert [(line["job"], line["state"]) for line in lines] == [("bad", "failed"), ("busy", "silent"), ("good", "ok")]
+    assert lines[0]["lines"] == {"stdout": 5}
     assert fake_sqs.messages("q") == []
 
 

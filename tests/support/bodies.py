@@ -21,11 +21,22 @@ def lines_of(first: int, last: int, run: str = RUN, host: str = "node1", stream:
     return Body(data, run, host, first, last)
 
 
+def piece_of(seq: int, text: str, run: str = RUN, eol: bool = True, stream: str = "stderr") -> Body:
+    """A body with a piece of a line, whose end it is where `eol` is true."""
+    block = text.encode() + (b"\n" if eol else b"")
+    return Body(Encoder(run, "node1").lines(block, stream, TIME_NS, seq, eol), run, "node1", seq, seq)
+
+
 def event_of(event: str, seq: int, run: str = RUN, host: str = "node1", job: str = "", **fields: Any) -> Body:
     """A body with one event."""
     payload = json.dumps({"event": event, "message": f"{event} of it", **fields}).encode()
     data = Encoder(run, host, job).event(payload, TIME_NS, seq)
     return Body(data, run, host, seq, int(str(fields.get("to", seq))))
+
+
+def gap_of(first: int, last: int, run: str = RUN, **fields: Any) -> Body:
+    """A body with a gap event over the seqs first..last."""
+    return event_of("gap", first, run, **{"from": first, "to": last, **fields})
 
 
 def whole_run(lines: int, run: str = RUN, status: int = 0, **more: Any) -> list[Body]:
