@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -152,6 +152,42 @@ _sqstee() {
             return
             ;;
         run:--keep-shipper)
+            return
+            ;;
+        runs:--job)
+            return
+            ;;
+        runs:--host)
+            return
+            ;;
+        runs:--label)
+            return
+            ;;
+        runs:--since)
+            return
+            ;;
+        runs:--until)
+            return
+            ;;
+        runs:-n | runs:--lines)
+            _sqstee_offer words "N all"
+            return
+            ;;
+        runs:--silent-after)
+            return
+            ;;
+        runs:--via-s3)
+            return
+            ;;
+        runs:--start-timeout)
+            return
+            ;;
+        runs:-o | runs:--output)
+            _sqstee_offer words "default json"
+            return
+            ;;
+        runs:--color)
+            _sqstee_offer words "auto always never"
             return
             ;;
         tail:--host)
@@ -426,10 +462,13 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run tail drain top stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs tail drain top stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
+            ;;
+        runs)
+            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --lines --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi

@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run tail drain top stat flush check agent serve measure demo
+    if set -q words[2]; and contains -- $words[2] run runs tail drain top stat flush check agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -52,6 +52,7 @@ end
 complete -c sqstee -f
 complete -c sqstee -n 'not __sqstee_before_command' -a '(__sqstee_command)'
 complete -c sqstee -n __sqstee_first -a run -d 'Wrap a command (as `sqstee [OPTIONS] -- COMMAND`)'
+complete -c sqstee -n __sqstee_first -a runs -d 'List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line'
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
 complete -c sqstee -n __sqstee_first -a drain -d 'Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end'
 complete -c sqstee -n __sqstee_first -a top -d 'A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second'
@@ -94,6 +95,25 @@ complete -c sqstee -n '__sqstee_uses run' -l strict -d 'exit with 122 instead of
 complete -c sqstee -n '__sqstee_uses run' -l summary -d 'report at the end, in one line, the lines captured and delivered'
 complete -c sqstee -n '__sqstee_uses run' -l quiet -d 'print nothing of sqstee\'s own but usage errors (the exit status still tells)'
 complete -c sqstee -n '__sqstee_uses run' -s h -l help -d 'Show this help.'
+complete -c sqstee -n '__sqstee_uses runs' -l failed -d 'Only runs that failed.'
+complete -c sqstee -n '__sqstee_uses runs' -l running -d 'Only runs that have not ended.'
+complete -c sqstee -n '__sqstee_uses runs' -l missing -d 'Only runs of which lines are missing.'
+complete -c sqstee -n '__sqstee_uses runs' -l silent -d 'Only runs that have written nothing for --silent-after.'
+complete -c sqstee -n '__sqstee_uses runs' -l gone -d 'Only runs whose heartbeat has stopped.'
+complete -c sqstee -n '__sqstee_uses runs' -l job -x -d 'Only runs of these jobs or commands.'
+complete -c sqstee -n '__sqstee_uses runs' -l host -x -d 'Only runs on these hosts.'
+complete -c sqstee -n '__sqstee_uses runs' -l label -x -d 'Only runs with this label.'
+complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, or RFC 3339.'
+complete -c sqstee -n '__sqstee_uses runs' -l until -x -d 'Only runs that began until then.'
+complete -c sqstee -n '__sqstee_uses runs' -s n -l lines -x -a 'N all' -d 'At most so many (default: 20; JSON: all).'
+complete -c sqstee -n '__sqstee_uses runs' -l silent-after -x -d 'When a run counts as silent (default: 60s).'
+complete -c sqstee -n '__sqstee_uses runs' -l consume -d 'Delete each message once its lines are counted.'
+complete -c sqstee -n '__sqstee_uses runs' -l peek -d 'Read the queue once; release every message at the end.'
+complete -c sqstee -n '__sqstee_uses runs' -l via-s3 -x -d 'Follow pointers there only (default: as --via-s3 of run).'
+complete -c sqstee -n '__sqstee_uses runs' -l start-timeout -x -d 'Give up if nothing answers this long (default: 30s).'
+complete -c sqstee -n '__sqstee_uses runs' -s o -l output -x -a 'default json' -d 'The output format (default: default).'
+complete -c sqstee -n '__sqstee_uses runs' -l color -x -a 'auto always never' -d 'When to use colours (default: auto).'
+complete -c sqstee -n '__sqstee_uses runs' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses tail' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses tail' -l consume -d 'Delete each message once its lines are printed.'
 complete -c sqstee -n '__sqstee_uses tail' -l peek -d 'Read the queue once; release every message at the end.'

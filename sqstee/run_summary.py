@@ -31,7 +31,7 @@ class RunSummary:
     """The summary of one run.
 
     `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
-    its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended, in words;
+    its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended;
     `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
     stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
     that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
@@ -195,6 +195,28 @@ class RunSummary:
             self.records.add(first, last)
             self._uncover(first, last)
 
+    def merge(self, other: RunSummary) -> None:
+        """Add what another source knows of this run; lines that both have are counted once."""
+        had = self.records.size
+        for first, last in other.records.intervals:
+            self.records.add(first, last)
+            self._uncover(first, last)
+        is_apart = self.records.size == had + other.records.size
+        for at, members in other.gaps.items():
+            for interval in members.intervals:
+                self._cover(*interval, at)
+        for stream, number in other.lines.items():
+            mine = self.lines.get(stream, 0)
+            self.lines[stream] = mine + number if is_apart else max(mine, number)
+        for name in (*_TEXTS, *_NUMBERS, "labels", "command"):
+            if getattr(self, name) in ("", None, {}, []):
+                setattr(self, name, getattr(other, name))
+        if other.last > self.last:
+            self.last_line, self.last_stderr = other.last_line, other.last_stderr or self.last_stderr
+        self.is_ended, self.is_failed = self.is_ended or other.is_ended, self.is_failed or other.is_failed
+        self.heard, self.last_line_at = max(self.heard, other.heard), max(self.last_line_at, other.last_line_at)
+        self.last, self.first = max(self.last, other.last), min(self.first or 0, other.first or 0)
+
     def _count(self, data: bytes, lines: int) -> dict[str, int] | None:
         """How many of the `lines` are of each stream; None where they must be decoded.
 
@@ -246,8 +268,11 @@ class RunSummary:
                 self.last_stderr = self.last_line
 
     def _add_gap(self, item: Event) -> None:
-        at = elsewhere(item.fields)
-        for hole in self.records.holes(item.seq, item.last):
+        self._cover(item.seq, item.last, elsewhere(item.fields))
+
+    def _cover(self, first: int, last: int, at: str) -> None:
+        """Lines that have not come are known to be dropped, or to be `at` a fallback."""
+        for hole in self.records.holes(first, last):
             for lines in self.gaps.values():
                 lines.remove(*hole)
             self.gaps.setdefault(at, IntervalSet()).add(*hole)

@@ -125,17 +125,17 @@ class LocalSender(BatchLimits):
                 return
             except (OSError, sqlite3.Error) as error:
                 if "locked" not in str(error) or time.monotonic() >= deadline:
-                    raise _refusal(error, self._path) from error
+                    raise refusal(error, self._path) from error
             time.sleep(_POLL_SECONDS)
 
     def _connect(self) -> sqlite3.Connection:
         if _unsafe:
             raise OSError("this process was forked while its parent used the file")
-        if self._connection is not None and self._file != _identity(self._path):
+        if self._connection is not None and self._file != identity(self._path):
             self.close_holding_gate()
         if self._connection is None:
             self._connection = connect(self._path, _HELD_SECONDS)
-            self._file = _identity(self._path)
+            self._file = identity(self._path)
             if self._durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
         return self._connection
@@ -289,7 +289,7 @@ class LocalReceiver:
                 if connection := self._open():
                     _delete(connection, [one.handle for one in messages])
         except sqlite3.Error as error:
-            raise _refusal(error, self._path) from error
+            raise refusal(error, self._path) from error
         return []
 
     def release(self, messages: Sequence[ReceivedMessage]) -> None:
@@ -306,7 +306,7 @@ class LocalReceiver:
                     query = "SELECT count(*), total(length(data)), min(time) FROM body"
                     rows, size, oldest = connection.execute(query).fetchone()
         except sqlite3.Error as error:
-            raise _refusal(error, self._path) from error
+            raise refusal(error, self._path) from error
         found = QueueState(rows)
         found.bytes = int(size)
         found.oldest = None if oldest is None else max(0.0, time.time() - oldest)
@@ -324,13 +324,13 @@ class LocalReceiver:
 
     def _open(self) -> sqlite3.Connection | None:
         """The connection; None while the file does not exist. The rows of a new file are all unseen."""
-        found = _identity(self._path)
+        found = identity(self._path)
         if self._connection is not None and found != self._file:
             self._close()
             self._seen = 0
         if self._connection is None and found is not None:
             self._connection = connect(self._path)
-            self._file = _identity(self._path)
+            self._file = identity(self._path)
         return self._connection
 
     def _next(self, limit: int) -> list[ReceivedMessage]:
@@ -342,7 +342,7 @@ class LocalReceiver:
                 query = "SELECT id, run, first, last, encoding, data, time FROM body WHERE id > ? ORDER BY id LIMIT ?"
                 rows = connection.execute(query, (self._seen, limit)).fetchall()
         except sqlite3.Error as error:
-            raise _refusal(error, self._path) from error
+            raise refusal(error, self._path) from error
         if rows:
             self._seen = rows[-1][0]
         return [
@@ -353,7 +353,7 @@ class LocalReceiver:
         ]
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str) -> tuple[int, int] | None:
     """Which file is at a path: one that was removed or replaced stays open, and takes rows that nobody would see."""
     try:
         found = os.stat(path)
@@ -377,6 +377,6 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
         raise
 
 
-def _refusal(error: OSError | sqlite3.Error, path: str) -> TransportError:
+def refusal(error: OSError | sqlite3.Error, path: str) -> TransportError:
     passing = isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "full" in str(error))
     return TransportError(RETRY if passing else OPEN, "SQLite", f"{path}: {error}")
