@@ -116,8 +116,7 @@ class RunListing:
         columns = [column for column in _COLUMNS if width >= column.least_width]
         rows = [[column.text(self, run) for column in columns] for run in self._found]
         rows.insert(0, [column.name for column in columns])
-        widths = [min(column.most, max(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
-        widths[-1] = max(1, width - sum(widths[:-1]) - 2 * len(widths[:-1]))
+        widths = _widths(columns, rows, width)
         found = []
         for number, row in enumerate(rows):
             cells = [
@@ -149,7 +148,10 @@ class RunListing:
 
 
 class _Column:
-    """A column: at most `most` characters, shown from a terminal of `least_width` columns on."""
+    """A column: at most `most` characters, shown from a terminal of `least_width` columns on.
+
+    `least`: the characters that stay of a name where others need the room; 0 where nothing may be cut.
+    """
 
     def __init__(
         self,
@@ -158,9 +160,24 @@ class _Column:
         most: int,
         least_width: int = 0,
         is_number: bool = False,
+        least: int = 0,
     ) -> None:
-        self.name, self.text, self.most = name, text, most
+        self.name, self.text, self.most, self.least = name, text, most, least
         self.least_width, self.is_number = least_width, is_number
+
+
+def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The widths of the columns: names make room for the last line, which gets a third of the whole if it needs it."""
+    found = [min(column.most, max(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    room = width - 2 * (len(columns) - 1)
+    lacking = sum(found[:-1]) + min(found[-1], width // 3) - room
+    for at, column in enumerate(columns[:-1]):
+        if column.least and lacking > 0:
+            least = max(column.least, found[at] - (lacking + 1) // 2 if column.name == "host" else 0)
+            lacking -= max(0, found[at] - least)
+            found[at] = min(found[at], least)
+    found[-1] = max(1, room - sum(found[:-1]))
+    return found
 
 
 def unique_beginnings(ids: Sequence[str]) -> dict[str, str]:
@@ -229,11 +246,11 @@ def _last_words(run: RunSummary) -> str:
 _COLUMNS = [
     _Column("state", lambda listing, run: listing.state(run), 8),
     _Column("run", lambda listing, run: listing.id(run), 26),
-    _Column("host", lambda listing, run: short_name(run.host), 24),
-    _Column("job", lambda listing, run: short_name(run.job or run.name) or "-", 24),
+    _Column("host", lambda listing, run: short_name(run.host), 24, least=8),
+    _Column("job", lambda listing, run: short_name(run.job or run.name) or "-", 24, least=8),
     _Column("started", lambda listing, run: local_time(run.started), 19, 110),
-    _Column("age", lambda listing, run: listing.age(run), 4, 60, True),
-    _Column("took", lambda listing, run: _duration(run), 8, 60, True),
+    _Column("age", lambda listing, run: listing.age(run), 5, 60, True),
+    _Column("took", lambda listing, run: _duration(run), 8, 90, True),
     _Column("exit", lambda listing, run: exit_text(run), 9, 0, True),
     _Column("lines", lambda listing, run: f"{sum(run.lines.values()):,}", 12, 100, True),
     _Column("missing", lambda listing, run: _missing(run), 12, 90, True),
