@@ -190,6 +190,14 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
         raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
 
 
+def check_stream(name: str, verb: str) -> None:
+    """Raise SqsteeError where --stream names no stream; a glob may mean another program's streams."""
+    from sqstee.record import STREAMS
+
+    if not set(name) & set("*?["):
+        check_choice(name, "--stream", (*STREAMS, "event"), verb)
+
+
 def use_colour(choice: str) -> bool:
     """Whether to colour: by --color auto|always|never, NO_COLOR, and whether stdout is a terminal."""
     return choice == "always" or (choice == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)

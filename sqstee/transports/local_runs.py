@@ -22,9 +22,10 @@ CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body 
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
 _LIST = """
-SELECT run, summary FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
 ORDER BY started DESC, run DESC
 """
+_LAST_CHARACTER = chr(0x10FFFF)
 
 
 def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
@@ -61,9 +62,9 @@ def catch_up(connection: sqlite3.Connection) -> None:
             raise
 
 
-def summaries(connection: sqlite3.Connection) -> Iterator[RunSummary]:
-    """All runs that have lines in the store, newest first."""
-    for run, text in connection.execute(_LIST):
+def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[RunSummary]:
+    """The runs that have lines in the store and whose ids have this beginning, newest first."""
+    for run, text in connection.execute(_LIST, (beginning, beginning + _LAST_CHARACTER)):
         yield RunSummary.load(run, text)
 
 
