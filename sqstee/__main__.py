@@ -7,6 +7,10 @@ import sys
 
 from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 VERBS = ("run", "runs", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
 
@@ -64,10 +68,10 @@ def _run(words: list[str]) -> int:
     return front.run()
 
 
-def _start_shared(root: str, identity: str) -> bool:
+def _start_shared(root: str, identity: str, wait: Callable[[int, float], None]) -> bool:
     from sqstee.agent.shared import start
 
-    return start(root, identity)
+    return start(root, identity, wait)
 
 
 def _verb(words: list[str]) -> int:

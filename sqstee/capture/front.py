@@ -29,10 +29,16 @@ NEST_VARIABLE = "SQSTEE_NEST"
 class Front:
     """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings.
 
-    `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one.
+    `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one, and
+    waits for it by its third argument (see `StandBy`).
     """
 
-    def __init__(self, settings: Settings, command: list[str], start_shared: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: list[str],
+        start_shared: Callable[[str, str, Callable[[int, float], None]], bool],
+    ) -> None:
         self._settings = settings
         self._start_shared = start_shared
         self._command = command

@@ -160,8 +160,8 @@ class Supervisor:
         assert spooled
         spooled.close_ship_lock()
 
-        def start() -> bool:
-            return sharing.may_start() and run.start_shared(spooled.root, run.identity)
+        def start(wait: Callable[[int, float], None]) -> bool:
+            return sharing.may_start() and run.start_shared(spooled.root, run.identity, wait)
 
         StandBy(
             spooled.folder,

@@ -44,7 +44,7 @@ class WrappedRun:
         stdio: Stdio,
         loop: CaptureLoop,
         termination_signals: frozenset[int],
-        start_shared: Callable[[str, str], bool],
+        start_shared: Callable[[str, str, Callable[[int, float], None]], bool],
     ) -> None:
         self.settings = settings
         self.command = command

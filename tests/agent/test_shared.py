@@ -452,7 +452,7 @@ def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(os, "fork", refuse)
-    assert not shared.start(str(tmp_path), "0" * 16)
+    assert not shared.start(str(tmp_path), "0" * 16, lambda fd, seconds: None)
 
 
 @pytest.mark.parametrize("fault", ["kill", "bug"])
