@@ -65,6 +65,7 @@ complete -c sqstee -n __sqstee_first -a demo -d 'Show the whole path in one term
 complete -c sqstee -n '__sqstee_uses run' -l to -x -a '(__sqstee_destinations)' -d 'destination: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)'
 complete -c sqstee -n '__sqstee_uses run' -l profile -x -a '(__sqstee_configured profile)' -d 'add the settings of [profile.NAME] in the configuration files'
 complete -c sqstee -n '__sqstee_uses run' -l job -x -d 'name of this job, sent with every line'
+complete -c sqstee -n '__sqstee_uses run' -l no-auto-name -d 'without --job: do not send the base name of the command\'s program, by which readers call the run'
 complete -c sqstee -n '__sqstee_uses run' -l label -x -d 'label sent with every line; repeatable'
 complete -c sqstee -n '__sqstee_uses run' -l no-auto-labels -d 'add no labels from the environment (batch systems, Spark, Kubernetes, cron: sqstee(1) lists them)'
 complete -c sqstee -n '__sqstee_uses run' -l host -x -d 'host name sent with every line (default: the node\'s own)'

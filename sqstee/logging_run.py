@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures.thread  # noqa: F401  # boto3 needs it; at the interpreter's end it cannot be imported
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -89,11 +90,11 @@ class LoggingRun:
         """Create the run; returns what is needed if another process is to ship it."""
         settings, identity = self._settings, self._identity
         fields = self._policy.to_meta() | sharing.meta(identity, settings, os.environ) | run_events.LOGGING
-        self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact))
+        self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact), _program())
         self._writer = self._spooled.writer
         if self._spooled.syncer:
             self._start_syncer(self._spooled.syncer)
-        self._writer.event(run_events.start(settings.job, os.getpid(), None))
+        self._writer.event(run_events.start(settings.job, os.getpid(), None, self._spooled.name))
         os.set_blocking(self._wake, False)
         if identity or self._agent:
             self._spooled.close_ship_lock()
@@ -151,7 +152,8 @@ class LoggingRun:
 
     def close(self) -> str:
         """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
-        if not self._writer.end(run_events.process_exit(time.monotonic() - self._started, self._writer)):
+        seconds = time.monotonic() - self._started
+        if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
             self._writer.close()
         if self._spooled.syncer:
             self._spooled.syncer.finish()
@@ -295,6 +297,14 @@ def report(settings: Settings, text: str) -> None:
     """Print a line of our own, unless --quiet is set."""
     if not settings.quiet:
         write_stderr(f"sqstee: {text}\n")
+
+
+def _program() -> str:
+    """What this process runs: a script or a program; for `python -m PACKAGE` the package; else the interpreter."""
+    path = sys.argv[0] if sys.argv else ""
+    if path in ("", "-", "-c", "-m"):
+        return sys.executable
+    return path.removesuffix("/__main__.py")
 
 
 def _masker(patterns: tuple[str, ...]) -> Masker | None:

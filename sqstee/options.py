@@ -210,6 +210,13 @@ RUN_OPTIONS = (
     ),
     Option("profile", "NAME", filled, "", "add the settings of [profile.NAME] in the configuration files"),
     Option("job", "NAME", str, "", "name of this job, sent with every line"),
+    Option(
+        "auto-name",
+        "",
+        switch,
+        True,
+        "without --job: do not send the base name of the command's program, by which readers call the run",
+    ),
     Option("label", "KEY=VALUE", label, (), "label sent with every line; repeatable", repeat=True),
     Option(
         "auto-labels",
@@ -366,6 +373,7 @@ class Settings:
     to: str
     profile: str
     job: str
+    auto_name: bool
     label: tuple[str, ...]
     auto_labels: bool
     host: str

@@ -131,7 +131,7 @@ class Supervisor:
         if run.identity and not (sharing.may_start() or self._serving(root)):
             run.identity = ""
         fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
-        run.spooled = SpooledRun(root, run.settings, fields, run.masker)
+        run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.command[0])
         trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
     def _start_shipper(self) -> None:
@@ -140,7 +140,7 @@ class Supervisor:
         if run.spooled is None or run.policy is None:
             return
         command = run.command if run.settings.send_command else None
-        run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command))
+        run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command, run.spooled.name))
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
         stands_by = bool(run.identity or self._serving(run.spooled.root))
         run.shipper = shipper_handle.fork(kept, self._stand_by if stands_by else self._ship)
