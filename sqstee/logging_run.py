@@ -26,6 +26,7 @@ from sqstee.ship.shipper_handle import CLOSE, WAKE
 from sqstee.ship.spawn_shared import spawn
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.agent_file import GROWN
+from sqstee.spool.heartbeat import Heartbeat, process_usage
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
@@ -50,10 +51,12 @@ _forking = threading.local()
 
 
 class LoggingRun:
-    """One run, from its first line to `close`. Its callers hold the handler's lock."""
+    """One run, from its first line to `close`. `lock` is the handler's: all callers but that of `close` hold it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock: threading.RLock) -> None:
         self._settings = settings
+        self._lock = lock
+        self._ended = threading.Event()
         self._started = time.monotonic()
         self._wake_at = 0.0
         self._check_at = self._started + _CHECK_SECONDS
@@ -94,7 +97,10 @@ class LoggingRun:
         self._writer = self._spooled.writer
         if self._spooled.syncer:
             self._start_syncer(self._spooled.syncer)
-        self._writer.event(run_events.start(settings.job, os.getpid(), None, self._spooled.name))
+        interval = settings.heartbeat or 0.0
+        self._writer.event(run_events.start(settings, self._spooled.name, os.getpid(), heartbeat=interval))
+        if interval:
+            self._start_beating(interval)
         os.set_blocking(self._wake, False)
         if identity or self._agent:
             self._spooled.close_ship_lock()
@@ -152,6 +158,8 @@ class LoggingRun:
 
     def close(self) -> str:
         """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
+        with self._lock:
+            self._ended.set()
         seconds = time.monotonic() - self._started
         if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
             self._writer.close()
@@ -183,6 +191,22 @@ class LoggingRun:
             setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
+
+    def _start_beating(self, interval: float) -> None:
+        """Start a thread that beats while the process logs nothing (see Heartbeat); a forked child has none."""
+        heartbeat = Heartbeat(interval, lambda: process_usage(os.getpid()))
+
+        def work() -> None:
+            while not self._ended.wait(heartbeat.due - _monotonic()):
+                with self._lock:
+                    if not self._ended.is_set():
+                        heartbeat.beat(self._writer)
+                        self.wake()
+
+        try:
+            threading.Thread(target=work, name="sqstee heartbeat", daemon=True).start()
+        except RuntimeError:  # no thread available: readers go by its lines
+            pass
 
     @staticmethod
     def _start_syncer(syncer: Syncer) -> None:

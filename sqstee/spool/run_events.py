@@ -44,12 +44,16 @@ def meta(settings: Settings, run: str, delivery: dict[str, object], name: str = 
     return encode_object(fields)
 
 
-def start(job: str, pid: int, command: Sequence[str] | None, name: str = "") -> dict[str, object]:
+def start(
+    settings: Settings, name: str, pid: int, command: Sequence[str] | None = None, heartbeat: float = 0.0
+) -> dict[str, object]:
     """The start event; `command` is None unless its arguments may be sent (they can hold secrets)."""
-    fields: dict[str, object] = {"event": "start", "message": f"{job or name or 'run'} started"}
+    fields: dict[str, object] = {"event": "start", "message": f"{settings.job or name or 'run'} started"}
     fields |= _named(name)
     fields["pid"] = pid
     fields["version"] = __version__
+    if heartbeat:
+        fields["heartbeat_s"] = heartbeat
     if command is not None:
         fields["command"] = [os.fsencode(word).decode("utf-8", "replace") for word in command]
     return fields
@@ -74,6 +78,16 @@ def command_exit(
     if still_open:
         fields["open"] = list(still_open)
     return fields
+
+
+def alive(writer: Writer, usage: dict[str, object]) -> dict[str, object]:
+    """The event of a run that lives and has written nothing for a while; `usage` is what it has used so far."""
+    return {"event": "alive", "message": "still running", **usage, "lines": writer.lines}
+
+
+def is_alive(payload: bytes) -> bool:
+    """Whether an event's payload is one that `alive` has made: nothing is due to be sent because of it."""
+    return payload.startswith(b'{"event":"alive",')
 
 
 def process_exit(duration_s: float, writer: Writer, name: str = "") -> dict[str, object]:
