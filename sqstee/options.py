@@ -52,6 +52,14 @@ def duration(text: str) -> float:
     return seconds
 
 
+def _interval(text: str) -> float:
+    """As `duration`, but 0 or at least a second."""
+    seconds = duration(text)
+    if 0 < seconds < 1:
+        raise ValueError("0, or at least 1s")
+    return seconds
+
+
 def seconds_of(text: str, flag: str) -> float:
     """The seconds of a verb's TIME option; raises SqsteeError that names the flag."""
     try:
@@ -210,6 +218,13 @@ RUN_OPTIONS = (
     ),
     Option("profile", "NAME", filled, "", "add the settings of [profile.NAME] in the configuration files"),
     Option("job", "NAME", str, "", "name of this job, sent with every line"),
+    Option(
+        "auto-name",
+        "",
+        switch,
+        True,
+        "without --job: do not send the base name of the command's program, by which readers call the run",
+    ),
     Option("label", "KEY=VALUE", label, (), "label sent with every line; repeatable", repeat=True),
     Option(
         "auto-labels",
@@ -317,6 +332,13 @@ RUN_OPTIONS = (
         delivery="sender",
     ),
     Option(
+        "heartbeat",
+        "TIME",
+        _interval,
+        None,
+        "send an `alive` event after this long without a line; 0: never (default: 60s; to S3 and in logging 0)",
+    ),
+    Option(
         "tty",
         "auto|always|never|pass",
         one_of("auto", "always", "never", "pass"),
@@ -366,6 +388,7 @@ class Settings:
     to: str
     profile: str
     job: str
+    auto_name: bool
     label: tuple[str, ...]
     auto_labels: bool
     host: str
@@ -383,6 +406,7 @@ class Settings:
     group: str
     token_file: str
     local_max: int
+    heartbeat: float | None
     tty: str
     merge: bool
     unbuffer: bool

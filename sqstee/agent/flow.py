@@ -104,6 +104,7 @@ class Flow(RunSource):
         for pending in bodies:
             self._handed_out = (pending.body.last + 1, pending.resume or self._handed_out[1])
         self._unplanned += len(bodies)
+        self.can_wait = True
         return bodies
 
     def plan(self, handed: Iterable[PendingBody]) -> None:

@@ -58,13 +58,14 @@ class DeliveryStats:
         """Whether nothing stayed behind, the run's own events included."""
         return not (self.waiting or self.waiting_events or self.dropped or self.quarantined)
 
-    def count_waiting(self, acknowledged: int, next_seq: int, dropped: int = 0) -> None:
+    def count_waiting(self, acknowledged: int, next_seq: int, dropped: int = 0, heartbeats: int = 0) -> None:
         """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's.
 
-        `dropped` is the number of dropped lines from `acknowledged` on: they are counted apart.
+        `dropped` is the number of dropped lines from `acknowledged` on, which are counted apart, `heartbeats` that of
+        the events of heartbeats.
         """
         seqs = max(0, next_seq - acknowledged - dropped)
-        self.waiting_events = min(seqs, 1 + (acknowledged == 0))
+        self.waiting_events = min(seqs, 1 + (acknowledged == 0) + heartbeats)
         waiting = seqs - self.waiting_events  # seqs, which the pieces of one line have each
         self.waiting = min(waiting, max(0, self.captured - self.dropped - self.quarantined))
 
@@ -232,7 +233,8 @@ class FinalFlush:
     def _count_waiting(self, acknowledged: int) -> None:
         writer = self._writer
         self.stats.uncovered = writer.next_seq - writer.spooled
-        self.stats.count_waiting(acknowledged, writer.next_seq, writer.dropped_since(acknowledged))
+        dropped, heartbeats = writer.dropped_since(acknowledged), writer.alive_since(acknowledged)
+        self.stats.count_waiting(acknowledged, writer.next_seq, dropped, heartbeats)
 
     def _acknowledged(self, everything: int) -> int:
         """The first seq that is not acknowledged, by the checkpoint; `everything` where the folder has gone."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
+_HEARTBEAT_SECONDS = 60.0  # to S3 none unless asked for: an object for each event costs
 _DRAIN_SECONDS = 0.1  # how long passing on the command's last output, before a stop or at its end, may take
 _CAPTURED_SECONDS = 5.0  # how long the capture thread may take to get the processor while no output holds it up
 
@@ -43,6 +44,8 @@ class Supervisor:
         self._notices = run.notices
         if run.destination.is_exposed and (run.settings.token_file or os.environ.get("SQSTEE_TOKEN")):
             self._notices.add(f"the token goes to {run.destination.name} unencrypted: use https:// to protect it")
+        asked = run.settings.heartbeat
+        self._heartbeat = (0.0 if run.destination.kind == "s3" else _HEARTBEAT_SECONDS) if asked is None else asked
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
         self._seen: set[int] = set()  # signals that reached us while the command ran
@@ -97,6 +100,7 @@ class Supervisor:
         writer = run.spooled.writer if run.spooled else None
         guarded("trouble with the destination is reported at the end", flush, self._watch_shipper)
         self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
+        guarded("there is no heartbeat", "while it writes nothing readers may take it for gone", self._start_beating)
         self._start_capture()
         self._wait_for_end()
         teardown = self._teardown()
@@ -120,6 +124,12 @@ class Supervisor:
             streams = [stream for stream in run.streams if stream.fd in run.stdio.sharing_stderr]
             self._loop.watch_shipper(LiveNotices(self._notices, run.shipper, streams))
 
+    def _start_beating(self) -> None:
+        if self._heartbeat:
+            from sqstee.spool.heartbeat import Heartbeat, process_usage
+
+            self._loop.heartbeat = Heartbeat(self._heartbeat, lambda: process_usage(self._run.child.pid))
+
     def _make_relay(self) -> None:
         self._relay = signals.Relay(self._run.child.pid, self._run.shipper)
 
@@ -131,7 +141,7 @@ class Supervisor:
         if run.identity and not (sharing.may_start() or self._serving(root)):
             run.identity = ""
         fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
-        run.spooled = SpooledRun(root, run.settings, fields, run.masker)
+        run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.command[0])
         trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
     def _start_shipper(self) -> None:
@@ -140,7 +150,8 @@ class Supervisor:
         if run.spooled is None or run.policy is None:
             return
         command = run.command if run.settings.send_command else None
-        run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command))
+        event = run_events.start(run.settings, run.spooled.name, run.child.pid, command, self._heartbeat)
+        run.spooled.writer.event(event)
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
         stands_by = bool(run.identity or self._serving(run.spooled.root))
         run.shipper = shipper_handle.fork(kept, self._stand_by if stands_by else self._ship)

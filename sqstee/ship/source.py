@@ -30,6 +30,7 @@ from sqstee.spool.frame import EVENT, Frame, Position, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.recovery import Closure, SpoolTail
+from sqstee.spool.run_events import is_alive
 from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
 from sqstee.trace import trace
@@ -70,6 +71,7 @@ class RunSource:
         self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` reached the end of the spool
         self._closure = Closure()
+        self.can_wait = True  # what waits are heartbeats alone
         self._in_plan: deque[PendingBody] = deque()
         self._earlier_plan = list(self._checkpoint.plan)  # an earlier shipper's ranges, until handed out again
 
@@ -243,6 +245,8 @@ class RunSource:
         for frame in self._reader.frames():
             if frame.kind == EVENT:
                 self._closure.add(frame.payload)
+            if self.can_wait:
+                self.can_wait = frame.kind == EVENT and is_alive(frame.payload)
             yield frame
 
     @property
@@ -290,6 +294,7 @@ class RunSource:
     def _hand_out(self, request: Request) -> Request:
         for _ in request.bodies:
             self.ready.popleft()
+        self.can_wait = self.can_wait or not self.waiting
         return request
 
     def _free_slots(self) -> int:
@@ -317,6 +322,7 @@ class Source(Protocol):
     """Provides bodies to send, and is told how they fared: one run, or the agent's queue of many runs."""
 
     quarantined: int  # records in quarantine
+    can_wait: bool  # what waits, if anything does, are heartbeats alone
 
     @property
     def acknowledged(self) -> int:

@@ -61,6 +61,13 @@ class Masker:
         """`text` from `start` to `end`, masked; matches may begin and end outside that part."""
         return masked(text, self.spans(text), start, len(text) if end is None else end)
 
+    def mask_word(self, word: str) -> str:
+        """A word of the command, masked: all of it where that fails."""
+        try:
+            return self.mask(word.encode(errors="replace")).decode(errors="replace")
+        except Exception:
+            return MASK.decode()
+
     def spans(self, text: bytes) -> list[Span]:
         """The spans to mask, ascending and without overlaps."""
         if not text.isascii() and not _is_utf8(text):
@@ -232,19 +239,12 @@ class RedactingWriter(Writer):
     def event(self, fields: dict[str, object], closing: bool = False) -> bool:
         command = fields.get("command")
         if isinstance(command, list):
-            fields = {**fields, "command": [self._word(word) for word in command]}
+            fields = {**fields, "command": [self._masker.mask_word(word) for word in command]}
         return super().event(fields, closing)
 
     def unfinished(self, stream: int) -> bool:
         line = self._lines[stream]
         return not line.unspooled and (bool(line.text) or super().unfinished(stream))
-
-    def _word(self, word: str) -> str:
-        """An argument of the command, masked."""
-        try:
-            return self._masker.mask(word.encode(errors="replace")).decode(errors="replace")
-        except Exception:
-            return MASK.decode()
 
     def _ready(self, line: _UnfinishedLine, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
         """The texts that can be masked once `chunk` has come, each with the start and end of its part to spool."""

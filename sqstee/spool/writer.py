@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
 _ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
-_GAPS_KEPT = 4096
+_GAPS_KEPT = 4096  # and so many heartbeats
 _STEP_BYTES = 64 * 1024  # quota is asked for so much at once: a nearly full spool takes what still fits
 
 
@@ -53,6 +53,7 @@ class Writer:
         self._gap_from = -1
         self._gap_reason = ""
         self._gaps: list[tuple[int, int]] = []  # first and last seq of the latest gap events
+        self._alive: list[int] = []  # the seqs of the latest heartbeats' events
 
     @property
     def folder(self) -> str:
@@ -127,7 +128,20 @@ class Writer:
 
         With `closing` it is the exit or the end event, for which room was reserved on the disk when the run began.
         """
-        if self._append(EVENT, encode_object(fields), 1, priority=CLOSING if closing else RESERVED):
+        return self._event(fields, CLOSING if closing else RESERVED)
+
+    def alive(self, fields: dict[str, object]) -> None:
+        """Append a heartbeat's event, unless the spool is full: the reserve is for what cannot be said later."""
+        if self._event(fields, ORDINARY):
+            self._alive.append(self.next_seq - 1)
+            del self._alive[:-_GAPS_KEPT]
+
+    def alive_since(self, seq: int) -> int:
+        """How many heartbeats' events have this seq or a later one."""
+        return sum(found >= seq for found in self._alive)
+
+    def _event(self, fields: dict[str, object], priority: int) -> bool:
+        if self._append(EVENT, encode_object(fields), 1, priority=priority):
             return True
         self.next_seq -= 1  # gap events cover lines only
         if self._gap_from == self.next_seq:

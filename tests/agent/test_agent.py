@@ -428,7 +428,7 @@ def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str
     settings = options.load(("--to", "q", *extreme), {})
     meta = run_events.meta(settings, "RUN", DeliveryPolicy("q", settings).to_meta())
     writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
-    writer.event(run_events.start("", 1, None))
+    writer.event(run_events.start(settings, "", 1))
     writer.close()
     found = DeliveryPolicy.from_meta(checked_meta(writer.folder, "RUN")).options
     assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)

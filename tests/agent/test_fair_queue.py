@@ -111,6 +111,41 @@ def test_many_runs_arrive_whole_in_few_requests(tmp_path: Path, mixing: bool, co
     assert all(run.gone and not run.failure for run in runs)
 
 
+def test_the_heartbeats_of_many_runs_can_wait_for_each_other(tmp_path: Path) -> None:
+    """Until one of the runs writes a line: they leave in one body."""
+    inbox: deque[ServedRun] = deque()
+    queue = FairQueue(RequestLimits(MAX_REQUEST_BYTES, 10, False), 65536, "none", True, inbox)
+    writers, runs = zip(*(spooled(tmp_path, name) for name in "ABC"), strict=True)
+    states, bodies = [], []
+
+    def grow(number: int, *, line: bool) -> None:
+        if line:
+            writers[number].write(0, b"line\n")
+        else:
+            writers[number].alive({"event": "alive", "message": "still running"})
+        inbox.append(runs[number])
+        queue.read()
+        states.append(queue.can_wait)
+
+    def hand_out() -> None:
+        queue.close_open_body()
+        request = queue.partial_request()
+        queue.plan(request.bodies)
+        bodies.append([pending.body.run for pending in request.bodies])
+
+    for number in range(3):
+        grow(number, line=False)
+    hand_out()
+    grow(0, line=False)
+    grow(1, line=True)
+    grow(2, line=False)
+    hand_out()
+    grow(1, line=False)
+    assert states == [True, True, True, True, False, False, True]
+    assert bodies == [[""], [""]]
+    queue.close()
+
+
 class Fifo(Scripted):
     """A destination that keeps the order of what it takes, and of each request refuses entries at random."""
 

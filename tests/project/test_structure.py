@@ -282,6 +282,7 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
     "sqstee.spool.spooled_run": {"time_ns"},  # the ULID of the run
+    "sqstee.spool.heartbeat": {"time"},  # all runs of a host beat together; the wait itself is monotonic
     "sqstee.spool.segments": {"time_ns"},  # the timestamps of frames
     "sqstee.spool.writer": {"time_ns"},  # the same
     "sqstee.ship.source": {"time_ns"},  # that of a gap event
