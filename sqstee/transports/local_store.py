@@ -30,9 +30,7 @@ class LocalStore:
 
     def latest(self, wanted: Callable[[RunSummary], bool]) -> list[RunSummary]:
         """The newest run that is wanted, if there is one. Raises TransportError."""
-        return self._read(
-            lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), []
-        )
+        return self._read(lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), [])
 
     def _read(self, work: Callable[[sqlite3.Connection], _Result], nothing: _Result) -> _Result:
         if identity(self._path) is None:
