@@ -299,6 +299,11 @@ WALL_CLOCK = {
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
+    "sqstee.cli.run_sources": {"time"},  # the same
+    "sqstee.cli.runs": {"time", "localtime"},  # how long ago a run began and was heard of, by its timestamps
+    "sqstee.cli.show": {"time"},  # the same
+    "sqstee.cli.top": {"time"},  # the same
+    "sqstee.read.run_table": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.probe": {"time"},  # the clock against the server's

@@ -264,7 +264,7 @@ def test_a_table_of_any_width(width: int) -> None:
     rows = RunListing([run], [run.run], time.time(), 60.0).lines(width, False)
     assert all(len(row) <= max(width, 45) for row in rows)
     shown = rows[1].partition("words")[2]
-    assert len(shown) > width // 4 if width >= 80 else not shown
+    assert len(shown) > width // 5 if width >= 80 else not shown
 
 
 def test_ids_are_shortened_as_far_as_they_stay_unique() -> None:
