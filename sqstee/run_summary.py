@@ -19,12 +19,14 @@ MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as g
 _SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
 _MOST_TEXT = 500  # characters of a line or of a result that are kept
 _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
+_MOST_BLANK = 50  # lines of a body that are looked at for one that is not blank
 _MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
 _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
 _STDERR_MARK = b'"stream":"stderr"'
 _EVENT_MARK = b'"event":"'
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
-_NUMBERS = ("heard", "last_line_at", "duration_s", "exit_code", "signal", "bytes", "heartbeat_s", "first", "last")
+_INTEGERS = ("exit_code", "signal", "bytes", "first", "last")
+_NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
 
 
 class RunSummary:
@@ -319,18 +321,28 @@ class RunSummary:
         return json.dumps(found)
 
     @classmethod
-    def load(cls, run: str, text: str) -> RunSummary:
-        """The inverse of dump(). Raises ValueError, KeyError or TypeError where the text is not of its making."""
+    def load(cls, run: str, text: str) -> RunSummary | None:
+        """The inverse of dump(); None where the text is not of its making: a store may be anybody's file."""
         import json
 
-        fields = json.loads(text)
         found = cls(run, is_whole=False)
-        for name in (*_TEXTS, *_NUMBERS, "labels", "command", "is_ended", "is_failed", "lines"):
-            if name in fields:
-                setattr(found, name, fields[name])
-        found.unfinished = set(fields["unfinished"])
-        found.records = _intervals(fields["records"])
-        found.gaps = {at: _intervals(lines) for at, lines in fields["gaps"].items()}
+        try:
+            fields = json.loads(text)
+            for name in (*_TEXTS, *_NUMBERS, "is_ended", "is_failed"):
+                default = getattr(found, name)
+                value = fields.get(name, default)
+                kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
+                if not (isinstance(value, kind) or value is default is None):
+                    return None
+                setattr(found, name, value)
+            found.labels = {str(name): str(value) for name, value in fields["labels"].items()}
+            found.command = [str(word) for word in fields["command"]]
+            found.lines = {str(stream): int(number) for stream, number in fields["lines"].items()}
+            found.unfinished = {str(stream) for stream in fields["unfinished"]}
+            found.records = _intervals(fields["records"])
+            found.gaps = {str(at): _intervals(lines) for at, lines in fields["gaps"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
         return found
 
 
@@ -346,15 +358,22 @@ def seconds_of(timestamp: str) -> float:
 def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
     found = IntervalSet()
     for first, last in pairs:
-        found.add(first, last)
+        found.add(int(first), int(last))
     return found
 
 
 def _last_message(data: bytes, mark: bytes) -> str:
-    """The message of the last record with `mark`; empty where that is blank."""
-    place = data.rfind(mark)
-    line = data[data.rfind(b"\n", 0, place) + 1 : data.find(b"\n", place)] if place >= 0 else b""
-    return next((item.message[:_MOST_TEXT] for item in _decoded(line) if isinstance(item, Record)), "")
+    """The message of the last record with `mark` that is not blank, of the last few; empty where there is none."""
+    end = len(data)
+    for _ in range(_MOST_BLANK):
+        place = data.rfind(mark, 0, end)
+        if place < 0:
+            break
+        end = data.rfind(b"\n", 0, place) + 1
+        for item in _decoded(data[end : data.find(b"\n", place)]):
+            if isinstance(item, Record) and item.message:
+                return item.message[:_MOST_TEXT]
+    return ""
 
 
 def _decoded(line: bytes) -> list[Record | Event]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
@@ -65,7 +66,8 @@ def catch_up(connection: sqlite3.Connection) -> None:
 def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[RunSummary]:
     """The runs that have lines in the store and whose ids have this beginning, newest first."""
     for run, text in connection.execute(_LIST, (beginning, beginning + _LAST_CHARACTER)):
-        yield RunSummary.load(run, text)
+        if found := RunSummary.load(run, text):
+            yield found
 
 
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
@@ -81,11 +83,8 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             continue  # it is not in the wire format
         if body.run not in changed:
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
-        try:
-            data = body.plain().data
-        except ValueError:
-            continue
-        changed[body.run].add_body(data, body.first, body.last, at)
+        with suppress(Exception):  # whatever a body holds, it is stored: its row is for people
+            changed[body.run].add_body(body.plain().data, body.first, body.last, at)
     rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
     connection.executemany(_SAVE, rows)
 
