@@ -14,7 +14,7 @@ from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError, reason_of
 from sqstee.ship import sharing, shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
-from sqstee.spool import agent_file, run_events
+from sqstee.spool import run_events
 from sqstee.spool.location import open_root
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.trace import trace
@@ -138,7 +138,7 @@ class Supervisor:
         root = open_root(run.settings.spool)
         run.policy = DeliveryPolicy.of(run.settings, root)
         run.identity = sharing.identity(run.settings, os.environ)
-        if run.identity and not (sharing.may_start() or self._serving(root)):
+        if run.identity and not (sharing.may_start() or run.served_by(root)):
             run.identity = ""
         fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
         run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.command[0])
@@ -153,15 +153,10 @@ class Supervisor:
         event = run_events.start(run.settings, run.spooled.name, run.child.pid, command, self._heartbeat)
         run.spooled.writer.event(event)
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
-        stands_by = bool(run.identity or self._serving(run.spooled.root))
+        stands_by = bool(run.identity or run.served_by(run.spooled.root))
         run.shipper = shipper_handle.fork(kept, self._stand_by if stands_by else self._ship)
         run.spooled.close_ship_lock()
         trace("front", f"process {run.shipper.pid} {'stands by' if stands_by else 'ships'}")
-
-    def _serving(self, root: str) -> str:
-        """The file of the agent that ships for this run, or ''."""
-        assert self._run.policy
-        return agent_file.serving(root, self._run.policy.to, os.environ, self._run.identity)
 
     def _stand_by(self, wake: int, report: int) -> None:
         """The body of the process that stands by in the shipper's place while an agent ships."""
@@ -178,12 +173,12 @@ class Supervisor:
             spooled.folder,
             wake,
             report,
-            serving=lambda: self._serving(spooled.root),
+            serving=lambda: run.served_by(spooled.root),
             start=start if run.identity else None,
             on_front_death=self._kill_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
-            agent_timeout=settings.flush_timeout if settings.strict or settings.summary else 0.0,
+            agent_timeout=settings.flush_timeout if run.awaits_agent else 0.0,
         ).run()
 
     def _ship(self, wake: int, report: int) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 
 from sqstee.capture.notices import Notices
+from sqstee.spool import agent_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +87,16 @@ class WrappedRun:
         is_same = number == self._ended_by and time.monotonic() - self._ended_at < _SAME_REQUEST_SECONDS
         self._ended_by = 0
         return not is_same
+
+    def served_by(self, root: str) -> str:
+        """The file of the agent or shared shipper that ships this run, whose spool folder is `root`; '' without one."""
+        assert self.policy
+        return agent_file.serving(root, self.policy.to, os.environ, self.identity)
+
+    @property
+    def awaits_agent(self) -> bool:
+        """Whether to wait until an agent has delivered the run: otherwise that is left to it."""
+        return self.settings.strict or self.settings.summary
 
     def notify_shipper(self, word: bytes) -> None:
         """Send a word of the protocol to the shipper, if there is one."""
