@@ -148,8 +148,8 @@ class Option:
     """One option: `--name`, SQSTEE_NAME and `name = …` are equivalent.
 
     `metavar` is empty for a switch. A `repeat` option collects its values; in a variable `separator` stands between
-    them. `delivery` is "shipper" or "sender" for an option that the run's META frame keeps for whoever ships it
-    (ship/policy), since the shipper or the sender of the lines needs it.
+    them. `delivery` is "shipper", "sender" or "packer" for an option that the run's META frame keeps for whoever ships
+    it (ship/policy), since the shipper, the sender or the packer of the lines needs it.
     """
 
     __slots__ = ("convert", "default", "delivery", "help", "metavar", "name", "repeat", "separator")
@@ -359,6 +359,22 @@ RUN_OPTIONS = (
         separator="\n",
     ),
     Option(
+        "strip-ansi",
+        "",
+        switch,
+        False,
+        "ship lines without their terminal escape sequences (colours, titles, cursor movements)",
+        delivery="packer",
+    ),
+    Option(
+        "collapse-cr",
+        "",
+        switch,
+        False,
+        "ship of a line with carriage returns what is behind the last one, as of a progress bar its last state",
+        delivery="packer",
+    ),
+    Option(
         "share",
         "auto|never",
         one_of("auto", "never"),
@@ -379,6 +395,7 @@ RUN_OPTIONS = (
 )
 SHIPPER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "shipper")
 SENDER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "sender")
+PACKER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "packer")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 
@@ -413,6 +430,8 @@ class Settings:
     send_command: bool
     fsync: bool
     redact: tuple[str, ...]
+    strip_ansi: bool
+    collapse_cr: bool
     share: str
     keep_shipper: float
     strict: bool

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
-from sqstee.spool.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
+from sqstee.spool.clean_lines import LineCleaner
+from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, Frame, Position, Range
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may write levels that are not here
 _SLICE_LINES = 1024  # lines encoded at once: empty lines grow two-hundredfold
@@ -18,16 +19,25 @@ class Packer:
     """Joins the lines of one run's frames and packs their records into bodies of at most `limit` bytes of data.
 
     Records below `start` are acknowledged and left out. The bodies of `plan` come first, with exactly these ranges and
-    of any size: bodies that may have been sent already are sent again unchanged.
+    of any size: bodies that may have been sent already are sent again unchanged. `cleaner`, if any, cleans the lines.
     """
 
-    def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        limit: int,
+        start: int = 0,
+        plan: Iterable[Range] = (),
+        cleaner: LineCleaner | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._cleaner = cleaner
         self.limit_to(limit)
         self._start = start
         self._plan = deque(plan)
         self._partial: list[list[bytes]] = [[] for _ in STREAMS]
         self._begin: list[Position | None] = [None for _ in STREAMS]
+        self._continues = [False for _ in STREAMS]  # the unfinished line goes on behind a piece that was cut off
         self._resume: Position | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -47,7 +57,12 @@ class Packer:
         """Add the next frame; yields bodies as they become full. Exhaust the iterator before the next call."""
         before = self.resume(frame.position)
         if frame.kind == LINES:
+            continued = self._continues[frame.stream] and not frame.flags & FRESH
+            continues = continued or bool(frame.flags & CONTINUES)
+            self._continues[frame.stream] = continues and not frame.lines
             block, first, lines = self._join(frame)
+            if self._cleaner and lines:
+                block = self._clean(self._cleaner, frame, block, continues and first == frame.first)
             for records, start, end in self._encoded(frame, block, first, lines):
                 yield from self._place(records, start, end, before)
         elif (last := frame.first + frame.lines - 1) >= self._start:
@@ -82,6 +97,13 @@ class Packer:
             self._begin[stream] = self._begin[stream] or frame.position
         return self._without_acknowledged(block, frame.first, frame.lines)
 
+    def _clean(self, cleaner: LineCleaner, frame: Frame, block: bytes, continues: bool) -> bytes:
+        cut = bool(frame.flags & CUT)
+        if cut and (tail := cleaner.tail(block)):
+            self._partial[frame.stream].append(tail)  # not waited for: a silent stream would keep all segments
+            block = block[: -len(tail)]
+        return cleaner.clean(block, continues, cut)
+
     def _without_acknowledged(self, block: bytes, first: int, lines: int) -> tuple[bytes, int, int]:
         old = min(self._start - first, lines)
         if old <= 0:
@@ -98,7 +120,7 @@ class Packer:
                 count = _SLICE_LINES
                 end = nth_newline(block, count, at) + 1
             eol = count < lines or not frame.flags & CUT
-            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT, "")
+            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT & LEVEL_MASK, "")
             records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count

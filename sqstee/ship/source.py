@@ -26,7 +26,8 @@ from sqstee.ship.request import (
     compress,
 )
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
-from sqstee.spool.frame import EVENT, Frame, Position, gap_fields
+from sqstee.spool.clean_lines import LineCleaner
+from sqstee.spool.frame import EVENT, Frame, Position, Range, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.recovery import Closure, SpoolTail
@@ -66,7 +67,9 @@ class RunSource:
         self._encoder = self.encoder(run, host, str(meta.get("job", "")), labels if isinstance(labels, dict) else None)
         self._checkpoint = Checkpoint(folder)
         self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
-        self._packer = Packer(self._encoder, self._most_body_bytes, self._checkpoint.next, self._checkpoint.plan)
+        strips, collapses = meta.get("strip_ansi") is True, meta.get("collapse_cr") is True
+        self._cleaner = LineCleaner(strips, collapses) if strips or collapses else None
+        self._packer = self._new_packer(self._checkpoint.next, self._checkpoint.plan)
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` reached the end of the spool
@@ -232,6 +235,9 @@ class RunSource:
             return self.done
         tail = SpoolTail(self.folder)  # the checkpoint may be behind the event that closes the run
         return tail.closure.closed and tail.next_seq <= self.acknowledged
+
+    def _new_packer(self, start: int, plan: Iterable[Range]) -> Packer:
+        return Packer(self._encoder, self._most_body_bytes, start, plan, self._cleaner)
 
     def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._frames():

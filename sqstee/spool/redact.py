@@ -198,12 +198,17 @@ class _UnfinishedLine:
 class RedactingWriter(Writer):
     """Spools captured lines with their secrets masked; keeps an unfinished line in memory, up to 1 MiB of it.
 
-    A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end.
+    A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end. With
+    `strips` lines lose their escape sequences before: a colour inside a secret hides it from a pattern, and is to be
+    removed from what is shipped.
     """
 
-    def __init__(self, segments: Segments, max_line: int, masker: Masker, streams: int = 3) -> None:
+    def __init__(
+        self, segments: Segments, max_line: int, masker: Masker, streams: int = 3, strips: bool = False
+    ) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker
+        self._strips = strips
         self._lines = [_UnfinishedLine() for _ in range(streams)]
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
@@ -230,7 +235,7 @@ class RedactingWriter(Writer):
         super().write(stream, line.unspooled)
         line.unspooled = b""
         if line.text:
-            text = line.context + line.text
+            text = line.context + self._plain(bytes(line.text))
             super().write(stream, self._masked(stream, text, len(line.context), len(text)))
             line.set_context(text)
             line.text.clear()
@@ -253,7 +258,7 @@ class RedactingWriter(Writer):
             if line.masked_to_end:  # the newline itself is not masked
                 text, start = chunk[chunk.index(b"\n") : end], 0
             else:
-                text, start = line.context + line.text + chunk[:end], len(line.context)
+                text, start = line.context + self._plain(bytes(line.text) + chunk[:end]), len(line.context)
             line.text.clear()
             line.context, line.masked_to_end = b"", False
             yield text, start, len(text)
@@ -261,6 +266,13 @@ class RedactingWriter(Writer):
             line.text += chunk[end:]
         if len(line.text) > HELD_BYTES:
             yield from self._piece(line)
+
+    def _plain(self, text: bytes) -> bytes:
+        if not self._strips:
+            return text
+        from sqstee.spool.clean_lines import stripped
+
+        return stripped(text)
 
     def _piece(self, line: _UnfinishedLine) -> Iterator[tuple[bytes, int, int]]:
         """The part of a long line in which no match can begin that extends beyond it."""

@@ -54,6 +54,8 @@ def start(
     fields["version"] = __version__
     if heartbeat:
         fields["heartbeat_s"] = heartbeat
+    if settings.strip_ansi or settings.collapse_cr:
+        fields["cleaned"] = ["ansi"] * settings.strip_ansi + ["cr"] * settings.collapse_cr
     if command is not None:
         fields["command"] = [os.fsencode(word).decode("utf-8", "replace") for word in command]
     return fields

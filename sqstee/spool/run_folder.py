@@ -152,13 +152,13 @@ def create(
     return make(segments, max_line), writing, shipping
 
 
-def writer_for(masker: Masker | None) -> Callable[[Segments, int], Writer]:
-    """The function that makes a run's writer, which masks if there is a masker."""
+def writer_for(masker: Masker | None, strips: bool = False) -> Callable[[Segments, int], Writer]:
+    """The function that makes a run's writer, which masks if there is a masker; `strips` as of RedactingWriter."""
     if not masker:
         return Writer
     from sqstee.spool.redact import RedactingWriter
 
-    return lambda segments, max_line: RedactingWriter(segments, max_line, masker)
+    return lambda segments, max_line: RedactingWriter(segments, max_line, masker, strips=strips)
 
 
 def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> tuple[Segments, int, int]:

@@ -40,7 +40,7 @@ class SpooledRun:
             settings.max_line,
             settings.spool_max,
             settings.on_full,
-            run_folder.writer_for(masker),
+            run_folder.writer_for(masker, settings.strip_ansi),
         )
         self.syncer: Syncer | None = None
         if settings.fsync:

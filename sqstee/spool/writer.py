@@ -7,7 +7,7 @@ import os
 import time
 
 from sqstee.jsonbytes import encode_object
-from sqstee.spool.frame import CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
+from sqstee.spool.frame import CONTINUES, CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
 from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
@@ -205,6 +205,8 @@ class Writer:
         records = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
         flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
+        if self._continued[stream]:
+            flags |= CONTINUES
         self._partial[stream] = rest if records else self._partial[stream] + rest
         if self._append(LINES, piece, records, stream, flags, priority):
             if cut or self._continued[stream]:

@@ -26,6 +26,7 @@ PURE = {
     "sqstee.config_file",
     "sqstee.text",
     "sqstee.auto_labels",
+    "sqstee.spool.clean_lines",
     "sqstee.spool.frame",
     "sqstee.ship.pack",
     "sqstee.ship.request",
