@@ -217,6 +217,19 @@ _sqstee() {
         tail:--since)
             return
             ;;
+        tail:--until)
+            return
+            ;;
+        tail:--label)
+            return
+            ;;
+        tail:-p | tail:--level)
+            return
+            ;;
+        tail:-n | tail:--lines)
+            _sqstee_offer words "N all"
+            return
+            ;;
         tail:--shards)
             return
             ;;
@@ -474,7 +487,7 @@ _sqstee() {
             _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --lines --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Sequence
 
+    from sqstee.cli.sources import Sources
     from sqstee.read.filter import Filter
     from sqstee.read.printer import Printer, Style
     from sqstee.read.stop_signal import StopSignal
     from sqstee.read.unmatched import UnmatchedStore
 
+_LINES = 10  # to begin with, as tail and journalctl do
+_DIGITS = 10
+_NO_LAST = "leave out -n, or read a store: local, local:PATH or s3://BUCKET/PREFIX"
 _PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than most queues' 30 s
 
 
@@ -36,7 +40,17 @@ def tail(
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
     highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
-    since: str = typer.Option("", "--since", metavar="TIME", help="Only lines since then: 10m, 2h, or RFC 3339."),
+    since: str = typer.Option(
+        "", "--since", metavar="TIME", help="Only lines since then: 2h, 09:00, yesterday, or RFC 3339."
+    ),
+    until: str = typer.Option("", "--until", metavar="TIME", help="Only lines before then."),
+    label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
+    level: str = typer.Option("", "-p", "--level", metavar="LEVEL", help="Only lines of this level and above."),
+    lines: str = typer.Option(
+        "", "-n", "--lines", metavar="N|all", help="Begin with the last N lines (default: 10; with --no-follow: all)."
+    ),
+    times: bool = typer.Option(False, "-t", "--times", help="The local time before each line."),
+    utc: bool = typer.Option(False, "--utc", help="The time before each line, in UTC."),
     shards: str = typer.Option(
         "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
     ),
@@ -69,6 +83,8 @@ def tail(
         status_of,
         use_colour,
     )
+    from sqstee.read.backlog import Backlog
+    from sqstee.read.filter import Filter
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
@@ -78,8 +94,21 @@ def tail(
         if not set(name) & set("*?["):  # a glob may mean another program's streams
             check_choice(name, "--stream", (*STREAMS, "event"), "tail")
     check_choice(color, "--color", ("auto", "always", "never"), "tail")
-    style = _style(output, template, _patterns("-H", highlight), use_colour(color))
-    wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
+    zone = "utc" if utc else "local" if times else ""
+    style = _style(output, template, _patterns("-H", highlight), use_colour(color), zone, "event" in stream)
+    earliest, latest = _moment("--since", since), _moment("--until", until)
+    wanted = Filter(
+        host,
+        stream,
+        run,
+        job,
+        _patterns("-i", include),
+        _patterns("-e", exclude),
+        earliest,
+        latest,
+        _labels(label),
+        _level(level),
+    )
     seconds = parse_seconds(window, "--reorder-window")
     start_timeout = parse_seconds(start, "--start-timeout")
     if not consume:
@@ -100,9 +129,12 @@ def tail(
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
         once = peek or not follow
+        most = _most_lines(lines, once, sources)
+        backlog = Backlog(printer, most) if most is not None else None
+        _narrow(sources, wanted, run, earliest, most)
         follower = Follower(
             sources.receivers,
-            printer,
+            backlog or printer,
             stop,
             sources.consumed,
             wanted=wanted,
@@ -110,6 +142,7 @@ def tail(
             window=seconds,
             wait=1.0 if once else 2.0,
             start_timeout=start_timeout,
+            on_backlog=backlog.end if backlog else None,
         )
         for cost in sources.peek_costs:
             printer.notice(cost)
@@ -122,14 +155,20 @@ def tail(
     return stop.status or status_of(follower)
 
 
-def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:
+def _style(
+    output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool, times: str, alive: bool
+) -> Style:
     from sqstee.cli.sources import check_choice
     from sqstee.read.printer import FORMATS, Style
 
     check_choice(output, "-o", FORMATS, "tail")
     if template and output != "default":
         raise SqsteeError("--template and -o exclude each other", "leave one of them out")
-    return Style(output, colour, sys.stdout.isatty(), template, highlight, colour and sys.stderr.isatty())
+    if times and (template or output != "default"):
+        hint = "a template has {timestamp}; raw shows the bytes alone, and json every field"
+        raise SqsteeError("--times and --utc belong to the default format", hint)
+    safe, notices = sys.stdout.isatty(), colour and sys.stderr.isatty()
+    return Style(output, colour, safe, template, highlight, notices, times=times, alive=alive)
 
 
 def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
@@ -145,25 +184,79 @@ def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
     return found
 
 
-def _filter(
-    hosts: Sequence[str],
-    streams: Sequence[str],
-    runs: Sequence[str],
-    jobs: Sequence[str],
-    include: Sequence[re.Pattern[str]],
-    exclude: Sequence[re.Pattern[str]],
-    since: str,
-) -> Filter:
+def _moment(flag: str, text: str) -> str:
+    """The timestamp that --since or --until names; empty for none."""
     import time
 
-    from sqstee.read.filter import Filter, parse_since
+    from sqstee.read.filter import parse_since
 
     try:
-        moment = parse_since(since, time.time()) if since else ""
+        return parse_since(text, time.time()) if text else ""
     except (ValueError, OverflowError):
-        problem = f"invalid value {since!r} for --since (expected an age such as 10m, 2h, 3d, or a date and time)"
-        raise SqsteeError(problem, "for example: --since 2026-11-21T19:30:00Z") from None
-    return Filter(hosts, streams, runs, jobs, include, exclude, moment)
+        expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
+        problem = f"invalid value {text!r} for {flag} (expected {expected})"
+        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+
+
+def _labels(texts: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not name or not separator:
+            raise SqsteeError(
+                f"invalid value {text!r} for --label (expected NAME=GLOB)", "for example: --label env=prod"
+            )
+        found.append((name, value))
+    return found
+
+
+def _level(text: str) -> str:
+    from sqstee.record import LEVELS
+
+    if not text:
+        return ""
+    found = [level for level in LEVELS if level.startswith(text.upper())]
+    if len(found) != 1:
+        expected = f"{', '.join(LEVELS[1:-1])} or {LEVELS[-1]}"
+        raise SqsteeError(f"invalid value {text!r} for --level (expected {expected})", "for example: --level warning")
+    return found[0]
+
+
+def _most_lines(text: str, once: bool, sources: Sources) -> int | None:
+    """How many lines to begin with; None for all. A queue cannot be asked for its last lines."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None
+    if text and text != "all" and number is None:
+        raise SqsteeError(f"invalid value {text!r} for -n (expected a number or all)", "for example: -n 100")
+    if any(not one.follows for one in sources.receivers):
+        if number is not None:
+            raise SqsteeError("-n N cannot be used while messages are received: each shows once, as it comes", _NO_LAST)
+        return None
+    return number if text or once else _LINES
+
+
+def _narrow(sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None) -> None:
+    """Tell local stores which rows are needed."""
+    from sqstee.read.decode import read
+    from sqstee.transports.base import ReceivedMessage
+    from sqstee.wire import Event
+
+    def lines_in(message: ReceivedMessage) -> int:
+        blocks, foreign = read(message)
+        found = [item for block in (*blocks, foreign) for item in wanted.select(block)]
+        return sum(1 for item in found if item.eol and not (isinstance(item, Event) and item.event == "alive"))
+
+    seconds = 0.0
+    if since:
+        from datetime import datetime
+
+        seconds = datetime.fromisoformat(since).timestamp()
+    prefixes = [] if any(set(run) & set("*?[") for run in runs) else runs
+    for destination, receiver in zip(sources.destinations, sources.receivers, strict=True):
+        if destination.kind == "local" and receiver.follows:
+            from sqstee.transports.local import LocalReceiver
+
+            assert isinstance(receiver, LocalReceiver)
+            receiver.narrow(prefixes, seconds, most, lines_in)
 
 
 def _check_filter(delete_unmatched: bool, keep_unmatched: str) -> None:

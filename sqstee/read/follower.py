@@ -25,6 +25,7 @@ from sqstee.transports.errors import TransportError
 from sqstee.wire import Event, is_gap
 
 _POLL_SECONDS = 0.1  # how often a signal and the end are checked for while nothing comes
+_END_POLL_SECONDS = 0.01  # the same where the end may come at once
 _LOST_SECONDS = 60.0  # SQS's counts may lag by a minute
 _STAT_SECONDS = 10.0  # between two questions whether the queue is empty
 
@@ -36,6 +37,7 @@ class Follower:
     `wanted` selects the lines to show; `unmatched` stores the others. `records_only`: the sink has no use for other
     programs' lines, so a message with such a line is never deleted. `window`: seconds to wait for a missing line.
     `wait`: seconds of one long poll. `max_messages`: stop after this many. `start_timeout`: see ReceiverPool.
+    `on_backlog` is called once everything was passed on that stores had at the start.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Follower:
         max_messages: int | None = None,
         records_only: bool = False,
         start_timeout: float = START_SECONDS,
+        on_backlog: Callable[[], None] | None = None,
     ) -> None:
         self._receivers = receivers
         self._sink, self._stop, self._consume = sink, stop, consume
         self._wanted = wanted if wanted and wanted.is_active else None
         self._unmatched = unmatched
         self._records_only = records_only
+        self._on_backlog = on_backlog
         self.order: Order[Item] = Order(from_start=from_start, window=window)
         self._runs = RunStates(self.order)
         self._joiner = LineJoiner()
@@ -79,6 +83,7 @@ class Follower:
         self.ack_pool = AckPool(threads, notice=self._queue_notice)
         self._queued_notices: list[str] = []
         self._stat_at = 0.0
+        self._poll_seconds = _POLL_SECONDS
 
     def follow(self) -> None:
         """Read until asked to stop. Raises TransportError and OSError."""
@@ -87,6 +92,7 @@ class Follower:
     def drain(self, idle: float = 0.0) -> None:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
         self.receiver_pool.pause = PAUSE
+        self._poll_seconds = _END_POLL_SECONDS if self.receiver_pool.lists_all else _POLL_SECONDS
         self._read(lambda: self._is_peek_over() or (not self.ack_pool.is_patient and self.receiver_pool.is_empty(idle)))
 
     def states(self) -> set[str]:
@@ -102,16 +108,28 @@ class Follower:
         self.receiver_pool.start()
         try:
             while not self._stop.signal and not self.receiver_pool.is_over and not is_over():
-                self._step(self._inbox.get(self._patience()))
+                is_listed = self._on_backlog is not None and self.receiver_pool.has_listed_all
+                self._step(self._inbox.get(0.0 if is_listed else self._patience()))
+                if is_listed:
+                    self._end_backlog()
                 self._report_lost_lines()
             if not self._stop.signal:
                 self._step(self._last_received(), at_end=True)
+                self._end_backlog()
         except StoppedError:
             pass
         finally:
             self._release_all()
         if self.receiver_pool.failure:
             raise self.receiver_pool.failure
+
+    def _end_backlog(self) -> None:
+        """Everything that was there at the start has been read: no run waits for lines below its first one."""
+        if self._on_backlog is not None:
+            self._emit(self.order.start_all(time.monotonic()))
+            with self._stop.interruptible():
+                self._on_backlog()
+            self._on_backlog = None
 
     def _is_peek_over(self) -> bool:
         if self.messages.is_peek_over:
@@ -126,7 +144,8 @@ class Follower:
 
     def _patience(self) -> float:
         deadline = self.order.deadline()
-        return _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+        most = self._poll_seconds
+        return most if deadline is None else min(most, max(0.0, deadline - time.monotonic()))
 
     def _step(self, received: list[Received], at_end: bool = False) -> None:
         """Process received messages, pass on the lines that are in order, and delete the finished messages."""
@@ -248,7 +267,8 @@ class Follower:
         if self._unmatched:
             with self._stop.interruptible():
                 self._unmatched.add([item for item in items if not wanted(item)])
-        self._sink.items([item for item in items if wanted(item)], late)
+        if shown := wanted.select(items):
+            self._sink.items(shown, late)
 
     def _report_lost_lines(self) -> None:
         """Missing lines of an ended run are lost once the queue was empty for longer than a message can be hidden."""
