@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | show | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -190,6 +190,17 @@ _sqstee() {
             return
             ;;
         runs:--color)
+            _sqstee_offer words "auto always never"
+            return
+            ;;
+        show:--stream)
+            return
+            ;;
+        show:-o | show:--output)
+            _sqstee_offer words "default raw json"
+            return
+            ;;
+        show:--color)
             _sqstee_offer words "auto always never"
             return
             ;;
@@ -478,13 +489,16 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs tail drain top stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs show tail drain top stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
             ;;
         runs)
             _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --lines --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
+            ;;
+        show)
+            _sqstee_offer words "--last --last-failed --stream -t --timestamps --utc --exit-status -o --output --color --pager --no-pager -h --help"
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi

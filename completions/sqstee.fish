@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run runs tail drain top stat flush check agent serve measure demo
+    if set -q words[2]; and contains -- $words[2] run runs show tail drain top stat flush check agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -53,6 +53,7 @@ complete -c sqstee -f
 complete -c sqstee -n 'not __sqstee_before_command' -a '(__sqstee_command)'
 complete -c sqstee -n __sqstee_first -a run -d 'Wrap a command (as `sqstee [OPTIONS] -- COMMAND`)'
 complete -c sqstee -n __sqstee_first -a runs -d 'List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line'
+complete -c sqstee -n __sqstee_first -a show -d 'Show one run: what it was, how it ended, what is missing, and its lines'
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
 complete -c sqstee -n __sqstee_first -a drain -d 'Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end'
 complete -c sqstee -n __sqstee_first -a top -d 'A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second'
@@ -118,6 +119,16 @@ complete -c sqstee -n '__sqstee_uses runs' -l start-timeout -x -d 'Give up if no
 complete -c sqstee -n '__sqstee_uses runs' -s o -l output -x -a 'default json' -d 'The output format (default: default).'
 complete -c sqstee -n '__sqstee_uses runs' -l color -x -a 'auto always never' -d 'When to use colours (default: auto).'
 complete -c sqstee -n '__sqstee_uses runs' -s h -l help -d 'Show this help.'
+complete -c sqstee -n '__sqstee_uses show' -l last -d 'The newest run.'
+complete -c sqstee -n '__sqstee_uses show' -l last-failed -d 'The newest run that failed.'
+complete -c sqstee -n '__sqstee_uses show' -l stream -x -d 'Only this stream: stdout, stderr, output.'
+complete -c sqstee -n '__sqstee_uses show' -s t -l timestamps -d 'The time before each line, in local time.'
+complete -c sqstee -n '__sqstee_uses show' -l utc -d 'Times in UTC.'
+complete -c sqstee -n '__sqstee_uses show' -l exit-status -d 'Exit as the run ended.'
+complete -c sqstee -n '__sqstee_uses show' -s o -l output -x -a 'default raw json' -d 'The format of a line (default: default).'
+complete -c sqstee -n '__sqstee_uses show' -l color -x -a 'auto always never' -d 'When to use colours (default: auto).'
+complete -c sqstee -n '__sqstee_uses show' -l pager -l no-pager -d 'On a terminal: through $PAGER, or less.'
+complete -c sqstee -n '__sqstee_uses show' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses tail' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses tail' -l consume -d 'Delete each message once its lines are printed.'
 complete -c sqstee -n '__sqstee_uses tail' -l peek -d 'Read the queue once; release every message at the end.'

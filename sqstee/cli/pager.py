@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ _DEFAULTS = {"LESS": "FRX", "LV": "-c"}  # as git sets them: leave if one screen
 
 
 def pager_command() -> str:
-    """The pager by SQSTEE_PAGER, then PAGER, then less; empty where none is wanted: `cat`, or no value."""
+    """The pager by SQSTEE_PAGER, then PAGER, then less; empty where none is wanted (`cat`, or no value) or there."""
     command = os.environ.get("SQSTEE_PAGER", os.environ.get("PAGER", "less"))
-    return "" if command == "cat" else command
+    program = command.split()[:1]
+    return command if program and program != ["cat"] and shutil.which(program[0]) else ""
 
 
 @contextmanager

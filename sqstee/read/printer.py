@@ -83,7 +83,8 @@ class Style:
     `form`: one of FORMATS; `template` replaces it. `safe`, for a terminal: control characters of remote hosts are made
     visible, and hosts are aligned. `highlight`: expressions whose matches are shown in reverse.
     `coloured_notices`: notices go to a terminal, too. `times`: "local" or "utc" puts the time before each line.
-    `alive`: show the events by which a silent run says that it lives.
+    `alive`: show the events by which a silent run says that it lives. `bare`: lines alone, without host, stream and
+    events, which the lines of one run do not need.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class Style:
         coloured_notices: bool = False,
         times: str = "",
         alive: bool = False,
+        bare: bool = False,
     ) -> None:
         self.form = form
+        self.bare = bare
         self.colour = colour
         self.safe = safe or colour
         self.template = template
@@ -172,7 +175,7 @@ class Printer:
         return "".join(parts).encode("utf-8", "replace")
 
     def _line(self, item: Shown, late: bool) -> bytes:
-        if _is_alive(item) and not self._style.alive:
+        if (_is_alive(item) and not self._style.alive) or (self._style.bare and isinstance(item, Event)):
             return b""
         message = self._shown(describe(item) if isinstance(item, Event) else item.message)
         mark = "late " if late else ""
@@ -186,9 +189,11 @@ class Printer:
         name = short_name(host) or "-"
         if self._style.safe:
             self._width = max(self._width, min(len(name), _HOST_WIDTHS[1]))
-        prefix = f"{name.ljust(self._width)} {short_name(stream) or '-':6} {mark}"
+        prefix = mark if self._style.bare else f"{name.ljust(self._width)} {short_name(stream) or '-':6} {mark}"
         if not self._style.colour:
             return prefix, "\n"
+        if self._style.bare:
+            return (f"{mark}\033[{code}m", "\033[0m\n") if code else (mark, "\n")
         of_host = _HOST_COLOURS[zlib.crc32(host.encode("utf-8", "replace")) % len(_HOST_COLOURS)]
         prefix = f"\033[{of_host}m{prefix}\033[0m"
         return (f"{prefix}\033[{code}m", "\033[0m\n") if code else (prefix, "\n")

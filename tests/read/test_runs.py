@@ -15,24 +15,14 @@ from fakes.bucket import FakeS3
 from fakes.sqs import FakeSqs
 from fakes.web import FakeWeb
 from support import Sqstee
-from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
+from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, put_local, whole_run
 
 from sqstee.cli.runs import RunListing, format_age, unique_beginnings
-from sqstee.record import Body
 from sqstee.run_summary import RunSummary
 from sqstee.transports.local import LocalReceiver, LocalSender
 from sqstee.transports.local_store import LocalStore
 
 NIGHT = 1_700_000_000  # when the bodies of support.bodies were written: 2023-11-14T22:13:20Z
-
-
-def store(path: Path, *bodies: Body) -> str:
-    """A local store with bodies; the destination that names it."""
-    sender = LocalSender(str(path), 1 << 30)
-    for body in bodies:
-        sender.send([body])
-    sender.close()
-    return f"local:{path}"
 
 
 def listed(sqstee: Sqstee, *words: str, **more: Any) -> list[dict[str, Any]]:
@@ -51,7 +41,7 @@ def test_the_one_failed_task_among_64(sqstee: Sqstee, tmp_path: Path) -> None:
         if task == 41:
             bodies.insert(-1, lines_of(7, 8, f"01RUN{task}", stream="stderr", **more))
             bodies[-1] = event_of("exit", 9, f"01RUN{task}", exit_code=3, duration_s=1.5, **more)
-    where = store(tmp_path / "store.db", *bodies)
+    where = put_local(tmp_path / "store.db", *bodies)
     rows = sqstee.run("runs", where, "--failed", environ={"COLUMNS": "140"}).stdout.decode().splitlines()
     assert len(rows) == 2
     assert re.match(r"failed +01RUN41 +node1 +task-41 .* 1\.5 s +3 +7 +1 +line 8$", rows[1]), rows[
@@ -106,7 +96,7 @@ def test_filters_by_state(sqstee: Sqstee, tmp_path: Path, words: tuple[str, ...]
         *(event_of("start", 0, "D", heartbeat_s=60), lines_of(1, 1, "D")),
         event_of("start", 0, "E"),
     ]
-    where = store(tmp_path / "store.db", *long_ago)
+    where = put_local(tmp_path / "store.db", *long_ago)
     connection = sqlite3.connect(tmp_path / "store.db")  # as if they had been stored when they were written
     connection.execute("UPDATE body SET time = ?", (NIGHT,))
     connection.execute("DELETE FROM indexed")
@@ -121,7 +111,7 @@ def test_failures_of_a_night_over_200_hosts(sqstee: Sqstee, tmp_path: Path) -> N
     bodies = []
     for host in range(200):
         bodies += whole_run(1, f"01N{host:03d}", status=int(host % 50 == 3), host=f"node{host:03d}", job="etl")
-    where = store(tmp_path / "store.db", *bodies)
+    where = put_local(tmp_path / "store.db", *bodies)
     night = ("--since", "2023-11-14T22:00:00Z", "--until", "2023-11-15T06:00:00Z")
     assert [run["host"] for run in listed(sqstee, where, "--failed", *night)] == [
         *("node153", "node103", "node053", "node003")
@@ -133,7 +123,7 @@ def test_failures_of_a_night_over_200_hosts(sqstee: Sqstee, tmp_path: Path) -> N
 def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:
     """Its bodies are added at the first look; so are those that such a version stores beside ours."""
     path = tmp_path / "store.db"
-    store(path, *whole_run(3, "OLD", status=1))
+    put_local(path, *whole_run(3, "OLD", status=1))
     connection = sqlite3.connect(path)
     for table in ("run", "indexed"):
         connection.execute(f"DROP TABLE {table}")
@@ -146,7 +136,7 @@ def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:
         connection.execute("INSERT INTO body (time, run, first, last, encoding, data) VALUES (?, ?, ?, ?, ?, ?)", row)
     connection.commit()
     connection.close()
-    store(path, *whole_run(4, "NEW"))
+    put_local(path, *whole_run(4, "NEW"))
     found = {run.run: run for run in LocalStore(str(path)).runs()}
     assert {name: run.lines for name, run in found.items()} == {
         "OLD": {"stdout": 3},
@@ -160,12 +150,12 @@ def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:
 def test_what_was_consumed_is_not_missing(tmp_path: Path) -> None:
     """Rows say what came. A run without bodies is not listed; one that goes on has all its lines again."""
     path = tmp_path / "store.db"
-    store(path, *whole_run(3, "DONE"), event_of("start", 0, "OPEN"), lines_of(1, 5, "OPEN"))
+    put_local(path, *whole_run(3, "DONE"), event_of("start", 0, "OPEN"), lines_of(1, 5, "OPEN"))
     receiver = LocalReceiver(str(path), consume=True)
     assert receiver.delete(receiver.receive(10, 0)) == []
     receiver.close()
     assert LocalStore(str(path)).runs() == []
-    store(path, lines_of(6, 7, "OPEN"))
+    put_local(path, lines_of(6, 7, "OPEN"))
     (found,) = LocalStore(str(path)).runs()
     assert (found.run, found.lines, found.missing) == ("OPEN", {"stdout": 7}, 0)
     connection = sqlite3.connect(path)
@@ -198,10 +188,10 @@ def test_a_bucket_and_two_sources(sqstee: Sqstee, tmp_path: Path) -> None:
             ("j0", "ok", {"stdout": 3}),
         ]
     there = gap_of(1, 4, "R", reason="fallback", at="local:second")
-    one = store(tmp_path / "one.db", event_of("start", 0, "R"), there, event_of("exit", 5, "R", exit_code=0))
+    one = put_local(tmp_path / "one.db", event_of("start", 0, "R"), there, event_of("exit", 5, "R", exit_code=0))
     (alone,) = listed(sqstee, one)
     assert (alone["state"], alone["elsewhere"], alone["fallback"]) == ("missing", 4, "local:second")
-    two = store(tmp_path / "two.db", lines_of(1, 4, "R"))
+    two = put_local(tmp_path / "two.db", lines_of(1, 4, "R"))
     (both,) = listed(sqstee, one, two)
     assert (both["state"], both["elsewhere"], both["lines"], both["exit_code"]) == ("ok", 0, {"stdout": 4}, 0)
     assert listed(sqstee, one, two, two) == [both]
@@ -243,7 +233,7 @@ def test_bad_input_gets_a_line_and_a_hint(sqstee: Sqstee, words: tuple[str, ...]
 def test_hostile_texts_stay_in_their_cells(sqstee: Sqstee, tmp_path: Path) -> None:
     """Names and lines from the network are neutral, and on one line each."""
     bad = "x\x1b[2J\ny"
-    where = store(
+    where = put_local(
         tmp_path / "store.db",
         event_of("start", 0, bad, host=bad, job=bad),
         piece_of(1, "\x1b[31mred\u202e", bad),
