@@ -172,7 +172,7 @@ _sqstee() {
         runs:--until)
             return
             ;;
-        runs:-n | runs:--lines)
+        runs:-n | runs:--limit)
             _sqstee_offer words "N all"
             return
             ;;
@@ -495,7 +495,7 @@ _sqstee() {
             fi
             ;;
         runs)
-            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --lines --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
+            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --limit --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
             ;;
         show)
             _sqstee_offer words "--last --last-failed --stream -t --timestamps --utc --exit-status -o --output --color --pager --no-pager -h --help"

@@ -37,7 +37,7 @@ def runs(
     label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
     since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, or RFC 3339."),
     until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
-    number: str = typer.Option("", "-n", "--lines", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
     silent_after: str = typer.Option("60s", "--silent-after", metavar="TIME", help="When a run counts as silent."),
     consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are counted."),
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
