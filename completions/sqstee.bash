@@ -176,6 +176,9 @@ _sqstee() {
             _sqstee_offer words "N all"
             return
             ;;
+        runs:--tail)
+            return
+            ;;
         runs:--silent-after)
             return
             ;;
@@ -495,10 +498,10 @@ _sqstee() {
             fi
             ;;
         runs)
-            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --limit --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
+            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --limit --tail --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
             ;;
         show)
-            _sqstee_offer words "--last --last-failed --stream -t --timestamps --utc --exit-status -o --output --color --pager --no-pager -h --help"
+            _sqstee_offer words "--last --last-failed --stream -t --times --utc --exit-status -o --output --color --pager --no-pager -h --help"
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi

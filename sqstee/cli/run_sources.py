@@ -98,6 +98,28 @@ def _read_runs(
     return table.runs(0.0), stop.status or status_of(follower), list(table.notices)
 
 
+def last_stderr_lines(
+    texts: Sequence[str] | None, runs: Sequence[RunSummary], number: int, stop: StopSignal
+) -> dict[str, list[str]]:
+    """The last lines on stderr of each run, by its id. Raises SqsteeError for a queue, whose lines are gone."""
+    from sqstee.cli.sources import destinations, open_sources
+    from sqstee.read.follower import Follower
+    from sqstee.read.last_lines import LastLines
+    from sqstee.transports.local import LocalReceiver
+
+    if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
+        hint = f"sqstee drain {queue.text} -O DIR, then sqstee runs DIR --tail {number}"
+        raise SqsteeError(f"{queue.text}: --tail needs a source that can be read twice", hint)
+    sink = LastLines([run.run for run in runs], number)
+    receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
+    for receiver in receivers:
+        if isinstance(receiver, LocalReceiver):
+            receiver.narrow(runs=list(sink.lines))
+    if runs:
+        Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()
+    return {run: list(lines) for run, lines in sink.lines.items()}
+
+
 def run_filter(
     states: Sequence[str], jobs: Sequence[str], hosts: Sequence[str], labels: Sequence[str], since: str, until: str
 ) -> RunFilter:

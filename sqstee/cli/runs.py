@@ -14,7 +14,7 @@ from sqstee.errors import SqsteeError
 from sqstee.text import count, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqstee.run_summary import RunSummary
 
@@ -35,9 +35,12 @@ def runs(
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only runs of these jobs or commands."),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only runs on these hosts."),
     label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
-    since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, or RFC 3339."),
+    since: str = typer.Option(
+        "", "--since", metavar="TIME", help="Only runs that ran since then: 2h, 09:00, yesterday."
+    ),
     until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
     number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    tail: int = typer.Option(0, "--tail", metavar="N", min=0, help="Below each run its last N lines of stderr."),
     silent_after: str = typer.Option("60s", "--silent-after", metavar="TIME", help="When a run counts as silent."),
     consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are counted."),
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
@@ -52,7 +55,7 @@ def runs(
 
     A local store and a collector's store list their runs at once; other sources are read to their end.
     """
-    from sqstee.cli.run_sources import collect_runs, run_filter
+    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
     from sqstee.read.stop_signal import StopSignal
 
@@ -67,14 +70,16 @@ def runs(
         found = collect_runs(source, stop, consume=consume, peek=peek, via_s3=via_s3, start_timeout=start_timeout)
         now = time.time()
         selected = [run for run in found.runs if wanted(run, now, seconds)]
+        shown = selected[:most]
+        last_lines = last_stderr_lines(source, shown, tail, stop) if tail else {}
         if output == "json":
-            _print_json(selected[:most], now, seconds)
+            _print_json(shown, last_lines, now, seconds)
         else:
-            listing = RunListing(selected[:most], [run.run for run in found.runs], now, seconds)
+            listing = RunListing(shown, [run.run for run in found.runs], now, seconds, last_lines)
             typer.echo("\n".join(listing.lines(_width(), use_colour(color))))
         for notice in found.notices:
             typer.echo(f"sqstee: {short_name(notice)}", err=True)
-        if more := len(selected) - len(selected[:most]):
+        if more := len(selected) - len(shown):
             typer.echo(f"sqstee: {count(more, 'more run')}: -n all lists all", err=True)
     return stop.status or found.status
 
@@ -95,22 +100,38 @@ def _width() -> int:
     return shutil.get_terminal_size().columns if is_bound else 10_000
 
 
-def _print_json(found: Sequence[RunSummary], now: float, silent: float) -> None:
+def _print_json(
+    found: Sequence[RunSummary], last_lines: Mapping[str, Sequence[str]], now: float, silent: float
+) -> None:
     import json
 
     for run in found:
-        typer.echo(json.dumps(run.fields(now, silent)))
+        more = {"tail": last_lines[run.run]} if run.run in last_lines else {}
+        typer.echo(json.dumps(run.fields(now, silent) | more))
 
 
 class RunListing:
-    """A table of runs. `ids` are the ids of all runs, among which the shown ones must be unique."""
+    """A table of runs, with `last_lines` of a run below its row.
 
-    def __init__(self, found: Sequence[RunSummary], ids: Sequence[str], now: float, silent: float) -> None:
+    `ids` are the ids of all runs, among which the shown ones must be unique.
+    """
+
+    def __init__(
+        self,
+        found: Sequence[RunSummary],
+        ids: Sequence[str],
+        now: float,
+        silent: float,
+        last_lines: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._found, self._now, self._silent = found, now, silent
+        self._last_lines = last_lines or {}
         self._ids = unique_beginnings(ids)
 
     def lines(self, width: int, colour: bool) -> list[str]:
         """The table, with as many columns as fit into `width`."""
+        from sqstee.read.printer import cell_text
+
         if not self._found:
             return ["no runs"]
         columns = [column for column in _COLUMNS if width >= column.least_width]
@@ -130,6 +151,9 @@ class RunListing:
                 cells[0] = f"\x1b[{STATE_COLOURS[state]}m{cells[0]}\x1b[0m"
             line = "  ".join(cells).rstrip()
             found.append(f"\x1b[2m{line}\x1b[0m" if colour and not number else line)
+            if number:
+                texts = self._last_lines.get(self._found[number - 1].run, ())
+                found += [f"    {cell_text(text)}"[:width] for text in texts]
         return found
 
     def state(self, run: RunSummary) -> str:
@@ -238,9 +262,9 @@ def _missing(run: RunSummary) -> str:
 
 def _last_words(run: RunSummary) -> str:
     """The last stderr line; without one, of a failed run its last line."""
-    from sqstee.read.printer import neutral
+    from sqstee.read.printer import cell_text
 
-    return neutral(run.last_stderr or (run.last_line if run.is_failed else "")).replace("\t", " ")
+    return cell_text(run.last_stderr or (run.last_line if run.is_failed else ""))
 
 
 _COLUMNS = [

@@ -32,7 +32,7 @@ def show(
     last: bool = typer.Option(False, "--last", help="The newest run."),
     last_failed: bool = typer.Option(False, "--last-failed", help="The newest run that failed."),
     stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output."),
-    times: bool = typer.Option(False, "-t", "--timestamps", help="The time before each line, in local time."),
+    times: bool = typer.Option(False, "-t", "--times", help="The time before each line, in local time."),
     utc: bool = typer.Option(False, "--utc", help="Times in UTC."),
     exit_status: bool = typer.Option(False, "--exit-status", help="Exit as the run ended."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),

@@ -340,6 +340,11 @@ def last_state(message: str) -> str:
     return message.rstrip("\r").rpartition("\r")[2] if "\r" in message else message
 
 
+def cell_text(message: str) -> str:
+    """A line as one cell of a table: its last state, without colours and tabs, control characters made visible."""
+    return neutral(_SGR.sub("", last_state(message))).replace("\t", " ")
+
+
 def _highlighted(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
     """A message with every match of the patterns in reverse video; overlapping matches become one."""
     parts: list[str] = []

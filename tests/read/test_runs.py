@@ -120,6 +120,31 @@ def test_failures_of_a_night_over_200_hosts(sqstee: Sqstee, tmp_path: Path) -> N
     assert listed(sqstee, where, "--failed", "--since", "2023-11-15T06:00:00Z") == []
 
 
+def test_the_last_ten_stderr_lines_of_each_failure(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Below each run that is listed, as people read them and as programs do; also from a bucket."""
+    bodies = []
+    for host in range(20):
+        run, more = f"01N{host:03d}", {"host": f"node{host:03d}", "job": "etl"}
+        bodies += [
+            event_of("start", 0, run, **more),
+            lines_of(1, 30, run, more["host"], "stderr" if host % 5 == 3 else "stdout"),
+            lines_of(31, 60, run, more["host"]),
+            event_of("exit", 61, run, exit_code=int(host % 5 == 3), **more),
+        ]
+    where = put_local(tmp_path / "store.db", *bodies)
+    found = sqstee.run("runs", where, "--failed", "--tail", "10").stdout.decode().splitlines()
+    assert len(found) == 1 + 4 * 11
+    assert found[2:12] == [f"    line {seq}" for seq in range(21, 31)]
+    assert [one["tail"] for one in listed(sqstee, where, "--failed", "--tail", "2")] == 4 * [["line 29", "line 30"]]
+    with FakeWeb(FakeS3("bkt")) as web:
+        environ = web.environ()
+        sqstee.run("--to", "s3://bkt", "--", "sh", "-c", "seq 5 >&2; exit 1", environ=environ)
+        (found_there,) = listed(sqstee, "s3://bkt", "--tail", "3", environ=environ)
+        assert found_there["tail"] == ["3", "4", "5"]
+    refused = sqstee.run("runs", "q", "--peek", "--tail", "3", environ=environ)
+    assert b"hint: " in refused.stderr
+
+
 def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:
     """Its bodies are added at the first look; so are those that such a version stores beside ours."""
     path = tmp_path / "store.db"
