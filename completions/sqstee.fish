@@ -108,7 +108,7 @@ complete -c sqstee -n '__sqstee_uses runs' -l gone -d 'Only runs whose heartbeat
 complete -c sqstee -n '__sqstee_uses runs' -l job -x -d 'Only runs of these jobs or commands.'
 complete -c sqstee -n '__sqstee_uses runs' -l host -x -d 'Only runs on these hosts.'
 complete -c sqstee -n '__sqstee_uses runs' -l label -x -d 'Only runs with this label.'
-complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, yesterday, 09:00, …'
+complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, 09:00, yesterday.'
 complete -c sqstee -n '__sqstee_uses runs' -l until -x -d 'Only runs that began until then.'
 complete -c sqstee -n '__sqstee_uses runs' -s n -l limit -x -a 'N all' -d 'At most so many (default: 20; JSON: all).'
 complete -c sqstee -n '__sqstee_uses runs' -l tail -x -d 'Below each run its last N lines of stderr (default: 0).'
