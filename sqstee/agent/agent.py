@@ -21,6 +21,7 @@ from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
+from sqstee.ship.sender_pool import MAX_IN_FLIGHT
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
@@ -50,11 +51,12 @@ _FDS_OF_A_RUN = 6
 
 
 class AgentConfig:
-    """An agent's destinations (None: whatever runs ask for) and the `run` options."""
+    """An agent's destinations (None: whatever runs ask for), the `run` options, and requests in flight to each."""
 
-    def __init__(self, destinations: frozenset[str] | None, settings: Settings) -> None:
+    def __init__(self, destinations: frozenset[str] | None, settings: Settings, in_flight: int = MAX_IN_FLIGHT) -> None:
         self.destinations = destinations
         self.settings = settings
+        self.in_flight = in_flight
 
     def accepts(self, destination: str) -> bool:
         """Whether the agent ships to this destination."""
@@ -472,7 +474,7 @@ class Agent:
             if worker:
                 self._retiring.append(worker)
             worker = self._workers[policy.key] = ShippingWorker(
-                policy, sender, mixing, settings.flush_timeout, self.folder, self._report
+                policy, sender, mixing, settings.flush_timeout, self.folder, self._report, self._config.in_flight
             )
         return worker
 

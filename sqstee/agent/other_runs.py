@@ -113,4 +113,5 @@ def ship(root: str, runs: list[str], seconds: float) -> dict[str, str]:
     """Ship these runs in the spool folder `root` within `seconds`; returns those that stay, and why."""
     from sqstee.agent.agent import Agent, AgentConfig  # not at the top: nothing is left in most spool folders
 
-    return Agent(os.path.realpath(root), AgentConfig(None, Settings()), runs=runs).ship_all(seconds)
+    config = AgentConfig(None, Settings(), in_flight=1)  # the process's own run comes first
+    return Agent(os.path.realpath(root), config, runs=runs).ship_all(seconds)
