@@ -10,6 +10,7 @@ from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 VERBS = ("run", "runs", "show", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
@@ -57,7 +58,7 @@ def _run(words: list[str]) -> int:
             raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
         from sqstee.capture.front import Front
 
-        front = Front(settings, command, _start_shared)
+        front = Front(settings, command, _start_shared, _ship_run)
     except SqsteeError:
         raise
     except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
@@ -72,6 +73,12 @@ def _start_shared(root: str, identity: str, wait: Callable[[int, float], None]) 
     from sqstee.agent.shared import start
 
     return start(root, identity, wait)
+
+
+def _ship_run(*arguments: Any) -> None:
+    from sqstee.agent.shipper_process import ship_run  # loads boto3 and more: only ever in the shipper process
+
+    ship_run(*arguments)
 
 
 def _verb(words: list[str]) -> int:

@@ -21,6 +21,7 @@ from sqstee.destination import parse
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
+from sqstee.ship.sender_pool import MAX_IN_FLIGHT
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.checkpoint import Checkpoint
@@ -50,11 +51,12 @@ _FDS_OF_A_RUN = 6
 
 
 class AgentConfig:
-    """An agent's destinations (None: whatever runs ask for) and the `run` options."""
+    """An agent's destinations (None: whatever runs ask for), the `run` options, and requests in flight to each."""
 
-    def __init__(self, destinations: frozenset[str] | None, settings: Settings) -> None:
+    def __init__(self, destinations: frozenset[str] | None, settings: Settings, in_flight: int = MAX_IN_FLIGHT) -> None:
         self.destinations = destinations
         self.settings = settings
+        self.in_flight = in_flight
 
     def accepts(self, destination: str) -> bool:
         """Whether the agent ships to this destination."""
@@ -65,7 +67,7 @@ class Agent:
     """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
     `report` gets notices to the administrator, for the log. Without an `advertisement` it may work beside an agent: it
-    ships what no other process does.
+    ships what no other process does. With `runs` it claims no others.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Agent:
         config: AgentConfig,
         advertisement: Advertisement | None = None,
         report: Callable[[str], None] = lambda notice: None,
+        runs: Container[str] | None = None,
     ) -> None:
         self._report = report
+        self._runs = runs
         self.folder = folder
         self.of_all_users = agent_file.serves_all_users(folder)
         if self.of_all_users:
@@ -181,7 +185,7 @@ class Agent:
         return left | self.drain()
 
     def ship_all(self, seconds: float) -> dict[str, str]:
-        """As `once`, again and again while that helps, for at most `seconds`; the senders are closed then.
+        """As `once`, again and again while that helps, for at most `seconds`.
 
         It helps where there were too many runs for the limit on open files, where the disk was too full to close a run
         before shipping freed some of it, or where another process held a run's lock for a moment, to look at it. An
@@ -196,10 +200,22 @@ class Agent:
             before, progress = progress, (len(self.delivered), self._saved(left))
             if not (left or self.busy) or progress == before or time.monotonic() >= deadline:
                 break
-        if not any(worker.alive for worker in [*self._workers.values(), *self._retiring]):
+        self._close()
+        return left
+
+    def _close(self) -> None:
+        """Close what is open, unless a worker that took too long still uses it."""
+        workers = [*self._workers.values(), *self._retiring]
+        for worker in workers:
+            worker.join(_JOIN_SECONDS)
+        if not any(worker.alive for worker in workers):
             for sender in self._senders.values():
                 sender.close()
-        return left
+            for root in self._roots.values():
+                root.close()
+            self._senders.clear()
+            self._roots.clear()
+            self._postponed.clear()
 
     def _await_others(self, deadline: float) -> None:
         """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
@@ -350,7 +366,8 @@ class Agent:
             self._open_users_folders()
         for root in self._roots.values():
             try:
-                yield root, sorted(name for name in os.listdir(root.path) if len(name) == ULID_LENGTH)
+                names = sorted(name for name in os.listdir(root.path) if len(name) == ULID_LENGTH)
+                yield root, names if self._runs is None else [name for name in names if name in self._runs]
             except OSError as error:
                 self._error = str(error)
 
@@ -457,7 +474,7 @@ class Agent:
             if worker:
                 self._retiring.append(worker)
             worker = self._workers[policy.key] = ShippingWorker(
-                policy, sender, mixing, settings.flush_timeout, self.folder, self._report
+                policy, sender, mixing, settings.flush_timeout, self.folder, self._report, self._config.in_flight
             )
         return worker
 

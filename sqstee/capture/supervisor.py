@@ -183,12 +183,10 @@ class Supervisor:
 
     def _ship(self, wake: int, report: int) -> None:
         """The body of the shipper process."""
-        from sqstee.ship import shipper_process  # loads boto3 and more: only ever in this process
-
         run = self._run
         assert run.spooled
         assert run.policy
-        shipper_process.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._kill_command)
+        run.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._kill_command)
 
     def _kill_command(self) -> None:
         child.kill_command(self._run.child.pidfd, self._run.stdio.terminals())

@@ -46,6 +46,7 @@ class WrappedRun:
         loop: CaptureLoop,
         termination_signals: frozenset[int],
         start_shared: Callable[[str, str, Callable[[int, float], None]], bool],
+        ship_run: Callable[..., None],
     ) -> None:
         self.settings = settings
         self.command = command
@@ -56,6 +57,7 @@ class WrappedRun:
         self.streams = loop.streams
         self.termination_signals = termination_signals
         self.start_shared = start_shared
+        self.ship_run = ship_run
         self.identity = ""  # of the shared shipper that the run may rely on
         self.notices = Notices(settings.quiet)
         self.loop = loop

@@ -8,7 +8,7 @@ SPOOL/<run>/trouble       why an agent does not deliver the run (see `DeliveryTr
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL/usage               the kept total of all folders' sizes (see `quota`)
-SPOOL                     itself the lock of the process that ships what others left (see ship/other_runs)
+SPOOL                     itself the lock of the process that ships what others left (see agent/other_runs)
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def test_a_run_leaves_when_its_command_does_and_never_loads_boto3(node: Node, tm
             "random",
             "threading",
             "sqstee.ship.shipper",
-            "sqstee.ship.shipper_process",
+            "sqstee.agent.shipper_process",
         )
         assert [name for name in heavy if name in names] == []
         node.server.clear_faults()

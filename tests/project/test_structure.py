@@ -287,7 +287,7 @@ WALL_CLOCK = {
     "sqstee.spool.segments": {"time_ns"},  # the timestamps of frames
     "sqstee.spool.writer": {"time_ns"},  # the same
     "sqstee.ship.source": {"time_ns"},  # that of a gap event
-    "sqstee.ship.other_runs": {"time"},  # when a run was tried, by a modification time
+    "sqstee.agent.other_runs": {"time"},  # when a run was tried, by a modification time
     "sqstee.spool.waiting": {"time"},  # the age of a folder by its modification time
     "sqstee.spool.quota": {"time_ns"},  # how long ago a state file was written, by its modification time
     "sqstee.measure.experiment": {"time"},  # these three: timestamps that several hosts compare
