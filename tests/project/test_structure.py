@@ -299,6 +299,7 @@ WALL_CLOCK = {
     "sqstee.transports.s3": {"time"},  # the age of an object
     "sqstee.cli.tail": {"time"},  # --since counts back from now
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
+    "sqstee.drain.store": {"time"},  # how long ago an open run was heard of
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.probe": {"time"},  # the clock against the server's
     "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the same; a timestamp
