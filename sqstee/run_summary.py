@@ -22,7 +22,8 @@ _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sen
 _MOST_BLANK = 50  # lines of a body that are looked at for one that is not blank
 _MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
 _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
-_STDERR_MARK = b'"stream":"stderr"'
+STDERR_MARK = b'"stream":"stderr"'
+LINE_MARK = b'"stream":"'
 _EVENT_MARK = b'"event":"'
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
 _INTEGERS = ("exit_code", "signal", "bytes", "first", "last")
@@ -161,14 +162,14 @@ class RunSummary:
             self.lines[stream] = self.lines.get(stream, 0) + number
             self.last_line_at = max(self.last_line_at, at)
         if "stderr" in counted:
-            self.last_stderr = _last_message(data, _STDERR_MARK) or self.last_stderr
+            self.last_stderr = last_message(data, STDERR_MARK) or self.last_stderr
         if counted:
-            self.last_line = _last_message(data, b'"stream":"') or self.last_line
+            self.last_line = last_message(data, LINE_MARK) or self.last_line
         place = data.find(_EVENT_MARK) if sum(counted.values()) < lines else -1
         while place >= 0:
             end = data.find(b"\n", place)
             for item in _decoded(data[data.rfind(b"\n", 0, place) + 1 : end]):
-                self._add_event(item)
+                self.add_event(item)
             place = data.find(_EVENT_MARK, end)
 
     def add_items(self, items: Iterable[Record | Event], at: float) -> None:
@@ -182,14 +183,14 @@ class RunSummary:
                 first = item.seq
             last = item.seq
             if not self.host:
-                self._add_identity(item)
+                self.add_identity(item)
             if isinstance(item, Event):
                 if item.event == GAP:
                     self._hear(item.seq, item.last, at)
                     self._add_gap(item)
                     first, last = item.last + 1, item.last
                     continue
-                self._add_event(item)
+                self.add_event(item)
             else:
                 self._add_line(item, at)
             self._hear(item.seq, item.seq, at)
@@ -248,9 +249,10 @@ class RunSummary:
 
     def _add_head(self, line: bytes) -> None:
         for item in _decoded(line):
-            self._add_identity(item)
+            self.add_identity(item)
 
-    def _add_identity(self, item: Record | Event) -> None:
+    def add_identity(self, item: Record | Event) -> None:
+        """Add what every item of a run says of it: host, job, labels."""
         self.host, self.job = item.host, item.job or self.job
         self.started = self.started or item.timestamp
         if sum(len(name) + len(text) for name, text in item.labels.items()) <= _MOST_FACTS:
@@ -284,7 +286,8 @@ class RunSummary:
         for lines in self.gaps.values():
             lines.remove(first, last)
 
-    def _add_event(self, item: Record | Event) -> None:
+    def add_event(self, item: Record | Event) -> None:
+        """Add what a start, exit or end event says; its seq is not counted."""
         if not isinstance(item, Event):
             return
         fields = item.fields
@@ -362,7 +365,7 @@ def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
     return found
 
 
-def _last_message(data: bytes, mark: bytes) -> str:
+def last_message(data: bytes, mark: bytes) -> str:
     """The message of the last record with `mark` that is not blank, of the last few; empty where there is none."""
     end = len(data)
     for _ in range(_MOST_BLANK):

@@ -233,7 +233,7 @@ class _DrainJob:
         report = _VerdictReport(as_json)
 
         def show(verdict: Verdict) -> None:
-            self._states.add(verdict.state)
+            self._states.add(verdict.outcome)
             self._line.clear()  # it may be on the terminal's line that the verdict needs
             report.add(verdict)
 
@@ -319,14 +319,14 @@ class _VerdictReport:
 
     def add(self, verdict: Verdict) -> None:
         """Print a verdict."""
-        self._counts[verdict.state] += 1
+        self._counts[verdict.outcome] += 1
         self._lines += verdict.lines
         self._missing += verdict.missing
         if self._as_json:
             import json
 
             typer.echo(json.dumps(verdict.fields))
-        elif verdict.state != "complete" or self._counts["complete"] <= _MAX_SHOWN:
+        elif verdict.outcome != "complete" or self._counts["complete"] <= _MAX_SHOWN:
             typer.echo(self._text(verdict))
 
     def end(self) -> None:
@@ -345,23 +345,25 @@ class _VerdictReport:
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
-        name = f"{short_name(verdict.host)} {short_name(verdict.job or verdict.run)}"
+        fields = verdict.fields
+        name = f"{short_name(fields['host'])} {short_name(fields['job'] or fields['name'] or verdict.run)}"
         parts = [count(verdict.lines, "line")]
         if verdict.missing:
-            ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
-            more = ", …" if len(verdict.ranges) > 5 else ""
+            found = fields["missing_ranges"]
+            ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in found[:5])
+            more = ", …" if len(found) > 5 else ""
             parts.append(f"{verdict.missing:,} missing so far (seq {ranges}{more})")
-        for at, lines in verdict.elsewhere.items():
+        for at, lines in fields["fallbacks"].items():
             parts.append(f"{lines:,} went to {at} (drain that as well)")
-        if dropped := verdict.gapped - sum(verdict.elsewhere.values()):
+        if dropped := fields["dropped"]:
             parts.append(f"{dropped:,} dropped by the sender")
         if verdict.duplicates:
             parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:
             parts.append(one_line(verdict.result))
-        elif not verdict.ended:
+        elif verdict.outcome != "complete" and not fields["ended"]:
             parts.append("not ended")
-        code = {"complete": "32", "missing": "31", "open": "33"}[verdict.state]
-        state = f"{verdict.state:8}"
+        code = {"complete": "32", "missing": "31", "open": "33"}[verdict.outcome]
+        state = f"{verdict.outcome:8}"
         state = f"\x1b[{code}m{state}\x1b[0m" if self._colour else state
         return f"{state} {name}: {', '.join(parts)}"

@@ -306,6 +306,7 @@ WALL_CLOCK = {
     "sqstee.cli.top": {"time"},  # the same
     "sqstee.read.run_table": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
+    "sqstee.drain.store": {"time"},  # how long ago an open run was heard of
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.probe": {"time"},  # the clock against the server's
     "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the same; a timestamp

@@ -1,0 +1,5 @@
+"""x"""
+
+INDEX_NAME = "runs.ndjson"
+HIDDEN = ".sqstee"
+FOREIGN_NAME = "_foreign"
