@@ -29,6 +29,7 @@ from sqstee.drain.verdict import Verdict
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import is_utf8, timestamp
 from sqstee.run_summary import RunSummary
+from sqstee.text import short_name
 from sqstee.transports.folder import FOREIGN_NAME, HIDDEN, INDEX_NAME
 
 _HEAP_BYTES = 1024 * 1024
@@ -222,7 +223,13 @@ class _AssemblyPass:
         """The summary of the final part of a run's files, and their sizes."""
         query = "SELECT summary, sizes FROM assembled_run WHERE run = ?"
         row = self._database.execute(query, (run,)).fetchone()
-        return (RunSummary.load(run, row[0]), json.loads(row[1])) if row else (RunSummary(run), {})
+        if row is None:
+            return RunSummary(run), {}
+        summary = RunSummary.load(run, row[0])
+        if summary is None:
+            problem = f"{self._folder}/{HIDDEN}/state.db is damaged: the state of run {short_name(run)} cannot be read"
+            raise SqsteeError(problem, "drain into another folder: -O DIR; the journal stays here", EXIT_FAILURE)
+        return summary, json.loads(row[1])
 
     def save(self, final: FinalPart, summary: RunSummary, duplicates: int, suffixes: Iterable[str]) -> None:
         """Store the final part of a run, and the verdict on all of it, whose files have these suffixes."""
