@@ -375,6 +375,14 @@ RUN_OPTIONS = (
         delivery="packer",
     ),
     Option(
+        "parse-json",
+        "",
+        switch,
+        False,
+        "ship a line that is a JSON object as `data` too, as it is, and its field `level` as the line's level",
+        delivery="packer",
+    ),
+    Option(
         "share",
         "auto|never",
         one_of("auto", "never"),
@@ -432,6 +440,7 @@ class Settings:
     redact: tuple[str, ...]
     strip_ansi: bool
     collapse_cr: bool
+    parse_json: bool
     share: str
     keep_shipper: float
     strict: bool
