@@ -8,6 +8,7 @@ import time
 from sqstee.capture import signals
 from sqstee.capture.stdio import output_of
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
+from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -281,6 +282,8 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
 
 def _why_dropped(reason: str, root: str, covered: bool) -> str:
     gap = "a gap event says which lines; " if covered else "readers are not told, since no gap event could be written; "
+    if reason == RATE_LIMIT:
+        return f"--rate-limit allows no more; {gap}raise it to ship more"
     if reason.startswith("masking"):
         return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):
