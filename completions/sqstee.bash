@@ -150,6 +150,9 @@ _sqstee() {
         run:--redact)
             return
             ;;
+        run:--rate-limit)
+            return
+            ;;
         run:--share)
             _sqstee_offer words "auto never"
             return
@@ -494,7 +497,7 @@ _sqstee() {
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
                 _sqstee_offer words "run runs show tail drain top stat flush check agent serve measure demo --"
             else
-                _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --share --keep-shipper --strict --summary --quiet -h --help --version --"
+                _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
             ;;
         runs)

@@ -94,6 +94,8 @@ complete -c sqstee -n '__sqstee_uses run' -l fsync -d 'sync the spool to disk: a
 complete -c sqstee -n '__sqstee_uses run' -l redact -x -d 'mask matching text, in the shipped copy only; repeatable (SQSTEE_REDACT: one per line)'
 complete -c sqstee -n '__sqstee_uses run' -l strip-ansi -d 'ship lines without their terminal escape sequences (colours, titles, cursor movements)'
 complete -c sqstee -n '__sqstee_uses run' -l collapse-cr -d 'ship of a line with carriage returns what is behind the last one, as of a progress bar its last state'
+complete -c sqstee -n '__sqstee_uses run' -l parse-json -d 'ship a line that is a JSON object as `data` too, as it is, and its field `level` as the line\'s level'
+complete -c sqstee -n '__sqstee_uses run' -l rate-limit -x -d 'ship at most so many lines in each second (N/m: minute, N/h: hour); the others are dropped and counted'
 complete -c sqstee -n '__sqstee_uses run' -l share -x -a 'auto never' -d 'auto: one shipper a host, started by the first run, ships for all; never: this run ships by itself (default: auto)'
 complete -c sqstee -n '__sqstee_uses run' -l keep-shipper -x -d 'how long the shared shipper waits for further runs behind the last one (default: 10s)'
 complete -c sqstee -n '__sqstee_uses run' -l strict -d 'exit with 122 instead of 0 if not every line was delivered'

@@ -30,6 +30,7 @@ from sqstee.spool.heartbeat import Heartbeat, process_usage
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
+from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count, one_line
 from sqstee.transports.factory import load
 
@@ -302,7 +303,10 @@ class LoggingRun:
         why = self._reason or (self._shipper.reason if self._shipper else "")
         found = []
         for reason, number in self._writer.reasons.items():
-            found.append(f"{count(number, 'log line')} dropped: the spool could not be written ({reason})")
+            why_dropped = f"the spool could not be written ({reason})"
+            if reason == RATE_LIMIT:
+                why_dropped = "--rate-limit allows no more"
+            found.append(f"{count(number, 'log line')} dropped: {why_dropped}")
         if quarantined := quarantined_records(self._writer.folder):
             found.append(quarantine_notice(count(quarantined, "log line"), self.root))
         if self._is_waiting():

@@ -60,6 +60,15 @@ def _interval(text: str) -> float:
     return seconds
 
 
+def rate(text: str) -> tuple[int, float]:
+    """A number of lines, and the seconds of the period in which so many are allowed."""
+    number, _, unit = text.partition("/")
+    is_number = number.isascii() and number.isdigit() and len(number) <= 12
+    if not unit or unit not in _TIMES or not is_number or int(number) == 0:
+        raise ValueError("a rate such as 1000/s, 100/m")
+    return int(number), _TIMES[unit]
+
+
 def seconds_of(text: str, flag: str) -> float:
     """The seconds of a verb's TIME option; raises SqsteeError that names the flag."""
     try:
@@ -375,6 +384,21 @@ RUN_OPTIONS = (
         delivery="packer",
     ),
     Option(
+        "parse-json",
+        "",
+        switch,
+        False,
+        "ship a line that is a JSON object as `data` too, as it is, and its field `level` as the line's level",
+        delivery="packer",
+    ),
+    Option(
+        "rate-limit",
+        "N/s",
+        rate,
+        None,
+        "ship at most so many lines in each second (N/m: minute, N/h: hour); the others are dropped and counted",
+    ),
+    Option(
         "share",
         "auto|never",
         one_of("auto", "never"),
@@ -432,6 +456,8 @@ class Settings:
     redact: tuple[str, ...]
     strip_ansi: bool
     collapse_cr: bool
+    parse_json: bool
+    rate_limit: tuple[int, float] | None
     share: str
     keep_shipper: float
     strict: bool

@@ -11,6 +11,7 @@ from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.run_folder import DeliveryTrouble
+from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -317,6 +318,8 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
 
 def _why_dropped(reason: str, root: str, covered: bool) -> str:
     gap = "a gap event says which lines; " if covered else "readers are not told, since no gap event could be written; "
+    if reason == RATE_LIMIT:
+        return f"--rate-limit allows no more; {gap}raise it to ship more"
     if reason.startswith("masking"):
         return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):

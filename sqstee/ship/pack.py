@@ -63,7 +63,7 @@ class Packer:
             block, first, lines = self._join(frame)
             if self._cleaner and lines:
                 block = self._clean(self._cleaner, frame, block, continues and first == frame.first)
-            for records, start, end in self._encoded(frame, block, first, lines):
+            for records, start, end in self._encoded(frame, block, first, lines, continues and first == frame.first):
                 yield from self._place(records, start, end, before)
         elif (last := frame.first + frame.lines - 1) >= self._start:
             event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
@@ -111,7 +111,9 @@ class Packer:
         cut = len(block) if old == lines else nth_newline(block, old) + 1
         return block[cut:], first + old, lines - old
 
-    def _encoded(self, frame: Frame, block: bytes, first: int, lines: int) -> Iterator[tuple[bytes, int, int]]:
+    def _encoded(
+        self, frame: Frame, block: bytes, first: int, lines: int, continues: bool
+    ) -> Iterator[tuple[bytes, int, int]]:
         """The records of a block in slices of bounded size, with their first and last seq."""
         at = 0
         while lines:
@@ -121,7 +123,8 @@ class Packer:
                 end = nth_newline(block, count, at) + 1
             eol = count < lines or not frame.flags & CUT
             level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT & LEVEL_MASK, "")
-            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
+            stream = STREAMS[frame.stream]
+            records = self._encoder.lines(block[at:end], stream, frame.time_ns, first, eol, level, continues and not at)
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count
 

@@ -36,6 +36,8 @@ from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
 from sqstee.trace import trace
 
+MOST_OBJECT_BYTES = 32 * 1024  # of a line that --parse-json looks into
+_OBJECT_SHARE = 4  # of a message: an object may take twice its size as message, and once as data
 AHEAD_BYTES = MAX_IN_FLIGHT_BYTES + 2 * MAX_REQUEST_BYTES  # the most bytes of bodies, ready or unacknowledged
 
 
@@ -65,6 +67,7 @@ class RunSource:
         if not isinstance(run, str) or not isinstance(host, str):
             raise ValueError("its META frame names no run")
         self._encoder = self.encoder(run, host, str(meta.get("job", "")), labels if isinstance(labels, dict) else None)
+        self._parses_json = meta.get("parse_json") is True
         self._checkpoint = Checkpoint(folder)
         self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
         strips, collapses = meta.get("strip_ansi") is True, meta.get("collapse_cr") is True
@@ -108,6 +111,8 @@ class RunSource:
         """Pack the frames written by now, until there is a full request or the source is `blocked`."""
         self.caught_up = False
         self._packer.limit_to(self._most_body_bytes)
+        if self._parses_json:  # an object, and its line, must not make a record too large for the destination
+            self._encoder.most_object_bytes = min(MOST_OBJECT_BYTES, self._limits.packed // _OBJECT_SHARE)
         while not self._full():
             if self._packing is None:
                 self._packing = self._bodies()

@@ -42,6 +42,10 @@ class SpooledRun:
             settings.on_full,
             run_folder.writer_for(masker, settings.strip_ansi),
         )
+        if settings.rate_limit:
+            from sqstee.spool.rate_limit import RateLimit
+
+            self.writer.rate_limit = RateLimit(*settings.rate_limit)
         self.syncer: Syncer | None = None
         if settings.fsync:
             self.syncer = Syncer(self.folder, SEGMENT_SUFFIX)

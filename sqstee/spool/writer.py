@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sqstee.spool.long_lines import LongLines
+    from sqstee.spool.rate_limit import RateLimit
     from sqstee.spool.segments import Segments
 
+RATE_LIMIT = "rate-limit"  # the reason for lines above --rate-limit
 _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
 _ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
@@ -34,6 +36,7 @@ class Writer:
     def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
         self._segments = segments
         self._max_line = max_line
+        self.rate_limit: RateLimit | None = None
         self._long_lines: LongLines | None = None
         if max_line > _ALWAYS_FITS:
             from sqstee.spool.long_lines import LongLines  # not at the top: few runs need it
@@ -90,6 +93,29 @@ class Writer:
         With `wait`, when the spool is full and --on-full says to wait, the rest of `chunk` is returned: pass it to the
         next call.
         """
+        if self.rate_limit:
+            return self._write_within(self.rate_limit, stream, chunk, wait)
+        return self._write_steps(stream, chunk, wait)
+
+    def _write_within(self, limit: RateLimit, stream: int, chunk: bytes, wait: bool) -> bytes:
+        """As `write`, but lines above the limit are dropped: whole ones, and none that has begun to be spooled."""
+        start = 0
+        if self._dropping_rest[stream]:
+            start = chunk.find(b"\n") + 1 or len(chunk)
+        begun = not start and (self._partial[stream] > 0 or self._continued[stream] != _WHOLE)
+        end = limit.split(chunk, start, begun) if start < len(chunk) else start
+        kept, over = (chunk, b"") if end == len(chunk) else (chunk[:end], chunk[end:])
+        rest = self._write_steps(stream, kept, wait)
+        if rest:
+            limit.give_back(rest.count(b"\n"))
+            return rest + over
+        if over:
+            self.drop(stream, over, RATE_LIMIT)
+            if limit.cover_is_due():
+                self._cover_dropped(ORDINARY)
+        return b""
+
+    def _write_steps(self, stream: int, chunk: bytes, wait: bool) -> bytes:
         if len(chunk) > _STEP_BYTES and not self._segments.has_room(HEADER_BYTES + len(chunk)):
             for at in range(0, len(chunk), _STEP_BYTES):
                 rest = self._write(stream, chunk[at : at + _STEP_BYTES], wait)
@@ -164,12 +190,15 @@ class Writer:
 
     def close(self) -> None:
         """Write a gap frame if lines were dropped since the last one, and close the files."""
+        self._cover_dropped(CLOSING)
+        self._segments.close()
+
+    def _cover_dropped(self, priority: int) -> None:
         if self._gap_from >= 0:
             try:
-                self._append_gap(time.time_ns(), self.next_seq, CLOSING)
-            except OSError:
+                self._append_gap(time.time_ns(), self.next_seq, priority)
+            except OSError:  # before the next frame it is tried again
                 pass
-        self._segments.close()
 
     def _has_quota(self, piece: bytes) -> bool:
         """Whether quota allows the piece, and before it the gap frame that may be due."""
@@ -275,13 +304,16 @@ class Writer:
             self.last_error = error.strerror or "cannot be written"
             if self._gap_from < 0:
                 self._gap_from, self._gap_reason = first, self.last_error
+            elif self._gap_reason == RATE_LIMIT:  # of two reasons the one that nobody has asked for
+                self._gap_reason = self.last_error
             return False
         return True
 
     def _append_gap(self, now: int, end: int, priority: int) -> None:
         first, last = self._gap_from, end - 1
         if last >= first:
-            fields = gap_fields(first, last, f"spool: {self._gap_reason}")
+            reason = RATE_LIMIT if self._gap_reason == RATE_LIMIT else f"spool: {self._gap_reason}"
+            fields = gap_fields(first, last, reason)
             payload = encode_object(fields)
             self._segments.append(GAP, payload, first, last - first + 1, now, priority=priority)
             self._gaps.append((first, last))

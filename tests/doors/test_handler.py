@@ -106,6 +106,22 @@ def test_the_run_is_named_by_the_program(sqstee: Sqstee, tmp_path: Path, words: 
     assert (start.fields["name"], end.fields["name"], start.message) == (name, name, f"{name} started")
 
 
+def test_structured_logs(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """--parse-json gives `data` to the lines of a JSON formatter; their level is that of logging."""
+    code = (
+        'form = \'{"level":"fatal","text":"%(message)s"}\'\n'
+        "sqstee.configure(to='q', level='DEBUG', format=form, parse_json=True)\n"
+        "log.info('one'); log.error('not \"JSON'); log.debug('two')\n"
+    )
+    one = the_run(sqstee, fake_sqs, tmp_path, code)
+    found = [(record.level, record.parsed) for record in one.records]
+    assert found == [
+        ("INFO", {"level": "fatal", "text": "one"}),
+        ("ERROR", None),
+        ("DEBUG", {"level": "fatal", "text": "two"}),
+    ]
+
+
 def test_a_process_that_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
     """No run, no folder, no thread before the first line."""
     found = run(sqstee, program(tmp_path, "sqstee.configure(to='q')\nprint(threading.active_count())"))

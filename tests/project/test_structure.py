@@ -21,6 +21,7 @@ PURE = {
     "sqstee.record",
     "sqstee.wire",
     "sqstee.errors",
+    "sqstee.json_line",
     "sqstee.jsonbytes",
     "sqstee.options",
     "sqstee.config_file",
@@ -118,7 +119,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
