@@ -29,6 +29,7 @@ from sqstee.wire import Event, is_gap
 
 _POLL_SECONDS = 0.1  # how often a signal and the end are checked for while nothing comes
 _END_POLL_SECONDS = 0.01  # the same where the end may come at once
+_BACKLOG_SECONDS = 10.0  # without a message: then what is there is shown, whatever another store still has
 _LOST_SECONDS = 60.0  # SQS's counts may lag by a minute
 _STAT_SECONDS = 10.0  # between two questions whether the queue is empty
 
@@ -116,7 +117,7 @@ class Follower:
         self.receiver_pool.start()
         try:
             while not self._stop.signal and not self.receiver_pool.is_over and not is_over():
-                is_listed = self._on_backlog is not None and self.receiver_pool.has_listed_all
+                is_listed = self._on_backlog is not None and self._is_backlog_over()
                 self._step(self._merged(self._inbox.get(0.0 if is_listed else self._patience()), is_listed))
                 if is_listed:
                     self._end_backlog()
@@ -130,6 +131,11 @@ class Follower:
             self._release_all()
         if self.receiver_pool.failure:
             raise self.receiver_pool.failure
+
+    def _is_backlog_over(self) -> bool:
+        """Whether stores have given all that they had at the start; one in trouble is not waited for any longer."""
+        pool = self.receiver_pool
+        return pool.has_listed_all or time.monotonic() - pool.last_message > _BACKLOG_SECONDS
 
     def _merged(self, received: list[Received], at_end: bool) -> list[Received]:
         """Received messages in the order in which they were stored, while those of several stores are merged."""
