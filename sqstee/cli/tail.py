@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqstee.cli.sources import Sources
+    from sqstee.read.context import Context
     from sqstee.read.filter import Filter
+    from sqstee.read.multiline import Multiline
     from sqstee.read.printer import Printer, Style
     from sqstee.read.stop_signal import StopSignal
     from sqstee.read.unmatched import UnmatchedStore
 
+_MOST_CONTEXT = 1000
 _LINES = 10  # to begin with, as tail and journalctl do
 _DIGITS = 10
 _NO_LAST = "leave out -n, or read a store: local, local:PATH or s3://BUCKET/PREFIX"
@@ -46,6 +49,13 @@ def tail(
     until: str = typer.Option("", "--until", metavar="TIME", help="Only lines before then."),
     label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
     level: str = typer.Option("", "-p", "--level", metavar="LEVEL", help="Only lines of this level and above."),
+    failed: bool = typer.Option(False, "--failed", help="Only runs that failed; reads a store once."),
+    after: int = typer.Option(0, "-A", "--after-context", metavar="N", help="Show N lines of its run after a match."),
+    before: int = typer.Option(0, "-B", "--before-context", metavar="N", help="Show N lines of its run before it."),
+    around: int = typer.Option(0, "-C", "--context", metavar="N", help="Show N lines before and after it."),
+    multiline: str = typer.Option(
+        "", "--multiline", metavar="indented|REGEX", help="Filter lines with their first one, which REGEX matches."
+    ),
     lines: str = typer.Option(
         "", "-n", "--lines", metavar="N|all", help="Begin with the last N lines (default: 10; with --no-follow: all)."
     ),
@@ -95,7 +105,16 @@ def tail(
             check_choice(name, "--stream", (*STREAMS, "event"), "tail")
     check_choice(color, "--color", ("auto", "always", "never"), "tail")
     zone = "utc" if utc else "local" if times else ""
-    style = _style(output, template, _patterns("-H", highlight), use_colour(color), zone, "event" in stream)
+    context = _context(before or around, after or around)
+    style = _style(
+        output,
+        template,
+        _patterns("-H", highlight),
+        use_colour(color),
+        times=zone,
+        alive="event" in stream,
+        separators=context is not None,
+    )
     earliest, latest = _moment("--since", since), _moment("--until", until)
     wanted = Filter(
         host,
@@ -109,6 +128,10 @@ def tail(
         _labels(label),
         _level(level),
     )
+    groups = _multiline(multiline)
+    for flag, value in (("-A, -B and -C", context), ("--multiline", groups)):
+        if value and not wanted.is_active:
+            raise SqsteeError(f"{flag}: there is no filter whose lines to add to", "add a filter such as -i ERROR")
     seconds = parse_seconds(window, "--reorder-window")
     start_timeout = parse_seconds(start, "--start-timeout")
     if not consume:
@@ -116,22 +139,34 @@ def tail(
     printer = Printer(BufferedOutput(1), BufferedOutput(2), style)
     with reporting_errors("tail"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
-        sources = open_sources(
-            dest,
-            consume=consume,
-            peek=peek,
-            visibility=visibility,
-            shards=shards,
-            stores=payload_stores(via_s3),
-            stop=stop,
-            start_timeout=start_timeout,
-        )
+
+        def opened() -> Sources:
+            return open_sources(
+                dest,
+                consume=consume,
+                peek=peek,
+                visibility=visibility,
+                shards=shards,
+                stores=payload_stores(via_s3),
+                stop=stop,
+                start_timeout=start_timeout,
+            )
+
+        sources = opened()
+        if failed:
+            run = _failed_runs(sources, wanted, run, earliest, stop, start_timeout)
+            if stop.status or not run:
+                return stop.status
+            wanted, follow = wanted.with_runs(run), False
+            sources = opened()
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
         once = peek or not follow
         most = _most_lines(lines, once, sources)
-        backlog = Backlog(printer, most) if most is not None else None
-        _narrow(sources, wanted, run, earliest, most)
+        stored = all(one.follows for one in sources.receivers)
+        is_held = stored and (most is not None or len(sources.receivers) > 1)
+        backlog = Backlog(printer, most, output != "raw") if is_held else None
+        _narrow(sources, wanted, run, earliest, most, output != "raw")
         follower = Follower(
             sources.receivers,
             backlog or printer,
@@ -142,7 +177,9 @@ def tail(
             window=seconds,
             wait=1.0 if once else 2.0,
             start_timeout=start_timeout,
-            on_backlog=backlog.end if backlog else None,
+            on_backlog=backlog.end if backlog else (lambda: None) if stored else None,
+            context=context,
+            multiline=groups,
         )
         for cost in sources.peek_costs:
             printer.notice(cost)
@@ -156,7 +193,13 @@ def tail(
 
 
 def _style(
-    output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool, times: str, alive: bool
+    output: str,
+    template: str,
+    highlight: Sequence[re.Pattern[str]],
+    colour: bool,
+    times: str,
+    alive: bool,
+    separators: bool,
 ) -> Style:
     from sqstee.cli.sources import check_choice
     from sqstee.read.printer import FORMATS, Style
@@ -168,7 +211,7 @@ def _style(
         hint = "a template has {timestamp}; raw shows the bytes alone, and json every field"
         raise SqsteeError("--times and --utc belong to the default format", hint)
     safe, notices = sys.stdout.isatty(), colour and sys.stderr.isatty()
-    return Style(output, colour, safe, template, highlight, notices, times=times, alive=alive)
+    return Style(output, colour, safe, template, highlight, notices, times=times, alive=alive, separators=separators)
 
 
 def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
@@ -182,6 +225,38 @@ def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
             hint = f"for example: {flag} '(?i)error|warning', in the syntax of Python's re"
             raise SqsteeError(f"invalid value {text!r} for {flag} ({error})", hint) from None
     return found
+
+
+def _context(before: int, after: int) -> Context | None:
+    from sqstee.read.context import Context
+
+    if min(before, after) < 0 or max(before, after) > _MOST_CONTEXT:
+        raise SqsteeError(f"-A, -B and -C take a number from 0 to {_MOST_CONTEXT:,}", "for example: -i ERROR -C 3")
+    return Context(before, after) if before or after else None
+
+
+def _multiline(text: str) -> Multiline | None:
+    from sqstee.read.multiline import INDENTED, Multiline
+
+    if text and text != INDENTED:
+        _patterns("--multiline", [text])
+    return Multiline(text) if text else None
+
+
+def _failed_runs(
+    sources: Sources, wanted: Filter, runs: Sequence[str], since: str, stop: StopSignal, start_timeout: float
+) -> list[str]:
+    """The wanted runs whose exit events tell of a failure, by a first reading of stores."""
+    from sqstee.read.failed_runs import FailedRuns
+    from sqstee.read.follower import Follower
+
+    if not all(one.follows for one in sources.receivers):
+        hint = "read a store: local, local:PATH or s3://BUCKET/PREFIX"
+        raise SqsteeError("--failed needs a store, which can be read twice", hint)
+    _narrow(sources, wanted, runs, since)
+    found = FailedRuns(wanted, since)
+    Follower(sources.receivers, found, stop, False, window=0.0, start_timeout=start_timeout).drain()
+    return sorted(found.runs)
 
 
 def _moment(flag: str, text: str) -> str:
@@ -234,16 +309,18 @@ def _most_lines(text: str, once: bool, sources: Sources) -> int | None:
     return number if text or once else _LINES
 
 
-def _narrow(sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None) -> None:
+def _narrow(
+    sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None = None, with_events: bool = True
+) -> None:
     """Tell local stores which rows are needed."""
+    from sqstee.read.backlog import is_counted
     from sqstee.read.decode import read
     from sqstee.transports.base import ReceivedMessage
-    from sqstee.wire import Event
 
     def lines_in(message: ReceivedMessage) -> int:
         blocks, foreign = read(message)
         found = [item for block in (*blocks, foreign) for item in wanted.select(block)]
-        return sum(1 for item in found if item.eol and not (isinstance(item, Event) and item.event == "alive"))
+        return sum(1 for item in found if item.eol and is_counted(item, with_events))
 
     seconds = 0.0
     if since:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
 from sqstee.read.decode import ForeignLine, Item, stream_of
 from sqstee.read.literals import literals_of
+from sqstee.read.multiline import lines_of
 from sqstee.read.raw_lines import RawLines
 from sqstee.record import LEVELS
 
@@ -40,6 +42,7 @@ class Filter:
     ) -> None:
         self._hosts, self._streams, self._jobs, self._labels = hosts, streams, jobs, labels
         self._runs = [run if set(run) & set("*?[") else f"{run}*" for run in runs]
+        self._ids: frozenset[str] = frozenset()
         self._include, self._exclude = include, exclude
         self._since, self._until = since, until
         self._levels = LEVELS[LEVELS.index(level) :] if level else ()
@@ -52,7 +55,7 @@ class Filter:
 
     @property
     def _has_names(self) -> bool:
-        return any((self._hosts, self._runs, self._jobs, self._labels))
+        return any((self._hosts, self._runs, self._ids, self._jobs, self._labels))
 
     @property
     def _looks_at_lines(self) -> bool:
@@ -61,8 +64,10 @@ class Filter:
     def __call__(self, item: Item | ForeignLine) -> bool:
         """Whether the line is wanted."""
         written = written_at(item) if self._since or self._until else ""
-        return self._wants_run(item) and self._wants_line(
-            stream_of(item), written, getattr(item, "level", ""), item.message
+        return (
+            self.wants_run(item)
+            and self._wants_stretch(stream_of(item), written, getattr(item, "level", ""))
+            and self._wants_text(item.message, *(line.message for line in lines_of(item)))
         )
 
     def select(self, items: Sequence[Item | ForeignLine]) -> Sequence[Item | ForeignLine]:
@@ -76,7 +81,7 @@ class Filter:
             common = lines.common()
             if common is None:
                 return [item for item in lines if self(item)]
-            if not self._wants_run(common):
+            if not self.wants_run(common):
                 return ()
         if not self._looks_at_lines:
             return lines
@@ -97,32 +102,47 @@ class Filter:
             times = lines.times()
             if times is not None and not any(map(self._wants_time, times)):
                 return ()
-        columns = lines.columns()
-        if columns is None:
+        stretches = lines.stretches()
+        if stretches is None:
             return [item for item in lines if self(item)]
-        wanted = [
-            at
-            for at, (written, _, stream, level, message) in enumerate(columns)
-            if self._wants_line(stream, written, level, message)
-        ]
+        wanted: list[int] = []
+        first = 0
+        for stretch in stretches:
+            places = range(first, first + len(stretch.messages))
+            first = places.stop
+            if self._wants_stretch(stretch.stream, stretch.timestamp, stretch.level):
+                if self._include or self._exclude:
+                    found = zip(places, stretch.messages, strict=True)
+                    wanted += [at for at, message in found if self._wants_text(message)]
+                else:
+                    wanted += places
         return lines if len(wanted) == len(lines) else lines.pick(wanted) if wanted else ()
 
-    def _wants_run(self, item: Item | ForeignLine) -> bool:
+    def with_runs(self, runs: Sequence[str]) -> Filter:
+        """The same filter for these runs alone, given by their whole ids."""
+        found = copy(self)
+        found._ids = frozenset(runs)
+        return found
+
+    def wants_run(self, item: Item | ForeignLine) -> bool:
+        """Whether lines of an item's run are wanted, as far as host, job, labels and the run itself decide that."""
         return (
             _matches_any(item.host, self._hosts)
             and _matches_any(item.job, self._jobs)
             and _matches_any(item.run, self._runs)
+            and (not self._ids or item.run in self._ids)
             and (not self._labels or _has_labels(getattr(item, "labels", {}), self._labels))
         )
 
-    def _wants_line(self, stream: str, written: str, level: str, message: str) -> bool:
+    def _wants_stretch(self, stream: str, written: str, level: str) -> bool:
         return (
             (not self._streams or _matches_any(stream, self._streams))
             and self._wants_time(written)
             and (not self._levels or level in self._levels)
-            and (not self._include or any(pattern.search(message) for pattern in self._include))
-            and not any(pattern.search(message) for pattern in self._exclude)
         )
+
+    def _wants_text(self, *texts: str) -> bool:
+        return (not self._include or _search_any(self._include, texts)) and not _search_any(self._exclude, texts)
 
     def _wants_time(self, written: str) -> bool:
         return self._since <= written and (not self._until or written < self._until)
@@ -144,6 +164,10 @@ def written_at(item: Item | ForeignLine) -> str:
 
 def _matches_any(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _search_any(patterns: Sequence[re.Pattern[str]], texts: Sequence[str]) -> bool:
+    return any(pattern.search(text) for pattern in patterns for text in texts)
 
 
 def _has_labels(labels: dict[str, str], wanted: Sequence[tuple[str, str]]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.errors import SqsteeError
 from sqstee.read.decode import ForeignLine, Item, duration_of, is_failure, json_of, stream_of
-from sqstee.read.raw_lines import RawLines
+from sqstee.read.raw_lines import RawLines, Stretch
 from sqstee.record import MAX_SEQ
 from sqstee.text import count, short_name
 from sqstee.transports.base import ReceivedMessage
@@ -83,8 +83,9 @@ class Style:
     `form`: one of FORMATS; `template` replaces it. `safe`, for a terminal: control characters of remote hosts are made
     visible, and hosts are aligned. `highlight`: expressions whose matches are shown in reverse.
     `coloured_notices`: notices go to a terminal, too. `times`: "local" or "utc" puts the time before each line.
-    `alive`: show the events by which a silent run says that it lives. `bare`: lines alone, without host, stream and
-    events, which the lines of one run do not need.
+    `alive`: show the events by which a silent run says that it lives. `separators`: a line with `--`, as grep's, where
+    lines were left out; raw and json have none. `bare`: lines alone, without host, stream and events, which the lines
+    of one run do not need.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Style:
         times: str = "",
         alive: bool = False,
         bare: bool = False,
+        separators: bool = False,
     ) -> None:
         self.form = form
         self.bare = bare
@@ -108,6 +110,7 @@ class Style:
         self.coloured_notices = coloured_notices
         self.times = times
         self.alive = alive
+        self.separators = separators and form == "default"
         if template:
             check_template(template)
 
@@ -119,6 +122,7 @@ class Printer:
         self._out = out
         self._notices = notices
         self._style = style
+        self._next: tuple[str, int] | None = None  # the run and seq of the line that follows the one shown last
         self._clock = _Clock(style.times)
         self._width = _HOST_WIDTHS[0] if style.safe else 0  # of the longest host so far
         renders: dict[str, Callable[[Shown, bool], bytes]] = {
@@ -131,7 +135,8 @@ class Printer:
     def items(self, items: Iterable[Shown], late: bool = False) -> None:
         """Write lines and events in their order; `late` ones belong further up."""
         block = self._block(items) if isinstance(items, RawLines) and not late else None
-        self._out.write(b"".join([self._render(item, late) for item in items]) if block is None else block)
+        render = self._separated if self._style.separators else self._render
+        self._out.write(b"".join([render(item, late) for item in items]) if block is None else block)
 
     def notice(self, text: str, **fields: object) -> None:
         """Write a notice of sqstee's own; as JSON where the lines are JSON."""
@@ -148,31 +153,34 @@ class Printer:
     def _block(self, lines: RawLines) -> bytes | None:
         """Lines together, as one by one; None where each must be looked at."""
         style = self._style
-        if style.template or style.highlight:
+        if style.template or style.highlight or style.separators:
             return None
         if style.form == "json":
             is_plain = not style.safe or (lines.data.isascii() and b"\x7f" not in lines.data)
             return lines.data if is_plain else None
-        columns = lines.columns()
-        if columns is None:
+        stretches = lines.stretches()
+        if stretches is None:
             return None
         if style.form == "raw":
-            text = "".join([f"{line.message}\n" for line in columns])
+            text = "".join([f"{message}\n" for one in stretches for message in one.messages])
             return (text.translate(_NEUTRAL_RAW) if style.safe else text).encode("utf-8", "surrogatepass")
-        messages = [line.message for line in columns]
+        return "".join(map(self._stretch, stretches)).encode("utf-8", "replace")
+
+    def _stretch(self, lines: Stretch) -> str:
+        messages = lines.messages
         if not "".join(messages).isprintable():
             messages = list(map(self._shown, messages))
-        frames: dict[tuple[str, str, str], tuple[str, str]] = {}  # by host, stream and level
-        parts = []
-        for (timestamp, host, stream, level, _), message in zip(columns, messages, strict=True):
-            try:
-                before, after = frames[host, stream, level]
-            except KeyError:
-                before, after = frames[host, stream, level] = self._frame(host, stream, _line_colour(stream, level))
-            if style.times:
-                parts.append(self._time(timestamp))
-            parts += (before, message, after)
-        return "".join(parts).encode("utf-8", "replace")
+        before, after = self._frame(lines.host, lines.stream, _line_colour(lines.stream, lines.level))
+        before = f"{self._time(lines.timestamp)}{before}"
+        return f"{before}{f'{after}{before}'.join(messages)}{after}"
+
+    def _separated(self, item: Shown, late: bool) -> bytes:
+        """An item, after a line with `--` where it does not follow the one before."""
+        data = self._render(item, late)
+        if not data or isinstance(item, ForeignLine):
+            return data
+        before, self._next = self._next, (item.run, getattr(item, "last", item.seq) + 1)
+        return data if before in (None, (item.run, item.seq)) else b"--\n" + data
 
     def _line(self, item: Shown, late: bool) -> bytes:
         if (_is_alive(item) and not self._style.alive) or (self._style.bare and isinstance(item, Event)):

@@ -17,23 +17,23 @@ _UNLIKE_LINES = re.compile(rb'"e(?:vent|ol)"').search  # events, and pieces of l
 # Characters that need no escape and have one, as in "\u0065vent": a search for them would miss that.
 _ODDLY_ESCAPED = re.compile(rb"\\(?:/|u00[2-7])").search
 _NAME = r'[^"\\\x00-\x1f]*+'
-_TEXT = rf'{_NAME}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_NAME})*+'
-_LINES = re.compile(
+_SEQ, _MESSAGE = ',"seq":', '"message":"'  # what ends a head; what precedes a message
+_HEAD = re.compile(
     r'\{"timestamp":"([0-9T:.Z-]{27})"'
     rf',"host":"({_NAME})","stream":"([a-z]++)"(?:,"level":"([A-Z]*+)")?+,"run":"{_NAME}"'
-    rf'(?:,"job":"{_NAME}")?+(?:,"labels":\{{[^{{}}\n]*+\}})?+,"seq":[0-9]++,"message":"({_TEXT})"\}}\n'
-).findall
+    rf'(?:,"job":"{_NAME}")?+(?:,"labels":\{{[^{{}}\n]*+\}})?+,"seq":'
+).fullmatch
 _TIMES = re.compile(r'^\{"timestamp":"([0-9T:.Z-]{27})"', re.MULTILINE).findall
 
 
-class Columns(NamedTuple):
-    """One line's fields that differ within a run: what a filter compares and a person sees."""
+class Stretch(NamedTuple):
+    """Lines in a row that differ in seq and message alone: captured in one read."""
 
     timestamp: str
     host: str
     stream: str
     level: str
-    message: str
+    messages: list[str]
 
 
 class RawLines(Sequence[Record | Event]):
@@ -42,14 +42,13 @@ class RawLines(Sequence[Record | Event]):
     As a sequence, it gives the decoded records. `data` ends in a newline. Whoever stored the lines has checked them.
     """
 
-    __slots__ = ("_columns", "_count", "_lines", "data", "run")
+    __slots__ = ("_count", "_lines", "data", "run")
 
     def __init__(self, data: bytes, run: str, count: int) -> None:
         self.data = data
         self.run = run
         self._count = count
         self._lines: list[bytes] | None = None
-        self._columns: list[Columns] | None = None
 
     @property
     def lines(self) -> list[bytes]:
@@ -87,8 +86,6 @@ class RawLines(Sequence[Record | Event]):
         picked = [lines[at] for at in offsets]
         found = RawLines(b"\n".join(picked) + b"\n", self.run, len(picked))
         found._lines = picked
-        if self._columns is not None:
-            found._columns = [self._columns[at] for at in offsets]
         return found
 
     def starting_at(self, offsets: Iterable[int]) -> RawLines:
@@ -101,21 +98,31 @@ class RawLines(Sequence[Record | Event]):
         found: list[str] = _TIMES(self.data.decode("latin-1"))
         return found if len(found) == self._count else None
 
-    def columns(self) -> list[Columns] | None:
-        """The columns of each line; None where a line is not exactly as sqstee writes it, or has more fields."""
-        if self._columns is None:
-            try:
-                text = self.data.decode()
-            except UnicodeDecodeError:
+    def stretches(self) -> list[Stretch] | None:
+        """The lines by what they have in common; None where a line has more or other fields than sqstee writes."""
+        found: list[Stretch] = []
+        messages: list[str] = []
+        head, size = "\n", 0
+        try:
+            lines = self.data[:-1].decode().split("\n")
+        except UnicodeDecodeError:
+            return None
+        mark, behind = _MESSAGE, len(_MESSAGE)
+        for line in lines:
+            if not line.startswith(head):
+                head = line[: line.find(_SEQ) + len(_SEQ)]
+                fields = _HEAD(head)
+                if fields is None:
+                    return None
+                size = len(head)
+                timestamp, host, stream, level = fields.groups("")
+                messages = []
+                found.append(Stretch(timestamp, host, stream, level, messages))
+            at = line.find('"', size)
+            if not line.startswith(mark, at):
                 return None
-            rows = _LINES(text)
-            if len(rows) != self._count:
-                return None
-            if "\\" in text:
-                messages = json.loads('["{}"]'.format('","'.join([row[4] for row in rows])))
-                rows = [(*row[:4], message) for row, message in zip(rows, messages, strict=True)]
-            self._columns = list(map(Columns._make, rows))
-        return self._columns
+            messages.append(line[at + behind : -2])  # without the quote and the brace
+        return _unescape(found)
 
     def common(self) -> Record | None:
         """The first record, if every line has its host, run, job and labels; else None."""
@@ -135,6 +142,21 @@ class RawLines(Sequence[Record | Event]):
             fields = {"timestamp": "", "host": "", "stream": "output", "run": self.run, "seq": 0, "message": text}
             return Record(fields)
         return item
+
+
+def _unescape(stretches: list[Stretch]) -> list[Stretch] | None:
+    """The messages as the text that they stand for; None where a quote ends one early: more fields follow it."""
+    every = [message for one in stretches for message in one.messages]
+    text = "".join(every)
+    if '"' not in text and "\\" not in text:
+        return stretches
+    try:
+        every = json.loads('["{}"]'.format('","'.join(every)))
+    except ValueError:
+        return None
+    for one in stretches:
+        one.messages[:], every = every[: len(one.messages)], every[len(one.messages) :]
+    return stretches
 
 
 def raw_lines(message: ReceivedMessage) -> RawLines | None:

@@ -108,6 +108,12 @@ class ReceiverPool:
         return not self._unlisted
 
     @property
+    def listed(self) -> set[int]:
+        """The ids of the receivers that have given an empty answer."""
+        with self._changed:
+            return set(self._listed)
+
+    @property
     def has_listed_all(self) -> bool:
         """Whether everything was received that a store had at the start."""
         with self._changed:

@@ -380,13 +380,13 @@ class LocalReceiver:
     def _choose(self, connection: sqlite3.Connection) -> None:
         """Look up which rows to give, where giving all would take long."""
         self._chosen = deque()
-        if not self._runs and self._last is None:
+        if not self._runs and not self._stored_since and self._last is None:
             return
         newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
-        found = self._ids_of_runs(connection, newest) if self._runs else None
-        if self._last is not None:
-            found = self._last_ids(connection, newest, found)
-        self._chosen.extend(sorted(found or ()))
+        ids = self._ids_of_runs(connection, newest) if self._runs else None
+        if self._stored_since or self._last is not None:
+            ids = self._latest_ids(connection, newest, ids)
+        self._chosen.extend(sorted(ids or ()))
         self._seen = max(self._seen, newest)
 
     def _ids_of_runs(self, connection: sqlite3.Connection, newest: int) -> set[int]:
@@ -395,40 +395,43 @@ class LocalReceiver:
         bounds = [("", ""), *((run, f"{run}{chr(0x10FFFF)}") for run in self._runs)]
         return {row for pair in bounds for (row,) in connection.execute(query, (*pair, self._seen, newest))}
 
-    def _last_ids(self, connection: sqlite3.Connection, newest: int, ids: set[int] | None) -> set[int]:
-        """The rows from the end that have the wanted number of lines, and earlier rows with later lines of a run."""
-        left, found, firsts = self._last or 0, set[int](), dict[str, int]()
-        for row in self._backwards(connection, newest, ids):
-            if left <= 0:
-                break
+    def _latest_ids(self, connection: sqlite3.Connection, newest: int, ids: set[int] | None) -> set[int]:
+        """The wanted rows from the end, and those stored before them that have later lines of the same runs.
+
+        Without the latter, which came out of order, lines would seem to be missing.
+        """
+        left, found, firsts = self._last, set[int](), dict[str, int]()
+        for row in self._backwards(connection, newest, ids) if left != 0 else ():
             number, run, first, *_ = row
             found.add(number)
             if run:
                 firsts[run] = min(first, firsts.get(run, first))
-            left -= self._lines_in(_message(row)) if self._lines_in else 1
+            if left is not None:
+                left -= self._lines_in(_message(row)) if self._lines_in else 1
+                if left <= 0:
+                    break
         query = "SELECT id FROM body WHERE run = ? AND first >= ? AND +id > ? AND +id <= ?"
         for run, first in firsts.items():
             found.update(number for (number,) in connection.execute(query, (run, first, self._seen, newest)))
         return found
 
     def _backwards(self, connection: sqlite3.Connection, newest: int, ids: set[int] | None) -> Iterator[_Row]:
-        """Rows from the last one on."""
+        """Rows from the last one on; without data where their number does not matter."""
+        select = _SELECT if self._last is not None else _SELECT.replace("data", "x''")
         if ids is None:
-            query = f"{_SELECT} id > ? AND id <= ? AND time >= ? ORDER BY id DESC"
+            query = f"{select} id > ? AND id <= ? AND time >= ? ORDER BY id DESC"
             yield from connection.execute(query, (self._seen, newest, self._stored_since))
             return
         for number in sorted(ids, reverse=True):
-            yield from connection.execute(f"{_SELECT} id = ? AND time >= ?", (number, self._stored_since))
+            yield from connection.execute(f"{select} id = ? AND time >= ?", (number, self._stored_since))
 
     def _take(self, connection: sqlite3.Connection, limit: int) -> list[_Row]:
         rows: list[_Row] = []
         while self._chosen and not rows:
             ids = [self._chosen.popleft() for _ in range(min(limit, len(self._chosen)))]
-            query = f"{_SELECT} id IN ({','.join('?' * len(ids))}) AND time >= ? ORDER BY id"
-            rows = connection.execute(query, (*ids, self._stored_since)).fetchall()
+            rows = connection.execute(f"{_SELECT} id IN ({','.join('?' * len(ids))}) ORDER BY id", ids).fetchall()
         if not rows:
-            query = f"{_SELECT} id > ? AND time >= ? ORDER BY id LIMIT ?"
-            rows = connection.execute(query, (self._seen, self._stored_since, limit)).fetchall()
+            rows = connection.execute(f"{_SELECT} id > ? ORDER BY id LIMIT ?", (self._seen, limit)).fetchall()
             if rows:
                 self._seen = rows[-1][0]
         return rows
