@@ -7,7 +7,7 @@ import sys
 
 from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
 
-VERBS = ("run", "runs", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
+VERBS = ("run", "runs", "tail", "drain", "top", "alert", "stat", "check", "flush", "agent", "serve", "measure", "demo")
 
 
 def main() -> int:

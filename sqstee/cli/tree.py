@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, check, demo, drain, flush, measure, runs, serve, stat, tail, top
+from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, stat, tail, top
 from sqstee.errors import SqsteeError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("tail")(tail.tail)
 app.command("runs")(runs.runs)
 app.command("drain")(drain.drain)
 app.command("top")(top.top)
+app.command("alert")(alert.alert)
 app.command("stat")(stat.stat)
 app.command("check")(check.check)
 app.command("flush")(flush.flush)
