@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | show | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | show | tail | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -339,6 +339,46 @@ _sqstee() {
             _sqstee_offer words "default json"
             return
             ;;
+        alert:--on)
+            return
+            ;;
+        alert:--exec)
+            return
+            ;;
+        alert:--webhook)
+            return
+            ;;
+        alert:--expect)
+            return
+            ;;
+        alert:--job)
+            return
+            ;;
+        alert:--host)
+            return
+            ;;
+        alert:--label)
+            return
+            ;;
+        alert:--since)
+            return
+            ;;
+        alert:--silent-after)
+            return
+            ;;
+        alert:--retry-for)
+            return
+            ;;
+        alert:--memory)
+            _sqstee_offer file
+            return
+            ;;
+        alert:--via-s3)
+            return
+            ;;
+        alert:--start-timeout)
+            return
+            ;;
         stat:--interval)
             return
             ;;
@@ -508,7 +548,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs show tail drain top stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs show tail drain top alert stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
@@ -527,6 +567,9 @@ _sqstee() {
             ;;
         top)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi
+            ;;
+        alert)
+            _sqstee_offer words "--on --exec --webhook --expect --once --job --host --label --since --silent-after --retry-for --memory --consume --peek --via-s3 --start-timeout -h --help"
             ;;
         stat)
             if [[ $cur == -* ]]; then _sqstee_offer words "--watch --interval --cloudwatch --shards -o --output --spool -h --help"; else _sqstee_offer dest; fi

@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run runs show tail drain top stat flush check agent serve measure demo
+    if set -q words[2]; and contains -- $words[2] run runs show tail drain top alert stat flush check agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -57,6 +57,7 @@ complete -c sqstee -n __sqstee_first -a show -d 'Show one run: what it was, how 
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
 complete -c sqstee -n __sqstee_first -a drain -d 'Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end'
 complete -c sqstee -n __sqstee_first -a top -d 'A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second'
+complete -c sqstee -n __sqstee_first -a alert -d 'Tell a command or a webhook which runs fail, lack lines, fall silent or vanish, and which jobs do not come'
 complete -c sqstee -n __sqstee_first -a stat -d 'Messages queued, in flight and dead; their rate and the time to empty; runs waiting in this host\'s spool'
 complete -c sqstee -n __sqstee_first -a flush -d 'Ship what earlier runs left in the spool'
 complete -c sqstee -n __sqstee_first -a check -d 'Test the path: configuration, credentials, network, clock, each permission, limits, spool'
@@ -110,7 +111,7 @@ complete -c sqstee -n '__sqstee_uses runs' -l gone -d 'Only runs whose heartbeat
 complete -c sqstee -n '__sqstee_uses runs' -l job -x -d 'Only runs of these jobs or commands.'
 complete -c sqstee -n '__sqstee_uses runs' -l host -x -d 'Only runs on these hosts.'
 complete -c sqstee -n '__sqstee_uses runs' -l label -x -d 'Only runs with this label.'
-complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, 09:00, yesterday.'
+complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, yesterday.'
 complete -c sqstee -n '__sqstee_uses runs' -l until -x -d 'Only runs that began until then.'
 complete -c sqstee -n '__sqstee_uses runs' -s n -l limit -x -a 'N all' -d 'At most so many (default: 20; JSON: all).'
 complete -c sqstee -n '__sqstee_uses runs' -l tail -x -d 'Below each run its last N lines of stderr (default: 0).'
@@ -189,6 +190,23 @@ complete -c sqstee -n '__sqstee_uses top' -l via-s3 -x -d 'Follow pointers there
 complete -c sqstee -n '__sqstee_uses top' -l start-timeout -x -d 'Give up if nothing answers this long (default: 30s).'
 complete -c sqstee -n '__sqstee_uses top' -s o -l output -x -a 'default json' -d 'The output format (default: default).'
 complete -c sqstee -n '__sqstee_uses top' -s h -l help -d 'Show this help.'
+complete -c sqstee -n '__sqstee_uses alert' -l on -x -d 'Some of failed,missing,silent,gone,late (default: failed,missing,gone).'
+complete -c sqstee -n '__sqstee_uses alert' -l exec -x -d 'Run this shell command for each alert.'
+complete -c sqstee -n '__sqstee_uses alert' -l webhook -x -d 'Post each alert to this URL as JSON.'
+complete -c sqstee -n '__sqstee_uses alert' -l expect -x -d 'Tell when no run of this job began for so long; globs.'
+complete -c sqstee -n '__sqstee_uses alert' -l once -d 'Look once and exit, for cron.'
+complete -c sqstee -n '__sqstee_uses alert' -l job -x -d 'Only runs of these jobs or commands.'
+complete -c sqstee -n '__sqstee_uses alert' -l host -x -d 'Only runs on these hosts.'
+complete -c sqstee -n '__sqstee_uses alert' -l label -x -d 'Only runs with this label.'
+complete -c sqstee -n '__sqstee_uses alert' -l since -x -d 'Also tell what happened since then: 2h, or RFC 3339.'
+complete -c sqstee -n '__sqstee_uses alert' -l silent-after -x -d 'When a run counts as silent (default: 60s).'
+complete -c sqstee -n '__sqstee_uses alert' -l retry-for -x -d 'How long to retry an alert that fails (default: 1h).'
+complete -c sqstee -n '__sqstee_uses alert' -l memory -r -F -d 'What was told (default: a file in $XDG_STATE_HOME/sqstee).'
+complete -c sqstee -n '__sqstee_uses alert' -l consume -d 'Delete each message once its lines are counted.'
+complete -c sqstee -n '__sqstee_uses alert' -l peek -d 'Read the queue once; release every message at the end.'
+complete -c sqstee -n '__sqstee_uses alert' -l via-s3 -x -d 'Follow pointers there only (default: as --via-s3 of run).'
+complete -c sqstee -n '__sqstee_uses alert' -l start-timeout -x -d 'Give up if nothing answers this long (default: 30s).'
+complete -c sqstee -n '__sqstee_uses alert' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses stat' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses stat' -l watch -d 'Update the view until ^C.'
 complete -c sqstee -n '__sqstee_uses stat' -l interval -x -d 'Between two samples; 0 takes only one (default: 1s).'

@@ -12,7 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-VERBS = ("run", "runs", "show", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
+VERBS = (
+    "run",
+    "runs",
+    "show",
+    "tail",
+    "drain",
+    "top",
+    "alert",
+    "stat",
+    "check",
+    "flush",
+    "agent",
+    "serve",
+    "measure",
+    "demo",
+)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ Every reader shows runs by it: a local store keeps one a run beside its bodies, 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import inf
 
 from sqstee.intervals import IntervalSet
 from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure
@@ -122,9 +123,14 @@ class RunSummary:
             return "missing"
         if self.is_ended:
             return "ok"
-        if self.heartbeat_s and now - self.heard > MISSED_HEARTBEATS * self.heartbeat_s:
+        if now > self.gone_at:
             return "gone"
         return "silent" if now - self.last_line_at > silent else "running"
+
+    @property
+    def gone_at(self) -> float:
+        """When its host counts as gone unless it is heard of until then, in seconds since the epoch."""
+        return inf if self.is_ended or not self.heartbeat_s else self.heard + MISSED_HEARTBEATS * self.heartbeat_s
 
     def fields(self, now: float, silent: float) -> dict[str, object]:
         """The run for programs: the object of `sqstee runs -o json`."""

@@ -10,6 +10,7 @@ from sqstee.errors import SqsteeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqstee.cli.sources import Sources
     from sqstee.read.run_filter import RunFilter
     from sqstee.read.stop_signal import StopSignal
     from sqstee.run_summary import RunSummary
@@ -66,22 +67,11 @@ def _merge(merged: dict[str, RunSummary], runs: Sequence[RunSummary]) -> None:
 def _read_runs(
     texts: Sequence[str], stop: StopSignal, consume: bool, peek: bool, via_s3: Sequence[str], start_timeout: float
 ) -> tuple[Sequence[RunSummary], int, list[str]]:
-    from sqstee.cli.sources import open_sources, payload_stores, status_of
-    from sqstee.fds import write_stderr
+    from sqstee.cli.sources import status_of
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
 
-    sources = open_sources(
-        texts,
-        consume=consume,
-        peek=peek,
-        visibility=_PEEK_VISIBILITY if peek else None,
-        stores=payload_stores(via_s3),
-        stop=stop,
-        start_timeout=start_timeout,
-    )
-    for cost in sources.peek_costs:
-        write_stderr(f"sqstee: {cost}\n")
+    sources = open_run_sources(texts, stop, consume, peek, via_s3, start_timeout)
     is_whole = all(one.follows for one in sources.receivers)
     table = RunTable(skew=0.0, is_whole=is_whole)
     follower = Follower(
@@ -120,6 +110,32 @@ def last_stderr_lines(
     return {run: list(lines) for run, lines in sink.lines.items()}
 
 
+def open_run_sources(
+    texts: Sequence[str] | None,
+    stop: StopSignal,
+    consume: bool,
+    peek: bool,
+    via_s3: Sequence[str],
+    start_timeout: float,
+) -> Sources:
+    """Open sources whose runs are collected by reading them; what --peek costs is said on stderr."""
+    from sqstee.cli.sources import open_sources, payload_stores
+    from sqstee.fds import write_stderr
+
+    sources = open_sources(
+        texts,
+        consume=consume,
+        peek=peek,
+        visibility=_PEEK_VISIBILITY if peek else None,
+        stores=payload_stores(via_s3),
+        stop=stop,
+        start_timeout=start_timeout,
+    )
+    for cost in sources.peek_costs:
+        write_stderr(f"sqstee: {cost}\n")
+    return sources
+
+
 def run_filter(
     states: Sequence[str], jobs: Sequence[str], hosts: Sequence[str], labels: Sequence[str], since: str, until: str
 ) -> RunFilter:
@@ -133,10 +149,11 @@ def run_filter(
             problem = f"invalid value {label!r} for --label (expected NAME=VALUE)"
             raise SqsteeError(problem, "for example: --label team=data")
         pairs[name] = text
-    return RunFilter(states, jobs, hosts, pairs, _moment(since, "--since"), _moment(until, "--until"))
+    return RunFilter(states, jobs, hosts, pairs, moment(since, "--since"), moment(until, "--until"))
 
 
-def _moment(text: str, flag: str) -> str:
+def moment(text: str, flag: str) -> str:
+    """An option's age or date as a timestamp. Raises SqsteeError."""
     from sqstee.read.filter import parse_since
 
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sqstee.cli import run_options
 from sqstee.errors import SqsteeError
 from sqstee.text import count, short_name
 
@@ -27,27 +28,23 @@ def runs(
     source: list[str] = typer.Argument(
         None, metavar="[SOURCE]…", help="Where to look (default: as --to of run): a store, s3://, a folder, a queue."
     ),
-    failed: bool = typer.Option(False, "--failed", help="Only runs that failed."),
-    running: bool = typer.Option(False, "--running", help="Only runs that have not ended."),
-    missing: bool = typer.Option(False, "--missing", help="Only runs of which lines are missing."),
-    silent: bool = typer.Option(False, "--silent", help="Only runs that have written nothing for --silent-after."),
-    gone: bool = typer.Option(False, "--gone", help="Only runs whose heartbeat has stopped."),
-    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only runs of these jobs or commands."),
-    host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only runs on these hosts."),
-    label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
-    since: str = typer.Option(
-        "", "--since", metavar="TIME", help="Only runs that ran since then: 2h, 09:00, yesterday."
-    ),
+    failed: bool = run_options.FAILED,
+    running: bool = run_options.RUNNING,
+    missing: bool = run_options.MISSING,
+    silent: bool = run_options.SILENT,
+    gone: bool = run_options.GONE,
+    job: list[str] = run_options.JOB,
+    host: list[str] = run_options.HOST,
+    label: list[str] = run_options.LABEL,
+    since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, yesterday."),
     until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
     number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
     tail: int = typer.Option(0, "--tail", metavar="N", min=0, help="Below each run its last N lines of stderr."),
-    silent_after: str = typer.Option("60s", "--silent-after", metavar="TIME", help="When a run counts as silent."),
-    consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are counted."),
-    peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
-    via_s3: list[str] = typer.Option(
-        [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
-    ),
-    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
+    silent_after: str = run_options.SILENT_AFTER,
+    consume: bool = run_options.CONSUME,
+    peek: bool = run_options.PEEK,
+    via_s3: list[str] = run_options.VIA_S3,
+    start: str = run_options.START_TIMEOUT,
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
 ) -> int:

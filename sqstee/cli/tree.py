@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top
+from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top
 from sqstee.errors import SqsteeError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("runs")(runs.runs)
 app.command("show")(show.show)
 app.command("drain")(drain.drain)
 app.command("top")(top.top)
+app.command("alert")(alert.alert)
 app.command("stat")(stat.stat)
 app.command("check")(check.check)
 app.command("flush")(flush.flush)

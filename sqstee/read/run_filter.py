@@ -47,6 +47,8 @@ def is_in(run: RunSummary, state: str, now: float, silent: float) -> bool:
     """Whether a run is failed, running, missing (lines of it), silent or gone at `now`: it may be several of these."""
     if state == "failed":
         return run.is_failed
+    if state == "gone":
+        return now > run.gone_at
     found = run.state(now, silent)
     if state == "missing":
         return found == "missing" or bool(run.is_failed and (run.missing or run.dropped or run.elsewhere))

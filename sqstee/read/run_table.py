@@ -39,13 +39,17 @@ class _LineRate:
 
 
 class RunState(RunSummary):
-    """A run that is being read, with its lines per second. `rates`: by stream."""
+    """A run that is being read, with its lines per second. `rates`: by stream.
 
-    __slots__ = ("rates",)
+    `received`: when its last items came, in seconds since the epoch, whenever they were written.
+    """
+
+    __slots__ = ("rates", "received")
 
     def __init__(self, run: str, is_whole: bool = False) -> None:
         super().__init__(run, is_whole)
         self.rates: dict[str, _LineRate] = {}
+        self.received = 0.0
 
     @property
     def needs_attention(self) -> bool:
@@ -97,7 +101,9 @@ class RunTable:
         for name, group in groupby(ours, attrgetter("run")):
             found = list(group)
             written = seconds_of(found[-1].timestamp)
-            self._run(name).read(found, now if now - written <= self._skew or not written else written)
+            run = self._run(name)
+            run.read(found, now if now - written <= self._skew or not written else written)
+            run.received = now
         if len(self._runs) > _MAX_RUNS:
             self._drop()
 

@@ -76,6 +76,14 @@ def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     return RunSummary.load(run, row[0]) if row else None
 
 
+def changed(connection: sqlite3.Connection, body: int) -> Iterator[RunSummary]:
+    """The runs of the bodies after the row `body`."""
+    runs = connection.execute("SELECT DISTINCT run FROM body WHERE id > ?", (body,)).fetchall()
+    for (run,) in runs:
+        if found := summary(connection, run):
+            yield found
+
+
 def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], is_whole: bool) -> None:
     changed: dict[str, RunSummary] = {}
     for body, at in bodies:
