@@ -61,8 +61,8 @@ def alert(
     (all in one line), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S, _LINES, _BYTES,
     _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The JSON of --webhook is the same.
     """
-    from sqstee.cli.run_sources import moment, run_filter
-    from sqstee.cli.sources import destinations, local_path, parse_seconds, reporting_errors
+    from sqstee.cli.run_sources import run_filter
+    from sqstee.cli.sources import destinations, local_path, parse_moment, parse_seconds, reporting_errors
     from sqstee.fds import write_stderr
     from sqstee.read.alert_delivery import AlertDelivery
     from sqstee.read.alert_memory import AlertMemory
@@ -76,7 +76,7 @@ def alert(
     tell = _target(command, webhook)
     retry_for = parse_seconds(retry, "--retry-for")
     wanted = run_filter([], job, host, label, "", "")
-    past = seconds_of(moment(since, "--since")) if since else None
+    past = seconds_of(parse_moment(since, "--since")) if since else None
     rules = AlertRules(states, wanted, expected, parse_seconds(silent_after, "--silent-after"), past)
     start_timeout = parse_seconds(start, "--start-timeout")
     found = destinations(source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from sqstee.errors import SqsteeError
@@ -140,24 +139,8 @@ def run_filter(
     states: Sequence[str], jobs: Sequence[str], hosts: Sequence[str], labels: Sequence[str], since: str, until: str
 ) -> RunFilter:
     """The filter that the options of a command line describe. Raises SqsteeError."""
+    from sqstee.cli.sources import parse_labels, parse_moment
     from sqstee.read.run_filter import RunFilter
 
-    pairs = {}
-    for label in labels:
-        name, equals, text = label.partition("=")
-        if not name or not equals:
-            problem = f"invalid value {label!r} for --label (expected NAME=VALUE)"
-            raise SqsteeError(problem, "for example: --label team=data")
-        pairs[name] = text
-    return RunFilter(states, jobs, hosts, pairs, moment(since, "--since"), moment(until, "--until"))
-
-
-def moment(text: str, flag: str) -> str:
-    """An option's age or date as a timestamp. Raises SqsteeError."""
-    from sqstee.read.filter import parse_since
-
-    try:
-        return parse_since(text, time.time()) if text else ""
-    except (ValueError, OverflowError):
-        problem = f"invalid value {text!r} for {flag} (expected an age such as 10m, 2h, 3d, or a date and time)"
-        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+    earliest, latest = parse_moment(since, "--since"), parse_moment(until, "--until")
+    return RunFilter(states, jobs, hosts, parse_labels(labels), earliest, latest)

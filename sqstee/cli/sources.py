@@ -190,6 +190,32 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
         raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
 
 
+def parse_moment(text: str, flag: str) -> str:
+    """The timestamp that --since or --until names, RFC 3339 in UTC; empty for none."""
+    import time
+
+    from sqstee.read.filter import parse_since
+
+    try:
+        return parse_since(text, time.time()) if text else ""
+    except (ValueError, OverflowError):
+        expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
+        problem = f"invalid value {text!r} for {flag} (expected {expected})"
+        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+
+
+def parse_labels(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The names and globs of --label."""
+    found = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not name or not separator:
+            problem = f"invalid value {text!r} for --label (expected NAME=GLOB)"
+            raise SqsteeError(problem, "for example: --label env=prod")
+        found.append((name, value))
+    return found
+
+
 def check_stream(name: str, verb: str) -> None:
     """Raise SqsteeError where --stream names no stream; a glob may mean another program's streams."""
     from sqstee.record import STREAMS

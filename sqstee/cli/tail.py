@@ -87,6 +87,8 @@ def tail(
     from sqstee.cli.sources import (
         check_choice,
         open_sources,
+        parse_labels,
+        parse_moment,
         parse_seconds,
         payload_stores,
         reporting_errors,
@@ -98,11 +100,9 @@ def tail(
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
-    from sqstee.record import STREAMS
 
     for name in stream:
-        if not set(name) & set("*?["):  # a glob may mean another program's streams
-            check_choice(name, "--stream", (*STREAMS, "event"), "tail")
+        check_stream(name, "tail")
     check_choice(color, "--color", ("auto", "always", "never"), "tail")
     zone = "utc" if utc else "local" if times else ""
     context = _context(before or around, after or around)
@@ -115,7 +115,7 @@ def tail(
         alive="event" in stream,
         separators=context is not None,
     )
-    earliest, latest = _moment("--since", since), _moment("--until", until)
+    earliest, latest = parse_moment(since, "--since"), parse_moment(until, "--until")
     wanted = Filter(
         host,
         stream,
@@ -125,7 +125,7 @@ def tail(
         _patterns("-e", exclude),
         earliest,
         latest,
-        _labels(label),
+        parse_labels(label),
         _level(level),
     )
     groups = _multiline(multiline)
@@ -257,32 +257,6 @@ def _failed_runs(
     found = FailedRuns(wanted, since)
     Follower(sources.receivers, found, stop, False, window=0.0, start_timeout=start_timeout).drain()
     return sorted(found.runs)
-
-
-def _moment(flag: str, text: str) -> str:
-    """The timestamp that --since or --until names; empty for none."""
-    import time
-
-    from sqstee.read.filter import parse_since
-
-    try:
-        return parse_since(text, time.time()) if text else ""
-    except (ValueError, OverflowError):
-        expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
-        problem = f"invalid value {text!r} for {flag} (expected {expected})"
-        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
-
-
-def _labels(texts: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not name or not separator:
-            raise SqsteeError(
-                f"invalid value {text!r} for --label (expected NAME=GLOB)", "for example: --label env=prod"
-            )
-        found.append((name, value))
-    return found
 
 
 def _level(text: str) -> str:

@@ -301,9 +301,8 @@ WALL_CLOCK = {
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
     "sqstee.transports.s3": {"time"},  # the age of an object
-    "sqstee.cli.tail": {"time"},  # --since counts back from now
     "sqstee.cli.runs": {"time", "localtime"},  # the ages of runs
-    "sqstee.cli.run_sources": {"time"},  # --since counts back from now
+    "sqstee.cli.sources": {"time"},  # --since counts back from now
     "sqstee.cli.top": {"time"},  # the ages of runs
     "sqstee.cli.alert": {"time"},  # the same
     "sqstee.read.run_table": {"time"},  # when a run was heard of, which is compared with timestamps

@@ -241,7 +241,7 @@ def test_a_queue_is_peeked_at_or_consumed(sqstee: Sqstee, fake_sqs: FakeSqs) -> 
     [
         (("-n", "many"), "invalid value 'many' for -n (expected a number, or all)"),
         (("-n", "9" * 5000), "invalid value"),
-        (("--label", "team"), "invalid value 'team' for --label (expected NAME=VALUE)"),
+        (("--label", "team"), "invalid value 'team' for --label (expected NAME=GLOB)"),
         (("--since", "soon"), "invalid value 'soon' for --since"),
         (("--until", "soon"), "invalid value 'soon' for --until"),
         (("-o", "yaml"), "invalid value 'yaml' for -o"),
