@@ -86,6 +86,7 @@ def tail(
     """
     from sqstee.cli.sources import (
         check_choice,
+        check_stream,
         open_sources,
         parse_labels,
         parse_moment,
