@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -65,6 +66,7 @@ def _run(words: list[str]) -> int:
     if "--help" in given:
         return _verb(["run", "--help"])
     settings = None
+    gc.disable()  # while modules are loaded there is nothing to collect; see Supervisor for the end of it
     try:
         from sqstee import options
 

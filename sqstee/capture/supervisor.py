@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
 
@@ -147,6 +148,8 @@ class Supervisor:
     def _start_shipper(self) -> None:
         """Write the start event and fork the shipper, or a stand-by where an agent ships."""
         run = self._run
+        gc.freeze()  # what is loaded stays: a collection, here or in the shipper, would copy its pages
+        gc.enable()
         if run.spooled is None or run.policy is None:
             return
         command = run.command if run.settings.send_command else None
