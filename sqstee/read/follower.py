@@ -29,7 +29,7 @@ from sqstee.wire import Event, is_gap
 
 _POLL_SECONDS = 0.1  # how often a signal and the end are checked for while nothing comes
 _END_POLL_SECONDS = 0.01  # the same where the end may come at once
-_BACKLOG_SECONDS = 10.0  # without a message: then what is there is shown, whatever another store still has
+_BACKLOG_SECONDS = 30.0  # without a message: then what is there is shown, whatever a store in trouble still has
 _LOST_SECONDS = 60.0  # SQS's counts may lag by a minute
 _STAT_SECONDS = 10.0  # between two questions whether the queue is empty
 
@@ -135,7 +135,8 @@ class Follower:
     def _is_backlog_over(self) -> bool:
         """Whether stores have given all that they had at the start; one in trouble is not waited for any longer."""
         pool = self.receiver_pool
-        return pool.has_listed_all or time.monotonic() - pool.last_message > _BACKLOG_SECONDS
+        is_stalled = len(self._receivers) > 1 and time.monotonic() - pool.last_message > _BACKLOG_SECONDS
+        return pool.has_listed_all or is_stalled
 
     def _merged(self, received: list[Received], at_end: bool) -> list[Received]:
         """Received messages in the order in which they were stored, while those of several stores are merged."""

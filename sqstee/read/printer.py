@@ -43,7 +43,7 @@ Shown = Item | ForeignLine
 
 def neutral(text: str) -> str:
     """`text` with every control character made visible, so that a terminal does not obey it; a tab stays."""
-    return text.translate(_NEUTRAL)
+    return text if text.isprintable() else text.translate(_NEUTRAL)
 
 
 def check_reader(fd: int) -> None:

@@ -122,7 +122,7 @@ class ReceiverPool:
     def is_empty(self, seconds: float) -> bool:
         """Whether all was read: nothing came for `seconds`, several answers were empty, and no message is visible.
 
-        One empty answer of a store, which lists all that it has, is final.
+        Of a store, which lists all that it has, one empty answer suffices.
         Where sqs:GetQueueAttributes is denied, empty answers suffice. Where messages stay visible but nobody gets them
         (another consumer holds their FIFO group), the queue counts as empty after half a minute.
         """
@@ -130,7 +130,7 @@ class ReceiverPool:
         idle = now - self.last_message
         with self._changed:
             empty = [self._empty_answers[id(one)] - (0 if one.follows else 1) for one in self._receivers]
-            if self.lists_all and all(self._empty_answers.values()):
+            if self.lists_all and all(self._empty_answers.values()) and idle >= seconds:
                 return True
         if min(empty) < 1 or idle < seconds or now < self._stat_at:
             return False

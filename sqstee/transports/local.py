@@ -282,7 +282,7 @@ class LocalReceiver:
         self._stored_since = 0.0
         self._last: int | None = None
         self._lines_in: Callable[[ReceivedMessage], int] | None = None
-        self._chosen: deque[int] | None = None  # the rows to give first
+        self._chosen: deque[int] | None = None  # of the rows that are there at first, those to give
 
     def narrow(
         self,
@@ -358,7 +358,7 @@ class LocalReceiver:
         if self._connection is not None and found != self._file:
             self._close()
             self._seen = 0
-            self._chosen = None
+            self._chosen = deque()
         if self._connection is None and found is not None:
             self._connection = connect(self._path)
             self._file = identity(self._path)
@@ -369,6 +369,7 @@ class LocalReceiver:
             with self._lock:
                 connection = self._open()
                 if connection is None:
+                    self._chosen = deque()  # whatever is stored from here on is given
                     return []
                 if self._chosen is None:
                     self._choose(connection)

@@ -114,6 +114,15 @@ class TestWhereItBegins:
             process.terminate()
             assert process.wait(30) == 143
 
+    def test_of_a_store_that_comes_later_every_line_is_shown(self, tmp_path: Path) -> None:
+        """However many bodies are stored before the next look."""
+        path = tmp_path / "store.db"
+        receiver = LocalReceiver(str(path))
+        receiver.narrow(last=10, lines_in=lambda message: 20)
+        assert receiver.receive(10, 0.0) == []
+        fill(Store(path))
+        assert len(receiver.receive(10, 0.0)) == 5
+
     def test_rows_that_came_out_of_order_are_not_missing(self, sqstee: Sqstee, store: Store) -> None:
         """A row before the last ones may have later lines of their run: no hole is reported."""
         store.lines(RUNS[0], 20, *numbers(20, 39).splitlines())
