@@ -82,7 +82,7 @@ class Stage:
     ) -> subprocess.Popen[bytes]:
         """Wrap a job that prints a script line every `pause` seconds and ends `last` seconds after the last one."""
         command = [sys.executable, "-c", _JOB, str(pause), str(status), str(last)]
-        options = f"--to {to} --host {host} --job {job} --linger 0.3s --message-bytes 500"
+        options = f"--to {to} --host {host} --job {job} --linger 0.3s --message-bytes 1K"
         words = [SCRIPT, *options.split(), "--", *command]
         null = subprocess.DEVNULL
         process = subprocess.Popen(words, env=self.environ, stdin=subprocess.PIPE, stdout=null, stderr=null)
