@@ -326,7 +326,16 @@ _sqstee() {
         drain:--idle-timeout)
             return
             ;;
-        top:--silent)
+        top:--job)
+            return
+            ;;
+        top:--host)
+            return
+            ;;
+        top:--label)
+            return
+            ;;
+        top:--silent-after)
             return
             ;;
         top:--via-s3)
@@ -566,7 +575,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
             ;;
         top)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --silent --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --silent-after --consume --peek --follow --no-follow --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi
             ;;
         alert)
             _sqstee_offer words "--on --exec --webhook --expect --once --job --host --label --since --silent-after --retry-for --memory --consume --peek --via-s3 --start-timeout -h --help"

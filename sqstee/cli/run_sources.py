@@ -135,6 +135,11 @@ def open_run_sources(
     return sources
 
 
+def states_asked(**asked: bool) -> list[str]:
+    """The states whose switch was given."""
+    return [state for state, is_asked in asked.items() if is_asked]
+
+
 def run_filter(
     states: Sequence[str], jobs: Sequence[str], hosts: Sequence[str], labels: Sequence[str], since: str, until: str
 ) -> RunFilter:

@@ -52,14 +52,14 @@ def runs(
 
     A local store and a collector's store list their runs at once; other sources are read to their end.
     """
-    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter
+    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter, states_asked
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
     from sqstee.read.stop_signal import StopSignal
 
     check_choice(output, "-o", ("default", "json"), "runs")
     check_choice(color, "--color", ("auto", "always", "never"), "runs")
-    asked = {"failed": failed, "running": running, "missing": missing, "silent": silent, "gone": gone}
-    wanted = run_filter([state for state, is_asked in asked.items() if is_asked], job, host, label, since, until)
+    states = states_asked(failed=failed, running=running, missing=missing, silent=silent, gone=gone)
+    wanted = run_filter(states, job, host, label, since, until)
     most = _most(number, output)
     seconds = parse_seconds(silent_after, "--silent-after")
     start_timeout = parse_seconds(start, "--start-timeout")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sqstee.cli import run_options
 from sqstee.text import count, short_name
 
 if TYPE_CHECKING:
@@ -19,57 +20,65 @@ if TYPE_CHECKING:
 
     from sqstee.cli.sources import Sources
     from sqstee.read.follower import Follower
+    from sqstee.read.run_filter import RunFilter
     from sqstee.read.run_table import RunState, RunTable
     from sqstee.read.stop_signal import StopSignal
 
 _REDRAW_SECONDS = 0.25
 _REST = 9  # times as long as a drawing takes no other begins: very many runs take a tenth of the time at most
 _REPRINT_SECONDS = 2.0
-_PEEK_VISIBILITY = 120  # seconds
-_COLUMNS = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50}  # with the least width that shows each
+# Optional columns, each with its width and the least width of the terminal that shows it.
+_COLUMNS = {
+    "exit": (7, 100),
+    "age": (4, 60),
+    "stdout": (9, 130),
+    "stderr": (7, 130),
+    "lines/s": (9, 92),
+    "missing": (7, 50),
+}
+_STATE = 14  # columns: missing 23h59m
+_GAP = 2  # columns, between two
+_LONGEST_NAME = 24  # columns of a host or a job
+_LAST_LINE, _LEAST_LINE = 80, 27  # from this width on the last line is shown, in a third of it
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
-_LAST_LINE = 80  # the least width that shows the last line
 _STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "gone": "red", "running": "cyan", "ok": "green"}
 
 
 def top(
     dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: as --to of run)."),
-    consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are counted."),
-    peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
+    failed: bool = run_options.FAILED,
+    running: bool = run_options.RUNNING,
+    missing: bool = run_options.MISSING,
+    silent: bool = run_options.SILENT,
+    gone: bool = run_options.GONE,
+    job: list[str] = run_options.JOB,
+    host: list[str] = run_options.HOST,
+    label: list[str] = run_options.LABEL,
+    silent_after: str = run_options.SILENT_AFTER,
+    consume: bool = run_options.CONSUME,
+    peek: bool = run_options.PEEK,
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Update the table, or show it once and stop."),
-    silent: str = typer.Option("60s", "--silent", metavar="TIME", help="A job without lines for this long is silent."),
-    via_s3: list[str] = typer.Option(
-        [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
-    ),
-    start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
+    via_s3: list[str] = run_options.VIA_S3,
+    start: str = run_options.START_TIMEOUT,
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
-    """A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second.
+    """A live table of the runs in a queue: failed, missing lines, gone, silent, running, and lines per second.
 
     SQS cannot be read without receiving messages: --consume deletes them once they are counted, --peek releases them.
     """
-    from sqstee.cli.sources import check_choice, open_sources, parse_seconds, payload_stores, reporting_errors
+    from sqstee.cli.run_sources import open_run_sources, run_filter, states_asked
+    from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors
     from sqstee.read.stop_signal import StopSignal
 
     check_choice(output, "-o", ("default", "json"), "top")
-    seconds = parse_seconds(silent, "--silent")
+    seconds = parse_seconds(silent_after, "--silent-after")
+    states = states_asked(failed=failed, running=running, missing=missing, silent=silent, gone=gone)
+    wanted = run_filter(states, job, host, label, "", "")
     start_timeout = parse_seconds(start, "--start-timeout")
     with reporting_errors("top"), StopSignal() as stop:
-        visibility = _PEEK_VISIBILITY if peek else None
-        stores = payload_stores(via_s3)
-        sources = open_sources(
-            dest,
-            consume=consume,
-            peek=peek,
-            visibility=visibility,
-            stores=stores,
-            stop=stop,
-            start_timeout=start_timeout,
-        )
-        for cost in sources.peek_costs:
-            typer.echo(f"sqstee: {cost}", err=True)
+        sources = open_run_sources(dest, stop, consume, peek, via_s3, start_timeout)
         is_shared = any(not one.follows for one in sources.receivers)
-        view = _JsonView(seconds) if output == "json" else _TableView(seconds, is_shared)
+        view = _JsonView(seconds, wanted) if output == "json" else _TableView(seconds, is_shared, wanted)
         if follow and not peek and output == "default" and sys.stdout.isatty():
             status = _show_live(sources, stop, view, start_timeout)
         else:
@@ -152,10 +161,10 @@ class _LiveDrawing:
 
 
 class _JsonView:
-    """One object per run."""
+    """One object per wanted run."""
 
-    def __init__(self, silent: float) -> None:
-        self._silent = silent
+    def __init__(self, silent: float, wanted: RunFilter) -> None:
+        self._silent, self._wanted = silent, wanted
         self._hidden = 0
 
     def print(self, table: RunTable) -> None:
@@ -164,9 +173,9 @@ class _JsonView:
 
         now = time.time()
         for run in table.runs(self._silent):
-            rates = {name: round(run.rate(name, now), 1) for name in run.lines}
-            fields = run.fields(now, self._silent) | {"rates": rates, "silent_s": round(now - run.heard, 1)}
-            typer.echo(json.dumps(fields))
+            if self._wanted(run, now, self._silent):
+                rates = {name: round(run.rate(name, now), 1) for name in run.lines}
+                typer.echo(json.dumps(run.fields(now, self._silent) | {"rates": rates}))
         sys.stdout.flush()
         if table.hidden != self._hidden:
             self._hidden = table.hidden
@@ -174,13 +183,13 @@ class _JsonView:
 
 
 class _TableView:
-    """One row per run, with as many columns as fit into the terminal.
+    """One row per wanted run, with as many columns as fit into the terminal.
 
     `is_shared`: a message that another reader receives never arrives here.
     """
 
-    def __init__(self, silent: float, is_shared: bool = False) -> None:
-        self._silent = silent
+    def __init__(self, silent: float, is_shared: bool = False, wanted: RunFilter | None = None) -> None:
+        self._silent, self._wanted = silent, wanted
         self._is_shared = is_shared
 
     def print(self, table: RunTable) -> None:
@@ -203,18 +212,20 @@ class _TableView:
 
         now = time.time()
         runs = table.runs(self._silent)
+        if self._wanted:
+            runs = [run for run in runs if self._wanted(run, now, self._silent)]
         notices = [f"sqstee: {neutral(notice)}" for notice in table.notices]
         if self._is_shared and any(run.missing for run in runs):
             notices.append(ANOTHER_READER)
-        host, job = (24, 24) if width >= _COLUMNS["lines/s"] else (11, 13) if width >= _LAST_LINE else (9, 12)
+        host, job = _name_widths(width)
         rows = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
-        rows.add_column("state", no_wrap=True, min_width=13)
+        rows.add_column("state", no_wrap=True, min_width=_STATE)
         rows.add_column("host", no_wrap=True, max_width=host)
         rows.add_column("job", no_wrap=True, max_width=job)
         for name in _columns(width):
-            rows.add_column(name, justify="right", no_wrap=True, min_width=7)
+            rows.add_column(name, justify="right", no_wrap=True, min_width=_COLUMNS[name][0])
         if width >= _LAST_LINE:
-            rows.add_column("last line", no_wrap=True, ratio=1, min_width=10, overflow="ellipsis")
+            rows.add_column("last line", no_wrap=True, ratio=1, min_width=_LEAST_LINE, overflow="ellipsis")
         room = len(runs) if not height else max(1, height - 3 - len(notices))
         for run in runs[:room]:
             rows.add_row(*self._row(run, now, width))
@@ -237,18 +248,22 @@ class _TableView:
     def _row(self, run: RunState, now: float, width: int) -> list[Text]:
         from rich.text import Text
 
+        from sqstee.cli.runs import exit_text, format_age
         from sqstee.read.printer import format_duration, neutral
+        from sqstee.run_summary import seconds_of
 
         state = run.state(now, self._silent)
-        shown = state
-        if state == "silent":
-            shown = f"silent {format_duration(round(now - run.heard))}"
+        shown, since = state, {"silent": run.last_line_at, "gone": run.heard}.get(state)
+        if since is not None:
+            shown = f"{state} {format_duration(round(now - since))}"
         elif run.duration_s is not None and run.is_ended:
-            shown = f"{state} {format_duration(run.duration_s)}"
+            shown = f"{state} {format_duration(round(run.duration_s, 1))}"
         out = sum(lines for stream, lines in run.lines.items() if stream != "stderr")
         rate = sum(run.rate(name, now) for name in run.lines)
         missing = run.missing + run.dropped
         cells = {
+            "exit": Text(exit_text(run)),
+            "age": Text(format_age(now - seconds_of(run.started)) if run.started else "-"),
             "stdout": Text(f"{out:,}"),
             "stderr": Text(f"{run.lines.get('stderr', 0):,}"),
             "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
@@ -262,9 +277,9 @@ class _TableView:
 
 
 def _last_line(run: RunState) -> str:
-    """What a person needs to know of a run: how it failed, or where its lines are; else its last line."""
-    if run.is_failed and run.result:
-        return run.result
+    """What a person needs to know of a run: why or how it failed, or where its lines are; else its last line."""
+    if run.is_failed and (run.last_stderr or run.result):
+        return run.last_stderr or run.result
     if run.elsewhere:
         return f"{count(run.elsewhere, 'line')} went to {run.fallback}: read that destination as well"
     return run.last_line
@@ -272,4 +287,12 @@ def _last_line(run: RunState) -> str:
 
 def _columns(width: int) -> list[str]:
     """The optional columns that fit."""
-    return [name for name, least in _COLUMNS.items() if width >= least]
+    return [name for name, (_, least) in _COLUMNS.items() if width >= least]
+
+
+def _name_widths(width: int) -> tuple[int, int]:
+    """The most columns of a host and of a job: what the other columns leave of a terminal."""
+    others = [_STATE, *(_COLUMNS[name][0] for name in _columns(width)), *([_LEAST_LINE] if width >= _LAST_LINE else [])]
+    left = width - sum(others) - _GAP * (len(others) + 1)
+    host = min(_LONGEST_NAME, left * 3 // 7)
+    return host, min(_LONGEST_NAME, left - host)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fakes.sqs import FakeSqs
 from support import TIMEOUT, Sqstee, is_running, running, wait_for
-from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
+from support.bodies import at_present, event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
 
 from sqstee.errors import SqsteeError
 from sqstee.read.alert_delivery import AlertCommand, AlertDelivery, UndeliveredError
@@ -31,15 +31,6 @@ from sqstee.transports.local_store import RunWatch
 from sqstee.wire import decode
 
 NOW = 1_800_000_000.0
-
-
-def present(*bodies: Body) -> list[Body]:
-    """The bodies as if they were written now."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()).encode()
-    return [
-        Body(body.data.replace(b"2023-11-14T22:13:20.000000Z", now), body.run, body.host, body.first, body.last)
-        for body in bodies
-    ]
 
 
 def summary_of(*bodies: Body, at: float = NOW) -> RunSummary:
@@ -416,10 +407,10 @@ def test_a_queue_is_consumed_and_watched(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
     words = ("q", "--consume", "--on", "failed,gone", "--exec", f"cat >> {file}")
     start, *rest = whole_run(2, "01BAD", status=2, job="bad")
     with alerting(sqstee, *words, environ=environ):
-        put(fake_sqs, present(start, event_of("start", 0, "01GONE", job="vanished", heartbeat_s=2)))
+        put(fake_sqs, map(at_present, [start, event_of("start", 0, "01GONE", job="vanished", heartbeat_s=2)]))
         wait_for(lambda: known_runs(tmp_path / "memory.db") == {"01BAD", "01GONE"}, "runs in the memory")
     assert fake_sqs.messages("q") == []
-    put(fake_sqs, present(*rest))
+    put(fake_sqs, map(at_present, rest))
     with alerting(sqstee, *words, environ=environ):
         wait_for(lambda: len(told(file)) == 2, "alerts")
     bad, gone = sorted(told(file), key=lambda one: str(one["alert"]))

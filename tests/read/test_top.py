@@ -7,21 +7,25 @@ import json
 import re
 import signal
 import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.sqs import FakeSqs
 from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
-from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
+from support.bodies import TIME_NS, at_present, event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
 from support.terminal import Terminal
 
 from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks
 from sqstee.read.line_joiner import LineJoiner
 from sqstee.read.run_table import RunState, RunTable
-from sqstee.record import Body
+from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
+from sqstee.transports.local import LocalSender
 
 
 class Clock:
@@ -53,8 +57,8 @@ def only(found: RunTable) -> RunState:
 
 def shown(found: RunTable, is_shared: bool = False) -> str:
     """The table on a wide terminal."""
-    console = Console(file=io.StringIO(), width=160)
-    console.print(_TableView(60.0, is_shared).render(found, 160, 0))
+    console = Console(file=io.StringIO(), width=180)
+    console.print(_TableView(60.0, is_shared).render(found, 180, 0))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -202,18 +206,19 @@ def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -
     put(fake_sqs, whole_run(5, "01BAD", status=2, job="bad", host="node2"))
     put(fake_sqs, [event_of("start", 0, "01RUN", job="busy"), lines_of(1, 2, "01RUN", stream="stderr", job="busy")])
     for _ in range(2):
-        found = sqstee.run("top", "q", "--peek", environ=fake_sqs.environ() | {"COLUMNS": "100"})
+        found = sqstee.run("top", "q", "--peek", environ=fake_sqs.environ() | {"COLUMNS": "130"})
         assert found.returncode == 0, found.stderr
         rows = found.stdout.decode().splitlines()
         assert rows[0].startswith("3 runs: 1 failed, 1 silent, 1 ok")
-        assert re.match(r"failed 1\.5 s +node2 +bad +5 +0 +\S+ +- +exit of it", rows[2])
-        assert re.match(r"silent \d+d\d\dh +node1 +busy +0 +2 +\S+ +- +line 2", rows[3])
-        assert re.match(r"ok 1\.5 s +node1 +good +30 +0 +\S+ +- +line 30", rows[4])
+        assert re.match(r"failed 1\.5 s +node2 +bad +2 +\d+d +5 +0 +\S+ +- +exit of it", rows[2])
+        assert re.match(r"silent \d+d\d\dh +node1 +busy +- +\d+d +0 +2 +\S+ +- +line 2", rows[3])
+        assert re.match(r"ok 1\.5 s +node1 +good +0 +\d+d +30 +0 +\S+ +- +line 30", rows[4])
     assert in_flight(fake_sqs) == 0
     found = sqstee.run("top", "q", "--consume", "--no-follow", "-o", "json", environ=fake_sqs.environ())
     lines = [json.loads(line) for line in found.stdout.splitlines()]
     assert [(line["job"], line["state"]) for line in lines] == [("bad", "failed"), ("busy", "silent"), ("good", "ok")]
     assert lines[0]["lines"] == {"stdout": 5}
+    assert (lines[0]["exit_code"], lines[0]["duration_s"], set(lines[0]["rates"])) == (2, 1.5, {"stdout"})
     assert fake_sqs.messages("q") == []
 
 
@@ -242,7 +247,7 @@ def test_a_peek_that_was_interrupted(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
     assert in_flight(fake_sqs) == 0
 
 
-@pytest.mark.parametrize("columns", [40, 49, 60, 66, 79, 80, 100, 160])
+@pytest.mark.parametrize("columns", [40, 49, 50, 60, 79, 80, 92, 100, 129, 130, 160])
 def test_a_table_of_any_width(sqstee: Sqstee, columns: int) -> None:
     """State, host and job are always there; the other columns appear where they fit whole."""
     sqstee.run("--host", "compute-node-17", "--job", "nightly-etl-of-all", "--", "sh", "-c", "seq 123456; exit 4")
@@ -251,12 +256,69 @@ def test_a_table_of_any_width(sqstee: Sqstee, columns: int) -> None:
     assert len(rows) == 4
     assert max(map(len, rows)) <= columns
     names = rows[1].split()
-    shown = {"stdout": 66, "stderr": 66, "lines/s": 100, "missing": 50, "line": 80}
+    shown = {"exit": 100, "age": 60, "stdout": 130, "stderr": 130, "lines/s": 92, "missing": 50, "line": 80}
     assert [name for name in names if name in shown] == [name for name, least in shown.items() if columns >= least]
-    assert re.match(r"failed [\d.]+ s +compute\S+ +nightly\S+", rows[2])
-    assert ("123,456" in rows[2]) == (columns >= 66)
+    assert re.match(r"failed [\d.]+ s +comp\S+ +nightly\S+", rows[2])
+    assert ("123,456" in rows[2]) == (columns >= 130)
     assert ("exited" in rows[2]) == (columns >= 80)
     assert re.match(r"ok [\d.]+ s +n2 +j\b", rows[3])
+    if columns >= 80:  # names are cut before it
+        assert columns - rows[1].index("last line") >= 27
+
+
+def test_the_last_stderr_line_of_a_run_that_failed() -> None:
+    """Why it failed, where it said so; else how."""
+    said = [event_of("start", 0, "01A"), piece_of(1, "no space left", "01A"), lines_of(2, 2, "01A")]
+    found = table_of(Clock(), *said, event_of("exit", 3, "01A", exit_code=1), *whole_run(1, "01B", status=1))
+    text = shown(found)
+    assert "no space left" in text
+    assert "exit of it" in text
+    assert "line 2" not in text
+
+
+def test_a_silent_run_and_one_whose_host_is_gone_differ() -> None:
+    """By the heartbeat; each says since when."""
+    clock = Clock()
+    clock.now = time.time()
+    beating = event_of("start", 0, "01SILENT", heartbeat_s=60), event_of("start", 0, "01GONE", heartbeat_s=60)
+    found = table_of(clock, *map(at_present, beating))
+    for run in found.runs(60.0):
+        run.heard = run.last_line_at = clock.now - 200
+    clock.now += 1
+    found.items(items(at_present(event_of("alive", 1, "01SILENT"))))
+    assert [(run.run, run.state(clock.now, 60.0)) for run in found.runs(60.0)] == [
+        ("01GONE", "gone"),
+        ("01SILENT", "silent"),
+    ]
+    text = shown(found)
+    assert re.search(r"^gone 3m2\ds ", text, re.MULTILINE)
+    assert re.search(r"^silent 3m2\ds ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs"),
+    [
+        ((), ["bad", "busy", "good"]),
+        (("--failed",), ["bad"]),
+        (("--running",), ["busy"]),
+        (("--silent",), ["busy"]),
+        (("--missing", "--gone"), []),
+        (("--job", "b*", "--host", "node1"), ["busy"]),
+        (("--label", "team=d*"), ["busy"]),
+    ],
+)
+def test_filters(sqstee: Sqstee, tmp_path: Path, words: Sequence[str], jobs: list[str]) -> None:
+    """As those of `sqstee runs`."""
+    store = f"local:{tmp_path}/store.db"
+    busy = Encoder("01BUSY", "node1", "busy", {"team": "data"}).event(b'{"event":"start","message":"go"}', TIME_NS, 0)
+    sender = LocalSender(f"{tmp_path}/store.db", 1 << 30)
+    sender.send([*whole_run(3, "01GOOD", job="good"), *whole_run(3, "01BAD", status=2, job="bad", host="node2")])
+    sender.send([Body(busy, "01BUSY", "node1", 0, 0)])
+    found = sqstee.run("top", store, "--no-follow", "-o", "json", *words)
+    assert [json.loads(line)["job"] for line in found.stdout.splitlines()] == jobs
+    rows = sqstee.run("top", store, "--no-follow", *words).stdout.decode().splitlines()
+    assert [row for row in rows if "node" in row and not any(job in row for job in jobs)] == []
+    assert rows[0].startswith(f"{len(jobs)} run" if jobs else "no runs yet")
 
 
 @pytest.mark.parametrize("size", [(10, 40), (10, 80), (24, 120)])

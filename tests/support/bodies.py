@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def whole_run(lines: int, run: str = RUN, status: int = 0, **more: Any) -> list[
         lines_of(1, lines, run, **more),
         event_of("exit", lines + 1, run, exit_code=status, duration_s=1.5, lines=lines, **more),
     ]
+
+
+def at_present(body: Body) -> Body:
+    """A body as if it were written now."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()).encode()
+    return Body(body.data.replace(b"2023-11-14T22:13:20.000000Z", now), body.run, body.host, body.first, body.last)
 
 
 def put(server: FakeSqs, bodies: Iterable[Body], queue: str = "q") -> None:

@@ -82,7 +82,7 @@ class Stage:
     ) -> subprocess.Popen[bytes]:
         """Wrap a job that prints a script line every `pause` seconds and ends `last` seconds after the last one."""
         command = [sys.executable, "-c", _JOB, str(pause), str(status), str(last)]
-        options = f"--to {to} --host {host} --job {job} --linger 0.3s --message-bytes 500"
+        options = f"--to {to} --host {host} --job {job} --linger 0.3s --message-bytes 1K"
         words = [SCRIPT, *options.split(), "--", *command]
         null = subprocess.DEVNULL
         process = subprocess.Popen(words, env=self.environ, stdin=subprocess.PIPE, stdout=null, stderr=null)
@@ -157,7 +157,7 @@ def top(stage: Stage) -> bytes:
         def see(terminal: Terminal) -> None:
             terminal.expect(b"silent 4 s")
 
-        words = ("top", QUEUE, "--consume", "--silent", "3s")
+        words = ("top", QUEUE, "--consume", "--silent-after", "3s")
         return _last_frame(stage.on_terminal(*words, rows=9, until=see))
 
 
@@ -201,7 +201,7 @@ PICTURES: dict[str, tuple[str, Callable[[Stage], bytes]]] = {
     "tail": (r"sqstee tail jobs --consume -H '[\d,]+ rows'", tail),
     "drain": ("sqstee drain jobs -O logs", drain),
     "stat": ("sqstee stat jobs --watch --interval 0.4s", stat),
-    "top": ("sqstee top jobs --consume --silent 3s", top),
+    "top": ("sqstee top jobs --consume --silent-after 3s", top),
 }
 
 
