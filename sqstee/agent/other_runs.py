@@ -111,7 +111,9 @@ def _postpone(folder: str) -> None:
 
 def ship(root: str, runs: list[str], seconds: float) -> dict[str, str]:
     """Ship these runs in the spool folder `root` within `seconds`; returns those that stay, and why."""
-    from sqstee.agent.agent import Agent, AgentConfig  # not at the top: nothing is left in most spool folders
+    from sqstee.agent.agent import Agent  # not at the top: nothing is left in most spool folders
+    from sqstee.agent.config import AgentConfig
+    from sqstee.agent.flush import ship_all
 
     config = AgentConfig(None, Settings(), in_flight=1)  # the process's own run comes first
-    return Agent(os.path.realpath(root), config, runs=runs).ship_all(seconds)
+    return ship_all(Agent(os.path.realpath(root), config, runs=runs), seconds)

@@ -128,7 +128,7 @@ def test_a_run_that_begins_just_when_it_was_found_empty(node: Node, tmp_path: Pa
     for name in ("front", "agent"):
         (tmp_path / name).mkdir()
     slow_front = injecting(tmp_path / "front", "sqstee.spool.segments:Segments._rotate:hang:1")
-    slow_agent = injecting(tmp_path / "agent", "sqstee.agent.agent:lock:hang:1")
+    slow_agent = injecting(tmp_path / "agent", "sqstee.agent.claiming:lock:hang:1")
     with node.agent("--to", "q", environ=slow_agent):
         with node.wrapping("echo", "hi", env=node.environ | slow_front) as process:
             wait_for((tmp_path / "agent" / "injected").exists, "look at a run without a segment")

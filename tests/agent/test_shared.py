@@ -457,7 +457,7 @@ def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("fault", ["kill", "bug"])
 @pytest.mark.parametrize(
-    "at", ["agent:Agent._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
+    "at", ["claiming:Claimer._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
 )
 def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault: str) -> None:
     """After a few of them the run ships by itself."""

@@ -295,7 +295,7 @@ WALL_CLOCK = {
     "sqstee.measure.experiment": {"time"},  # these three: timestamps that several hosts compare
     "sqstee.measure.receivers": {"time"},
     "sqstee.measure.sender": {"time"},
-    "sqstee.agent.agent": {"time"},  # in the status, for people
+    "sqstee.agent.status": {"time"},  # in the status, for people
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event

@@ -19,7 +19,9 @@ from support.scripted import Scripted
 from support.targets import target
 from support.terminal import Terminal
 
-from sqstee.agent.agent import Agent, AgentConfig
+from sqstee.agent.agent import Agent
+from sqstee.agent.config import AgentConfig
+from sqstee.agent.flush import ship_all
 from sqstee.agent.other_runs import OtherRuns, ship
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.destination import Destination
@@ -187,8 +189,8 @@ def test_the_timeout_bounds_the_look_at_many_runs_too(tmp_path: Path) -> None:
     for number in range(3):
         leave_in(tmp_path, f"{number:026}", f"local:{tmp_path}/queue.db")
     agent = Agent(str(tmp_path), AgentConfig(None, Settings()))
-    assert agent.ship_all(0.0) == dict.fromkeys((f"{number:026}" for number in range(3)), "not done within --timeout")
-    assert agent.ship_all(60.0) == {}
+    assert ship_all(agent, 0.0) == dict.fromkeys((f"{number:026}" for number in range(3)), "not done within --timeout")
+    assert ship_all(agent, 60.0) == {}
 
 
 def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +209,7 @@ def test_a_lock_that_is_held_for_a_moment(tmp_path: Path, monkeypatch: pytest.Mo
             os.close(fd)
 
     monkeypatch.setattr(agent, "scan", scan)
-    assert agent.ship_all(TIMEOUT) == {}
+    assert ship_all(agent, TIMEOUT) == {}
     assert agent.delivered == {name: f"local:{queue}"}
 
 
