@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
-from sqstee.spool.clean_lines import LineCleaner
 from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, Frame, Position, Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.spool.clean_lines import LineCleaner
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may write levels that are not here
 _SLICE_LINES = 1024  # lines encoded at once: empty lines grow two-hundredfold
