@@ -86,7 +86,7 @@ complete -c sqstee -n '__sqstee_uses run' -l via-s3 -x -d 'store bodies in S3, u
 complete -c sqstee -n '__sqstee_uses run' -l group -x -d 'message group on a standard queue, for fair queues (on a FIFO queue the group is the run)'
 complete -c sqstee -n '__sqstee_uses run' -l token-file -r -F -d 'file with the bearer token for a collector (default: SQSTEE_TOKEN)'
 complete -c sqstee -n '__sqstee_uses run' -l local-max -x -d 'limit on the local queue; the oldest lines are deleted (default: 1G)'
-complete -c sqstee -n '__sqstee_uses run' -l heartbeat -x -d 'send an `alive` event after this long without a line; 0: never (default: 60s; to S3 and in logging 0)'
+complete -c sqstee -n '__sqstee_uses run' -l heartbeat -x -d 'send an `alive` event after this long without a line; 0: never (default: 60s; with S3 and in logging 0)'
 complete -c sqstee -n '__sqstee_uses run' -l tty -x -a 'auto always never pass' -d 'give the command a pty: auto if sqstee has a terminal; pass: its own terminal, uncaptured (default: auto)'
 complete -c sqstee -n '__sqstee_uses run' -l merge -d 'capture both streams as one, `output`, in exact order, and pass it to stdout'
 complete -c sqstee -n '__sqstee_uses run' -l unbuffer -d 'make the command write each line at once (PYTHONUNBUFFERED, stdbuf)'

@@ -78,6 +78,7 @@ class LoggingRun:
         try:
             self._delegated = self._open()
         except BaseException:
+            self._ended.set()
             self._close_fds("_wake_reading", "_wake")
             raise
         if self._delegated and self._agent:

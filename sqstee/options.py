@@ -345,7 +345,7 @@ RUN_OPTIONS = (
         "TIME",
         _interval,
         None,
-        "send an `alive` event after this long without a line; 0: never (default: 60s; to S3 and in logging 0)",
+        "send an `alive` event after this long without a line; 0: never (default: 60s; with S3 and in logging 0)",
     ),
     Option(
         "tty",

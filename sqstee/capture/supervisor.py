@@ -45,8 +45,9 @@ class Supervisor:
         self._notices = run.notices
         if run.destination.is_exposed and (run.settings.token_file or os.environ.get("SQSTEE_TOKEN")):
             self._notices.add(f"the token goes to {run.destination.name} unencrypted: use https:// to protect it")
-        asked = run.settings.heartbeat
-        self._heartbeat = (0.0 if run.destination.kind == "s3" else _HEARTBEAT_SECONDS) if asked is None else asked
+        self._heartbeat = 0.0 if run.destination.kind == "s3" or run.settings.via_s3 else _HEARTBEAT_SECONDS
+        if run.settings.heartbeat is not None:
+            self._heartbeat = run.settings.heartbeat
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
         self._seen: set[int] = set()  # signals that reached us while the command ran

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
-from sqstee.spool.clean_lines import LineCleaner
 from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, Frame, Position, Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.spool.clean_lines import LineCleaner
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may write levels that are not here
 _SLICE_LINES = 1024  # lines encoded at once: empty lines grow two-hundredfold
@@ -57,13 +60,14 @@ class Packer:
         """Add the next frame; yields bodies as they become full. Exhaust the iterator before the next call."""
         before = self.resume(frame.position)
         if frame.kind == LINES:
-            continued = self._continues[frame.stream] and not frame.flags & FRESH
-            continues = continued or bool(frame.flags & CONTINUES)
-            self._continues[frame.stream] = continues and not frame.lines
+            continues = False
+            if frame.flags & CONTINUES or self._continues[frame.stream]:
+                continues = self._goes_on(frame)
             block, first, lines = self._join(frame)
+            continues = continues and first == frame.first
             if self._cleaner and lines:
-                block = self._clean(self._cleaner, frame, block, continues and first == frame.first)
-            for records, start, end in self._encoded(frame, block, first, lines, continues and first == frame.first):
+                block = self._clean(self._cleaner, frame, block, continues)
+            for records, start, end in self._encoded(frame, block, first, lines, continues):
                 yield from self._place(records, start, end, before)
         elif (last := frame.first + frame.lines - 1) >= self._start:
             event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
@@ -96,6 +100,13 @@ class Packer:
             self._partial[stream].append(rest)
             self._begin[stream] = self._begin[stream] or frame.position
         return self._without_acknowledged(block, frame.first, frame.lines)
+
+    def _goes_on(self, frame: Frame) -> bool:
+        """Whether a frame's first line goes on behind a piece that was cut off; also noted for the next frame."""
+        continued = self._continues[frame.stream] and not frame.flags & FRESH
+        found = bool(continued or frame.flags & CONTINUES)
+        self._continues[frame.stream] = found and not frame.lines
+        return found
 
     def _clean(self, cleaner: LineCleaner, frame: Frame, block: bytes, continues: bool) -> bytes:
         cut = bool(frame.flags & CUT)

@@ -9,7 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqstee.jsonbytes import decode_object, encode_object
 from sqstee.record import Body, Encoder
@@ -26,7 +26,6 @@ from sqstee.ship.request import (
     compress,
 )
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
-from sqstee.spool.clean_lines import LineCleaner
 from sqstee.spool.frame import EVENT, Frame, Position, Range, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
@@ -38,6 +37,9 @@ from sqstee.trace import trace
 
 MOST_OBJECT_BYTES = 32 * 1024  # of a line that --parse-json looks into
 _OBJECT_SHARE = 4  # of a message: an object may take twice its size as message, and once as data
+if TYPE_CHECKING:
+    from sqstee.spool.clean_lines import LineCleaner
+
 AHEAD_BYTES = MAX_IN_FLIGHT_BYTES + 2 * MAX_REQUEST_BYTES  # the most bytes of bodies, ready or unacknowledged
 
 
@@ -70,8 +72,7 @@ class RunSource:
         self._parses_json = meta.get("parse_json") is True
         self._checkpoint = Checkpoint(folder)
         self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
-        strips, collapses = meta.get("strip_ansi") is True, meta.get("collapse_cr") is True
-        self._cleaner = LineCleaner(strips, collapses) if strips or collapses else None
+        self._cleaner = _cleaner(meta)
         self._packer = self._new_packer(self._checkpoint.next, self._checkpoint.plan)
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
@@ -327,6 +328,15 @@ class RunSource:
             self._checkpoint.next, self._checkpoint.position, self._checkpoint.plan = next_seq, position, plan
             return False
         return True
+
+
+def _cleaner(meta: dict[str, object]) -> LineCleaner | None:
+    strips, collapses = meta.get("strip_ansi") is True, meta.get("collapse_cr") is True
+    if not (strips or collapses):
+        return None
+    from sqstee.spool.clean_lines import LineCleaner  # its patterns take milliseconds that few runs need
+
+    return LineCleaner(strips, collapses)
 
 
 class Source(Protocol):

@@ -95,17 +95,30 @@ class Writer:
         """
         if self.rate_limit:
             return self._write_within(self.rate_limit, stream, chunk, wait)
-        return self._write_steps(stream, chunk, wait)
+        if len(chunk) > _STEP_BYTES and not self._segments.has_room(HEADER_BYTES + len(chunk)):
+            for at in range(0, len(chunk), _STEP_BYTES):
+                rest = self._write(stream, chunk[at : at + _STEP_BYTES], wait)
+                if rest:
+                    return rest + chunk[at + _STEP_BYTES :]
+            return b""
+        return self._write(stream, chunk, wait)
 
     def _write_within(self, limit: RateLimit, stream: int, chunk: bytes, wait: bool) -> bytes:
         """As `write`, but lines above the limit are dropped: whole ones, and none that has begun to be spooled."""
+        for at in range(0, len(chunk), _STEP_BYTES):
+            rest = self._write_step_within(limit, stream, chunk[at : at + _STEP_BYTES], wait)
+            if rest:
+                return rest + chunk[at + _STEP_BYTES :]
+        return b""
+
+    def _write_step_within(self, limit: RateLimit, stream: int, chunk: bytes, wait: bool) -> bytes:
         start = 0
         if self._dropping_rest[stream]:
             start = chunk.find(b"\n") + 1 or len(chunk)
         begun = not start and (self._partial[stream] > 0 or self._continued[stream] != _WHOLE)
         end = limit.split(chunk, start, begun) if start < len(chunk) else start
         kept, over = (chunk, b"") if end == len(chunk) else (chunk[:end], chunk[end:])
-        rest = self._write_steps(stream, kept, wait)
+        rest = self._write(stream, kept, wait)
         if rest:
             limit.give_back(rest.count(b"\n"))
             return rest + over
@@ -114,15 +127,6 @@ class Writer:
             if limit.cover_is_due():
                 self._cover_dropped(ORDINARY)
         return b""
-
-    def _write_steps(self, stream: int, chunk: bytes, wait: bool) -> bytes:
-        if len(chunk) > _STEP_BYTES and not self._segments.has_room(HEADER_BYTES + len(chunk)):
-            for at in range(0, len(chunk), _STEP_BYTES):
-                rest = self._write(stream, chunk[at : at + _STEP_BYTES], wait)
-                if rest:
-                    return rest + chunk[at + _STEP_BYTES :]
-            return b""
-        return self._write(stream, chunk, wait)
 
     def _write(self, stream: int, chunk: bytes, wait: bool) -> bytes:
         self.bytes += len(chunk)
@@ -141,7 +145,8 @@ class Writer:
 
     def cut(self, stream: int, closing: bool = False) -> None:
         """End the unfinished line of a stream, if there is one: it is old, or the stream is `closing`."""
-        self._dropping_rest[stream] = False
+        if closing:
+            self._dropping_rest[stream] = False
         if self._partial[stream]:
             self._append_lines(stream, b"", True, CLOSING if closing else RESERVED)
 

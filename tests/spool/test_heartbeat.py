@@ -157,7 +157,12 @@ def test_heartbeats_that_wait_are_no_lines(sqstee: Sqstee) -> None:
 
 @pytest.mark.parametrize(
     ("words", "interval"),
-    [(("local",), 60.0), (("s3://bucket/prefix",), None), (("s3://bucket/prefix", "--heartbeat", "5m"), 300.0)],
+    [
+        (("local",), 60.0),
+        (("s3://bucket/prefix",), None),
+        (("q", "--via-s3", "s3://bucket/prefix"), None),
+        (("s3://bucket/prefix", "--heartbeat", "5m"), 300.0),
+    ],
 )
 def test_by_default(sqstee: Sqstee, words: tuple[str, ...], interval: float | None) -> None:
     """Every minute; to S3, where each costs an object, only if asked for."""
