@@ -32,7 +32,7 @@ def alert(
     command: str = typer.Option("", "--exec", metavar="CMD", help="Run this shell command for each alert."),
     webhook: str = typer.Option("", "--webhook", metavar="URL", help="Post each alert to this URL as JSON."),
     expect: list[str] = typer.Option(
-        [], "--expect", metavar="JOB[@HOST]=TIME", help="Tell when no run of this job began for so long; globs."
+        [], "--expect", metavar="JOB[@HOST]=TIME", help="Tell when no run of this job (globs) began for this long."
     ),
     once: bool = typer.Option(False, "--once", help="Look once and exit, for cron."),
     job: list[str] = run_options.JOB,
@@ -44,26 +44,27 @@ def alert(
     silent_after: str = run_options.SILENT_AFTER,
     retry: str = typer.Option("1h", "--retry-for", metavar="TIME", help="How long to retry an alert that fails."),
     memory: str = typer.Option(
-        "", "--memory", metavar="FILE", help="What was told (default: a file in $XDG_STATE_HOME/sqstee)."
+        "", "--memory", metavar="FILE", help="Where to remember alerts (default: in $XDG_STATE_HOME/sqstee)."
     ),
     consume: bool = run_options.CONSUME,
     peek: bool = run_options.PEEK,
     via_s3: list[str] = run_options.VIA_S3,
     start: str = run_options.START_TIMEOUT,
 ) -> int:
-    """Tell a command or a webhook which runs fail, lack lines, fall silent or vanish, and which jobs do not come.
+    """Tell a command or a webhook which runs failed, lack lines, fell silent or vanished, and which jobs did not come.
 
-    Each state of a run is told once, also over restarts: --memory remembers an alert once the command or the webhook
-    has succeeded. What happened before the first start is not told, except --since. What fails is tried again for
-    --retry-for, and by the next start; with --once by the next start alone.
+    failed, missing (lines), silent (no line for --silent-after), gone (no heartbeat either) and late (see --expect) are
+    told once per run, also over restarts: an alert is remembered as told once CMD or the webhook has succeeded. Until
+    then it is tried again, for --retry-for and after each start; with --once only after each start. What happened
+    before the first start is told with --since only. The memory is one file for each choice of sources and CMD or URL,
+    in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
 
-    CMD runs in sh for at most 60 s. It has the facts as JSON on its stdin, and in variables: SQSTEE_ALERT_STATE, _TEXT
-    (all in one line), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S, _LINES, _BYTES,
-    _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The JSON of --webhook is the same.
+    CMD runs in sh for at most 60 s. It gets the facts as JSON on stdin and in variables, each one printable line:
+    SQSTEE_ALERT_STATE, _TEXT (a summary), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S,
+    _LINES, _BYTES, _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The webhook gets the same JSON in a POST.
     """
     from sqstee.cli.run_sources import run_filter
     from sqstee.cli.sources import destinations, local_path, parse_moment, parse_seconds, reporting_errors
-    from sqstee.fds import write_stderr
     from sqstee.read.alert_delivery import AlertDelivery
     from sqstee.read.alert_memory import AlertMemory
     from sqstee.read.alert_watch import AlertRules
@@ -83,7 +84,7 @@ def alert(
     path = memory or _default_memory(found, command or webhook)
     with reporting_errors("alert"), StopSignal() as stop:
         remembered = AlertMemory(os.path.abspath(path), time.time())
-        delivery = AlertDelivery(remembered, tell, lambda text: write_stderr(f"sqstee: {text}\n"), retry_for)
+        delivery = AlertDelivery(remembered, tell, _notice, retry_for)
         try:
             watched = _Watched(rules, remembered, delivery, stop, once or peek)
             stores = [one.name or local_path() for one in found if one.kind == "local" and not consume]
@@ -111,7 +112,6 @@ def _states(text: str, expected: Sequence[Expectation]) -> list[str]:
 
 def _target(command: str, webhook: str) -> AlertCommand | AlertWebhook:
     from sqstee.read.alert_delivery import AlertCommand, AlertWebhook
-    from sqstee.text import masked_url
     from sqstee.transports.webhook import Webhook
 
     if bool(command) == bool(webhook):
@@ -124,9 +124,8 @@ def _target(command: str, webhook: str) -> AlertCommand | AlertWebhook:
     try:
         return AlertWebhook(Webhook(webhook))
     except ValueError:
-        shown = masked_url(webhook)
-        hint = "the form is --webhook https://HOST/PATH; a user and password belong into the URL of no webhook"
-        raise SqsteeError(f"invalid value {shown!r} for --webhook", hint) from None
+        hint = "the form is --webhook https://HOST/PATH, without a user and password"
+        raise SqsteeError("invalid URL for --webhook", hint) from None  # most of them are secrets
 
 
 def _default_memory(found: Sequence[Destination], target: str) -> str:
@@ -143,6 +142,13 @@ def _default_memory(found: Sequence[Destination], target: str) -> str:
     names = [f"local:{local_path()}" if one.text == "local" else with_absolute_path(one.text) for one in found]
     text = "\0".join([*sorted(names), target])
     return os.path.join(folder, "sqstee", f"alert-{hashlib.sha256(os.fsencode(text)).hexdigest()[:16]}.db")
+
+
+def _notice(text: str) -> None:
+    from sqstee.fds import write_stderr
+    from sqstee.text import one_line
+
+    write_stderr(f"sqstee: {one_line(text)}\n")
 
 
 class _Watched:
@@ -165,7 +171,6 @@ class _Watched:
         start_timeout: float,
     ) -> None:
         """Watch local stores by their rows of runs, and other sources by reading them."""
-        from sqstee.fds import write_stderr
         from sqstee.read.alert_watch import LOOK_SECONDS, AlertWatch
         from sqstee.transports.local_store import RunWatch
 
@@ -173,7 +178,7 @@ class _Watched:
             self._rules,
             self._memory,
             [RunWatch(path) for path in stores],
-            lambda text: write_stderr(f"sqstee: {text}\n"),
+            _notice,
             has_table=bool(others),
             is_read_whole=self._once,
         )
@@ -195,14 +200,12 @@ class _Watched:
     ) -> None:
         from sqstee.cli.run_sources import open_run_sources
         from sqstee.cli.sources import status_of
-        from sqstee.fds import write_stderr
         from sqstee.read.alert_watch import WatchedRuns
         from sqstee.read.follower import Follower
-        from sqstee.text import one_line
 
         sources = open_run_sources(texts, self._stop, consume, peek, via_s3, start)
         is_whole = all(one.follows for one in sources.receivers)
-        table = WatchedRuns(watch, self._tell, is_whole, self._memory if consume else None)
+        table = WatchedRuns(watch, self._tell, is_whole, _notice, self._memory if consume else None)
         follower = Follower(
             sources.receivers,
             table,
@@ -218,8 +221,6 @@ class _Watched:
             table.look()
         else:
             follower.follow()
-        for notice in table.notices:
-            write_stderr(f"sqstee: {one_line(notice)}\n")
         self.status = status_of(follower)
 
     def _tell(self, alerts: Sequence[Alert]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from sqstee.backoff import full_jitter
-from sqstee.errors import SqsteeError
+from sqstee.errors import EXIT_FAILURE, SqsteeError, reason_of
 from sqstee.read.alert_memory import AlertMemory
 from sqstee.read.alerts import Alert, variables
 from sqstee.read.trouble import Trouble
@@ -24,7 +24,7 @@ COMMAND_SECONDS = 60.0  # that a command may take
 _BACKOFF_FIRST_SECONDS = 1.0
 _BACKOFF_MOST_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_LAST_SECONDS = 5.0  # that a delivery may still take when sqstee ends
+_LAST_SECONDS = 2.0  # that a delivery may still take when sqstee ends
 
 
 class UndeliveredError(Exception):
@@ -122,7 +122,7 @@ class AlertDelivery:
         self._condition = threading.Condition()
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, daemon=True)
-        self.failure: SqsteeError | None = None  # the memory cannot be written
+        self.failure: SqsteeError | None = None  # nothing is told any more
         self._given_up = 0
         self.add(memory.untold())
 
@@ -173,6 +173,9 @@ class AlertDelivery:
                 self._attempt(*found)
             except SqsteeError as error:
                 self.failure = error
+                return
+            except Exception as error:  # a thread that ended in silence would tell nothing any more
+                self.failure = SqsteeError(f"{self._tell.name} fails: {reason_of(error)}", "", EXIT_FAILURE)
                 return
 
     def _next(self) -> tuple[Alert, _Attempts] | None:

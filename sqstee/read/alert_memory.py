@@ -20,7 +20,7 @@ _LOCKED_SECONDS = 2.0  # a process that ends may hold the file for a moment
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS alert (key TEXT PRIMARY KEY, facts TEXT NOT NULL, told REAL);
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS run (run TEXT PRIMARY KEY, summary TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS run (run TEXT PRIMARY KEY, heard REAL NOT NULL, summary TEXT NOT NULL);
 """
 
 
@@ -44,10 +44,11 @@ class AlertMemory:
             for statement in _SCHEMA.strip().splitlines():
                 self._connection.execute(statement)
             self._connection.execute("DELETE FROM alert WHERE told < ?", (now - KEPT_SECONDS,))
+            self._connection.execute("DELETE FROM run WHERE heard < ?", (now - KEPT_SECONDS,))
             self._connection.execute("COMMIT")
             self._known = {key for (key,) in self._connection.execute("SELECT key FROM alert")}
             self.moments: dict[str, float] = dict(self._connection.execute("SELECT name, at FROM moment"))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, UnicodeError, sqlite3.Error) as error:
             raise _refusal(error, path) from None
 
     def __contains__(self, key: str) -> bool:
@@ -71,12 +72,12 @@ class AlertMemory:
                 self._connection.executemany("INSERT OR IGNORE INTO alert VALUES (?, ?, NULL)", rows)
                 self._connection.executemany("INSERT OR REPLACE INTO moment VALUES (?, ?)", (moments or {}).items())
                 for run in runs:
-                    if run.is_ended:
-                        self._connection.execute("DELETE FROM run WHERE run = ?", (run.run,))
-                    else:
-                        self._connection.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (run.run, run.dump()))
+                    name = json.dumps(run.run)  # in ASCII: another host may call a run anything
+                    self._connection.execute("DELETE FROM run WHERE run = ?", (name,))
+                    if not run.is_ended:
+                        self._connection.execute("INSERT INTO run VALUES (?, ?, ?)", (name, run.heard, run.dump()))
                 self._connection.execute("COMMIT")
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, UnicodeError, sqlite3.Error) as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise _refusal(error, self._path) from None
@@ -89,17 +90,18 @@ class AlertMemory:
             rows = self._connection.execute("SELECT key, facts FROM alert WHERE told IS NULL ORDER BY rowid").fetchall()
         return [Alert(key, json.loads(facts)) for key, facts in rows]
 
-    def runs(self) -> list[tuple[str, str]]:
-        """The ids and the dumps of the runs that were saved."""
+    def runs(self, most: int) -> list[tuple[str, str]]:
+        """The ids and the dumps of the runs that were saved, `most` of them: those that were heard of last."""
+        query = "SELECT run, summary FROM run ORDER BY heard DESC LIMIT ?"
         with self._lock:
-            return self._connection.execute("SELECT run, summary FROM run").fetchall()
+            return [(json.loads(name), text) for name, text in self._connection.execute(query, (most,))]
 
     def told(self, alert: Alert, now: float) -> None:
         """An alert was told."""
         with self._lock:
             try:
                 self._connection.execute("UPDATE alert SET told = ?, facts = '' WHERE key = ?", (now, alert.key))
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, UnicodeError, sqlite3.Error) as error:
                 raise _refusal(error, self._path) from None
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class AlertMemory:
             self._connection.close()
 
 
-def _refusal(error: OSError | sqlite3.Error, path: str) -> SqsteeError:
+def _refusal(error: OSError | UnicodeError | sqlite3.Error, path: str) -> SqsteeError:
     if "locked" in str(error):
         hint = "give each a memory of its own: --memory FILE"
         return SqsteeError(f"another sqstee alert that runs has its memory in {path}", hint, EXIT_FAILURE)

@@ -26,7 +26,9 @@ from sqstee.transports.local_store import RunWatch
 
 LOOK_SECONDS = 1.0  # between two looks at all runs
 _TABLE = -1  # the source of runs that a follower reads
-_MAX_RUNS = 100_000  # watched at a time where a run may be in several sources
+_MAX_RUNS = 100_000  # watched at a time, in 200 MB
+_FORGOTTEN_AT_ONCE = 5_000
+_MAX_SAVED = 20_000  # runs that a restarted process goes on with
 
 
 class AlertRules:
@@ -91,7 +93,7 @@ class AlertWatch:
                 alerts.append(found)
         if alerts or moments:
             self._memory.save(alerts, moments)
-        self._forget_surplus(now)
+        self._forget_surplus()
         return alerts
 
     def take(self, runs: Iterable[RunState]) -> list[Alert]:
@@ -160,16 +162,18 @@ class AlertWatch:
             whole.merge(part)
         return whole, received
 
-    def _forget_surplus(self, now: float) -> None:
+    def _forget_surplus(self) -> None:
+        """Of very many runs forget those that were heard of longest ago: what is wrong with them was told."""
         if len(self._runs) > _MAX_RUNS:
-            over = [name for name in self._runs if not may_change(self._whole(name)[0], now)]
-            for name in over[: len(over) // 2 + 1]:
+            heard = {name: max(part.heard for part in parts.values()) for name, parts in self._runs.items()}
+            for name in sorted(heard, key=heard.__getitem__)[: len(heard) - _MAX_RUNS + _FORGOTTEN_AT_ONCE]:
                 del self._runs[name]
 
 
 class WatchedRuns(RunTable):
     """The table of a follower whose runs a watch looks at: alerts are in the memory before any message is deleted.
 
+    `tell` gets the alerts, `notice` what people must know of the reading itself.
     `memory`: where messages are deleted, it keeps the runs that have not ended; as of a second ago, since saving each
     change would take longer than reading.
     """
@@ -179,16 +183,18 @@ class WatchedRuns(RunTable):
         watch: AlertWatch,
         tell: Callable[[Sequence[Alert]], None],
         is_whole: bool,
+        notice: Callable[[str], None],
         memory: AlertMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(self._look, is_whole=is_whole)
         self._watch, self._tell, self._memory = watch, tell, memory
+        self._say = notice
         self._monotonic = clock
         self._looked = clock()
         self._changed: set[str] = set()
         self._unsaved: set[str] = set()
-        for run, text in memory.runs() if memory else ():
+        for run, text in memory.runs(_MAX_SAVED) if memory else ():
             saved = RunState.load(run, text)
             assert isinstance(saved, RunState)
             saved.received = time.time()  # more of it may wait in the queue
@@ -199,6 +205,11 @@ class WatchedRuns(RunTable):
         """Add lines and events, in their order."""
         super().items(items, late)
         self._changed |= {item.run for item in items if not isinstance(item, ForeignLine)}
+
+    def notice(self, text: str, **fields: object) -> None:
+        """Pass on a notice at once, unless it concerns a run."""
+        if not isinstance(fields.get("run"), str):
+            self._say(text)
 
     def look(self) -> None:
         """Look at all runs, whether they have changed or not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from math import inf
 
 from sqstee.errors import SqsteeError
@@ -18,6 +19,7 @@ DEFAULT_ALERTS = ("failed", "missing", "gone")
 _SETTLED_SECONDS = 10.0  # lines may come after the event that ends their run, in messages of their own
 _MOST_VARIABLE = 1000  # characters of a variable: an environment has little room (execve(2), MAX_ARG_STRLEN)
 _MOST_TEXT = 300
+_MOST_KEY = 64  # characters of a run's id; our own have 26
 _VARIABLES = (
     *("alert", "text", "run", "job", "name", "host", "started", "ended", "exit_code", "signal", "duration_s"),
     *("lines", "bytes", "missing", "dropped", "result", "last_line", "last_stderr"),
@@ -95,8 +97,11 @@ def began_at(run: RunSummary) -> float:
 
 
 def key_of(run: RunSummary, state: str) -> str:
-    """The key of an alert on a run, before there is one."""
-    return f"{state} {run.run}"
+    """The key of an alert on a run, before there is one; short, whatever another host calls its run."""
+    name = run.run
+    if len(name) > _MOST_KEY or not name.isascii():
+        name = sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return f"{state} {name}"
 
 
 def run_alert(run: RunSummary, state: str, now: float, silent: float) -> Alert:

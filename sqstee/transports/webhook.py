@@ -12,6 +12,7 @@ from sqstee.transports.connection import COLLECTOR_BUNDLES, connection_refusal, 
 from sqstee.transports.errors import OPEN, RETRY, TransportError
 
 _SECONDS = 20.0  # for connecting, and for each step of the answer
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _READ_BYTES = 65536  # the most that is read of an answer
 
 
@@ -29,7 +30,8 @@ class Webhook:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.port == 0:
             raise ValueError("not of the form http://HOST/… or https://HOST/…")
-        self._url = urllib.parse.urlunsplit(parts._replace(fragment=""))
+        path, query = (urllib.parse.quote(text, safe=_ASCII) for text in (parts.path, parts.query))
+        self._url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
         self.name = f"the webhook at {parts.netloc}"  # its path and its query are often all that protects it
         self._server = f"{parts.scheme}://{parts.netloc}/"
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=tls_context()), _NoRedirect())
@@ -47,10 +49,10 @@ class Webhook:
         except urllib.error.URLError as error:
             reason = error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))
             raise self._refusal(reason) from None
+        except ValueError:  # its text would repeat the URL
+            raise TransportError(OPEN, "Configuration", "the URL cannot be used") from None
         except (OSError, http.client.HTTPException) as error:
             raise self._refusal(error) from None
-        except (ValueError, UnicodeError):
-            raise TransportError(OPEN, "Configuration", "the URL cannot be used") from None
 
     def _refusal(self, error: BaseException) -> TransportError:
         return connection_refusal(error, self._server, COLLECTOR_BUNDLES) or network_refusal(error, self._server)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.bucket import FakeS3
 from fakes.sqs import FakeSqs
+from fakes.web import FakeWeb
 from support import TIMEOUT, Sqstee, is_running, running, wait_for
 from support.bodies import at_present, event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
 
@@ -22,12 +24,14 @@ from sqstee.errors import SqsteeError
 from sqstee.read.alert_delivery import AlertCommand, AlertDelivery, UndeliveredError
 from sqstee.read.alert_memory import AlertMemory
 from sqstee.read.alert_watch import AlertRules, AlertWatch
-from sqstee.read.alerts import Alert, occurrences, parse_expectation, run_alert, variables
+from sqstee.read.alerts import Alert, key_of, occurrences, parse_expectation, run_alert, variables
 from sqstee.read.run_filter import RunFilter
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary
+from sqstee.transports.errors import TransportError
 from sqstee.transports.local import LocalSender
 from sqstee.transports.local_store import RunWatch
+from sqstee.transports.webhook import Webhook
 from sqstee.wire import decode
 
 NOW = 1_800_000_000.0
@@ -419,6 +423,89 @@ def test_a_queue_is_consumed_and_watched(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_
     assert in_flight(fake_sqs) == 0
 
 
+def test_a_run_may_be_called_anything(tmp_path: Path) -> None:
+    """Text that no file can have is remembered all the same."""
+    memory = AlertMemory(str(tmp_path / "memory.db"), NOW)
+    odd = RunSummary("\ud800" * 1000)
+    odd.add_items(decode(event_of("start", 0).data), NOW)
+    memory.save([run_alert(odd, "gone", NOW, 60.0)], runs=[odd])
+    assert (key_of(odd, "gone") in memory, key_of(odd, "failed") in memory) == (True, False)
+    ((name, text),) = memory.runs(10)
+    assert (name, RunSummary.load(name, text).dump()) == (odd.run, odd.dump())
+    odd.is_ended = True
+    memory.save([], runs=[odd])
+    assert memory.runs(10) == []
+    memory.close()
+
+
+def test_sigterm_ends_a_command_that_does_not_end(sqstee: Sqstee, tmp_path: Path) -> None:
+    """The next process tells that alert."""
+    word = f"echo $$ > {tmp_path}/pid; sleep 1000"
+    with alerting(sqstee, "--on", "failed", "--exec", word):
+        sqstee.run("--", "false")
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "command")
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert b"1 alert not delivered: the next start tries again" in (tmp_path / "said").read_bytes()
+    memory = AlertMemory(str(tmp_path / "memory.db"), NOW)
+    assert len(memory.untold()) == 1
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/SECRET", "http://127.0.0.1:1/SECRET a\x7f", "https://127.0.0.1:1/\u00e9SECRET?k=SECRET"]
+)
+def test_a_webhook_that_cannot_be_reached(url: str) -> None:
+    """What is said of it has nothing of its path."""
+    with pytest.raises(TransportError) as caught:
+        Webhook(url).post(b"{}")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_lines_that_another_source_has_are_not_missing(tmp_path: Path) -> None:
+    """A destination and its fallback are watched together."""
+    sent = [
+        event_of("start", 0),
+        gap_of(1, 4, reason="fallback", at="local:second.db"),
+        event_of("exit", 5, exit_code=0),
+    ]
+    for fallback, states in ((lines_of(1, 4), []), (lines_of(1, 3), ["missing"])):
+        folder = tmp_path / fallback.data[-20:].hex()
+        folder.mkdir()
+        memory = AlertMemory(str(folder / "memory.db"), NOW)
+        stores = [str(folder / "first.db"), str(folder / "second.db")]
+        rules = AlertRules(["missing"], RunFilter(), [], 60.0)
+        watch = AlertWatch(rules, memory, [RunWatch(path) for path in stores], print)
+        LocalSender(stores[0], 1 << 30).send(sent)
+        LocalSender(stores[1], 1 << 30).send([fallback])
+        assert [alert.facts["alert"] for alert in watch.look()] == states
+        memory.close()
+
+
+def test_very_many_runs_are_not_all_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were heard of longest ago are forgotten."""
+    monkeypatch.setattr("sqstee.read.alert_watch._MAX_RUNS", 20)
+    monkeypatch.setattr("sqstee.read.alert_watch._FORGOTTEN_AT_ONCE", 5)
+    store = Watched(tmp_path)
+    with store.process("failed") as watch:
+        for number in range(50):
+            store.put(event_of("start", 0, f"01R{number:02d}"))
+            watch.look()
+        store.put(event_of("exit", 1, "01R00", exit_code=1))
+        store.now = time.time()
+        assert texts(watch.look()) == [("failed", "01R00")]
+
+
+def test_a_bucket_is_followed(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Its objects stay."""
+    file = tmp_path / "alerts"
+    with FakeWeb(FakeS3("bkt")) as web:
+        environ = web.environ()
+        with alerting(sqstee, "s3://bkt/logs", "--on", "failed", "--exec", f"cat >> {file}", environ=environ):
+            sqstee.run("--to", "s3://bkt/logs", "--job", "etl", "--", "sh", "-c", "exit 9", environ=environ)
+            wait_for(lambda: told(file), "alert")
+    assert [(one["job"], one["exit_code"]) for one in told(file)] == [("etl", 9)]
+
+
 def known_runs(path: Path) -> set[str]:
     """Those of the test's runs that a memory has, though another process holds it."""
     text = path.read_bytes()
@@ -433,8 +520,9 @@ def known_runs(path: Path) -> set[str]:
         (("--exec", "true", "--on", "late"), "--on late needs --expect"),
         (("--exec", "true", "--on", "fialed"), "did you mean 'failed'?"),
         (("--exec", "true", "--expect", "backup"), "invalid value 'backup' for --expect"),
-        (("--webhook", "ftp://h/"), "invalid value 'ftp://h/' for --webhook"),
-        (("--webhook", "https://u:SECRET@h/"), "invalid value 'https://h/' for --webhook"),
+        (("--webhook", "ftp://h/SECRET"), "invalid URL for --webhook"),
+        (("--webhook", "https://u:SECRET@h/"), "invalid URL for --webhook"),
+        (("--webhook", "https://h:port/SECRET"), "invalid URL for --webhook"),
         (("--exec", "true", "--memory", "/proc/none"), "the memory /proc/none cannot be used"),
         (("--exec", "true", "q"), "reading a queue needs --consume or --peek"),
     ],

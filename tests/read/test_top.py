@@ -22,8 +22,10 @@ from support.terminal import Terminal
 from sqstee.cli.top import _TableView
 from sqstee.read.decode import Item, blocks
 from sqstee.read.line_joiner import LineJoiner
+from sqstee.read.run_filter import is_in
 from sqstee.read.run_table import RunState, RunTable
 from sqstee.record import Body, Encoder
+from sqstee.run_summary import STATES
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.local import LocalSender
 
@@ -293,6 +295,15 @@ def test_a_silent_run_and_one_whose_host_is_gone_differ() -> None:
     text = shown(found)
     assert re.search(r"^gone 3m2\ds ", text, re.MULTILINE)
     assert re.search(r"^silent 3m2\ds ", text, re.MULTILINE)
+
+
+def test_a_run_that_lacks_lines_may_be_running_or_gone_as_well() -> None:
+    """Its state is one, and a filter finds it by each."""
+    clock = Clock()
+    (run,) = table_of(clock, event_of("start", 0, heartbeat_s=60), gap_of(1, 4)).runs(60.0)
+    assert run.state(run.heard, 60.0) == "missing"
+    found = [state for state in STATES if is_in(run, state, run.heard + 200, 60.0)]
+    assert found == ["missing", "gone", "running"]
 
 
 @pytest.mark.parametrize(
