@@ -6,7 +6,7 @@ import math
 import select
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from queue import SimpleQueue
 
 from sqstee.agent.advertisement import Advertisement, NoAdvertisement
@@ -18,6 +18,7 @@ from sqstee.agent.worker_pool import WorkerPool
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.spool import agent_file
 from sqstee.spool.agent_file import AWAITED
+from sqstee.spool.pinned_folder import PinnedFolder
 from sqstee.spool.waiting import ULID_LENGTH
 from sqstee.trace import trace
 
@@ -64,10 +65,13 @@ class Agent:
         self._awaited: set[str] = set()  # runs whose delivery somebody waits for
         self._scanned_at = 0.0
         self.delivered: dict[str, str] = {}  # runs, and the destinations that have them
-        self.folders = self._claimer.folders
 
     def _note_error(self, error: str) -> None:
         self._error = error
+
+    def folders(self) -> Iterator[tuple[PinnedFolder, list[str]]]:
+        """Every served spool folder, with the names of its runs."""
+        return self._claimer.folders()
 
     @property
     def busy(self) -> list[str]:
