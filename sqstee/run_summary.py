@@ -26,6 +26,7 @@ _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout",
 STDERR_MARK = b'"stream":"stderr"'
 LINE_MARK = b'"stream":"'
 _EVENT_MARK = b'"event":"'
+_DATA_MARK = b'"data":{'  # a line that is a JSON object, with keys of its program's choice
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
 _INTEGERS = ("exit_code", "signal", "bytes", "first", "last")
 _NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
@@ -232,7 +233,7 @@ class RunSummary:
         That is so for pieces of lines, gap events, and unusual records.
         """
         head = data[: data.find(b'"seq":')].partition(b'"labels":')[2]  # the labels have names of the user's choice
-        if b'"eol":false' in data or b'"stream":"' in head or _EVENT_MARK in head:
+        if b'"eol":false' in data or _DATA_MARK in data or b'"stream":"' in head or _EVENT_MARK in head:
             return None
         if any(lines.size for lines in self.gaps.values()):
             return None
@@ -380,7 +381,8 @@ def last_message(data: bytes, mark: bytes) -> str:
             break
         end = data.rfind(b"\n", 0, place) + 1
         for item in _decoded(data[end : data.find(b"\n", place)]):
-            if isinstance(item, Record) and item.message:
+            # the mark may be a key of a JSON object in the record
+            if isinstance(item, Record) and item.message and f'"stream":"{item.stream}"'.startswith(mark.decode()):
                 return item.message[:_MOST_TEXT]
     return ""
 
