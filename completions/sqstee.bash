@@ -241,6 +241,7 @@ _sqstee() {
             return
             ;;
         tail:-p | tail:--level)
+            _sqstee_offer words "debug info warning error critical"
             return
             ;;
         tail:-A | tail:--after-context)
@@ -253,11 +254,11 @@ _sqstee() {
             return
             ;;
         tail:--multiline)
-            _sqstee_offer words "indented REGEX"
+            _sqstee_offer words "indented"
             return
             ;;
         tail:-n | tail:--lines)
-            _sqstee_offer words "N all"
+            _sqstee_offer words "all"
             return
             ;;
         tail:--shards)
@@ -284,11 +285,10 @@ _sqstee() {
             return
             ;;
         tail:--keep-unmatched)
-            _sqstee_offer words "FILE DEST"
             return
             ;;
         drain:-O | drain:--output-dir)
-            _sqstee_offer words "DIR -"
+            _sqstee_offer words "-"
             return
             ;;
         drain:--layout)

@@ -62,7 +62,8 @@ class Flag:
     @property
     def choices(self) -> list[str]:
         """The accepted words, if the value is one of a few."""
-        return self.metavar.split("|") if "|" in self.metavar else []
+        words = self.metavar.split("|") if "|" in self.metavar else []
+        return [word for word in words if word.islower() or not word.isalpha()]
 
     @property
     def shown(self) -> str:

@@ -48,7 +48,13 @@ def tail(
     ),
     until: str = typer.Option("", "--until", metavar="TIME", help="Only lines before then."),
     label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
-    level: str = typer.Option("", "-p", "--level", metavar="LEVEL", help="Only lines of this level and above."),
+    level: str = typer.Option(
+        "",
+        "-p",
+        "--level",
+        metavar="debug|info|warning|error|critical",
+        help="Only lines of this level and above; none without a level.",
+    ),
     failed: bool = typer.Option(False, "--failed", help="Only runs that failed; reads a store once."),
     after: int = typer.Option(0, "-A", "--after-context", metavar="N", help="Show N lines of its run after a match."),
     before: int = typer.Option(0, "-B", "--before-context", metavar="N", help="Show N lines of its run before it."),
@@ -267,7 +273,7 @@ def _level(text: str) -> str:
         return ""
     found = [level for level in LEVELS if level.startswith(text.upper())]
     if len(found) != 1:
-        expected = f"{', '.join(LEVELS[1:-1])} or {LEVELS[-1]}"
+        expected = f"{', '.join(LEVELS[1:-1])} or {LEVELS[-1]}".lower()
         raise SqsteeError(f"invalid value {text!r} for --level (expected {expected})", "for example: --level warning")
     return found[0]
 

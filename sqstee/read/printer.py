@@ -104,7 +104,7 @@ class Style:
         self.form = form
         self.bare = bare
         self.colour = colour
-        self.safe = safe or colour
+        self.safe = safe or (colour and form == "default")  # bytes and JSON in a pipe are for programs
         self.template = template
         self.highlight = highlight if colour else ()
         self.coloured_notices = coloured_notices

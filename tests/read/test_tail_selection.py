@@ -283,7 +283,8 @@ class TestWhatItShows:
         """Shown on a terminal with a reset at the end of the line; nothing else of its escapes is obeyed."""
         store.lines(RUNS[0], 0, "\x1b[1;31mred\x1b[2J", "10%\r99%\r100%\r")
         assert tail(sqstee, store, raw=False) == "h stdout red\x1b[2J\nh stdout 100%\n"
-        assert tail(sqstee, store) == "\x1b[1;31mred\x1b[2J\n10%\r99%\r100%\r\n"
+        for words in ((), ("--color", "always")):
+            assert tail(sqstee, store, *words) == "\x1b[1;31mred\x1b[2J\n10%\r99%\r100%\r\n"
         shown = tail(sqstee, store, "--color", "always", raw=False)
         assert "\x1b[1;31mred\u241b[2J\x1b[0m\n" in shown
         command = sqstee.words("tail", store.dest, "--no-follow")
