@@ -19,6 +19,7 @@ MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as g
 _SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
 _MOST_TEXT = 500  # characters of a line or of a result that are kept
 _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
+_MOST_BLANK = 20  # lines that are passed over in search of the last one with text
 _MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
 _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
 STDERR_MARK = b'"stream":"stderr"'
@@ -328,10 +329,18 @@ def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
 
 
 def last_message(data: bytes, mark: bytes) -> str:
-    """The message of the last record with `mark`; empty where that is blank."""
-    place = data.rfind(mark)
-    line = data[data.rfind(b"\n", 0, place) + 1 : data.find(b"\n", place)] if place >= 0 else b""
-    return next((item.message[:_MOST_TEXT] for item in _decoded(line) if isinstance(item, Record)), "")
+    """The message of the last record with `mark` that is not blank; empty where many in a row are."""
+    start = len(data)
+    for _ in range(_MOST_BLANK):
+        place = data.rfind(mark, 0, start)
+        if place < 0:
+            break
+        start = data.rfind(b"\n", 0, place) + 1
+        end = data.find(b"\n", place)
+        line = data[start : end if end >= 0 else len(data)]
+        if found := next((item.message[:_MOST_TEXT] for item in _decoded(line) if isinstance(item, Record)), ""):
+            return found
+    return ""
 
 
 def _decoded(line: bytes) -> list[Record | Event]:

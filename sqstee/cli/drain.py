@@ -89,7 +89,10 @@ def drain(
     )
     limits.max_messages = max_messages or None
     limits.start_timeout = parse_seconds(start, "--start-timeout")
-    check_shards(shards, destinations(dest))  # before a folder is made
+    sources = destinations(dest)
+    check_shards(shards, sources)  # before a folder is made
+    if any(one.kind == "folder" and os.path.realpath(one.name) == os.path.realpath(output) for one in sources):
+        raise SqsteeError(f"{output} cannot be drained into itself", "choose another folder: -O DIR")
     stores = payload_stores(via_s3)
     if output == "-":
         _check_stdout(context)
