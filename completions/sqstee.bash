@@ -299,6 +299,10 @@ _sqstee() {
             _sqstee_offer words "default json"
             return
             ;;
+        drain:--fail-on)
+            _sqstee_offer words "failed missing open"
+            return
+            ;;
         drain:--concurrency)
             return
             ;;
@@ -572,7 +576,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
-            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
             ;;
         top)
             if [[ $cur == -* ]]; then _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --silent-after --consume --peek --follow --no-follow --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi

@@ -171,6 +171,7 @@ complete -c sqstee -n '__sqstee_uses drain' -s O -l output-dir -x -a '-' -d 'The
 complete -c sqstee -n '__sqstee_uses drain' -l layout -x -a 'streams ndjson' -d 'One file per stream, or one of records per run (default: streams).'
 complete -c sqstee -n '__sqstee_uses drain' -l gzip -d 'Compress the files.'
 complete -c sqstee -n '__sqstee_uses drain' -s o -l output -x -a 'default json' -d 'The format of the verdicts (default: default).'
+complete -c sqstee -n '__sqstee_uses drain' -l fail-on -x -a 'failed missing open' -d 'What gives a status other than 0; several with commas, or repeated (default: missing,open).'
 complete -c sqstee -n '__sqstee_uses drain' -l concurrency -x -d 'Parallel receivers per process (default: 16).'
 complete -c sqstee -n '__sqstee_uses drain' -l processes -x -d 'Processes, about 3,000 messages/s each (default: 1).'
 complete -c sqstee -n '__sqstee_uses drain' -l max-messages -x -d 'Stop after this many (default: all).'

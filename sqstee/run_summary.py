@@ -380,7 +380,8 @@ def last_message(data: bytes, mark: bytes) -> str:
         if place < 0:
             break
         end = data.rfind(b"\n", 0, place) + 1
-        for item in _decoded(data[end : data.find(b"\n", place)]):
+        last = data.find(b"\n", place)
+        for item in _decoded(data[end : last if last >= 0 else len(data)]):
             # the mark may be a key of a JSON object in the record
             if isinstance(item, Record) and item.message and f'"stream":"{item.stream}"'.startswith(mark.decode()):
                 return item.message[:_MOST_TEXT]

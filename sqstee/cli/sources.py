@@ -38,16 +38,21 @@ class Sources:
 def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
     from sqstee import options
-    from sqstee.destination import parse
+    from sqstee.destination import parse_source
 
-    found = [parse(text) for text in (texts or [options.load((), os.environ).to or "local"])]
+    found = [parse_source(text) for text in (texts or [options.load((), os.environ).to or "local"])]
     for destination in found:
         check_destination(destination)
     return found
 
 
 def check_destination(destination: Destination) -> None:
-    """Raise SqsteeError for a local queue in a folder that does not exist."""
+    """Raise SqsteeError for a local queue in a folder that does not exist, and for a folder that drain did not make."""
+    if destination.kind == "folder":
+        from sqstee.transports.folder import check_drained
+
+        check_drained(destination.name, destination.text)
+        return
     from sqstee import options
     from sqstee.spool.location import check_folder
 
@@ -112,12 +117,15 @@ def open_sources(
     if queues and consume == peek:
         problem = "--consume and --peek exclude each other" if consume else "reading a queue needs --consume or --peek"
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
+        if os.path.isfile(f"{queues[0].text}/runs.ndjson"):
+            hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
         raise SqsteeError(problem, hint)
     local = local_path()
     receivers = [
         open_receiver(one, local, connections, visibility, consume=consume, shards=shards, stores=stores)
         for one in found
     ]
+    _report_strays(receivers)
     sources = Sources(found, receivers)
     sources.consumed = consume
     if peek and queues:
@@ -126,6 +134,16 @@ def open_sources(
                 cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
+
+
+def _report_strays(receivers: Sequence[Receiver]) -> None:
+    """Say which files of drained folders are left out."""
+    from sqstee.fds import write_stderr
+    from sqstee.transports.folder import FolderReceiver
+
+    for receiver in receivers:
+        if isinstance(receiver, FolderReceiver) and (remark := receiver.strays()):
+            write_stderr(f"sqstee: {remark}\n")
 
 
 def _peek_cost(

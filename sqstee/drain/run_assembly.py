@@ -16,6 +16,7 @@ from sqstee.run_summary import LINE_MARK, STDERR_MARK, RunSummary, last_message,
 from sqstee.wire import GAP, Event, Record, decode, elsewhere, load_lines
 
 _MAX_UNFINISHED = 1000  # streams of a run: a sender may name a new stream in every line
+_LONGEST_STREAM = 100  # characters of a stream's name that is counted by itself
 _EOL = b'"eol"'
 _MAX_ELSEWHERE = 5  # destinations that a verdict names
 _MOST_INTERVALS = 1000  # of a run's seqs that are known one by one; those behind them are only counted
@@ -253,7 +254,8 @@ class RunAssembly:
 
     def _count(self, stream: str, lines: int) -> None:
         counted = self._summary.lines
-        stream = stream if stream in counted or len(counted) < MAX_STREAMS else OTHER_STREAMS
+        if stream not in counted and (len(counted) >= MAX_STREAMS or len(stream) > _LONGEST_STREAM):
+            stream = OTHER_STREAMS
         counted[stream] = counted.get(stream, 0) + lines
         self._counted += lines
 

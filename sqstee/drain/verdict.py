@@ -13,9 +13,9 @@ class Verdict:
     """The verdict on one run: `fields` is its object in `runs.ndjson` and in `drain -o json`.
 
     `verdict` in it is complete, missing (lines never came, or were dropped in an ended run) or open; `state` is that of
-    `sqstee runs` at the time of the drain. `duplicates` counts the seqs that came again in this drain, `fallbacks` the
-    lines that went to each other destination, `heard` is the time of the last record, by the sender's clock. `files`
-    are relative to the folder.
+    `sqstee runs` at the time of the drain. `open`: the event that ends it has not come. `duplicates` counts the seqs
+    that came again in this drain, `fallbacks` the lines that went to each other destination, `heard` is the time of
+    the last record, by the sender's clock. `files` are relative to the folder.
     """
 
     __slots__ = ("fields",)
@@ -39,7 +39,7 @@ class Verdict:
             from datetime import UTC, datetime
 
             fields["heard"] = datetime.fromtimestamp(summary.heard, UTC).isoformat().replace("+00:00", "Z")
-        fields |= {"duplicates": duplicates, "layout": layout, "files": files}
+        fields |= {"open": not summary.is_ended, "duplicates": duplicates, "layout": layout, "files": files}
         return cls(fields)
 
     @property

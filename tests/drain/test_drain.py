@@ -246,6 +246,31 @@ class TestOptions:
             put(fake_sqs, bodies)
             assert sqstee.run("drain", "q", "-O", folder, *FAST, environ=fake_sqs.environ()).returncode == status
 
+    @pytest.mark.parametrize(
+        ("reasons", "bodies", "status"),
+        [
+            ("failed", whole_run(3, status=3), 5),
+            ("failed", whole_run(3), 0),
+            ("open", whole_run(3, status=3), 0),
+            ("failed,open", [event_of("exit", 0, signal=9, open=["stdout"]), lines_of(1, 2)], 5),
+            ("open", [lines_of(0, 3)], 4),
+            ("missing", [lines_of(0, 3)], 0),
+            ("missing, failed", [*whole_run(3, status=3), lines_of(6, 7, "01OTHER")], 3),
+            ("open,failed", [*whole_run(3, status=3), lines_of(6, 7, "01OTHER")], 5),
+        ],
+    )
+    def test_what_to_fail_on(
+        self, sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, reasons: str, bodies: list[Body], status: int
+    ) -> None:
+        """Only what is named gives a status, the worst first."""
+        for folder, words in (
+            ("-", ("--fail-on", reasons)),
+            (str(tmp_path / "out"), [word for one in reasons.split(",") for word in ("--fail-on", one)]),
+        ):
+            put(fake_sqs, bodies)
+            words = ("drain", "q", "-O", folder, *FAST, *words)
+            assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == status
+
     def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """A group gives no more messages until those it gave are deleted, so they are deleted at once."""
         fake_sqs.create_queue("o.fifo")
@@ -271,6 +296,7 @@ class TestOptions:
             (("drain", "q"), "Missing option '-O'"),
             (("drain", "-O", "x"), "Missing argument"),
             (("drain", "q", "-O", "x", "--layout", "z"), "invalid value 'z' for --layout"),
+            (("drain", "q", "-O", "x", "--fail-on", "missing,fail"), "invalid value 'fail' for --fail-on"),
             (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),
             (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "invalid value '13h' for --visibility-timeout"),
             (("drain", "q", "-O", "/dev/null"), "cannot use /dev/null"),
