@@ -176,7 +176,7 @@ _sqstee() {
             return
             ;;
         runs:-n | runs:--limit)
-            _sqstee_offer words "N all"
+            _sqstee_offer words "all"
             return
             ;;
         runs:--tail)

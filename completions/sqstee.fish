@@ -113,7 +113,7 @@ complete -c sqstee -n '__sqstee_uses runs' -l host -x -d 'Only runs on these hos
 complete -c sqstee -n '__sqstee_uses runs' -l label -x -d 'Only runs with this label.'
 complete -c sqstee -n '__sqstee_uses runs' -l since -x -d 'Only runs that ran since then: 2h, yesterday.'
 complete -c sqstee -n '__sqstee_uses runs' -l until -x -d 'Only runs that began until then.'
-complete -c sqstee -n '__sqstee_uses runs' -s n -l limit -x -a 'N all' -d 'At most so many (default: 20; JSON: all).'
+complete -c sqstee -n '__sqstee_uses runs' -s n -l limit -x -a 'all' -d 'At most so many (default: 20; JSON: all).'
 complete -c sqstee -n '__sqstee_uses runs' -l tail -x -d 'Below each run its last N lines of stderr (default: 0).'
 complete -c sqstee -n '__sqstee_uses runs' -l silent-after -x -d 'When a run counts as silent (default: 60s).'
 complete -c sqstee -n '__sqstee_uses runs' -l consume -d 'Delete each message once its lines are counted.'
