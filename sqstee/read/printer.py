@@ -23,6 +23,7 @@ FORMATS = ("default", "raw", "json")
 TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
 _OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
 _MOST_MINUTES = 1000
+_MOST_FRAMES = 1000
 _HOST_WIDTHS = (6, 24)  # characters: hosts are aligned to the longest of them, within these bounds
 _HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is reserved for stderr
 
@@ -123,6 +124,7 @@ class Printer:
         self._notices = notices
         self._style = style
         self._next: tuple[str, int] | None = None  # the run and seq of the line that follows the one shown last
+        self._frames: dict[tuple[str, str, str], tuple[str, str]] = {}  # by host, stream and level of lines
         self._clock = _Clock(style.times)
         self._width = _HOST_WIDTHS[0] if style.safe else 0  # of the longest host so far
         renders: dict[str, Callable[[Shown, bool], bytes]] = {
@@ -168,9 +170,14 @@ class Printer:
 
     def _stretch(self, lines: Stretch) -> str:
         messages = lines.messages
-        if not "".join(messages).isprintable():
+        if not all(map(str.isprintable, messages)):
             messages = list(map(self._shown, messages))
-        before, after = self._frame(lines.host, lines.stream, _line_colour(lines.stream, lines.level))
+        key = lines.host, lines.stream, lines.level
+        if key not in self._frames:
+            if len(self._frames) > _MOST_FRAMES:
+                self._frames.clear()
+            self._frames[key] = self._frame(lines.host, lines.stream, _line_colour(lines.stream, lines.level))
+        before, after = self._frames[key]
         before = f"{self._time(lines.timestamp)}{before}"
         return f"{before}{f'{after}{before}'.join(messages)}{after}"
 
@@ -195,8 +202,9 @@ class Printer:
     def _frame(self, host: str, stream: str, code: str, mark: str = "") -> tuple[str, str]:
         """What stands before and after a message."""
         name = short_name(host) or "-"
-        if self._style.safe:
-            self._width = max(self._width, min(len(name), _HOST_WIDTHS[1]))
+        if self._style.safe and self._width < min(len(name), _HOST_WIDTHS[1]):
+            self._width = min(len(name), _HOST_WIDTHS[1])
+            self._frames.clear()
         prefix = mark if self._style.bare else f"{name.ljust(self._width)} {short_name(stream) or '-':6} {mark}"
         if not self._style.colour:
             return prefix, "\n"

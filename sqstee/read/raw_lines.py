@@ -23,6 +23,9 @@ _HEAD = re.compile(
     rf',"host":"({_NAME})","stream":"([a-z]++)"(?:,"level":"([A-Z]*+)")?+,"run":"{_NAME}"'
     rf'(?:,"job":"{_NAME}")?+(?:,"labels":\{{[^{{}}\n]*+\}})?+,"seq":'
 ).fullmatch
+_OPENING = '{"timestamp":"'
+_TIME_END = len(_OPENING) + len("2026-11-21T19:30:00.123456Z")
+_TIME = re.compile(r"[0-9T:.Z-]+").fullmatch
 _TIMES = re.compile(r'^\{"timestamp":"([0-9T:.Z-]{27})"', re.MULTILINE).findall
 
 
@@ -108,14 +111,19 @@ class RawLines(Sequence[Record | Event]):
         except UnicodeDecodeError:
             return None
         mark, behind = _MESSAGE, len(_MESSAGE)
+        opening, rest = _OPENING, "\n"  # what precedes a timestamp; the head without both
+        host = stream = level = ""
         for line in lines:
             if not line.startswith(head):
-                head = line[: line.find(_SEQ) + len(_SEQ)]
-                fields = _HEAD(head)
-                if fields is None:
-                    return None
+                timestamp = line[len(opening) : _TIME_END]
+                if not (line.startswith(opening) and line.startswith(rest, _TIME_END) and _TIME(timestamp)):
+                    fields = _HEAD(line[: line.find(_SEQ) + len(_SEQ)])
+                    if fields is None:
+                        return None
+                    rest = fields[0][_TIME_END:]
+                    timestamp, host, stream, level = fields.groups("")
+                head = line[: _TIME_END + len(rest)]
                 size = len(head)
-                timestamp, host, stream, level = fields.groups("")
                 messages = []
                 found.append(Stretch(timestamp, host, stream, level, messages))
             at = line.find('"', size)
@@ -154,8 +162,10 @@ def _unescape(stretches: list[Stretch]) -> list[Stretch] | None:
         every = json.loads('["{}"]'.format('","'.join(every)))
     except ValueError:
         return None
+    at = 0
     for one in stretches:
-        one.messages[:], every = every[: len(one.messages)], every[len(one.messages) :]
+        one.messages[:] = every[at : at + len(one.messages)]
+        at += len(one.messages)
     return stretches
 
 

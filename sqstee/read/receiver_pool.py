@@ -142,7 +142,7 @@ class ReceiverPool:
         while not self._stopping.is_set():
             if not is_lead and not self._busy[id(receiver)].wait(1.0):
                 continue
-            limit, size = self._reserve()
+            limit, size = self._reserve(getattr(receiver, "max_batch", _BATCH))
             if not limit:
                 return
             messages: list[ReceivedMessage] = []
@@ -168,11 +168,11 @@ class ReceiverPool:
             return 0.0
         return _FOLLOW_SECONDS if receiver.follows else self._wait
 
-    def _reserve(self) -> tuple[int, float]:
-        """Wait until the budget has room; how many messages to ask for and the bytes reserved, 0 when stopping."""
+    def _reserve(self, batch: int) -> tuple[int, float]:
+        """Wait until the budget has room; how many messages to ask for, and the bytes reserved, 0 when stopping."""
         with self._changed:
             while not self._stopping.is_set():
-                limit = max(1, min(_BATCH, int(_CALL_BYTES / max(1.0, self._average))))
+                limit = max(1, min(batch, int(_CALL_BYTES / max(1.0, self._average))))
                 limit = limit if self._left is None else min(limit, self._left)
                 size = limit * self._average * _COPIES
                 if limit and (not self._reserved or self._reserved + size <= self._budget):

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from sqstee.record import Body
@@ -261,6 +261,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 _Row: TypeAlias = tuple[int, str, int, int, str, bytes, float]
 _SELECT = "SELECT id, run, first, last, encoding, data, time FROM body WHERE"
+_CALL_BYTES = 4 * 1024 * 1024
 _CLOCK_SECONDS = 300.0  # by which the clock of a host whose lines a collector stores may be ahead of the collector's
 
 
@@ -269,6 +270,7 @@ class LocalReceiver:
 
     ordered = False
     lists_all = True  # an empty answer means that every row was returned
+    max_batch = 500  # rows of one call
 
     def __init__(self, path: str, name: str = "local", consume: bool = False) -> None:
         self.name = name
@@ -427,15 +429,29 @@ class LocalReceiver:
             yield from connection.execute(f"{select} id = ? AND time >= ?", (number, self._stored_since))
 
     def _take(self, connection: sqlite3.Connection, limit: int) -> list[_Row]:
-        rows: list[_Row] = []
-        while self._chosen and not rows:
+        """The next rows: of those that were chosen first, then of those stored since; about 4 MiB at most."""
+        while self._chosen:
             ids = [self._chosen.popleft() for _ in range(min(limit, len(self._chosen)))]
-            rows = connection.execute(f"{_SELECT} id IN ({','.join('?' * len(ids))}) ORDER BY id", ids).fetchall()
-        if not rows:
-            rows = connection.execute(f"{_SELECT} id > ? ORDER BY id LIMIT ?", (self._seen, limit)).fetchall()
-            if rows:
-                self._seen = rows[-1][0]
+            query = f"{_SELECT} id IN ({','.join('?' * len(ids))}) ORDER BY id"
+            if rows := _few(connection.execute(query, ids)):
+                self._chosen.extendleft(reversed([one for one in ids if one > rows[-1][0]]))
+                return rows
+        rows = _few(connection.execute(f"{_SELECT} id > ? ORDER BY id LIMIT ?", (self._seen, limit)))
+        if rows:
+            self._seen = rows[-1][0]
         return rows
+
+
+def _few(rows: Iterable[_Row]) -> list[_Row]:
+    """The first rows, at least one, until they hold enough for one call."""
+    found: list[_Row] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += len(row[5])
+        if size > _CALL_BYTES:
+            break
+    return found
 
 
 def _message(row: _Row) -> ReceivedMessage:
