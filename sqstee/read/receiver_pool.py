@@ -33,12 +33,12 @@ OnMessages: TypeAlias = Callable[[Receiver, list[ReceivedMessage]], None]
 class ReceiverPool:
     """Receives and passes each answer's messages to `on_messages`, which runs in the receiving thread.
 
-    `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `max_messages`: stop
-    after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
-    the pool: a mistake, or passing trouble of a receiver that has given no answer for `start_timeout` seconds from the
-    start. Later trouble is borne for ever; `notice` is told when it begins and when it is over. `pause`: seconds to
-    wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines are
-    to be shown at once.
+    `wait`: seconds of one long poll; 0 where an empty answer is final, as of all but queues. `budget`: bytes of answers
+    that may be in memory at once. `max_messages`: stop after this many. While nothing comes, only one thread of each
+    receiver polls. `failure` is the error that stopped the pool: a mistake, or passing trouble of a receiver that has
+    given no answer for `start_timeout` seconds from the start. Later trouble is borne for ever; `notice` is told when
+    it begins and when it is over. `pause`: seconds to wait after an empty answer, so that a reader can decide to stop
+    before the next long poll begins; 0 where lines are to be shown at once.
     """
 
     def __init__(
@@ -109,9 +109,11 @@ class ReceiverPool:
         now = time.monotonic()
         idle = now - self.last_message
         with self._changed:
-            empty = [self._empty_answers[id(one)] - (0 if one.follows else 1) for one in self._receivers]
+            empty = [self._empty_answers[id(one)] - bool(self._wait and not one.follows) for one in self._receivers]
         if min(empty) < 1 or idle < seconds or now < self._stat_at:
             return False
+        if not self._wait:
+            return True
         self._stat_at = now + _STAT_SECONDS
         return idle > max(_GIVE_UP_SECONDS, 2 * seconds) or all(map(_is_empty, self._receivers))
 
