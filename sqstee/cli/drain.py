@@ -95,15 +95,17 @@ def drain(
         problem = f"invalid value {visibility!r} for --visibility-timeout (expected 1s to 12h)"
         raise SqsteeError(problem, "for example: --visibility-timeout 5m")
     reasons = _reasons(fail_on)
-    limits = DrainLimits(
-        concurrency, max(1.0, parse_seconds(wait, "--wait-time")), parse_seconds(idle, "--idle-timeout")
-    )
-    limits.max_messages = max_messages or None
-    limits.start_timeout = parse_seconds(start, "--start-timeout")
     sources = destinations(dest)
     check_shards(shards, sources)  # before a folder is made
     if any(one.kind == "folder" and os.path.realpath(one.name) == os.path.realpath(output) for one in sources):
         raise SqsteeError(f"{output} cannot be drained into itself", "choose another folder: -O DIR")
+    limits = DrainLimits(
+        concurrency, max(1.0, parse_seconds(wait, "--wait-time")), parse_seconds(idle, "--idle-timeout")
+    )
+    if not _is_given(context, "idle") and all(one.kind != "sqs" for one in sources):
+        limits.idle = limits.wait = 0.0  # where these have nothing, they say so at once
+    limits.max_messages = max_messages or None
+    limits.start_timeout = parse_seconds(start, "--start-timeout")
     stores = payload_stores(via_s3)
     if output == "-":
         _check_stdout(context)
@@ -116,11 +118,16 @@ def drain(
     return stop.status
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option, even with its default value."""
+    source = context.get_parameter_source(name)
+    return bool(source and source.name != "DEFAULT")
+
+
 def _check_stdout(context: typer.Context) -> None:
     """Refuse the options for files: stdout gets plain records from one process."""
     for name, flag in (("layout", "--layout"), ("packed", "--gzip"), ("processes", "--processes")):
-        source = context.get_parameter_source(name)
-        if source and source.name != "DEFAULT":
+        if _is_given(context, name):
             hint = f"leave out {flag}, or name a folder: -O DIR"
             raise SqsteeError(f"{flag} needs a folder, but -O - writes to stdout", hint)
 

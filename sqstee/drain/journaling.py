@@ -19,7 +19,7 @@ from sqstee.wire import DecodeError, unpack
 
 _SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.02
 _STAT_SECONDS = 5.0
 _OWN_ATTRIBUTES = frozenset(("content-type", "sqstee", "host", "run", "seq"))
 

@@ -78,6 +78,7 @@ class FolderReceiver:
 
     ordered = False
     follows = True
+    lists_all = True  # an empty answer means that everything was returned
 
     def __init__(self, path: str, name: str) -> None:
         self.name = name

@@ -14,7 +14,7 @@ from sqstee.read.ack_pool import AckPool
 from sqstee.read.receiver_pool import ReceiverPool
 from sqstee.read.trouble import Trouble, persist
 from sqstee.read.unmatched import UnmatchedSender
-from sqstee.transports.base import ReceivedMessage
+from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import NOT_RETRIEVED, OPEN, REFRESH, RETRY, Failure, TransportError
 from sqstee.transports.local import LocalSender
 from sqstee.wire import decode
@@ -267,3 +267,22 @@ def test_a_mistake_behind_keep_unmatched_is_named_as_that() -> None:
 
 def _refuse() -> None:
     raise TransportError(OPEN, "AccessDenied", "no")
+
+
+class Full(Queue):
+    """A queue that gives nothing, although a message is visible to some."""
+
+    def stat(self) -> QueueState:
+        """The state with that message."""
+        return QueueState(1)
+
+
+def test_an_empty_answer_is_final_where_nothing_is_polled_for() -> None:
+    """A store or a listing hides no messages; a queue may, so empty answers alone prove nothing."""
+    for wait in (0.0, 0.01):
+        queue = Full()
+        pool = ReceiverPool([queue], lambda receiver, messages: None, lambda text: None, 1, wait)
+        pool.start()
+        wait_for(lambda queue=queue: len(queue.limits) > 3, "three empty answers")  # type: ignore[misc]
+        assert pool.is_empty(0.0) == (not wait)
+        pool.stop()
