@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | tail | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | show | tail | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -140,11 +140,17 @@ _sqstee() {
         run:--local-max)
             return
             ;;
+        run:--heartbeat)
+            return
+            ;;
         run:--tty)
             _sqstee_offer words "auto always never pass"
             return
             ;;
         run:--redact)
+            return
+            ;;
+        run:--rate-limit)
             return
             ;;
         run:--share)
@@ -169,8 +175,11 @@ _sqstee() {
         runs:--until)
             return
             ;;
-        runs:-n | runs:--lines)
-            _sqstee_offer words "N all"
+        runs:-n | runs:--limit)
+            _sqstee_offer words "all"
+            return
+            ;;
+        runs:--tail)
             return
             ;;
         runs:--silent-after)
@@ -187,6 +196,17 @@ _sqstee() {
             return
             ;;
         runs:--color)
+            _sqstee_offer words "auto always never"
+            return
+            ;;
+        show:--stream)
+            return
+            ;;
+        show:-o | show:--output)
+            _sqstee_offer words "default raw json"
+            return
+            ;;
+        show:--color)
             _sqstee_offer words "auto always never"
             return
             ;;
@@ -214,6 +234,33 @@ _sqstee() {
         tail:--since)
             return
             ;;
+        tail:--until)
+            return
+            ;;
+        tail:--label)
+            return
+            ;;
+        tail:-p | tail:--level)
+            _sqstee_offer words "debug info warning error critical"
+            return
+            ;;
+        tail:-A | tail:--after-context)
+            return
+            ;;
+        tail:-B | tail:--before-context)
+            return
+            ;;
+        tail:-C | tail:--context)
+            return
+            ;;
+        tail:--multiline)
+            _sqstee_offer words "indented"
+            return
+            ;;
+        tail:-n | tail:--lines)
+            _sqstee_offer words "all"
+            return
+            ;;
         tail:--shards)
             return
             ;;
@@ -238,11 +285,10 @@ _sqstee() {
             return
             ;;
         tail:--keep-unmatched)
-            _sqstee_offer words "FILE DEST"
             return
             ;;
         drain:-O | drain:--output-dir)
-            _sqstee_offer words "DIR -"
+            _sqstee_offer words "-"
             return
             ;;
         drain:--layout)
@@ -251,6 +297,10 @@ _sqstee() {
             ;;
         drain:-o | drain:--output)
             _sqstee_offer words "default json"
+            return
+            ;;
+        drain:--fail-on)
+            _sqstee_offer words "failed missing open"
             return
             ;;
         drain:--concurrency)
@@ -511,19 +561,22 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs tail drain top alert stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs show tail drain top alert stat flush check agent serve measure demo --"
             else
-                _sqstee_offer words "--to --profile --job --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --tty --merge --unbuffer --send-command --fsync --redact --share --keep-shipper --strict --summary --quiet -h --help --version --"
+                _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
             ;;
         runs)
-            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --lines --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
+            _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --since --until -n --limit --tail --silent-after --consume --peek --via-s3 --start-timeout -o --output --color -h --help"
+            ;;
+        show)
+            _sqstee_offer words "--last --last-failed --stream -t --times --utc --exit-status -o --output --color --pager --no-pager -h --help"
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         drain)
-            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
             ;;
         top)
             if [[ $cur == -* ]]; then _sqstee_offer words "--failed --running --missing --silent --gone --job --host --label --silent-after --consume --peek --follow --no-follow --via-s3 --start-timeout -o --output -h --help"; else _sqstee_offer dest; fi

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
 
-VERBS = ("run", "runs", "tail", "drain", "top", "alert", "stat", "check", "flush", "agent", "serve", "measure", "demo")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+VERBS = (
+    "run",
+    "runs",
+    "show",
+    "tail",
+    "drain",
+    "top",
+    "alert",
+    "stat",
+    "check",
+    "flush",
+    "agent",
+    "serve",
+    "measure",
+    "demo",
+)
 
 
 def main() -> int:
@@ -45,6 +66,7 @@ def _run(words: list[str]) -> int:
     if "--help" in given:
         return _verb(["run", "--help"])
     settings = None
+    gc.disable()  # while modules are loaded there is nothing to collect; see Supervisor for the end of it
     try:
         from sqstee import options
 
@@ -53,7 +75,7 @@ def _run(words: list[str]) -> int:
             raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
         from sqstee.capture.front import Front
 
-        front = Front(settings, command, _start_shared)
+        front = Front(settings, command, _start_shared, _ship_run)
     except SqsteeError:
         raise
     except Exception as error:  # a bug, no memory, a deleted installation: the command must run all the same
@@ -64,10 +86,16 @@ def _run(words: list[str]) -> int:
     return front.run()
 
 
-def _start_shared(root: str, identity: str) -> bool:
+def _start_shared(root: str, identity: str, wait: Callable[[int, float], None]) -> bool:
     from sqstee.agent.shared import start
 
-    return start(root, identity)
+    return start(root, identity, wait)
+
+
+def _ship_run(*arguments: Any) -> None:
+    from sqstee.agent.shipper_process import ship_run  # loads boto3 and more: only ever in the shipper process
+
+    ship_run(*arguments)
 
 
 def _verb(words: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 The same string is used everywhere (`--to`, SQSTEE_TO, a configuration file): a queue name, queue URL, queue ARN,
 `s3://bucket/prefix`, `http(s)://host/…` of a collector, `local` or `local:PATH`. An http(s) URL is a queue's if it has
-the form of one, as SQS and its emulators write them.
+the form of one, as SQS and its emulators write them. A folder that drain made can be read as well.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _BUCKET_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 class Destination:
     """A parsed destination.
 
-    `kind` is sqs, s3, http or local; `text` the string as given; `name` the queue's name, the bucket, the collector's
-    host or the local path; `url` a queue's or collector's URL; `region` and `account` are empty unless the string names
-    them.
+    `kind` is sqs, s3, http, local or folder; `text` the string as given; `name` the queue's name, the bucket, the
+    collector's host, the local path or the folder; `url` a queue's or collector's URL; `region` and `account` are empty
+    unless the string names them.
     """
 
     __slots__ = ("account", "kind", "name", "region", "text", "url")
@@ -66,6 +66,17 @@ def parse(text: str) -> Destination:
     if _is_queue_name(text):
         return Destination("sqs", text, name=text)
     raise _malformed(text)
+
+
+def parse_source(text: str) -> Destination:
+    """Parse what is to be read: a destination, or a folder that drain made. Raises SqsteeError."""
+    return Destination("folder", text, name=text) if _is_folder(text) else parse(text)
+
+
+def _is_folder(text: str) -> bool:
+    """Whether this is a path with a slash, such as `logs/`: a plain name is a queue."""
+    head, slash, _ = text.partition("/")
+    return text in (".", "..") or bool(slash and ":" not in head)
 
 
 def _arn(text: str) -> Destination:
@@ -198,4 +209,6 @@ def _with_userinfo() -> SqsteeError:
 
 
 def _malformed(text: str) -> SqsteeError:
+    if _is_folder(text):
+        return SqsteeError(f"{text!r} is not a destination: a folder can only be read", f"use {FORMS}")
     return SqsteeError(f"{_masked(text)!r} is not a destination", f"use {FORMS}")

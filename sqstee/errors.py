@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1  # a verb did only part of its work, or the command's output could not be written
 EXIT_MISSING = 3  # drain: lines of a run are missing
 EXIT_OPEN = 4  # drain: no line is missing, but a run has not ended yet
+EXIT_FAILED_RUN = 5  # drain --fail-on failed: the command of a run did not succeed
 EXIT_UNDELIVERED = 122  # --strict: the command's status was 0, but not every line was delivered
 EXIT_USAGE = 125  # as env(1), timeout(1): invalid usage, and no command was started
 EXIT_INTERRUPTED = 130  # as shells report death by SIGINT: a verb was interrupted

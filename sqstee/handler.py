@@ -159,7 +159,7 @@ class Handler(logging.Handler):
         if time.monotonic() < self._not_before:
             return None
         try:
-            self._run = LoggingRun(self._settings)
+            self._run = LoggingRun(self._settings, self._locked())
         except (SqsteeError, OSError) as error:
             if not self._lost:
                 text = f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures.thread  # noqa: F401  # boto3 needs it; at the interpreter's end it cannot be imported
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ from sqstee.ship.shipper_handle import CLOSE, WAKE
 from sqstee.ship.spawn_shared import spawn
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.agent_file import GROWN
+from sqstee.spool.heartbeat import Heartbeat, process_usage
 from sqstee.spool.location import open_root
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
+from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count, one_line
 from sqstee.transports.factory import load
 
@@ -49,10 +52,12 @@ _forking = threading.local()
 
 
 class LoggingRun:
-    """One run, from its first line to `close`. Its callers hold the handler's lock."""
+    """One run, from its first line to `close`. `lock` is the handler's: all callers but that of `close` hold it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock: threading.RLock) -> None:
         self._settings = settings
+        self._lock = lock
+        self._ended = threading.Event()
         self._started = time.monotonic()
         self._wake_at = 0.0
         self._check_at = self._started + _CHECK_SECONDS
@@ -73,6 +78,7 @@ class LoggingRun:
         try:
             self._delegated = self._open()
         except BaseException:
+            self._ended.set()
             self._close_fds("_wake_reading", "_wake")
             raise
         if self._delegated and self._agent:
@@ -89,11 +95,14 @@ class LoggingRun:
         """Create the run; returns what is needed if another process is to ship it."""
         settings, identity = self._settings, self._identity
         fields = self._policy.to_meta() | sharing.meta(identity, settings, os.environ) | run_events.LOGGING
-        self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact))
+        self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact), _program())
         self._writer = self._spooled.writer
         if self._spooled.syncer:
             self._start_syncer(self._spooled.syncer)
-        self._writer.event(run_events.start(settings.job, os.getpid(), None))
+        interval = settings.heartbeat or 0.0
+        self._writer.event(run_events.start(settings, self._spooled.name, os.getpid(), heartbeat=interval))
+        if interval:
+            self._start_beating(interval)
         os.set_blocking(self._wake, False)
         if identity or self._agent:
             self._spooled.close_ship_lock()
@@ -151,7 +160,10 @@ class LoggingRun:
 
     def close(self) -> str:
         """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
-        if not self._writer.end(run_events.process_exit(time.monotonic() - self._started, self._writer)):
+        with self._lock:
+            self._ended.set()
+        seconds = time.monotonic() - self._started
+        if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
             self._writer.close()
         if self._spooled.syncer:
             self._spooled.syncer.finish()
@@ -181,6 +193,22 @@ class LoggingRun:
             setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
+
+    def _start_beating(self, interval: float) -> None:
+        """Start a thread that beats while the process logs nothing (see Heartbeat); a forked child has none."""
+        heartbeat = Heartbeat(interval, lambda: process_usage(os.getpid()))
+
+        def work() -> None:
+            while not self._ended.wait(heartbeat.due - _monotonic()):
+                with self._lock:
+                    if not self._ended.is_set():
+                        heartbeat.beat(self._writer)
+                        self.wake()
+
+        try:
+            threading.Thread(target=work, name="sqstee heartbeat", daemon=True).start()
+        except RuntimeError:  # no thread available: readers go by its lines
+            pass
 
     @staticmethod
     def _start_syncer(syncer: Syncer) -> None:
@@ -276,7 +304,10 @@ class LoggingRun:
         why = self._reason or (self._shipper.reason if self._shipper else "")
         found = []
         for reason, number in self._writer.reasons.items():
-            found.append(f"{count(number, 'log line')} dropped: the spool could not be written ({reason})")
+            why_dropped = f"the spool could not be written ({reason})"
+            if reason == RATE_LIMIT:
+                why_dropped = "--rate-limit allows no more"
+            found.append(f"{count(number, 'log line')} dropped: {why_dropped}")
         if quarantined := quarantined_records(self._writer.folder):
             found.append(quarantine_notice(count(quarantined, "log line"), self.root))
         if self._is_waiting():
@@ -295,6 +326,14 @@ def report(settings: Settings, text: str) -> None:
     """Print a line of our own, unless --quiet is set."""
     if not settings.quiet:
         write_stderr(f"sqstee: {text}\n")
+
+
+def _program() -> str:
+    """What this process runs: a script or a program; for `python -m PACKAGE` the package; else the interpreter."""
+    path = sys.argv[0] if sys.argv else ""
+    if path in ("", "-", "-c", "-m"):
+        return sys.executable
+    return path.removesuffix("/__main__.py")
 
 
 def _masker(patterns: tuple[str, ...]) -> Masker | None:

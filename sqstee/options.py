@@ -52,6 +52,23 @@ def duration(text: str) -> float:
     return seconds
 
 
+def _interval(text: str) -> float:
+    """As `duration`, but 0 or at least a second."""
+    seconds = duration(text)
+    if 0 < seconds < 1:
+        raise ValueError("0, or at least 1s")
+    return seconds
+
+
+def rate(text: str) -> tuple[int, float]:
+    """A number of lines, and the seconds of the period in which so many are allowed."""
+    number, _, unit = text.partition("/")
+    is_number = number.isascii() and number.isdigit() and len(number) <= 12
+    if not unit or unit not in _TIMES or not is_number or int(number) == 0:
+        raise ValueError("a rate such as 1000/s, 100/m")
+    return int(number), _TIMES[unit]
+
+
 def seconds_of(text: str, flag: str) -> float:
     """The seconds of a verb's TIME option; raises SqsteeError that names the flag."""
     try:
@@ -140,8 +157,8 @@ class Option:
     """One option: `--name`, SQSTEE_NAME and `name = …` are equivalent.
 
     `metavar` is empty for a switch. A `repeat` option collects its values; in a variable `separator` stands between
-    them. `delivery` is "shipper" or "sender" for an option that the run's META frame keeps for whoever ships it
-    (ship/policy), since the shipper or the sender of the lines needs it.
+    them. `delivery` is "shipper", "sender" or "packer" for an option that the run's META frame keeps for whoever ships
+    it (ship/policy), since the shipper, the sender or the packer of the lines needs it.
     """
 
     __slots__ = ("convert", "default", "delivery", "help", "metavar", "name", "repeat", "separator")
@@ -210,6 +227,13 @@ RUN_OPTIONS = (
     ),
     Option("profile", "NAME", filled, "", "add the settings of [profile.NAME] in the configuration files"),
     Option("job", "NAME", str, "", "name of this job, sent with every line"),
+    Option(
+        "auto-name",
+        "",
+        switch,
+        True,
+        "without --job: do not send the base name of the command's program, by which readers call the run",
+    ),
     Option("label", "KEY=VALUE", label, (), "label sent with every line; repeatable", repeat=True),
     Option(
         "auto-labels",
@@ -317,6 +341,13 @@ RUN_OPTIONS = (
         delivery="sender",
     ),
     Option(
+        "heartbeat",
+        "TIME",
+        _interval,
+        None,
+        "send an `alive` event after this long without a line; 0: never (default: 60s; with S3 and in logging 0)",
+    ),
+    Option(
         "tty",
         "auto|always|never|pass",
         one_of("auto", "always", "never", "pass"),
@@ -335,6 +366,37 @@ RUN_OPTIONS = (
         "mask matching text, in the shipped copy only; repeatable (SQSTEE_REDACT: one per line)",
         repeat=True,
         separator="\n",
+    ),
+    Option(
+        "strip-ansi",
+        "",
+        switch,
+        False,
+        "ship lines without their terminal escape sequences (colours, titles, cursor movements)",
+        delivery="packer",
+    ),
+    Option(
+        "collapse-cr",
+        "",
+        switch,
+        False,
+        "ship of a line with carriage returns what is behind the last one, as of a progress bar its last state",
+        delivery="packer",
+    ),
+    Option(
+        "parse-json",
+        "",
+        switch,
+        False,
+        "ship a line that is a JSON object as `data` too, as it is, and its field `level` as the line's level",
+        delivery="packer",
+    ),
+    Option(
+        "rate-limit",
+        "N/s",
+        rate,
+        None,
+        "ship at most so many lines in each second (N/m: minute, N/h: hour); the others are dropped and counted",
     ),
     Option(
         "share",
@@ -357,6 +419,7 @@ RUN_OPTIONS = (
 )
 SHIPPER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "shipper")
 SENDER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "sender")
+PACKER_OPTIONS = tuple(option.attribute for option in RUN_OPTIONS if option.delivery == "packer")
 _BY_FLAG = {option.flag: option for option in RUN_OPTIONS}
 
 
@@ -366,6 +429,7 @@ class Settings:
     to: str
     profile: str
     job: str
+    auto_name: bool
     label: tuple[str, ...]
     auto_labels: bool
     host: str
@@ -383,12 +447,17 @@ class Settings:
     group: str
     token_file: str
     local_max: int
+    heartbeat: float | None
     tty: str
     merge: bool
     unbuffer: bool
     send_command: bool
     fsync: bool
     redact: tuple[str, ...]
+    strip_ansi: bool
+    collapse_cr: bool
+    parse_json: bool
+    rate_limit: tuple[int, float] | None
     share: str
     keep_shipper: float
     strict: bool

@@ -28,7 +28,12 @@ def timestamp(time_ns: int) -> str:
 
 
 class Encoder:
-    """Encodes the lines and events of one run."""
+    """Encodes the lines and events of one run.
+
+    A line that is a JSON object of at most `most_object_bytes` gets it as `data`, and its level; 0 for no line.
+    """
+
+    most_object_bytes = 0
 
     def __init__(self, run: str, host: str, job: str = "", labels: dict[str, str] | None = None) -> None:
         self.run = run
@@ -40,11 +45,23 @@ class Encoder:
         if labels:
             self._run += b',"labels":%s' % encode_object(dict(labels))
 
-    def lines(self, block: bytes, stream: str, time_ns: int, first: int, eol: bool = True, level: str = "") -> bytes:
+    def lines(
+        self,
+        block: bytes,
+        stream: str,
+        time_ns: int,
+        first: int,
+        eol: bool = True,
+        level: str = "",
+        continues: bool = False,
+    ) -> bytes:
         """The records of the lines in `block` as NDJSON, numbered from `first`, with `level` if it is not empty.
 
         Every line in `block` ends in a newline. With `eol` false the last one does not, and its record has eol false.
+        With `continues` the first one is the rest of a line.
         """
+        if self.most_object_bytes and b"{" in block:
+            return self._parsed(block, stream, time_ns, first, eol, level, continues)
         head = self._head(stream, time_ns, level)
         if not eol:
             cut = block.rfind(b"\n") + 1
@@ -77,13 +94,48 @@ class Encoder:
         pieces.append(b'"}\n')
         return b"".join(pieces)
 
+    def _parsed(
+        self, block: bytes, stream: str, time_ns: int, first: int, eol: bool, level: str, continues: bool
+    ) -> bytes:
+        """As `lines`, with `data` where a line is a JSON object, and with its level where `level` is empty."""
+        from sqstee.json_line import object_in  # loaded only if --parse-json asks for it
+
+        lines = block.split(b"\n")
+        if eol:
+            lines.pop()
+        last = first + len(lines) - 1
+        heads: dict[str, bytes] = {}
+        records = []
+        for seq, line in enumerate(lines, first):
+            is_whole = (seq > first or not continues) and (seq < last or eol)
+            data, own = object_in(line, self.most_object_bytes) if is_whole else (b"", "")
+            own = level or own
+            head = heads.get(own)
+            if head is None:
+                head = heads[own] = self._head(stream, time_ns, own)
+            records.append(self._line(line, head, seq, seq < last or eol, data))
+        return b"".join(records)
+
     @staticmethod
-    def _line(line: bytes, head: bytes, seq: int, eol: bool) -> bytes:
-        tail = b"" if eol else b',"eol":false'
+    def _line(line: bytes, head: bytes, seq: int, eol: bool, data: bytes = b"") -> bytes:
+        tail = b',"data":%s' % data if data else b""
+        if not eol:
+            tail += b',"eol":false'
         if not is_utf8(line):
             tail += b',"raw":"%s"' % binascii.b2a_base64(line, newline=False)
             line = line.decode("utf-8", "replace").encode()
         return b'%s%d,"message":"%s"%s}\n' % (head, seq, escape(line), tail)
+
+
+def event_of(line: bytes) -> str:
+    """The event that one line of NDJSON is; empty for a record, whose `data` may have an `event` too."""
+    import json
+
+    try:
+        found = json.loads(line)
+        return str(found.get("event", "")) if isinstance(found, dict) else ""
+    except (ValueError, RecursionError):
+        return ""
 
 
 def is_utf8(data: bytes) -> bool:
@@ -145,7 +197,7 @@ class Body:
         if len(self.data) > _MOST_GAP_BYTES:
             return False
         data = self.plain().data
-        return b'"event":"gap"' in data and data.count(b"\n") == 1
+        return b'"event":"gap"' in data and data.count(b"\n") == 1 and event_of(data) == "gap"
 
     def compressed(self) -> Body:
         """This body as base64(gzip(NDJSON)), the same bytes each time; itself if that is not smaller."""

@@ -20,12 +20,16 @@ MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as g
 _SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
 _MOST_TEXT = 500  # characters of a line or of a result that are kept
 _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
+_MOST_BLANK = 50  # lines of a body that are looked at for one that is not blank
 _MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
 _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
-_STDERR_MARK = b'"stream":"stderr"'
+STDERR_MARK = b'"stream":"stderr"'
+LINE_MARK = b'"stream":"'
 _EVENT_MARK = b'"event":"'
+_DATA_MARK = b'"data":{'  # a line that is a JSON object, with keys of its program's choice
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
-_NUMBERS = ("heard", "last_line_at", "duration_s", "exit_code", "signal", "bytes", "heartbeat_s", "first", "last")
+_INTEGERS = ("exit_code", "signal", "bytes", "first", "last")
+_NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
 
 
 class RunSummary:
@@ -165,14 +169,14 @@ class RunSummary:
             self.lines[stream] = self.lines.get(stream, 0) + number
             self.last_line_at = max(self.last_line_at, at)
         if "stderr" in counted:
-            self.last_stderr = _last_message(data, _STDERR_MARK) or self.last_stderr
+            self.last_stderr = last_message(data, STDERR_MARK) or self.last_stderr
         if counted:
-            self.last_line = _last_message(data, b'"stream":"') or self.last_line
+            self.last_line = last_message(data, LINE_MARK) or self.last_line
         place = data.find(_EVENT_MARK) if sum(counted.values()) < lines else -1
         while place >= 0:
             end = data.find(b"\n", place)
             for item in _decoded(data[data.rfind(b"\n", 0, place) + 1 : end]):
-                self._add_event(item)
+                self.add_event(item)
             place = data.find(_EVENT_MARK, end)
 
     def add_items(self, items: Iterable[Record | Event], at: float) -> None:
@@ -186,14 +190,14 @@ class RunSummary:
                 first = item.seq
             last = item.seq
             if not self.host:
-                self._add_identity(item)
+                self.add_identity(item)
             if isinstance(item, Event):
                 if item.event == GAP:
                     self._hear(item.seq, item.last, at)
                     self._add_gap(item)
                     first, last = item.last + 1, item.last
                     continue
-                self._add_event(item)
+                self.add_event(item)
             else:
                 self._add_line(item, at)
             self._hear(item.seq, item.seq, at)
@@ -229,7 +233,7 @@ class RunSummary:
         That is so for pieces of lines, gap events, and unusual records.
         """
         head = data[: data.find(b'"seq":')].partition(b'"labels":')[2]  # the labels have names of the user's choice
-        if b'"eol":false' in data or b'"stream":"' in head or _EVENT_MARK in head:
+        if b'"eol":false' in data or _DATA_MARK in data or b'"stream":"' in head or _EVENT_MARK in head:
             return None
         if any(lines.size for lines in self.gaps.values()):
             return None
@@ -252,9 +256,10 @@ class RunSummary:
 
     def _add_head(self, line: bytes) -> None:
         for item in _decoded(line):
-            self._add_identity(item)
+            self.add_identity(item)
 
-    def _add_identity(self, item: Record | Event) -> None:
+    def add_identity(self, item: Record | Event) -> None:
+        """Add what every item of a run says of it: host, job, labels."""
         self.host, self.job = item.host, item.job or self.job
         self.started = self.started or item.timestamp
         if sum(len(name) + len(text) for name, text in item.labels.items()) <= _MOST_FACTS:
@@ -288,7 +293,8 @@ class RunSummary:
         for lines in self.gaps.values():
             lines.remove(first, last)
 
-    def _add_event(self, item: Record | Event) -> None:
+    def add_event(self, item: Record | Event) -> None:
+        """Add what a start, exit or end event says; its seq is not counted."""
         if not isinstance(item, Event):
             return
         fields = item.fields
@@ -325,18 +331,28 @@ class RunSummary:
         return json.dumps(found)
 
     @classmethod
-    def load(cls, run: str, text: str) -> RunSummary:
-        """The inverse of dump(). Raises ValueError, KeyError or TypeError where the text is not of its making."""
+    def load(cls, run: str, text: str) -> RunSummary | None:
+        """The inverse of dump(); None where the text is not of its making: a store may be anybody's file."""
         import json
 
-        fields = json.loads(text)
         found = cls(run, is_whole=False)
-        for name in (*_TEXTS, *_NUMBERS, "labels", "command", "is_ended", "is_failed", "lines"):
-            if name in fields:
-                setattr(found, name, fields[name])
-        found.unfinished = set(fields["unfinished"])
-        found.records = _intervals(fields["records"])
-        found.gaps = {at: _intervals(lines) for at, lines in fields["gaps"].items()}
+        try:
+            fields = json.loads(text)
+            for name in (*_TEXTS, *_NUMBERS, "is_ended", "is_failed"):
+                default = getattr(found, name)
+                value = fields.get(name, default)
+                kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
+                if not (isinstance(value, kind) or value is default is None):
+                    return None
+                setattr(found, name, value)
+            found.labels = {str(name): str(value) for name, value in fields["labels"].items()}
+            found.command = [str(word) for word in fields["command"]]
+            found.lines = {str(stream): int(number) for stream, number in fields["lines"].items()}
+            found.unfinished = {str(stream) for stream in fields["unfinished"]}
+            found.records = _intervals(fields["records"])
+            found.gaps = {str(at): _intervals(lines) for at, lines in fields["gaps"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
         return found
 
 
@@ -352,15 +368,24 @@ def seconds_of(timestamp: str) -> float:
 def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
     found = IntervalSet()
     for first, last in pairs:
-        found.add(first, last)
+        found.add(int(first), int(last))
     return found
 
 
-def _last_message(data: bytes, mark: bytes) -> str:
-    """The message of the last record with `mark`; empty where that is blank."""
-    place = data.rfind(mark)
-    line = data[data.rfind(b"\n", 0, place) + 1 : data.find(b"\n", place)] if place >= 0 else b""
-    return next((item.message[:_MOST_TEXT] for item in _decoded(line) if isinstance(item, Record)), "")
+def last_message(data: bytes, mark: bytes) -> str:
+    """The message of the last record with `mark` that is not blank, of the last few; empty where there is none."""
+    end = len(data)
+    for _ in range(_MOST_BLANK):
+        place = data.rfind(mark, 0, end)
+        if place < 0:
+            break
+        end = data.rfind(b"\n", 0, place) + 1
+        last = data.find(b"\n", place)
+        for item in _decoded(data[end : last if last >= 0 else len(data)]):
+            # the mark may be a key of a JSON object in the record
+            if isinstance(item, Record) and item.message and f'"stream":"{item.stream}"'.startswith(mark.decode()):
+                return item.message[:_MOST_TEXT]
+    return ""
 
 
 def _decoded(line: bytes) -> list[Record | Event]:

@@ -23,10 +23,24 @@ class Record:
 
     `timestamp` is RFC 3339; `stream` stdout, stderr or output; `seq` its number in the run, over both streams and the
     events; `eol` is false if the piece did not end in a newline; `raw` holds its bytes if they were not UTF-8; `level`
-    is one of LEVELS, empty except for lines of Python's logging.
+    is one of LEVELS, empty except for lines of Python's logging and those with a level of their own that --parse-json
+    found; `parsed` is the line where it is a JSON object that --parse-json found (`data` in the wire format).
     """
 
-    __slots__ = ("eol", "host", "job", "labels", "level", "message", "raw", "run", "seq", "stream", "timestamp")
+    __slots__ = (
+        "eol",
+        "host",
+        "job",
+        "labels",
+        "level",
+        "message",
+        "parsed",
+        "raw",
+        "run",
+        "seq",
+        "stream",
+        "timestamp",
+    )
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.timestamp = _text(fields["timestamp"])
@@ -36,6 +50,8 @@ class Record:
         self.seq = _integer(fields["seq"])
         self.message = _text(fields["message"])
         self.level = str(fields.get("level", ""))
+        parsed = fields.get("data")
+        self.parsed: dict[str, object] | None = parsed if isinstance(parsed, dict) else None
         self.eol = fields.get("eol", True) is not False
         raw = fields.get("raw")
         self.raw = binascii.a2b_base64(raw, strict_mode=True) if isinstance(raw, str) else None
@@ -60,6 +76,8 @@ class Record:
             found["labels"] = self.labels
         found["seq"] = self.seq
         found["message"] = self.message
+        if self.parsed is not None:
+            found["data"] = self.parsed
         if not self.eol:
             found["eol"] = False
         if self.raw is not None:

@@ -59,6 +59,7 @@ class FairQueue:
         self.acknowledged = 0  # number of records
         self.requests = 0
         self.caught_up = False
+        self.can_wait = True
         self._limits = limits
         self._message_bytes = message_bytes
         self._compress = compress
@@ -145,6 +146,7 @@ class FairQueue:
         compress(request, self._compress)
         if not self.waiting:
             self._has_awaited = False
+            self.can_wait = True
         return request
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
@@ -273,6 +275,7 @@ class FairQueue:
         flow.deficit = max(0, flow.packed_bytes - before - max(size, QUANTUM_BYTES))
         self._open_runs.pop(run.name, None)
         self._open_runs[run.name] = run
+        self.can_wait = self.can_wait and flow.can_wait
         if flow.waiting:
             self._with_packed[run.name] = run
         if flow.caught_up:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from sqstee.errors import SqsteeError, reason_of
 from sqstee.options import host as host_name
 from sqstee.record import Encoder
-from sqstee.ship.pack import Packer
 from sqstee.ship.request import PendingBody, RequestLimits
 from sqstee.ship.source import RunSource
 from sqstee.spool.frame import CUT, LINES, NewerFormatError
@@ -104,6 +103,7 @@ class Flow(RunSource):
         for pending in bodies:
             self._handed_out = (pending.body.last + 1, pending.resume or self._handed_out[1])
         self._unplanned += len(bodies)
+        self.can_wait = True
         return bodies
 
     def plan(self, handed: Iterable[PendingBody]) -> None:
@@ -121,7 +121,7 @@ class Flow(RunSource):
         self._packing = None
         self._reader = FrameReader(self.folder, position, next_seq)
         self._reader.read_bytes = _READ_BYTES
-        self._packer = Packer(self._encoder, self._most_body_bytes, next_seq, self._earlier_plan)
+        self._packer = self._new_packer(next_seq, self._earlier_plan)
 
     def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._frames():

@@ -32,10 +32,11 @@ _FLUSH_SECONDS = 10.0  # for the rest, when it is told to end
 _TITLE = b"sqstee shipper"
 
 
-def start(root: str, identity: str) -> bool:
+def start(root: str, identity: str, wait: Callable[[int, float], None]) -> bool:
     """Start the shared shipper of `identity` in the spool folder `root`, unless there is one; returns whether there is.
 
-    The caller has one thread, and no child that it does not know.
+    `wait` waits until a descriptor is readable, for at most so many seconds. The caller has one thread, and no child
+    that it does not know.
     """
     try:
         reading, writing = os.pipe()
@@ -55,17 +56,19 @@ def start(root: str, identity: str) -> bool:
         finally:
             os._exit(0)
     os.close(writing)
-    os.waitpid(pid, 0)
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
-    poll.poll(_START_SECONDS * 1000)  # its end is closed once it has published itself, or given up
+    wait(reading, _START_SECONDS)  # its end is closed once it has published itself, or given up
     os.close(reading)
+    os.waitpid(pid, 0)
     return bool(agent_file.published(f"{root}/{agent_file.SHARED_PREFIX}{identity}"))
 
 
 def main(root: str, identity: str) -> int:
     """The body of an interpreter that a program with threads has run to start it (see ship/spawn_shared)."""
-    return 0 if start(root, identity) else 1
+
+    def wait(fd: int, seconds: float) -> None:
+        select.select([fd], [], [], seconds)
+
+    return 0 if start(root, identity, wait) else 1
 
 
 def _run(root: str, identity: str, ready: int) -> None:
@@ -105,7 +108,8 @@ def _advertise(root: str, identity: str) -> Advertisement | None:
 
 
 def _serve(root: str, advertisement: Advertisement) -> None:
-    from sqstee.agent.agent import Agent, AgentConfig
+    from sqstee.agent.agent import Agent
+    from sqstee.agent.config import AgentConfig
     from sqstee.options import Settings
     from sqstee.ship import priority
 

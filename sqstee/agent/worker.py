@@ -39,6 +39,7 @@ class ShippingWorker:
         flush_timeout: float,
         root: str,
         report: Callable[[str], None],
+        in_flight: int,
     ) -> None:
         self.policy = policy
         self._root = root
@@ -63,6 +64,7 @@ class ShippingWorker:
             flush_timeout=flush_timeout,
             on_refusal=self._report_refusal,
             on_connect=gc.freeze,  # modules stay loaded: the garbage collector need not visit them again and again
+            in_flight=in_flight,
             make_source=self._make_queue,
         )
         self._thread = threading.Thread(target=self._work, daemon=True)

@@ -7,7 +7,11 @@ import time
 
 from sqstee.capture import signals
 from sqstee.capture.stdio import output_of
+from sqstee.spool import agent_file
+from sqstee.spool.agent_file import AWAITED
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
+from sqstee.spool.run_folder import DeliveryTrouble
+from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count
 
 TYPE_CHECKING = False
@@ -25,6 +29,7 @@ else:  # the Python half of signal costs 8 ms (enum)
 _GRACE_SECONDS = 1.0  # beyond the flush timeout, for the shipper to report; and for its death by SIGKILL
 _LONGEST_WAIT_SECONDS = 3600.0
 _POLL_SECONDS = 0.02
+_WAKE_AGAIN_SECONDS = 0.5  # the word to an agent that has just died is lost
 _PROGRESS_AFTER_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.25
 _COLUMNS = 80  # of a terminal that does not know its width
@@ -58,13 +63,14 @@ class DeliveryStats:
         """Whether nothing stayed behind, the run's own events included."""
         return not (self.waiting or self.waiting_events or self.dropped or self.quarantined)
 
-    def count_waiting(self, acknowledged: int, next_seq: int, dropped: int = 0) -> None:
+    def count_waiting(self, acknowledged: int, next_seq: int, dropped: int = 0, heartbeats: int = 0) -> None:
         """Count the waiting lines and events among the seqs below `next_seq`, the last of which is the exit event's.
 
-        `dropped` is the number of dropped lines from `acknowledged` on: they are counted apart.
+        `dropped` is the number of dropped lines from `acknowledged` on, which are counted apart, `heartbeats` that of
+        the events of heartbeats.
         """
         seqs = max(0, next_seq - acknowledged - dropped)
-        self.waiting_events = min(seqs, 1 + (acknowledged == 0))
+        self.waiting_events = min(seqs, 1 + (acknowledged == 0) + heartbeats)
         waiting = seqs - self.waiting_events  # seqs, which the pieces of one line have each
         self.waiting = min(waiting, max(0, self.captured - self.dropped - self.quarantined))
 
@@ -157,14 +163,14 @@ class FinalFlush:
         Returns whether it is written; if there is still no room when all that is spooled is delivered, or none for the
         checkpoint that has to be saved before a segment is freed, it is not.
         """
-        shipper, writer = self._run.shipper, self._writer
+        writer = self._writer
         ended = delivered = False
 
         def over() -> bool:
             nonlocal ended, delivered
             before, delivered = delivered, self._acknowledged(writer.spooled) >= writer.spooled
             ended = writer.end(fields)
-            return ended or before or shipper is None or not shipper.pid or not self._can_free()
+            return ended or before or not self._is_shipped() or not self._can_free()
 
         self._wait(0.0, over, _POLL_SECONDS)
         return ended
@@ -185,18 +191,50 @@ class FinalFlush:
         if not shipper.has_reported:
             no_report = self._late
             self._kill(shipper)
+        elif shipper.ended_early:
+            no_report = self._await_agent(shipper) or no_report
         report = shipper.read_report(writer.folder, writer.next_seq, no_report)
         stats.quarantined, stats.requests = report.quarantined, report.requests
         self._count_waiting(report.acknowledged)
         if stats.waiting or stats.waiting_events:
             stats.reason = self._cut_short or report.reason or self._late
 
+    def _await_agent(self, shipper: ShipperHandle) -> str:
+        """The stand-by was killed: wait in its place for the process that serves the run, if there is one.
+
+        Returns why that one has not delivered the run; '' as well if the rest is left to it.
+        """
+        run, folder = self._run, self._writer.folder
+        root, name = os.path.split(folder)
+        trouble = DeliveryTrouble()
+        path = run.served_by(root)
+        if path and not (self._seconds and (run.awaits_agent or agent_file.is_shared(path))):
+            shipper.leave()
+            return ""
+        wake_at = 0.0
+
+        def over() -> bool:
+            nonlocal trouble, path, wake_at
+            path = run.served_by(root)
+            if path and (now := time.monotonic()) >= wake_at:
+                wake_at = now + _WAKE_AGAIN_SECONDS
+                agent_file.wake(path, AWAITED, name)
+            trouble = DeliveryTrouble.read(folder)
+            return not path or trouble.is_final or not os.path.exists(folder)
+
+        self._wait(0.0, over, _POLL_SECONDS)
+        return trouble.reason or (self._late if path else "")
+
+    def _is_shipped(self) -> bool:
+        """Whether the shipper lives, or the process for which it stood by."""
+        shipper = self._run.shipper
+        return bool(shipper and (shipper.pid or self._run.served_by(os.path.dirname(self._writer.folder))))
+
     def watch(self) -> None:
         """Wait until everything captured up to now is delivered; an heir goes on with the run."""
-        shipper, writer = self._run.shipper, self._writer
-        if shipper is not None:
-            everything = writer.spooled
-            self._wait(0.0, lambda: not shipper.pid or self._acknowledged(everything) >= everything, _POLL_SECONDS)
+        writer = self._writer
+        everything = writer.spooled
+        self._wait(0.0, lambda: not self._is_shipped() or self._acknowledged(everything) >= everything, _POLL_SECONDS)
         self._count_waiting(self._acknowledged(writer.next_seq))
         self.stats.quarantined = quarantined_records(writer.folder)
         if self.stats.waiting or self.stats.waiting_events:
@@ -232,7 +270,8 @@ class FinalFlush:
     def _count_waiting(self, acknowledged: int) -> None:
         writer = self._writer
         self.stats.uncovered = writer.next_seq - writer.spooled
-        self.stats.count_waiting(acknowledged, writer.next_seq, writer.dropped_since(acknowledged))
+        dropped, heartbeats = writer.dropped_since(acknowledged), writer.alive_since(acknowledged)
+        self.stats.count_waiting(acknowledged, writer.next_seq, dropped, heartbeats)
 
     def _acknowledged(self, everything: int) -> int:
         """The first seq that is not acknowledged, by the checkpoint; `everything` where the folder has gone."""
@@ -279,6 +318,8 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
 
 def _why_dropped(reason: str, root: str, covered: bool) -> str:
     gap = "a gap event says which lines; " if covered else "readers are not told, since no gap event could be written; "
+    if reason == RATE_LIMIT:
+        return f"--rate-limit allows no more; {gap}raise it to ship more"
     if reason.startswith("masking"):
         return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):

@@ -29,12 +29,20 @@ NEST_VARIABLE = "SQSTEE_NEST"
 class Front:
     """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings.
 
-    `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one.
+    `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one, and
+    waits for it by its third argument (see `StandBy`). `ship_run` is the body of the shipper process.
     """
 
-    def __init__(self, settings: Settings, command: list[str], start_shared: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: list[str],
+        start_shared: Callable[[str, str, Callable[[int, float], None]], bool],
+        ship_run: Callable[..., None],
+    ) -> None:
         self._settings = settings
         self._start_shared = start_shared
+        self._ship_run = ship_run
         self._command = command
         self._destination = resolve(settings)
         self._masker: Masker | None = None
@@ -95,6 +103,7 @@ class Front:
                 loop,
                 termination_signals,
                 self._start_shared,
+                self._ship_run,
             )
             supervisor = Supervisor(run)
         except Exception as error:  # our files are gone, or there is no memory: the command comes first

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqstee.capture.pty import Pty
     from sqstee.capture.pty_keys import KeyRelay
     from sqstee.ship.shipper_handle import ShipperHandle
+    from sqstee.spool.heartbeat import Heartbeat
     from sqstee.spool.writer import Writer
 
 UNFINISHED_SECONDS = 5.0  # a line that is unfinished for this long is shipped as far as it is
@@ -133,6 +134,7 @@ class CaptureLoop:
         self._handling = False  # a chunk may be on its way from its source to its output
         self._keys: KeyRelay | None = None
         self.live_notices: LiveNotices | None = None
+        self.heartbeat: Heartbeat | None = None
         self._control = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._control, select.EPOLLIN)
         for stream in streams:
@@ -248,6 +250,10 @@ class CaptureLoop:
             due.append(at)
         if self._keys and self._keys.due is not None:
             due.append(self._keys.due)
+        if self.heartbeat and self.feed.writer:
+            if self.heartbeat.due <= now:
+                self.feed.guarded(self.heartbeat.beat, self.feed.writer)
+            due.append(self.heartbeat.due)
         return max(0.0, min(due) - now) if due else None
 
     def _read(self, stream: Stream) -> None:
@@ -362,6 +368,7 @@ class CaptureLoop:
         """Note how many bytes of each stream were written up to now, so that no more than these are waited for."""
         self._clear_control()
         self._finishing = True
+        self.heartbeat = None
         self.feed.command_ended()
         for stream in self.open:
             try:  # FIONREAD does not count bytes still on their way to a pty's master

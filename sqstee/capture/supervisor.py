@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 import resource  # noqa: F401  # os.wait3 imports it, and later there may be no descriptor left for that
 
@@ -14,7 +15,7 @@ from sqstee.capture.teardown import Teardown
 from sqstee.errors import SqsteeError, reason_of
 from sqstee.ship import sharing, shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
-from sqstee.spool import agent_file, run_events
+from sqstee.spool import run_events
 from sqstee.spool.location import open_root
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.trace import trace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
+_HEARTBEAT_SECONDS = 60.0  # to S3 none unless asked for: an object for each event costs
 _DRAIN_SECONDS = 0.1  # how long passing on the command's last output, before a stop or at its end, may take
 _CAPTURED_SECONDS = 5.0  # how long the capture thread may take to get the processor while no output holds it up
 
@@ -43,6 +45,9 @@ class Supervisor:
         self._notices = run.notices
         if run.destination.is_exposed and (run.settings.token_file or os.environ.get("SQSTEE_TOKEN")):
             self._notices.add(f"the token goes to {run.destination.name} unencrypted: use https:// to protect it")
+        self._heartbeat = 0.0 if run.destination.kind == "s3" or run.settings.via_s3 else _HEARTBEAT_SECONDS
+        if run.settings.heartbeat is not None:
+            self._heartbeat = run.settings.heartbeat
         self._capturing = self._captured = False
         self._relay: signals.Relay | None = None
         self._seen: set[int] = set()  # signals that reached us while the command ran
@@ -97,6 +102,7 @@ class Supervisor:
         writer = run.spooled.writer if run.spooled else None
         guarded("trouble with the destination is reported at the end", flush, self._watch_shipper)
         self._loop.feed = SpoolFeed(writer, run.shipper, run.settings.flush_timeout)
+        guarded("there is no heartbeat", "while it writes nothing readers may take it for gone", self._start_beating)
         self._start_capture()
         self._wait_for_end()
         teardown = self._teardown()
@@ -120,6 +126,12 @@ class Supervisor:
             streams = [stream for stream in run.streams if stream.fd in run.stdio.sharing_stderr]
             self._loop.watch_shipper(LiveNotices(self._notices, run.shipper, streams))
 
+    def _start_beating(self) -> None:
+        if self._heartbeat:
+            from sqstee.spool.heartbeat import Heartbeat, process_usage
+
+            self._loop.heartbeat = Heartbeat(self._heartbeat, lambda: process_usage(self._run.child.pid))
+
     def _make_relay(self) -> None:
         self._relay = signals.Relay(self._run.child.pid, self._run.shipper)
 
@@ -128,29 +140,27 @@ class Supervisor:
         root = open_root(run.settings.spool)
         run.policy = DeliveryPolicy.of(run.settings, root)
         run.identity = sharing.identity(run.settings, os.environ)
-        if run.identity and not (sharing.may_start() or self._serving(root)):
+        if run.identity and not (sharing.may_start() or run.served_by(root)):
             run.identity = ""
         fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
-        run.spooled = SpooledRun(root, run.settings, fields, run.masker)
+        run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.command[0])
         trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
     def _start_shipper(self) -> None:
         """Write the start event and fork the shipper, or a stand-by where an agent ships."""
         run = self._run
+        gc.freeze()  # what is loaded stays: a collection, here or in the shipper, would copy its pages
+        gc.enable()
         if run.spooled is None or run.policy is None:
             return
         command = run.command if run.settings.send_command else None
-        run.spooled.writer.event(run_events.start(run.settings.job, run.child.pid, command))
+        event = run_events.start(run.settings, run.spooled.name, run.child.pid, command, self._heartbeat)
+        run.spooled.writer.event(event)
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}
-        stands_by = bool(run.identity or self._serving(run.spooled.root))
+        stands_by = bool(run.identity or run.served_by(run.spooled.root))
         run.shipper = shipper_handle.fork(kept, self._stand_by if stands_by else self._ship)
         run.spooled.close_ship_lock()
         trace("front", f"process {run.shipper.pid} {'stands by' if stands_by else 'ships'}")
-
-    def _serving(self, root: str) -> str:
-        """The file of the agent that ships for this run, or ''."""
-        assert self._run.policy
-        return agent_file.serving(root, self._run.policy.to, os.environ, self._run.identity)
 
     def _stand_by(self, wake: int, report: int) -> None:
         """The body of the process that stands by in the shipper's place while an agent ships."""
@@ -160,29 +170,27 @@ class Supervisor:
         assert spooled
         spooled.close_ship_lock()
 
-        def start() -> bool:
-            return sharing.may_start() and run.start_shared(spooled.root, run.identity)
+        def start(wait: Callable[[int, float], None]) -> bool:
+            return sharing.may_start() and run.start_shared(spooled.root, run.identity, wait)
 
         StandBy(
             spooled.folder,
             wake,
             report,
-            serving=lambda: self._serving(spooled.root),
+            serving=lambda: run.served_by(spooled.root),
             start=start if run.identity else None,
             on_front_death=self._kill_command,
             ship=lambda woken_by: self._ship(woken_by, report),
             flush_timeout=settings.flush_timeout,
-            agent_timeout=settings.flush_timeout if settings.strict or settings.summary else 0.0,
+            agent_timeout=settings.flush_timeout if run.awaits_agent else 0.0,
         ).run()
 
     def _ship(self, wake: int, report: int) -> None:
         """The body of the shipper process."""
-        from sqstee.ship import shipper_process  # loads boto3 and more: only ever in this process
-
         run = self._run
         assert run.spooled
         assert run.policy
-        shipper_process.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._kill_command)
+        run.ship_run(run.spooled.folder, run.settings, run.policy, wake, report, self._kill_command)
 
     def _kill_command(self) -> None:
         child.kill_command(self._run.child.pidfd, self._run.stdio.terminals())

@@ -97,7 +97,9 @@ class Teardown:
         if self._is_init:
             for stream in self._loop.open:
                 writer.cut(stream.number, closing=True)
-        event = run_events.command_exit(run.status, run.usage, run.seconds, writer, self._open_names())
+        event = run_events.command_exit(
+            run.status, run.usage, run.seconds, writer, self._open_names(), run.spooled.name
+        )
         if not self._heir_goes_on():
             self._exit_event_written = writer.end(event)
             self._refused_event = {} if self._exit_event_written else event

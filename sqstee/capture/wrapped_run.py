@@ -6,6 +6,7 @@ import os
 import time
 
 from sqstee.capture.notices import Notices
+from sqstee.spool import agent_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class WrappedRun:
         stdio: Stdio,
         loop: CaptureLoop,
         termination_signals: frozenset[int],
-        start_shared: Callable[[str, str], bool],
+        start_shared: Callable[[str, str, Callable[[int, float], None]], bool],
+        ship_run: Callable[..., None],
     ) -> None:
         self.settings = settings
         self.command = command
@@ -55,6 +57,7 @@ class WrappedRun:
         self.streams = loop.streams
         self.termination_signals = termination_signals
         self.start_shared = start_shared
+        self.ship_run = ship_run
         self.identity = ""  # of the shared shipper that the run may rely on
         self.notices = Notices(settings.quiet)
         self.loop = loop
@@ -86,6 +89,16 @@ class WrappedRun:
         is_same = number == self._ended_by and time.monotonic() - self._ended_at < _SAME_REQUEST_SECONDS
         self._ended_by = 0
         return not is_same
+
+    def served_by(self, root: str) -> str:
+        """The file of the agent or shared shipper that ships this run, whose spool folder is `root`; '' without one."""
+        assert self.policy
+        return agent_file.serving(root, self.policy.to, os.environ, self.identity)
+
+    @property
+    def awaits_agent(self) -> bool:
+        """Whether to wait until an agent has delivered the run: otherwise that is left to it."""
+        return self.settings.strict or self.settings.summary
 
     def notify_shipper(self, word: bytes) -> None:
         """Send a word of the protocol to the shipper, if there is one."""

@@ -10,7 +10,7 @@ import typer
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if typing.TYPE_CHECKING:
-    from sqstee.agent.agent import AgentConfig
+    from sqstee.agent.config import AgentConfig
 
 _STOP_SECONDS = 30.0  # beyond the time in which a shipper delivers the rest
 _POLL_SECONDS = 0.01
@@ -64,7 +64,7 @@ def _of_all_users(folder: str) -> bool:
 def _config(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     """The destinations to serve: those of the command line, else of the [agent] table, else all."""
     from sqstee import options
-    from sqstee.agent.agent import AgentConfig
+    from sqstee.agent.config import AgentConfig
     from sqstee.destination import parse
     from sqstee.spool.location import check_folder, with_absolute_path
 

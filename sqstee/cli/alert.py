@@ -63,8 +63,8 @@ def alert(
     SQSTEE_ALERT_STATE, _TEXT (a summary), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S,
     _LINES, _BYTES, _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The webhook gets the same JSON in a POST.
     """
-    from sqstee.cli.run_sources import moment, run_filter
-    from sqstee.cli.sources import destinations, local_path, parse_seconds, reporting_errors
+    from sqstee.cli.run_sources import run_filter
+    from sqstee.cli.sources import destinations, local_path, parse_moment, parse_seconds, reporting_errors
     from sqstee.read.alert_delivery import AlertDelivery
     from sqstee.read.alert_memory import AlertMemory
     from sqstee.read.alert_watch import AlertRules
@@ -77,7 +77,7 @@ def alert(
     tell = _target(command, webhook)
     retry_for = parse_seconds(retry, "--retry-for")
     wanted = run_filter([], job, host, label, "", "")
-    past = seconds_of(moment(since, "--since")) if since else None
+    past = seconds_of(parse_moment(since, "--since")) if since else None
     rules = AlertRules(states, wanted, expected, parse_seconds(silent_after, "--silent-after"), past)
     start_timeout = parse_seconds(start, "--start-timeout")
     found = destinations(source)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, EXIT_MISSING, EXIT_OPEN, SqsteeError
+from sqstee.errors import EXIT_FAILED_RUN, EXIT_FAILURE, EXIT_MISSING, EXIT_OPEN, SqsteeError
 from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from sqstee.drain.journaling import DrainLimits, DrainProgress
     from sqstee.drain.store import Store
     from sqstee.drain.verdict import Verdict
+    from sqstee.read.decode import ForeignLine, Item
+    from sqstee.read.notices import ItemSink
     from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.base import Receiver
 
 _REDRAW_SECONDS = 0.2
 _DISK_HINT = "free disk space, then drain again: received messages are in the folder, all others in the queue"
+_FAIL_ON = {"missing": EXIT_MISSING, "failed": EXIT_FAILED_RUN, "open": EXIT_OPEN}  # the worst first
 _SPARE = ((2,), (2, 3), (0, 2, 3))  # parts to leave out where the line is too long: size, then rate, then name
 _RATE_SECONDS = 3.0  # the time over which the rate is measured
 _MAX_SHOWN = 40  # complete runs that are listed one by one
@@ -40,6 +43,12 @@ def drain(
     ),
     packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
     form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The format of the verdicts."),
+    fail_on: list[str] = typer.Option(
+        ["missing,open"],
+        "--fail-on",
+        metavar="failed|missing|open",
+        help="What gives a status other than 0; several with commas, or repeated (default: missing,open).",
+    ),
     concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Parallel receivers per process."),
     processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes, about 3,000 messages/s each."),
     max_messages: int = typer.Option(0, "--max-messages", min=0, help="Stop after this many (default: all)."),
@@ -62,7 +71,8 @@ def drain(
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
-    also where messages could not be read or deleted.
+    also where messages could not be read or deleted. With --fail-on only what it names counts, failed (5) too: a
+    command that did not succeed. Of several the first of 1, 3, 5, 4 is the status.
     """
     from sqstee.cli.sources import (
         check_choice,
@@ -84,19 +94,23 @@ def drain(
     if hidden is not None and not 1 <= hidden <= 43200:
         problem = f"invalid value {visibility!r} for --visibility-timeout (expected 1s to 12h)"
         raise SqsteeError(problem, "for example: --visibility-timeout 5m")
+    reasons = _reasons(fail_on)
     limits = DrainLimits(
         concurrency, max(1.0, parse_seconds(wait, "--wait-time")), parse_seconds(idle, "--idle-timeout")
     )
     limits.max_messages = max_messages or None
     limits.start_timeout = parse_seconds(start, "--start-timeout")
-    check_shards(shards, destinations(dest))  # before a folder is made
+    sources = destinations(dest)
+    check_shards(shards, sources)  # before a folder is made
+    if any(one.kind == "folder" and os.path.realpath(one.name) == os.path.realpath(output) for one in sources):
+        raise SqsteeError(f"{output} cannot be drained into itself", "choose another folder: -O DIR")
     stores = payload_stores(via_s3)
     if output == "-":
         _check_stdout(context)
         with reporting_errors("drain"), StopSignal() as stop:
-            return _to_stdout(dest, limits, hidden, shards, stores, stop)
+            return _to_stdout(dest, limits, hidden, shards, stores, stop, reasons)
     with reporting_errors("drain", _DISK_HINT), StopSignal() as stop:
-        return _DrainJob(dest, limits, hidden, shards, stores, processes, stop).run(
+        return _DrainJob(dest, limits, hidden, shards, stores, processes, stop, reasons).run(
             output, layout, packed, form == "json"
         )
     return stop.status
@@ -118,6 +132,7 @@ def _to_stdout(
     shards: str,
     stores: Sequence[Destination],
     stop: StopSignal,
+    reasons: Collection[str],
 ) -> int:
     """Write records as NDJSON; delete each message once its lines are written."""
     from sqstee.cli.sources import open_sources, status_of
@@ -135,9 +150,10 @@ def _to_stdout(
         stores=stores,
     )
     printer = Printer(BufferedOutput(1), BufferedOutput(2), Style("json"))
+    watch = _FailureWatch(printer) if "failed" in reasons else None
     follower = Follower(
         sources.receivers,
-        printer,
+        watch or printer,
         stop,
         True,
         from_start=True,
@@ -147,12 +163,39 @@ def _to_stdout(
         start_timeout=limits.start_timeout,
     )
     follower.drain(0.0 if all(one.follows for one in sources.receivers) else limits.idle)
-    return stop.status or status_of(follower) or _exit_status(follower.states())
+    states = follower.states() | ({"failed"} if watch and watch.has_failed else set())
+    return stop.status or status_of(follower) or _exit_status(states, reasons)
 
 
-def _exit_status(states: Collection[str]) -> int:
-    """The exit status for runs in these states: that of the worst."""
-    return EXIT_MISSING if "missing" in states else EXIT_OPEN if "open" in states else 0
+class _FailureWatch:
+    """Passes items on to a sink, and notes whether a command failed."""
+
+    def __init__(self, sink: ItemSink) -> None:
+        self._sink = sink
+        self.notice, self.flush = sink.notice, sink.flush
+        self.has_failed = False
+
+    def items(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
+        """Pass items on."""
+        from sqstee.wire import Event, is_failure
+
+        self.has_failed |= any(isinstance(item, Event) and is_failure(item) for item in items)
+        self._sink.items(items, late)
+
+
+def _reasons(texts: Sequence[str]) -> set[str]:
+    """The values of --fail-on."""
+    from sqstee.cli.sources import check_choice
+
+    found = {word.strip() for text in texts for word in text.split(",")}
+    for word in sorted(found):
+        check_choice(word, "--fail-on", tuple(_FAIL_ON), "drain")
+    return found
+
+
+def _exit_status(states: Collection[str], reasons: Collection[str]) -> int:
+    """The exit status for runs in these states: that of the worst which is a reason to fail."""
+    return next((status for name, status in _FAIL_ON.items() if name in states and name in reasons), 0)
 
 
 class _DrainJob:
@@ -167,10 +210,11 @@ class _DrainJob:
         stores: Sequence[Destination],
         processes: int,
         stop: StopSignal,
+        reasons: Collection[str],
     ) -> None:
         self._dest, self._limits, self._visibility, self._shards = dest, limits, visibility, shards
         self._stores = stores
-        self._processes, self._stop = processes, stop
+        self._processes, self._stop, self._reasons = processes, stop, reasons
         self._line = _ProgressLine(dest)
         self._states: set[str] = set()
         self._undeleted = 0  # messages that could not be deleted, or not be read
@@ -192,7 +236,7 @@ class _DrainJob:
             store.close()
         if self._stop.signal:
             return self._stop.status
-        return EXIT_FAILURE if self._undeleted else _exit_status(self._states)
+        return EXIT_FAILURE if self._undeleted else _exit_status(self._states, self._reasons)
 
     def _collect(self, store: Store) -> None:
         from sqstee.cli.sources import destinations
@@ -233,7 +277,7 @@ class _DrainJob:
         report = _VerdictReport(as_json)
 
         def show(verdict: Verdict) -> None:
-            self._states.add(verdict.state)
+            self._states |= {verdict.outcome} | ({"failed"} if verdict.is_failed else set())
             self._line.clear()  # it may be on the terminal's line that the verdict needs
             report.add(verdict)
 
@@ -319,14 +363,14 @@ class _VerdictReport:
 
     def add(self, verdict: Verdict) -> None:
         """Print a verdict."""
-        self._counts[verdict.state] += 1
+        self._counts[verdict.outcome] += 1
         self._lines += verdict.lines
         self._missing += verdict.missing
         if self._as_json:
             import json
 
             typer.echo(json.dumps(verdict.fields))
-        elif verdict.state != "complete" or self._counts["complete"] <= _MAX_SHOWN:
+        elif verdict.outcome != "complete" or self._counts["complete"] <= _MAX_SHOWN:
             typer.echo(self._text(verdict))
 
     def end(self) -> None:
@@ -345,23 +389,25 @@ class _VerdictReport:
         typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
-        name = f"{short_name(verdict.host)} {short_name(verdict.job or verdict.run)}"
+        fields = verdict.fields
+        name = f"{short_name(fields['host'])} {short_name(fields['job'] or fields['name'] or verdict.run)}"
         parts = [count(verdict.lines, "line")]
         if verdict.missing:
-            ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in verdict.ranges[:5])
-            more = ", …" if len(verdict.ranges) > 5 else ""
+            found = fields["missing_ranges"]
+            ranges = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in found[:5])
+            more = ", …" if len(found) > 5 else ""
             parts.append(f"{verdict.missing:,} missing so far (seq {ranges}{more})")
-        for at, lines in verdict.elsewhere.items():
+        for at, lines in fields["fallbacks"].items():
             parts.append(f"{lines:,} went to {at} (drain that as well)")
-        if dropped := verdict.gapped - sum(verdict.elsewhere.values()):
+        if dropped := fields["dropped"]:
             parts.append(f"{dropped:,} dropped by the sender")
         if verdict.duplicates:
             parts.append(f"{count(verdict.duplicates, 'duplicate')} skipped")
         if verdict.result:
             parts.append(one_line(verdict.result))
-        elif not verdict.ended:
+        elif verdict.outcome != "complete" and not fields["ended"]:
             parts.append("not ended")
-        code = {"complete": "32", "missing": "31", "open": "33"}[verdict.state]
-        state = f"{verdict.state:8}"
+        code = {"complete": "32", "missing": "31", "open": "33"}[verdict.outcome]
+        state = f"{verdict.outcome:8}"
         state = f"\x1b[{code}m{state}\x1b[0m" if self._colour else state
         return f"{state} {name}: {', '.join(parts)}"

@@ -59,14 +59,16 @@ def flush(
 
 def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Settings) -> bool:
     """Ship runs and report the results, leftovers on stderr. Whether nothing is left of them that we have to ship."""
-    from sqstee.agent.agent import Agent, AgentConfig
+    from sqstee.agent.agent import Agent
+    from sqstee.agent.config import AgentConfig
+    from sqstee.agent.flush import ship_all
     from sqstee.spool.quarantine import quarantine_notice, quarantined_records
     from sqstee.spool.run_folder import DeliveryTrouble
 
     before = {run: quarantined_records(f"{root}/{run}") for run in runs}
     agent = Agent(os.path.realpath(root), AgentConfig(None, settings))
     with _progress(root, runs, agent):
-        left = agent.ship_all(seconds)
+        left = ship_all(agent, seconds)
     complete = True
     for run in runs:
         if records := quarantined_records(f"{root}/{run}") - before[run]:

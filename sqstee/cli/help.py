@@ -17,7 +17,22 @@ _MOST_COLUMNS = 100
 _STACKED_BELOW = 60
 _COLUMN = 34  # of an option's text
 # In the order that people need them; other verbs come last.
-_ORDER = ("run", "runs", "tail", "drain", "top", "alert", "stat", "flush", "check", "agent", "serve", "measure", "demo")
+_ORDER = (
+    "run",
+    "runs",
+    "show",
+    "tail",
+    "drain",
+    "top",
+    "alert",
+    "stat",
+    "flush",
+    "check",
+    "agent",
+    "serve",
+    "measure",
+    "demo",
+)
 
 _USAGE = ["sqstee [OPTIONS] -- COMMAND [ARG…]", "sqstee VERB [OPTIONS] [ARG…]"]
 _ABOUT = (
@@ -47,7 +62,8 @@ class Flag:
     @property
     def choices(self) -> list[str]:
         """The accepted words, if the value is one of a few."""
-        return self.metavar.split("|") if "|" in self.metavar else []
+        words = self.metavar.split("|") if "|" in self.metavar else []
+        return [word for word in words if word.islower() or not word.isalpha()]
 
     @property
     def shown(self) -> str:

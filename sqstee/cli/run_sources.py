@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from sqstee.errors import SqsteeError
@@ -88,6 +87,28 @@ def _read_runs(
     return table.runs(0.0), stop.status or status_of(follower), list(table.notices)
 
 
+def last_stderr_lines(
+    texts: Sequence[str] | None, runs: Sequence[RunSummary], number: int, stop: StopSignal
+) -> dict[str, list[str]]:
+    """The last lines on stderr of each run, by its id. Raises SqsteeError for a queue, whose lines are gone."""
+    from sqstee.cli.sources import destinations, open_sources
+    from sqstee.read.follower import Follower
+    from sqstee.read.last_lines import LastLines
+    from sqstee.transports.local import LocalReceiver
+
+    if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
+        hint = f"sqstee drain {queue.text} -O DIR, then sqstee runs DIR --tail {number}"
+        raise SqsteeError(f"{queue.text}: --tail needs a source that can be read twice", hint)
+    sink = LastLines([run.run for run in runs], number)
+    receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
+    for receiver in receivers:
+        if isinstance(receiver, LocalReceiver):
+            receiver.narrow(runs=list(sink.lines))
+    if runs:
+        Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()
+    return {run: list(lines) for run, lines in sink.lines.items()}
+
+
 def open_run_sources(
     texts: Sequence[str] | None,
     stop: StopSignal,
@@ -123,24 +144,8 @@ def run_filter(
     states: Sequence[str], jobs: Sequence[str], hosts: Sequence[str], labels: Sequence[str], since: str, until: str
 ) -> RunFilter:
     """The filter that the options of a command line describe. Raises SqsteeError."""
+    from sqstee.cli.sources import parse_labels, parse_moment
     from sqstee.read.run_filter import RunFilter
 
-    pairs = {}
-    for label in labels:
-        name, equals, text = label.partition("=")
-        if not name or not equals:
-            problem = f"invalid value {label!r} for --label (expected NAME=VALUE)"
-            raise SqsteeError(problem, "for example: --label team=data")
-        pairs[name] = text
-    return RunFilter(states, jobs, hosts, pairs, moment(since, "--since"), moment(until, "--until"))
-
-
-def moment(text: str, flag: str) -> str:
-    """An option's age or date as a timestamp. Raises SqsteeError."""
-    from sqstee.read.filter import parse_since
-
-    try:
-        return parse_since(text, time.time()) if text else ""
-    except (ValueError, OverflowError):
-        problem = f"invalid value {text!r} for {flag} (expected an age such as 10m, 2h, 3d, or a date and time)"
-        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+    earliest, latest = parse_moment(since, "--since"), parse_moment(until, "--until")
+    return RunFilter(states, jobs, hosts, parse_labels(labels), earliest, latest)

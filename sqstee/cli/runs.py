@@ -15,7 +15,7 @@ from sqstee.errors import SqsteeError
 from sqstee.text import count, short_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqstee.run_summary import RunSummary
 
@@ -36,9 +36,10 @@ def runs(
     job: list[str] = run_options.JOB,
     host: list[str] = run_options.HOST,
     label: list[str] = run_options.LABEL,
-    since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, or RFC 3339."),
+    since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, yesterday."),
     until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
-    number: str = typer.Option("", "-n", "--lines", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    tail: int = typer.Option(0, "--tail", metavar="N", min=0, help="Below each run its last N lines of stderr."),
     silent_after: str = run_options.SILENT_AFTER,
     consume: bool = run_options.CONSUME,
     peek: bool = run_options.PEEK,
@@ -51,7 +52,7 @@ def runs(
 
     A local store and a collector's store list their runs at once; other sources are read to their end.
     """
-    from sqstee.cli.run_sources import collect_runs, run_filter, states_asked
+    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter, states_asked
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
     from sqstee.read.stop_signal import StopSignal
 
@@ -66,14 +67,16 @@ def runs(
         found = collect_runs(source, stop, consume=consume, peek=peek, via_s3=via_s3, start_timeout=start_timeout)
         now = time.time()
         selected = [run for run in found.runs if wanted(run, now, seconds)]
+        shown = selected[:most]
+        last_lines = last_stderr_lines(source, shown, tail, stop) if tail else {}
         if output == "json":
-            _print_json(selected[:most], now, seconds)
+            _print_json(shown, last_lines, now, seconds)
         else:
-            listing = RunListing(selected[:most], [run.run for run in found.runs], now, seconds)
+            listing = RunListing(shown, [run.run for run in found.runs], now, seconds, last_lines)
             typer.echo("\n".join(listing.lines(_width(), use_colour(color))))
         for notice in found.notices:
             typer.echo(f"sqstee: {short_name(notice)}", err=True)
-        if more := len(selected) - len(selected[:most]):
+        if more := len(selected) - len(shown):
             typer.echo(f"sqstee: {count(more, 'more run')}: -n all lists all", err=True)
     return stop.status or found.status
 
@@ -94,29 +97,44 @@ def _width() -> int:
     return shutil.get_terminal_size().columns if is_bound else 10_000
 
 
-def _print_json(found: Sequence[RunSummary], now: float, silent: float) -> None:
+def _print_json(
+    found: Sequence[RunSummary], last_lines: Mapping[str, Sequence[str]], now: float, silent: float
+) -> None:
     import json
 
     for run in found:
-        typer.echo(json.dumps(run.fields(now, silent)))
+        more = {"tail": last_lines[run.run]} if run.run in last_lines else {}
+        typer.echo(json.dumps(run.fields(now, silent) | more))
 
 
 class RunListing:
-    """A table of runs. `ids` are the ids of all runs, among which the shown ones must be unique."""
+    """A table of runs, with `last_lines` of a run below its row.
 
-    def __init__(self, found: Sequence[RunSummary], ids: Sequence[str], now: float, silent: float) -> None:
+    `ids` are the ids of all runs, among which the shown ones must be unique.
+    """
+
+    def __init__(
+        self,
+        found: Sequence[RunSummary],
+        ids: Sequence[str],
+        now: float,
+        silent: float,
+        last_lines: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._found, self._now, self._silent = found, now, silent
+        self._last_lines = last_lines or {}
         self._ids = unique_beginnings(ids)
 
     def lines(self, width: int, colour: bool) -> list[str]:
         """The table, with as many columns as fit into `width`."""
+        from sqstee.read.printer import cell_text
+
         if not self._found:
             return ["no runs"]
         columns = [column for column in _COLUMNS if width >= column.least_width]
         rows = [[column.text(self, run) for column in columns] for run in self._found]
         rows.insert(0, [column.name for column in columns])
-        widths = [min(column.most, max(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
-        widths[-1] = max(1, width - sum(widths[:-1]) - 2 * len(widths[:-1]))
+        widths = _widths(columns, rows, width)
         found = []
         for number, row in enumerate(rows):
             cells = [
@@ -130,6 +148,9 @@ class RunListing:
                 cells[0] = f"\x1b[{STATE_COLOURS[state]}m{cells[0]}\x1b[0m"
             line = "  ".join(cells).rstrip()
             found.append(f"\x1b[2m{line}\x1b[0m" if colour and not number else line)
+            if number:
+                texts = self._last_lines.get(self._found[number - 1].run, ())
+                found += [f"    {cell_text(text)}"[:width] for text in texts]
         return found
 
     def state(self, run: RunSummary) -> str:
@@ -148,7 +169,10 @@ class RunListing:
 
 
 class _Column:
-    """A column: at most `most` characters, shown from a terminal of `least_width` columns on."""
+    """A column: at most `most` characters, shown from a terminal of `least_width` columns on.
+
+    `least`: the characters that stay of a name where others need the room; 0 where nothing may be cut.
+    """
 
     def __init__(
         self,
@@ -157,9 +181,24 @@ class _Column:
         most: int,
         least_width: int = 0,
         is_number: bool = False,
+        least: int = 0,
     ) -> None:
-        self.name, self.text, self.most = name, text, most
+        self.name, self.text, self.most, self.least = name, text, most, least
         self.least_width, self.is_number = least_width, is_number
+
+
+def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The widths of the columns: names make room for the last line, which gets a third of the whole if it needs it."""
+    found = [min(column.most, max(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    room = width - 2 * (len(columns) - 1)
+    lacking = sum(found[:-1]) + min(found[-1], width // 3) - room
+    for at, column in enumerate(columns[:-1]):
+        if column.least and lacking > 0:
+            least = max(column.least, found[at] - (lacking + 1) // 2 if column.name == "host" else 0)
+            lacking -= max(0, found[at] - least)
+            found[at] = min(found[at], least)
+    found[-1] = max(1, room - sum(found[:-1]))
+    return found
 
 
 def unique_beginnings(ids: Sequence[str]) -> dict[str, str]:
@@ -220,19 +259,19 @@ def _missing(run: RunSummary) -> str:
 
 def _last_words(run: RunSummary) -> str:
     """The last stderr line; without one, of a failed run its last line."""
-    from sqstee.read.printer import neutral
+    from sqstee.read.printer import cell_text
 
-    return neutral(run.last_stderr or (run.last_line if run.is_failed else "")).replace("\t", " ")
+    return cell_text(run.last_stderr or (run.last_line if run.is_failed else ""))
 
 
 _COLUMNS = [
     _Column("state", lambda listing, run: listing.state(run), 8),
     _Column("run", lambda listing, run: listing.id(run), 26),
-    _Column("host", lambda listing, run: short_name(run.host), 24),
-    _Column("job", lambda listing, run: short_name(run.job or run.name) or "-", 24),
+    _Column("host", lambda listing, run: short_name(run.host), 24, least=8),
+    _Column("job", lambda listing, run: short_name(run.job or run.name) or "-", 24, least=8),
     _Column("started", lambda listing, run: local_time(run.started), 19, 110),
-    _Column("age", lambda listing, run: listing.age(run), 4, 60, True),
-    _Column("took", lambda listing, run: _duration(run), 8, 60, True),
+    _Column("age", lambda listing, run: listing.age(run), 5, 60, True),
+    _Column("took", lambda listing, run: _duration(run), 8, 90, True),
     _Column("exit", lambda listing, run: exit_text(run), 9, 0, True),
     _Column("lines", lambda listing, run: f"{sum(run.lines.values()):,}", 12, 100, True),
     _Column("missing", lambda listing, run: _missing(run), 12, 90, True),

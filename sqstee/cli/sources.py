@@ -38,16 +38,21 @@ class Sources:
 def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
     from sqstee import options
-    from sqstee.destination import parse
+    from sqstee.destination import parse_source
 
-    found = [parse(text) for text in (texts or [options.load((), os.environ).to or "local"])]
+    found = [parse_source(text) for text in (texts or [options.load((), os.environ).to or "local"])]
     for destination in found:
         check_destination(destination)
     return found
 
 
 def check_destination(destination: Destination) -> None:
-    """Raise SqsteeError for a local queue in a folder that does not exist."""
+    """Raise SqsteeError for a local queue in a folder that does not exist, and for a folder that drain did not make."""
+    if destination.kind == "folder":
+        from sqstee.transports.folder import check_drained
+
+        check_drained(destination.name, destination.text)
+        return
     from sqstee import options
     from sqstee.spool.location import check_folder
 
@@ -112,12 +117,15 @@ def open_sources(
     if queues and consume == peek:
         problem = "--consume and --peek exclude each other" if consume else "reading a queue needs --consume or --peek"
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
+        if os.path.isfile(f"{queues[0].text}/runs.ndjson"):
+            hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
         raise SqsteeError(problem, hint)
     local = local_path()
     receivers = [
         open_receiver(one, local, connections, visibility, consume=consume, shards=shards, stores=stores)
         for one in found
     ]
+    _report_strays(receivers)
     sources = Sources(found, receivers)
     sources.consumed = consume
     if peek and queues:
@@ -126,6 +134,16 @@ def open_sources(
                 cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
+
+
+def _report_strays(receivers: Sequence[Receiver]) -> None:
+    """Say which files of drained folders are left out."""
+    from sqstee.fds import write_stderr
+    from sqstee.transports.folder import FolderReceiver
+
+    for receiver in receivers:
+        if isinstance(receiver, FolderReceiver) and (remark := receiver.strays()):
+            write_stderr(f"sqstee: {remark}\n")
 
 
 def _peek_cost(
@@ -188,6 +206,40 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
         meant = did_you_mean(value, choices)
         raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
+
+
+def parse_moment(text: str, flag: str) -> str:
+    """The timestamp that --since or --until names, RFC 3339 in UTC; empty for none."""
+    import time
+
+    from sqstee.read.filter import parse_since
+
+    try:
+        return parse_since(text, time.time()) if text else ""
+    except (ValueError, OverflowError):
+        expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
+        problem = f"invalid value {text!r} for {flag} (expected {expected})"
+        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+
+
+def parse_labels(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The names and globs of --label."""
+    found = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not name or not separator:
+            problem = f"invalid value {text!r} for --label (expected NAME=GLOB)"
+            raise SqsteeError(problem, "for example: --label env=prod")
+        found.append((name, value))
+    return found
+
+
+def check_stream(name: str, verb: str) -> None:
+    """Raise SqsteeError where --stream names no stream; a glob may mean another program's streams."""
+    from sqstee.record import STREAMS
+
+    if not set(name) & set("*?["):
+        check_choice(name, "--stream", (*STREAMS, "event"), verb)
 
 
 def use_colour(choice: str) -> bool:

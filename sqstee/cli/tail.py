@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Sequence
 
+    from sqstee.cli.sources import Sources
+    from sqstee.read.context import Context
     from sqstee.read.filter import Filter
+    from sqstee.read.multiline import Multiline
     from sqstee.read.printer import Printer, Style
     from sqstee.read.stop_signal import StopSignal
     from sqstee.read.unmatched import UnmatchedStore
 
+_MOST_CONTEXT = 1000
+_LINES = 10  # to begin with, as tail and journalctl do
+_DIGITS = 10
+_NO_LAST = "leave out -n, or read a store: local, local:PATH or s3://BUCKET/PREFIX"
 _PEEK_VISIBILITY = 120  # seconds: a pass over many messages takes longer than most queues' 30 s
 
 
@@ -36,7 +43,30 @@ def tail(
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
     highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
-    since: str = typer.Option("", "--since", metavar="TIME", help="Only lines since then: 10m, 2h, or RFC 3339."),
+    since: str = typer.Option(
+        "", "--since", metavar="TIME", help="Only lines since then: 2h, 09:00, yesterday, or RFC 3339."
+    ),
+    until: str = typer.Option("", "--until", metavar="TIME", help="Only lines before then."),
+    label: list[str] = typer.Option([], "--label", metavar="NAME=GLOB", help="Only runs with this label."),
+    level: str = typer.Option(
+        "",
+        "-p",
+        "--level",
+        metavar="debug|info|warning|error|critical",
+        help="Only lines of this level and above; none without a level.",
+    ),
+    failed: bool = typer.Option(False, "--failed", help="Only runs that failed; reads a store once."),
+    after: int = typer.Option(0, "-A", "--after-context", metavar="N", help="Show N lines of its run after a match."),
+    before: int = typer.Option(0, "-B", "--before-context", metavar="N", help="Show N lines of its run before it."),
+    around: int = typer.Option(0, "-C", "--context", metavar="N", help="Show N lines before and after it."),
+    multiline: str = typer.Option(
+        "", "--multiline", metavar="indented|REGEX", help="Filter lines with their first one, which REGEX matches."
+    ),
+    lines: str = typer.Option(
+        "", "-n", "--lines", metavar="N|all", help="Begin with the last N lines (default: 10; with --no-follow: all)."
+    ),
+    times: bool = typer.Option(False, "-t", "--times", help="The local time before each line."),
+    utc: bool = typer.Option(False, "--utc", help="The time before each line, in UTC."),
     shards: str = typer.Option(
         "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
     ),
@@ -62,24 +92,53 @@ def tail(
     """
     from sqstee.cli.sources import (
         check_choice,
+        check_stream,
         open_sources,
+        parse_labels,
+        parse_moment,
         parse_seconds,
         payload_stores,
         reporting_errors,
         status_of,
         use_colour,
     )
+    from sqstee.read.backlog import Backlog
+    from sqstee.read.filter import Filter
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.read.stop_signal import StopSignal
-    from sqstee.record import STREAMS
 
     for name in stream:
-        if not set(name) & set("*?["):  # a glob may mean another program's streams
-            check_choice(name, "--stream", (*STREAMS, "event"), "tail")
+        check_stream(name, "tail")
     check_choice(color, "--color", ("auto", "always", "never"), "tail")
-    style = _style(output, template, _patterns("-H", highlight), use_colour(color))
-    wanted = _filter(host, stream, run, job, _patterns("-i", include), _patterns("-e", exclude), since)
+    zone = "utc" if utc else "local" if times else ""
+    context = _context(before or around, after or around)
+    style = _style(
+        output,
+        template,
+        _patterns("-H", highlight),
+        use_colour(color),
+        times=zone,
+        alive="event" in stream,
+        separators=context is not None,
+    )
+    earliest, latest = parse_moment(since, "--since"), parse_moment(until, "--until")
+    wanted = Filter(
+        host,
+        stream,
+        run,
+        job,
+        _patterns("-i", include),
+        _patterns("-e", exclude),
+        earliest,
+        latest,
+        parse_labels(label),
+        _level(level),
+    )
+    groups = _multiline(multiline)
+    for flag, value in (("-A, -B and -C", context), ("--multiline", groups)):
+        if value and not wanted.is_active:
+            raise SqsteeError(f"{flag}: there is no filter whose lines to add to", "add a filter such as -i ERROR")
     seconds = parse_seconds(window, "--reorder-window")
     start_timeout = parse_seconds(start, "--start-timeout")
     if not consume:
@@ -87,22 +146,37 @@ def tail(
     printer = Printer(BufferedOutput(1), BufferedOutput(2), style)
     with reporting_errors("tail"), StopSignal() as stop:
         visibility = _PEEK_VISIBILITY if peek else None
-        sources = open_sources(
-            dest,
-            consume=consume,
-            peek=peek,
-            visibility=visibility,
-            shards=shards,
-            stores=payload_stores(via_s3),
-            stop=stop,
-            start_timeout=start_timeout,
-        )
+
+        def opened() -> Sources:
+            return open_sources(
+                dest,
+                consume=consume,
+                peek=peek,
+                visibility=visibility,
+                shards=shards,
+                stores=payload_stores(via_s3),
+                stop=stop,
+                start_timeout=start_timeout,
+            )
+
+        sources = opened()
+        if failed:
+            run = _failed_runs(sources, wanted, run, earliest, stop, start_timeout)
+            if stop.status or not run:
+                return stop.status
+            wanted, follow = wanted.with_runs(run), False
+            sources = opened()
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
         once = peek or not follow
+        most = _most_lines(lines, once, sources)
+        stored = all(one.follows for one in sources.receivers)
+        is_held = stored and (most is not None or len(sources.receivers) > 1)
+        backlog = Backlog(printer, most, output != "raw") if is_held else None
+        _narrow(sources, wanted, run, earliest, most, output != "raw")
         follower = Follower(
             sources.receivers,
-            printer,
+            backlog or printer,
             stop,
             sources.consumed,
             wanted=wanted,
@@ -110,6 +184,9 @@ def tail(
             window=seconds,
             wait=1.0 if once else 2.0,
             start_timeout=start_timeout,
+            on_backlog=backlog.end if backlog else (lambda: None) if stored else None,
+            context=context,
+            multiline=groups,
         )
         for cost in sources.peek_costs:
             printer.notice(cost)
@@ -122,14 +199,26 @@ def tail(
     return stop.status or status_of(follower)
 
 
-def _style(output: str, template: str, highlight: Sequence[re.Pattern[str]], colour: bool) -> Style:
+def _style(
+    output: str,
+    template: str,
+    highlight: Sequence[re.Pattern[str]],
+    colour: bool,
+    times: str,
+    alive: bool,
+    separators: bool,
+) -> Style:
     from sqstee.cli.sources import check_choice
     from sqstee.read.printer import FORMATS, Style
 
     check_choice(output, "-o", FORMATS, "tail")
     if template and output != "default":
         raise SqsteeError("--template and -o exclude each other", "leave one of them out")
-    return Style(output, colour, sys.stdout.isatty(), template, highlight, colour and sys.stderr.isatty())
+    if times and (template or output != "default"):
+        hint = "a template has {timestamp}; raw shows the bytes alone, and json every field"
+        raise SqsteeError("--times and --utc belong to the default format", hint)
+    safe, notices = sys.stdout.isatty(), colour and sys.stderr.isatty()
+    return Style(output, colour, safe, template, highlight, notices, times=times, alive=alive, separators=separators)
 
 
 def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
@@ -145,25 +234,87 @@ def _patterns(flag: str, texts: Sequence[str]) -> list[re.Pattern[str]]:
     return found
 
 
-def _filter(
-    hosts: Sequence[str],
-    streams: Sequence[str],
-    runs: Sequence[str],
-    jobs: Sequence[str],
-    include: Sequence[re.Pattern[str]],
-    exclude: Sequence[re.Pattern[str]],
-    since: str,
-) -> Filter:
-    import time
+def _context(before: int, after: int) -> Context | None:
+    from sqstee.read.context import Context
 
-    from sqstee.read.filter import Filter, parse_since
+    if min(before, after) < 0 or max(before, after) > _MOST_CONTEXT:
+        raise SqsteeError(f"-A, -B and -C take a number from 0 to {_MOST_CONTEXT:,}", "for example: -i ERROR -C 3")
+    return Context(before, after) if before or after else None
 
-    try:
-        moment = parse_since(since, time.time()) if since else ""
-    except (ValueError, OverflowError):
-        problem = f"invalid value {since!r} for --since (expected an age such as 10m, 2h, 3d, or a date and time)"
-        raise SqsteeError(problem, "for example: --since 2026-11-21T19:30:00Z") from None
-    return Filter(hosts, streams, runs, jobs, include, exclude, moment)
+
+def _multiline(text: str) -> Multiline | None:
+    from sqstee.read.multiline import INDENTED, Multiline
+
+    if text and text != INDENTED:
+        _patterns("--multiline", [text])
+    return Multiline(text) if text else None
+
+
+def _failed_runs(
+    sources: Sources, wanted: Filter, runs: Sequence[str], since: str, stop: StopSignal, start_timeout: float
+) -> list[str]:
+    """The wanted runs whose exit events tell of a failure, by a first reading of stores."""
+    from sqstee.read.failed_runs import FailedRuns
+    from sqstee.read.follower import Follower
+
+    if not all(one.follows for one in sources.receivers):
+        hint = "read a store: local, local:PATH or s3://BUCKET/PREFIX"
+        raise SqsteeError("--failed needs a store, which can be read twice", hint)
+    _narrow(sources, wanted, runs, since)
+    found = FailedRuns(wanted, since)
+    Follower(sources.receivers, found, stop, False, window=0.0, start_timeout=start_timeout).drain()
+    return sorted(found.runs)
+
+
+def _level(text: str) -> str:
+    from sqstee.record import LEVELS
+
+    if not text:
+        return ""
+    found = [level for level in LEVELS if level.startswith(text.upper())]
+    if len(found) != 1:
+        expected = f"{', '.join(LEVELS[1:-1])} or {LEVELS[-1]}".lower()
+        raise SqsteeError(f"invalid value {text!r} for --level (expected {expected})", "for example: --level warning")
+    return found[0]
+
+
+def _most_lines(text: str, once: bool, sources: Sources) -> int | None:
+    """How many lines to begin with; None for all. A queue cannot be asked for its last lines."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None
+    if text and text != "all" and number is None:
+        raise SqsteeError(f"invalid value {text!r} for -n (expected a number or all)", "for example: -n 100")
+    if any(not one.follows for one in sources.receivers):
+        if number is not None:
+            raise SqsteeError("-n N cannot be used while messages are received: each shows once, as it comes", _NO_LAST)
+        return None
+    return number if text or once else _LINES
+
+
+def _narrow(
+    sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None = None, with_events: bool = True
+) -> None:
+    """Tell local stores which rows are needed."""
+    from sqstee.read.backlog import is_counted
+    from sqstee.read.decode import read
+    from sqstee.transports.base import ReceivedMessage
+
+    def lines_in(message: ReceivedMessage) -> int:
+        blocks, foreign = read(message)
+        found = [item for block in (*blocks, foreign) for item in wanted.select(block)]
+        return sum(1 for item in found if item.eol and is_counted(item, with_events))
+
+    seconds = 0.0
+    if since:
+        from datetime import datetime
+
+        seconds = datetime.fromisoformat(since).timestamp()
+    prefixes = [] if any(set(run) & set("*?[") for run in runs) else runs
+    for destination, receiver in zip(sources.destinations, sources.receivers, strict=True):
+        if destination.kind == "local" and receiver.follows:
+            from sqstee.transports.local import LocalReceiver
+
+            assert isinstance(receiver, LocalReceiver)
+            receiver.narrow(prefixes, seconds, most, lines_in)
 
 
 def _check_filter(delete_unmatched: bool, keep_unmatched: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, stat, tail, top
+from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top
 from sqstee.errors import SqsteeError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ def _run(words: list[str] = typer.Argument(None, hidden=True)) -> None:
 
 app.command("tail")(tail.tail)
 app.command("runs")(runs.runs)
+app.command("show")(show.show)
 app.command("drain")(drain.drain)
 app.command("top")(top.top)
 app.command("alert")(alert.alert)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
 
 from sqstee.drain.journal import sync_folder
+from sqstee.transports.folder import INDEX_NAME
 
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _SAFE_IN_STREAMS = _SAFE - {"."}  # the last dot of a file's name (before .gz) separates its run from its stream
 _LONGEST_NAME = 100  # run and stream, both shortened, and .gz fit into the 255 bytes of a file name
-_MAX_STREAMS = 64  # files of a run, all open at a time: a sender may name a new stream in every line
-_OTHER_STREAMS = "others"  # the file of all further streams
+MAX_STREAMS = 64  # files of a run, all open at a time: a sender may name a new stream in every line
+OTHER_STREAMS = "others"  # the file of all further streams
 LAYOUTS = ("streams", "ndjson")
 
 
@@ -34,6 +34,17 @@ def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
     return name
 
 
+def folder_name(host: str) -> str:
+    """The folder of a host's files; it differs from the name of the index beside it."""
+    name = safe_name(host)
+    return name if name != INDEX_NAME else f"%{ord(name[0]):02X}{name[1:]}"
+
+
+def file_name(run: str, suffix: str, packed: bool) -> str:
+    """The name of a run's file in the folder of its host."""
+    return f"{safe_name(run)}.{safe_name(suffix, _SAFE_IN_STREAMS)}{'.gz' if packed else ''}"
+
+
 class AppendFile:
     """A file that is cut to `size` and then appended to; with `packed` it is a sequence of gzip members.
 
@@ -41,7 +52,6 @@ class AppendFile:
     """
 
     def __init__(self, path: str, size: int, packed: bool) -> None:
-        self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._size = min(size, os.fstat(self._fd).st_size)  # smaller where a user shortened the file
         os.ftruncate(self._fd, self._size)
@@ -94,8 +104,8 @@ class RunFiles:
     """The files of one run, `HOST/RUN.STREAM`, each opened when its first bytes come."""
 
     def __init__(self, folder: str, host: str, run: str, sizes: dict[str, int], packed: bool) -> None:
-        self._folder = f"{folder}/{safe_name(host)}"
-        self._stem = safe_name(run)
+        self._folder = f"{folder}/{folder_name(host)}"
+        self._run = run
         self._sizes = dict(sizes)
         self._packed = packed
         self._open: dict[str, AppendFile] = {}
@@ -118,18 +128,18 @@ class RunFiles:
             sync_folder(self._folder)
             sync_folder(os.path.dirname(self._folder))
 
-    def paths(self) -> Iterator[str]:
-        """The paths of the open files."""
-        return (file.path for file in self._open.values())
+    @property
+    def suffixes(self) -> list[str]:
+        """Those of the open files."""
+        return list(self._open)
 
     def _file(self, suffix: str) -> AppendFile:
         file = self._open.get(suffix)
-        if file is None and len(self._open) >= _MAX_STREAMS:
-            suffix = _OTHER_STREAMS
+        if file is None and len(self._open) >= MAX_STREAMS:
+            suffix = OTHER_STREAMS
             file = self._open.get(suffix)
         if file is None:
             os.makedirs(self._folder, exist_ok=True)
-            name = f"{self._stem}.{safe_name(suffix, _SAFE_IN_STREAMS)}{'.gz' if self._packed else ''}"
-            path = f"{self._folder}/{name}"
+            path = f"{self._folder}/{file_name(self._run, suffix, self._packed)}"
             file = self._open[suffix] = AppendFile(path, self._sizes.get(suffix, 0), self._packed)
         return file

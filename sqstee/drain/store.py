@@ -2,6 +2,7 @@
 
     DIR/HOST/RUN.stdout …        the bytes that the command wrote (or RUN.ndjson: the records), .gz where packed
     DIR/_foreign/messages.ndjson lines that are not in the wire format
+    DIR/runs.ndjson              a verdict on each run that was ever drained into DIR
     DIR/.sqstee/state.db         for each run how far its files are final, and their sizes there
     DIR/.sqstee/*.journal        bodies that are not in final files: above a hole, or not assembled yet
 
@@ -15,26 +16,28 @@ import binascii
 import fcntl
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
-from sqstee.drain.files import AppendFile, RunFiles
+from sqstee.drain.files import AppendFile, RunFiles, file_name, folder_name
 from sqstee.drain.index import Index, Place
 from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames, sync_folder
-from sqstee.drain.run_assembly import RunAssembly, UntrustedError
+from sqstee.drain.run_assembly import FinalPart, RunAssembly, UntrustedError
 from sqstee.drain.verdict import Verdict
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import is_utf8, timestamp
+from sqstee.run_summary import RunSummary
+from sqstee.text import short_name
+from sqstee.transports.folder import FOREIGN_NAME, HIDDEN, INDEX_NAME
 
-HIDDEN = ".sqstee"
-FOREIGN = "_foreign"
+_HEAP_BYTES = 1024 * 1024
 _MAX_SYNCED = 64  # files synced one by one; above that one sync of the whole system is cheaper
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS run (
-    run TEXT PRIMARY KEY, host TEXT NOT NULL, job TEXT NOT NULL, next INTEGER NOT NULL, lines INTEGER NOT NULL,
-    sizes TEXT NOT NULL, ended INTEGER NOT NULL, result TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS unfinished (run TEXT PRIMARY KEY, streams TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS assembled_run (
+    run TEXT PRIMARY KEY, ended INTEGER NOT NULL, sizes TEXT NOT NULL, summary TEXT NOT NULL, verdict TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS foreign_message (id TEXT PRIMARY KEY);
 """
 
@@ -64,6 +67,7 @@ class Store:
             self._database.execute("PRAGMA cache_size = -2048")
             self._database.executescript(_SCHEMA)
             self._check_layout()
+            _upgrade(self._database, layout, packed)
         except sqlite3.Error as error:
             hint = "free disk space if the disk is full, or choose another folder: -O DIR"
             raise SqsteeError(f"{state}: {error}", hint, EXIT_FAILURE) from None
@@ -93,20 +97,23 @@ class Store:
             raise SqsteeError(f"{self.hidden}: {error}", hint, EXIT_FAILURE) from None
 
     def _assemble(self, on_verdict: Callable[[Verdict], None], on_lines: Callable[[int], None]) -> None:
+        bytes(_HEAP_BYTES)  # glibc keeps twice as much free from here on: else each body may cost fifty page faults
         for trust in (True, False):
-            found: list[Verdict] = []
             index = Index(f"{self.hidden}/index.db", journal_segments(self.hidden), trust)
             try:
                 settings = self.folder, self._layout, self._packed, self._database
-                assembly = _AssemblyPass(*settings, index, found, on_lines)
+                assembly = _AssemblyPass(*settings, index, on_lines)
                 assembly.run()
             except UntrustedError:
                 continue
             else:
                 self._compact(index)
                 assembly.mark_assembled(journal_segments(self.hidden))
-                for verdict in found:
-                    on_verdict(verdict)
+                try:
+                    self._write_index()
+                finally:
+                    for verdict in assembly.verdicts():
+                        on_verdict(verdict)
                 return
             finally:
                 index.close()
@@ -120,6 +127,17 @@ class Store:
         if was != wanted:
             hint = f"use --layout {was} again, or choose another folder: -O DIR"
             raise SqsteeError(f"{self.folder} was drained into with --layout {was}", hint)
+
+    def _write_index(self) -> None:
+        """Replace the list of all runs."""
+        path = f"{self.hidden}/{INDEX_NAME}"
+        with open(path, "w", encoding="ascii") as file:
+            query = "SELECT verdict FROM assembled_run ORDER BY run"
+            file.writelines(f"{verdict}\n" for (verdict,) in self._database.execute(query))
+            file.flush()
+            os.fdatasync(file.fileno())
+        os.replace(path, f"{self.folder}/{INDEX_NAME}")
+        sync_folder(self.folder)
 
     def _compact(self, index: Index) -> None:
         """Remove from the journal the frames that are in final files."""
@@ -155,13 +173,14 @@ class _AssemblyPass:
         packed: bool,
         database: sqlite3.Connection,
         index: Index,
-        found: list[Verdict],
         on_lines: Callable[[int], None],
     ) -> None:
         self._folder, self._packed = folder, packed
         self.streams = layout == "streams"
         self.index = index
-        self._database, self._found = database, found
+        self._database, self._layout = database, layout
+        self._met: dict[str, None] = {}
+        self._now = time.time()
         self._on_lines = on_lines
         self._files = 0
         self._lines = 0
@@ -172,9 +191,10 @@ class _AssemblyPass:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             for run, places in self.index.runs():
-                self._found.append(self._assemble(run, places))
+                self._assemble(run, places)
             for run in self.index.runs_of_gaps():
-                self._found.append(self._assemble(run, iter(())))
+                self._assemble(run, ())
+            self._judge_open_runs()
             self._write_foreign()
             self.mark_assembled(self.index.segments)
             if self._files > _MAX_SYNCED:
@@ -184,38 +204,47 @@ class _AssemblyPass:
             if self._database.in_transaction:  # on a full disk SQLite has already rolled back
                 self._database.execute("ROLLBACK")
             raise
-        self._add_open_runs()
 
-    def _assemble(self, run: str, places: Iterator[Place]) -> Verdict:
+    def verdicts(self) -> Iterator[Verdict]:
+        """Those on the runs that were met and on those that have not ended."""
+        for run in self._met:
+            query = "SELECT verdict FROM assembled_run WHERE run = ?"
+            yield Verdict(json.loads(self._database.execute(query, (run,)).fetchone()[0]))
+
+    def _assemble(self, run: str, places: Iterable[Place]) -> None:
         assembly = RunAssembly(self, run)
         for place in places:
             assembly.add(place)
         assembly.finish()
         self._files += assembly.files
-        return assembly.verdict
+        self._met[run] = None
 
-    def load(self, run: str) -> tuple[Verdict, dict[str, int]]:
-        """The verdict on the final part of a run's files, and their sizes."""
-        query = "SELECT host, job, next, lines, sizes, ended, result FROM run WHERE run = ?"
+    def load(self, run: str) -> tuple[RunSummary, dict[str, int]]:
+        """The summary of the final part of a run's files, and their sizes."""
+        query = "SELECT summary, sizes FROM assembled_run WHERE run = ?"
         row = self._database.execute(query, (run,)).fetchone()
         if row is None:
-            return Verdict(run), {}
-        verdict = Verdict(run, *row[:4])
-        verdict.ended, verdict.result = bool(row[5]), row[6]
-        row_of_streams = self._database.execute("SELECT streams FROM unfinished WHERE run = ?", (run,)).fetchone()
-        verdict.unfinished = set(json.loads(row_of_streams[0])) if row_of_streams else set()
-        return verdict, json.loads(row[4])
+            return RunSummary(run), {}
+        summary = RunSummary.load(run, row[0])
+        if summary is None:
+            problem = f"{self._folder}/{HIDDEN}/state.db is damaged: the state of run {short_name(run)} cannot be read"
+            raise SqsteeError(problem, "drain into another folder: -O DIR; the journal stays here", EXIT_FAILURE)
+        return summary, json.loads(row[1])
 
-    def save(self, verdict: Verdict, sizes: dict[str, int]) -> None:
-        """Store the verdict on the final part of a run's files, and their sizes."""
-        row = (verdict.run, verdict.host, verdict.job, verdict.next, verdict.lines)
-        statement = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        self._database.execute(statement, (*row, json.dumps(sizes), verdict.ended, verdict.result))
-        if verdict.unfinished:
-            streams = json.dumps(sorted(verdict.unfinished))
-            self._database.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (verdict.run, streams))
-        else:
-            self._database.execute("DELETE FROM unfinished WHERE run = ?", (verdict.run,))
+    def save(self, final: FinalPart, summary: RunSummary, duplicates: int, suffixes: Iterable[str]) -> None:
+        """Store the final part of a run, and the verdict on all of it, whose files have these suffixes."""
+        files = _file_names(summary, suffixes, self._packed)
+        verdict = Verdict.of(summary, duplicates, self._layout, files, self._now)
+        row = summary.run, final.is_ended, json.dumps(final.sizes), final.summary, json.dumps(verdict.fields)
+        self._database.execute("INSERT OR REPLACE INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
+
+    def _judge_open_runs(self) -> None:
+        """Renew the verdicts on runs that were not met this time and have not ended: time has passed."""
+        for (run,) in self._database.execute("SELECT run FROM assembled_run WHERE NOT ended").fetchall():
+            if run not in self._met:
+                summary, sizes = self.load(run)
+                self.save(FinalPart(summary.dump(), sizes, False), summary, 0, sizes)
+                self._met[run] = None
 
     def mark_assembled(self, segments: list[str]) -> None:
         """Remember that these segments were assembled: seqs in them that are in final files have not come twice."""
@@ -250,8 +279,8 @@ class _AssemblyPass:
                     continue
                 writing = line.segment, line.frame
             if file is None:
-                os.makedirs(f"{self._folder}/{FOREIGN}", exist_ok=True)
-                path = f"{self._folder}/{FOREIGN}/messages.ndjson{'.gz' if self._packed else ''}"
+                os.makedirs(f"{self._folder}/{FOREIGN_NAME}", exist_ok=True)
+                path = f"{self._folder}/{FOREIGN_NAME}/messages.ndjson{'.gz' if self._packed else ''}"
                 file = AppendFile(path, int(row[0]) if row else 0, self._packed)
             fields: dict[str, object] = {"message_id": line.id, "sent": timestamp(int(line.sent * 1e9))}
             if line.attributes:
@@ -264,13 +293,38 @@ class _AssemblyPass:
         if file is not None:
             size = file.checkpoint()
             file.close(sync=True)
-            sync_folder(f"{self._folder}/{FOREIGN}")
+            sync_folder(f"{self._folder}/{FOREIGN_NAME}")
             sync_folder(self._folder)
             self._database.execute("INSERT OR REPLACE INTO folder VALUES ('foreign', ?)", (str(size),))
 
-    def _add_open_runs(self) -> None:
-        """Add the verdicts on runs that were not met this time and have not ended."""
-        met = {verdict.run for verdict in self._found}
-        for (run,) in self._database.execute("SELECT run FROM run WHERE ended = 0").fetchall():
-            if run not in met:
-                self._found.append(self.load(run)[0])
+
+def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool) -> list[str]:
+    """The paths of a run's files in the folder."""
+    return [f"{folder_name(summary.host)}/{file_name(summary.run, suffix, packed)}" for suffix in suffixes]
+
+
+def _upgrade(database: sqlite3.Connection, layout: str, packed: bool) -> None:
+    """Take over the runs of a state that has no summaries: neither their times nor their lines by stream are known."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
+        return
+    database.execute("BEGIN IMMEDIATE")
+    columns = "run, host, job, next, lines, sizes, ended, result, streams"
+    rows = database.execute(f"SELECT {columns} FROM run LEFT JOIN unfinished USING (run)").fetchall()
+    for run, host, job, next_seq, lines, sizes, ended, result, streams in rows:
+        summary = RunSummary(run)
+        summary.host, summary.job, summary.result, summary.is_ended = host, job, result, bool(ended)
+        names = [name for name in json.loads(sizes) if name != "ndjson"]
+        summary.lines = {names[0] if len(names) == 1 else "output": lines}
+        summary.unfinished = set(json.loads(streams)) if streams else set()
+        if next_seq:
+            summary.records.add(0, next_seq - 1)
+            summary.last = next_seq - 1
+        if status := re.fullmatch("exited with status ([0-9]+)", result):
+            summary.exit_code = int(status[1])
+        summary.is_failed = bool(summary.exit_code)
+        verdict = Verdict.of(summary, 0, layout, _file_names(summary, json.loads(sizes), packed), time.time())
+        row = run, ended, sizes, summary.dump(), json.dumps(verdict.fields)
+        database.execute("INSERT INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
+    database.execute("DROP TABLE run")
+    database.execute("DROP TABLE IF EXISTS unfinished")
+    database.execute("COMMIT")

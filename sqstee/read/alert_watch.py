@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 
 from sqstee.read.alert_memory import KEPT_SECONDS, AlertMemory
 from sqstee.read.alerts import (
@@ -156,7 +157,7 @@ class AlertWatch:
         first, *others = parts.values()
         if not others:
             return first, received
-        whole = RunSummary.load(name, first.dump())
+        whole = deepcopy(first)
         for part in others:
             whole.merge(part)
         return whole, received

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from sqstee.read.raw_lines import raw_lines
 from sqstee.record import STREAMS, timestamp
 from sqstee.transports.base import ReceivedMessage
 from sqstee.wire import DecodeError, Event, Record, decode, duration_of, is_failure, is_gap, unpack
@@ -30,6 +31,7 @@ class ForeignLine:
     The other attributes come from the JSON or from the message's attributes, and are empty where these have none.
     """
 
+    eol = True  # no piece of a line
     __slots__ = ("data", "host", "id", "job", "message", "object", "run", "sent", "stream", "timestamp")
 
     def __init__(self, data: bytes, message: ReceivedMessage) -> None:
@@ -79,8 +81,10 @@ def split(items: list[Item]) -> Iterator[list[Item]]:
         yield block
 
 
-def read(message: ReceivedMessage) -> tuple[list[list[Item]], list[ForeignLine]]:
+def read(message: ReceivedMessage) -> tuple[list[Sequence[Item]], list[ForeignLine]]:
     """A message of whatever form: the blocks of its records and events, and every other line."""
+    if raw := raw_lines(message):
+        return [raw], []
     try:
         return list(blocks(message)), []
     except DecodeError:
@@ -133,9 +137,9 @@ def stream_of(item: Item | ForeignLine) -> str:
 def json_of(fields: dict[str, object], ascii_only: bool = True) -> str:
     """Fields as JSON. An object may be shallow enough to be decoded but too deep to be encoded: then it is cut."""
     try:
-        return json.dumps(fields, ensure_ascii=ascii_only)
+        return json.dumps(fields, ensure_ascii=ascii_only, separators=(",", ":"))
     except RecursionError:
-        return json.dumps(_cut(fields, _MAX_DEPTH), ensure_ascii=ascii_only)
+        return json.dumps(_cut(fields, _MAX_DEPTH), ensure_ascii=ascii_only, separators=(",", ":"))
 
 
 def _cut(value: object, depth: int) -> object:

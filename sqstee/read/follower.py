@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqstee.read import notices
 from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
+from sqstee.read.context import Context
 from sqstee.read.decode import ForeignLine, Item, problem_of, read
 from sqstee.read.filter import Filter
 from sqstee.read.line_joiner import LineJoiner, join_pieces
+from sqstee.read.message_merge import MessageMerge
 from sqstee.read.message_tracker import MessageTracker
+from sqstee.read.multiline import Multiline, separate
 from sqstee.read.notices import ItemSink, NoticeSink
 from sqstee.read.order import Emission, Emit, Gap, Late, Order
 from sqstee.read.receiver_pool import PAUSE, Inbox, ReceiverPool
@@ -25,6 +28,8 @@ from sqstee.transports.errors import TransportError
 from sqstee.wire import Event, is_gap
 
 _POLL_SECONDS = 0.1  # how often a signal and the end are checked for while nothing comes
+_END_POLL_SECONDS = 0.01  # the same where the end may come at once
+_BACKLOG_SECONDS = 30.0  # without a message: then what is there is shown, whatever a store in trouble still has
 _LOST_SECONDS = 60.0  # SQS's counts may lag by a minute
 _STAT_SECONDS = 10.0  # between two questions whether the queue is empty
 
@@ -36,6 +41,8 @@ class Follower:
     `wanted` selects the lines to show; `unmatched` stores the others. `records_only`: the sink has no use for other
     programs' lines, so a message with such a line is never deleted. `window`: seconds to wait for a missing line.
     `wait`: seconds of one long poll. `max_messages`: stop after this many. `start_timeout`: see ReceiverPool.
+    `on_backlog` is called once everything was passed on that stores had at the start, by the times at which several
+    stores got it. `context` adds lines to the wanted ones, `multiline` makes one of several.
     """
 
     def __init__(
@@ -54,12 +61,18 @@ class Follower:
         max_messages: int | None = None,
         records_only: bool = False,
         start_timeout: float = START_SECONDS,
+        on_backlog: Callable[[], None] | None = None,
+        context: Context | None = None,
+        multiline: Multiline | None = None,
     ) -> None:
         self._receivers = receivers
         self._sink, self._stop, self._consume = sink, stop, consume
         self._wanted = wanted if wanted and wanted.is_active else None
         self._unmatched = unmatched
         self._records_only = records_only
+        self._on_backlog = on_backlog
+        self._context, self._multiline = context, multiline
+        self._merge = MessageMerge(receivers) if on_backlog and len(receivers) > 1 else None
         self.order: Order[Item] = Order(from_start=from_start, window=window)
         self._runs = RunStates(self.order)
         self._joiner = LineJoiner()
@@ -79,6 +92,7 @@ class Follower:
         self.ack_pool = AckPool(threads, notice=self._queue_notice)
         self._queued_notices: list[str] = []
         self._stat_at = 0.0
+        self._poll_seconds = _POLL_SECONDS
 
     def follow(self) -> None:
         """Read until asked to stop. Raises TransportError and OSError."""
@@ -87,6 +101,7 @@ class Follower:
     def drain(self, idle: float = 0.0) -> None:
         """Read until the destinations have given nothing for `idle` seconds, or until asked to stop."""
         self.receiver_pool.pause = PAUSE
+        self._poll_seconds = _END_POLL_SECONDS if self.receiver_pool.lists_all else _POLL_SECONDS
         self._read(lambda: self._is_peek_over() or (not self.ack_pool.is_patient and self.receiver_pool.is_empty(idle)))
 
     def states(self) -> set[str]:
@@ -102,16 +117,43 @@ class Follower:
         self.receiver_pool.start()
         try:
             while not self._stop.signal and not self.receiver_pool.is_over and not is_over():
-                self._step(self._inbox.get(self._patience()))
+                is_listed = self._on_backlog is not None and self._is_backlog_over()
+                self._step(self._merged(self._inbox.get(0.0 if is_listed else self._patience()), is_listed))
+                if is_listed:
+                    self._end_backlog()
                 self._report_lost_lines()
             if not self._stop.signal:
-                self._step(self._last_received(), at_end=True)
+                self._step(self._merged(self._last_received(), at_end=True), at_end=True)
+                self._end_backlog()
         except StoppedError:
             pass
         finally:
             self._release_all()
         if self.receiver_pool.failure:
             raise self.receiver_pool.failure
+
+    def _is_backlog_over(self) -> bool:
+        """Whether stores have given all that they had at the start; one in trouble is not waited for any longer."""
+        pool = self.receiver_pool
+        is_stalled = len(self._receivers) > 1 and time.monotonic() - pool.last_message > _BACKLOG_SECONDS
+        return pool.has_listed_all or is_stalled
+
+    def _merged(self, received: list[Received], at_end: bool) -> list[Received]:
+        """Received messages in the order in which they were stored, while those of several stores are merged."""
+        if self._merge is None:
+            return received
+        found = self._merge.add(received, self.receiver_pool.listed, at_end)
+        if at_end:
+            self._merge = None
+        return found
+
+    def _end_backlog(self) -> None:
+        """Everything that was there at the start has been read: no run waits for lines below its first one."""
+        if self._on_backlog is not None:
+            self._emit(self.order.start_all(time.monotonic()))
+            with self._stop.interruptible():
+                self._on_backlog()
+            self._on_backlog = None
 
     def _is_peek_over(self) -> bool:
         if self.messages.is_peek_over:
@@ -126,7 +168,8 @@ class Follower:
 
     def _patience(self) -> float:
         deadline = self.order.deadline()
-        return _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+        most = self._poll_seconds
+        return most if deadline is None else min(most, max(0.0, deadline - time.monotonic()))
 
     def _step(self, received: list[Received], at_end: bool = False) -> None:
         """Process received messages, pass on the lines that are in order, and delete the finished messages."""
@@ -138,6 +181,7 @@ class Follower:
             now = time.monotonic()
             self._emit(self.order.finish(now) if at_end else self.order.tick(now))
             self._give_up(self._joiner.overdue(at_end or self._ordered))
+            self._show_groups(at_end or self._ordered)
             self._send_queued_notices(self)
             with self._stop.interruptible():
                 if self._unmatched:
@@ -235,20 +279,35 @@ class Follower:
 
     def _border(self, run: str) -> int:
         """The seq below which every record that arrived has been passed on."""
-        return self._joiner.border(run, self.order.border(run))
+        border = self._joiner.border(run, self.order.border(run))
+        return border if self._multiline is None else self._multiline.border(run, border)
 
     def _pass_on(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
         if not items:
             return
         self._runs.observe(items)
+        if self._multiline and not late:
+            items = self._multiline.add(items)
+        self._show(items, late)
+
+    def _show_groups(self, at_end: bool) -> None:
+        """Show the groups of lines to which nothing was added in time."""
+        if self._multiline:
+            for run, groups in self._multiline.overdue(at_end):
+                self._show(groups)
+                self.messages.emitted(run, self._border(run))
+
+    def _show(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
         wanted = self._wanted
         if wanted is None:
             self._sink.items(items, late)
             return
         if self._unmatched:
             with self._stop.interruptible():
-                self._unmatched.add([item for item in items if not wanted(item)])
-        self._sink.items([item for item in items if wanted(item)], late)
+                self._unmatched.add(separate(item for item in items if not wanted(item)))
+        shown = wanted.select(items) if self._context is None or late else self._context.select(items, wanted)
+        if shown:
+            self._sink.items(separate(shown) if self._multiline else shown, late)
 
     def _report_lost_lines(self) -> None:
         """Missing lines of an ended run are lost once the queue was empty for longer than a message can be hidden."""

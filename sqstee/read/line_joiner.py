@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from sqstee.read.decode import Item
+from sqstee.read.raw_lines import RawLines
 from sqstee.record import is_utf8
 from sqstee.wire import Event, Record
 
@@ -84,7 +85,7 @@ class LineJoiner:
 
     def join(self, items: Sequence[Item]) -> Sequence[Item]:
         """The next items of one run, in order, with what is whole now; pieces that may go on are held."""
-        if items[0].run not in self._runs and all(map(_EOL, items)):
+        if items[0].run not in self._runs and (isinstance(items, RawLines) or all(map(_EOL, items))):
             return items
         found: list[Item] = []
         for item in items:

@@ -291,6 +291,13 @@ class Order(Generic[T]):
             self._give_up(self._runs[self._waiting[0][1]], now, out, self._window)
         return out
 
+    def start_all(self, now: float) -> list[Emission[T]]:
+        """Start each run that waits for lower seqs at the lowest one seen: nothing below it will come."""
+        out: Out[T] = []
+        for state in [one for one in self._runs.values() if one.next is None and one.pending]:
+            self._give_up(state, now, out, -inf, limit=1)
+        return out
+
     def deadline(self) -> float | None:
         """The earliest time at which tick() has something to do; None while nothing is pending."""
         oldest = self._oldest()

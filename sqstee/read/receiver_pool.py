@@ -71,6 +71,8 @@ class ReceiverPool:
         self.failure: Exception | None = None
         self.received = self.bytes = 0
         self._empty_answers = {id(receiver): 0 for receiver in receivers}
+        self._listed: set[int] = set()  # the receivers that have given an empty answer
+        self._unlisted = [one for one in receivers if not getattr(one, "lists_all", False)]
         self.last_message = time.monotonic()
         self._threads = [
             threading.Thread(target=self._poll, args=(receiver, number == 0), daemon=True)
@@ -100,9 +102,27 @@ class ReceiverPool:
         with self._changed:
             return self._stopping.is_set() or (self._left == 0 and not self._calls)
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether an empty answer of each receiver is final."""
+        return not self._unlisted
+
+    @property
+    def listed(self) -> set[int]:
+        """The ids of the receivers that have given an empty answer."""
+        with self._changed:
+            return set(self._listed)
+
+    @property
+    def has_listed_all(self) -> bool:
+        """Whether everything was received that a store had at the start."""
+        with self._changed:
+            return len(self._listed) == len(self._receivers)
+
     def is_empty(self, seconds: float) -> bool:
         """Whether all was read: nothing came for `seconds`, several answers were empty, and no message is visible.
 
+        Of a store, which lists all that it has, one empty answer suffices.
         Where sqs:GetQueueAttributes is denied, empty answers suffice. Where messages stay visible but nobody gets them
         (another consumer holds their FIFO group), the queue counts as empty after half a minute.
         """
@@ -110,6 +130,8 @@ class ReceiverPool:
         idle = now - self.last_message
         with self._changed:
             empty = [self._empty_answers[id(one)] - (0 if one.follows else 1) for one in self._receivers]
+            if self.lists_all and all(self._empty_answers.values()) and idle >= seconds:
+                return True
         if min(empty) < 1 or idle < seconds or now < self._stat_at:
             return False
         self._stat_at = now + _STAT_SECONDS
@@ -125,7 +147,7 @@ class ReceiverPool:
                 return
             messages: list[ReceivedMessage] = []
             try:
-                messages = receiver.receive(limit, _FOLLOW_SECONDS if receiver.follows else self._wait)
+                messages = receiver.receive(limit, self._patience(receiver))
                 self._count(receiver, messages)
                 attempt = 0
                 if messages:
@@ -139,6 +161,12 @@ class ReceiverPool:
                 self._fail(error)
             finally:
                 self._free(limit - len(messages), size)
+
+    def _patience(self, receiver: Receiver) -> float:
+        """The seconds of one call: none where its first empty answer is the end."""
+        if self.pause and receiver not in self._unlisted:
+            return 0.0
+        return _FOLLOW_SECONDS if receiver.follows else self._wait
 
     def _reserve(self) -> tuple[int, float]:
         """Wait until the budget has room; how many messages to ask for and the bytes reserved, 0 when stopping."""
@@ -175,6 +203,7 @@ class ReceiverPool:
             self._answered.add(key)
             if not messages:
                 self._empty_answers[key] += 1
+                self._listed.add(key)
                 self._busy[key].clear()
                 return
             size = sum(len(message.data) for message in messages)

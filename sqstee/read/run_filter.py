@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from sqstee.run_summary import RunSummary, seconds_of
@@ -21,12 +21,12 @@ class RunFilter:
         states: Sequence[str] = (),
         jobs: Sequence[str] = (),
         hosts: Sequence[str] = (),
-        labels: Mapping[str, str] | None = None,
+        labels: Sequence[tuple[str, str]] = (),
         since: str = "",
         until: str = "",
     ) -> None:
         self._states, self._jobs, self._hosts = states, jobs, hosts
-        self._labels = labels or {}
+        self._labels = labels
         self._since = seconds_of(since)
         self._until = seconds_of(until) or float("inf")
         self._is_timed = bool(since or until)  # reading the times of very many runs takes long
@@ -36,7 +36,7 @@ class RunFilter:
         return (
             (not self._jobs or any(fnmatchcase(run.title, job) for job in self._jobs))
             and (not self._hosts or any(fnmatchcase(run.host, host) for host in self._hosts))
-            and all(fnmatchcase(run.labels.get(name, ""), text) for name, text in self._labels.items())
+            and all(fnmatchcase(run.labels.get(name, ""), text) for name, text in self._labels)
             and (not self._is_timed or self._ran(run))
             and (not self._states or any(is_in(run, state, now, silent) for state in self._states))
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqstee.read.decode import ForeignLine, Item
 from sqstee.read.order import Order
+from sqstee.read.raw_lines import RawLines
 from sqstee.wire import Event
 
 _MAX_RUNS = 500_000  # runs known at a time, in 200 MB; the one that ended first is forgotten
@@ -22,6 +23,8 @@ class RunStates:
 
     def observe(self, items: Sequence[Item | ForeignLine]) -> None:
         """Look for the end of a run in emitted items. An event that ends a run is the last of its block."""
+        if isinstance(items, RawLines):
+            return
         last = items[-1]
         if isinstance(last, Event) and last.event in ("exit", "end"):
             if last.event == "end" or not last.fields.get("open"):

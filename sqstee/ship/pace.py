@@ -14,17 +14,20 @@ class Pace:
 
     So the first lines after silence leave at once, a burst fills bodies, and a trickle costs one request per linger.
     Without the one in advance, lines that come once per linger would each wait for the end of theirs.
+
+    What can wait, such as heartbeats, waits for others' a linger long, and leaves with lines that come meanwhile.
     """
 
     def __init__(self, linger: float) -> None:
         self.linger = linger
         self._paid_until = -1e9  # each partial request that leaves adds one linger
         self._since: float | None = None
+        self._can_wait = False
 
-    def waiting(self, now: float) -> None:
-        """Note that a line waits to be sent."""
-        if self._since is None:
-            self._since = now
+    def waiting(self, now: float, can_wait: bool = False) -> None:
+        """Note that a line waits to be sent, or with `can_wait` something that is not pressing."""
+        if self._since is None or (self._can_wait and not can_wait):
+            self._since, self._can_wait = now, can_wait
 
     def full_left(self, now: float, waiting: bool) -> None:
         """Note that a full request has left; `waiting` says whether lines remain."""
@@ -39,7 +42,8 @@ class Pace:
         """The time at which the partial request may leave; None while no line waits."""
         if self._since is None:
             return None
-        latest = max(self._since + 3 * self.linger, self._since + COLLECT_SECONDS)
+        collected = self._since + max(COLLECT_SECONDS, self.linger if self._can_wait else 0.0)
+        latest = max(self._since + 3 * self.linger, collected)
         if in_flight:
             return latest
-        return min(latest, max(self._since + COLLECT_SECONDS, self._paid_until - self.linger))
+        return min(latest, max(collected, self._paid_until - self.linger))

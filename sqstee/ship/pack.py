@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
-from sqstee.spool.frame import CUT, FRESH, LEVEL_SHIFT, LINES, Frame, Position, Range
+from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, Frame, Position, Range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.spool.clean_lines import LineCleaner
 
 _LEVEL_OF = dict(enumerate(LEVELS))  # a later version may write levels that are not here
 _SLICE_LINES = 1024  # lines encoded at once: empty lines grow two-hundredfold
@@ -18,16 +22,25 @@ class Packer:
     """Joins the lines of one run's frames and packs their records into bodies of at most `limit` bytes of data.
 
     Records below `start` are acknowledged and left out. The bodies of `plan` come first, with exactly these ranges and
-    of any size: bodies that may have been sent already are sent again unchanged.
+    of any size: bodies that may have been sent already are sent again unchanged. `cleaner`, if any, cleans the lines.
     """
 
-    def __init__(self, encoder: Encoder, limit: int, start: int = 0, plan: Iterable[Range] = ()) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        limit: int,
+        start: int = 0,
+        plan: Iterable[Range] = (),
+        cleaner: LineCleaner | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._cleaner = cleaner
         self.limit_to(limit)
         self._start = start
         self._plan = deque(plan)
         self._partial: list[list[bytes]] = [[] for _ in STREAMS]
         self._begin: list[Position | None] = [None for _ in STREAMS]
+        self._continues = [False for _ in STREAMS]  # the unfinished line goes on behind a piece that was cut off
         self._resume: Position | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -47,8 +60,14 @@ class Packer:
         """Add the next frame; yields bodies as they become full. Exhaust the iterator before the next call."""
         before = self.resume(frame.position)
         if frame.kind == LINES:
+            continues = False
+            if frame.flags & CONTINUES or self._continues[frame.stream]:
+                continues = self._goes_on(frame)
             block, first, lines = self._join(frame)
-            for records, start, end in self._encoded(frame, block, first, lines):
+            continues = continues and first == frame.first
+            if self._cleaner and lines:
+                block = self._clean(self._cleaner, frame, block, continues)
+            for records, start, end in self._encoded(frame, block, first, lines, continues):
                 yield from self._place(records, start, end, before)
         elif (last := frame.first + frame.lines - 1) >= self._start:
             event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
@@ -82,6 +101,20 @@ class Packer:
             self._begin[stream] = self._begin[stream] or frame.position
         return self._without_acknowledged(block, frame.first, frame.lines)
 
+    def _goes_on(self, frame: Frame) -> bool:
+        """Whether a frame's first line goes on behind a piece that was cut off; also noted for the next frame."""
+        continued = self._continues[frame.stream] and not frame.flags & FRESH
+        found = bool(continued or frame.flags & CONTINUES)
+        self._continues[frame.stream] = found and not frame.lines
+        return found
+
+    def _clean(self, cleaner: LineCleaner, frame: Frame, block: bytes, continues: bool) -> bytes:
+        cut = bool(frame.flags & CUT)
+        if cut and (tail := cleaner.tail(block)):
+            self._partial[frame.stream].append(tail)  # not waited for: a silent stream would keep all segments
+            block = block[: -len(tail)]
+        return cleaner.clean(block, continues, cut)
+
     def _without_acknowledged(self, block: bytes, first: int, lines: int) -> tuple[bytes, int, int]:
         old = min(self._start - first, lines)
         if old <= 0:
@@ -89,7 +122,9 @@ class Packer:
         cut = len(block) if old == lines else nth_newline(block, old) + 1
         return block[cut:], first + old, lines - old
 
-    def _encoded(self, frame: Frame, block: bytes, first: int, lines: int) -> Iterator[tuple[bytes, int, int]]:
+    def _encoded(
+        self, frame: Frame, block: bytes, first: int, lines: int, continues: bool
+    ) -> Iterator[tuple[bytes, int, int]]:
         """The records of a block in slices of bounded size, with their first and last seq."""
         at = 0
         while lines:
@@ -98,8 +133,9 @@ class Packer:
                 count = _SLICE_LINES
                 end = nth_newline(block, count, at) + 1
             eol = count < lines or not frame.flags & CUT
-            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT, "")
-            records = self._encoder.lines(block[at:end], STREAMS[frame.stream], frame.time_ns, first, eol, level)
+            level = _LEVEL_OF.get(frame.flags >> LEVEL_SHIFT & LEVEL_MASK, "")
+            stream = STREAMS[frame.stream]
+            records = self._encoder.lines(block[at:end], stream, frame.time_ns, first, eol, level, continues and not at)
             yield records, first, first + count - 1
             at, first, lines = end, first + count, lines - count
 

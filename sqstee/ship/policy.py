@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from sqstee.options import Option
     from sqstee.transports.base import Sender
 
-_DELIVERY_OPTIONS = tuple(option for option in RUN_OPTIONS if option.attribute in (*SHIPPER_OPTIONS, *SENDER_OPTIONS))
+_DELIVERY_OPTIONS = tuple(option for option in RUN_OPTIONS if option.delivery)
 
 
 class DeliveryPolicy:
     """Where a run's lines go, and how they are sent there.
 
-    `to` is the destination, a local queue by its absolute path; of `options` only SHIPPER_OPTIONS and
-    SENDER_OPTIONS count. Runs with equal policies can share one shipper.
+    `to` is the destination, a local queue by its absolute path; of `options` only SHIPPER_OPTIONS, SENDER_OPTIONS and
+    PACKER_OPTIONS count. Runs with equal keys can share one shipper: each has a packer of its own.
     """
 
     __slots__ = ("options", "to")
@@ -52,7 +52,7 @@ class DeliveryPolicy:
     def to_meta(self) -> dict[str, object]:
         """The fields of the META frame that `from_meta` reads; times are read back to the microsecond."""
         values = {option.attribute: getattr(self.options, option.attribute) for option in _DELIVERY_OPTIONS}
-        return {"to": self.to, **{name: value for name, value in values.items() if value not in (None, "")}}
+        return {"to": self.to, **{name: value for name, value in values.items() if not _is_unset(value)}}
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -87,6 +87,10 @@ def check_advice(destination: str) -> str:
     from shlex import quote  # the front makes policies, and gives this advice at the end of few runs
 
     return f"`sqstee check {quote(destination)}` looks for the cause"
+
+
+def _is_unset(value: object) -> bool:
+    return value is None or value is False or value == ""
 
 
 def _checked(option: Option, value: object) -> object:

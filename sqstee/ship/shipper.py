@@ -151,7 +151,7 @@ class Shipper:
             self._pace.linger = self._sender.linger  # it changes while a fallback is in use
         self._source.read()
         if self._source.waiting:
-            self._pace.waiting(now)
+            self._pace.waiting(now, self._source.can_wait)
         if self._refusals.suspected and not (self._refusals.again or self._senders.busy or self._source.waiting):
             self._refusals.convict(self._source)  # gap events show whether the destination accepts anything
         self._send_again(self._source)

@@ -81,6 +81,15 @@ class ShipperHandle:
         self.read_refusals()
         return not self.pid or self._received.endswith(b"\n")
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether it has ended without a report."""
+        return self.has_reported and not self._received.endswith(b"\n")
+
+    def leave(self) -> None:
+        """In place of a report that was not sent: an agent ships the rest."""
+        self._received = LEFT
+
     def read_refusals(self) -> bool:
         """Read what the shipper has written, without waiting; returns whether it may write more."""
         try:

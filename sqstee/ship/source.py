@@ -9,7 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqstee.jsonbytes import decode_object, encode_object
 from sqstee.record import Body, Encoder
@@ -26,13 +26,19 @@ from sqstee.ship.request import (
     compress,
 )
 from sqstee.spool.checkpoint import PLAN_LIMIT, PLAN_SLOTS, Checkpoint
-from sqstee.spool.frame import EVENT, Frame, Position, gap_fields
+from sqstee.spool.frame import EVENT, Frame, Position, Range, gap_fields
 from sqstee.spool.quarantine import quarantine
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.recovery import Closure, SpoolTail
+from sqstee.spool.run_events import is_alive
 from sqstee.spool.run_folder import remove
 from sqstee.spool.segments import delete_segments_before
 from sqstee.trace import trace
+
+MOST_OBJECT_BYTES = 32 * 1024  # of a line that --parse-json looks into
+_OBJECT_SHARE = 4  # of a message: an object may take twice its size as message, and once as data
+if TYPE_CHECKING:
+    from sqstee.spool.clean_lines import LineCleaner
 
 AHEAD_BYTES = MAX_IN_FLIGHT_BYTES + 2 * MAX_REQUEST_BYTES  # the most bytes of bodies, ready or unacknowledged
 
@@ -63,13 +69,16 @@ class RunSource:
         if not isinstance(run, str) or not isinstance(host, str):
             raise ValueError("its META frame names no run")
         self._encoder = self.encoder(run, host, str(meta.get("job", "")), labels if isinstance(labels, dict) else None)
+        self._parses_json = meta.get("parse_json") is True
         self._checkpoint = Checkpoint(folder)
         self._reader = FrameReader(folder, self._checkpoint.position, self._checkpoint.next)
-        self._packer = Packer(self._encoder, self._most_body_bytes, self._checkpoint.next, self._checkpoint.plan)
+        self._cleaner = _cleaner(meta)
+        self._packer = self._new_packer(self._checkpoint.next, self._checkpoint.plan)
         self._packing: Iterator[PendingBody] | None = None
         self.ready: deque[PendingBody] = deque()
         self.caught_up = False  # whether the last `read` reached the end of the spool
         self._closure = Closure()
+        self.can_wait = True  # what waits are heartbeats alone
         self._in_plan: deque[PendingBody] = deque()
         self._earlier_plan = list(self._checkpoint.plan)  # an earlier shipper's ranges, until handed out again
 
@@ -103,6 +112,8 @@ class RunSource:
         """Pack the frames written by now, until there is a full request or the source is `blocked`."""
         self.caught_up = False
         self._packer.limit_to(self._most_body_bytes)
+        if self._parses_json:  # an object, and its line, must not make a record too large for the destination
+            self._encoder.most_object_bytes = min(MOST_OBJECT_BYTES, self._limits.packed // _OBJECT_SHARE)
         while not self._full():
             if self._packing is None:
                 self._packing = self._bodies()
@@ -231,6 +242,9 @@ class RunSource:
         tail = SpoolTail(self.folder)  # the checkpoint may be behind the event that closes the run
         return tail.closure.closed and tail.next_seq <= self.acknowledged
 
+    def _new_packer(self, start: int, plan: Iterable[Range]) -> Packer:
+        return Packer(self._encoder, self._most_body_bytes, start, plan, self._cleaner)
+
     def _bodies(self) -> Iterator[PendingBody]:
         for frame in self._frames():
             try:
@@ -243,6 +257,8 @@ class RunSource:
         for frame in self._reader.frames():
             if frame.kind == EVENT:
                 self._closure.add(frame.payload)
+            if self.can_wait:
+                self.can_wait = frame.kind == EVENT and is_alive(frame.payload)
             yield frame
 
     @property
@@ -290,6 +306,7 @@ class RunSource:
     def _hand_out(self, request: Request) -> Request:
         for _ in request.bodies:
             self.ready.popleft()
+        self.can_wait = self.can_wait or not self.waiting
         return request
 
     def _free_slots(self) -> int:
@@ -313,10 +330,20 @@ class RunSource:
         return True
 
 
+def _cleaner(meta: dict[str, object]) -> LineCleaner | None:
+    strips, collapses = meta.get("strip_ansi") is True, meta.get("collapse_cr") is True
+    if not (strips or collapses):
+        return None
+    from sqstee.spool.clean_lines import LineCleaner  # its patterns take milliseconds that few runs need
+
+    return LineCleaner(strips, collapses)
+
+
 class Source(Protocol):
     """Provides bodies to send, and is told how they fared: one run, or the agent's queue of many runs."""
 
     quarantined: int  # records in quarantine
+    can_wait: bool  # what waits, if anything does, are heartbeats alone
 
     @property
     def acknowledged(self) -> int:

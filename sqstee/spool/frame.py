@@ -9,7 +9,8 @@ META describes the run: its payload is a JSON object (see run_events). LINES hol
 that is unfinished at its end goes on in the stream's next frame. EVENT and GAP hold an event as a JSON object.
 
 Flags of LINES: CUT, the frame completes a line that has no newline; FRESH, the reader discards the stream's unfinished
-line before it adds this frame; from bit LEVEL_SHIFT on, the lines' level (an index into record.LEVELS).
+line before it adds this frame; CONTINUES, the frame's first line, or its part of one, continues a line that was cut;
+from bit LEVEL_SHIFT on, five bits of the lines' level (an index into record.LEVELS).
 
 The frames alone determine (run, seq) of every line.
 
@@ -36,8 +37,8 @@ _NOTE = Struct("<QB")
 NOTE_BYTES = _NOTE.size + HEADER_CRC.size  # less than a header: a reader cannot take it for one
 
 META, LINES, EVENT, GAP = 1, 2, 3, 4
-CUT, FRESH = 1, 2
-LEVEL_SHIFT = 2
+CUT, FRESH, CONTINUES = 1, 2, 128
+LEVEL_SHIFT, LEVEL_MASK = 2, 31
 
 Position = tuple[int, int]  # segment number, offset in bytes
 Range = tuple[int, int]  # first and last seq, both included

@@ -14,6 +14,7 @@ from sqstee.jsonbytes import encode_object
 from sqstee.record import MAX_SEQ
 from sqstee.spool.checkpoint import START
 from sqstee.spool.frame import (
+    CONTINUES,
     CUT,
     EVENT,
     FRESH,
@@ -215,6 +216,7 @@ class FrameReader:
         rest = frame.payload[frame.payload.find(b"\n") + 1 or len(frame.payload) :]
         frame.first, frame.lines, frame.payload = frame.first + 1, frame.lines - 1, rest
         frame.flags |= FRESH  # even if no bytes are left: the piece before the damage must be discarded
+        frame.flags &= ~CONTINUES
         if not frame.lines:
             frame.flags &= ~CUT
         yield frame

@@ -125,7 +125,8 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
     segments.resume(*tail.end)
     writer = Writer(segments, max_line=0)
     writer.resume(tail.next_seq, tail.unfinished, tail.framed)
-    event = run_events.closed_by_finder(_is_log(meta), tail.closure.open_after_exit, killed)
+    is_log, name = _identity(meta)
+    event = run_events.closed_by_finder(is_log, tail.closure.open_after_exit, killed, name)
     if not _append_end(writer, event):
         writer.abandon()
         raise OSError(errno.ENOSPC, writer.last_error)
@@ -141,9 +142,10 @@ def _append_end(writer: Writer, event: dict[str, object]) -> bool:
     return writer.event(event, closing=True)
 
 
-def _is_log(meta: bytes) -> bool:
-    """Whether the run is a process's own log, by its META frame."""
+def _identity(meta: bytes) -> tuple[bool, str]:
+    """By its META frame: whether the run is a process's own log, and its name."""
     try:
-        return decode_object(meta).get("logging") is True
+        fields = decode_object(meta)
     except ValueError:
-        return False
+        return False, ""
+    return fields.get("logging") is True, run_events.program_name(str(fields.get("name", "")))

@@ -61,6 +61,13 @@ class Masker:
         """`text` from `start` to `end`, masked; matches may begin and end outside that part."""
         return masked(text, self.spans(text), start, len(text) if end is None else end)
 
+    def mask_word(self, word: str) -> str:
+        """A word of the command, masked: all of it where that fails."""
+        try:
+            return self.mask(word.encode(errors="replace")).decode(errors="replace")
+        except Exception:
+            return MASK.decode()
+
     def spans(self, text: bytes) -> list[Span]:
         """The spans to mask, ascending and without overlaps."""
         if not text.isascii() and not _is_utf8(text):
@@ -191,12 +198,17 @@ class _UnfinishedLine:
 class RedactingWriter(Writer):
     """Spools captured lines with their secrets masked; keeps an unfinished line in memory, up to 1 MiB of it.
 
-    A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end.
+    A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end. With
+    `strips` lines lose their escape sequences before: a colour inside a secret hides it from a pattern, and is to be
+    removed from what is shipped.
     """
 
-    def __init__(self, segments: Segments, max_line: int, masker: Masker, streams: int = 3) -> None:
+    def __init__(
+        self, segments: Segments, max_line: int, masker: Masker, streams: int = 3, strips: bool = False
+    ) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker
+        self._strips = strips
         self._lines = [_UnfinishedLine() for _ in range(streams)]
 
     def write(self, stream: int, chunk: bytes, wait: bool = False) -> bytes:
@@ -223,7 +235,7 @@ class RedactingWriter(Writer):
         super().write(stream, line.unspooled)
         line.unspooled = b""
         if line.text:
-            text = line.context + line.text
+            text = line.context + self._plain(bytes(line.text))
             super().write(stream, self._masked(stream, text, len(line.context), len(text)))
             line.set_context(text)
             line.text.clear()
@@ -232,19 +244,12 @@ class RedactingWriter(Writer):
     def event(self, fields: dict[str, object], closing: bool = False) -> bool:
         command = fields.get("command")
         if isinstance(command, list):
-            fields = {**fields, "command": [self._word(word) for word in command]}
+            fields = {**fields, "command": [self._masker.mask_word(word) for word in command]}
         return super().event(fields, closing)
 
     def unfinished(self, stream: int) -> bool:
         line = self._lines[stream]
         return not line.unspooled and (bool(line.text) or super().unfinished(stream))
-
-    def _word(self, word: str) -> str:
-        """An argument of the command, masked."""
-        try:
-            return self._masker.mask(word.encode(errors="replace")).decode(errors="replace")
-        except Exception:
-            return MASK.decode()
 
     def _ready(self, line: _UnfinishedLine, chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
         """The texts that can be masked once `chunk` has come, each with the start and end of its part to spool."""
@@ -253,7 +258,7 @@ class RedactingWriter(Writer):
             if line.masked_to_end:  # the newline itself is not masked
                 text, start = chunk[chunk.index(b"\n") : end], 0
             else:
-                text, start = line.context + line.text + chunk[:end], len(line.context)
+                text, start = line.context + self._plain(bytes(line.text) + chunk[:end]), len(line.context)
             line.text.clear()
             line.context, line.masked_to_end = b"", False
             yield text, start, len(text)
@@ -261,6 +266,13 @@ class RedactingWriter(Writer):
             line.text += chunk[end:]
         if len(line.text) > HELD_BYTES:
             yield from self._piece(line)
+
+    def _plain(self, text: bytes) -> bytes:
+        if not self._strips:
+            return text
+        from sqstee.spool.clean_lines import stripped
+
+        return stripped(text)
 
     def _piece(self, line: _UnfinishedLine) -> Iterator[tuple[bytes, int, int]]:
         """The part of a long line in which no match can begin that extends beyond it."""

@@ -8,7 +8,7 @@ SPOOL/<run>/trouble       why an agent does not deliver the run (see `DeliveryTr
 SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
 SPOOL/.new-<run>          the folder while it is being created
 SPOOL/usage               the kept total of all folders' sizes (see `quota`)
-SPOOL                     itself the lock of the process that ships what others left (see ship/other_runs)
+SPOOL                     itself the lock of the process that ships what others left (see agent/other_runs)
 """
 
 from __future__ import annotations
@@ -152,13 +152,13 @@ def create(
     return make(segments, max_line), writing, shipping
 
 
-def writer_for(masker: Masker | None) -> Callable[[Segments, int], Writer]:
-    """The function that makes a run's writer, which masks if there is a masker."""
+def writer_for(masker: Masker | None, strips: bool = False) -> Callable[[Segments, int], Writer]:
+    """The function that makes a run's writer, which masks if there is a masker; `strips` as of RedactingWriter."""
     if not masker:
         return Writer
     from sqstee.spool.redact import RedactingWriter
 
-    return lambda segments, max_line: RedactingWriter(segments, max_line, masker)
+    return lambda segments, max_line: RedactingWriter(segments, max_line, masker, strips=strips)
 
 
 def _create(root: str, run: str, meta: bytes, spool_max: int, on_full: str) -> tuple[Segments, int, int]:

@@ -7,7 +7,7 @@ import os
 import time
 
 from sqstee.jsonbytes import encode_object
-from sqstee.spool.frame import CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
+from sqstee.spool.frame import CONTINUES, CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
 from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sqstee.spool.long_lines import LongLines
+    from sqstee.spool.rate_limit import RateLimit
     from sqstee.spool.segments import Segments
 
+RATE_LIMIT = "rate-limit"  # the reason for lines above --rate-limit
 _WHOLE, _SPOOLED, _DROPPED = range(3)  # a line that was cut: all of its pieces were spooled, or one was dropped
 _ALWAYS_FITS = 128 * 1024  # bytes of a line whose record fits into a message of SQS, whatever they are
 _GAP_BYTES = 512  # a gap frame takes at most this many
-_GAPS_KEPT = 4096
+_GAPS_KEPT = 4096  # and so many heartbeats
 _STEP_BYTES = 64 * 1024  # quota is asked for so much at once: a nearly full spool takes what still fits
 
 
@@ -34,6 +36,7 @@ class Writer:
     def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
         self._segments = segments
         self._max_line = max_line
+        self.rate_limit: RateLimit | None = None
         self._long_lines: LongLines | None = None
         if max_line > _ALWAYS_FITS:
             from sqstee.spool.long_lines import LongLines  # not at the top: few runs need it
@@ -53,6 +56,7 @@ class Writer:
         self._gap_from = -1
         self._gap_reason = ""
         self._gaps: list[tuple[int, int]] = []  # first and last seq of the latest gap events
+        self._alive: list[int] = []  # the seqs of the latest heartbeats' events
 
     @property
     def folder(self) -> str:
@@ -89,6 +93,8 @@ class Writer:
         With `wait`, when the spool is full and --on-full says to wait, the rest of `chunk` is returned: pass it to the
         next call.
         """
+        if self.rate_limit:
+            return self._write_within(self.rate_limit, stream, chunk, wait)
         if len(chunk) > _STEP_BYTES and not self._segments.has_room(HEADER_BYTES + len(chunk)):
             for at in range(0, len(chunk), _STEP_BYTES):
                 rest = self._write(stream, chunk[at : at + _STEP_BYTES], wait)
@@ -96,6 +102,31 @@ class Writer:
                     return rest + chunk[at + _STEP_BYTES :]
             return b""
         return self._write(stream, chunk, wait)
+
+    def _write_within(self, limit: RateLimit, stream: int, chunk: bytes, wait: bool) -> bytes:
+        """As `write`, but lines above the limit are dropped: whole ones, and none that has begun to be spooled."""
+        for at in range(0, len(chunk), _STEP_BYTES):
+            rest = self._write_step_within(limit, stream, chunk[at : at + _STEP_BYTES], wait)
+            if rest:
+                return rest + chunk[at + _STEP_BYTES :]
+        return b""
+
+    def _write_step_within(self, limit: RateLimit, stream: int, chunk: bytes, wait: bool) -> bytes:
+        start = 0
+        if self._dropping_rest[stream]:
+            start = chunk.find(b"\n") + 1 or len(chunk)
+        begun = not start and (self._partial[stream] > 0 or self._continued[stream] != _WHOLE)
+        end = limit.split(chunk, start, begun) if start < len(chunk) else start
+        kept, over = (chunk, b"") if end == len(chunk) else (chunk[:end], chunk[end:])
+        rest = self._write(stream, kept, wait)
+        if rest:
+            limit.give_back(rest.count(b"\n"))
+            return rest + over
+        if over:
+            self.drop(stream, over, RATE_LIMIT)
+            if limit.cover_is_due():
+                self._cover_dropped(ORDINARY)
+        return b""
 
     def _write(self, stream: int, chunk: bytes, wait: bool) -> bytes:
         self.bytes += len(chunk)
@@ -114,7 +145,8 @@ class Writer:
 
     def cut(self, stream: int, closing: bool = False) -> None:
         """End the unfinished line of a stream, if there is one: it is old, or the stream is `closing`."""
-        self._dropping_rest[stream] = False
+        if closing:
+            self._dropping_rest[stream] = False
         if self._partial[stream]:
             self._append_lines(stream, b"", True, CLOSING if closing else RESERVED)
 
@@ -127,7 +159,20 @@ class Writer:
 
         With `closing` it is the exit or the end event, for which room was reserved on the disk when the run began.
         """
-        if self._append(EVENT, encode_object(fields), 1, priority=CLOSING if closing else RESERVED):
+        return self._event(fields, CLOSING if closing else RESERVED)
+
+    def alive(self, fields: dict[str, object]) -> None:
+        """Append a heartbeat's event, unless the spool is full: the reserve is for what cannot be said later."""
+        if self._event(fields, ORDINARY):
+            self._alive.append(self.next_seq - 1)
+            del self._alive[:-_GAPS_KEPT]
+
+    def alive_since(self, seq: int) -> int:
+        """How many heartbeats' events have this seq or a later one."""
+        return sum(found >= seq for found in self._alive)
+
+    def _event(self, fields: dict[str, object], priority: int) -> bool:
+        if self._append(EVENT, encode_object(fields), 1, priority=priority):
             return True
         self.next_seq -= 1  # gap events cover lines only
         if self._gap_from == self.next_seq:
@@ -150,12 +195,15 @@ class Writer:
 
     def close(self) -> None:
         """Write a gap frame if lines were dropped since the last one, and close the files."""
+        self._cover_dropped(CLOSING)
+        self._segments.close()
+
+    def _cover_dropped(self, priority: int) -> None:
         if self._gap_from >= 0:
             try:
-                self._append_gap(time.time_ns(), self.next_seq, CLOSING)
-            except OSError:
+                self._append_gap(time.time_ns(), self.next_seq, priority)
+            except OSError:  # before the next frame it is tried again
                 pass
-        self._segments.close()
 
     def _has_quota(self, piece: bytes) -> bool:
         """Whether quota allows the piece, and before it the gap frame that may be due."""
@@ -191,6 +239,8 @@ class Writer:
         records = piece.count(b"\n") + cut
         rest = 0 if cut else len(piece) - piece.rfind(b"\n") - 1
         flags = (CUT if cut else 0) | (FRESH if self._set_fresh[stream] else 0) | self.level << LEVEL_SHIFT
+        if self._continued[stream]:
+            flags |= CONTINUES
         self._partial[stream] = rest if records else self._partial[stream] + rest
         if self._append(LINES, piece, records, stream, flags, priority):
             if cut or self._continued[stream]:
@@ -259,13 +309,16 @@ class Writer:
             self.last_error = error.strerror or "cannot be written"
             if self._gap_from < 0:
                 self._gap_from, self._gap_reason = first, self.last_error
+            elif self._gap_reason == RATE_LIMIT:  # of two reasons the one that nobody has asked for
+                self._gap_reason = self.last_error
             return False
         return True
 
     def _append_gap(self, now: int, end: int, priority: int) -> None:
         first, last = self._gap_from, end - 1
         if last >= first:
-            fields = gap_fields(first, last, f"spool: {self._gap_reason}")
+            reason = RATE_LIMIT if self._gap_reason == RATE_LIMIT else f"spool: {self._gap_reason}"
+            fields = gap_fields(first, last, reason)
             payload = encode_object(fields)
             self._segments.append(GAP, payload, first, last - first + 1, now, priority=priority)
             self._gaps.append((first, last))

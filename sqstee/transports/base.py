@@ -14,9 +14,10 @@ class ReceivedMessage:
 
     `id` is the same in all deliveries of a message (empty if the destination has no ids); `sent` is the time it was
     sent, in seconds since the epoch (0 if unknown). `problem`: why `data` is a pointer in place of the body.
+    `span`: the run and the first and last seq of the records, where whoever stored a plain body has checked them.
     """
 
-    __slots__ = ("attributes", "data", "handle", "id", "problem", "sent")
+    __slots__ = ("attributes", "data", "handle", "id", "problem", "sent", "span")
 
     def __init__(self, data: bytes, attributes: dict[str, str], handle: str, id: str = "", sent: float = 0.0) -> None:
         self.data = data
@@ -25,6 +26,7 @@ class ReceivedMessage:
         self.id = id
         self.sent = sent
         self.problem = ""
+        self.span: tuple[str, int, int] | None = None
 
 
 class QueueState:

@@ -119,4 +119,8 @@ def open_receiver(
         from sqstee.transports.local import LocalReceiver
 
         return LocalReceiver(destination.name or local_path, destination.text, consume)
+    if destination.kind == "folder":
+        from sqstee.transports.folder import FolderReceiver
+
+        return FolderReceiver(destination.name, destination.text)
     raise TransportError(OPEN, "Configuration", "a collector cannot be read: read the queue that it stores into")

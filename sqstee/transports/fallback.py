@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from sqstee.jsonbytes import encode_object
-from sqstee.record import Body, Encoder
+from sqstee.record import Body, Encoder, event_of
 from sqstee.text import count
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
@@ -280,7 +280,10 @@ def _as_retry(error: TransportError) -> TransportError:
 
 def _is_single(body: Body) -> bool:
     """Whether a body is one line of one run, and no event."""
-    return bool(body.run) and body.first == body.last and b'"event":' not in body.plain().data
+    if not body.run or body.first != body.last:
+        return False
+    data = body.plain().data
+    return b'"event":' not in data or not event_of(data)
 
 
 def _joined(part: Sequence[Body]) -> Body:

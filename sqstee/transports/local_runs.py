@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
@@ -22,9 +23,10 @@ CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body 
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
 _LIST = """
-SELECT run, summary FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
 ORDER BY started DESC, run DESC
 """
+_LAST_CHARACTER = chr(0x10FFFF)
 
 
 def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
@@ -61,10 +63,11 @@ def catch_up(connection: sqlite3.Connection) -> None:
             raise
 
 
-def summaries(connection: sqlite3.Connection) -> Iterator[RunSummary]:
-    """All runs that have lines in the store, newest first."""
-    for run, text in connection.execute(_LIST):
-        yield RunSummary.load(run, text)
+def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[RunSummary]:
+    """The runs that have lines in the store and whose ids have this beginning, newest first."""
+    for run, text in connection.execute(_LIST, (beginning, beginning + _LAST_CHARACTER)):
+        if found := RunSummary.load(run, text):
+            yield found
 
 
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
@@ -88,11 +91,8 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             continue  # it is not in the wire format
         if body.run not in changed:
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
-        try:
-            data = body.plain().data
-        except ValueError:
-            continue
-        changed[body.run].add_body(data, body.first, body.last, at)
+        with suppress(Exception):  # whatever a body holds, it is stored: its row is for people
+            changed[body.run].add_body(body.plain().data, body.first, body.last, at)
     rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
     connection.executemany(_SAVE, rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeVar
 
 from sqstee.run_summary import RunSummary
@@ -22,6 +23,14 @@ class LocalStore:
     def runs(self) -> list[RunSummary]:
         """All runs that have lines here, newest first. Raises TransportError."""
         return self._read(lambda connection: list(local_runs.summaries(connection)), [])
+
+    def beginning_with(self, text: str) -> list[RunSummary]:
+        """The runs whose ids begin with `text`, newest first. Raises TransportError."""
+        return self._read(lambda connection: list(local_runs.summaries(connection, text)), [])
+
+    def latest(self, wanted: Callable[[RunSummary], bool]) -> list[RunSummary]:
+        """The newest run that is wanted, if there is one. Raises TransportError."""
+        return self._read(lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), [])
 
     def _read(self, work: Callable[[sqlite3.Connection], _Result], nothing: _Result) -> _Result:
         if identity(self._path) is None:

@@ -232,6 +232,7 @@ class S3Receiver:
     """Returns each object once, whenever it appears; with `consume`, objects are deleted when they are done with."""
 
     ordered = False
+    lists_all = True  # an empty answer means that everything was returned
 
     def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
         self.follows = not consume

@@ -72,7 +72,7 @@ def test_a_run_leaves_when_its_command_does_and_never_loads_boto3(node: Node, tm
             "random",
             "threading",
             "sqstee.ship.shipper",
-            "sqstee.ship.shipper_process",
+            "sqstee.agent.shipper_process",
         )
         assert [name for name in heavy if name in names] == []
         node.server.clear_faults()
@@ -128,7 +128,7 @@ def test_a_run_that_begins_just_when_it_was_found_empty(node: Node, tmp_path: Pa
     for name in ("front", "agent"):
         (tmp_path / name).mkdir()
     slow_front = injecting(tmp_path / "front", "sqstee.spool.segments:Segments._rotate:hang:1")
-    slow_agent = injecting(tmp_path / "agent", "sqstee.agent.agent:lock:hang:1")
+    slow_agent = injecting(tmp_path / "agent", "sqstee.agent.claiming:lock:hang:1")
     with node.agent("--to", "q", environ=slow_agent):
         with node.wrapping("echo", "hi", env=node.environ | slow_front) as process:
             wait_for((tmp_path / "agent" / "injected").exists, "look at a run without a segment")
@@ -428,7 +428,7 @@ def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str
     settings = options.load(("--to", "q", *extreme), {})
     meta = run_events.meta(settings, "RUN", DeliveryPolicy("q", settings).to_meta())
     writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
-    writer.event(run_events.start("", 1, None))
+    writer.event(run_events.start(settings, "", 1))
     writer.close()
     found = DeliveryPolicy.from_meta(checked_meta(writer.folder, "RUN")).options
     assert (found.linger, found.message_bytes) == (settings.linger, settings.message_bytes)

@@ -15,7 +15,8 @@ from support import ROOT, SCRIPT, children, injecting, kill, running, wait_for
 from support.node import Node
 
 from sqstee.agent.advertisement import Advertisement
-from sqstee.agent.agent import Agent, AgentConfig
+from sqstee.agent.agent import Agent
+from sqstee.agent.config import AgentConfig
 from sqstee.cli.agent import _folder as served
 from sqstee.options import Settings
 from sqstee.spool.run_folder import create
@@ -241,11 +242,11 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
     agent.scan()
     wait_for((host.own / ".owed").exists, "debt")
     assert agent.drain() == {}
-    (sender,) = agent._senders.values()
+    (sender,) = agent._workers._senders.values()
     assert isinstance(sender, FallbackSender)
     shutil.rmtree(host.own)
     agent.scan()
-    assert list(agent._folders()) == []
+    assert list(agent.folders()) == []
     others = [os.open(tmp_path, os.O_RDONLY) for _ in range(50)]
     sender._ledger.mark_reported(sender._ledger.unreported(10))
     assert not (tmp_path / ".owed").exists()

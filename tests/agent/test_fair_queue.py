@@ -15,6 +15,7 @@ from support.scripted import Scripted, settings
 
 from sqstee.agent.fair_queue import FairQueue
 from sqstee.agent.flow import QUANTUM_BYTES, ServedRun
+from sqstee.jsonbytes import encode_object
 from sqstee.record import Body
 from sqstee.ship.request import MAX_REQUEST_BYTES, PendingBody, RequestLimits
 from sqstee.ship.sender_pool import IN_FLIGHT
@@ -28,9 +29,9 @@ from sqstee.transports.errors import OPEN, POISON, RETRY, SIZE, TIMEOUT, Failure
 LOCKS: dict[str, list[int]] = {}
 
 
-def spooled(root: Path, name: str, host: str = "h") -> tuple[Writer, ServedRun]:
+def spooled(root: Path, name: str, host: str = "h", **options: bool) -> tuple[Writer, ServedRun]:
     """A run's spool; its locks are let go when it is shipped."""
-    meta = b'{"run":"%s","host":"%s"}' % (name.encode(), host.encode())
+    meta = encode_object({"run": name, "host": host, **options})
     writer, *locks = create(str(root), name, meta, 32768, 1024**3, "auto")
     run = ServedRun(name, f"{root}/{name}", str(root))
     LOCKS[run.folder] = locks
@@ -109,6 +110,71 @@ def test_many_runs_arrive_whole_in_few_requests(tmp_path: Path, mixing: bool, co
         assert len(sender.sizes) <= total / (0.8 * MAX_REQUEST_BYTES) + 2
     assert set(os.listdir(tmp_path)) <= {"usage"}  # the total that the quota keeps
     assert all(run.gone and not run.failure for run in runs)
+
+
+def test_the_heartbeats_of_many_runs_can_wait_for_each_other(tmp_path: Path) -> None:
+    """Until one of the runs writes a line: they leave in one body."""
+    inbox: deque[ServedRun] = deque()
+    queue = FairQueue(RequestLimits(MAX_REQUEST_BYTES, 10, False), 65536, "none", True, inbox)
+    writers, runs = zip(*(spooled(tmp_path, name) for name in "ABC"), strict=True)
+    states, bodies = [], []
+
+    def grow(number: int, *, line: bool) -> None:
+        if line:
+            writers[number].write(0, b"line\n")
+        else:
+            writers[number].alive({"event": "alive", "message": "still running"})
+        inbox.append(runs[number])
+        queue.read()
+        states.append(queue.can_wait)
+
+    def hand_out() -> None:
+        queue.close_open_body()
+        request = queue.partial_request()
+        queue.plan(request.bodies)
+        bodies.append([pending.body.run for pending in request.bodies])
+
+    for number in range(3):
+        grow(number, line=False)
+    hand_out()
+    grow(0, line=False)
+    grow(1, line=True)
+    grow(2, line=False)
+    hand_out()
+    grow(1, line=False)
+    assert states == [True, True, True, True, False, False, True]
+    assert bodies == [[""], [""]]
+    queue.close()
+
+
+def test_each_run_is_packed_as_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cleaned, and its objects and their levels found, beside runs that are not; also if its buffers were released."""
+    monkeypatch.setattr("sqstee.agent.fair_queue._MAX_OPEN_RUNS", 0)
+    text = b'\x1b[31mold\rred\x1b[0m\n{"level":"warn"}\n'
+    inbox: deque[ServedRun] = deque()
+    queue = FairQueue(RequestLimits(MAX_REQUEST_BYTES, 10, False), 65536, "none", True, inbox)
+    parsing, one = spooled(tmp_path, "A", strip_ansi=True, collapse_cr=True, parse_json=True)
+    plain, two = spooled(tmp_path, "B")
+    sent = []
+    for _ in range(3):
+        for writer, run in ((parsing, one), (plain, two)):
+            writer.write(0, text)
+            inbox.append(run)
+        queue.read()
+        queue.close_open_body()
+        request = queue.partial_request()
+        queue.plan(request.bodies)
+        sent += [(pending.body.data, pending.body.attributes) for pending in request.bodies]
+        queue.acknowledge(request.bodies)
+    found = Rebuilt.of_many(sent)
+    assert found["A"].stdout == b'red\n{"level":"warn"}\n' * 3
+    assert [(record.level, record.parsed) for record in found["A"].records] == [
+        ("", None),
+        ("WARNING", {"level": "warn"}),
+    ] * 3
+    assert found["B"].stdout == text * 3
+    assert {record.level for record in found["B"].records} == {""}
+    queue.close()
 
 
 class Fifo(Scripted):

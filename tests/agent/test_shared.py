@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import SCRIPT, Sqstee, injecting, is_running, running, wait_for
+from support import SCRIPT, Sqstee, children, injecting, is_running, running, wait_for
 from support.processes import python
 from support.shared import SharedNode
 
@@ -452,12 +452,12 @@ def test_no_process_available_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(os, "fork", refuse)
-    assert not shared.start(str(tmp_path), "0" * 16)
+    assert not shared.start(str(tmp_path), "0" * 16, lambda fd, seconds: None)
 
 
 @pytest.mark.parametrize("fault", ["kill", "bug"])
 @pytest.mark.parametrize(
-    "at", ["agent:Agent._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
+    "at", ["claiming:Claimer._claim", "agent:Agent._check_claimed", "advertisement:Advertisement.publish"]
 )
 def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault: str) -> None:
     """After a few of them the run ships by itself."""
@@ -466,6 +466,31 @@ def test_shippers_that_all_die(node: SharedNode, tmp_path: Path, at: str, fault:
     assert (tmp_path / "injected").exists()
     assert seen(node) == [b"hi\n"]
     assert node.idle()
+
+
+@pytest.mark.parametrize("ending", ["delivered", "left", "refused", "no shipper"])
+def test_a_killed_stand_by(node: SharedNode, ending: str) -> None:
+    """The shared shipper goes on: the front waits for it alone, and reports what that one says."""
+    environ = node.environ | ({"SQSTEE_FLUSH_TIMEOUT": "0"} if ending == "left" else {})
+    with node.wrapping("sh", "-c", "echo one; read x; echo two", env=environ, stderr=subprocess.PIPE) as process:
+        wait_for(node.outputs, "line")
+        (stand_by,) = (pid for pid in children(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "sqstee\n")
+        os.kill(stand_by, signal.SIGKILL)
+        if ending == "refused":
+            node.server.faults(errors=[{"code": "QueueDoesNotExist"}])
+        elif ending == "no shipper":
+            os.kill(node.shipper(), signal.SIGKILL)
+        _, errors = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    if ending in ("delivered", "left"):
+        assert errors == b""
+        wait_for(node.idle, "delivery")
+    else:
+        reason = b"QueueDoesNotExist" if ending == "refused" else b"the background process ended early"
+        assert b" not delivered yet (" + reason in errors
+        node.server.clear_faults()
+        assert node.sqstee.run("flush", environ=node.environ).returncode == 0
+    assert seen(node) == [b"one\ntwo\n"]
 
 
 def test_a_stopped_one_is_replaced(node: SharedNode) -> None:

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.common import Row, machine, table
 
 from sqstee.agent.advertisement import Advertisement
-from sqstee.agent.agent import SCAN_SECONDS, Agent, AgentConfig
+from sqstee.agent.agent import SCAN_SECONDS, Agent
+from sqstee.agent.config import AgentConfig
 from sqstee.options import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.run_events import meta
@@ -49,7 +50,7 @@ def look(runs: int) -> Row:
             writers.append(writer)
         agent = Agent(root, AgentConfig(None, settings), Advertisement(root, os.environ))
         agent.scan()
-        worker = next(iter(agent._workers.values()))
+        worker = next(iter(agent._workers))
         while not (worker.queue and worker.queue.acknowledged == runs):
             agent.scan()
             time.sleep(0.05)

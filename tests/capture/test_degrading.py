@@ -93,7 +93,7 @@ REST = [
     "sqstee.capture.supervisor:Supervisor._wait_for_end:bug:1",
     "sqstee.capture.supervisor:Supervisor._handle:bug:1",
     "sqstee.capture.teardown:Teardown._end_run:bug:1",
-    "sqstee.ship.shipper_process:ship_run:bug:1",
+    "sqstee.agent.shipper_process:ship_run:bug:1",
     "sqstee.spool.agent_file:serving:bug:1",
     "sqstee.ship.shipper:Shipper.run:bug:1",
     "sqstee.ship.shipper:Shipper._step:bug:2",

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from support import Sqstee, python, running, wait_for
 from support.wrapping import shell
 
+from sqstee.spool.run_events import program_name
+
 
 def bare(*command: str) -> subprocess.CompletedProcess[bytes]:
     """The same command without the wrapper."""
@@ -312,6 +314,28 @@ def test_events_frame_the_run(sqstee: Sqstee) -> None:
 
 
 LOCAL = ("--to", "local")
+
+
+def test_a_run_without_a_job_is_named_by_its_program(sqstee: Sqstee) -> None:
+    """By the base name alone, in its start and exit events; --job and --no-auto-name leave it out."""
+    sqstee.run("--", "/bin/sh", "-c", "echo SECRET-ARGUMENT > /dev/null")
+    start, end = sqstee.local().events
+    assert (start.fields["name"], end.fields["name"], start.message) == ("sh", "sh", "sh started")
+    assert b"SECRET" not in b"".join(bytes(body.data) for body in sqstee.local_bodies())
+    for option, message in (("--job=nightly", "nightly started"), ("--no-auto-name", "run started")):
+        (sqstee.spool / "local.db").unlink()
+        sqstee.run(option, "--", "true")
+        start, end = sqstee.local().events
+        assert (start.message, "name" in start.fields, "name" in end.fields) == (message, False, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/usr/bin/make", "make"), ("./a b", "a b"), ("x\n\x1b[31m\udcff", "x??[31m?"), ("a" * 300, "a" * 64), ("/", "")],
+)
+def test_a_programs_name(path: str, name: str) -> None:
+    """Printable and bounded, whatever a file is called."""
+    assert program_name(path) == name
 
 
 @pytest.mark.parametrize("name", ["select", "queue", "random", "stat", "json", "boto3"])

@@ -56,16 +56,20 @@ def test_nothing_is_deleted_that_a_closed_stdout_could_not_take(
     "words",
     [
         ("tail",),
-        ("drain", "local", "-O", "-", "--idle-timeout", "1h"),
+        ("drain", "q", "-O", "-", "--idle-timeout", "1h"),
         ("top", "-o", "json"),
         ("stat", "local", "--watch", "-o", "json", "--interval", "1h"),
     ],
     ids=lambda words: words[0],
 )
-def test_a_verb_that_waits_notices_that_its_reader_has_left(sqstee: Sqstee, words: tuple[str, ...]) -> None:
+def test_a_verb_that_waits_notices_that_its_reader_has_left(
+    sqstee: Sqstee, fake_sqs: FakeSqs, words: tuple[str, ...]
+) -> None:
     """`sqstee tail | head -2` ends at once, and not with the next line, which may never come."""
-    assert sqstee.wrap("echo", "hi").returncode == 0
-    with running(sqstee.words(*words), stdout=subprocess.PIPE, env=sqstee.environ) as process:
+    for dest in ("local", "q"):
+        assert sqstee.run("--to", dest, "--", "echo", "hi", environ=fake_sqs.environ()).returncode == 0
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(sqstee.words(*words), stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout
         assert process.stdout.read(1)
         process.stdout.close()

@@ -362,6 +362,17 @@ def test_an_odd_post_is_refused_or_kept_whole(data: bytes) -> None:
     assert kept == ([line for line in data.split(b"\n") if line] if status == 200 else [])
 
 
+def test_levels_and_objects_are_stored_as_they_came(store: LocalSender, tmp_path: Path) -> None:
+    """A line's `level`, and the JSON object that --parse-json found, whose own keys mean nothing here."""
+    encoder = Encoder("RUN", "h")
+    encoder.most_object_bytes = 4096
+    data = encoder.lines(b'{"level":"warn","event":"gap","from":0,"to":9}\nplain\n', "stdout", 0, 0)
+    collector = Collector(store)
+    assert ask(collector, data)[0] == ask(collector, data)[0] == 200
+    (row,) = stored(tmp_path / "store.db")
+    assert (row.data, row.attributes["seq"]) == (data, "0-1")
+
+
 def test_every_byte_of_the_lines_is_kept(store: LocalSender, tmp_path: Path) -> None:
     """Empty lines aside, and with a newline at the end that was missing."""
     assert ask(Collector(store), b"\n" + GOOD.replace(b"\n", b"\n\n")[:-2])[0] == 200

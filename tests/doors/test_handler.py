@@ -84,6 +84,44 @@ def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
     assert sqstee.waiting_runs() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("tool.py",), "tool.py"),
+        (("-m", "package"), "package"),
+        (("-m", "package.part"), "part.py"),
+        (("-c", "import tool"), Path(sys.executable).name),
+    ],
+)
+def test_the_run_is_named_by_the_program(sqstee: Sqstee, tmp_path: Path, words: tuple[str, ...], name: str) -> None:
+    """By the script's base name or the package; an inline program by its interpreter."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    for path in ("tool.py", "package/__main__.py", "package/part.py"):
+        (tmp_path / path).write_text(START + "sqstee.configure(to='local')\nlog.info('x')\n")
+    command = [sys.executable, *words, "SECRET"]
+    done = subprocess.run(command, env=sqstee.environ, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    assert done.stderr == b""
+    start, end = sqstee.local().events
+    assert (start.fields["name"], end.fields["name"], start.message) == (name, name, f"{name} started")
+
+
+def test_structured_logs(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """--parse-json gives `data` to the lines of a JSON formatter; their level is that of logging."""
+    code = (
+        'form = \'{"level":"fatal","text":"%(message)s"}\'\n'
+        "sqstee.configure(to='q', level='DEBUG', format=form, parse_json=True)\n"
+        "log.info('one'); log.error('not \"JSON'); log.debug('two')\n"
+    )
+    one = the_run(sqstee, fake_sqs, tmp_path, code)
+    found = [(record.level, record.parsed) for record in one.records]
+    assert found == [
+        ("INFO", {"level": "fatal", "text": "one"}),
+        ("ERROR", None),
+        ("DEBUG", {"level": "fatal", "text": "two"}),
+    ]
+
+
 def test_a_process_that_never_logs_costs_nothing(sqstee: Sqstee, tmp_path: Path) -> None:
     """No run, no folder, no thread before the first line."""
     found = run(sqstee, program(tmp_path, "sqstee.configure(to='q')\nprint(threading.active_count())"))

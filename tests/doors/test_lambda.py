@@ -104,6 +104,16 @@ def written(s3: S3Server) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+def test_levels_and_objects_are_written_as_they_came(s3: S3Server) -> None:
+    """A line's `level`, and the JSON object that --parse-json found, whose own keys mean nothing here."""
+    encoder = Encoder("R", "node17")
+    encoder.most_object_bytes = 4096
+    data = encoder.lines(b'{"level":"warn","event":"gap","seq":-1}\nplain\n', "stdout", 0, 0)
+    assert failed(handler(event(message(1, Body(data, "R", "node17", 0, 1))))) == []
+    (name,) = (name for name in s3.names() if name.startswith("logs/"))
+    assert s3.get(name) == data
+
+
 def test_records_are_partitioned_by_date_host_and_run(s3: S3Server) -> None:
     """Plain and compressed, in the order of their run; a body over midnight goes to two days."""
     late = Body(body("A", 0, 1).data + body("A", 2, 3, day=1).data, "A", "node17", 0, 3)

@@ -127,7 +127,7 @@ class TestVerdicts:
         put(fake_sqs, [lines_of(9, 9), end])
         found = drained(sqstee, fake_sqs, "-o", "json")
         assert found.returncode == 0
-        assert json.loads(found.stdout)["state"] == "complete"
+        assert json.loads(found.stdout)["verdict"] == "complete"
         assert files(out)[f"node1/{RUN}.stdout"] == expected(1, 9)
         assert journal_segments(str(out / ".sqstee")) == []
 
@@ -150,26 +150,26 @@ class TestVerdicts:
         bodies = [start, lines_of(1, 3), event_of("gap", 4, **gap), lines_of(7, 9), end]
         journal(tmp_path, *(body.data for body in bodies))
         verdict = assembled(tmp_path)[RUN]
-        assert (verdict.state, verdict.missing, verdict.gapped) == ("missing", 0, 3)
+        assert (verdict.outcome, verdict.missing, verdict.gapped) == ("missing", 0, 3)
         journal(tmp_path, lines_of(4, 6).data)
-        assert assembled(tmp_path)[RUN].state == "complete"
+        assert assembled(tmp_path)[RUN].outcome == "complete"
         assert files(tmp_path)[f"node1/{RUN}.stdout"] == expected(1, 9)
 
     def test_a_grandchild_keeps_a_run_open(self, tmp_path: Path) -> None:
         """An exit event with open streams is not the end; the end event is."""
         journal(tmp_path, event_of("start", 0).data, event_of("exit", 1, open=["stdout"], exit_code=0).data)
-        assert assembled(tmp_path)[RUN].state == "open"
+        assert assembled(tmp_path)[RUN].outcome == "open"
         journal(tmp_path, lines_of(2, 3).data, event_of("end", 4).data)
-        assert assembled(tmp_path)[RUN].state == "complete"
+        assert assembled(tmp_path)[RUN].outcome == "complete"
 
     def test_how_it_ended_is_known_when_a_later_hole_is_filled(self, tmp_path: Path) -> None:
         """The exit event is in final files then, and is not read again."""
         journal(tmp_path, event_of("start", 0).data, event_of("exit", 1, open=["stdout"]).data, lines_of(3, 3).data)
         (found,) = assembled(tmp_path).values()
-        assert (found.state, found.result) == ("missing", "exit of it")
+        assert (found.outcome, found.result) == ("missing", "exit of it")
         journal(tmp_path, lines_of(2, 2).data, event_of("end", 4).data)
         (found,) = assembled(tmp_path).values()
-        assert (found.state, found.result) == ("complete", "exit of it")
+        assert (found.outcome, found.result) == ("complete", "exit of it")
 
     @pytest.mark.parametrize("lines", [3, 3000])
     def test_what_the_journal_keeps_has_not_come_twice(self, tmp_path: Path, lines: int) -> None:
@@ -177,13 +177,13 @@ class TestVerdicts:
         journal(tmp_path, event_of("start", 0).data, lines_of(1, lines).data, lines_of(lines + 2, lines + 9).data)
         for _ in range(3):
             (found,) = assembled(tmp_path).values()
-            assert (found.state, found.lines, found.duplicates) == ("missing", lines + 8, 0)
+            assert (found.outcome, found.lines, found.duplicates) == ("missing", lines + 8, 0)
         journal(tmp_path, lines_of(1, lines).data, lines_of(lines + 9, lines + 9).data)
         (found,) = assembled(tmp_path).values()
         assert (found.lines, found.duplicates) == (lines + 8, lines + 1)
         journal(tmp_path, lines_of(lines + 1, lines + 1).data, event_of("exit", lines + 10).data)
         (found,) = assembled(tmp_path).values()
-        assert (found.state, found.lines) == ("complete", lines + 9)
+        assert (found.outcome, found.lines) == ("complete", lines + 9)
         assert files(tmp_path)[f"node1/{RUN}.stdout"] == expected(1, lines + 9)
 
 
@@ -246,6 +246,31 @@ class TestOptions:
             put(fake_sqs, bodies)
             assert sqstee.run("drain", "q", "-O", folder, *FAST, environ=fake_sqs.environ()).returncode == status
 
+    @pytest.mark.parametrize(
+        ("reasons", "bodies", "status"),
+        [
+            ("failed", whole_run(3, status=3), 5),
+            ("failed", whole_run(3), 0),
+            ("open", whole_run(3, status=3), 0),
+            ("failed,open", [event_of("exit", 0, signal=9, open=["stdout"]), lines_of(1, 2)], 5),
+            ("open", [lines_of(0, 3)], 4),
+            ("missing", [lines_of(0, 3)], 0),
+            ("missing, failed", [*whole_run(3, status=3), lines_of(6, 7, "01OTHER")], 3),
+            ("open,failed", [*whole_run(3, status=3), lines_of(6, 7, "01OTHER")], 5),
+        ],
+    )
+    def test_what_to_fail_on(
+        self, sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, reasons: str, bodies: list[Body], status: int
+    ) -> None:
+        """Only what is named gives a status, the worst first."""
+        for folder, words in (
+            ("-", ("--fail-on", reasons)),
+            (str(tmp_path / "out"), [word for one in reasons.split(",") for word in ("--fail-on", one)]),
+        ):
+            put(fake_sqs, bodies)
+            words = ("drain", "q", "-O", folder, *FAST, *words)
+            assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == status
+
     def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """A group gives no more messages until those it gave are deleted, so they are deleted at once."""
         fake_sqs.create_queue("o.fifo")
@@ -271,6 +296,7 @@ class TestOptions:
             (("drain", "q"), "Missing option '-O'"),
             (("drain", "-O", "x"), "Missing argument"),
             (("drain", "q", "-O", "x", "--layout", "z"), "invalid value 'z' for --layout"),
+            (("drain", "q", "-O", "x", "--fail-on", "missing,fail"), "invalid value 'fail' for --fail-on"),
             (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),
             (("drain", "q", "-O", "x", "--visibility-timeout", "13h"), "invalid value '13h' for --visibility-timeout"),
             (("drain", "q", "-O", "/dev/null"), "cannot use /dev/null"),
@@ -328,5 +354,5 @@ def test_an_odd_body_is_drained(body: bytes) -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "out"
         journal(folder, body, *(one.data for one in whole_run(3)), body[::-1])
-        assert assembled(folder)[RUN].state == "complete"
+        assert assembled(folder)[RUN].outcome == "complete"
         assert os.listdir(parent) == ["out"]

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqstee.record import Body, Encoder
-from sqstee.run_summary import RunSummary
+from sqstee.run_summary import STDERR_MARK, RunSummary, last_message
 from sqstee.wire import by_run, decode
 
 RUN, TIME = "01K0000000000000000000000", 1_790_000_000 * 10**9
-ODD = ['"stream":"stderr"', '"event":"exit"', 'say "eol":false', "", "plain", "\x00\x1b[31m", "caf\u00e9"]
+OBJECT = '{"stream":"stderr","event":"exit","message":"an object with keys that records have","eol":1}'
+ODD = ['"stream":"stderr"', '"event":"exit"', 'say "eol":false', "", "plain", "\x00\x1b[31m", "caf\u00e9", OBJECT]
 PIECES = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["stdout", "stderr"]), st.lists(st.sampled_from(ODD), min_size=1, max_size=4)),
@@ -26,9 +27,17 @@ PIECES = st.lists(
 )
 
 
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
 def bodies_of(pieces: list[tuple[str, list[str]]], labels: dict[str, str], exit_code: int | None) -> list[Body]:
     """The run as bodies: its start, then one body a piece, then its exit."""
     encoder = Encoder(RUN, "node", "nightly", labels)
+    encoder.most_object_bytes = 4096  # as with --parse-json
     parts = [(0, encoder.event(b'{"event":"start","message":"nightly started","name":"python3"}', TIME, 0))]
     seq = 1
     for at, (kind, lines) in enumerate(pieces, 1):
@@ -56,12 +65,27 @@ def test_bodies_and_items_tell_the_same(
         counted.add_body(body.data, body.first, body.last, 5.0)
         decoded.add_items(decode(body.data), 5.0)
     assert counted.dump() == decoded.dump()
-    assert RunSummary.load(RUN, counted.dump()).dump() == counted.dump()
+    again = RunSummary.load(RUN, counted.dump())
+    assert again
+    assert again.dump() == counted.dump()
     assert (counted.title, counted.host, counted.labels) == ("nightly", "node", labels)
     assert counted.is_failed == (exit_code == 3)
     assert counted.missing == 0
     last = [line for kind, lines in pieces for line in lines if kind in ("stderr", "piece") and line]
     assert counted.last_stderr == (last[-1] if last else "")
+
+
+def test_an_object_in_a_line_hides_no_event() -> None:
+    """Its keys are not the record's: counted as marks of a stream, they made up for the exit event."""
+    encoder = Encoder(RUN, "node")
+    encoder.most_object_bytes = 4096
+    data = encoder.lines(b"failed\n", "stderr", TIME, 0) + encoder.lines(f"{OBJECT}\n".encode(), "stdout", TIME, 1)
+    data += encoder.event(b'{"event":"exit","message":"it ended","exit_code":3}', TIME, 2)
+    found = RunSummary(RUN)
+    found.add_body(data, 0, 2, 5.0)
+    assert (found.is_failed, found.lines) == (True, {"stdout": 1, "stderr": 1})
+    assert (found.last_stderr, found.last_line) == ("failed", OBJECT)
+    assert last_message(data, STDERR_MARK) == "failed"
 
 
 def test_what_is_missing_comes_in_any_order() -> None:
@@ -126,6 +150,18 @@ def test_hostile_bodies_are_counted_or_ignored() -> None:
     assert (found.exit_code, found.duration_s, found.lines) == (None, None, {"stdout": 3})
     assert found.is_failed
     assert found.missing == 1
+
+
+@given(
+    st.sampled_from(["host", "heard", "lines", "records", "gaps", "labels", "command", "exit_code", "unfinished"]), JSON
+)
+def test_a_row_that_somebody_else_wrote_is_none_or_harmless(name: str, value: object) -> None:
+    """Whatever is in it: it can be shown, added to and written again."""
+    text = json.dumps(json.loads(RunSummary(RUN).dump()) | {name: value})
+    if found := RunSummary.load(RUN, text):
+        found.add_body(Encoder(RUN, "node").lines(b"a\n", "stdout", TIME, 7), 7, 7, 1.0)
+        json.dumps(found.fields(1.0, 60.0))
+        found.dump()
 
 
 def test_random_stretches_of_a_run_add_up() -> None:

@@ -48,6 +48,7 @@ def test_every_option_of_run_is_in_every_document_and_no_other() -> None:
     variables = set(re.findall(r"^\.B (SQSTEE_\w+)$", page["ENVIRONMENT"], re.MULTILINE)) - {
         "SQSTEE_NEST",
         "SQSTEE_DEBUG",
+        "SQSTEE_PAGER",
         "SQSTEE_TOKEN",
         "SQSTEE_LAMBDA_VIA_S3",
     }

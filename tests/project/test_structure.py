@@ -21,11 +21,13 @@ PURE = {
     "sqstee.record",
     "sqstee.wire",
     "sqstee.errors",
+    "sqstee.json_line",
     "sqstee.jsonbytes",
     "sqstee.options",
     "sqstee.config_file",
     "sqstee.text",
     "sqstee.auto_labels",
+    "sqstee.spool.clean_lines",
     "sqstee.spool.frame",
     "sqstee.ship.pack",
     "sqstee.ship.request",
@@ -118,7 +120,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
@@ -283,30 +285,32 @@ def test_the_package_names_its_public_parts_lazily() -> None:
 WALL_CLOCK = {
     "sqstee.record": {"gmtime"},  # writes a timestamp out
     "sqstee.spool.spooled_run": {"time_ns"},  # the ULID of the run
+    "sqstee.spool.heartbeat": {"time"},  # all runs of a host beat together; the wait itself is monotonic
     "sqstee.spool.segments": {"time_ns"},  # the timestamps of frames
     "sqstee.spool.writer": {"time_ns"},  # the same
     "sqstee.ship.source": {"time_ns"},  # that of a gap event
-    "sqstee.ship.other_runs": {"time"},  # when a run was tried, by a modification time
+    "sqstee.agent.other_runs": {"time"},  # when a run was tried, by a modification time
     "sqstee.spool.waiting": {"time"},  # the age of a folder by its modification time
     "sqstee.spool.quota": {"time_ns"},  # how long ago a state file was written, by its modification time
     "sqstee.measure.experiment": {"time"},  # these three: timestamps that several hosts compare
     "sqstee.measure.receivers": {"time"},
     "sqstee.measure.sender": {"time"},
-    "sqstee.agent.agent": {"time"},  # in the status, for people
+    "sqstee.agent.status": {"time"},  # in the status, for people
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
     "sqstee.transports.s3": {"time"},  # the age of an object
-    "sqstee.cli.tail": {"time"},  # --since counts back from now
     "sqstee.cli.runs": {"time", "localtime"},  # the ages of runs
-    "sqstee.cli.run_sources": {"time"},  # --since counts back from now
+    "sqstee.cli.sources": {"time"},  # --since counts back from now
     "sqstee.cli.top": {"time"},  # the ages of runs
     "sqstee.cli.alert": {"time"},  # the same
     "sqstee.read.run_table": {"time"},  # when a run was heard of, which is compared with timestamps
     "sqstee.read.alert_watch": {"time"},  # the same
     "sqstee.read.alert_delivery": {"time"},  # when an alert was told, for the memory
+    "sqstee.cli.show": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
+    "sqstee.drain.store": {"time"},  # how long ago an open run was heard of
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.probe": {"time"},  # the clock against the server's
     "sqstee.transports.sqs_probe": {"time", "time_ns"},  # the same; a timestamp

@@ -431,7 +431,8 @@ def test_a_run_may_be_called_anything(tmp_path: Path) -> None:
     memory.save([run_alert(odd, "gone", NOW, 60.0)], runs=[odd])
     assert (key_of(odd, "gone") in memory, key_of(odd, "failed") in memory) == (True, False)
     ((name, text),) = memory.runs(10)
-    assert (name, RunSummary.load(name, text).dump()) == (odd.run, odd.dump())
+    again = RunSummary.load(name, text)
+    assert (name, again and again.dump()) == (odd.run, odd.dump())
     odd.is_ended = True
     memory.save([], runs=[odd])
     assert memory.runs(10) == []

@@ -265,7 +265,7 @@ def test_a_line_over_max_line_is_one_line_for_every_reader(sqstee: Sqstee) -> No
     ]
     assert records[-1]["lines"] == 3
     board = sqstee.run("top", queue, "--no-follow", "-o", "json")
-    assert json.loads(board.stdout)["streams"]["stdout"]["lines"] == 3
+    assert json.loads(board.stdout)["lines"] == {"stdout": 3}
 
     assert len(tail("--consume", "-i", "short", "--keep-unmatched", f"{queue}2")) == 1
     keep = sqstee.folder / "kept"
@@ -281,7 +281,7 @@ def test_a_drain_counts_and_writes_lines_not_pieces(sqstee: Sqstee) -> None:
         sqstee.run("--to", queue, "--host", "h", "--", "sh", "-c", f"echo {LONG}; echo short")
         found = sqstee.run("drain", queue, "-O", str(out), "--layout", layout, "-o", "json", "--idle-timeout", "0.1s")
         verdict = json.loads(found.stdout)
-        assert (verdict["state"], verdict["lines"]) == ("complete", 2)
+        assert (verdict["verdict"], verdict["lines"]) == ("complete", {"stdout": 2})
         (path,) = Path(out, "h").iterdir()
         assert path.suffix == f".{suffix}"
         lines = path.read_text().splitlines()

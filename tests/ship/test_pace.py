@@ -35,6 +35,19 @@ def test_the_first_line_after_silence_leaves_at_once() -> None:
     assert departures([5.0, 50.0]) == [5.0 + COLLECT_SECONDS, 50.0 + COLLECT_SECONDS]
 
 
+def test_what_can_wait_waits_for_others_and_leaves_with_lines() -> None:
+    """The heartbeats of many runs share a request; a line that comes meanwhile is not held up."""
+    pace = Pace(LINGER)
+    for late in (0.0, 0.2, 0.9):
+        pace.waiting(5.0 + late, can_wait=True)
+    assert pace.due(0) == 5.0 + LINGER
+    pace.waiting(5.95)
+    pace.waiting(5.96, can_wait=True)
+    assert pace.due(0) == 5.95 + COLLECT_SECONDS
+    pace.partial_left(6.0, False)
+    assert pace.due(0) is None
+
+
 def test_the_rest_of_a_burst_leaves_at_once_too() -> None:
     """What comes while the first request is collected or on its way needs no linger."""
     found = departures([n / 1000 for n in range(60)])

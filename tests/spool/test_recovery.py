@@ -146,7 +146,7 @@ def test_a_run_that_could_not_be_closed_is_not_removed(
     step = (
         "sqstee.spool.recovery:_close:full:1"
         if trouble == "full"
-        else "sqstee.ship.shipper_process:close_dead_run:false:1-1000"
+        else "sqstee.agent.shipper_process:close_dead_run:false:1-1000"
     )
     environ = fake_sqs.environ() | injecting(tmp_path, step)
     with unfinished(sqstee, environ, "q") as (process, _, shipper):

@@ -212,7 +212,7 @@ def test_a_failure_of_the_engine_drops(sqstee: Sqstee, tmp_path: Path, call: int
     """Counted, said, covered by a gap event with the reason; never spooled as it is."""
     environ = injecting(tmp_path, f"sqstee.spool.redact:Masker.spans:bug:{call}")
     lines = [b"line %d %s\n" % (n, SECRET) for n in range(3)]
-    words = ("--to", "local", "--strict", "--redact", PATTERN, "--", *paced(*lines))
+    words = ("--to", "local", "--strict", "--no-auto-name", "--redact", PATTERN, "--", *paced(*lines))
     found = sqstee.run(*words, environ=environ)
     assert found.stdout == b"".join(lines)
     number = 4 - call
@@ -284,6 +284,18 @@ def test_the_commands_arguments_are_masked_too(sqstee: Sqstee) -> None:
     sqstee.run("--to", "local", "--send-command", "--redact", "hunter[0-9]", "--", "echo", "a hunter2", "start")
     (start, _) = sqstee.local().events
     assert start.fields["command"] == ["echo", "a ***", "start"]
+
+
+def test_the_programs_name_is_masked_too(sqstee: Sqstee, tmp_path: Path) -> None:
+    """In the events, and in the META frame for whoever finds the run dead."""
+    (tmp_path / "hunter2").symlink_to("/bin/cat")
+    words = sqstee.words("--to", "local", "--redact", "hunter[0-9]", "--", str(tmp_path / "hunter2"))
+    with running(words, stdin=subprocess.PIPE, env=sqstee.environ) as process:
+        wait_for(lambda: b"started" in sqstee.spooled(), "start event")
+        assert b"hunter2" not in sqstee.spooled()
+        process.communicate(timeout=40)
+    start, end = sqstee.local().events
+    assert (start.fields["name"], end.fields["name"], start.message) == ("***", "***", "*** started")
 
 
 class FullNowAndThen(Segments):

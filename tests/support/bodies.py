@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from fakes.sqs import FakeSqs
 
 from sqstee.record import Body, Encoder
+from sqstee.transports.local import LocalSender
 
 RUN = "01JDRUNAAAAAAAAAAAAAAAAAAA"
 TIME_NS = 1_700_000_000_000_000_000
@@ -62,6 +64,15 @@ def put(server: FakeSqs, bodies: Iterable[Body], queue: str = "q") -> None:
         group = {"MessageGroupId": body.run, "MessageDeduplicationId": f"{body.run}:{body.first}-{body.last}"}
         more: dict[str, Any] = group if queue.endswith(".fifo") else {}
         server.put(queue, body.data.decode(), MessageAttributes=attributes, **more)
+
+
+def put_local(path: Path, *bodies: Body) -> str:
+    """Store bodies in a local store; the destination that names it."""
+    sender = LocalSender(str(path), 1 << 30)
+    for body in bodies:
+        sender.send([body])
+    sender.close()
+    return f"local:{path}"
 
 
 def in_flight(server: FakeSqs, queue: str = "q") -> int:

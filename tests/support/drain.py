@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ def drained(sqstee: Sqstee, server: FakeSqs, *words: str, **options: Any) -> sub
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The user's files, by their paths in the folder."""
+    """The drained files, by their paths in the folder, without its index."""
     found = (path for path in folder.rglob("*") if path.is_file() and ".sqstee" not in path.parts)
+    found = (path for path in found if path.name != "runs.ndjson")
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The objects in `runs.ndjson`, by run."""
+    lines = (folder / "runs.ndjson").read_text().splitlines()
+    return {fields["run"]: fields for fields in map(json.loads, lines)}
 
 
 def at_most(server: FakeSqs, queue: str, left: int) -> bool:

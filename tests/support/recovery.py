@@ -53,6 +53,7 @@ def assert_recovered(found: Rebuilt) -> None:
     found.assert_whole()
     assert found.stdout == LINES + b"unfinished"
     assert found.events[-1].fields["cause"] == "wrapper-died"
+    assert found.events[-1].fields["name"] == "sh"
 
 
 def flush_once(sqstee: Sqstee, environ: Mapping[str, str]) -> str:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from sqstee.agent.other_runs import OtherRuns
 from sqstee.options import Settings
 from sqstee.ship import priority
-from sqstee.ship.other_runs import OtherRuns
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper
 from sqstee.ship.shipper_handle import Report, let_front_go, send_refusal, send_report
