@@ -200,7 +200,8 @@ class AlertDelivery:
             attempts.due = now + full_jitter(attempts.failed - 1, _BACKOFF_FIRST_SECONDS, _BACKOFF_MOST_SECONDS)
             if left > 0:
                 return
-            self._notice(f"an alert is given up until the next start, {self._tell.name} fails: {error}")
+            if not self._given_up:
+                self._notice(f"an alert is given up until the next start, {self._tell.name} fails: {error}")
             with self._condition:
                 self._given_up += 1
                 del self._waiting[alert.key]

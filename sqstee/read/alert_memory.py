@@ -112,7 +112,7 @@ class AlertMemory:
 
 def _refusal(error: OSError | UnicodeError | sqlite3.Error, path: str) -> SqsteeError:
     if "locked" in str(error):
-        hint = "give each a memory of its own: --memory FILE"
+        hint = "sqstee alert --memory FILE gives each a memory of its own"
         return SqsteeError(f"another sqstee alert that runs has its memory in {path}", hint, EXIT_FAILURE)
     reason = getattr(error, "strerror", None) or error
     return SqsteeError(f"the memory {path} cannot be used: {reason}", "choose another one: --memory FILE", EXIT_FAILURE)

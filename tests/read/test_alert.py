@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ import pytest
 from fakes.bucket import FakeS3
 from fakes.sqs import FakeSqs
 from fakes.web import FakeWeb
-from support import TIMEOUT, Sqstee, is_running, running, wait_for
-from support.bodies import at_present, event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
+from support import TIMEOUT, Sqstee, children, is_running, kill, running, wait_for
+from support.bodies import at_present, event_of, gap_of, in_flight, lines_of, put, whole_run
 
 from sqstee.errors import SqsteeError
 from sqstee.read.alert_delivery import AlertCommand, AlertDelivery, UndeliveredError
@@ -308,14 +309,23 @@ def test_a_job_that_never_came(sqstee: Sqstee, tmp_path: Path) -> None:
 
 
 def test_a_host_that_vanished(sqstee: Sqstee, tmp_path: Path) -> None:
-    """By its heartbeat, which its start event names."""
+    """kill -9 of everything: nobody is left to close the run, and its heartbeat stops."""
     file = tmp_path / "alerts"
-    sender = LocalSender(str(tmp_path / "store.db"), 1 << 30)
-    with alerting(sqstee, f"local:{tmp_path}/store.db", "--on", "gone", "--exec", f"cat >> {file}"):
-        sender.send([event_of("start", 0, heartbeat_s=0.5), piece_of(1, "last words")])
+    with alerting(sqstee, "--on", "gone", "--exec", f"cat >> {file}"):
+        words = ("--heartbeat", "1s", "--job", "etl", "--", "sh", "-c", "echo last words >&2; exec sleep 1000")
+        null = subprocess.DEVNULL
+        with running(sqstee.words(*words), env=sqstee.environ, stdout=null, stderr=null) as process:
+            wait_for((sqstee.spool / "local.db").exists, "store")
+            wait_for(lambda: any(b"last words" in body.data for body in sqstee.local_bodies()), "line")
+            kill(*family(process.pid))
         wait_for(lambda: told(file), "alert")
     (gone,) = told(file)
-    assert (gone["alert"], gone["last_stderr"]) == ("gone", "last words")
+    assert (gone["alert"], gone["job"], gone["last_stderr"]) == ("gone", "etl", "last words")
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    return [pid, *(one for child in children(pid) for one in family(child))]
 
 
 @pytest.fixture
