@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def alert(
     source: list[str] = typer.Argument(
-        None, metavar="[SOURCE]…", help="What to watch (default: as --to of run): a store, s3://, a queue."
+        None, metavar="[SOURCE]…", help="What to watch (default: as --to of run): a store, s3://, a folder, a queue."
     ),
     on: str = typer.Option(
         "", "--on", metavar="STATES", help="Some of failed,missing,silent,gone,late (default: failed,missing,gone)."

@@ -195,7 +195,10 @@ class WatchedRuns(RunTable):
         self._changed: set[str] = set()
         self._unsaved: set[str] = set()
         for run, text in memory.runs(_MAX_SAVED) if memory else ():
-            saved = RunState.load(run, text)
+            try:
+                saved = RunState.load(run, text)
+            except (ValueError, KeyError, TypeError):  # of another version
+                continue
             assert isinstance(saved, RunState)
             saved.received = time.time()  # more of it may wait in the queue
             self._runs[run] = saved
