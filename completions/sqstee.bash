@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | tail | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | tail | web | drain | top | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -242,6 +242,16 @@ _sqstee() {
             ;;
         tail:--keep-unmatched)
             _sqstee_offer words "FILE DEST"
+            return
+            ;;
+        web:--listen)
+            return
+            ;;
+        web:--token-file)
+            _sqstee_offer file
+            return
+            ;;
+        web:--threads)
             return
             ;;
         drain:-O | drain:--output-dir)
@@ -465,7 +475,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs tail drain top stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs tail web drain top stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
@@ -475,6 +485,9 @@ _sqstee() {
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            ;;
+        web)
+            _sqstee_offer words "--listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi

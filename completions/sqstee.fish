@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run runs tail drain top stat flush check agent serve measure demo
+    if set -q words[2]; and contains -- $words[2] run runs tail web drain top stat flush check agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -54,6 +54,7 @@ complete -c sqstee -n 'not __sqstee_before_command' -a '(__sqstee_command)'
 complete -c sqstee -n __sqstee_first -a run -d 'Wrap a command (as `sqstee [OPTIONS] -- COMMAND`)'
 complete -c sqstee -n __sqstee_first -a runs -d 'List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line'
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
+complete -c sqstee -n __sqstee_first -a web -d 'Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them'
 complete -c sqstee -n __sqstee_first -a drain -d 'Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end'
 complete -c sqstee -n __sqstee_first -a top -d 'A live table of the runs in a queue: failed, missing lines, silent, running, and lines per second'
 complete -c sqstee -n __sqstee_first -a stat -d 'Messages queued, in flight and dead; their rate and the time to empty; runs waiting in this host\'s spool'
@@ -138,6 +139,10 @@ complete -c sqstee -n '__sqstee_uses tail' -l color -x -a 'auto always never' -d
 complete -c sqstee -n '__sqstee_uses tail' -l delete-unmatched -d 'With --consume and a filter: delete hidden lines, too.'
 complete -c sqstee -n '__sqstee_uses tail' -l keep-unmatched -x -a 'FILE DEST' -d 'With --consume and a filter: store hidden lines there.'
 complete -c sqstee -n '__sqstee_uses tail' -s h -l help -d 'Show this help.'
+complete -c sqstee -n '__sqstee_uses web' -l listen -x -d 'Where to listen (default: 127.0.0.1:8788, or the next free port).'
+complete -c sqstee -n '__sqstee_uses web' -l token-file -r -F -d 'The tokens to accept, one per line (default: SQSTEE_WEB_TOKEN).'
+complete -c sqstee -n '__sqstee_uses web' -l threads -x -d 'The number of requests handled in parallel (default: 16).'
+complete -c sqstee -n '__sqstee_uses web' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses drain' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses drain' -s O -l output-dir -x -a 'DIR -' -d 'The folder, or - for stdout.'
 complete -c sqstee -n '__sqstee_uses drain' -l layout -x -a 'streams ndjson' -d 'One file per stream, or one of records per run (default: streams).'

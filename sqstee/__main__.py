@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERBS = ("run", "runs", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "measure", "demo")
+VERBS = ("run", "runs", "tail", "drain", "top", "stat", "check", "flush", "agent", "serve", "web", "measure", "demo")
 
 
 def main() -> int:

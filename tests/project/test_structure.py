@@ -133,8 +133,9 @@ MAY_IMPORT = {
     "drain": {"read", "transports"},
     "measure": {"transports"},
     "collector": {"transports"},
+    "web": {"transports", "read"},
     "aws_lambda": {"transports"},
-    "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector"},
+    "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector", "web"},
     "__main__": {"capture", "agent", "cli"},
     "__init__": {"handler"},  # the public names, loaded when they are first used
 }
@@ -304,6 +305,7 @@ WALL_CLOCK = {
     "sqstee.cli.show": {"time"},  # the same
     "sqstee.cli.top": {"time"},  # the same
     "sqstee.read.run_table": {"time"},  # the same
+    "sqstee.web.api": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about
     "sqstee.transports.probe": {"time"},  # the clock against the server's
