@@ -50,7 +50,7 @@ def web(
     hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
     board = Board(place, Access(accepted or [made], hosts))
     server = _server(board, host, port, threads)
-    _end_on_sigterm(board)
+    _end_on_signals(board)
     _print_addresses(server, made)
     try:
         server.run()
@@ -98,6 +98,7 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
                 max_request_body_size=1024,  # no request has one
                 max_request_header_size=65536,
                 connection_limit=_CONNECTIONS,
+                channel_request_lookahead=1,  # it notices clients that leave while they wait
                 asyncore_use_poll=True,  # select() cannot watch descriptors above 1023
             )
         except (OSError, ValueError, OverflowError) as error:
@@ -126,8 +127,8 @@ def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
 
 
-def _end_on_sigterm(board: Board) -> None:
-    """End on SIGTERM as on ^C: requests under way are answered, searches end."""
+def _end_on_signals(board: Board) -> None:
+    """End on SIGTERM and ^C: requests under way are answered, but searches end."""
     import logging
     import signal
 
@@ -137,3 +138,4 @@ def _end_on_sigterm(board: Board) -> None:
 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)

@@ -78,7 +78,11 @@ class StoreReader:
 
     def is_behind(self) -> bool:
         """Whether bodies are missing in the rows of runs: LocalStore.catch_up() adds them."""
-        return self._read(lambda one: local_runs.indexed(one) < _number(one, "SELECT max(id) FROM body"), False)
+        tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('run', 'indexed')"
+        return self._read(
+            lambda one: _number(one, tables) < 2 or local_runs.indexed(one) < _number(one, "SELECT max(id) FROM body"),
+            False,
+        )
 
     def changed_runs(self, after: int) -> list[str]:
         """The runs of the bodies whose ids are above `after`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,5 @@ def _cookies(header: str) -> dict[str, str]:
 
 def _host_of(header: str) -> str:
     """The name in a Host header, without its port."""
-    host = header.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", header.strip().lower())
+    return found[1] if found else ""

@@ -36,9 +36,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from threading import BoundedSemaphore, Lock, local
+from typing import Any
 
 from sqstee.read.filter import parse_since
 from sqstee.read.run_filter import RunFilter
@@ -82,13 +83,13 @@ class Api:
         self._lock = Lock()
         self._kept: OrderedDict[str, tuple[int, float, str, bytes]] = OrderedDict()
 
-    def answer(self, environ: Mapping[str, str], path: str, query: str) -> Answer:
+    def answer(self, environ: Mapping[str, Any], path: str, query: str) -> Answer:
         """The answer for a path below api/."""
         is_head = environ["REQUEST_METHOD"] == "HEAD"
         if path == "runs":
             return self._kept_answer(environ, f"runs?{query}", lambda: self._runs(query))
         if path == "search":
-            return self._search(query, is_head)
+            return self._search(query, is_head, environ.get("waitress.client_disconnected", _stays))
         room, _, run = path.partition("/")
         if room != "runs" or not run:
             raise RequestError(404, "no such path; see api/runs, api/search")
@@ -103,7 +104,7 @@ class Api:
         self.searches.close()
         self._index.close()
 
-    def _kept_answer(self, environ: Mapping[str, str], key: str, make: _Make) -> Answer:
+    def _kept_answer(self, environ: Mapping[str, str], key: str, make: Callable[[], bytes]) -> Answer:
         """An answer that is made once for all who ask the same while nothing changes."""
         version = self._index.refresh()
         with self._lock:
@@ -203,7 +204,7 @@ class Api:
         parts = HeldStream(_gathered(encode(entry) for entry in found), self._downloads.release)
         return Answer(parts, kind, headers=headers)
 
-    def _search(self, query: str, is_head: bool) -> Answer:
+    def _search(self, query: str, is_head: bool, has_left: Callable[[], bool]) -> Answer:
         known = ("q", "regex", "nocase", "stream", "errors", "run", "after", "since", "until", "limit")
         asked = Parameters(query, known)
         now = time.time()
@@ -220,7 +221,7 @@ class Api:
         if asked.text("run"):
             self._index.refresh()
             wanted["last"] = self._known(asked.text("run")).last
-        return Answer(b"" if is_head else self.searches.start(wanted), NDJSON)
+        return Answer(b"" if is_head else self.searches.start(wanted, has_left), NDJSON)
 
     def _known(self, name: str) -> RunSummary:
         if (found := self._index.get(name)) is None:
@@ -232,13 +233,6 @@ class Api:
         if reader is None:
             reader = self._threads.reader = StoreReader(self._path)
         return entries(reader.bodies(run.run, after), after, run.last)
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Make = Callable[[], bytes]
 
 
 def _fields(run: RunSummary, now: float, silent: float) -> dict[str, object]:
@@ -306,6 +300,11 @@ def _text(entry: LineEntry) -> bytes:
         lines = count(entry.last - entry.first + 1, "line")
         return f"[sqstee: {lines} {'dropped or elsewhere' if isinstance(entry.item, Event) else 'missing'}]\n".encode()
     return b""
+
+
+def _stays() -> bool:
+    """Servers that cannot tell whether a client has left notice it at the next write."""
+    return False
 
 
 def _ndjson(entry: LineEntry) -> bytes:

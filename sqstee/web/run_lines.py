@@ -12,6 +12,7 @@ from sqstee.wire import GAP, DecodeError, Event, Record, decode_lines
 
 MISSING = "missing"  # the `event` of an entry for seqs that neither a record nor a gap event covers
 _MOST_OPEN = 64  # bodies that cover the same seqs: nobody but an attacker sends more
+_MOST_TEXT = 1000  # characters of each field of a gap event
 _NUMBERS_BEYOND_JSON = (b"NaN", b"Infinity")
 
 
@@ -54,14 +55,18 @@ def _uncovered(gaps: list[Event], first: int, last: int) -> Iterator[LineEntry]:
         gap = next((gap for gap in gaps if gap.seq <= first <= gap.last), None)
         if gap is not None:
             end = min(last, gap.last)
-            yield _entry(gap, first, end, {**gap.fields, "seq": first, "from": first, "to": end})
+            yield _entry(gap, first, end, GAP)
         else:
             end = min([last, *(gap.seq - 1 for gap in gaps if first < gap.seq <= last)])
-            yield _entry(None, first, end, {"event": MISSING, "seq": first, "from": first, "to": end})
+            yield _entry(None, first, end, MISSING)
         first = end + 1
 
 
-def _entry(item: Event | None, first: int, last: int, fields: dict[str, Any]) -> LineEntry:
+def _entry(item: Event | None, first: int, last: int, event: str) -> LineEntry:
+    fields: dict[str, object] = {}
+    if item is not None:
+        fields = {name: value[:_MOST_TEXT] for name, value in item.fields.items() if isinstance(value, str)}
+    fields |= {"event": event, "seq": first, "from": first, "to": last}
     return LineEntry(first, last, item, json_line(fields))
 
 
@@ -92,13 +97,13 @@ def _put_back(waiting: list[Any], number: int, items: Iterator[tuple[bytes, Reco
 def _items(body: Body) -> Iterator[tuple[bytes, Record | Event]]:
     """The items of a body by their seqs; none of a body that is not in the wire format."""
     try:
-        found = [(safe_json(line), item) for line, item in decode_lines(body.data) if item.run == body.run]
+        found = [(_safe_json(line, item), item) for line, item in decode_lines(body.data) if item.run == body.run]
     except (DecodeError, ValueError, RecursionError):
         return iter(())
     return iter(sorted(found, key=lambda pair: pair[1].seq))
 
 
-def safe_json(line: bytes) -> bytes:
+def _safe_json(line: bytes, item: Record | Event) -> bytes:
     """A line as JSON that browsers can read, without its newline: Python's parser accepts more."""
     line = line.rstrip(b"\n")
     if not any(word in line for word in _NUMBERS_BEYOND_JSON):
@@ -107,7 +112,16 @@ def safe_json(line: bytes) -> bytes:
             return line
         except UnicodeDecodeError:
             pass
-    return json_line(json.loads(line, parse_constant=lambda name: None))
+    try:
+        return json_line(json.loads(line, parse_constant=lambda name: None, parse_float=_finite))
+    except (ValueError, RecursionError):
+        names = ("timestamp", "host", "run", "stream", "event", "seq", "message")
+        return json_line({name: getattr(item, name) for name in names if hasattr(item, name)})
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if number - number == 0 else None
 
 
 def json_line(fields: object) -> bytes:

@@ -27,7 +27,7 @@ from sqstee.run_summary import seconds_of
 from sqstee.transports.local_store import StoreReader
 from sqstee.wire import DecodeError, Record, decode
 
-_BODY_SECONDS = 2.0  # of the processor, for one body of at most 8 MiB
+_BODY_SECONDS = 1.0  # of the processor, for one body of at most 8 MiB
 _TOTAL_SECONDS = 90  # of the processor
 _MEMORY_BYTES = 2 << 30  # of address space
 _PROGRESS_SECONDS = 0.5

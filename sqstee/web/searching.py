@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,7 @@ MOST_SEARCHES = 2  # at a time, in one worker process
 _MOST_SECONDS = 120.0
 _QUIET_SECONDS = 15.0  # without a hit or a word about its progress
 _READ_BYTES = 65536
+_STARTED = b'{"searched":0}\n'  # the client knows that it is under way, and whether it has left
 _POLL_MILLISECONDS = 500
 # Isolated: neither PYTHON* variables nor the current folder decide what is imported. This very package comes first.
 _CODE = "import sys; sys.path[:0] = sys.argv[1:]; from sqstee.web.search_process import main; main()"
@@ -45,8 +46,11 @@ class Searches:
         """The number of searches under way."""
         return len(self._processes)
 
-    def start(self, query: dict[str, Any]) -> HeldStream:
-        """Start a search; what it prints comes as it is found. Raises RequestError for a pattern that is none."""
+    def start(self, query: dict[str, Any], has_left: Callable[[], bool]) -> HeldStream:
+        """Start a search; what it prints comes as it is found. Raises RequestError for a pattern that is none.
+
+        It ends once its client `has_left`.
+        """
         if self._is_closed or not self._slots.acquire(blocking=False):
             raise RequestError(503, "too many searches at a time", ("Retry-After", "2"))
         try:
@@ -57,15 +61,21 @@ class Searches:
             raise RequestError(503, f"a search cannot be started: {type(error).__name__}") from None
         with self._lock:
             self._processes.add(process)
+            if self._is_closed:
+                process.kill()
         assert process.stdout
-        parts = _read(process.stdout.fileno())
+        parts = _read(process.stdout.fileno(), has_left)
         stream = HeldStream(parts, lambda: self._end(process))
-        _ask(process, json.dumps({"store": self._path, **query}).encode())
-        first, _, others = next(parts).partition(b"\n")
-        if first == b'{"ok":true}':
-            return HeldStream(chain([others] if others else [], parts), stream.close)
+        try:
+            _ask(process, json.dumps({"store": self._path, **query}).encode())
+            first, _, others = next(parts, b"").partition(b"\n")
+            if first == b'{"ok":true}':
+                return HeldStream(chain([_STARTED + others], parts), stream.close)
+        except BaseException:
+            stream.close()
+            raise
         stream.close()
-        problem = str(json.loads(first).get("error", ""))
+        problem = str(json.loads(first or b"{}").get("error", ""))
         raise RequestError(400, problem[:200]) if problem else RequestError(503, "the search did not start")
 
     def close(self) -> None:
@@ -94,7 +104,7 @@ def _ask(process: subprocess.Popen[bytes], query: bytes) -> None:
         pass
 
 
-def _read(fd: int) -> Iterator[bytes]:
+def _read(fd: int, has_left: Callable[[], bool]) -> Iterator[bytes]:
     """Whole lines, as they come, with a last one that tells why there are no more."""
     began = heard = time.monotonic()
     ready = select.poll()
@@ -102,6 +112,8 @@ def _read(fd: int) -> Iterator[bytes]:
     rest, ending = b"", b'{"end":"time"}\n'
     while time.monotonic() - began < _MOST_SECONDS and time.monotonic() - heard < _QUIET_SECONDS:
         if not ready.poll(_POLL_MILLISECONDS):
+            if has_left():
+                return
             continue
         part = os.read(fd, _READ_BYTES)
         if not part:
