@@ -262,8 +262,16 @@ def _totals(runs: Sequence[RunSummary], now: float, silent: float) -> dict[str, 
 
 
 def _holes(run: RunSummary) -> list[tuple[int, int]]:
-    """The ranges of seqs that no record covers."""
-    return run.records.holes(run.first or 0, run.last)[:_MOST_HOLES]
+    """The ranges of seqs that no record covers, each of one kind: missing, dropped, or elsewhere."""
+    found: list[tuple[int, int]] = []
+    for first, last in run.records.holes(run.first or 0, run.last)[:_MOST_HOLES]:
+        starts = {first}
+        for gaps in run.gaps.values():
+            for begin, end in gaps.holes(first, last):
+                starts |= {begin, end + 1}
+        ordered = [start for start in sorted(starts) if start <= last]
+        found += zip(ordered, [*(start - 1 for start in ordered[1:]), last], strict=True)
+    return found[:_MOST_HOLES]
 
 
 def _labels(texts: Sequence[str]) -> dict[str, str]:

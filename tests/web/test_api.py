@@ -28,6 +28,8 @@ from support.board import Reply, ServedBoard, showing, store, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
 
+from sqstee.transports.errors import OPEN, TransportError
+from sqstee.transports.local_store import LocalStore
 from sqstee.web.access import Access
 from sqstee.web.board import Board
 from sqstee.web.run_lines import entries
@@ -198,7 +200,7 @@ def test_lines_of_a_run_each_once_with_its_gaps(board: ServedBoard) -> None:
     by_seq = {one["seq"]: one for one in found["lines"]}
     assert by_seq[40]["message"] == 'Zeile ä€ "quoted" \\ tab\tend'
     assert (by_seq[41]["raw"], by_seq[42]["eol"], by_seq[44]["level"]) == ("/yByYXc=", False, "ERROR")
-    assert board.ask("api/runs/ODD").json["holes"] == [[13, 19], [22, 39]]
+    assert board.ask("api/runs/ODD").json["holes"] == [[13, 19], [22, 30], [31, 39]]
 
 
 def test_lines_by_cursor(board: ServedBoard) -> None:

@@ -97,6 +97,11 @@ export class Lines {
   }
 
   keep(key, chunk) {
+    for (const [seq, old] of this.chunks.get(key)?.entries ?? []) {
+      const entry = chunk.entries.get(seq);
+      const isSame = entry && ["event", "from", "to"].every((name) => entry[name] === old[name]);
+      if (isSame) chunk.entries.set(seq, old); // by which its row is known
+    }
     this.size += chunk.size - (this.chunks.get(key)?.size ?? 0);
     this.chunks.delete(key);
     this.chunks.set(key, chunk);

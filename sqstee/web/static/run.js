@@ -49,7 +49,7 @@ function makeRow(index) {
   if (filter) message.append(...marked(entry));
   else if (entry.event === "gap" || entry.event === "missing") {
     row.classList.add("lost");
-    message.append(`${holeText(entry)}`);
+    message.append(holeText(entry, ...(lines.holes.find(([first]) => first === seq) ?? [seq, seq])));
   } else if (entry.event !== undefined) {
     row.classList.add("event");
     message.append(`${neutral(entry.event)}: ${neutral(String(entry.message ?? "").slice(0, SHOWN))}`);
@@ -66,11 +66,11 @@ function makeRow(index) {
   return row;
 }
 
-function holeText(entry) {
-  const size = counted(entry.to - entry.from + 1, "line");
-  if (entry.event === "missing") return `${size} missing: ${entry.from} to ${entry.to}`;
+function holeText(entry, first, last) {
+  const size = counted(last - first + 1, "line");
+  if (entry.event === "missing") return `${size} missing: ${first} to ${last}`;
   if (entry.reason === "fallback") return `${size} elsewhere: ${neutral(entry.at)}`;
-  return `${size} dropped (${neutral(entry.reason ?? "")}): ${neutral(String(entry.message ?? "").slice(0, 300))}`;
+  return `${size} dropped (${neutral(entry.reason)}): ${neutral(String(entry.message ?? "").slice(0, 300))}`;
 }
 
 function showHead() {
