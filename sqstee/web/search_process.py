@@ -34,7 +34,7 @@ _PROGRESS_SECONDS = 0.5
 _EXCERPT = 400  # characters
 _BEFORE = 100  # of these before the match
 _LATE_SECONDS = 86400.0  # the clocks of sender and store may differ by so much
-_MESSAGE = b',"message":"'
+_MESSAGE, _SEQ, _LABELS = b',"message":"', b',"seq":', b'"labels":{'
 _ERRORS = ("ERROR", "CRITICAL")
 
 Match = Callable[[str], tuple[int, int] | None]
@@ -48,16 +48,20 @@ class LineSearch:
     """Finds the lines of bodies that match a query."""
 
     def __init__(self, query: dict[str, Any]) -> None:
-        text, is_exact = query["q"], not query["nocase"]
-        self._match, self._marks = _pattern(query), list[bytes]()
-        if text and not query["regex"] and is_exact:
-            self._match = _literal(text)
-            # as our encoder writes it, and as others do; bodies without either need not be decoded
-            written = escape(text.encode("utf-8", "replace")), json.dumps(text)[1:-1].encode()
-            self._marks = sorted(set(written))
+        text = query["q"]
+        self._match = _pattern(query)
         self._stream, self._errors = query["stream"], query["errors"]
         self._since, self._until = query["since"], query["until"]
-        self._needs_fields = bool(self._stream or self._errors or self._since or self._until)
+        # a line that has none of these cannot match; most need not be decoded
+        self._marks: list[bytes] = []
+        if text and not query["regex"] and not query["nocase"]:
+            self._match = _literal(text)
+            # as our encoder writes it, and as others do
+            self._marks = sorted({escape(text.encode("utf-8", "replace")), json.dumps(text)[1:-1].encode()})
+        elif self._stream:
+            self._marks = [json.dumps(self._stream)[1:-1].encode()]
+        elif self._errors:
+            self._marks = [word.encode() for word in ("stderr", *_ERRORS)]
 
     def hits(self, body: Body) -> Iterator[dict[str, Any]]:
         """The hits in a body, in its order."""
@@ -65,7 +69,7 @@ class LineSearch:
         if self._marks and not any(mark in data for mark in self._marks):
             return
         for line in self._candidates(data):
-            message = None if self._needs_fields else _plain_message(line)
+            message = _plain_message(line)
             if message is not None and self._match(message) is None:
                 continue
             try:
@@ -119,8 +123,9 @@ def _literal(text: str) -> Match:
 
 def _plain_message(line: bytes) -> str | None:
     """The message of a record that our encoder wrote, without decoding its JSON; None where that is needed."""
-    place = line.find(_MESSAGE)
-    if place < 0 or b"{" in line[1:place]:  # an event or another field may come first, labels may have that name
+    place = line.find(_MESSAGE, line.find(_SEQ))  # labels, which come before the seq, may have any name
+    labels = line.find(_LABELS, 1, place)
+    if place < 0 or line.find(b"{", 1, place) != (labels + len(_LABELS) - 1 if labels > 0 else -1):
         return None
     rest = line[place + len(_MESSAGE) :]
     if b"\\" in rest:

@@ -28,6 +28,7 @@ from support.board import Reply, ServedBoard, showing, store, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
 
+from sqstee.record import Body, Encoder
 from sqstee.transports.errors import OPEN, TransportError
 from sqstee.transports.local_store import LocalStore
 from sqstee.web.access import Access
@@ -275,6 +276,25 @@ def test_search(board: ServedBoard) -> None:
     (hit,), _ = board.search("q=quoted")
     assert hit["message"][slice(*hit["at"])] == "quoted"
     assert (hit["host"], hit["stream"], hit["timestamp"][:4]) == ("node1", "stdout", "2023")
+
+
+def test_labels_do_not_mislead_a_search(tmp_path: Path) -> None:
+    """Labels may have the names of fields, and any text."""
+    labels = {"message": "of a label", "seq": '},"seq":5', "stream": "stderr"}
+    data = Encoder("A", "node1", "j", labels).lines(b'of the line\nsaid "so"\n', "stdout", 0, 0)
+    store(tmp_path / "store.db", Body(data, "A", "node1", 0, 1))
+    with showing(tmp_path / "store.db") as board:
+        for query in (
+            "q=of+the+line",
+            "q=of+the&regex=1",
+            "q=OF+THE&nocase=1",
+            "q=said&regex=1",
+            'q="so"',
+            'q="so"&regex=1',
+        ):
+            assert len(board.search(query)[0]) == 1, query
+        for query in ("q=label", "q=label&regex=1", "q=seq&nocase=1", "errors=1", "stream=stderr"):
+            assert board.search(query)[0] == [], query
 
 
 def test_a_search_ends_at_its_limit(board: ServedBoard) -> None:
