@@ -287,6 +287,16 @@ _sqstee() {
         tail:--keep-unmatched)
             return
             ;;
+        web:--listen)
+            return
+            ;;
+        web:--token-file)
+            _sqstee_offer file
+            return
+            ;;
+        web:--threads)
+            return
+            ;;
         drain:-O | drain:--output-dir)
             _sqstee_offer words "-"
             return
@@ -574,6 +584,9 @@ _sqstee() {
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            ;;
+        web)
+            _sqstee_offer words "--listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi

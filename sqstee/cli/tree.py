@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top
+from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top, web
 from sqstee.errors import SqsteeError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("flush")(flush.flush)
 app.command("agent")(agent.agent)
 app.command("measure")(measure.measure)
 app.command("serve")(serve.serve)
+app.command("web")(web.web)
 app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
 
 

@@ -26,6 +26,9 @@ _LIST = """
 SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
 ORDER BY started DESC, run DESC
 """
+_LATEST_IDS = """
+SELECT run FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC LIMIT ?
+"""
 _LAST_CHARACTER = chr(0x10FFFF)
 
 
@@ -34,7 +37,7 @@ def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Bo
 
     Where rows before them are not in the table, nothing is added: catch_up() does that, for a reader that needs it.
     """
-    if bodies and _indexed(connection) >= newest:
+    if bodies and indexed(connection) >= newest:
         _add(connection, ((body, now) for body in bodies), is_whole=True)
         (last,) = connection.execute("SELECT max(id) FROM body").fetchone()
         _set_indexed(connection, last)
@@ -48,10 +51,10 @@ def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
 def catch_up(connection: sqlite3.Connection) -> None:
     """Add the bodies that a version without rows has stored. Raises sqlite3.Error."""
     query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
-    while (connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0) > _indexed(connection):
+    while (connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0) > indexed(connection):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            rows = connection.execute(query, (_indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
+            rows = connection.execute(query, (indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
             bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
             _add(connection, bodies, is_whole=False)
             if rows:
@@ -68,6 +71,11 @@ def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[R
     for run, text in connection.execute(_LIST, (beginning, beginning + _LAST_CHARACTER)):
         if found := RunSummary.load(run, text):
             yield found
+
+
+def latest_ids(connection: sqlite3.Connection, most: int) -> list[str]:
+    """The ids of the latest runs that have lines in the store, newest first."""
+    return [run for (run,) in connection.execute(_LATEST_IDS, (most,))]
 
 
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
@@ -97,7 +105,8 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
     connection.executemany(_SAVE, rows)
 
 
-def _indexed(connection: sqlite3.Connection) -> int:
+def indexed(connection: sqlite3.Connection) -> int:
+    """The id of the newest body that is in the rows."""
     row = connection.execute("SELECT body FROM indexed").fetchone()
     return row[0] if row else 0
 

@@ -1,17 +1,22 @@
-"""Reads the runs of a local store, without reading their lines."""
+"""Reads a local store: its runs, without reading their lines, and the lines of one run."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
+from sqstee.record import Body
 from sqstee.run_summary import RunSummary
 from sqstee.transports import local_runs
 from sqstee.transports.local import connect, identity, refusal
 
 _Result = TypeVar("_Result")
+_BUSY_SECONDS = 5.0
+_KEYS_AT_ONCE = 500  # rows whose ids are fetched together; their data is fetched one by one
 
 
 class LocalStore:
@@ -31,6 +36,10 @@ class LocalStore:
     def latest(self, wanted: Callable[[RunSummary], bool]) -> list[RunSummary]:
         """The newest run that is wanted, if there is one. Raises TransportError."""
         return self._read(lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), [])
+
+    def catch_up(self) -> None:
+        """Add what a version without rows for runs has stored. Raises TransportError."""
+        self._read(lambda connection: None, None)
 
     def _read(self, work: Callable[[sqlite3.Connection], _Result], nothing: _Result) -> _Result:
         if identity(self._path) is None:
@@ -95,3 +104,123 @@ class RunWatch:
             self._connection = connect(self._path)
             self._file = identity(self._path)
         return self._connection
+
+
+class StoreReader:
+    """A connection to the local store in the file `path` that stays open and writes nothing. Not for several threads.
+
+    The file need not exist, and may be replaced: `version` tells. No read transaction is left open while a caller
+    handles what it got: that would keep the store's log from being emptied. All methods raise TransportError.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+
+    def version(self) -> tuple[tuple[int, int] | None, int]:
+        """What differs after each change of the store; to be compared with values of this very object."""
+        number = self._read(lambda connection: _number(connection, "PRAGMA data_version"), 0)
+        return self._file if number else None, number
+
+    def newest(self) -> int:
+        """The id of the newest body; 0 without one."""
+        return self._read(lambda connection: _number(connection, "SELECT max(id) FROM body"), 0)
+
+    def is_behind(self) -> bool:
+        """Whether bodies are missing in the rows of runs: LocalStore.catch_up() adds them."""
+        tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('run', 'indexed')"
+        return self._read(
+            lambda one: _number(one, tables) < 2 or local_runs.indexed(one) < _number(one, "SELECT max(id) FROM body"),
+            False,
+        )
+
+    def changed_runs(self, after: int) -> list[str]:
+        """The runs of the bodies whose ids are above `after`."""
+        query = "SELECT DISTINCT run FROM body WHERE id > ?"
+        return self._read(lambda connection: [run for (run,) in connection.execute(query, (after,))], [])
+
+    def latest_runs(self, most: int) -> list[str]:
+        """The ids of the latest runs that have lines, newest first."""
+        return self._read(lambda connection: local_runs.latest_ids(connection, most), [])
+
+    def summaries(self, runs: Iterable[str]) -> list[RunSummary]:
+        """The runs among these that the store knows."""
+        return self._read(
+            lambda connection: [one for run in runs if (one := local_runs.summary(connection, run)) is not None], []
+        )
+
+    def bodies(self, run: str, after: int = -1) -> Iterator[Body]:
+        """The bodies of a run that have records behind the seq `after`, in the order of their first seqs, plain.
+
+        Those that cannot be unpacked are left out.
+        """
+        query = (
+            "SELECT first, id, last FROM body WHERE run = ? AND last > ? AND (first, id) > (?, ?) "
+            "ORDER BY first, id LIMIT ?"
+        )
+        place = (-1, -1)
+        while keys := self._all(query, (run, after, *place, _KEYS_AT_ONCE)):
+            for first, row, last in keys:
+                for data, encoding in self._all("SELECT data, encoding FROM body WHERE id = ?", (row,)):
+                    try:
+                        yield Body(data, run, "", first, last, encoding).plain()
+                    except ValueError:
+                        continue
+                place = (first, row)
+
+    def latest_bodies(self, since: float) -> Iterator[tuple[Body, float]]:
+        """All bodies that were stored since then (seconds since the epoch), the latest first, and where each stands.
+
+        That is a number from 0, the latest, to 1, the oldest one. Those that cannot be unpacked are left out.
+        """
+        newest = self.newest()
+        span = max(1, newest - self._read(lambda one: _number(one, "SELECT min(id) FROM body"), 0))
+        place = newest + 1
+        query = "SELECT id FROM body WHERE id < ? AND time >= ? ORDER BY id DESC LIMIT ?"
+        while keys := self._all(query, (place, since, _KEYS_AT_ONCE)):
+            for (row,) in keys:
+                place = row
+                for data, encoding, run in self._all("SELECT data, encoding, run FROM body WHERE id = ?", (row,)):
+                    try:
+                        yield Body(data, run, "", 0, 0, encoding).plain(), (newest - row) / span
+                    except ValueError:
+                        continue
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _all(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        return self._read(lambda connection: connection.execute(query, values).fetchall(), [])
+
+    def _read(self, work: Callable[[sqlite3.Connection], _Result], nothing: _Result) -> _Result:
+        try:
+            if (connection := self._open()) is None:
+                return nothing
+            return work(connection)
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # the file has just been created
+                return nothing
+            raise refusal(error, self.path) from error
+        except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            problem = error if isinstance(error, OSError | sqlite3.Error) else sqlite3.DataError(str(error))
+            raise refusal(problem, self.path) from error
+
+    def _open(self) -> sqlite3.Connection | None:
+        found = identity(self.path)
+        if self._connection is not None and found != self._file:
+            self.close()
+        if self._connection is None and found is not None:
+            address = f"file:{quote(os.path.abspath(self.path))}?mode=ro"
+            self._connection = sqlite3.connect(
+                address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._file = found
+        return self._connection
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0] or 0)

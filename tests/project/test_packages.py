@@ -90,10 +90,12 @@ def test_the_wheel_works_by_itself(installed: Path, tmp_path: Path, fake_sqs: Fa
 
 
 def test_manual_pages_and_completions_come_with_it(installed: Path) -> None:
-    """At the paths where man and the shells look, and the marker that it is typed."""
+    """At the paths where man and the shells look, and the marker that it is typed; the pages of the board."""
     for name in SHARED:
         assert (installed / name).stat().st_size > 0, name
     assert list(installed.rglob("sqstee/py.typed"))
+    pages = {path.name for path in (ROOT / "sqstee/web/static").iterdir()}
+    assert {path.name for path in installed.rglob("sqstee/web/static/*")} == pages
 
 
 def test_the_tests_pass_on_the_wheel(installed: Path, tmp_path: Path) -> None:

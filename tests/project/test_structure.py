@@ -136,8 +136,9 @@ MAY_IMPORT = {
     "drain": {"read", "transports"},
     "measure": {"transports"},
     "collector": {"transports"},
+    "web": {"transports", "read"},
     "aws_lambda": {"transports"},
-    "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector"},
+    "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector", "web"},
     "__main__": {"capture", "agent", "cli"},
     "__init__": {"handler"},  # the public names, loaded when they are first used
 }
@@ -309,6 +310,7 @@ WALL_CLOCK = {
     "sqstee.read.alert_watch": {"time"},  # the same
     "sqstee.read.alert_delivery": {"time"},  # when an alert was told, for the memory
     "sqstee.cli.show": {"time"},  # the same
+    "sqstee.web.api": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
     "sqstee.drain.store": {"time"},  # how long ago an open run was heard of
     "sqstee.transports.cloudwatch": {"time"},  # the minutes to ask about

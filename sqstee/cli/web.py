@@ -1,0 +1,141 @@
+"""`sqstee web`: serve the board in a browser, with waitress."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sqstee.errors import EXIT_FAILURE, SqsteeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqstee.web.board import Board
+
+_HOST, _PORT = "127.0.0.1", 8788
+_PORTS = 100  # tried, from _PORT on, where --listen names none
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_TOKEN_BYTES = 24  # of randomness
+_CONNECTIONS = 500
+_HINT = "sqstee web --listen 127.0.0.1:0 takes any free port"
+
+
+def web(
+    source: str = typer.Argument("", metavar="[SOURCE]", help="The store, local:PATH (default: as --to of run)."),
+    listen: str = typer.Option(
+        "", "--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8788, or the next free port)."
+    ),
+    token_file: str = typer.Option(
+        "", "--token-file", metavar="FILE", help="The tokens to accept, one per line (default: SQSTEE_WEB_TOKEN)."
+    ),
+    threads: int = typer.Option(16, "--threads", min=2, max=256, help="The number of requests handled in parallel."),
+) -> int:
+    """Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them.
+
+    It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
+    """
+    import secrets
+
+    from sqstee.web import store_path, tokens
+    from sqstee.web.access import Access
+    from sqstee.web.board import Board
+
+    host, port = _address(listen)
+    place = _store(source, store_path)
+    accepted = tokens(token_file)
+    made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
+    hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
+    board = Board(place, Access(accepted or [made], hosts))
+    server = _server(board, host, port, threads)
+    _end_on_signals(board)
+    _print_addresses(server, made)
+    try:
+        server.run()
+    finally:
+        board.close()
+    return 0
+
+
+def _store(source: str, store_path: Any) -> str:
+    from sqstee.cli.sources import destinations, local_path
+
+    (destination,) = destinations([source] if source else None)
+    if not source and destination.kind != "local":
+        hint = "name a store: sqstee web local:/var/lib/sqstee.db"
+        raise SqsteeError(f"the board reads a local store only, not {destination.text!r}", hint)
+    return str(store_path(destination.text, local_path()))
+
+
+def _address(text: str) -> tuple[str, int | None]:
+    """The host and port of --listen; no port where any from _PORT on will do."""
+    if not text:
+        return _HOST, None
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5) or int(port) > 65535:
+        raise SqsteeError(f"invalid value {text!r} for --listen (expected HOST:PORT)", _HINT)
+    return host or _HOST, int(port)
+
+
+def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
+    try:
+        from waitress.server import create_server
+    except ImportError:
+        hint = "pip install 'sqstee[serve]', or load sqstee.web:application into another WSGI server"
+        raise SqsteeError("sqstee web needs waitress", hint, EXIT_FAILURE) from None
+    candidates: Sequence[int] = range(_PORT, _PORT + _PORTS) if port is None else [port]
+    for candidate in candidates:
+        try:
+            return create_server(
+                board,
+                host=host,
+                port=candidate,
+                threads=threads,
+                ident="sqstee",
+                max_request_body_size=1024,  # no request has one
+                max_request_header_size=65536,
+                connection_limit=_CONNECTIONS,
+                channel_request_lookahead=1,  # it notices clients that leave while they wait
+                asyncore_use_poll=True,  # select() cannot watch descriptors above 1023
+            )
+        except (OSError, ValueError, OverflowError) as error:
+            if getattr(error, "errno", 0) == errno.EADDRINUSE and candidate != candidates[-1]:
+                continue
+            reason = getattr(error, "strerror", None) or error
+            raise SqsteeError(f"cannot listen on {host}:{candidate}: {reason}", _HINT, EXIT_FAILURE) from None
+    raise AssertionError
+
+
+def _print_addresses(server: Any, token: str) -> None:
+    addresses = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
+    for host, port in addresses:
+        query = f"?token={token}" if token else ""
+        typer.echo(f"the board is at http://{_in_url(host)}:{port}/{query}", err=True)
+        if not _is_loopback(host):
+            typer.echo("sqstee: what it shows is not encrypted on the way: put a TLS proxy in front of it", err=True)
+    sys.stderr.flush()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _end_on_signals(board: Board) -> None:
+    """End on SIGTERM and ^C: requests under way are answered, but searches end."""
+    import logging
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        board.close()
+        sys.exit(0)
+
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)

@@ -1,0 +1,143 @@
+"""The board as a WSGI application: who may read, what is at which path, and what it counts."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from sqstee.text import one_line
+from sqstee.transports.errors import TransportError
+from sqstee.web.access import Access
+from sqstee.web.answers import REASONS, TEXT, Answer, RequestError
+from sqstee.web.api import Api
+from sqstee.web.pages import Pages
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+_METRICS = {
+    "sqstee_web_requests_total": ("counter", "Requests answered, by status."),
+    "sqstee_web_searches": ("gauge", "Searches under way."),
+}
+
+
+class Board:
+    """The WSGI application over the local store in the file `path`. It only reads."""
+
+    def __init__(self, path: str, access: Access) -> None:
+        self._access = access
+        self._api = Api(path)
+        self._pages = Pages()
+        self._lock = threading.Lock()
+        self._answers: Counter[int] = Counter()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI (PEP 3333)."""
+        try:
+            answer = self._answer(environ)
+        except RequestError as refusal:
+            answer = Answer(f"{refusal.reason}\n".encode(), TEXT, refusal.status, refusal.headers)
+        except TransportError as error:
+            _log(environ, str(error))
+            headers = [("Retry-After", "2")]
+            answer = Answer(b"the store cannot be read\n", TEXT, 503, headers)
+        with self._lock:
+            self._answers[answer.status] += 1
+        start_response(REASONS[answer.status], answer.headers)
+        if isinstance(answer.body, bytes):
+            return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]
+        return answer.body
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._api.close()
+
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise RequestError(405, "the board only shows: GET and HEAD", ("Allow", "GET, HEAD"))
+        path = _path_of(environ)
+        if path == "/health":
+            return Answer(b"ok\n", TEXT)
+        self._access.check_host(environ)
+        if not path:
+            return _moved(f"{_root_of(environ)}/")
+        path = path.removeprefix("/")
+        if path.startswith("static/"):
+            return _found(self._pages.file(path.removeprefix("static/"), environ))
+        query = environ.get("QUERY_STRING", "")
+        if (page := self._pages.page(path, environ)) is not None:
+            return self._login(environ, path, query) or page
+        if not self._access.is_allowed(environ):
+            raise RequestError(401, "a token is needed: Authorization: Bearer TOKEN", ("WWW-Authenticate", "Bearer"))
+        if path == "metrics":
+            return Answer(self._metrics(environ).encode(), TEXT)
+        if path.startswith("api/"):
+            return self._api.answer(environ, path.removeprefix("api/"), query)
+        raise RequestError(404, "no such page")
+
+    def _login(self, environ: WSGIEnvironment, path: str, query: str) -> Answer | None:
+        """The way to a page: with a token in its address to the same without it, without a cookie to the login."""
+        address = f"{_root_of(environ)}/{path}"
+        pairs = parse_qsl(query, keep_blank_values=True, errors="replace")
+        tokens = [text for name, text in pairs if name == "token"]
+        if tokens:
+            cookie = self._access.cookie_for(environ, tokens[-1].strip())
+            if cookie is None:
+                return self._pages.login("This token is not the board's.", "")
+            rest = urlencode([pair for pair in pairs if pair[0] != "token"])
+            return _moved(f"{address}?{rest}" if rest else address, ("Set-Cookie", cookie))
+        if self._access.is_allowed(environ):
+            return None
+        is_elsewhere = environ.get("HTTP_SEC_FETCH_SITE", "") == "cross-site"
+        # the text of a query is not copied into the page as it came
+        again = f"{address}?{urlencode(pairs)}" if pairs else address
+        return self._pages.login("", again if is_elsewhere else "")
+
+    def _metrics(self, environ: WSGIEnvironment) -> str:
+        """The metrics of this process since its start, in Prometheus' text format 0.0.4."""
+        process = f'process="{os.getpid()}"' if environ["wsgi.multiprocess"] else ""
+        with self._lock:
+            found = {"sqstee_web_requests_total": {f'status="{one}"': number for one, number in self._answers.items()}}
+        found["sqstee_web_searches"] = {"": self._api.searches.running}
+        lines = []
+        for name, samples in found.items():
+            kind, text = _METRICS[name]
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+            for label, number in sorted(samples.items()):
+                labels = ",".join(filter(None, (label, process)))
+                lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
+        return "\n".join((*lines, ""))
+
+
+def _path_of(environ: WSGIEnvironment) -> str:
+    """The path below the board's root; servers hand it over as latin-1."""
+    path: str = environ.get("PATH_INFO", "")
+    try:
+        return path.encode("latin-1").decode()
+    except UnicodeError:
+        raise RequestError(400, "the path is not valid UTF-8") from None
+
+
+def _root_of(environ: WSGIEnvironment) -> str:
+    """The path at which the board is mounted, as part of an address. Never the name of another host."""
+    root = quote(environ.get("SCRIPT_NAME", "") or "", safe="/", encoding="latin-1").rstrip("/")
+    return f"/{root.lstrip('/')}" if root else ""
+
+
+def _moved(address: str, *headers: tuple[str, str]) -> Answer:
+    return Answer(b"", TEXT, 303, [("Location", address), *headers])
+
+
+def _found(answer: Answer | None) -> Answer:
+    if answer is None:
+        raise RequestError(404, "no such page")
+    return answer
+
+
+def _log(environ: dict[str, Any], text: str) -> None:
+    environ["wsgi.errors"].write(f"sqstee: {one_line(text)}\n")
+    environ["wsgi.errors"].flush()
