@@ -100,7 +100,7 @@ class Filter:
     def _select_all(self, lines: RawLines) -> Sequence[Item]:
         if self._since or self._until:
             times = lines.times()
-            if times is not None and not any(map(self._wants_time, times)):
+            if times and (max(times) < self._since or (self._until and min(times) >= self._until)):
                 return ()
         stretches = lines.stretches()
         if stretches is None:

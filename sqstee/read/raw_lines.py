@@ -26,7 +26,7 @@ _HEAD = re.compile(
 _OPENING = '{"timestamp":"'
 _TIME_END = len(_OPENING) + len("2026-11-21T19:30:00.123456Z")
 _TIME = re.compile(r"[0-9T:.Z-]+").fullmatch
-_TIMES = re.compile(r'^\{"timestamp":"([0-9T:.Z-]{27})"', re.MULTILINE).findall
+_TIMES = re.compile(r'\{"timestamp":"([0-9T:.Z-]{27})"').findall
 
 
 class Stretch(NamedTuple):
