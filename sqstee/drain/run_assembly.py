@@ -136,8 +136,8 @@ class RunAssembly:
             summary.last_stderr = last_message(read(self._errors), STDERR_MARK) or summary.last_stderr
         if self._latest:
             last = read(self._latest).rstrip(b"\n")
-            timestamp = json.loads(last[last.rfind(b"\n") + 1 :])["timestamp"]
-            summary.heard = summary.last_line_at = max(summary.heard, seconds_of(str(timestamp)))
+            timestamp = str(json.loads(last[last.rfind(b"\n") + 1 :]).get("timestamp", ""))
+            summary.heard = summary.last_line_at = max(summary.heard, seconds_of(timestamp))
         self._latest = self._lines = self._errors = None
 
     def _count_duplicates(self, place: Place, last: int) -> None:

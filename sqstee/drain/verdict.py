@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqstee.record import timestamp
 from sqstee.run_summary import RunSummary
 
 _MOST_RANGES = 20  # ranges of missing seqs that a verdict names
@@ -36,9 +37,7 @@ class Verdict:
             if value := getattr(summary, name):
                 fields[name] = value
         if summary.heard:
-            from datetime import UTC, datetime
-
-            fields["heard"] = datetime.fromtimestamp(summary.heard, UTC).isoformat().replace("+00:00", "Z")
+            fields["heard"] = timestamp(round(summary.heard * 1e6) * 1000)
         fields |= {"open": not summary.is_ended, "duplicates": duplicates, "layout": layout, "files": files}
         return cls(fields)
 

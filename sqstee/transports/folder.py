@@ -16,6 +16,7 @@ import binascii
 import gzip
 import json
 import os
+import shlex
 import stat
 import threading
 import time
@@ -53,7 +54,8 @@ _POLL_SECONDS = 0.1
 def check_drained(path: str, text: str) -> None:
     """Raise SqsteeError where a path, which the user wrote as `text`, is no folder that drain made."""
     path = path.rstrip("/") or "/"
-    hint = f"sqstee drain SOURCE -O {text} makes one"
+    drain = f"sqstee drain SOURCE -O {shlex.quote(text)}"
+    hint = f"{drain} makes one"
     if not os.path.isdir(path):
         if os.path.lexists(path):
             raise SqsteeError(f"{text} is no folder", "name the folder that drain made")
@@ -65,7 +67,7 @@ def check_drained(path: str, text: str) -> None:
     if os.path.isfile(f"{path}/{INDEX_NAME}"):
         return
     if os.path.isdir(f"{path}/{HIDDEN}"):
-        raise SqsteeError(f"{text} has no {INDEX_NAME} yet", f"sqstee drain SOURCE -O {text} writes it at its end")
+        raise SqsteeError(f"{text} has no {INDEX_NAME} yet", f"{drain} writes it at its end")
     raise SqsteeError(f"{text} is no folder that drain made: it has no {INDEX_NAME}", hint)
 
 
@@ -318,7 +320,7 @@ class _DrainedRun:
         names = ("exit_code", "signal", "duration_s", "bytes", "cause")
         more = {name: self._fields[name] for name in names if self._fields.get(name) is not None}
         is_open = self._fields.get("open") is not False
-        if self._text("ended"):
+        if self._text("ended") or self._text("result"):
             more |= {"open": ["output"]} if is_open else {}
             return self._event("exit", seq, message=self._text("result"), **more)
         return None if is_open else self._event("end", seq, message="the run has ended")

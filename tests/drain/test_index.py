@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,20 @@ class TestFacts:
         assembled(tmp_path)
         fields = index(tmp_path)[RUN]
         assert (fields["missing"], sum(fields["lines"].values()), fields["missing_ranges"][0]) == (2999, 3000, [1, 1])
+
+    @pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "t", ""])
+    def test_whatever_time_a_record_has(self, tmp_path: Path, moment: str) -> None:
+        """A sender's clock may be wrong in any way."""
+        data = lines_of(0, 2).data + event_of("exit", 3, exit_code=0).data
+        journal(tmp_path, re.sub(rb'"timestamp":"[^"]*"', b'"timestamp":"%s"' % moment.encode(), data))
+        assert assembled(tmp_path)[RUN].outcome == "complete"
+        assert index(tmp_path)[RUN]["ended"] == moment
+
+    def test_records_without_a_time(self, tmp_path: Path) -> None:
+        """The files take what only misses that, once the run is known."""
+        journal(tmp_path, lines_of(0, 2).data)
+        journal(tmp_path, re.sub(rb'"timestamp":"[^"]*",', b"", lines_of(3, 5).data))
+        assert assembled(tmp_path)[RUN].lines == 6
 
 
 class TestFolder:
