@@ -281,7 +281,7 @@ def test_a_drain_counts_and_writes_lines_not_pieces(sqstee: Sqstee) -> None:
         sqstee.run("--to", queue, "--host", "h", "--", "sh", "-c", f"echo {LONG}; echo short")
         found = sqstee.run("drain", queue, "-O", str(out), "--layout", layout, "-o", "json", "--idle-timeout", "0.1s")
         verdict = json.loads(found.stdout)
-        assert (verdict["state"], verdict["lines"]) == ("complete", 2)
+        assert (verdict["verdict"], verdict["lines"]) == ("complete", {"stdout": 2})
         (path,) = Path(out, "h").iterdir()
         assert path.suffix == f".{suffix}"
         lines = path.read_text().splitlines()
