@@ -19,7 +19,8 @@ from sqstee.wire import DecodeError, unpack
 
 _SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.1
+_SHORT_POLL_SECONDS = 0.02  # where nothing is polled for: the end comes soon
 _STAT_SECONDS = 5.0
 _OWN_ATTRIBUTES = frozenset(("content-type", "sqstee", "host", "run", "seq"))
 
@@ -125,7 +126,7 @@ class Journaler:
             while not (stop.signal or pool.is_over or self._failure):
                 if not self._ack_pool.is_patient and pool.is_empty(idle):
                     break
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS if self._limits.wait else _SHORT_POLL_SECONDS)
                 if count_waiting:
                     self._count_waiting()
                 on_progress(self.progress)
