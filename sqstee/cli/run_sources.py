@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqstee.errors import SqsteeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqstee.cli.sources import Sources
     from sqstee.read.run_filter import RunFilter
@@ -35,19 +35,23 @@ def collect_runs(
     via_s3: Sequence[str] = (),
     start_timeout: float = 0.0,
 ) -> CollectedRuns:
-    """Collect the runs of sources: a local store lists them, all others are read to their end.
+    """Collect the runs of sources: a local store and a drained folder list them, all others are read to their end.
 
     A run that several sources know is one run.
     """
     from sqstee.cli.sources import destinations, local_path
+    from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local_store import LocalStore
 
-    found = destinations(texts)
-    stores = [one for one in found if one.kind == "local" and not consume]
-    others = [one.text for one in found if one not in stores]
     merged: dict[str, RunSummary] = {}
-    for store in stores:
-        _merge(merged, LocalStore(store.name or local_path()).runs())
+    others = []
+    for one in destinations(texts):
+        if one.kind == "folder":
+            _merge(merged, FolderReceiver(one.name, one.text).summaries())
+        elif one.kind == "local" and not consume:
+            _merge(merged, LocalStore(one.name or local_path()).runs())
+        else:
+            others.append(one.text)
     status, notices = 0, list[str]()
     if others:
         runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
@@ -55,7 +59,7 @@ def collect_runs(
     return CollectedRuns(list(merged.values()), status, notices)
 
 
-def _merge(merged: dict[str, RunSummary], runs: Sequence[RunSummary]) -> None:
+def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
     for run in runs:
         if run.run in merged:
             merged[run.run].merge(run)

@@ -50,7 +50,7 @@ def runs(
 ) -> int:
     """List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line.
 
-    A local store and a collector's store list their runs at once; other sources are read to their end.
+    A local or collector's store and a drained folder list their runs at once; other sources are read to their end.
     """
     from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter, states_asked
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
