@@ -13,22 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-VERBS = (
-    "run",
-    "runs",
-    "show",
-    "tail",
-    "drain",
-    "top",
-    "alert",
-    "stat",
-    "check",
-    "flush",
-    "agent",
-    "serve",
-    "measure",
-    "demo",
-)
+VERBS = "run runs show tail web drain top alert stat check flush agent serve measure demo".split()  # noqa: SIM905
 
 
 def main() -> int:

@@ -17,22 +17,7 @@ _MOST_COLUMNS = 100
 _STACKED_BELOW = 60
 _COLUMN = 34  # of an option's text
 # In the order that people need them; other verbs come last.
-_ORDER = (
-    "run",
-    "runs",
-    "show",
-    "tail",
-    "drain",
-    "top",
-    "alert",
-    "stat",
-    "flush",
-    "check",
-    "agent",
-    "serve",
-    "measure",
-    "demo",
-)
+_ORDER = "run runs show tail web drain top alert stat flush check agent serve measure demo".split()  # noqa: SIM905
 
 _USAGE = ["sqstee [OPTIONS] -- COMMAND [ARG…]", "sqstee VERB [OPTIONS] [ARG…]"]
 _ABOUT = (
