@@ -93,6 +93,8 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
         with suppress(Exception):  # whatever a body holds, it is stored: its row is for people
             changed[body.run].add_body(body.plain().data, body.first, body.last, at)
+    for one in changed.values():
+        one.settle()
     rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
     connection.executemany(_SAVE, rows)
 
