@@ -14,11 +14,11 @@ from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
 
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
-RUN_SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS {place}.run (
     run TEXT PRIMARY KEY, started REAL NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS run_started ON run (started);
-CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS {place}.run_started ON run (started);
+CREATE TABLE IF NOT EXISTS {place}.indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body INTEGER NOT NULL);
 """
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
@@ -27,6 +27,16 @@ SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM
 ORDER BY started DESC, run DESC
 """
 _LAST_CHARACTER = chr(0x10FFFF)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables where they do not exist. Raises sqlite3.Error."""
+    try:
+        connection.executescript(_SCHEMA.format(place="main"))
+    except sqlite3.OperationalError as error:
+        if not _is_readonly(error):
+            raise
+        _keep_rows_in_memory(connection)
 
 
 def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
@@ -47,20 +57,29 @@ def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
 
 def catch_up(connection: sqlite3.Connection) -> None:
     """Add the bodies that a version without rows has stored. Raises sqlite3.Error."""
-    query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
     while (connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0) > _indexed(connection):
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            rows = connection.execute(query, (_indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
-            bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
-            _add(connection, bodies, is_whole=False)
-            if rows:
-                _set_indexed(connection, rows[-1][0])
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+            _add_next(connection)
+        except sqlite3.OperationalError as error:
+            if not _is_readonly(error):
+                raise
+            _keep_rows_in_memory(connection)
+
+
+def _add_next(connection: sqlite3.Connection) -> None:
+    query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
+    connection.execute("BEGIN IMMEDIATE")  # of a file that cannot be written: a transaction that reads
+    try:
+        rows = connection.execute(query, (_indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
+        bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
+        _add(connection, bodies, is_whole=False)
+        if rows:
+            _set_indexed(connection, rows[-1][0])
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[RunSummary]:
@@ -82,6 +101,20 @@ def changed(connection: sqlite3.Connection, body: int) -> Iterator[RunSummary]:
     for (run,) in runs:
         if found := summary(connection, run):
             yield found
+
+
+def _keep_rows_in_memory(connection: sqlite3.Connection) -> None:
+    """Give the connection temporary tables, which stand before those of a file that cannot be written."""
+    names = "SELECT count(*) FROM {}.sqlite_master WHERE name IN ('run', 'indexed')"
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.executescript(_SCHEMA.format(place="temp"))
+    if connection.execute(names.format("main")).fetchone()[0] == 2:
+        for table in ("run", "indexed"):
+            connection.execute(f"INSERT INTO temp.{table} SELECT * FROM main.{table}")
+
+
+def _is_readonly(error: sqlite3.Error) -> bool:
+    return "readonly" in str(error)
 
 
 def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], is_whole: bool) -> None:
