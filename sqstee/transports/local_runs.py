@@ -95,6 +95,11 @@ def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     return RunSummary.load(run, row[0]) if row else None
 
 
+def first_seq(connection: sqlite3.Connection, run: str) -> int:
+    """The first seq of a run's bodies; 0 where it has none."""
+    return connection.execute("SELECT min(first) FROM body WHERE run = ?", (run,)).fetchone()[0] or 0
+
+
 def changed(connection: sqlite3.Connection, body: int) -> Iterator[RunSummary]:
     """The runs of the bodies after the row `body`."""
     runs = connection.execute("SELECT DISTINCT run FROM body WHERE id > ?", (body,)).fetchall()
