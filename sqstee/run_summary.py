@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from math import inf
 
 from sqstee.intervals import IntervalSet
-from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure
+from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure, is_gap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,15 +20,17 @@ MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as g
 _SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
 _MOST_TEXT = 500  # characters of a line or of a result that are kept
 _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
+_MOST_RANGES = 1000  # of seqs that came or did not
 _MOST_BLANK = 50  # lines of a body that are looked at for one that is not blank
 _MOST_NUMBER = 2**53  # JSON readers keep integers up to here exact
 _STREAM_MARKS = [(name, b'"stream":"%s"' % name.encode()) for name in ("stdout", "stderr", "output", "stdin")]
 STDERR_MARK = b'"stream":"stderr"'
 LINE_MARK = b'"stream":"'
 _EVENT_MARK = b'"event":"'
+_MARKED = frozenset(("stream", "event"))  # names of labels, by the user's choice, that look like marks
 _DATA_MARK = b'"data":{'  # a line that is a JSON object, with keys of its program's choice
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
-_INTEGERS = ("exit_code", "signal", "bytes", "first", "last")
+_INTEGERS = ("exit_code", "signal", "bytes", "first", "last", "last_line_seq", "last_stderr_seq")
 _NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
 
 
@@ -40,7 +42,8 @@ class RunSummary:
     `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
     stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
     that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
-    `first` are not expected.
+    `first` are not expected. `last_line` and `last_stderr` are the lines of the highest seqs, in whatever order bodies
+    come.
     """
 
     __slots__ = (
@@ -71,7 +74,7 @@ class RunSummary:
         self.bytes: int | None = None
         self.heartbeat_s: float | None = None
         self.first: int | None = 0 if is_whole else None
-        self.last = -1
+        self.last = self.last_line_seq = self.last_stderr_seq = -1
         self.lines: dict[str, int] = {}
         self.unfinished: set[str] = set()  # streams whose last record did not end its line
         self.records = IntervalSet()
@@ -154,10 +157,12 @@ class RunSummary:
         is unusual and all of them are decoded.
         """
         lines = data.count(b"\n")
-        counted = self._count(data, lines) if lines == last - first + 1 and not self.unfinished else None
+        is_new = self.records.holes(first, last) == [(first, last)]
+        counted = self._count(data, lines) if lines == last - first + 1 and is_new and not self.unfinished else None
         if counted is None:
             try:
-                self.add_items(decode(data), at)
+                items = decode(data)
+                self.add_items(items if is_new else self._new(items), at)
             except DecodeError:
                 self._hear(first, last, at)
             return
@@ -168,10 +173,10 @@ class RunSummary:
         for stream, number in counted.items():
             self.lines[stream] = self.lines.get(stream, 0) + number
             self.last_line_at = max(self.last_line_at, at)
-        if "stderr" in counted:
-            self.last_stderr = last_message(data, STDERR_MARK) or self.last_stderr
-        if counted:
-            self.last_line = last_message(data, LINE_MARK) or self.last_line
+        if "stderr" in counted and last > self.last_stderr_seq:
+            self._set_last_stderr(last_record(data, STDERR_MARK))
+        if counted and last > self.last_line_seq:
+            self._set_last_line(last_record(data, LINE_MARK))
         place = data.find(_EVENT_MARK) if sum(counted.values()) < lines else -1
         while place >= 0:
             end = data.find(b"\n", place)
@@ -221,8 +226,10 @@ class RunSummary:
         for name in (*_TEXTS, *_NUMBERS, "labels", "command"):
             if getattr(self, name) in ("", None, {}, []):
                 setattr(self, name, getattr(other, name))
-        if other.last > self.last:
-            self.last_line, self.last_stderr = other.last_line, other.last_stderr or self.last_stderr
+        if other.last_line_seq > self.last_line_seq:
+            self.last_line, self.last_line_seq = other.last_line, other.last_line_seq
+        if other.last_stderr_seq > self.last_stderr_seq:
+            self.last_stderr, self.last_stderr_seq = other.last_stderr, other.last_stderr_seq
         self.is_ended, self.is_failed = self.is_ended or other.is_ended, self.is_failed or other.is_failed
         self.heard, self.last_line_at = max(self.heard, other.heard), max(self.last_line_at, other.last_line_at)
         self.last, self.first = max(self.last, other.last), min(self.first or 0, other.first or 0)
@@ -232,8 +239,10 @@ class RunSummary:
 
         That is so for pieces of lines, gap events, and unusual records.
         """
-        head = data[: data.find(b'"seq":')].partition(b'"labels":')[2]  # the labels have names of the user's choice
-        if b'"eol":false' in data or _DATA_MARK in data or b'"stream":"' in head or _EVENT_MARK in head:
+        head = data[: data.find(b"\n")]
+        if b'"labels":' in head and any(not _MARKED.isdisjoint(item.labels) for item in _decoded(head)):
+            return None
+        if b'"eol":false' in data or _DATA_MARK in data:
             return None
         if any(lines.size for lines in self.gaps.values()):
             return None
@@ -273,10 +282,22 @@ class RunSummary:
         if not item.eol:
             self.unfinished.add(item.stream)
         self.last_line_at = max(self.last_line_at, at)
-        if item.message:
-            self.last_line = item.message[:_MOST_TEXT]
-            if item.stream == "stderr":
-                self.last_stderr = self.last_line
+        if item.message and item.seq > self.last_line_seq:
+            self._set_last_line(item)
+        if item.message and item.stream == "stderr" and item.seq > self.last_stderr_seq:
+            self._set_last_stderr(item)
+
+    def _set_last_line(self, record: Record | None) -> None:
+        if record:
+            self.last_line, self.last_line_seq = record.message[:_MOST_TEXT], record.seq
+
+    def _set_last_stderr(self, record: Record | None) -> None:
+        if record:
+            self.last_stderr, self.last_stderr_seq = record.message[:_MOST_TEXT], record.seq
+
+    def _new(self, items: Iterable[Record | Event]) -> list[Record | Event]:
+        """Those that have not come yet: a sender that took over sends some lines again, in other bodies."""
+        return [item for item in items if is_gap(item) or not self.records.containing(item.seq)]
 
     def _add_gap(self, item: Event) -> None:
         self._cover(item.seq, item.last, elsewhere(item.fields))
@@ -319,6 +340,30 @@ class RunSummary:
             self.is_ended = True
             self.bytes = _integer(fields.get("bytes")) or self.bytes
 
+    def settle(self) -> None:
+        """Bound the number of ranges that are kept: of old ones only the sizes stay exact.
+
+        Every look at a row takes time by its ranges, and a run may have a gap event each second, or a hostile sender.
+        Up to the newest ranges, lines that came stand before those that did not, in each stretch without a hole.
+        """
+        members = [self.records, *self.gaps.values()]
+        if sum(len(one.intervals) for one in members) <= _MOST_RANGES:
+            return
+        covered = IntervalSet()
+        for interval in sorted(interval for one in members for interval in one.intervals)[: -_MOST_RANGES // 2]:
+            covered.add(*interval)
+        stretches = covered.intervals
+        if len(stretches) > _MOST_RANGES // 4:
+            stretches = [(stretches[0][0], stretches[-1][1])]
+        for first, last in stretches:
+            sizes = [one.size for one in members]
+            for one in members:
+                one.remove(first, last)
+            for one, before in zip(members, sizes, strict=True):
+                if moved := before - one.size:
+                    one.add(first, first + moved - 1)
+                    first += moved
+
     def dump(self) -> str:
         """All of it as JSON, for load()."""
         import json
@@ -343,6 +388,8 @@ class RunSummary:
                 value = fields.get(name, default)
                 kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
                 if not (isinstance(value, kind) or value is default is None):
+                    return None
+                if isinstance(value, int | float) and not -_MOST_NUMBER <= value <= _MOST_NUMBER:
                     return None
                 setattr(found, name, value)
             found.labels = {str(name): str(value) for name, value in fields["labels"].items()}
@@ -373,7 +420,13 @@ def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
 
 
 def last_message(data: bytes, mark: bytes) -> str:
-    """The message of the last record with `mark` that is not blank, of the last few; empty where there is none."""
+    """The message of last_record(); empty where there is none."""
+    found = last_record(data, mark)
+    return found.message[:_MOST_TEXT] if found else ""
+
+
+def last_record(data: bytes, mark: bytes) -> Record | None:
+    """The last record with `mark` that is not blank, of the last few."""
     end = len(data)
     for _ in range(_MOST_BLANK):
         place = data.rfind(mark, 0, end)
@@ -384,8 +437,8 @@ def last_message(data: bytes, mark: bytes) -> str:
         for item in _decoded(data[end : last if last >= 0 else len(data)]):
             # the mark may be a key of a JSON object in the record
             if isinstance(item, Record) and item.message and f'"stream":"{item.stream}"'.startswith(mark.decode()):
-                return item.message[:_MOST_TEXT]
-    return ""
+                return item
+    return None
 
 
 def _decoded(line: bytes) -> list[Record | Event]:

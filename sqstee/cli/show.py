@@ -144,9 +144,10 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
     from sqstee.read.printer import BufferedOutput, Printer
     from sqstee.transports.local import LocalReceiver
 
-    out = BufferedOutput(1)
+    out, kept_from = BufferedOutput(1), _kept_from(run, sources)
     if style.form == "default":
-        out.write("".join(f"{line}\n" for line in head(run, style.colour)).encode("utf-8", "replace") + b"\n")
+        facts = head(run, style.colour, kept_from)
+        out.write("".join(f"{line}\n" for line in facts).encode("utf-8", "replace") + b"\n")
         out.flush()
     receivers = open_sources(sources, consume=False, peek=False, stop=stop).receivers
     for receiver in receivers:
@@ -158,15 +159,27 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
         stop,
         False,
         wanted=Filter(runs=[run.run], streams=streams),
-        from_start=run.first == 0,
+        from_start=run.first == kept_from == 0,
         wait=1.0,
     )
     follower.drain()
     return status_of(follower)
 
 
-def head(run: RunSummary, is_coloured: bool) -> list[str]:
-    """What is known of a run, a line each fact."""
+def _kept_from(run: RunSummary, sources: Sequence[str]) -> int:
+    """The seq before which a store has deleted lines of a run, as it does above --local-max; 0 where it has not."""
+    from sqstee.cli.sources import destinations, local_path
+    from sqstee.transports.local_store import LocalStore
+
+    found = destinations(sources)
+    if len(found) > 1 or found[0].kind != "local":
+        return 0
+    first = LocalStore(found[0].name or local_path()).first_seq(run.run)
+    return first if run.records.intervals and run.records.intervals[0][0] < first else 0
+
+
+def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
+    """What is known of a run, a line each fact. Those before the seq `kept_from` have been deleted."""
     from sqstee.cli.runs import STATE_COLOURS, format_age, local_time
     from sqstee.read.printer import format_duration, neutral
     from sqstee.run_summary import seconds_of
@@ -190,6 +203,8 @@ def head(run: RunSummary, is_coloured: bool) -> list[str]:
     facts["state"] = f"{shown}: {result}" if result else shown
     lines = ", ".join(f"{number:,} {short_name(stream)}" for stream, number in run.lines.items()) or "none"
     facts["lines"] = f"{lines}; {lacking(run)}"
+    if kept_from:
+        facts["lines"] += f"; the store has deleted those before seq {kept_from}"
     return [f"{name:8} {text}" for name, text in facts.items() if text]
 
 

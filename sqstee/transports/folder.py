@@ -269,6 +269,8 @@ class _DrainedRun:
             if isinstance(number, int) and 0 <= number <= _MOST_NUMBER:
                 found.lines[str(stream)] = number
         self._add_seqs(found)
+        found.last_line_seq = found.last if found.last_line else -1  # about: an index does not have these
+        found.last_stderr_seq = found.last if found.last_stderr else -1
         return found
 
     def _add_seqs(self, found: RunSummary) -> None:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from sqstee.record import Body
 from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
-from sqstee.transports.local_runs import RUN_SCHEMA, forget_runs, note_bodies
+from sqstee.transports.local_runs import create_tables, forget_runs, note_bodies
 from sqstee.wire import DecodeError, by_run
 
 _BUSY_SECONDS = 20.0
@@ -72,7 +72,7 @@ def connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(_SCHEMA)
         connection.execute(_INDEX)
-        connection.executescript(RUN_SCHEMA)
+        create_tables(connection)
     except sqlite3.Error:
         connection.close()
         raise

@@ -14,11 +14,11 @@ from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
 
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
-RUN_SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS {place}.run (
     run TEXT PRIMARY KEY, started REAL NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS run_started ON run (started);
-CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS {place}.run_started ON run (started);
+CREATE TABLE IF NOT EXISTS {place}.indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body INTEGER NOT NULL);
 """
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
@@ -30,6 +30,16 @@ _LATEST_IDS = """
 SELECT run FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC LIMIT ?
 """
 _LAST_CHARACTER = chr(0x10FFFF)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables where they do not exist. Raises sqlite3.Error."""
+    try:
+        connection.executescript(_SCHEMA.format(place="main"))
+    except sqlite3.OperationalError as error:
+        if not _is_readonly(error):
+            raise
+        _keep_rows_in_memory(connection)
 
 
 def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
@@ -50,20 +60,29 @@ def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
 
 def catch_up(connection: sqlite3.Connection) -> None:
     """Add the bodies that a version without rows has stored. Raises sqlite3.Error."""
-    query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
     while (connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0) > indexed(connection):
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            rows = connection.execute(query, (indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
-            bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
-            _add(connection, bodies, is_whole=False)
-            if rows:
-                _set_indexed(connection, rows[-1][0])
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+            _add_next(connection)
+        except sqlite3.OperationalError as error:
+            if not _is_readonly(error):
+                raise
+            _keep_rows_in_memory(connection)
+
+
+def _add_next(connection: sqlite3.Connection) -> None:
+    query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
+    connection.execute("BEGIN IMMEDIATE")  # of a file that cannot be written: a transaction that reads
+    try:
+        rows = connection.execute(query, (indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
+        bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
+        _add(connection, bodies, is_whole=False)
+        if rows:
+            _set_indexed(connection, rows[-1][0])
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def summaries(connection: sqlite3.Connection, beginning: str = "") -> Iterator[RunSummary]:
@@ -84,12 +103,31 @@ def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     return RunSummary.load(run, row[0]) if row else None
 
 
+def first_seq(connection: sqlite3.Connection, run: str) -> int:
+    """The first seq of a run's bodies; 0 where it has none."""
+    return connection.execute("SELECT min(first) FROM body WHERE run = ?", (run,)).fetchone()[0] or 0
+
+
 def changed(connection: sqlite3.Connection, body: int) -> Iterator[RunSummary]:
     """The runs of the bodies after the row `body`."""
     runs = connection.execute("SELECT DISTINCT run FROM body WHERE id > ?", (body,)).fetchall()
     for (run,) in runs:
         if found := summary(connection, run):
             yield found
+
+
+def _keep_rows_in_memory(connection: sqlite3.Connection) -> None:
+    """Give the connection temporary tables, which stand before those of a file that cannot be written."""
+    names = "SELECT count(*) FROM {}.sqlite_master WHERE name IN ('run', 'indexed')"
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.executescript(_SCHEMA.format(place="temp"))
+    if connection.execute(names.format("main")).fetchone()[0] == 2:
+        for table in ("run", "indexed"):
+            connection.execute(f"INSERT INTO temp.{table} SELECT * FROM main.{table}")
+
+
+def _is_readonly(error: sqlite3.Error) -> bool:
+    return "readonly" in str(error)
 
 
 def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], is_whole: bool) -> None:
@@ -101,6 +139,8 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
         with suppress(Exception):  # whatever a body holds, it is stored: its row is for people
             changed[body.run].add_body(body.plain().data, body.first, body.last, at)
+    for one in changed.values():
+        one.settle()
     rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
     connection.executemany(_SAVE, rows)
 

@@ -41,6 +41,10 @@ class LocalStore:
         """Add what a version without rows for runs has stored. Raises TransportError."""
         self._read(lambda connection: None, None)
 
+    def first_seq(self, run: str) -> int:
+        """The first seq of a run that is still here; 0 where there is none. Raises TransportError."""
+        return self._read(lambda connection: local_runs.first_seq(connection, run), 0)
+
     def _read(self, work: Callable[[sqlite3.Connection], _Result], nothing: _Result) -> _Result:
         if identity(self._path) is None:
             return nothing

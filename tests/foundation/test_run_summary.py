@@ -55,7 +55,11 @@ def bodies_of(pieces: list[tuple[str, list[str]]], labels: dict[str, str], exit_
     return [Body(data, RUN, "node", first, first + data.count(b"\n") - 1) for first, data in parts]
 
 
-@given(PIECES, st.sampled_from([{}, {"stream": "stdout"}, {"event": "x"}]), st.sampled_from([None, 0, 3]))
+@given(
+    PIECES,
+    st.sampled_from([{}, {"stream": "stdout"}, {"event": "x"}, {"seq": "1", "stream": "stdout"}]),
+    st.sampled_from([None, 0, 3]),
+)
 def test_bodies_and_items_tell_the_same(
     pieces: list[tuple[str, list[str]]], labels: dict[str, str], exit_code: int | None
 ) -> None:
@@ -86,6 +90,33 @@ def test_an_object_in_a_line_hides_no_event() -> None:
     assert (found.is_failed, found.lines) == (True, {"stdout": 1, "stderr": 1})
     assert (found.last_stderr, found.last_line) == ("failed", OBJECT)
     assert last_message(data, STDERR_MARK) == "failed"
+
+
+def test_lines_that_come_again_in_other_bodies_count_once() -> None:
+    """Whoever takes a run over packs what was in flight again; the last lines are those of the highest seqs."""
+    encoder = Encoder(RUN, "node")
+    found = RunSummary(RUN)
+    for first in (6, 0, 3):
+        block = "".join(f"{seq}\n" for seq in range(first, first + 5)).encode()
+        found.add_body(encoder.lines(block, "stderr", TIME, first), first, first + 4, 1.0)
+    assert (found.lines, found.missing) == ({"stderr": 11}, 0)
+    assert (found.last_line, found.last_stderr) == ("10", "10")
+
+
+@pytest.mark.parametrize("step", [11, 12])
+def test_a_run_of_many_ranges_has_a_row_of_bounded_size(step: int) -> None:
+    """As --rate-limit makes them, or a hostile sender: the counts stay exact, and so do the newest ranges."""
+    encoder = Encoder(RUN, "node")
+    found = RunSummary(RUN)
+    for seq in range(0, 10_000 * step, step):
+        data = encoder.lines(b"x\n", "stdout", TIME, seq)
+        gap = b'{"event":"gap","from":%d,"to":%d,"message":"dropped"}' % (seq + 1, seq + 10)
+        found.add_body(data + encoder.event(gap, TIME, seq + 1), seq, seq + 10, 1.0)
+        found.settle()
+    assert (found.lines, found.dropped) == ({"stdout": 10_000}, 100_000)
+    assert found.missing == (9_999 if step == 12 else 0)
+    assert found.records.intervals[-3:] == [(seq, seq) for seq in range(9_997 * step, 10_000 * step, step)]
+    assert len(found.dump()) < 30_000
 
 
 def test_what_is_missing_comes_in_any_order() -> None:
@@ -153,7 +184,8 @@ def test_hostile_bodies_are_counted_or_ignored() -> None:
 
 
 @given(
-    st.sampled_from(["host", "heard", "lines", "records", "gaps", "labels", "command", "exit_code", "unfinished"]), JSON
+    st.sampled_from(["host", "heard", "lines", "records", "gaps", "labels", "command", "exit_code", "unfinished"]),
+    st.one_of(JSON, st.just(10**400)),
 )
 def test_a_row_that_somebody_else_wrote_is_none_or_harmless(name: str, value: object) -> None:
     """Whatever is in it: it can be shown, added to and written again."""

@@ -20,7 +20,7 @@ from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put,
 from sqstee.cli.runs import RunListing, format_age, unique_beginnings
 from sqstee.run_summary import RunSummary
 from sqstee.transports.local import LocalReceiver, LocalSender
-from sqstee.transports.local_store import LocalStore
+from sqstee.transports.local_store import LocalStore, RunWatch
 
 NIGHT = 1_700_000_000  # when the bodies of support.bodies were written: 2023-11-14T22:13:20Z
 
@@ -170,6 +170,39 @@ def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:
     }
     assert found["OLD"].is_failed
     assert all(run.is_ended and not run.missing for run in found.values())
+
+
+@pytest.mark.parametrize("is_beside", [False, True])
+def test_a_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_beside: bool) -> None:
+    """Its runs are listed, also those that a version without rows has stored: alone, or beside ours."""
+    path = tmp_path / "store.db"
+    put_local(path, *whole_run(3, "FIRST", status=1), *whole_run(2, "SECOND"))
+    connection = sqlite3.connect(path)
+    if is_beside:
+        connection.execute("UPDATE indexed SET body = 3")
+        connection.execute("DELETE FROM run WHERE run = 'SECOND'")
+        connection.commit()
+    else:
+        connection.executescript("DROP TABLE run; DROP TABLE indexed")
+    connection.close()
+    opened = sqlite3.connect
+
+    def connect(path: str, **more: Any) -> sqlite3.Connection:  # for root, no file is read-only
+        found: sqlite3.Connection = opened(f"file:{path}?mode=ro", uri=True, **more)
+        return found
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    found = {run.run: run for run in LocalStore(str(path)).runs()}
+    assert {name: (run.lines, run.is_failed) for name, run in found.items()} == {
+        "FIRST": ({"stdout": 3}, True),
+        "SECOND": ({"stdout": 2}, False),
+    }
+    receiver = LocalReceiver(str(path))
+    assert len(receiver.receive(10, 0)) == 6
+    receiver.close()
+    watch = RunWatch(str(path))
+    assert len(watch.changed()) == 2
+    watch.close()
 
 
 def test_what_was_consumed_is_not_missing(tmp_path: Path) -> None:

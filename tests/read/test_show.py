@@ -15,6 +15,8 @@ from support import TIMEOUT, Sqstee
 from support.bodies import event_of, gap_of, lines_of, put_local, whole_run
 from support.terminal import Terminal
 
+from sqstee.transports.local import LocalSender
+
 SCRIPT = "printf 'one\\n\\033[32mtwo\\033[0m\\r2\\n'; echo 'it broke' >&2; printf end; exit 3"
 BYTES = b"one\n\x1b[32mtwo\x1b[0m\r2\nend"
 
@@ -89,6 +91,18 @@ def test_a_run_that_has_not_ended_and_lacks_lines(sqstee: Sqstee, tmp_path: Path
     assert shown[2].startswith("sqstee: 3 lines missing so far in run R (seq 3-5)")
     assert shown[4].startswith("sqstee: 2 lines dropped by the sender in run R (seq 7-8)")
     assert sqstee.run("show", "R", where, "--exit-status").returncode == 4
+
+
+def test_lines_that_the_store_has_deleted_are_not_missing(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A run longer than --local-max: all of it came, and its end is there."""
+    sender = LocalSender(str(tmp_path / "store.db"), 100_000)
+    for body in (event_of("start", 0, "R"), lines_of(1, 1000, "R"), lines_of(1001, 1002, "R")):
+        sender.send([body])
+    sender.close()
+    found = sqstee.run("show", "R", f"local:{tmp_path}/store.db")
+    assert found.stderr == b""
+    assert b"1,002 stdout; nothing is missing so far; the store has deleted those before seq 1001\n" in found.stdout
+    assert found.stdout.endswith(b"\n\nline 1001\nline 1002\n")
 
 
 def test_other_sources(sqstee: Sqstee, fake_sqs: Any, tmp_path: Path) -> None:
