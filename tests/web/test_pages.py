@@ -17,6 +17,8 @@ from support.command import ROOT
 
 MARKUP = b"<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"></span>"
 
+HIDDEN = "abc \u202eevil\u202c \u2066x\u2069 \u200bzero\r\x07 Z" + "\u0301" * 50 + "\n"
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +30,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         event_of("start", 0, "ODD", job=MARKUP.decode()),
         text_of(1, MARKUP + b"\n", "ODD"),
         text_of(2, b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[m \x1b[99999;x\n", "ODD"),
-        text_of(3, "abc \u202eevil\u202c \u2066x\u2069 \u200bzero\r\x07\n".encode(), "ODD", "stderr"),
+        text_of(3, HIDDEN.encode(), "ODD", "stderr"),
         gap_of(4, 99, "ODD", reason="<b>rate-limit</b>"),
         text_of(120, b"\xff" + b"x" * 30_000 + b"\n", "ODD"),
         event_of("exit", 121, "ODD", exit_code=3, duration_s=3661.0, job=MARKUP.decode()),
@@ -174,7 +176,7 @@ def test_hostile_lines_are_text(window: Window) -> None:
     assert window.row(2).startswith("red plain rgb")
     colours = [window.do("return getComputedStyle(arguments[0]).color", one) for one in spans(window, 2)]
     assert colours[1] == "rgb(1, 2, 3)"
-    assert window.row(3) == "abc <U+202E>evil<U+202C> <U+2066>x<U+2069> <U+200B>zero␍␇"
+    assert window.row(3) == "abc <U+202E>evil<U+202C> <U+2066>x<U+2069> <U+200B>zero␍␇ Z" + "\u0301" * 4 + "…"
     assert "E" in window.text('.row[data-seq="3"] .kind')
     assert window.row(4).startswith("96 lines dropped (<b>rate-limit</b>)")
     assert window.row(100) == "20 lines missing: 100 to 119"
