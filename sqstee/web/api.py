@@ -221,7 +221,8 @@ class Api:
         if asked.text("run"):
             self._index.refresh()
             wanted["last"] = self._known(asked.text("run")).last
-        return Answer(b"" if is_head else self.searches.start(wanted, has_left), NDJSON)
+        headers = [("X-Accel-Buffering", "no")]  # nginx passes hits on as they come
+        return Answer(b"" if is_head else self.searches.start(wanted, has_left), NDJSON, headers=headers)
 
     def _known(self, name: str) -> RunSummary:
         if (found := self._index.get(name)) is None:

@@ -542,6 +542,16 @@ def test_odd_records_are_shown_or_left_out(data: bytes) -> None:
             assert b"\n" not in entry.json
 
 
+def test_seqs_of_any_size(tmp_path: Path) -> None:
+    """A run that begins at once and goes on at the highest seq there is."""
+    last = 2**63 - 2
+    store(tmp_path / "store.db", lines_of(0, 1, "A"), text_of(last, b"the last\n", "A"))
+    with showing(tmp_path / "store.db") as board:
+        assert whole(board.lines("A")["lines"]) == [(0, 0), (1, 1), (2, last - 1), (last, last)]
+        assert whole(board.lines("A", f"after={last - 1}")["lines"]) == [(last, last)]
+        assert board.ask("api/runs/A").json["holes"] == [[2, last - 1]]
+
+
 def test_odd_names_of_runs(tmp_path: Path) -> None:
     """With slashes, per cent signs, quotes and markup: found by what the page asks for."""
     names = ["a/b", "a%2Fb", "a b?c#d&e=f", "<b>\"'", "~!$()*,;:@[]", "é\u202e"]

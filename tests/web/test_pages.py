@@ -221,6 +221,21 @@ def test_jumps_within_a_run(window: Window) -> None:
     assert window.text('.row[data-seq="199999"] .time')
 
 
+def test_a_run_with_the_highest_seq_hangs_no_page(window: Window, path: Path) -> None:
+    """JavaScript's numbers are not exact there: what is below is shown, and the page goes on."""
+    last = 2**63 - 2
+    store(path, lines_of(0, 1, "HIGH"), text_of(last - 1, b"so\nhigh\n", "HIGH"), gap_of(2**62, 2**62 + 9, "HIGH"))
+    window.open("run?id=HIGH")
+    window.wait(lambda: window.texts(".row"), "some rows")
+    window.type("g")
+    window.wait(lambda: window.row(1) == "line 1", "first lines")
+    window.type("G")
+    window.open(f"run?id=HIGH#L{last}")
+    window.wait(lambda: window.texts(".row.selected"), "some row")
+    window.type("g")
+    window.wait(lambda: window.row(1) == "line 1", "first lines again")
+
+
 def test_search_over_all_runs(window: Window) -> None:
     """Hits by run, each with its match marked; a click leads to the line; a bad pattern is said."""
     window.open("search")
