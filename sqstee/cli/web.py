@@ -31,7 +31,13 @@ def web(
     token_file: str = typer.Option(
         "", "--token-file", metavar="FILE", help="The tokens to accept, one per line (default: SQSTEE_WEB_TOKEN)."
     ),
-    threads: int = typer.Option(16, "--threads", min=2, max=256, help="The number of requests handled in parallel."),
+    threads: int = typer.Option(
+        16,
+        "--threads",
+        min=10,
+        max=256,
+        help="The number of requests handled in parallel.",
+    ),
 ) -> int:
     """Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them.
 

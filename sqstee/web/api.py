@@ -124,8 +124,8 @@ class Api:
         return Answer(body, JSON, headers=[("ETag", tag)])
 
     def _runs(self, query: str) -> bytes:
-        known = (*_STATES, "since", "until", "silent_after", "limit", "before", "totals")
-        asked = Parameters(query, known, ("job", "host", "label"))
+        filters, globs = (*_STATES, "since", "until"), ("job", "host", "label")
+        asked = Parameters(query, (*filters, "silent_after", "limit", "before", "totals"), globs)
         now = time.time()
         silent = float(asked.number("silent_after", _SILENT_SECONDS, 1, 10**9))
         wanted = RunFilter(
@@ -139,7 +139,7 @@ class Api:
         limit = asked.number("limit", 100, 1, _MOST_LISTED)
         before = asked.parsed("before", _cursor, "`next` of an answer")
         matching = self._index.latest()
-        if any(asked.text(name) for name in known[:7]) or asked.texts("job", "host", "label"):
+        if any(map(asked.text, filters)) or asked.texts(*globs):
             matching = [run for run in matching if wanted(run, now, silent)]
         behind = [run for run in matching if key_of(run) < before] if before else matching
         found: dict[str, object] = {"runs": [_fields(run, now, silent) for run in behind[:limit]]}
@@ -221,7 +221,8 @@ class Api:
         if asked.text("run"):
             self._index.refresh()
             wanted["last"] = self._known(asked.text("run")).last
-        return Answer(b"" if is_head else self.searches.start(wanted, has_left), NDJSON)
+        headers = [("X-Accel-Buffering", "no")]  # nginx passes hits on as they come
+        return Answer(b"" if is_head else self.searches.start(wanted, has_left), NDJSON, headers=headers)
 
     def _known(self, name: str) -> RunSummary:
         if (found := self._index.get(name)) is None:

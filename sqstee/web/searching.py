@@ -26,8 +26,12 @@ _QUIET_SECONDS = 15.0  # without a hit or a word about its progress
 _READ_BYTES = 65536
 _STARTED = b'{"searched":0}\n'  # the client knows that it is under way, and whether it has left
 _POLL_MILLISECONDS = 500
-# Isolated: neither PYTHON* variables nor the current folder decide what is imported. This very package comes first.
-_CODE = "import sys; sys.path[:0] = sys.argv[1:]; from sqstee.web.search_process import main; main()"
+# Isolated: neither PYTHON* variables nor the current folder decide what is imported, and what lies beside this very
+# package is no library of it.
+_CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import sqstee; del sys.path[0]; "
+    "from sqstee.web.search_process import main; main()"
+)
 _PACKAGE = os.path.abspath(os.path.dirname(sqstee.__path__[0]))
 
 

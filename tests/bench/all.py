@@ -43,6 +43,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "handler.py": ([], ["1", "5000"]),
     "delay.py": ([], ["10"]),
     "collector.py": (["8", "6"], ["2", "1"]),
+    "board.py": ([], ["500", "20000", "5"]),
 }
 
 

@@ -35,6 +35,7 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "burst.py": (["2", "1"], 3),
     "priority.py": (["1", "2"], 3),
     "outage.py": (["1", "2000"], 8),
+    "board.py": (["20", "2000", "2"], 8),
 }
 
 

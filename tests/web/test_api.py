@@ -23,7 +23,7 @@ from wsgiref.validate import validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Sqstee, clean_environment, is_running, wait_for
+from support import Sqstee, children, clean_environment, is_running, kill, running, wait_for
 from support.board import Reply, ServedBoard, showing, store, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
@@ -542,6 +542,16 @@ def test_odd_records_are_shown_or_left_out(data: bytes) -> None:
             assert b"\n" not in entry.json
 
 
+def test_seqs_of_any_size(tmp_path: Path) -> None:
+    """A run that begins at once and goes on at the highest seq there is."""
+    last = 2**63 - 2
+    store(tmp_path / "store.db", lines_of(0, 1, "A"), text_of(last, b"the last\n", "A"))
+    with showing(tmp_path / "store.db") as board:
+        assert whole(board.lines("A")["lines"]) == [(0, 0), (1, 1), (2, last - 1), (last, last)]
+        assert whole(board.lines("A", f"after={last - 1}")["lines"]) == [(last, last)]
+        assert board.ask("api/runs/A").json["holes"] == [[2, last - 1]]
+
+
 def test_odd_names_of_runs(tmp_path: Path) -> None:
     """With slashes, per cent signs, quotes and markup: found by what the page asks for."""
     names = ["a/b", "a%2Fb", "a b?c#d&e=f", "<b>\"'", "~!$()*,;:@[]", "é\u202e"]
@@ -619,3 +629,38 @@ def test_metrics(board: ServedBoard) -> None:
     board.ask("nothing")
     assert int(board.metric('sqstee_web_requests_total{status="404"}')) == before + 1
     assert board.metric("sqstee_web_searches") == "0"
+
+
+def test_several_worker_processes(tmp_path: Path) -> None:
+    """gunicorn with two: a cookie of one holds in the other, tags agree, one that is killed is replaced."""
+    store(tmp_path / "store.db", *whole_run(3, "A"))
+    env = clean_environment() | {"SQSTEE_STORE": f"local:{tmp_path}/store.db", "SQSTEE_WEB_TOKEN": "t" * 16}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        fd, url = listener.fileno(), f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        words = [
+            "--bind",
+            f"fd://{fd}",
+            "--no-control-socket",
+            "--workers",
+            "2",
+            "--threads",
+            "2",
+            "sqstee.web:application",
+        ]
+        command = [sys.executable, "-m", "gunicorn", *words]
+        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+            board = ServedBoard(process, url, "t" * 16)
+            cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
+            tags, workers = set[str](), set[str]()
+            while len(workers) < 2:
+                reply = board.ask("api/runs", token="", Cookie=cookie)
+                assert reply.status == 200
+                tags.add(reply.headers["ETag"])
+                workers |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
+            assert len(tags) == 1
+            kill(int(workers.pop()))
+            assert board.search("q=line")[1] == {"end": "all", "hits": 3}
+            wait_for(lambda: len(children(process.pid)) == 2, "new worker")
+            process.terminate()

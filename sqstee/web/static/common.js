@@ -2,9 +2,14 @@
 
 const HIDDEN = /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]/g;
 
-/** Text with each control and invisible character in a visible form: U+202E would turn what follows around. */
+const STACKED = /(\p{M}{4})\p{M}+/gu;
+
+/**
+ * Text with each control and invisible character in a visible form: U+202E would turn what follows around. Of many
+ * accents on one character, which would cover the lines above, four are left.
+ */
 export function neutral(text) {
-  return String(text ?? "").replace(HIDDEN, (char) => {
+  return String(text ?? "").replace(STACKED, "$1…").replace(HIDDEN, (char) => {
     const code = char.charCodeAt(0);
     return code < 0x20 ? String.fromCharCode(0x2400 + code) : `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
   });

@@ -16,6 +16,8 @@ export class Lines {
     this.holes = []; // ranges of more than one seq, which take one row each
     this.first = 0;
     this.last = -1;
+    this.parts = [];
+    this.count = 0; // rows
   }
 
   /** The run has changed: chunks that may have more now are fetched again. */
@@ -26,31 +28,34 @@ export class Lines {
     this.holesText = JSON.stringify(run.holes);
     this.holes = run.holes.filter(([first, last]) => last > first);
     [this.first, this.last] = [run.first, run.last];
+    this.parts = [];
+    this.count = 0;
+    let start = run.first;
+    for (const [first, last] of this.holes) {
+      this.add(start, first - 1, first - start);
+      this.add(first, last, 1);
+      start = last + 1;
+    }
+    this.add(start, run.last, run.last - start + 1);
   }
 
-  /** The number of rows: a row for each seq, and one for each hole. */
-  get count() {
-    return Math.max(0, this.holes.reduce((count, [first, last]) => count - (last - first), this.last - this.first + 1));
+  /** Seqs that take so many rows: a row each, or one for a hole. */
+  add(first, last, size) {
+    if (size <= 0) return;
+    this.parts.push({ row: this.count, first, last, size });
+    this.count += size;
   }
 
   /** The seq of a row. */
   seqOf(index) {
-    let seq = this.first + index;
-    for (const [first, last] of this.holes) {
-      if (seq <= first) break;
-      seq += last - first;
-    }
-    return seq;
+    const part = this.parts.findLast((one) => one.row <= index);
+    return part ? part.first + index - part.row : this.first;
   }
 
   /** The row of a seq. */
   indexOf(seq) {
-    let index = seq - this.first;
-    for (const [first, last] of this.holes) {
-      if (seq < first) break;
-      index -= Math.min(seq, last) - first;
-    }
-    return Math.max(0, Math.min(this.count - 1, index));
+    const part = this.parts.find((one) => seq <= one.last) ?? this.parts.at(-1);
+    return part ? part.row + Math.min(part.size - 1, Math.max(0, seq - part.first)) : 0;
   }
 
   /** The entry at a seq; undefined while it is fetched. */
@@ -93,7 +98,9 @@ export class Lines {
     const isHole = entry.event === "gap" || entry.event === "missing";
     if (isHole) chunk.whole = false;
     const last = isHole ? Math.min(entry.to, end - 1) : entry.seq;
-    for (let seq = Math.max(entry.seq, begin); seq <= last; seq += 1) chunk.entries.set(seq, entry);
+    const first = Math.max(entry.seq, begin);
+    // bounded: above 2^53, where numbers are no longer exact, adding 1 changes nothing
+    for (let at = 0; at < CHUNK && first + at <= last; at += 1) chunk.entries.set(first + at, entry);
   }
 
   keep(key, chunk) {

@@ -12,7 +12,10 @@ const SHOWN = 4000; // characters of a row; the whole line is shown below once i
 const MOST_HITS = 10000;
 const name = new URLSearchParams(location.search).get("id") ?? "";
 const address = `runs/${encodeURIComponent(name)}`;
-const lines = new Lines(name, () => list.draw());
+const lines = new Lines(name, () => {
+  list.draw();
+  if (wantsDetail) showDetail();
+});
 const list = new RowList(byId("view"), byId("rows"), byId("spacer"), 20, {
   content: contentOf,
   make: makeRow,
@@ -23,6 +26,7 @@ let selected = seqOfAddress();
 let hits = []; // of the latest search within
 let filter = null; // the search whose hits are shown in the place of all lines
 let searching = 0;
+let wantsDetail = false; // once the selected line has come
 
 function seqOfAddress() {
   const found = /^#L(\d+)$/.exec(location.hash);
@@ -111,7 +115,7 @@ new Poll(address, (found) => {
   if (!filter) list.setCount(lines.count);
   if (!isFirst) return;
   if (selected >= 0) select(selected);
-  else if (run.state === "running") follow(true);
+  else if (run.state === "running" || run.state === "silent") follow(true);
 }).now();
 
 function follow(on) {
@@ -133,6 +137,7 @@ function select(seq, nearest = false) {
 
 function showDetail() {
   const entry = lines.at(selected);
+  wantsDetail = !entry;
   if (!entry) return;
   byId("detail").hidden = false;
   const stamp = entry.timestamp ? ` · ${localTime(entry.timestamp)} · ${neutral(entry.timestamp)}` : "";
