@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.command import ROOT
 
 MARKUP = b"<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"></span>"
 
+COLOURS = b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[48;5;208m on\x1b[m \x1b[99999;x\n"
 HIDDEN = "abc \u202eevil\u202c \u2066x\u2069 \u200bzero\r\x07 Z" + "\u0301" * 50 + "\n"
 
 
@@ -29,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     odd = [
         event_of("start", 0, "ODD", job=MARKUP.decode()),
         text_of(1, MARKUP + b"\n", "ODD"),
-        text_of(2, b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[m \x1b[99999;x\n", "ODD"),
+        text_of(2, COLOURS, "ODD"),
         text_of(3, HIDDEN.encode(), "ODD", "stderr"),
         gap_of(4, 99, "ODD", reason="<b>rate-limit</b>"),
         text_of(120, b"\xff" + b"x" * 30_000 + b"\n", "ODD"),
@@ -173,9 +175,9 @@ def test_hostile_lines_are_text(window: Window) -> None:
     window.open("run?id=ODD")
     window.wait(lambda: window.row(121), "rows")
     assert window.row(1) == MARKUP.decode()
-    assert window.row(2).startswith("red plain rgb")
+    assert window.row(2).startswith("red plain rgb on")
     colours = [window.do("return getComputedStyle(arguments[0]).color", one) for one in spans(window, 2)]
-    assert colours[1] == "rgb(1, 2, 3)"
+    assert len({*colours[:2], window.do("return getComputedStyle(document.body).color")}) == 3
     assert window.row(3) == "abc <U+202E>evil<U+202C> <U+2066>x<U+2069> <U+200B>zero␍␇ Z" + "\u0301" * 4 + "…"
     assert "E" in window.text('.row[data-seq="3"] .kind')
     assert window.row(4).startswith("96 lines dropped (<b>rate-limit</b>)")
@@ -264,6 +266,21 @@ def test_it_goes_on_after_the_server_was_killed(browser: Chrome, path: Path, boa
         store(path, *whole_run(3, "AFTER", job="after"))
         window.wait(lambda: "after" in window.texts("#runs tbody td:nth-child(2)"), "new run")
         assert window.text("#trouble") == ""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(window: Window, browser: Chrome, theme: str) -> None:
+    """Names, roles, contrast: for people who use a screen reader, or see little."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text()
+    browser.set_script_timeout(60)
+    for page in ("", "run?id=ODD#L2", "search?q=evil"):
+        window.open(page)
+        window.wait(lambda: window.texts("#runs tbody tr, .row .message, #hits li"), "content")
+        window.do(axe)
+        found = browser.execute_async_script("axe.run().then(arguments[0])")
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == [], page
 
 
 def test_on_a_phone(window: Window, browser: Chrome) -> None:

@@ -30,10 +30,16 @@ function appendStyled(parent, text, style) {
     return 0;
   }
   const span = element("span", { class: [...style.flags].join(" ") }, neutral(text));
-  for (const [colour, prefix, property] of [[style.fore, "f", "color"], [style.back, "g", "backgroundColor"]]) {
-    if (colour === null) continue;
-    if (typeof colour === "number") span.classList.add(`${prefix}${colour}`);
-    else span.style[property] = `rgb(${colour.join(",")})`;
+  if (typeof style.fore === "number") span.classList.add(`f${style.fore}`);
+  else if (style.fore) {
+    // its lightness is kept to what can be read on our background
+    span.style.color = `oklch(from rgb(${style.fore.join(",")}) clamp(var(--darkest), l, var(--lightest)) c h)`;
+  }
+  if (typeof style.back === "number") span.classList.add(`g${style.back}`);
+  else if (style.back) {
+    const [red, green, blue] = style.back;
+    span.style.backgroundColor = `rgb(${style.back.join(",")})`;
+    span.style.color = 299 * red + 587 * green + 114 * blue > 128_000 ? "#000" : "#fff";
   }
   parent.append(span);
   return 1;
