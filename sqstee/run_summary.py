@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from math import inf
 
 from sqstee.intervals import IntervalSet
+from sqstee.record import MAX_SEQ
 from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure, is_gap
 
 TYPE_CHECKING = False
@@ -389,7 +390,7 @@ class RunSummary:
                 kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
                 if not (isinstance(value, kind) or value is default is None):
                     return None
-                if isinstance(value, int | float) and not -_MOST_NUMBER <= value <= _MOST_NUMBER:
+                if isinstance(value, int | float) and not -MAX_SEQ <= value <= MAX_SEQ:
                     return None
                 setattr(found, name, value)
             found.labels = {str(name): str(value) for name, value in fields["labels"].items()}

@@ -18,6 +18,7 @@ from support.command import ROOT
 
 MARKUP = b"<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"></span>"
 
+COLOURS = b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[48;5;208m on\x1b[m \x1b[99999;x\n"
 HIDDEN = "abc \u202eevil\u202c \u2066x\u2069 \u200bzero\r\x07 Z" + "\u0301" * 50 + "\n"
 
 
@@ -30,11 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     odd = [
         event_of("start", 0, "ODD", job=MARKUP.decode()),
         text_of(1, MARKUP + b"\n", "ODD"),
-        text_of(
-            2,
-            b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[48;5;208m on\x1b[m \x1b[99999;x\n",
-            "ODD",
-        ),
+        text_of(2, COLOURS, "ODD"),
         text_of(3, HIDDEN.encode(), "ODD", "stderr"),
         gap_of(4, 99, "ODD", reason="<b>rate-limit</b>"),
         text_of(120, b"\xff" + b"x" * 30_000 + b"\n", "ODD"),
