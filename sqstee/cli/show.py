@@ -74,7 +74,7 @@ def _run_and_sources(words: Sequence[str], last: bool, last_failed: bool) -> tup
         raise SqsteeError("--last and --last-failed exclude each other", "leave one of them out")
     if last or last_failed:
         return "", words
-    if not words:
+    if not words or not words[0]:
         raise SqsteeError("no run is named", "sqstee show --last shows the newest one, sqstee runs lists all")
     return words[0], words[1:]
 
