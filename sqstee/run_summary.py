@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 STATES = ("failed", "missing", "gone", "silent", "running", "ok")  # those that need attention first
 MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as gone
 _SETTLED_SECONDS = 5.0  # bodies of a run may come in any order, within this
-_MOST_TEXT = 500  # characters of a line or of a result that are kept
+_MOST_TEXT = 500  # characters of a line, a result or a name that are kept
+_MOST_TIME = 40  # characters of a timestamp
+_MOST_NAMES = 16  # of streams, and of fallbacks: a sender of ours has one or two
 _MOST_FACTS = 4096  # characters of labels and of a command that are kept: a sender may send megabytes of them
 _MOST_RANGES = 1000  # of seqs that came or did not
 _MOST_BLANK = 50  # lines of a body that are looked at for one that is not blank
@@ -270,18 +272,21 @@ class RunSummary:
 
     def add_identity(self, item: Record | Event) -> None:
         """Add what every item of a run says of it: host, job, labels."""
-        self.host, self.job = item.host, item.job or self.job
-        self.started = self.started or item.timestamp
+        self.host, self.job = item.host[:_MOST_TEXT], item.job[:_MOST_TEXT] or self.job
+        self.started = self.started or item.timestamp[:_MOST_TIME]
         if sum(len(name) + len(text) for name, text in item.labels.items()) <= _MOST_FACTS:
             self.labels = item.labels
 
     def _add_line(self, item: Record, at: float) -> None:
-        if item.stream in self.unfinished:
-            self.unfinished.discard(item.stream)
+        stream = item.stream[:_MOST_TEXT]
+        if stream not in self.lines and len(self.lines) >= _MOST_NAMES:
+            stream = "other"
+        if stream in self.unfinished:
+            self.unfinished.discard(stream)
         else:
-            self.lines[item.stream] = self.lines.get(item.stream, 0) + 1
+            self.lines[stream] = self.lines.get(stream, 0) + 1
         if not item.eol:
-            self.unfinished.add(item.stream)
+            self.unfinished.add(stream)
         self.last_line_at = max(self.last_line_at, at)
         if item.message and item.seq > self.last_line_seq:
             self._set_last_line(item)
@@ -301,7 +306,10 @@ class RunSummary:
         return [item for item in items if is_gap(item) or not self.records.containing(item.seq)]
 
     def _add_gap(self, item: Event) -> None:
-        self._cover(item.seq, item.last, elsewhere(item.fields))
+        at = elsewhere(item.fields)[:_MOST_TEXT]
+        if at and at not in self.gaps and len(self.gaps) >= _MOST_NAMES:
+            at = max(self.gaps)  # any of the destinations
+        self._cover(item.seq, item.last, at)
 
     def _cover(self, first: int, last: int, at: str) -> None:
         """Lines that have not come are known to be dropped, or to be `at` a fallback."""
@@ -322,7 +330,7 @@ class RunSummary:
         fields = item.fields
         self.name = _short(fields.get("name")) or self.name
         if item.event == "start":
-            self.started = item.timestamp
+            self.started = item.timestamp[:_MOST_TIME]
             self.version = _short(fields.get("version"))
             self.heartbeat_s = _number(fields.get("heartbeat_s"))
             command = fields.get("command")
@@ -330,7 +338,7 @@ class RunSummary:
                 self.command = [str(word) for word in command]
         elif item.event == "exit":
             self.is_ended = not fields.get("open")
-            self.ended = item.timestamp
+            self.ended = item.timestamp[:_MOST_TIME]
             self.result = item.message[:_MOST_TEXT]
             self.cause = _short(fields.get("cause"))
             self.is_failed = is_failure(item)

@@ -165,7 +165,8 @@ class RunListing:
         """How long ago a run began."""
         from sqstee.run_summary import seconds_of
 
-        return format_age(self._now - seconds_of(run.started)) if run.started else "-"
+        began = seconds_of(run.started)
+        return format_age(self._now - began) if began else "-"
 
 
 class _Column:

@@ -74,7 +74,7 @@ def _run_and_sources(words: Sequence[str], last: bool, last_failed: bool) -> tup
         raise SqsteeError("--last and --last-failed exclude each other", "leave one of them out")
     if last or last_failed:
         return "", words
-    if not words:
+    if not words or not words[0]:
         raise SqsteeError("no run is named", "sqstee show --last shows the newest one, sqstee runs lists all")
     return words[0], words[1:]
 
@@ -187,7 +187,8 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
     now = time.time()
     state = run.state(now, _SILENT_SECONDS)
     shown = f"\x1b[{STATE_COLOURS[state]}m{state}\x1b[0m" if is_coloured else state
-    age = f" ({format_age(now - seconds_of(run.started))} ago)" if run.started else ""
+    began = seconds_of(run.started)
+    age = f" ({format_age(now - began)} ago)" if began else ""
     facts = {
         "run": short_name(run.run),
         "job": short_name(run.job or run.name),
@@ -226,6 +227,6 @@ def _status_of(run: RunSummary) -> int:
     """The exit status that a run had, as a shell reports it."""
     if not run.is_ended:
         return EXIT_OPEN
-    if run.signal is not None:
+    if run.signal is not None and 0 < run.signal < 128:
         return 128 + run.signal
-    return run.exit_code % 256 if run.exit_code is not None else EXIT_FAILURE if run.is_failed else 0
+    return (run.exit_code or 0) % 256 or (EXIT_FAILURE if run.is_failed else 0)

@@ -7,7 +7,7 @@ without rows has stored are missing in them; catch_up() adds those.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from sqstee.record import Body
@@ -22,6 +22,12 @@ CREATE TABLE IF NOT EXISTS {place}.indexed (id INTEGER PRIMARY KEY CHECK (id = 0
 """
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
+_MOST_ROWS = 10_000  # above it, rows without bodies go even if the run has not ended: some never do
+_MOST_LOOKED_AT = 100  # rows, to find such; the first ones have been written longest ago
+_FORGET_OLDEST = """
+DELETE FROM run WHERE rowid IN (SELECT rowid FROM run ORDER BY rowid LIMIT ?)
+AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+"""
 _LIST = """
 SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
 ORDER BY started DESC, run DESC
@@ -53,9 +59,12 @@ def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Bo
         _set_indexed(connection, last)
 
 
-def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
-    """Remove the rows of ended runs that have no body any more."""
+def forget_runs(connection: sqlite3.Connection, runs: Collection[str]) -> None:
+    """Remove the rows of ended runs that have no body any more, and of others those that were written longest ago."""
     connection.executemany(_FORGET, [(run,) for run in runs])
+    excess = connection.execute("SELECT count(*) FROM run").fetchone()[0] - _MOST_ROWS
+    if excess > 0:
+        connection.execute(_FORGET_OLDEST, (min(excess, max(_MOST_LOOKED_AT, 2 * len(runs))),))
 
 
 def catch_up(connection: sqlite3.Connection) -> None:

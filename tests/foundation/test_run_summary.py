@@ -183,6 +183,20 @@ def test_hostile_bodies_are_counted_or_ignored() -> None:
     assert found.missing == 1
 
 
+def test_names_and_times_of_megabytes_are_cut() -> None:
+    """A row is read and written again with each body of its run, and stays when these are gone."""
+    found = RunSummary(RUN)
+    for seq in range(0, 100, 2):
+        encoder = Encoder(RUN, "h" * 5000, "j" * 5000)
+        found.add_body(encoder.lines(b"a\n", f"{seq}" + 5000 * "s", TIME, seq), seq, seq, 1.0)
+        gap = {"event": "gap", "from": seq + 1, "to": seq + 1, "reason": "fallback", "at": f"{seq}" + 5000 * "s"}
+        found.add_items(decode(encoder.event(json.dumps(gap).encode(), TIME, seq + 1)), 1.0)
+    late = {"timestamp": 5000 * "2", "host": "h", "run": RUN, "seq": 100, "event": "exit", "exit_code": 0}
+    found.add_body(json.dumps(late).encode() + b"\n", 100, 100, 1.0)
+    assert len(found.dump()) < 25_000
+    assert (sum(found.lines.values()), found.elsewhere, found.missing, found.is_ended) == (50, 50, 0, True)
+
+
 @given(
     st.sampled_from(["host", "heard", "lines", "records", "gaps", "labels", "command", "exit_code", "unfinished"]),
     st.one_of(JSON, st.just(10**400)),

@@ -19,6 +19,7 @@ from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put,
 
 from sqstee.cli.runs import RunListing, format_age, unique_beginnings
 from sqstee.run_summary import RunSummary
+from sqstee.transports import local_runs
 from sqstee.transports.local import LocalReceiver, LocalSender
 from sqstee.transports.local_store import LocalStore, RunWatch
 
@@ -219,6 +220,27 @@ def test_what_was_consumed_is_not_missing(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT run FROM run").fetchall() == [("OPEN",)]
     connection.close()
+
+
+def test_rows_of_runs_that_never_end_do_not_fill_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumed again and again: a full store has room again, and the rows written last stay exact."""
+    monkeypatch.setattr(local_runs, "_MOST_ROWS", 50)
+    path = tmp_path / "store.db"
+    put_local(path, event_of("start", 0, "KEPT"))
+    receiver = LocalReceiver(str(path), consume=True)
+    for turn in range(20):
+        sender = LocalSender(str(path), 1 << 30)
+        sender.send([event_of("start", 0, f"{turn}-{number}") for number in range(20)])
+        sender.send([lines_of(turn + 1, turn + 1, "KEPT")])
+        sender.close()
+        assert receiver.delete(receiver.receive(100, 0)) == []
+    receiver.close()
+    connection = sqlite3.connect(path)
+    (rows,) = connection.execute("SELECT count(*) FROM run").fetchone()
+    connection.close()
+    assert rows <= 50
+    put_local(path, lines_of(21, 21, "KEPT"))
+    assert [(run.lines, run.missing) for run in LocalStore(str(path)).runs()] == [({"stdout": 21}, 0)]
 
 
 def test_a_refused_transaction_leaves_no_row(tmp_path: Path) -> None:

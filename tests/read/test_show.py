@@ -62,6 +62,13 @@ def test_exit_status_is_the_commands(sqstee: Sqstee, script: str, status: int) -
     assert sqstee.run("show", "--last", "--exit-status").returncode == status
 
 
+@pytest.mark.parametrize("fields", [{"exit_code": 256}, {"exit_code": 0, "signal": None}, {"signal": 128}, {}])
+def test_exit_status_of_a_failed_run_is_never_0(sqstee: Sqstee, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Whatever numbers an exit event holds that another program wrote."""
+    where = put_local(tmp_path / "store.db", event_of("exit", 0, "R", cause="wrapper-died", **fields))
+    assert sqstee.run("show", "R", where, "--exit-status").returncode == 1
+
+
 def test_bytes_records_and_streams(sqstee: Sqstee) -> None:
     """-o raw is what the command wrote, byte for byte; -o json what was shipped."""
     sqstee.run("--job", "j", "--", "sh", "-c", SCRIPT)
@@ -125,6 +132,7 @@ def test_other_sources(sqstee: Sqstee, fake_sqs: Any, tmp_path: Path) -> None:
     ("words", "problem"),
     [
         ((), "no run is named"),
+        (("",), "no run is named"),
         (("--last", "--last-failed"), "--last and --last-failed exclude each other"),
         (("--last",), "there is no run"),
         (("--last-failed",), "no run has failed"),
