@@ -97,7 +97,7 @@ def last_stderr_lines(
     from sqstee.transports.local import LocalReceiver
 
     if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
-        hint = f"sqstee drain {queue.text} -O DIR, then sqstee runs DIR --tail {number}"
+        hint = f"sqstee drain {queue.text} -O logs, then sqstee runs ./logs --tail {number}"
         raise SqsteeError(f"{queue.text}: --tail needs a source that can be read twice", hint)
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers

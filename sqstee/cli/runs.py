@@ -37,8 +37,10 @@ def runs(
     host: list[str] = run_options.HOST,
     label: list[str] = run_options.LABEL,
     since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, yesterday."),
-    until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
-    number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began before then."),
+    number: str = typer.Option(
+        "", "-n", "--limit", metavar="N|all", help="Show at most N runs (default: 20; JSON: all)."
+    ),
     tail: int = typer.Option(0, "--tail", metavar="N", min=0, help="Below each run its last N lines of stderr."),
     silent_after: str = run_options.SILENT_AFTER,
     consume: bool = run_options.CONSUME,
@@ -77,7 +79,7 @@ def runs(
         for notice in found.notices:
             typer.echo(f"sqstee: {short_name(notice)}", err=True)
         if more := len(selected) - len(shown):
-            typer.echo(f"sqstee: {count(more, 'more run')}: -n all lists all", err=True)
+            typer.echo(f"sqstee: {count(more, 'more run')} not shown; -n all shows all", err=True)
     return stop.status or found.status
 
 

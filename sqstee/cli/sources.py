@@ -115,7 +115,8 @@ def open_sources(
     check_shards(shards, found)
     queues = [one for one in found if one.kind == "sqs"]
     if queues and consume == peek:
-        problem = "--consume and --peek exclude each other" if consume else "reading a queue needs --consume or --peek"
+        needed = f"{queues[0].text}: reading a queue needs --consume or --peek"
+        problem = "--consume and --peek exclude each other" if consume else needed
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
         if os.path.isfile(f"{queues[0].text}/runs.ndjson"):
             hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
@@ -219,7 +220,7 @@ def parse_moment(text: str, flag: str) -> str:
     except (ValueError, OverflowError):
         expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
         problem = f"invalid value {text!r} for {flag} (expected {expected})"
-        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+        raise SqsteeError(problem, f"for example: {flag} 2h, {flag} yesterday, {flag} 2026-11-21T19:30:00Z") from None
 
 
 def parse_labels(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -72,7 +72,7 @@ def test_what_real_commands_leave(sqstee: Sqstee) -> None:
     assert sqstee.run("runs", "--host", "nobody").stdout == b"no runs\n"
     more = sqstee.run("runs", "-n", "1")
     assert len(more.stdout.splitlines()) == 2
-    assert more.stderr == b"sqstee: 2 more runs: -n all lists all\n"
+    assert more.stderr == b"sqstee: 2 more runs not shown; -n all shows all\n"
 
 
 @pytest.mark.parametrize(
