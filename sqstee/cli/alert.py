@@ -67,7 +67,14 @@ def alert(
     _LINES, _BYTES, _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The webhook gets the same JSON in a POST.
     """
     from sqstee.cli.run_sources import run_filter
-    from sqstee.cli.sources import destinations, local_path, parse_moment, parse_seconds, reporting_errors
+    from sqstee.cli.sources import (
+        absent_stores,
+        destinations,
+        local_path,
+        parse_moment,
+        parse_seconds,
+        reporting_errors,
+    )
     from sqstee.read.alert_delivery import AlertDelivery
     from sqstee.read.alert_memory import AlertMemory
     from sqstee.read.alert_watch import AlertRules
@@ -87,6 +94,8 @@ def alert(
     path = memory or _default_memory(found, command or webhook)
     with reporting_errors("alert"), StopSignal() as stop:
         remembered = AlertMemory(os.path.abspath(path), time.time())
+        for notice in absent_stores(found):
+            _notice(notice)
         delivery = AlertDelivery(remembered, tell, _notice, retry_for)
         try:
             watched = _Watched(rules, remembered, delivery, stop, once or peek)

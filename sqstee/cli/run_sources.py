@@ -39,10 +39,11 @@ def collect_runs(
 
     A run that several sources know is one run.
     """
-    from sqstee.cli.sources import destinations, local_path
+    from sqstee.cli.sources import absent_stores, destinations, local_path
     from sqstee.transports.local_store import LocalStore
 
     found = destinations(texts)
+    absent = absent_stores(found)
     stores = [one for one in found if one.kind == "local" and not consume]
     others = [one.text for one in found if one not in stores]
     merged: dict[str, RunSummary] = {}
@@ -52,7 +53,7 @@ def collect_runs(
     if others:
         runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
         _merge(merged, runs)
-    return CollectedRuns(list(merged.values()), status, notices)
+    return CollectedRuns(list(merged.values()), status, [*absent, *notices])
 
 
 def _merge(merged: dict[str, RunSummary], runs: Sequence[RunSummary]) -> None:

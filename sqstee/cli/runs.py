@@ -12,7 +12,7 @@ import typer
 
 from sqstee.cli import run_options
 from sqstee.errors import SqsteeError
-from sqstee.text import count, short_name
+from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +77,7 @@ def runs(
             listing = RunListing(shown, [run.run for run in found.runs], now, seconds, last_lines)
             typer.echo("\n".join(listing.lines(_width(), use_colour(color))))
         for notice in found.notices:
-            typer.echo(f"sqstee: {short_name(notice)}", err=True)
+            typer.echo(f"sqstee: {one_line(notice)}", err=True)
         if more := len(selected) - len(shown):
             typer.echo(f"sqstee: {count(more, 'more run')} not shown; -n all shows all", err=True)
     return stop.status or found.status
@@ -199,7 +199,7 @@ def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: in
             least = max(column.least, found[at] - (lacking + 1) // 2 if column.name == "host" else 0)
             lacking -= max(0, found[at] - least)
             found[at] = min(found[at], least)
-    found[-1] = max(1, room - sum(found[:-1]))
+    found[-1] = max(1, min(found[-1], room - sum(found[:-1])))
     return found
 
 

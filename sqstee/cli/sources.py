@@ -59,6 +59,12 @@ def check_destination(destination: Destination) -> None:
     check_folder(destination, options.load((), os.environ).spool)
 
 
+def absent_stores(found: Sequence[Destination]) -> list[str]:
+    """A notice for each named local queue that has no file: it is mistyped, or nothing has been stored there yet."""
+    absent = [one for one in found if one.kind == "local" and one.name and not os.path.exists(one.name)]
+    return [f"{one.text}: no such file, nothing has been stored there yet" for one in absent]
+
+
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
     """Where the bodies of messages may be; without any text, where `run` puts them. Raises SqsteeError."""
     from sqstee import options

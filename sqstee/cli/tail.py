@@ -101,6 +101,7 @@ def tail(
     After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
     from sqstee.cli.sources import (
+        absent_stores,
         check_choice,
         check_stream,
         open_sources,
@@ -170,6 +171,8 @@ def tail(
             )
 
         sources = opened()
+        for notice in absent_stores(sources.destinations):
+            printer.notice(notice)
         if job:
             _name_runs(sources, wanted)
         if failed:

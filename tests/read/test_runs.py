@@ -255,6 +255,16 @@ def test_bad_input_gets_a_line_and_a_hint(sqstee: Sqstee, words: tuple[str, ...]
     assert found.stderr.count(b"\nhint: ") == 1
 
 
+def test_a_store_that_does_not_exist_is_named(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A mistyped path looks like a store without runs; tail and alert would wait for it without a word."""
+    where = f"local:{tmp_path}/none.db"
+    for words in (("runs", where), ("tail", where, "--no-follow"), ("alert", where, "--once", "--exec", "true")):
+        found = sqstee.run(*words)
+        assert found.returncode == 0
+        assert f"sqstee: {where}: no such file, nothing has been stored there yet" in found.stderr.decode()
+    assert sqstee.run("runs").stderr == b""
+
+
 def test_hostile_texts_stay_in_their_cells(sqstee: Sqstee, tmp_path: Path) -> None:
     """Names and lines from the network are neutral, and on one line each."""
     bad = "x\x1b[2J\ny"
