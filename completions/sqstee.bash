@@ -583,7 +583,7 @@ _sqstee() {
             _sqstee_offer words "--last --last-failed --stream -t --times --utc --exit-status -o --output --color --pager --no-pager -h --help"
             ;;
         tail)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek -f --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         web)
             _sqstee_offer words "--listen --token-file --threads -h --help"

@@ -96,7 +96,9 @@ def _without_command(words: list[str]) -> SqsteeError:
     if words[0].startswith("-"):
         hint = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]"
         return SqsteeError("no -- before the command", hint, EXIT_USAGE)
-    hint = f"to wrap a command: sqstee -- {' '.join(words)}; the verbs: sqstee --help"
+    from sqstee.cli.habits import verb_hint
+
+    hint = f"to wrap a command: sqstee -- {' '.join(words)}; {verb_hint(words[0]) or 'the verbs: sqstee --help'}"
     return SqsteeError(f"unknown verb {words[0]!r}{did_you_mean(words[0], VERBS)}", hint, EXIT_USAGE)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqstee.destination import Destination
 
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-_TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_SECONDS = 365 * 24 * 3600.0
 LEAST_MESSAGE_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
 
@@ -41,14 +41,14 @@ def size_text(number: int) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds, from a number and optionally s, m or h; at most a year."""
+    """Seconds, from a number and optionally s, m, h or d; at most a year."""
     unit = text[-1:] if text[-1:].isalpha() else ""
     number = text[: len(text) - len(unit)]
     if unit not in _TIMES or not (number.isascii() and number.replace(".", "", 1).isdigit()):
         raise ValueError("a time such as 10s, 5m, 1h")
     seconds = float(number) * _TIMES[unit]
     if seconds > LONGEST_SECONDS:
-        raise ValueError(f"at most {LONGEST_SECONDS / _TIMES['h']:.0f}h")
+        raise ValueError(f"at most {LONGEST_SECONDS / _TIMES['d']:.0f}d")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""`sqstee alert`: tell somebody about runs that need attention, and about jobs that do not come."""
+"""`sqstee alert`: notify somebody of runs that need attention, and of jobs that do not start."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ def alert(
     command: str = typer.Option("", "--exec", metavar="CMD", help="Run this shell command for each alert."),
     webhook: str = typer.Option("", "--webhook", metavar="URL", help="Post each alert to this URL as JSON."),
     expect: list[str] = typer.Option(
-        [], "--expect", metavar="JOB[@HOST]=TIME", help="Tell when no run of this job (globs) began for this long."
+        [],
+        "--expect",
+        metavar="JOB[@HOST]=TIME",
+        help="Alert when no run of this job (globs) has started for this long.",
     ),
     once: bool = typer.Option(False, "--once", help="Look once and exit, for cron."),
     job: list[str] = run_options.JOB,
     host: list[str] = run_options.HOST,
     label: list[str] = run_options.LABEL,
     since: str = typer.Option(
-        "", "--since", metavar="TIME", help="Also tell what happened since then: 2h, or RFC 3339."
+        "", "--since", metavar="TIME", help="Also report what happened since then: 2h, yesterday."
     ),
     silent_after: str = run_options.SILENT_AFTER,
     retry: str = typer.Option("1h", "--retry-for", metavar="TIME", help="How long to retry an alert that fails."),
@@ -51,20 +54,27 @@ def alert(
     via_s3: list[str] = run_options.VIA_S3,
     start: str = run_options.START_TIMEOUT,
 ) -> int:
-    """Tell a command or a webhook which runs failed, lack lines, fell silent or vanished, and which jobs did not come.
+    """Notify a command or a webhook of runs that failed, lack lines or vanished, and of jobs that did not start.
 
     failed, missing (lines), silent (no line for --silent-after), gone (no heartbeat either) and late (see --expect) are
-    told once per run, also over restarts: an alert is remembered as told once CMD or the webhook has succeeded. Until
-    then it is tried again, for --retry-for and after each start; with --once only after each start. What happened
-    before the first start is told with --since only. The memory is one file for each choice of sources and CMD or URL,
-    in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
+    each reported once per run, also across restarts: an alert counts as reported once CMD or the webhook has
+    succeeded. Until then it is retried, for --retry-for and after each start; with --once only at each start. Events
+    from before the first start are reported only with --since. The memory is one file for each combination of sources
+    and CMD or URL, in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
 
     CMD runs in sh for at most 60 s. It gets the facts as JSON on stdin and in variables, each one printable line:
     SQSTEE_ALERT_STATE, _TEXT (a summary), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S,
     _LINES, _BYTES, _MISSING, _DROPPED, _RESULT, _LAST_LINE, _LAST_STDERR. The webhook gets the same JSON in a POST.
     """
     from sqstee.cli.run_sources import run_filter
-    from sqstee.cli.sources import destinations, local_path, parse_moment, parse_seconds, reporting_errors
+    from sqstee.cli.sources import (
+        absent_stores,
+        destinations,
+        local_path,
+        parse_moment,
+        parse_seconds,
+        reporting_errors,
+    )
     from sqstee.read.alert_delivery import AlertDelivery
     from sqstee.read.alert_memory import AlertMemory
     from sqstee.read.alert_watch import AlertRules
@@ -84,6 +94,8 @@ def alert(
     path = memory or _default_memory(found, command or webhook)
     with reporting_errors("alert"), StopSignal() as stop:
         remembered = AlertMemory(os.path.abspath(path), time.time())
+        for notice in absent_stores(found):
+            _notice(notice)
         delivery = AlertDelivery(remembered, tell, _notice, retry_for)
         try:
             watched = _Watched(rules, remembered, delivery, stop, once or peek)
@@ -159,6 +171,7 @@ class _Watched:
     ) -> None:
         self._rules, self._memory, self._delivery = rules, memory, delivery
         self._stop, self._once = stop, once
+        self._skips_past = not memory.moments and rules.since is None
         self.status = 0
 
     def run(
@@ -187,6 +200,7 @@ class _Watched:
         if others:
             self._follow(others, watch, consume, peek, via_s3, start_timeout)
         else:
+            self._report_first_start()
             self._tell(watch.look())
             while not self._once:
                 self._stop.pause(LOOK_SECONDS)
@@ -204,6 +218,7 @@ class _Watched:
         from sqstee.read.follower import Follower
 
         sources = open_run_sources(texts, self._stop, consume, peek, via_s3, start)
+        self._report_first_start()
         is_whole = all(one.follows for one in sources.receivers)
         table = WatchedRuns(watch, self._tell, is_whole, _notice, self._memory if consume else None)
         follower = Follower(
@@ -222,6 +237,10 @@ class _Watched:
         else:
             follower.follow()
         self.status = status_of(follower)
+
+    def _report_first_start(self) -> None:
+        if self._skips_past:
+            _notice("first start: what happened before is not reported (--since 2h would report the last two hours)")
 
     def _tell(self, alerts: Sequence[Alert]) -> None:
         """Tell these. Raises SqsteeError where the memory cannot be written any more."""

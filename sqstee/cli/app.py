@@ -55,17 +55,36 @@ def _run(words: list[str]) -> int:
         if explain is None:
             raise
         verb = words[0] if words and not words[0].startswith("-") else ""
-        message = " ".join(str(explain()).split()).rstrip(".")
         if hasattr(error, "possibilities"):  # of an unknown option alone
-            message = _unknown_option(verb, str(getattr(error, "option_name", "")))
-        raise SqsteeError(message, f"see: sqstee {verb} --help".replace("  ", " ")) from None
+            raise _unknown_option(verb, str(getattr(error, "option_name", ""))) from None
+        message = _own_words(" ".join(str(explain()).split()).rstrip("."))
+        raise SqsteeError(message, _see(verb)) from None
 
 
-def _unknown_option(verb: str, name: str) -> str:
-    from sqstee.cli import help
+def _unknown_option(verb: str, name: str) -> SqsteeError:
+    from sqstee.cli import habits, help
 
+    if hint := habits.option_hint(verb, name):
+        return SqsteeError(f"unknown option {name!r}", hint)
     known = [name for one in help.verbs() if one.name == verb for flag in one.flags for name in flag.names]
-    return f"unknown option {name!r}{did_you_mean(name, known)}"
+    return SqsteeError(f"unknown option {name!r}{did_you_mean(name, known)}", _see(verb))
+
+
+def _see(verb: str) -> str:
+    return f"see: sqstee {verb} --help".replace("  ", " ")
+
+
+def _own_words(text: str) -> str:
+    """The parser's messages in the form of ours."""
+    import re
+
+    text = re.sub(r"^Option '(\S+)' requires an argument$", r"\1 needs a value", text)
+    text = re.sub(r"^Missing option '(\S+)'.*", r"\1 is missing", text)
+    text = re.sub(r"^Missing argument '\[?([^'\]…]+).*", r"\1 is missing", text)
+    form = r"^Invalid value for '(-\S+)'[^:]*: (?:Input should be|'?\S*'? is not) a valid (?:integer|number).*"
+    text = re.sub(form, r"invalid value for \1 (expected a number)", text)
+    form = r"^Invalid value for '(-\S+)'[^:]*: Input should be (.*)"
+    return re.sub(form, r"invalid value for \1 (expected a number \2)", text)
 
 
 def _help(word: str) -> int:

@@ -47,7 +47,7 @@ def drain(
         ["missing,open"],
         "--fail-on",
         metavar="failed|missing|open",
-        help="What gives a status other than 0; several with commas, or repeated (default: missing,open).",
+        help="What makes the exit status nonzero, as a comma-separated list (default: missing,open).",
     ),
     concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Parallel receivers per process."),
     processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes, about 3,000 messages/s each."),
@@ -71,8 +71,8 @@ def drain(
     drain continues when it is run again; a later drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
-    also where messages could not be read or deleted. With --fail-on only what it names counts, failed (5) too: a
-    command that did not succeed. Of several the first of 1, 3, 5, 4 is the status.
+    also where messages could not be read or deleted. With --fail-on only the named ones count; `failed` gives 5 where
+    a command did not succeed. If several apply, the first of 1, 3, 5, 4 is the status.
     """
     from sqstee.cli.sources import (
         check_choice,
@@ -360,12 +360,12 @@ def _write(data: bytes) -> None:
 
 
 class _VerdictReport:
-    """Prints verdicts: the first complete runs, all other runs, and totals."""
+    """Prints verdicts: the first complete runs, all that failed or are not complete, and totals."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._counts = {"complete": 0, "missing": 0, "open": 0}
-        self._lines = self._missing = 0
+        self._failed = self._hidden = self._lines = self._missing = 0
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def add(self, verdict: Verdict) -> None:
@@ -373,27 +373,30 @@ class _VerdictReport:
         self._counts[verdict.outcome] += 1
         self._lines += verdict.lines
         self._missing += verdict.missing
+        self._failed += verdict.is_failed
         if self._as_json:
             import json
 
             typer.echo(json.dumps(verdict.fields))
-        elif verdict.outcome != "complete" or self._counts["complete"] <= _MAX_SHOWN:
+        elif verdict.outcome != "complete" or verdict.is_failed or self._counts["complete"] <= _MAX_SHOWN:
             typer.echo(self._text(verdict))
+        else:
+            self._hidden += 1
 
     def end(self) -> None:
         """Print the totals."""
         if self._as_json:
             return
         runs = sum(self._counts.values())
-        more = self._counts["complete"] - _MAX_SHOWN
-        if more > 0:
-            typer.echo(f"… and {more:,} more complete")
+        if self._hidden:
+            typer.echo(f"… and {self._hidden:,} more complete")
         states = ", ".join(f"{count:,} {state}" for state, count in self._counts.items() if count)
+        failed = f"; {self._failed:,} failed" if self._failed else ""
         if self._missing:
             from sqstee.read.notices import ANOTHER_READER
 
             typer.echo(ANOTHER_READER)
-        typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}; {count(self._lines, 'line')}")
+        typer.echo(f"{count(runs, 'run')}{f': {states}' if runs else ''}{failed}; {count(self._lines, 'line')}")
 
     def _text(self, verdict: Verdict) -> str:
         fields = verdict.fields

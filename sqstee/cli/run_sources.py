@@ -39,13 +39,15 @@ def collect_runs(
 
     A run that several sources know is one run.
     """
-    from sqstee.cli.sources import destinations, local_path
+    from sqstee.cli.sources import absent_stores, destinations, local_path
     from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local_store import LocalStore
 
+    found = destinations(texts)
+    absent = absent_stores(found)
     merged: dict[str, RunSummary] = {}
     others = []
-    for one in destinations(texts):
+    for one in found:
         if one.kind == "folder":
             _merge(merged, FolderReceiver(one.name, one.text).summaries())
         elif one.kind == "local" and not consume:
@@ -56,7 +58,7 @@ def collect_runs(
     if others:
         runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
         _merge(merged, runs)
-    return CollectedRuns(list(merged.values()), status, notices)
+    return CollectedRuns(list(merged.values()), status, [*absent, *notices])
 
 
 def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
@@ -101,7 +103,7 @@ def last_stderr_lines(
     from sqstee.transports.local import LocalReceiver
 
     if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
-        hint = f"sqstee drain {queue.text} -O DIR, then sqstee runs DIR --tail {number}"
+        hint = f"sqstee drain {queue.text} -O logs, then sqstee runs ./logs --tail {number}"
         raise SqsteeError(f"{queue.text}: --tail needs a source that can be read twice", hint)
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers

@@ -12,7 +12,7 @@ import typer
 
 from sqstee.cli import run_options
 from sqstee.errors import SqsteeError
-from sqstee.text import count, short_name
+from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +37,10 @@ def runs(
     host: list[str] = run_options.HOST,
     label: list[str] = run_options.LABEL,
     since: str = typer.Option("", "--since", metavar="TIME", help="Only runs that ran since then: 2h, yesterday."),
-    until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began until then."),
-    number: str = typer.Option("", "-n", "--limit", metavar="N|all", help="At most so many (default: 20; JSON: all)."),
+    until: str = typer.Option("", "--until", metavar="TIME", help="Only runs that began before then."),
+    number: str = typer.Option(
+        "", "-n", "--limit", metavar="N|all", help="Show at most N runs (default: 20; JSON: all)."
+    ),
     tail: int = typer.Option(0, "--tail", metavar="N", min=0, help="Below each run its last N lines of stderr."),
     silent_after: str = run_options.SILENT_AFTER,
     consume: bool = run_options.CONSUME,
@@ -75,9 +77,9 @@ def runs(
             listing = RunListing(shown, [run.run for run in found.runs], now, seconds, last_lines)
             typer.echo("\n".join(listing.lines(_width(), use_colour(color))))
         for notice in found.notices:
-            typer.echo(f"sqstee: {short_name(notice)}", err=True)
+            typer.echo(f"sqstee: {one_line(notice)}", err=True)
         if more := len(selected) - len(shown):
-            typer.echo(f"sqstee: {count(more, 'more run')}: -n all lists all", err=True)
+            typer.echo(f"sqstee: {count(more, 'more run')} not shown; -n all shows all", err=True)
     return stop.status or found.status
 
 
@@ -198,7 +200,7 @@ def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: in
             least = max(column.least, found[at] - (lacking + 1) // 2 if column.name == "host" else 0)
             lacking -= max(0, found[at] - least)
             found[at] = min(found[at], least)
-    found[-1] = max(1, room - sum(found[:-1]))
+    found[-1] = max(1, min(found[-1], room - sum(found[:-1])))
     return found
 
 

@@ -32,19 +32,19 @@ def show(
     last: bool = typer.Option(False, "--last", help="The newest run."),
     last_failed: bool = typer.Option(False, "--last-failed", help="The newest run that failed."),
     stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output."),
-    times: bool = typer.Option(False, "-t", "--times", help="The time before each line, in local time."),
+    times: bool = typer.Option(False, "-t", "--times", help="Print the local time before each line."),
     utc: bool = typer.Option(False, "--utc", help="Times in UTC."),
     exit_status: bool = typer.Option(False, "--exit-status", help="Exit as the run ended."),
     output: str = typer.Option("default", "-o", "--output", metavar="default|raw|json", help="The format of a line."),
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
     pager: bool = typer.Option(True, "--pager/--no-pager", help="On a terminal: through $PAGER, or less."),
 ) -> int:
-    """Show one run: what it was, how it ended, what is missing, and its lines.
+    """Show one run: its command, how it ended, what is missing, and its lines.
 
     `-o raw` writes the bytes that the command wrote, `-o json` its records; neither has the head.
 
     Exit status with --exit-status: the command's own, 128 + N for signal N, 4 for a run that has not ended, 1 where
-    it died unseen.
+    the status is unknown because sqstee was killed.
     """
     from sqstee.cli.pager import paging
     from sqstee.cli.sources import check_choice, check_stream, reporting_errors, use_colour
@@ -75,7 +75,7 @@ def _run_and_sources(words: Sequence[str], last: bool, last_failed: bool) -> tup
     if last or last_failed:
         return "", words
     if not words or not words[0]:
-        raise SqsteeError("no run is named", "sqstee show --last shows the newest one, sqstee runs lists all")
+        raise SqsteeError("no run is given", "sqstee show --last shows the newest one, sqstee runs lists all")
     return words[0], words[1:]
 
 
@@ -129,7 +129,9 @@ def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
 
     found = destinations(sources)
     if queue := next((one for one in found if one.kind == "sqs"), None):
-        hint = f"sqstee tail {queue.text} --peek --run RUN, or sqstee drain {queue.text} -O DIR; sqstee show RUN DIR"
+        hint = (
+            f"sqstee tail {queue.text} --peek --run RUN, or sqstee drain {queue.text} -O logs; sqstee show RUN ./logs"
+        )
         raise SqsteeError(f"{queue.text}: a queue cannot be searched for a run", hint)
     if len(found) == 1 and found[0].kind == "local":
         return LocalStore(found[0].name or local_path())
@@ -201,6 +203,8 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
         took = "" if run.duration_s is None else f" after {format_duration(run.duration_s)}"
         facts["ended"] = f"{local_time(run.ended)}{took}"
     result = neutral(run.result) if run.is_ended else "it has not ended"
+    if state == "gone":
+        result = f"nothing heard of it since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.heard))}"
     facts["state"] = f"{shown}: {result}" if result else shown
     lines = ", ".join(f"{number:,} {short_name(stream)}" for stream, number in run.lines.items()) or "none"
     facts["lines"] = f"{lines}; {lacking(run)}"

@@ -59,6 +59,12 @@ def check_destination(destination: Destination) -> None:
     check_folder(destination, options.load((), os.environ).spool)
 
 
+def absent_stores(found: Sequence[Destination]) -> list[str]:
+    """A notice for each named local queue that has no file: it is mistyped, or nothing has been stored there yet."""
+    absent = [one for one in found if one.kind == "local" and one.name and not os.path.exists(one.name)]
+    return [f"{one.text}: no such file, nothing has been stored there yet" for one in absent]
+
+
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
     """Where the bodies of messages may be; without any text, where `run` puts them. Raises SqsteeError."""
     from sqstee import options
@@ -115,7 +121,8 @@ def open_sources(
     check_shards(shards, found)
     queues = [one for one in found if one.kind == "sqs"]
     if queues and consume == peek:
-        problem = "--consume and --peek exclude each other" if consume else "reading a queue needs --consume or --peek"
+        needed = f"{queues[0].text}: reading a queue needs --consume or --peek"
+        problem = "--consume and --peek exclude each other" if consume else needed
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
         if os.path.isfile(f"{queues[0].text}/runs.ndjson"):
             hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
@@ -219,7 +226,7 @@ def parse_moment(text: str, flag: str) -> str:
     except (ValueError, OverflowError):
         expected = "an age such as 10m, 2h, 3d, a time such as 09:00, yesterday, or a date and time"
         problem = f"invalid value {text!r} for {flag} (expected {expected})"
-        raise SqsteeError(problem, f"for example: {flag} 2026-11-21T19:30:00Z") from None
+        raise SqsteeError(problem, f"for example: {flag} 2h, {flag} yesterday, {flag} 2026-11-21T19:30:00Z") from None
 
 
 def parse_labels(texts: Sequence[str]) -> list[tuple[str, str]]:

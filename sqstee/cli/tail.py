@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -33,13 +34,13 @@ def tail(
     dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: as --to of run)."),
     consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are printed."),
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
-    follow: bool = typer.Option(True, "--follow/--no-follow", help="Wait for more lines, or stop at the end."),
+    follow: bool = typer.Option(True, "-f", "--follow/--no-follow", help="Wait for more lines, or stop at the end."),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
     stream: list[str] = typer.Option(
         [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
     ),
-    run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts like this."),
-    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs."),
+    run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts with this."),
+    job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs or commands."),
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
     highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
@@ -55,18 +56,27 @@ def tail(
         metavar="debug|info|warning|error|critical",
         help="Only lines of this level and above; none without a level.",
     ),
-    failed: bool = typer.Option(False, "--failed", help="Only runs that failed; reads a store once."),
-    after: int = typer.Option(0, "-A", "--after-context", metavar="N", help="Show N lines of its run after a match."),
-    before: int = typer.Option(0, "-B", "--before-context", metavar="N", help="Show N lines of its run before it."),
-    around: int = typer.Option(0, "-C", "--context", metavar="N", help="Show N lines before and after it."),
+    failed: bool = typer.Option(False, "--failed", help="Only lines of runs that failed; does not follow a store."),
+    after: int = typer.Option(
+        0, "-A", "--after-context", metavar="N", help="Show N lines of the same run after each match."
+    ),
+    before: int = typer.Option(
+        0, "-B", "--before-context", metavar="N", help="Show N lines of the same run before each match."
+    ),
+    around: int = typer.Option(
+        0, "-C", "--context", metavar="N", help="Show N lines of the same run around each match."
+    ),
     multiline: str = typer.Option(
-        "", "--multiline", metavar="indented|REGEX", help="Filter lines with their first one, which REGEX matches."
+        "",
+        "--multiline",
+        metavar="indented|REGEX",
+        help="Treat lines that are indented, or do not match REGEX, as part of the one before them.",
     ),
     lines: str = typer.Option(
         "", "-n", "--lines", metavar="N|all", help="Begin with the last N lines (default: 10; with --no-follow: all)."
     ),
-    times: bool = typer.Option(False, "-t", "--times", help="The local time before each line."),
-    utc: bool = typer.Option(False, "--utc", help="The time before each line, in UTC."),
+    times: bool = typer.Option(False, "-t", "--times", help="Print the local time before each line."),
+    utc: bool = typer.Option(False, "--utc", help="Print the time before each line, in UTC."),
     shards: str = typer.Option(
         "", "--shards", metavar="XX[-XX]", help="With s3://: read only these of the shards 00-ff."
     ),
@@ -91,6 +101,7 @@ def tail(
     After ^C or SIGTERM it leaves nothing in flight and exits with status 130 or 143.
     """
     from sqstee.cli.sources import (
+        absent_stores,
         check_choice,
         check_stream,
         open_sources,
@@ -160,6 +171,10 @@ def tail(
             )
 
         sources = opened()
+        for notice in absent_stores(sources.destinations):
+            printer.notice(notice)
+        if job:
+            _name_runs(sources, wanted)
         if failed:
             run = _failed_runs(sources, wanted, run, earliest, stop, start_timeout)
             if stop.status or not run:
@@ -248,6 +263,19 @@ def _multiline(text: str) -> Multiline | None:
     if text and text != INDENTED:
         _patterns("--multiline", [text])
     return Multiline(text) if text else None
+
+
+def _name_runs(sources: Sources, wanted: Filter) -> None:
+    """Tell a filter by job the names of the runs in local stores: reading may begin behind their start events."""
+    from sqstee.cli.sources import local_path
+    from sqstee.transports.errors import TransportError
+    from sqstee.transports.local_store import LocalStore
+
+    for destination, receiver in zip(sources.destinations, sources.receivers, strict=True):
+        if destination.kind == "local" and receiver.follows:
+            with suppress(TransportError):  # reading the lines will meet it, and report it
+                found = LocalStore(destination.name or local_path()).runs()
+                wanted.name_runs((run.run, run.name) for run in found if run.name and not run.job)
 
 
 def _failed_runs(

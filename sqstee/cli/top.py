@@ -62,7 +62,7 @@ def top(
     start: str = run_options.START_TIMEOUT,
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
 ) -> int:
-    """A live table of the runs in a queue: failed, missing lines, gone, silent, running, and lines per second.
+    """A live table of runs: failed, missing lines, gone, silent, running, and lines per second.
 
     SQS cannot be read without receiving messages: --consume deletes them once they are counted, --peek releases them.
     """

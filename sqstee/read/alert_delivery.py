@@ -34,7 +34,7 @@ class UndeliveredError(Exception):
 class AlertCommand:
     """Runs a shell command for each alert: facts in its environment and, as JSON, on its stdin; its output is ours."""
 
-    name = "the command of --exec"
+    name = "the --exec command"
 
     def __init__(self, text: str, seconds: float = COMMAND_SECONDS) -> None:
         self._text, self._seconds = text, seconds
@@ -64,8 +64,8 @@ class AlertCommand:
             process.wait()
             raise
         if process.returncode:
-            how = f"status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-            raise UndeliveredError(f"it ended with {how}")
+            how = f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
+            raise UndeliveredError(how)
 
     def kill(self) -> None:
         """Kill the command that runs, with its children."""
@@ -148,7 +148,7 @@ class AlertDelivery:
             else:
                 self._done(alert)
         if failure:
-            self._notice(f"{self._tell.name} fails: {failure}")
+            self._notice(f"{self._tell.name} failed: {failure}")
 
     @property
     def untold(self) -> int:
@@ -165,7 +165,7 @@ class AlertDelivery:
             self._tell.kill()
             self._thread.join(1.0)
         if self.untold:
-            self._notice(f"{count(self.untold, 'alert')} not delivered: the next start tries again")
+            self._notice(f"{count(self.untold, 'alert')} not delivered; the next start will try again")
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
@@ -175,7 +175,7 @@ class AlertDelivery:
                 self.failure = error
                 return
             except Exception as error:  # a thread that ended in silence would tell nothing any more
-                self.failure = SqsteeError(f"{self._tell.name} fails: {reason_of(error)}", "", EXIT_FAILURE)
+                self.failure = SqsteeError(f"{self._tell.name} failed: {reason_of(error)}", "", EXIT_FAILURE)
                 return
 
     def _next(self) -> tuple[Alert, _Attempts] | None:
@@ -201,7 +201,7 @@ class AlertDelivery:
             if left > 0:
                 return
             if not self._given_up:
-                self._notice(f"an alert is given up until the next start, {self._tell.name} fails: {error}")
+                self._notice(f"{self._tell.name} failed, the alert waits for the next start: {error}")
             with self._condition:
                 self._given_up += 1
                 del self._waiting[alert.key]

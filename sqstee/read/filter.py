@@ -1,9 +1,9 @@
-"""Which lines a reader wants. Pure."""
+"""Which lines a reader wants."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -13,8 +13,10 @@ from sqstee.read.literals import literals_of
 from sqstee.read.multiline import lines_of
 from sqstee.read.raw_lines import RawLines
 from sqstee.record import LEVELS
+from sqstee.wire import Event
 
 _OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
+_MOST_NAMED = 100_000  # runs without a job that are known by name
 _MOST_CANDIDATES = 8  # one line in so many: above it, all lines of a body are looked at together
 
 
@@ -22,9 +24,10 @@ class Filter:
     """Selects lines by host, stream, run, job and labels, by regular expressions, by level, and by age.
 
     Hosts, streams, runs, jobs and the values of labels are names or globs; a run may also be given by its first
-    characters. A line must have all `labels`, match one of `include` and none of `exclude`. `level` is the lowest one;
-    a line without a level is hidden where one is asked for. `since` is the earliest timestamp, `until` the first that
-    is too late, RFC 3339 in UTC.
+    characters. A run without a job goes by the name in its events, once one of them has come or `name_runs` was called.
+    A line must have all `labels`, match one of `include` and none of `exclude`. `level` is the lowest one; a line
+    without a level is hidden where one is asked for. `since` is the earliest timestamp, `until` the first that is too
+    late, RFC 3339 in UTC.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Filter:
         self._hosts, self._streams, self._jobs, self._labels = hosts, streams, jobs, labels
         self._runs = [run if set(run) & set("*?[") else f"{run}*" for run in runs]
         self._ids: frozenset[str] = frozenset()
+        self._named: dict[str, None] = {}  # runs without a job whose name is one of `jobs`, the oldest first
         self._include, self._exclude = include, exclude
         self._since, self._until = since, until
         self._levels = LEVELS[LEVELS.index(level) :] if level else ()
@@ -124,15 +128,28 @@ class Filter:
         found._ids = frozenset(runs)
         return found
 
+    def name_runs(self, names: Iterable[tuple[str, str]]) -> None:
+        """Note the ids and the names of runs that have no job."""
+        for run, name in names:
+            if run not in self._named and _matches_any(name, self._jobs):
+                self._named[run] = None
+                if len(self._named) > _MOST_NAMED:
+                    del self._named[next(iter(self._named))]
+
     def wants_run(self, item: Item | ForeignLine) -> bool:
         """Whether lines of an item's run are wanted, as far as host, job, labels and the run itself decide that."""
         return (
             _matches_any(item.host, self._hosts)
-            and _matches_any(item.job, self._jobs)
+            and (not self._jobs or self._wants_job(item))
             and _matches_any(item.run, self._runs)
             and (not self._ids or item.run in self._ids)
             and (not self._labels or _has_labels(getattr(item, "labels", {}), self._labels))
         )
+
+    def _wants_job(self, item: Item | ForeignLine) -> bool:
+        if not item.job and isinstance(item, Event) and (name := item.fields.get("name")):
+            self.name_runs([(item.run, str(name))])
+        return item.run in self._named or _matches_any(item.job, self._jobs)
 
     def _wants_stretch(self, stream: str, written: str, level: str) -> bool:
         return (

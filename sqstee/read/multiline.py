@@ -10,6 +10,7 @@ from sqstee.read.decode import ForeignLine, Item
 from sqstee.wire import Event, Record
 
 INDENTED = "indented"
+_TRACEBACK = "Traceback (most recent call last):"
 _WAIT_SECONDS = 0.5  # for the next line of a group
 _MOST_LINES = 1000
 _MOST_RUNS = 1000  # of which lines are held
@@ -31,12 +32,14 @@ class LineGroup(Record):
 class Multiline:
     """Groups the lines of each stream of each run.
 
-    `first` tells a line that begins a group; INDENTED: each line that does not begin with a blank does. A group is
-    over where the next one begins, where its run ends, and where no line of it has come for half a second.
+    `first` tells a line that begins a group; INDENTED: each line that does not begin with a blank does, but for the
+    last line of a Python traceback, which names the exception. A group is over where the next one begins, where its
+    run ends, and where no line of it has come for half a second.
     """
 
     def __init__(self, first: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._is_first = re.compile(r"\A[^ \t]" if first == INDENTED else first).search
+        self._is_by_indent = first == INDENTED
         self._clock = clock
         self._runs: dict[str, dict[str, tuple[float, list[Record]]]] = {}  # by run and stream: until when, the lines
 
@@ -73,11 +76,17 @@ class Multiline:
     def _add(self, line: Record, found: list[Line]) -> None:
         groups = self._runs.setdefault(line.run, {})
         _, lines = groups.get(line.stream, (0.0, []))
-        if lines and (len(lines) >= _MOST_LINES or self._is_first(line.message)):
+        if lines and (len(lines) >= _MOST_LINES or self._begins_group(line, lines)):
             found.append(_joined(lines))
             lines = []
         lines.append(line)
         groups[line.stream] = self._clock() + _WAIT_SECONDS, lines
+
+    def _begins_group(self, line: Record, before: Sequence[Record]) -> bool:
+        if not self._is_first(line.message):
+            return False
+        ends_traceback = before[0].message.startswith(_TRACEBACK) and before[-1].message.startswith((" ", "\t"))
+        return not (self._is_by_indent and ends_traceback)
 
 
 def lines_of(item: Line) -> Sequence[Record]:

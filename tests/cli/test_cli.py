@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from fakes.sqs import FakeSqs
 from support import Sqstee, running, wait_for
 
 from sqstee import options
+from sqstee.cli import habits, help
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 
@@ -33,7 +35,7 @@ from sqstee.errors import SqsteeError
         (["--to"], "no -- before the command"),
         (["--to", "--", "touch", "ran"], "--to needs a value"),
         (["--linger", "soon", "--", "touch", "ran"], "invalid value 'soon' for --linger (expected a time such as 10s"),
-        (["--linger", "8761h", "--", "touch", "ran"], "invalid value '8761h' for --linger (expected at most 8760h)"),
+        (["--linger", "8761h", "--", "touch", "ran"], "invalid value '8761h' for --linger (expected at most 365d)"),
         (["--max-line", "0", "--", "touch", "ran"], "invalid value '0' for --max-line (expected a size such as 256K"),
         (["--max-line", "1M", "--", "touch", "ran"], "invalid value '1M' for --max-line (expected at most 960K)"),
         (
@@ -56,7 +58,10 @@ from sqstee.errors import SqsteeError
             "unknown option '--no-auto-label'; did you mean '--no-auto-l",
         ),
         (["tial", "q"], "unknown verb 'tial'; did you mean 'tail'?"),
-        (["tail", "q"], "reading a queue needs --consume or --peek"),
+        (["tail", "-A", "x"], "invalid value for -A (expected a number)"),
+        (["runs", "--tail", "-1"], "invalid value for --tail (expected a number greater than or equal to 0)"),
+        (["tail", "--since"], "--since needs a value"),
+        (["tail", "q"], "q: reading a queue needs --consume or --peek"),
         (["tail", "--stream", "foo"], "invalid value 'foo' for --stream (expected stdout, stderr, output or event)"),
         (
             ["tail", "local:/vra/l/x.db"],
@@ -89,6 +94,36 @@ def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, wo
     assert second.isprintable()
     assert not (tmp_path / "ran").exists()
     assert not sqstee.spool.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("logs",), "sqstee show --last"),
+        (("ls",), "sqstee runs"),
+        (("runs", "--status", "failed"), "--failed"),
+        (("show", "--log-failed"), "--last-failed"),
+        (("show", "-n", "5"), "tail -n 10"),
+        (("tail", "-20"), "-n 20"),
+        (("tail", "-u", "web"), "--job"),
+        (("alert", "--failed"), "--on failed"),
+    ],
+)
+def test_habits_from_other_programs_are_answered(sqstee: Sqstee, words: tuple[str, ...], hint: str) -> None:
+    """The hint says what it is called here."""
+    found = sqstee.run(*words)
+    assert found.returncode == 125
+    assert hint in found.stderr.decode().splitlines()[1]
+
+
+def test_hints_for_habits_name_what_there_is() -> None:
+    """No option that a verb has is called unknown, and each option in a hint is one."""
+    verbs = {verb.name: {name for flag in verb.flags for name in flag.names} for verb in help.verbs()}
+    for verb, options_of in habits.OPTIONS.items():
+        assert not options_of.keys() & verbs[verb]
+        for hint in options_of.values():
+            named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", hint.partition(" | ")[0]))
+            assert named <= set[str]().union(*verbs.values()), hint
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fakes.sqs import FakeSqs
 from hypothesis import given
 from hypothesis import strategies as st
 from support import SCRIPT, Sqstee
-from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, whole_run
+from support.bodies import RUN, event_of, expected, in_flight, lines_of, put, put_local, whole_run
 from support.drain import FAST, assembled, drained, files, journal
 from support.odd_bodies import bodies as odd_bodies
 from support.terminal import Terminal
@@ -271,6 +271,14 @@ class TestOptions:
             words = ("drain", "q", "-O", folder, *FAST, *words)
             assert sqstee.run(*words, environ=fake_sqs.environ()).returncode == status
 
+    def test_a_failed_run_is_listed_behind_very_many_others(self, sqstee: Sqstee, tmp_path: Path) -> None:
+        """Regression: the totals called it complete, and nothing named it."""
+        bodies = [body for number in range(50) for body in whole_run(1, f"01N{number}", status=number == 49)]
+        found = sqstee.run("drain", put_local(tmp_path / "store.db", *bodies), "-O", str(tmp_path / "out"), *FAST)
+        lines = found.stdout.decode().splitlines()
+        assert lines[-3:-1] == ["complete node1 01N49: 1 line, exit of it", "… and 9 more complete"]
+        assert lines[-1] == "50 runs: 50 complete; 1 failed; 50 lines"
+
     def test_a_fifo_queue(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """A group gives no more messages until those it gave are deleted, so they are deleted at once."""
         fake_sqs.create_queue("o.fifo")
@@ -293,8 +301,8 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (("drain", "q"), "Missing option '-O'"),
-            (("drain", "-O", "x"), "Missing argument"),
+            (("drain", "q"), "-O is missing"),
+            (("drain", "-O", "x"), "DEST is missing"),
             (("drain", "q", "-O", "x", "--layout", "z"), "invalid value 'z' for --layout"),
             (("drain", "q", "-O", "x", "--fail-on", "missing,fail"), "invalid value 'fail' for --fail-on"),
             (("drain", "q", "-O", "x", "--wait-time", "z"), "invalid value 'z' for --wait-time"),

@@ -89,6 +89,7 @@ def test_what_is_no_expectation(text: str) -> None:
 def test_an_expectation_is_of_a_job_on_hosts() -> None:
     """Both are globs; a job's name may have any character."""
     assert (parse_expectation("a=b@c@node*=90s").job, parse_expectation("backup=1h").host) == ("a=b@c", "*")
+    assert parse_expectation("weekly=7d").seconds == 7 * 86400
     expected = parse_expectation("line*@node?=1h")
     assert expected.is_met_by(summary_of(lines_of(0, 0, job="liner")))
     assert not expected.is_met_by(summary_of(lines_of(0, 0, job="liner", host="other")))
@@ -277,7 +278,8 @@ def test_a_failing_command_is_told_once(sqstee: Sqstee, tmp_path: Path) -> None:
         sqstee.run("--job", "good", "--", "true")
         sqstee.run("--job", "nightly", "--host", "n7", "--", "sh", "-c", "echo 'no space left' >&2; exit 3")
         wait_for(lambda: told(file), "alert", 5.0)
-    assert (tmp_path / "said").read_bytes().startswith(b"told nightly on n7 failed: exit status 3 after ")
+    first_start, text = (tmp_path / "said").read_bytes().splitlines()
+    assert (b"--since" in first_start, text[:47]) == (True, b"told nightly on n7 failed: exit status 3 after ")
     assert sqstee.run("alert", "--memory", str(tmp_path / "memory.db"), "--once", *words).returncode == 0
     sqstee.run("--job", "again", "--", "false")
     for _ in range(2):
@@ -394,7 +396,7 @@ def test_a_webhook_that_redirects_has_not_taken_the_alert(sqstee: Sqstee) -> Non
         server.shutdown()
     assert found.returncode == 1
     assert b"Http302" in found.stderr
-    assert b"1 alert not delivered: the next start tries again" in found.stderr
+    assert b"1 alert not delivered; the next start will try again" in found.stderr
 
 
 def test_what_fails_is_given_up_after_a_time_and_told_by_the_next_process(tmp_path: Path) -> None:
@@ -408,8 +410,8 @@ def test_what_fails_is_given_up_after_a_time_and_told_by_the_next_process(tmp_pa
     wait_for(lambda: [alert.key for alert in memory.untold()] == ["bad"] and said, "delivery")
     delivery.close()
     assert said == [
-        "an alert is given up until the next start, the command of --exec fails: it ended with status 1",
-        "1 alert not delivered: the next start tries again",
+        "the --exec command failed, the alert waits for the next start: exit status 1",
+        "1 alert not delivered; the next start will try again",
     ]
     memory.close()
 
@@ -456,7 +458,7 @@ def test_sigterm_ends_a_command_that_does_not_end(sqstee: Sqstee, tmp_path: Path
         sqstee.run("--", "false")
         wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "command")
     assert not is_running(int((tmp_path / "pid").read_text()))
-    assert b"1 alert not delivered: the next start tries again" in (tmp_path / "said").read_bytes()
+    assert b"1 alert not delivered; the next start will try again" in (tmp_path / "said").read_bytes()
     memory = AlertMemory(str(tmp_path / "memory.db"), NOW)
     assert len(memory.untold()) == 1
     memory.close()

@@ -73,7 +73,7 @@ def test_what_real_commands_leave(sqstee: Sqstee) -> None:
     assert sqstee.run("runs", "--host", "nobody").stdout == b"no runs\n"
     more = sqstee.run("runs", "-n", "1")
     assert len(more.stdout.splitlines()) == 2
-    assert more.stderr == b"sqstee: 2 more runs: -n all lists all\n"
+    assert more.stderr == b"sqstee: 2 more runs not shown; -n all shows all\n"
 
 
 @pytest.mark.parametrize(
@@ -308,6 +308,16 @@ def test_bad_input_gets_a_line_and_a_hint(sqstee: Sqstee, words: tuple[str, ...]
     assert (found.returncode, found.stdout) == (125, b"")
     assert found.stderr.decode().startswith(f"sqstee: {problem}")
     assert found.stderr.count(b"\nhint: ") == 1
+
+
+def test_a_store_that_does_not_exist_is_named(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A mistyped path looks like a store without runs; tail and alert would wait for it without a word."""
+    where = f"local:{tmp_path}/none.db"
+    for words in (("runs", where), ("tail", where, "--no-follow"), ("alert", where, "--once", "--exec", "true")):
+        found = sqstee.run(*words)
+        assert found.returncode == 0
+        assert f"sqstee: {where}: no such file, nothing has been stored there yet" in found.stderr.decode()
+    assert sqstee.run("runs").stderr == b""
 
 
 def test_hostile_texts_stay_in_their_cells(sqstee: Sqstee, tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ def test_other_sources(sqstee: Sqstee, fake_sqs: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ((), "no run is named"),
-        (("",), "no run is named"),
+        ((), "no run is given"),
+        (("",), "no run is given"),
         (("--last", "--last-failed"), "--last and --last-failed exclude each other"),
         (("--last",), "there is no run"),
         (("--last-failed",), "no run has failed"),
