@@ -453,6 +453,10 @@ _sqstee() {
         serve:--threads)
             return
             ;;
+        serve:--web-token-file)
+            _sqstee_offer file
+            return
+            ;;
         measure:--messages)
             return
             ;;
@@ -607,7 +611,7 @@ _sqstee() {
             _sqstee_offer words "--to --spool --once --status --stop --flush-timeout -h --help"
             ;;
         serve)
-            _sqstee_offer words "--host --port --store --token-file --threads -h --help"
+            _sqstee_offer words "--host --port --store --token-file --threads --web --web-token-file -h --help"
             ;;
         measure)
             _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"

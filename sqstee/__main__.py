@@ -26,6 +26,7 @@ VERBS = (
     "flush",
     "agent",
     "serve",
+    "web",
     "measure",
     "demo",
 )

@@ -37,26 +37,32 @@ def web(
 
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
     """
-    import secrets
-
-    from sqstee.web import store_path, tokens
-    from sqstee.web.access import Access
-    from sqstee.web.board import Board
+    from sqstee.web import store_path
 
     host, port = _address(listen)
-    place = _store(source, store_path)
-    accepted = tokens(token_file)
-    made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
-    hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
-    board = Board(place, Access(accepted or [made], hosts))
+    board, made = make_board(_store(source, store_path), host, token_file)
     server = _server(board, host, port, threads)
-    _end_on_signals(board)
-    _print_addresses(server, made)
+    end_on_signals(board)
+    print_addresses(server, made)
     try:
         server.run()
     finally:
         board.close()
     return 0
+
+
+def make_board(place: str, host: str, token_file: str, senders: Sequence[str] = ()) -> tuple[Board, str]:
+    """The board of the store at a path, and the token that was made for it where none is configured."""
+    import secrets
+
+    from sqstee.web import tokens
+    from sqstee.web.access import Access
+    from sqstee.web.board import Board
+
+    accepted = tokens(token_file, senders)
+    made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
+    hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
+    return Board(place, Access(accepted or [made], hosts)), made
 
 
 def _store(source: str, store_path: Any) -> str:
@@ -109,7 +115,8 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
     raise AssertionError
 
 
-def _print_addresses(server: Any, token: str) -> None:
+def print_addresses(server: Any, token: str) -> None:
+    """Print where the board is, with the token that was made for it, and a warning where others may listen."""
     addresses = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
     for host, port in addresses:
         query = f"?token={token}" if token else ""
@@ -127,7 +134,7 @@ def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
 
 
-def _end_on_signals(board: Board) -> None:
+def end_on_signals(board: Board) -> None:
     """End on SIGTERM and ^C: requests under way are answered, but searches end."""
     import logging
     import signal

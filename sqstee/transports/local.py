@@ -109,6 +109,11 @@ class LocalSender(BatchLimits):
         with _gate:
             _senders.add(self)
 
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._path
+
     def open(self) -> int:
         """Open or create the file; bodies have no size limit here, so the limit is SQS's."""
         self._run(self._measure)

@@ -135,7 +135,7 @@ MAY_IMPORT = {
     "read": {"transports"},
     "drain": {"read", "transports"},
     "measure": {"transports"},
-    "collector": {"transports"},
+    "collector": {"transports", "web"},
     "web": {"transports", "read"},
     "aws_lambda": {"transports"},
     "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector", "web"},
