@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | show | tail | drain | top | alert | stat | flush | check | agent | serve | measure | demo | web) verb=${words[1]} ;;
+            run | runs | show | tail | web | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -285,6 +285,20 @@ _sqstee() {
             return
             ;;
         tail:--keep-unmatched)
+            return
+            ;;
+        web:--store)
+            _sqstee_offer dest
+            return
+            ;;
+        web:--listen)
+            return
+            ;;
+        web:--token-file)
+            _sqstee_offer file
+            return
+            ;;
+        web:--threads)
             return
             ;;
         drain:-O | drain:--output-dir)
@@ -561,21 +575,11 @@ _sqstee() {
         measure:--base-ppm)
             return
             ;;
-        web:--listen)
-            return
-            ;;
-        web:--token-file)
-            _sqstee_offer file
-            return
-            ;;
-        web:--threads)
-            return
-            ;;
     esac
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs show tail drain top alert stat flush check agent serve measure demo web --"
+                _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
@@ -588,6 +592,9 @@ _sqstee() {
             ;;
         tail)
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
+            ;;
+        web)
+            _sqstee_offer words "--consume --store --listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
@@ -618,9 +625,6 @@ _sqstee() {
             ;;
         demo)
             _sqstee_offer words "-h --help"
-            ;;
-        web)
-            _sqstee_offer words "--listen --token-file --threads -h --help"
             ;;
     esac
 }

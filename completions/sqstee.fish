@@ -13,7 +13,7 @@ function __sqstee_uses -a verb
     __sqstee_before_command
     or return 1
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] run runs show tail drain top alert stat flush check agent serve measure demo web
+    if set -q words[2]; and contains -- $words[2] run runs show tail web drain top alert stat flush check agent serve measure demo
         test $words[2] = $verb
     else
         test run = $verb
@@ -55,6 +55,7 @@ complete -c sqstee -n __sqstee_first -a run -d 'Wrap a command (as `sqstee [OPTI
 complete -c sqstee -n __sqstee_first -a runs -d 'List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line'
 complete -c sqstee -n __sqstee_first -a show -d 'Show one run: what it was, how it ended, what is missing, and its lines'
 complete -c sqstee -n __sqstee_first -a tail -d 'Follow lines as they arrive: ordered, without duplicates, gaps reported'
+complete -c sqstee -n __sqstee_first -a web -d 'Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them'
 complete -c sqstee -n __sqstee_first -a drain -d 'Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end'
 complete -c sqstee -n __sqstee_first -a top -d 'A live table of the runs in a queue: failed, missing lines, gone, silent, running, and lines per second'
 complete -c sqstee -n __sqstee_first -a alert -d 'Tell a command or a webhook which runs failed, lack lines, fell silent or vanished, and which jobs did not come'
@@ -65,7 +66,6 @@ complete -c sqstee -n __sqstee_first -a agent -d 'Ship for every run on this hos
 complete -c sqstee -n __sqstee_first -a serve -d 'Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` and `sqstee web` to read'
 complete -c sqstee -n __sqstee_first -a measure -d 'How often does a queue deliver a message twice, and how late?'
 complete -c sqstee -n __sqstee_first -a demo -d 'Show the whole path in one terminal, against a stand-in for SQS in this process'
-complete -c sqstee -n __sqstee_first -a web -d 'Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them'
 complete -c sqstee -n '__sqstee_uses run' -l to -x -a '(__sqstee_destinations)' -d 'destination: queue name, URL or ARN, s3://BUCKET/PREFIX, http(s)://HOST, local[:PATH] (default: local)'
 complete -c sqstee -n '__sqstee_uses run' -l profile -x -a '(__sqstee_configured profile)' -d 'add the settings of [profile.NAME] in the configuration files'
 complete -c sqstee -n '__sqstee_uses run' -l job -x -d 'name of this job, sent with every line'
@@ -167,6 +167,12 @@ complete -c sqstee -n '__sqstee_uses tail' -l color -x -a 'auto always never' -d
 complete -c sqstee -n '__sqstee_uses tail' -l delete-unmatched -d 'With --consume and a filter: delete hidden lines, too.'
 complete -c sqstee -n '__sqstee_uses tail' -l keep-unmatched -x -d 'With --consume and a filter: store hidden lines there.'
 complete -c sqstee -n '__sqstee_uses tail' -s h -l help -d 'Show this help.'
+complete -c sqstee -n '__sqstee_uses web' -l consume -d 'Empty SOURCE into the store, and show that.'
+complete -c sqstee -n '__sqstee_uses web' -l store -x -a '(__sqstee_destinations)' -d 'The store of --consume, local:PATH.'
+complete -c sqstee -n '__sqstee_uses web' -l listen -x -d 'Where to listen (default: 127.0.0.1:8788, or the next free port).'
+complete -c sqstee -n '__sqstee_uses web' -l token-file -r -F -d 'The tokens to accept, one per line (default: SQSTEE_WEB_TOKEN).'
+complete -c sqstee -n '__sqstee_uses web' -l threads -x -d 'The number of requests handled in parallel (default: 16).'
+complete -c sqstee -n '__sqstee_uses web' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses drain' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses drain' -s O -l output-dir -x -a '-' -d 'The folder, or - for stdout.'
 complete -c sqstee -n '__sqstee_uses drain' -l layout -x -a 'streams ndjson' -d 'One file per stream, or one of records per run (default: streams).'
@@ -292,9 +298,5 @@ complete -c sqstee -n '__sqstee_uses measure' -l alpha -x -d 'Plan: probability 
 complete -c sqstee -n '__sqstee_uses measure' -l base-ppm -x -d 'Plan: the base rate, ppm (the original\'s long polling: 20) (default: 20).'
 complete -c sqstee -n '__sqstee_uses measure' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses demo' -s h -l help -d 'Show this help.'
-complete -c sqstee -n '__sqstee_uses web' -l listen -x -d 'Where to listen (default: 127.0.0.1:8788, or the next free port).'
-complete -c sqstee -n '__sqstee_uses web' -l token-file -r -F -d 'The tokens to accept, one per line (default: SQSTEE_WEB_TOKEN).'
-complete -c sqstee -n '__sqstee_uses web' -l threads -x -d 'The number of requests handled in parallel (default: 16).'
-complete -c sqstee -n '__sqstee_uses web' -s h -l help -d 'Show this help.'
 complete -c sqstee -n __sqstee_first -l version -d 'Show the version.'
 complete -c sqstee -n __sqstee_first -l verbose -d 'With --version: more.'

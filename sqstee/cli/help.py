@@ -22,6 +22,7 @@ _ORDER = (
     "runs",
     "show",
     "tail",
+    "web",
     "drain",
     "top",
     "alert",

@@ -24,7 +24,13 @@ _HINT = "sqstee web --listen 127.0.0.1:0 takes any free port"
 
 
 def web(
-    source: str = typer.Argument("", metavar="[SOURCE]", help="The store, local:PATH (default: as --to of run)."),
+    source: str = typer.Argument(
+        "",
+        metavar="[SOURCE]",
+        help="A local store, a drained folder, s3://BUCKET/PREFIX, or with --consume a queue (default: --to of run).",
+    ),
+    consume: bool = typer.Option(False, "--consume", help="Empty SOURCE into the store, and show that."),
+    store: str = typer.Option("", "--store", metavar="DEST", help="The store of --consume, local:PATH."),
     listen: str = typer.Option(
         "", "--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8788, or the next free port)."
     ),
@@ -36,18 +42,25 @@ def web(
     """Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them.
 
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
+
+    With --consume it is a queue's one reader: each message is deleted once its lines are on the disk, in a store that
+    refuses when it is full (SQSTEE_LOCAL_MAX, 1G); what is not sqstee's stays in the queue. A drained folder and s3://
+    are copied into a store in $TMPDIR, which is removed at the end; what is new there follows.
     """
-    from sqstee.web import store_path
+    from sqstee.cli.sources import reporting_errors
+    from sqstee.cli.web_feed import shown_store
 
     host, port = _address(listen)
-    board, made = make_board(_store(source, store_path), host, token_file)
-    server = _server(board, host, port, threads)
-    end_on_signals(board)
-    print_addresses(server, made)
-    try:
-        server.run()
-    finally:
-        board.close()
+    with reporting_errors("web"), shown_store(source, consume, store) as (place, begin):
+        board, made = make_board(place, host, token_file)
+        try:
+            server = _server(board, host, port, threads)
+            end_on_signals(board)
+            print_addresses(server, made)
+            begin()
+            server.run()
+        finally:
+            board.close()
     return 0
 
 
@@ -63,16 +76,6 @@ def make_board(place: str, host: str, token_file: str, senders: Sequence[str] = 
     made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
     hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
     return Board(place, Access(accepted or [made], hosts)), made
-
-
-def _store(source: str, store_path: Any) -> str:
-    from sqstee.cli.sources import destinations, local_path
-
-    (destination,) = destinations([source] if source else None)
-    if not source and destination.kind != "local":
-        hint = "name a store: sqstee web local:/var/lib/sqstee.db"
-        raise SqsteeError(f"the board reads a local store only, not {destination.text!r}", hint)
-    return str(store_path(destination.text, local_path()))
 
 
 def _address(text: str) -> tuple[str, int | None]:

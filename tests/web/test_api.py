@@ -423,7 +423,7 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
 
 BAD = [
     *("runs?x=1", "runs?failed=2", "runs?limit=0", "runs?limit=-1", "runs?limit=x", "runs?limit=1&limit=2"),
-    *("runs?limit=%D9%A1", "runs?limit=" + "1" * 5000, "runs?label=a", "runs?label==b", "runs?since=yesterday"),
+    *("runs?limit=%D9%A1", "runs?limit=" + "1" * 5000, "runs?label=a", "runs?label==b", "runs?since=someday"),
     *(
         "runs?since=1e400d",
         "runs?before=x",
