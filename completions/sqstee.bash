@@ -287,6 +287,10 @@ _sqstee() {
         tail:--keep-unmatched)
             return
             ;;
+        web:--store)
+            _sqstee_offer dest
+            return
+            ;;
         web:--listen)
             return
             ;;
@@ -463,6 +467,10 @@ _sqstee() {
         serve:--threads)
             return
             ;;
+        serve:--web-token-file)
+            _sqstee_offer file
+            return
+            ;;
         measure:--messages)
             return
             ;;
@@ -586,7 +594,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek -f --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         web)
-            _sqstee_offer words "--listen --token-file --threads -h --help"
+            _sqstee_offer words "--consume --store --listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
@@ -610,7 +618,7 @@ _sqstee() {
             _sqstee_offer words "--to --spool --once --status --stop --flush-timeout -h --help"
             ;;
         serve)
-            _sqstee_offer words "--host --port --store --token-file --threads -h --help"
+            _sqstee_offer words "--host --port --store --token-file --threads --web --web-token-file -h --help"
             ;;
         measure)
             _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"

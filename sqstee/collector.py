@@ -1,7 +1,8 @@
 """The HTTP collector: a WSGI application that stores posted NDJSON in a local queue, and answers once it is on disk.
 
 WSGI servers load `application`, which is configured by environment variables: SQSTEE_STORE (local:PATH), SQSTEE_TOKEN
-or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path except /health and /metrics stores its records.
+or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path except /health and /metrics stores its records. With
+SQSTEE_WEB_TOKEN or SQSTEE_WEB_TOKEN_FILE a GET of any other path shows the board of the store (see sqstee.web).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
@@ -75,10 +76,24 @@ class RefusedError(Exception):
         self.headers = headers
 
 
-class Collector:
-    """The WSGI application for one store and a set of tokens (none: anybody may post)."""
+class Reading(Protocol):
+    """The WSGI application that readers of the store get, and its metrics."""
 
-    def __init__(self, store: Sender, accepted: Sequence[str] = ()) -> None:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI (PEP 3333)."""
+
+    def metrics(self, environ: WSGIEnvironment) -> str:
+        """Its metrics in Prometheus' text format."""
+
+
+class Collector:
+    """The WSGI application for one store and a set of tokens (none: anybody may post).
+
+    What is neither a POST nor the collector's own page is answered by `board`, if there is one.
+    """
+
+    def __init__(self, store: Sender, accepted: Sequence[str] = (), board: Reading | None = None) -> None:
+        self._board = board
         self._committer = Committer(store)
         self._store = store
         self._tokens = [token.encode() for token in accepted]
@@ -93,6 +108,8 @@ class Collector:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI (PEP 3333)."""
+        if self._board and environ["REQUEST_METHOD"] in ("GET", "HEAD") and not _is_own(environ):
+            return self._board(environ, start_response)
         headers: tuple[tuple[str, str], ...] = ()
         try:
             status, text = 200, self._answer(environ)
@@ -106,13 +123,13 @@ class Collector:
 
     def _answer(self, environ: WSGIEnvironment) -> str:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        if path in ("/health", "/metrics"):
+        if _is_own(environ):
             if method not in ("GET", "HEAD"):
                 raise RefusedError(405, f"{path} allows GET and HEAD only", ("Allow", "GET, HEAD"))
             if path == "/health":
                 return "ok\n"
             self._authorize(environ)
-            return self._metrics(environ)
+            return self._metrics(environ) + (self._board.metrics(environ) if self._board else "")
         if method != "POST":
             raise RefusedError(405, "send records with POST", ("Allow", "POST"))
         self._authorize(environ)
@@ -195,6 +212,11 @@ class Collector:
                 labels = ",".join(filter(None, (label, "" if name in _OF_STORE else process)))
                 lines.append(f"{name}{{{labels}}} {count}" if labels else f"{name} {count}")
         return "\n".join((*lines, ""))
+
+
+def _is_own(environ: WSGIEnvironment) -> bool:
+    """Whether a request is for a page of the collector's own."""
+    return environ.get("PATH_INFO", "") in ("/health", "/metrics")
 
 
 class _Ticket:
@@ -366,7 +388,20 @@ def _from_environment() -> Collector:
         accepted = tokens(settings.token_file)
     except ValueError as error:
         raise SqsteeError(f"cannot read the token: {error}", "set SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
-    return Collector(open_store(os.environ.get("SQSTEE_STORE", "local"), "", settings.local_max), accepted)
+    text = os.environ.get("SQSTEE_STORE", "local")
+    return Collector(open_store(text, "", settings.local_max), accepted, _board(text, accepted))
+
+
+def _board(store: str, accepted: Sequence[str]) -> Reading | None:
+    """The board of the store, where it has tokens. Raises SqsteeError."""
+    if not (os.environ.get("SQSTEE_WEB_TOKEN") or os.environ.get("SQSTEE_WEB_TOKEN_FILE")):
+        return None
+    from sqstee.web import store_path
+    from sqstee.web import tokens as web_tokens
+    from sqstee.web.access import Access
+    from sqstee.web.board import Board
+
+    return Board(store_path(store, ""), Access(web_tokens("", accepted)))
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

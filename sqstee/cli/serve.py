@@ -11,6 +11,7 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 _MOST_CONNECTIONS = 4096
 _OTHER_DESCRIPTORS = 128  # for the store, and for the temporary files of large requests
+_BOARD_THREADS = 10  # for downloads and searches, so that senders never wait for a reader
 
 
 def serve(
@@ -21,9 +22,17 @@ def serve(
         "", "--token-file", metavar="FILE", help="The bearer tokens to accept, one per line (default: SQSTEE_TOKEN)."
     ),
     threads: int = typer.Option(8, "--threads", min=1, help="The number of requests handled in parallel."),
+    web: bool = typer.Option(False, "--web", help="Show the board of the store at the same address, as `web` does."),
+    web_token_file: str = typer.Option(
+        "",
+        "--web-token-file",
+        metavar="FILE",
+        help="The tokens of the board's readers, one per line (default: SQSTEE_WEB_TOKEN, or one that is printed).",
+    ),
 ) -> int:
-    """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` to read."""
+    """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` and `sqstee web` to read."""
     from sqstee import options
+    from sqstee.cli.web import end_on_signals, make_board, print_addresses
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
     from sqstee.spool.location import local_queue, open_root
     from sqstee.transports.http import tokens
@@ -40,27 +49,41 @@ def serve(
         hint = "give a file with one token per line: sqstee serve --token-file FILE"
         raise SqsteeError(f"cannot read the tokens: {error}", hint) from None
     place = local_queue(open_root(settings.spool) if store == "local" else "")
-    collector = Collector(open_store(store, place, settings.local_max), accepted)
+    if web_token_file and not web:
+        raise SqsteeError("--web-token-file needs --web", "sqstee serve --web --web-token-file FILE")
+    opened = open_store(store, place, settings.local_max)
+    board, made = make_board(opened.path, host, web_token_file, accepted) if web else (None, "")
+    collector = Collector(opened, accepted, board)
     try:
         server = create_server(
             collector,
             host=host,
             port=port,
-            threads=threads,
+            threads=threads + (_BOARD_THREADS if web else 0),
             ident="sqstee",
             max_request_body_size=MAX_POST_BYTES,
             connection_limit=_connections(),
             backlog=1024,
             asyncore_use_poll=True,  # select() cannot watch descriptors above 1023
             recv_bytes=65536,
+            channel_request_lookahead=int(web),  # with it a search notices that its client has left
         )
     except (OSError, ValueError, OverflowError) as error:
         hint = "choose another port, or any free one: sqstee serve --port 0"
         reason = getattr(error, "strerror", None) or error
         raise SqsteeError(f"cannot listen on {host}:{port}: {reason}", hint, EXIT_FAILURE) from None
-    _end_on_sigterm()
+    if board:
+        end_on_signals(board)
+    else:
+        _end_on_sigterm()
     _print_addresses(server, accepted)
-    server.run()
+    if board:
+        print_addresses(server, made)
+    try:
+        server.run()
+    finally:
+        if board:
+            board.close()
     return 0
 
 

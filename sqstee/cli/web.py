@@ -24,7 +24,13 @@ _HINT = "sqstee web --listen 127.0.0.1:0 takes any free port"
 
 
 def web(
-    source: str = typer.Argument("", metavar="[SOURCE]", help="The store, local:PATH (default: as --to of run)."),
+    source: str = typer.Argument(
+        "",
+        metavar="[SOURCE]",
+        help="A local store, a drained folder, s3://BUCKET/PREFIX, or with --consume a queue (default: --to of run).",
+    ),
+    consume: bool = typer.Option(False, "--consume", help="Empty SOURCE into the store, and show that."),
+    store: str = typer.Option("", "--store", metavar="DEST", help="The store of --consume, local:PATH."),
     listen: str = typer.Option(
         "", "--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8788, or the next free port)."
     ),
@@ -42,37 +48,40 @@ def web(
     """Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them.
 
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
-    """
-    import secrets
 
-    from sqstee.web import store_path, tokens
-    from sqstee.web.access import Access
-    from sqstee.web.board import Board
+    With --consume it is a queue's one reader: each message is deleted once its lines are on the disk, in a store that
+    refuses when it is full (SQSTEE_LOCAL_MAX, 1G); what is not sqstee's stays in the queue. A drained folder and s3://
+    are copied into a store in $TMPDIR, which is removed at the end; what is new there follows.
+    """
+    from sqstee.cli.sources import reporting_errors
+    from sqstee.cli.web_feed import shown_store
 
     host, port = _address(listen)
-    place = _store(source, store_path)
-    accepted = tokens(token_file)
-    made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
-    hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
-    board = Board(place, Access(accepted or [made], hosts))
-    server = _server(board, host, port, threads)
-    _end_on_signals(board)
-    _print_addresses(server, made)
-    try:
-        server.run()
-    finally:
-        board.close()
+    with reporting_errors("web"), shown_store(source, consume, store) as (place, begin):
+        board, made = make_board(place, host, token_file)
+        try:
+            server = _server(board, host, port, threads)
+            end_on_signals(board)
+            print_addresses(server, made)
+            begin()
+            server.run()
+        finally:
+            board.close()
     return 0
 
 
-def _store(source: str, store_path: Any) -> str:
-    from sqstee.cli.sources import destinations, local_path
+def make_board(place: str, host: str, token_file: str, senders: Sequence[str] = ()) -> tuple[Board, str]:
+    """The board of the store at a path, and the token that was made for it where none is configured."""
+    import secrets
 
-    (destination,) = destinations([source] if source else None)
-    if not source and destination.kind != "local":
-        hint = "name a store: sqstee web local:/var/lib/sqstee.db"
-        raise SqsteeError(f"the board reads a local store only, not {destination.text!r}", hint)
-    return str(store_path(destination.text, local_path()))
+    from sqstee.web import tokens
+    from sqstee.web.access import Access
+    from sqstee.web.board import Board
+
+    accepted = tokens(token_file, senders)
+    made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
+    hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
+    return Board(place, Access(accepted or [made], hosts)), made
 
 
 def _address(text: str) -> tuple[str, int | None]:
@@ -115,7 +124,8 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
     raise AssertionError
 
 
-def _print_addresses(server: Any, token: str) -> None:
+def print_addresses(server: Any, token: str) -> None:
+    """Print where the board is, with the token that was made for it, and a warning where others may listen."""
     addresses = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
     for host, port in addresses:
         query = f"?token={token}" if token else ""
@@ -133,7 +143,7 @@ def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
 
 
-def _end_on_signals(board: Board) -> None:
+def end_on_signals(board: Board) -> None:
     """End on SIGTERM and ^C: requests under way are answered, but searches end."""
     import logging
     import signal

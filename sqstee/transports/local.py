@@ -109,6 +109,11 @@ class LocalSender(BatchLimits):
         with _gate:
             _senders.add(self)
 
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._path
+
     def open(self) -> int:
         """Open or create the file; bodies have no size limit here, so the limit is SQS's."""
         self._run(self._measure)
@@ -155,9 +160,13 @@ class LocalSender(BatchLimits):
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Store the bodies in one transaction."""
-        parts = [part for body in bodies for part in _by_run(body)]
-        self._run(lambda connection: self._store(connection, parts, time.time()))
+        now = time.time()
+        self.send_dated([(part, now) for body in bodies for part in _by_run(body)])
         return []
+
+    def send_dated(self, bodies: Sequence[tuple[Body, float]]) -> None:
+        """Store bodies of one run each that came at these times, in seconds since the epoch, in one transaction."""
+        self._run(lambda connection: self._store(connection, bodies))
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -170,26 +179,26 @@ class LocalSender(BatchLimits):
             self._connection.close()
             self._connection = None
 
-    def _store(self, connection: sqlite3.Connection, bodies: Sequence[Body], now: float) -> None:
+    def _store(self, connection: sqlite3.Connection, bodies: Sequence[tuple[Body, float]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
             stored = [
-                body
-                for body in bodies
+                (body, at)
+                for body, at in bodies
                 if connection.execute(
-                    _INSERT, (now, body.run, body.first, body.last, body.encoding, body.data, body.is_gap)
+                    _INSERT, (at, body.run, body.first, body.last, body.encoding, body.data, body.is_gap)
                 ).rowcount
             ]
             if self._keeps:
                 self._refuse_excess(connection, newest, len(stored))
             else:
                 self._drop_oldest(connection, newest)
-            note_bodies(connection, newest, stored, now)
+            note_bodies(connection, newest, stored)
             self.size = _size(connection)
             connection.execute("COMMIT")
             self.stored += len(stored)
-            self.stored_records += sum(body.data.count(b"\n") for body in stored if not body.encoding)
+            self.stored_records += sum(body.data.count(b"\n") for body, _ in stored if not body.encoding)
         except (sqlite3.Error, TransportError):
             if connection.in_transaction:  # on a full disk SQLite has rolled back already
                 connection.execute("ROLLBACK")

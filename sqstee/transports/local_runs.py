@@ -48,13 +48,13 @@ def create_tables(connection: sqlite3.Connection) -> None:
         _keep_rows_in_memory(connection)
 
 
-def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[Body], now: float) -> None:
-    """Add bodies that a transaction has just stored, at `now`, after the row `newest`.
+def note_bodies(connection: sqlite3.Connection, newest: int, bodies: Sequence[tuple[Body, float]]) -> None:
+    """Add bodies, with the times when they came, that a transaction has just stored after the row `newest`.
 
     Where rows before them are not in the table, nothing is added: catch_up() does that, for a reader that needs it.
     """
     if bodies and indexed(connection) >= newest:
-        _add(connection, ((body, now) for body in bodies), is_whole=True)
+        _add(connection, bodies, is_whole=True)
         (last,) = connection.execute("SELECT max(id) FROM body").fetchone()
         _set_indexed(connection, last)
 

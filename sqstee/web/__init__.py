@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqstee.destination import parse
@@ -30,8 +30,11 @@ def store_path(text: str, default: str) -> str:
     return os.path.abspath(destination.name or default)
 
 
-def tokens(path: str) -> list[str]:
-    """The tokens in a file (one per line), or else the one in SQSTEE_WEB_TOKEN; raises SqsteeError."""
+def tokens(path: str, senders: Sequence[str] = ()) -> list[str]:
+    """The tokens in a file (one per line), or else the one in SQSTEE_WEB_TOKEN; raises SqsteeError.
+
+    That of a sender is refused: whoever may post may not read.
+    """
     hint = "give a file with one token per line, of at least 16 printable ASCII characters"
     path = path or os.environ.get("SQSTEE_WEB_TOKEN_FILE", "")
     try:
@@ -48,6 +51,8 @@ def tokens(path: str) -> list[str]:
         raise SqsteeError(f"cannot read the tokens: {path} has none", hint)
     if not all(token.isascii() and token.isprintable() and len(token) >= 16 for token in found):
         raise SqsteeError("a token is too short, or has other characters", hint)
+    if set(found) & set(senders):
+        raise SqsteeError("a token of the board is a sender's too", "give readers a token of their own")
     return found
 
 

@@ -74,7 +74,7 @@ class Board:
         if not self._access.is_allowed(environ):
             raise RequestError(401, "a token is needed: Authorization: Bearer TOKEN", ("WWW-Authenticate", "Bearer"))
         if path == "metrics":
-            return Answer(self._metrics(environ).encode(), TEXT)
+            return Answer(self.metrics(environ).encode(), TEXT)
         if path.startswith("api/"):
             return self._api.answer(environ, path.removeprefix("api/"), query)
         raise RequestError(404, "no such page")
@@ -97,7 +97,7 @@ class Board:
         again = f"{address}?{urlencode(pairs)}" if pairs else address
         return self._pages.login("", again if is_elsewhere else "")
 
-    def _metrics(self, environ: WSGIEnvironment) -> str:
+    def metrics(self, environ: WSGIEnvironment) -> str:
         """The metrics of this process since its start, in Prometheus' text format 0.0.4."""
         process = f'process="{os.getpid()}"' if environ["wsgi.multiprocess"] else ""
         with self._lock:

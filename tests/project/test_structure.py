@@ -135,7 +135,7 @@ MAY_IMPORT = {
     "read": {"transports"},
     "drain": {"read", "transports"},
     "measure": {"transports"},
-    "collector": {"transports"},
+    "collector": {"transports", "web"},
     "web": {"transports", "read"},
     "aws_lambda": {"transports"},
     "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector", "web"},
@@ -309,6 +309,7 @@ WALL_CLOCK = {
     "sqstee.read.run_table": {"time"},  # when a run was heard of, which is compared with timestamps
     "sqstee.read.alert_watch": {"time"},  # the same
     "sqstee.read.alert_delivery": {"time"},  # when an alert was told, for the memory
+    "sqstee.read.store_pump": {"time"},  # no later than now is what a sender's clock says
     "sqstee.cli.show": {"time"},  # the same
     "sqstee.web.api": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment

@@ -115,10 +115,16 @@ class ServedBoard:
 @contextmanager
 def showing(path: Path, *words: str, environ: Mapping[str, str] | None = None) -> Iterator[ServedBoard]:
     """`sqstee web` over a store, on a free port."""
+    with showing_source(path.parent, f"local:{path}", *words, environ=environ) as found:
+        yield found
+
+
+@contextmanager
+def showing_source(home: Path, *words: str, environ: Mapping[str, str] | None = None) -> Iterator[ServedBoard]:
+    """`sqstee web` with these words, on a free port."""
     listen = () if "--listen" in words else ("--listen", "127.0.0.1:0")
-    command = [SCRIPT, "web", f"local:{path}", *listen, *words]
-    env = clean_environment() | {"HOME": str(path.parent)} | dict(environ or {})
-    with running(command, stderr=subprocess.PIPE, env=env) as process:
+    env = clean_environment() | {"HOME": str(home)} | dict(environ or {})
+    with running([SCRIPT, "web", *words, *listen], stderr=subprocess.PIPE, env=env) as process:
         assert process.stderr
         line = process.stderr.readline().decode()
         found = re.fullmatch(r"the board is at (http://[^?]+)(?:\?token=(\S+))?\n", line)
