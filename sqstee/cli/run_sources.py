@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqstee.errors import SqsteeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqstee.cli.sources import Sources
     from sqstee.read.run_filter import RunFilter
@@ -35,20 +35,25 @@ def collect_runs(
     via_s3: Sequence[str] = (),
     start_timeout: float = 0.0,
 ) -> CollectedRuns:
-    """Collect the runs of sources: a local store lists them, all others are read to their end.
+    """Collect the runs of sources: a local store and a drained folder list them, all others are read to their end.
 
     A run that several sources know is one run.
     """
     from sqstee.cli.sources import absent_stores, destinations, local_path
+    from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local_store import LocalStore
 
     found = destinations(texts)
     absent = absent_stores(found)
-    stores = [one for one in found if one.kind == "local" and not consume]
-    others = [one.text for one in found if one not in stores]
     merged: dict[str, RunSummary] = {}
-    for store in stores:
-        _merge(merged, LocalStore(store.name or local_path()).runs())
+    others = []
+    for one in found:
+        if one.kind == "folder":
+            _merge(merged, FolderReceiver(one.name, one.text).summaries())
+        elif one.kind == "local" and not consume:
+            _merge(merged, LocalStore(one.name or local_path()).runs())
+        else:
+            others.append(one.text)
     status, notices = 0, list[str]()
     if others:
         runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
@@ -56,7 +61,7 @@ def collect_runs(
     return CollectedRuns(list(merged.values()), status, [*absent, *notices])
 
 
-def _merge(merged: dict[str, RunSummary], runs: Sequence[RunSummary]) -> None:
+def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
     for run in runs:
         if run.run in merged:
             merged[run.run].merge(run)
@@ -95,6 +100,7 @@ def last_stderr_lines(
     from sqstee.cli.sources import destinations, open_sources
     from sqstee.read.follower import Follower
     from sqstee.read.last_lines import LastLines
+    from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local import LocalReceiver
 
     if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
@@ -103,7 +109,7 @@ def last_stderr_lines(
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
     for receiver in receivers:
-        if isinstance(receiver, LocalReceiver):
+        if isinstance(receiver, LocalReceiver | FolderReceiver):
             receiver.narrow(runs=list(sink.lines))
     if runs:
         Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()
