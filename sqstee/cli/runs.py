@@ -54,7 +54,7 @@ def runs(
 
     A local store and a collector's store list their runs at once; other sources are read to their end.
     """
-    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter, states_asked
+    from sqstee.cli.run_sources import check_read_twice, collect_runs, last_stderr_lines, run_filter, states_asked
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
     from sqstee.read.stop_signal import StopSignal
 
@@ -65,6 +65,8 @@ def runs(
     most = _most(number, output)
     seconds = parse_seconds(silent_after, "--silent-after")
     start_timeout = parse_seconds(start, "--start-timeout")
+    if tail:
+        check_read_twice(source, consume, tail)
     with reporting_errors("runs"), StopSignal() as stop:
         found = collect_runs(source, stop, consume=consume, peek=peek, via_s3=via_s3, start_timeout=start_timeout)
         now = time.time()
