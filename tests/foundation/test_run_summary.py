@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -86,6 +88,13 @@ def test_an_object_in_a_line_hides_no_event() -> None:
     assert (found.is_failed, found.lines) == (True, {"stdout": 1, "stderr": 1})
     assert (found.last_stderr, found.last_line) == ("failed", OBJECT)
     assert last_message(data, STDERR_MARK) == "failed"
+
+
+def test_every_field_is_in_the_manual() -> None:
+    """Programs read these objects: sqstee-format(5) says what each field is."""
+    page = (Path(__file__).parents[2] / "man/sqstee-format.5").read_text()
+    named = set(re.findall(r"[a-z_]+", page.partition(".SS Runs")[2]))
+    assert RunSummary("R").fields(0.0, 60.0).keys() <= named
 
 
 def test_what_is_missing_comes_in_any_order() -> None:
