@@ -58,9 +58,9 @@ def alert(
 
     failed, missing (lines), silent (no line for --silent-after), gone (no heartbeat either) and late (see --expect) are
     each reported once per run, also across restarts: an alert counts as reported once CMD or the webhook has
-    succeeded. Until then it is retried, for --retry-for and after each start; with --once only at each start. Events
-    from before the first start are reported only with --since. The memory is one file for each combination of sources
-    and CMD or URL, in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
+    succeeded. Until then it is retried, for --retry-for and after each start; with --once only at each start. What a
+    store had before the first start is reported only with --since. The memory is one file for each combination of
+    sources and CMD or URL, in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
 
     CMD runs in sh for at most 60 s. It gets the facts as JSON on stdin and in variables, each one printable line:
     SQSTEE_ALERT_STATE, _TEXT (a summary), _RUN, _JOB, _NAME, _HOST, _STARTED, _ENDED, _EXIT_CODE, _SIGNAL, _DURATION_S,
@@ -200,7 +200,8 @@ class _Watched:
         if others:
             self._follow(others, watch, consume, peek, via_s3, start_timeout)
         else:
-            self._report_first_start()
+            if self._skips_past:
+                _notice("first start: what happened before is not reported (--since 2h reports the last two hours)")
             self._tell(watch.look())
             while not self._once:
                 self._stop.pause(LOOK_SECONDS)
@@ -218,7 +219,6 @@ class _Watched:
         from sqstee.read.follower import Follower
 
         sources = open_run_sources(texts, self._stop, consume, peek, via_s3, start)
-        self._report_first_start()
         is_whole = all(one.follows for one in sources.receivers)
         table = WatchedRuns(watch, self._tell, is_whole, _notice, self._memory if consume else None)
         follower = Follower(
@@ -237,10 +237,6 @@ class _Watched:
         else:
             follower.follow()
         self.status = status_of(follower)
-
-    def _report_first_start(self) -> None:
-        if self._skips_past:
-            _notice("first start: what happened before is not reported (--since 2h would report the last two hours)")
 
     def _tell(self, alerts: Sequence[Alert]) -> None:
         """Tell these. Raises SqsteeError where the memory cannot be written any more."""

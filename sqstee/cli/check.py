@@ -140,10 +140,11 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
 
 
 def known_variables() -> set[str]:
-    """Every variable of the environment that sqstee reads, but for those of other programs."""
+    """Every variable of the environment that sqstee reads, or sets for a command of alert, but for other programs'."""
     from sqstee import options
+    from sqstee.read.alerts import variables
 
-    return {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES}
+    return {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES, *variables({})}
 
 
 def _contents_step(destination: Destination) -> Step:

@@ -93,22 +93,30 @@ def _read_runs(
     return table.runs(0.0), stop.status or status_of(follower), list(table.notices)
 
 
+def check_read_twice(texts: Sequence[str] | None, consume: bool, number: int) -> None:
+    """Raise SqsteeError where lines would be gone after the first reading: of a queue, and where they are consumed."""
+    from sqstee.cli.sources import destinations
+
+    for one in destinations(texts):
+        if one.kind == "sqs" or (consume and one.kind != "folder"):
+            hint = f"sqstee drain {one.text} -O logs, then sqstee runs ./logs --tail {number}"
+            raise SqsteeError(f"{one.text}: --tail needs a source that can be read twice", hint)
+
+
 def last_stderr_lines(
     texts: Sequence[str] | None, runs: Sequence[RunSummary], number: int, stop: StopSignal
 ) -> dict[str, list[str]]:
-    """The last lines on stderr of each run, by its id. Raises SqsteeError for a queue, whose lines are gone."""
-    from sqstee.cli.sources import destinations, open_sources
+    """The last lines on stderr of each run, by its id, from sources that can be read twice."""
+    from sqstee.cli.sources import open_sources
     from sqstee.read.follower import Follower
     from sqstee.read.last_lines import LastLines
+    from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local import LocalReceiver
 
-    if queue := next((one for one in destinations(texts) if one.kind == "sqs"), None):
-        hint = f"sqstee drain {queue.text} -O logs, then sqstee runs ./logs --tail {number}"
-        raise SqsteeError(f"{queue.text}: --tail needs a source that can be read twice", hint)
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
     for receiver in receivers:
-        if isinstance(receiver, LocalReceiver):
+        if isinstance(receiver, LocalReceiver | FolderReceiver):
             receiver.narrow(runs=list(sink.lines))
     if runs:
         Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()

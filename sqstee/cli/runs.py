@@ -54,7 +54,7 @@ def runs(
 
     A local or collector's store and a drained folder list their runs at once; other sources are read to their end.
     """
-    from sqstee.cli.run_sources import collect_runs, last_stderr_lines, run_filter, states_asked
+    from sqstee.cli.run_sources import check_read_twice, collect_runs, last_stderr_lines, run_filter, states_asked
     from sqstee.cli.sources import check_choice, parse_seconds, reporting_errors, use_colour
     from sqstee.read.stop_signal import StopSignal
 
@@ -65,6 +65,8 @@ def runs(
     most = _most(number, output)
     seconds = parse_seconds(silent_after, "--silent-after")
     start_timeout = parse_seconds(start, "--start-timeout")
+    if tail:
+        check_read_twice(source, consume, tail)
     with reporting_errors("runs"), StopSignal() as stop:
         found = collect_runs(source, stop, consume=consume, peek=peek, via_s3=via_s3, start_timeout=start_timeout)
         now = time.time()
@@ -278,5 +280,5 @@ _COLUMNS = [
     _Column("exit", lambda listing, run: exit_text(run), 9, 0, True),
     _Column("lines", lambda listing, run: f"{sum(run.lines.values()):,}", 12, 100, True),
     _Column("missing", lambda listing, run: _missing(run), 12, 90, True),
-    _Column("last stderr line", lambda listing, run: _last_words(run), 500, 70),
+    _Column("last line", lambda listing, run: _last_words(run), 500, 70),
 ]

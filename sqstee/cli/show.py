@@ -144,6 +144,7 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
     from sqstee.read.filter import Filter
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
+    from sqstee.transports.folder import FolderReceiver
     from sqstee.transports.local import LocalReceiver
 
     out, kept_from = BufferedOutput(1), _kept_from(run, sources)
@@ -153,7 +154,7 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
         out.flush()
     receivers = open_sources(sources, consume=False, peek=False, stop=stop).receivers
     for receiver in receivers:
-        if isinstance(receiver, LocalReceiver):
+        if isinstance(receiver, LocalReceiver | FolderReceiver):
             receiver.narrow(runs=[run.run])
     follower = Follower(
         receivers,
@@ -204,7 +205,7 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
         facts["ended"] = f"{local_time(run.ended)}{took}"
     result = neutral(run.result) if run.is_ended else "it has not ended"
     if state == "gone":
-        result = f"nothing heard of it since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.heard))}"
+        result = f"nothing heard of it for {format_age(now - run.heard)}"
     facts["state"] = f"{shown}: {result}" if result else shown
     lines = ", ".join(f"{number:,} {short_name(stream)}" for stream, number in run.lines.items()) or "none"
     facts["lines"] = f"{lines}; {lacking(run)}"

@@ -34,7 +34,12 @@ def tail(
     dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to read (default: as --to of run)."),
     consume: bool = typer.Option(False, "--consume", help="Delete each message once its lines are printed."),
     peek: bool = typer.Option(False, "--peek", help="Read the queue once; release every message at the end."),
-    follow: bool = typer.Option(True, "-f", "--follow/--no-follow", help="Wait for more lines, or stop at the end."),
+    follow: bool | None = typer.Option(
+        None,
+        "-f",
+        "--follow/--no-follow",
+        help="Wait for more lines (the default without --until), or stop at the end.",
+    ),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
     stream: list[str] = typer.Option(
         [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
@@ -183,7 +188,7 @@ def tail(
             sources = opened()
         if wanted.is_active and sources.consumed:
             _check_filter(delete_unmatched, keep_unmatched)
-        once = peek or not follow
+        once = peek or not (follow if follow is not None else not latest)
         most = _most_lines(lines, once, sources)
         stored = all(one.follows for one in sources.receivers)
         is_held = stored and (most is not None or len(sources.receivers) > 1)

@@ -89,7 +89,12 @@ class FolderReceiver:
         self._index: tuple[int, int, int] | None = None  # the identity of the index that was read last
         self._read: dict[str, int] = {}  # by run, a hash of its entry in the index
         self._foreign_lines = 0
+        self._runs: frozenset[str] = frozenset()
         self._messages: Iterator[ReceivedMessage] = iter(())
+
+    def narrow(self, runs: Iterable[str]) -> None:
+        """Read these runs alone, named by their whole ids, and no other program's messages."""
+        self._runs = frozenset(runs)
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """The next bodies; waits for a new index if there is none."""
@@ -173,12 +178,15 @@ class FolderReceiver:
     def _all_messages(self) -> Iterator[ReceivedMessage]:
         with self._folder() as folder:
             for run in _runs(folder):
+                if self._runs and run.run not in self._runs:
+                    continue
                 before = self._read.get(run.run)
                 if before == run.hash or (before is not None and run.layout != "ndjson"):
                     continue
                 self._read[run.run] = run.hash
                 yield from self._messages_of(folder, run)
-            yield from self._foreign_messages(folder)
+            if not self._runs:
+                yield from self._foreign_messages(folder)
 
     def _messages_of(self, folder: int, run: _DrainedRun) -> Iterator[ReceivedMessage]:
         attributes = Body(b"", "", run.host, 0, 0).attributes

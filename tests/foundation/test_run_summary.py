@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -117,6 +119,13 @@ def test_a_run_of_many_ranges_has_a_row_of_bounded_size(step: int) -> None:
     assert found.missing == (9_999 if step == 12 else 0)
     assert found.records.intervals[-3:] == [(seq, seq) for seq in range(9_997 * step, 10_000 * step, step)]
     assert len(found.dump()) < 30_000
+
+
+def test_every_field_is_in_the_manual() -> None:
+    """Programs read these objects: sqstee-format(5) says what each field is."""
+    page = (Path(__file__).parents[2] / "man/sqstee-format.5").read_text()
+    named = set(re.findall(r"[a-z_]+", page.partition(".SS Runs")[2]))
+    assert RunSummary("R").fields(0.0, 60.0).keys() <= named
 
 
 def test_what_is_missing_comes_in_any_order() -> None:

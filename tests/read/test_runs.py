@@ -142,8 +142,18 @@ def test_the_last_ten_stderr_lines_of_each_failure(sqstee: Sqstee, tmp_path: Pat
         sqstee.run("--to", "s3://bkt", "--", "sh", "-c", "seq 5 >&2; exit 1", environ=environ)
         (found_there,) = listed(sqstee, "s3://bkt", "--tail", "3", environ=environ)
         assert found_there["tail"] == ["3", "4", "5"]
-    refused = sqstee.run("runs", "q", "--peek", "--tail", "3", environ=environ)
-    assert b"hint: " in refused.stderr
+
+
+def test_lines_that_would_be_gone_are_not_consumed(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Regression: --tail was refused for a queue after every message had been deleted, or received."""
+    put(fake_sqs, whole_run(2))
+    where = put_local(tmp_path / "store.db", *whole_run(2))
+    for words in (("q", "--consume"), ("q", "--peek"), (where, "--consume")):
+        refused = sqstee.run("runs", *words, "--tail", "3", environ=fake_sqs.environ())
+        assert (refused.returncode, refused.stdout) == (125, b"")
+        assert refused.stderr.startswith(f"sqstee: {words[0]}: --tail needs a source that can be read twice".encode())
+    assert len(fake_sqs.messages("q")) == len(sqstee.local_bodies(tmp_path / "store.db")) == 3
+    assert in_flight(fake_sqs) == 0
 
 
 def test_a_store_of_a_version_without_rows_of_runs(tmp_path: Path) -> None:

@@ -209,6 +209,13 @@ class TestWhatItSelects:
             found = sqstee.run("tail", store.dest, *words)
             assert (found.returncode, found.stderr.count(b"\n")) == (125, 2)
 
+    def test_a_time_that_has_passed_is_not_waited_for(self, sqstee: Sqstee, store: Store) -> None:
+        """Regression: nothing more could match, and tail followed all the same."""
+        store.lines(RUNS[0], 0, "old", at=NOW - 7200)
+        store.lines(RUNS[0], 1, "new")
+        found = sqstee.run("tail", store.dest, "--until", "1h", "-o", "raw")
+        assert (found.returncode, found.stdout) == (0, b"old\n")
+
     def test_failed_runs(self, sqstee: Sqstee, store: Store) -> None:
         """The lines of runs whose exit events tell of a failure, whatever the others wrote."""
         for number, run in enumerate(RUNS):

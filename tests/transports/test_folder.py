@@ -289,6 +289,17 @@ class TestHostile:
             shutil.rmtree(folder)
 
 
+def test_one_run_is_read_alone(tmp_path: Path) -> None:
+    """Neither the files of others nor other programs' messages are opened for `sqstee show`."""
+    journal(tmp_path, *(body.data for run in ("01A", "01AB") for body in whole_run(2, run)), b"foreign")
+    assembled(tmp_path, "streams", False)
+    receiver = FolderReceiver(str(tmp_path), "logs")
+    receiver.narrow(["01A"])
+    found = receiver.receive(100, 0.0)
+    assert found
+    assert {message.id.partition("/")[0] for message in found} == {"01A"}
+
+
 class TestNames:
     @pytest.mark.parametrize("text", ["logs/", "./logs", "../x", "/var/log/x", "a/b", ".", ".."])
     def test_a_path_is_a_source_and_no_destination(self, text: str) -> None:

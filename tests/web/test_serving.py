@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
@@ -40,9 +40,8 @@ def serving(folder: Path, *words: str, **environ: str) -> Iterator[ServedBoard]:
 def post(url: str, monkeypatch: pytest.MonkeyPatch, token: str = SENDERS) -> None:
     """Send a whole run."""
     monkeypatch.setenv("SQSTEE_TOKEN", token)
-    sender = HttpSender(parse(url))
-    assert sender.send(whole_run(3, "RUN")) == []
-    sender.close()
+    with closing(HttpSender(parse(url))) as sender:
+        assert sender.send(whole_run(3, "RUN")) == []
 
 
 def test_the_board_is_at_the_collectors_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
