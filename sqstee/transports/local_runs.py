@@ -13,6 +13,7 @@ from contextlib import suppress
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
 
+REMOVED = 2  # `ended` of a run that is being removed: it is not there for readers
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
 RUN_SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -22,12 +23,13 @@ CREATE TABLE IF NOT EXISTS indexed (id INTEGER PRIMARY KEY CHECK (id = 0), body 
 """
 _SAVE = "INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM run WHERE run = ? AND ended AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)"
-_LIST = """
-SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
-ORDER BY started DESC, run DESC
+_LIST = f"""
+SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND ended < {REMOVED}
+AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC
 """
-_LATEST_IDS = """
-SELECT run FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC LIMIT ?
+_LATEST_IDS = f"""
+SELECT run FROM run WHERE ended < {REMOVED} AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+ORDER BY started DESC, run DESC LIMIT ?
 """
 _LAST_CHARACTER = chr(0x10FFFF)
 
@@ -80,7 +82,7 @@ def latest_ids(connection: sqlite3.Connection, most: int) -> list[str]:
 
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     """One run; None where the store does not know it."""
-    row = connection.execute("SELECT summary FROM run WHERE run = ?", (run,)).fetchone()
+    row = connection.execute(f"SELECT summary FROM run WHERE run = ? AND ended < {REMOVED}", (run,)).fetchone()
     return RunSummary.load(run, row[0]) if row else None
 
 
