@@ -50,6 +50,11 @@ def forget_runs(connection: sqlite3.Connection, runs: Iterable[str]) -> None:
     connection.executemany(_FORGET, [(run,) for run in runs])
 
 
+def forget_empty(connection: sqlite3.Connection) -> int:
+    """Remove all rows of ended runs that have no body; how many."""
+    return connection.execute(_FORGET.replace("run = ? AND ", "", 1)).rowcount
+
+
 def catch_up(connection: sqlite3.Connection) -> None:
     """Add the bodies that a version without rows has stored. Raises sqlite3.Error."""
     query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
@@ -103,8 +108,12 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)
         with suppress(Exception):  # whatever a body holds, it is stored: its row is for people
             changed[body.run].add_body(body.plain().data, body.first, body.last, at)
-    rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
-    connection.executemany(_SAVE, rows)
+    save(connection, *changed.values())
+
+
+def save(connection: sqlite3.Connection, *runs: RunSummary) -> None:
+    """Write the rows of these runs."""
+    connection.executemany(_SAVE, [(one.run, seconds_of(one.started), one.is_ended, one.dump()) for one in runs])
 
 
 def indexed(connection: sqlite3.Connection) -> int:
