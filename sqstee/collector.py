@@ -204,10 +204,11 @@ class Collector:
             found |= {
                 "sqstee_records_total": {"": self._store.stored_records},
                 "sqstee_rows_stored_total": {"": self._store.stored},
-                "sqstee_runs_removed_total": {"": self._store.retention.removed if self._store.retention else 0},
                 "sqstee_store_bytes": {"": self._store.present_size()},
                 "sqstee_store_limit_bytes": {"": self._store.limit},
             }
+            if self._store.retention:
+                found["sqstee_runs_removed_total"] = {"": self._store.retention.removed}
         lines = []
         for name, samples in sorted(found.items()):
             kind, text = _METRICS[name]
