@@ -291,6 +291,12 @@ _sqstee() {
             _sqstee_offer dest
             return
             ;;
+        web:--store-max)
+            return
+            ;;
+        web:--store-days)
+            return
+            ;;
         web:--listen)
             return
             ;;
@@ -467,6 +473,12 @@ _sqstee() {
         serve:--threads)
             return
             ;;
+        serve:--store-max)
+            return
+            ;;
+        serve:--store-days)
+            return
+            ;;
         serve:--web-token-file)
             _sqstee_offer file
             return
@@ -594,7 +606,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek -f --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         web)
-            _sqstee_offer words "--consume --store --listen --token-file --threads -h --help"
+            _sqstee_offer words "--consume --store --store-max --store-days --keep-failed --check-store --listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi
@@ -618,7 +630,7 @@ _sqstee() {
             _sqstee_offer words "--to --spool --once --status --stop --flush-timeout -h --help"
             ;;
         serve)
-            _sqstee_offer words "--host --port --store --token-file --threads --web --web-token-file -h --help"
+            _sqstee_offer words "--host --port --store --token-file --threads --store-max --store-days --keep-failed --web --web-token-file -h --help"
             ;;
         measure)
             _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"

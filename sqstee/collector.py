@@ -1,8 +1,9 @@
 """The HTTP collector: a WSGI application that stores posted NDJSON in a local queue, and answers once it is on disk.
 
 WSGI servers load `application`, which is configured by environment variables: SQSTEE_STORE (local:PATH), SQSTEE_TOKEN
-or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX. A POST to any path except /health and /metrics stores its records. With
-SQSTEE_WEB_TOKEN or SQSTEE_WEB_TOKEN_FILE a GET of any other path shows the board of the store (see sqstee.web).
+or SQSTEE_TOKEN_FILE, SQSTEE_LOCAL_MAX, or SQSTEE_STORE_MAX, SQSTEE_STORE_DAYS and SQSTEE_KEEP_FAILED. A POST to any
+path except /health and /metrics stores its records. With SQSTEE_WEB_TOKEN or SQSTEE_WEB_TOKEN_FILE a GET of any other
+path shows the board of the store (see sqstee.web).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, TransportError
 from sqstee.transports.http import APACHE_OPTION, COLLECTOR_HEADER, tokens
 from sqstee.transports.local import FULL, LocalSender
+from sqstee.transports.retention import Retention, configured
 from sqstee.wire import DecodeError, by_run
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ _METRICS = {
     "sqstee_requests_total": ("counter", "Requests answered, by status."),
     "sqstee_requests_waiting": ("gauge", "Posts that are being read, decoded or stored."),
     "sqstee_rows_stored_total": ("counter", "Rows stored: each holds consecutive records of a run."),
+    "sqstee_runs_removed_total": ("counter", "Runs that the store's retention has removed."),
     "sqstee_store_bytes": ("gauge", "Space that the rows in the store occupy."),
     "sqstee_store_limit_bytes": ("gauge", "Space from which the store refuses records (SQSTEE_LOCAL_MAX)."),
     "sqstee_store_refuses": ("gauge", "1 if the store refused the latest records, otherwise 0."),
@@ -163,7 +166,7 @@ class Collector:
             try:
                 self._committer.commit(bodies)
             except TransportError as error:
-                self._report(environ, _advice(error) if error.code == FULL else str(error))
+                self._report(environ, _advice(error, self._store) if error.code == FULL else str(error))
                 raise _unavailable("the records could not be stored", round(error.after)) from None
             self._report(environ, "")
         finally:
@@ -204,6 +207,8 @@ class Collector:
                 "sqstee_store_bytes": {"": self._store.present_size()},
                 "sqstee_store_limit_bytes": {"": self._store.limit},
             }
+            if self._store.retention:
+                found["sqstee_runs_removed_total"] = {"": self._store.retention.removed}
         lines = []
         for name, samples in sorted(found.items()):
             kind, text = _METRICS[name]
@@ -279,7 +284,9 @@ def _unavailable(reason: str, seconds: int = 0) -> RefusedError:
     return RefusedError(503, reason, ("Retry-After", str(seconds or _RETRY_AFTER_SECONDS)))
 
 
-def _advice(full: TransportError) -> str:
+def _advice(full: TransportError, store: Sender) -> str:
+    if isinstance(store, LocalSender) and store.retention and store.retention.most_bytes:
+        return f"{full.message}, records are refused: all its runs go on; raise SQSTEE_STORE_MAX"
     return f"{full.message}, records are refused: make room with `sqstee drain`, or raise SQSTEE_LOCAL_MAX"
 
 
@@ -360,14 +367,20 @@ def _bodies(data: bytes) -> list[Body]:
     return found
 
 
-def open_store(text: str, default: str, limit: int) -> LocalSender:
-    """Open the store that a destination names; raises SqsteeError if it is not a local queue, or cannot be opened."""
+def open_store(text: str, default: str, limit: int, retention: Retention | None = None) -> LocalSender:
+    """Open the store that a destination names; raises SqsteeError if it is not a local queue, or cannot be opened.
+
+    It refuses what exceeds `limit`, or the size of the retention, if that has one.
+    """
     destination = parse(text)
     if destination.kind != "local" or not (destination.name or default):
         raise SqsteeError(
             f"invalid store {text!r} (expected local:PATH)", "sqstee serve --store local:/var/lib/sqstee.db"
         )
-    store = LocalSender(destination.name or default, max(limit, _LEAST_STORE_BYTES), durable=True, keeps=True)
+    if retention and retention.most_bytes:
+        limit = retention.most_bytes
+    limit = max(limit, _LEAST_STORE_BYTES)
+    store = LocalSender(destination.name or default, limit, durable=True, keeps=True, retention=retention)
     try:
         store.open()
     except TransportError as error:
@@ -389,7 +402,8 @@ def _from_environment() -> Collector:
     except ValueError as error:
         raise SqsteeError(f"cannot read the token: {error}", "set SQSTEE_TOKEN or SQSTEE_TOKEN_FILE") from None
     text = os.environ.get("SQSTEE_STORE", "local")
-    return Collector(open_store(text, "", settings.local_max), accepted, _board(text, accepted))
+    store = open_store(text, "", settings.local_max, configured())
+    return Collector(store, accepted, _board(text, accepted))
 
 
 def _board(store: str, accepted: Sequence[str]) -> Reading | None:

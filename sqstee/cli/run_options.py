@@ -19,3 +19,8 @@ VIA_S3 = typer.Option(
     [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
 )
 START_TIMEOUT = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long.")
+STORE_MAX = typer.Option(
+    "", "--store-max", metavar="SIZE", help="Keep the store below this: remove whole runs, oldest first."
+)
+STORE_DAYS = typer.Option("", "--store-days", metavar="NUMBER", help="Remove runs that were last heard of so long ago.")
+KEEP_FAILED = typer.Option(False, "--keep-failed", help="With --store-max: remove failed and lost runs last.")

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from sqstee.cli.run_options import KEEP_FAILED, STORE_DAYS, STORE_MAX
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 _MOST_CONNECTIONS = 4096
@@ -22,6 +23,9 @@ def serve(
         "", "--token-file", metavar="FILE", help="The bearer tokens to accept, one per line (default: SQSTEE_TOKEN)."
     ),
     threads: int = typer.Option(8, "--threads", min=1, help="The number of requests handled in parallel."),
+    store_max: str = STORE_MAX,
+    store_days: str = STORE_DAYS,
+    keep_failed: bool = KEEP_FAILED,
     web: bool = typer.Option(False, "--web", help="Show the board of the store at the same address, as `web` does."),
     web_token_file: str = typer.Option(
         "",
@@ -30,12 +34,18 @@ def serve(
         help="The tokens of the board's readers, one per line (default: SQSTEE_WEB_TOKEN, or one that is printed).",
     ),
 ) -> int:
-    """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` and `sqstee web` to read."""
+    """Collect lines from `--to http://HOST:PORT/` into a local queue, for `sqstee tail` and `sqstee web` to read.
+
+    A full store (SQSTEE_LOCAL_MAX, 1G) refuses lines, which senders keep. With --store-max or --store-days it removes
+    runs instead; those that go on are spared. They are the settings SQSTEE_STORE_MAX, SQSTEE_STORE_DAYS and
+    SQSTEE_KEEP_FAILED of the WSGI application.
+    """
     from sqstee import options
     from sqstee.cli.web import end_on_signals, make_board, print_addresses
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
     from sqstee.spool.location import local_queue, open_root
     from sqstee.transports.http import tokens
+    from sqstee.transports.retention import configured, tidy_regularly
 
     try:
         from waitress.server import create_server
@@ -51,7 +61,8 @@ def serve(
     place = local_queue(open_root(settings.spool) if store == "local" else "")
     if web_token_file and not web:
         raise SqsteeError("--web-token-file needs --web", "sqstee serve --web --web-token-file FILE")
-    opened = open_store(store, place, settings.local_max)
+    retention = configured(store_max, store_days, keep_failed)
+    opened = open_store(store, place, settings.local_max, retention)
     board, made = make_board(opened.path, host, web_token_file, accepted) if web else (None, "")
     collector = Collector(opened, accepted, board)
     try:
@@ -72,6 +83,8 @@ def serve(
         hint = "choose another port, or any free one: sqstee serve --port 0"
         reason = getattr(error, "strerror", None) or error
         raise SqsteeError(f"cannot listen on {host}:{port}: {reason}", hint, EXIT_FAILURE) from None
+    if retention:
+        tidy_regularly(opened.tidy)
     if board:
         end_on_signals(board)
     else:

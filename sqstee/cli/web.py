@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sqstee.cli.run_options import KEEP_FAILED, STORE_DAYS, STORE_MAX
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ def web(
     ),
     consume: bool = typer.Option(False, "--consume", help="Empty SOURCE into the store, and show that."),
     store: str = typer.Option("", "--store", metavar="DEST", help="The store of --consume, local:PATH."),
+    store_max: str = STORE_MAX,
+    store_days: str = STORE_DAYS,
+    keep_failed: bool = KEEP_FAILED,
+    check_store: bool = typer.Option(
+        False, "--check-store", help="Check SOURCE, a store, rebuild what is noted wrongly of its runs, and end."
+    ),
     listen: str = typer.Option(
         "", "--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8788, or the next free port)."
     ),
@@ -50,14 +57,23 @@ def web(
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
 
     With --consume it is a queue's one reader: each message is deleted once its lines are on the disk, in a store that
-    refuses when it is full (SQSTEE_LOCAL_MAX, 1G); what is not sqstee's stays in the queue. A drained folder and s3://
-    are copied into a store in $TMPDIR, which is removed at the end; what is new there follows.
+    receives nothing while it is full (--store-max makes room; else SQSTEE_LOCAL_MAX, 1G); what is not sqstee's stays in
+    the queue. A drained folder and s3:// are copied into a store of at most that size in $TMPDIR, which is removed at
+    the end; what is new there follows.
+
+    The exit status of --check-store is 0 for a store that is sound, also where rows of runs were rebuilt, and 1 for one
+    that is damaged.
     """
     from sqstee.cli.sources import reporting_errors
+    from sqstee.cli.store_report import report
     from sqstee.cli.web_feed import shown_store
+    from sqstee.transports.retention import configured
 
+    if check_store:
+        return report(source, is_alone=not (consume or store))
     host, port = _address(listen)
-    with reporting_errors("web"), shown_store(source, consume, store) as (place, begin):
+    retention = configured(store_max, store_days, keep_failed)
+    with reporting_errors("web"), shown_store(source, consume, store, retention) as (place, begin):
         board, made = make_board(place, host, token_file)
         try:
             server = _server(board, host, port, threads)

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqstee.destination import Destination
+    from sqstee.transports.retention import Retention
 
 _THREADS = 8  # that receive
 _CONSUME_HINT = "sqstee web QUEUE --consume --store local:/var/lib/sqstee.db"
 
 
 @contextmanager
-def shown_store(source: str, consume: bool, store: str) -> Iterator[tuple[str, Callable[[], None]]]:
+def shown_store(
+    source: str, consume: bool, store: str, retention: Retention | None
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """The path of the store to show, and what begins to fill it, until the end of the context."""
     from sqstee import options
     from sqstee.cli.sources import destinations, local_path
+    from sqstee.transports.retention import Retention as StoreRetention
 
     (destination,) = destinations([source] if source else None)
     _check(destination, consume, store)
@@ -30,12 +34,14 @@ def shown_store(source: str, consume: bool, store: str) -> Iterator[tuple[str, C
         yield os.path.abspath(destination.name or local_path()), lambda: None
         return
     limit = options.load((), os.environ).local_max
+    if not consume:
+        retention = retention or StoreRetention(limit)
     with ExitStack() as stack:
         if consume:
             path = _store_of(store, destination)
         else:
             path = os.path.join(stack.enter_context(_temporary_folder()), "store.db")
-        yield path, _begin(destination, consume, path, limit, stack)
+        yield path, _begin(destination, consume, path, limit, retention, stack)
 
 
 def _check(destination: Destination, consume: bool, store: str) -> None:
@@ -67,7 +73,9 @@ def _store_of(store: str, source: Destination) -> str:
     return path
 
 
-def _begin(source: Destination, consume: bool, path: str, limit: int, stack: ExitStack) -> Callable[[], None]:
+def _begin(
+    source: Destination, consume: bool, path: str, limit: int, retention: Retention | None, stack: ExitStack
+) -> Callable[[], None]:
     """Open both sides; the result begins to fill the store, which ends with the `stack`."""
     import signal
     import threading
@@ -77,8 +85,9 @@ def _begin(source: Destination, consume: bool, path: str, limit: int, stack: Exi
     from sqstee.fds import write_stderr
     from sqstee.read.store_pump import StorePump
     from sqstee.text import one_line
+    from sqstee.transports.retention import tidy_regularly
 
-    opened = open_store(f"local:{path}", "", limit)
+    opened = open_store(f"local:{path}", "", limit, retention)
     stores = payload_stores([]) if source.kind == "sqs" else []
     sources = open_sources([source.text], consume=consume, peek=False, connections=_THREADS, stores=stores)
     main = threading.main_thread().ident or 0
@@ -98,6 +107,8 @@ def _begin(source: Destination, consume: bool, path: str, limit: int, stack: Exi
     def begin() -> None:
         stack.callback(end)
         pump.start()
+        if retention:
+            tidy_regularly(opened.tidy)
 
     return begin
 

@@ -99,8 +99,8 @@ class StorePump:
             received = receiver, ReceivedMessage(b"", {}, message.handle, message.id)
             try:
                 bodies = _bodies(message)
-            except (DecodeError, ValueError) as error:
-                self._leave(received, problem_of(message) or str(error))
+            except Exception as error:  # whatever one message holds, the others are received
+                self._leave(received, problem_of(message) or str(error) or type(error).__name__)
                 continue
             with self._changed:
                 self._left.pop(message_key(*received), None)
@@ -150,6 +150,9 @@ class StorePump:
             if error.kind == OPEN:
                 self._failure = error
             self._notice_refusal(str(error))
+            return False
+        except Exception as error:  # without this thread nothing would be stored, and nobody would know
+            self._failure = TransportError(OPEN, type(error).__name__, str(error))
             return False
         self._notice_refusal("")
         return True

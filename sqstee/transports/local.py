@@ -9,13 +9,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sqstee.record import Body
 from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
-from sqstee.transports.local_runs import create_tables, forget_runs, note_bodies
+from sqstee.transports.local_runs import catch_up, create_tables, forget_runs, note_bodies
 from sqstee.wire import DecodeError, by_run
+
+if TYPE_CHECKING:
+    from sqstee.transports.retention import Retention
 
 _BUSY_SECONDS = 20.0
 _HELD_SECONDS = 0.1  # a sender waits in steps of this for another's lock: a fork waits for the step
@@ -39,6 +42,7 @@ WHERE new.run = '' OR NOT EXISTS (
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS body_range ON body (run, first, last)"
 FULL = "Full"  # the error code of a full store that keeps its rows
+_TIDY_STEPS = 16  # of removing runs, before others get their turn
 _FULL_SECONDS = 10.0  # the pause that a full store asks senders for
 _FORK_SECONDS = 5.0  # the longest that a fork waits for a transaction
 _SCHEMA = """
@@ -93,12 +97,21 @@ class LocalSender(BatchLimits):
     Above `limit` bytes the oldest rows are deleted, never those of the latest request. A store that `keeps` refuses
     requests instead until rows are consumed (but accepts one request of any size when empty). With `durable`, accepted
     bodies survive a crash of the machine as well. `stored` counts rows, `stored_records` the records of those that are
-    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction.
+    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction. With a
+    `retention` each transaction removes some of what that says.
     """
 
     ordered = False
 
-    def __init__(self, path: str, limit: int, durable: bool = False, keeps: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        limit: int,
+        durable: bool = False,
+        keeps: bool = False,
+        retention: Retention | None = None,
+    ) -> None:
+        self.retention = retention
         self._path = path
         self.limit = limit
         self._durable = durable
@@ -117,6 +130,9 @@ class LocalSender(BatchLimits):
     def open(self) -> int:
         """Open or create the file; bodies have no size limit here, so the limit is SQS's."""
         self._run(self._measure)
+        if self.retention:
+            self._run(catch_up)  # runs without a row would stay for ever
+            self._run(self.retention.prepare)
         return 1024 * 1024
 
     def _measure(self, connection: sqlite3.Connection) -> None:
@@ -166,7 +182,45 @@ class LocalSender(BatchLimits):
 
     def send_dated(self, bodies: Sequence[tuple[Body, float]]) -> None:
         """Store bodies of one run each that came at these times, in seconds since the epoch, in one transaction."""
-        self._run(lambda connection: self._store(connection, bodies))
+        try:
+            self._run(lambda connection: self._store(connection, bodies))
+        except TransportError as error:
+            if error.code != FULL or not self.tidy(sum(len(body.data) for body, _ in bodies)):
+                raise
+            self._run(lambda connection: self._store(connection, bodies))
+
+    def tidy(self, room: int = 0) -> int:
+        """Remove what the retention says, and as much as a request of `room` bytes needs, as far as that is quick.
+
+        The bytes that were removed. Raises TransportError.
+        """
+        removed = 0
+        for _ in range(_TIDY_STEPS):
+            before = removed
+            if self.retention:
+                removed += self._tidy_step(self.retention, room)
+            if removed == before:
+                break
+        return removed
+
+    def _tidy_step(self, retention: Retention, room: int) -> int:
+        freed = 0
+
+        def step(connection: sqlite3.Connection) -> None:
+            nonlocal freed
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                size = _size(connection)
+                needed = size + room - self.limit if room else 0
+                freed = retention.step(connection, max(retention.excess(size), needed), patient=False)
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+        self._run(step)
+        return freed
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -195,6 +249,8 @@ class LocalSender(BatchLimits):
             else:
                 self._drop_oldest(connection, newest)
             note_bodies(connection, newest, stored)
+            if self.retention:
+                self.retention.step(connection, self.retention.excess(_size(connection)))
             self.size = _size(connection)
             connection.execute("COMMIT")
             self.stored += len(stored)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
 
+REMOVED = 2  # `ended` of a run that is being removed: it is not there for readers
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {place}.run (
@@ -28,12 +29,13 @@ _FORGET_OLDEST = """
 DELETE FROM run WHERE rowid IN (SELECT rowid FROM run ORDER BY rowid LIMIT ?)
 AND NOT EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
 """
-_LIST = """
-SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
-ORDER BY started DESC, run DESC
+_LIST = f"""
+SELECT run, summary FROM run WHERE run BETWEEN ? AND ? AND ended < {REMOVED}
+AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC
 """
-_LATEST_IDS = """
-SELECT run FROM run WHERE EXISTS (SELECT 1 FROM body WHERE body.run = run.run) ORDER BY started DESC, run DESC LIMIT ?
+_LATEST_IDS = f"""
+SELECT run FROM run WHERE ended < {REMOVED} AND EXISTS (SELECT 1 FROM body WHERE body.run = run.run)
+ORDER BY started DESC, run DESC LIMIT ?
 """
 _LAST_CHARACTER = chr(0x10FFFF)
 
@@ -65,6 +67,11 @@ def forget_runs(connection: sqlite3.Connection, runs: Collection[str]) -> None:
     excess = connection.execute("SELECT count(*) FROM run").fetchone()[0] - _MOST_ROWS
     if excess > 0:
         connection.execute(_FORGET_OLDEST, (min(excess, max(_MOST_LOOKED_AT, 2 * len(runs))),))
+
+
+def forget_empty(connection: sqlite3.Connection) -> int:
+    """Remove all rows of ended runs that have no body; how many."""
+    return connection.execute(_FORGET.replace("run = ? AND ", "", 1)).rowcount
 
 
 def catch_up(connection: sqlite3.Connection) -> None:
@@ -108,7 +115,7 @@ def latest_ids(connection: sqlite3.Connection, most: int) -> list[str]:
 
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     """One run; None where the store does not know it."""
-    row = connection.execute("SELECT summary FROM run WHERE run = ?", (run,)).fetchone()
+    row = connection.execute(f"SELECT summary FROM run WHERE run = ? AND ended < {REMOVED}", (run,)).fetchone()
     return RunSummary.load(run, row[0]) if row else None
 
 
@@ -152,6 +159,12 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
         one.settle()
     rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
     connection.executemany(_SAVE, rows)
+    save(connection, *changed.values())
+
+
+def save(connection: sqlite3.Connection, *runs: RunSummary) -> None:
+    """Write the rows of these runs."""
+    connection.executemany(_SAVE, [(one.run, seconds_of(one.started), one.is_ended, one.dump()) for one in runs])
 
 
 def indexed(connection: sqlite3.Connection) -> int:

@@ -1,9 +1,9 @@
 """Lines per second into one collector, from senders in processes of their own, on loopback.
 
-    python tests/bench/collector.py [SENDERS] [SECONDS]
+    python tests/bench/collector.py [SENDERS] [SECONDS] [OPTION…]
 
 The lines are 120 bytes long with their newline, in bodies of 256 KiB of NDJSON as sqstee sends them; each is on the
-disk when it is acknowledged.
+disk when it is acknowledged. Options are those of `sqstee serve`, such as --store-max 64M.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 8.0
     with (
         tempfile.TemporaryDirectory() as folder,
-        collecting(Path(folder) / "store.db", environ={"SQSTEE_LOCAL_MAX": "64G"}) as (_, url),
+        collecting(Path(folder) / "store.db", *sys.argv[3:], environ={"SQSTEE_LOCAL_MAX": "64G"}) as (_, url),
         multiprocessing.Pool(senders) as pool,
     ):
         started = time.perf_counter()

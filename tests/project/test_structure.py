@@ -310,6 +310,7 @@ WALL_CLOCK = {
     "sqstee.read.alert_watch": {"time"},  # the same
     "sqstee.read.alert_delivery": {"time"},  # when an alert was told, for the memory
     "sqstee.read.store_pump": {"time"},  # no later than now is what a sender's clock says
+    "sqstee.transports.retention": {"time"},  # the ages of runs
     "sqstee.cli.show": {"time"},  # the same
     "sqstee.web.api": {"time"},  # the same
     "sqstee.drain.journal": {"time_ns"},  # the name of a segment
