@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "glusterfs", "fuse.sshfs", "afs", "beegfs")
 _OTHER_VARIABLES = (
     *("SQSTEE_TOKEN", "SQSTEE_DEBUG", "SQSTEE_PAGER", "SQSTEE_NEST", "SQSTEE_WEB_TOKEN", "SQSTEE_WEB_TOKEN_FILE"),
-    *("SQSTEE_STORE", "SQSTEE_LAMBDA_TO", "SQSTEE_LAMBDA_VIA_S3", "SQSTEE_ALERT_STATE"),
+    *("SQSTEE_STORE", "SQSTEE_LAMBDA_TO", "SQSTEE_LAMBDA_VIA_S3"),
+    *("SQSTEE_STORE_MAX", "SQSTEE_STORE_DAYS", "SQSTEE_KEEP_FAILED"),
 )
 _SPOOL_BYTES = 1024**3  # the default size of a spool
 
