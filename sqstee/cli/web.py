@@ -73,7 +73,8 @@ def web(
         return report(source, is_alone=not (consume or store))
     host, port = _address(listen)
     retention = configured(store_max, store_days, keep_failed)
-    with reporting_errors("web"), shown_store(source, consume, store, retention) as (place, begin):
+    shown = shown_store(source, consume, store, retention, bool(store_max or store_days or keep_failed))
+    with reporting_errors("web"), shown as (place, begin):
         board, made = make_board(place, host, token_file)
         try:
             server = _server(board, host, port, threads)

@@ -21,15 +21,21 @@ _CONSUME_HINT = "sqstee web QUEUE --consume --store local:/var/lib/sqstee.db"
 
 @contextmanager
 def shown_store(
-    source: str, consume: bool, store: str, retention: Retention | None
+    source: str, consume: bool, store: str, retention: Retention | None, is_limited: bool
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The path of the store to show, and what begins to fill it, until the end of the context."""
+    """The path of the store to show, and what begins to fill it, until the end of the context.
+
+    `is_limited`: the retention was asked for on the command line, which makes no sense for a store that is only read.
+    """
     from sqstee import options
     from sqstee.cli.sources import destinations, local_path
     from sqstee.transports.retention import Retention as StoreRetention
 
     (destination,) = destinations([source] if source else None)
     _check(destination, consume, store)
+    if is_limited and destination.kind == "local" and not consume:
+        problem = "a store that is only shown keeps its runs: --store-max and --store-days are for whoever fills it"
+        raise SqsteeError(problem, "sqstee serve --store-max 50G, or sqstee web QUEUE --consume")
     if destination.kind == "local" and not consume:
         yield os.path.abspath(destination.name or local_path()), lambda: None
         return

@@ -104,10 +104,14 @@ class StorePump:
                 continue
             with self._changed:
                 self._left.pop(message_key(*received), None)
-                self._changed.wait_for(lambda: self._waiting_bytes < _WAITING_BYTES or self._is_stopping)
+                self._changed.wait_for(self._has_room)
                 self._waiting.append((received, bodies))
                 self._waiting_bytes += _size(bodies)
                 self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        """Whether a checked message may wait: while the store refuses, none is received that would only wait longer."""
+        return self._is_stopping or (self._waiting_bytes < _WAITING_BYTES and not self._refusal)
 
     def _leave(self, received: Received, problem: str) -> None:
         with self._changed:
@@ -159,7 +163,9 @@ class StorePump:
 
     def _notice_refusal(self, problem: str) -> None:
         if problem != self._refusal:
-            self._refusal = problem
+            with self._changed:
+                self._refusal = problem
+                self._changed.notify_all()
             self._notice(f"{problem}: receiving waits" if problem else "the store takes lines again")
 
     def _watch(self) -> None:

@@ -60,7 +60,7 @@ def test_a_queue_is_emptied_into_the_store_and_shown(tmp_path: Path, fake_sqs: F
 
 def test_what_is_not_sqstees_stays_in_the_queue(tmp_path: Path, fake_sqs: FakeSqs) -> None:
     """It is said once, and released at the end."""
-    foreign = ["hello", '{"a":1}', '{"a":2}']
+    foreign = ["hello", '{"a":1}', lines_of(1, 2, "R" * 200).data.decode()]
     fake_sqs.put("q", *foreign)
     put(fake_sqs, whole_run(5, "RUN"))
     with consuming(tmp_path, fake_sqs) as board:
@@ -126,6 +126,10 @@ def test_a_queue_that_does_not_exist_ends_it(sqstee: Sqstee, tmp_path: Path, fak
         (("q",), "q: a queue has one reader, which empties it: --consume"),
         (("q", "--consume"), "--consume needs a store"),
         (("local:AT/a.db", "--store", "local:AT/b.db"), "--store needs --consume"),
+        (
+            ("local:AT/a.db", "--store-days", "3"),
+            "a store that is only shown keeps its runs: --store-max and --store-days are for whoever fills it",
+        ),
         (("local:AT/a.db", "--consume", "--store", "local:AT/./a.db"), "the store is the source"),
         (("q", "--consume", "--store", "s3://bkt"), "invalid value 's3://bkt' for --store (expected local:PATH)"),
         (("http://127.0.0.1:1/",), "a collector cannot be read: http://127.0.0.1:1/"),
