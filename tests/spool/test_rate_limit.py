@@ -161,12 +161,14 @@ def test_what_the_run_says(sqstee: Sqstee) -> None:
     assert sum(event.last - event.seq + 1 for event in gaps) == 490
 
 
-@pytest.mark.parametrize(("text", "value"), [("1000/s", (1000, 1.0)), ("100/m", (100, 60.0)), ("5/h", (5, 3600.0))])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1000/s", (1000, 1.0)), ("100/m", (100, 60.0)), ("5/h", (5, 3600.0)), ("1/d", (1, 86400.0))]
+)
 def test_rates(text: str, value: tuple[int, float]) -> None:
     assert rate(text) == value
 
 
-@pytest.mark.parametrize("text", ["1000", "0/s", "-1/s", "1.5/s", "1/", "/s", "1/d", "1/s/s", "²/s", "9" * 5000 + "/s"])
+@pytest.mark.parametrize("text", ["1000", "0/s", "-1/s", "1.5/s", "1/", "/s", "1/w", "1/s/s", "²/s", "9" * 5000 + "/s"])
 def test_what_is_no_rate(text: str) -> None:
     with pytest.raises(SqsteeError, match="a rate such as 1000/s, 100/m"):
         load(("--rate-limit", text), {})
