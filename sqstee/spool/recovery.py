@@ -55,14 +55,16 @@ class SpoolTail:
         self.acknowledged = self.next_seq = checkpoint.next
         self.unfinished = [0] * _STREAMS
         self.closure = Closure(_exited(folder, checkpoint.position[0]))
-        for frame in reader.frames():
-            self._add_frame(frame)
+        try:
+            for frame in reader.frames():
+                self._add_frame(frame)
+        finally:  # an agent meets a damaged run again and again
+            reader.close()
+            checkpoint.close()
         self.end = reader.position
         if self.end < checkpoint.position:  # a power cut took acknowledged frames: readers start behind them
             self.end = (checkpoint.position[0] + 1, 0)
             self.unfinished = [0] * _STREAMS
-        reader.close()
-        checkpoint.close()
         self.framed = self.next_seq
         self._add_dropped(folder)
 

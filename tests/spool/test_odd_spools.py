@@ -7,7 +7,7 @@ import os
 import struct
 import zlib
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -215,6 +215,10 @@ def test_readers_of_the_spool_raise_what_their_callers_expect(
         finally:
             source.close()
 
+    def frames_of() -> None:
+        with closing(FrameReader(path)) as reader:
+            deque(reader.frames(), 0)
+
     def ship() -> None:
         read(RunSource(path, 500, RequestLimits(), "none"))
 
@@ -226,7 +230,7 @@ def test_readers_of_the_spool_raise_what_their_callers_expect(
     WaitingRun(str(root), RUN)
     for reader in (
         lambda: read_meta(path),
-        lambda: deque(FrameReader(path).frames(), 0),
+        frames_of,
         lambda: SpoolTail(path),
         lambda: close_dead_run(path),
         ship,

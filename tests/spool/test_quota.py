@@ -421,7 +421,9 @@ def test_the_kept_total_is_never_too_low(tmp_path: Path) -> None:
         name = chance.choice(list(runs))
         runs[name].write(0, b"x" * 500 * chance.randrange(1, 20) + b"\n")
         if chance.random() < 0.3:
-            runs.pop(name).end({"event": "exit", "message": ""})
+            writer = runs.pop(name)
+            writer.end({"event": "exit", "message": ""})
+            writer.close()
             if chance.random() < 0.5:
                 run_folder.delete(str(tmp_path / name))
         kept = quotas.add_to_kept_total(str(tmp_path), 0)
@@ -429,6 +431,8 @@ def test_the_kept_total_is_never_too_low(tmp_path: Path) -> None:
         assert kept is not None
         assert exact <= kept
         assert exact <= MIB
+    for writer in runs.values():
+        writer.close()
     assert refused
 
 
