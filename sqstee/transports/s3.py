@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -108,8 +109,8 @@ class Bucket:
                 return None
             raise
         try:
-            data: bytes = answer["Body"].read(MOST_OBJECT_BYTES + 1)
-            answer["Body"].close()
+            with closing(answer["Body"]) as body:
+                data: bytes = body.read(MOST_OBJECT_BYTES + 1)
         except Exception as error:
             raise refusal_of(error) from error
         if len(data) > MOST_OBJECT_BYTES:
@@ -155,9 +156,9 @@ class S3Sender(ObjectLimits):
 class ListedObject:
     """An object in a listing; `series` distinguishes the records of its run from the gap events."""
 
-    __slots__ = ("compressed", "first", "key", "last", "modified", "run", "series", "size")
+    __slots__ = ("compressed", "first", "key", "last", "modified", "run", "series", "size", "tag")
 
-    def __init__(self, key: str, parts: re.Match[str], size: int, modified: datetime) -> None:
+    def __init__(self, key: str, parts: re.Match[str], size: int, modified: datetime, tag: str) -> None:
         self.key = key
         self.run = parts["run"]
         self.series = _series(parts)
@@ -166,6 +167,7 @@ class ListedObject:
         self.compressed = bool(parts["gz"])
         self.size = size
         self.modified = modified.timestamp()
+        self.tag = tag
 
 
 class ListedRanges:
@@ -214,7 +216,7 @@ class Listing:
             key = entry["Key"]
             parts = _KEY.fullmatch(key, len(self._bucket.prefix))
             if self._start <= key < self._beyond and parts and entry["Size"] <= MOST_OBJECT_BYTES:
-                found.append(ListedObject(key, parts, entry["Size"], entry["LastModified"]))
+                found.append(ListedObject(key, parts, entry["Size"], entry["LastModified"], str(entry.get("ETag", ""))))
         if answer.get("IsTruncated") and entries and entries[-1]["Key"] < self._beyond:
             self._after, self.at_start = entries[-1]["Key"], False
         else:
@@ -363,5 +365,6 @@ def _message(bucket: str, found: ListedObject, data: bytes) -> ReceivedMessage:
         except ValueError:
             pass  # left as it is: the decoder reports that it is not NDJSON
     attributes = Body(b"", found.run, "", found.first, found.last).attributes
-    name = f"s3://{bucket}/{found.key}@{found.modified}"  # the same key can be in another bucket, or stored again
+    # The same key can be in another bucket, or stored again, within the second that a listing tells times to.
+    name = f"s3://{bucket}/{found.key}@{found.modified}{found.tag}"
     return ReceivedMessage(data, attributes, found.key, name, found.modified)
