@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | show | tail | web | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | show | tail | web | drain | top | alert | stat | flush | check | agent | serve | measure | demo | help | man | completion) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -591,7 +591,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo help man completion --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
@@ -636,6 +636,15 @@ _sqstee() {
             _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"
             ;;
         demo)
+            _sqstee_offer words "-h --help"
+            ;;
+        help)
+            _sqstee_offer words "-h --help"
+            ;;
+        man)
+            _sqstee_offer words "--pager --no-pager -h --help"
+            ;;
+        completion)
             _sqstee_offer words "-h --help"
             ;;
     esac

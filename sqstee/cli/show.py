@@ -39,7 +39,7 @@ def show(
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
     pager: bool = typer.Option(True, "--pager/--no-pager", help="On a terminal: through $PAGER, or less."),
 ) -> int:
-    """Show one run: its command, how it ended, what is missing, and its lines.
+    """Show one run: its command, its end, its missing lines, and its lines.
 
     `-o raw` writes the bytes that the command wrote, `-o json` its records; neither has the head.
 

@@ -17,9 +17,7 @@ from fakes.sqs import FakeSqs
 from support import ROOT, Sqstee
 
 SHARED = (
-    "share/man/man1/sqstee.1",
-    "share/man/man5/sqstee.toml.5",
-    "share/man/man5/sqstee-format.5",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "share/man").rglob("*.?"))),
     "share/bash-completion/completions/sqstee",
     "share/zsh/site-functions/_sqstee",
     "share/fish/vendor_completions.d/sqstee.fish",
@@ -126,8 +124,15 @@ def test_the_source_archive_is_complete(built: Path) -> None:
     """What the tests and the generated files need is in it."""
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {"README.md", "CHANGELOG.md", "Makefile", "tests/conftest.py", "tests/tools/generate.py", "man/sqstee.1"}
-    assert expected | {"sqstee/launcher", "completions/_sqstee"} <= names
+    expected = {
+        "README.md",
+        "CHANGELOG.md",
+        "Makefile",
+        "tests/conftest.py",
+        "tests/tools/generate.py",
+        "man/sqstee.1.md",
+    }
+    assert expected | {"sqstee/launcher", "completions/_sqstee", "share/man/man1/sqstee.1", "LICENSE"} <= names
 
 
 @pytest.fixture(scope="module")
