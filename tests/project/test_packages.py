@@ -168,14 +168,9 @@ def test_the_single_file_needs_nothing_else(
     both = [subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, cwd=tmp_path) for _ in range(2)]
     assert [(one.communicate(timeout=60)[0], one.returncode) for one in both] == [(b"hi\n", 3)] * 2
     assert sum(message.body.count('"message":"hi"') for message in fake_sqs.sent("q")) == 2
-    for verb in (
-        ("flush",),
-        ("tail", "q", "--peek"),
-        ("man", "tail"),
-        ("completion", "zsh"),
-        ("--version", "--verbose"),
-    ):
-        found = subprocess.run([*python, *verb], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    for verb in ("flush", "tail q --peek", "run --help", "man tail", "completion zsh", "--version --verbose"):
+        command = [*python, *verb.split()]
+        found = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
         assert found.returncode == 0, verb
         assert "Traceback" not in found.stderr
     assert str(unpacked) in found.stdout
