@@ -37,6 +37,11 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+def sync_data(fd: int) -> None:
+    """Make a file's content safe on the disk; by fsync(2) where there is no fdatasync(2), as on macOS."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
 def close_quietly(fd: int) -> None:
     """Close a descriptor that may be closed already."""
     try:

@@ -6,6 +6,7 @@ import os
 import zlib
 
 from sqstee.drain.journal import sync_folder
+from sqstee.fds import sync_data
 from sqstee.transports.folder_runs import INDEX_NAME
 
 _BUFFER_BYTES = 256 * 1024
@@ -79,7 +80,7 @@ class AppendFile:
         """Write the rest, and sync it if asked to."""
         self.checkpoint()
         if sync:
-            os.fdatasync(self._fd)
+            sync_data(self._fd)
         os.close(self._fd)
 
     def _flush(self) -> None:

@@ -16,6 +16,8 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 
+from sqstee.fds import sync_data
+
 SUFFIX = ".journal"
 _SEGMENT_BYTES = 64 * 1024 * 1024
 _MAGIC = b"sqj\x01"
@@ -88,7 +90,7 @@ class Journal:
 
     def _sync(self, fd: int) -> None:
         try:
-            os.fdatasync(fd)
+            sync_data(fd)
         except OSError as error:
             self._unsynced = error
             raise

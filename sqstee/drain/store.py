@@ -27,6 +27,7 @@ from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames
 from sqstee.drain.run_assembly import FinalPart, RunAssembly, UntrustedError
 from sqstee.drain.verdict import Verdict
 from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.fds import sync_data
 from sqstee.record import is_utf8, timestamp
 from sqstee.run_summary import RunSummary
 from sqstee.text import short_name
@@ -136,7 +137,7 @@ class Store:
             query = "SELECT verdict FROM assembled_run ORDER BY run"
             file.writelines(f"{verdict}\n" for (verdict,) in self._database.execute(query))
             file.flush()
-            os.fdatasync(file.fileno())
+            sync_data(file.fileno())
         os.replace(path, f"{self.folder}/{INDEX_NAME}")
         sync_folder(self.folder)
 

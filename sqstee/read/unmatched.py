@@ -11,6 +11,7 @@ from math import inf
 from typing import Protocol, TypeVar
 
 from sqstee.errors import SqsteeError
+from sqstee.fds import sync_data
 from sqstee.read.decode import ForeignLine, Item, json_of
 from sqstee.read.line_joiner import JoinedLine
 from sqstee.read.trouble import START_SECONDS, Trouble, persist
@@ -63,7 +64,7 @@ class UnmatchedFile:
         if data:
             while data:
                 data = data[os.write(self._fd, data) :]
-            os.fdatasync(self._fd)
+            sync_data(self._fd)
 
 
 def _is_torn(path: str) -> bool:

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 _TAKEOVER_SECONDS = 5.0  # take over after this long without a shipper, plus up to as much again at random
 _LIVE_AGENT_FACTOR = 6  # times as long while an agent lives: it may have hundreds of runs to open first
-_POLL_SECONDS = 0.001  # at first, while somebody waits for the delivery
-_MAX_POLL_SECONDS = 0.02
-_POLL_SHARE = 0.05  # of the time waited so far
+# While somebody waits for the delivery: between two polls for it, and between two looks at who ships it, in seconds: at
+# first, what each second waited so far adds, and at most. Hundreds of runs that end together must leave the processor
+# to their shipper.
+_POLL_SECONDS, _POLL_SHARE, _MAX_POLL_SECONDS = 0.001, 0.05, 0.1
+_LOOK_SECONDS, _LOOK_SHARE, _MAX_LOOK_SECONDS = 0.02, 0.1, 0.5
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run
 _HUNG_SECONDS = 5.0  # after which a shared shipper without a heartbeat is replaced
 _UNATTENDED_SECONDS = 6.0  # after which a run that has ended ships by itself, if the shared shipper does not do it
-_WAKE_AGAIN_SECONDS = 0.5  # a word to a shipper that has just died is lost
+_WAKE_AGAIN_SECONDS, _MAX_WAKE_AGAIN_SECONDS = 0.5, 5.0  # a word to a shipper that has just died is lost
 
 
 class DelegatedRun:
@@ -131,27 +133,29 @@ class DelegatedRun:
         Returns why it is not delivered, and the run's `ship` lock if the caller is to ship the rest. Without a timeout
         the rest is left to the process that serves the run.
         """
-        started = now = time.monotonic()
-        look_at = wake_at = started
+        look_at = wake_at = started = time.monotonic()
+        deadline = started + flush_timeout
         while os.path.exists(self._folder):
             now = time.monotonic()
+            waited = now - started
             if now >= look_at:
-                look_at = now + _MAX_POLL_SECONDS
+                look_at = now + min(_MAX_LOOK_SECONDS, _LOOK_SECONDS + waited * _LOOK_SHARE)
+                look_at = min(look_at, max(deadline, now))
                 path = self.ensure_shipper()
                 if path and now >= wake_at:
-                    wake_at = now + _WAKE_AGAIN_SECONDS
+                    wake_at = now + min(_MAX_WAKE_AGAIN_SECONDS, max(_WAKE_AGAIN_SECONDS, waited))
                     self.wake(path, AWAITED)
                 timeout = flush_timeout if agent_file.is_shared(path) else agent_timeout
                 if path and not timeout:
                     break
                 trouble = self.pass_notices_on()
-                is_unattended = agent_file.is_shared(path) and now - started >= _UNATTENDED_SECONDS
+                is_unattended = agent_file.is_shared(path) and waited >= _UNATTENDED_SECONDS
                 if (is_unattended or trouble.is_final or not path) and (shipping := self.lock()) is not None:
                     trace("standby", "takes over: the run has ended, and no agent ships it")
                     return "", shipping
-                if trouble.is_final or now - started >= (timeout if path else flush_timeout):
+                if trouble.is_final or waited >= (timeout if path else flush_timeout):
                     return trouble.reason or "another process has not delivered it yet", None
-            time.sleep(min(_MAX_POLL_SECONDS, _POLL_SECONDS + (now - started) * _POLL_SHARE))
+            time.sleep(min(_MAX_POLL_SECONDS, _POLL_SECONDS + waited * _POLL_SHARE))
         return "", None
 
     def _takeover_seconds(self) -> float:

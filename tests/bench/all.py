@@ -36,7 +36,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "nodes.py": (["1", "8", "64", "256"], ["--seconds", "2", "1", "4"]),
     "burst.py": ([], ["8", "3"]),
     "looking.py": ([], ["1", "16"]),
-    "pace.py": ([], ["--minutes", "0.1", "--flat", "10000", "--runs", "4"]),
+    "pace.py": (["--minutes", "3"], ["--minutes", "0.1", "--flat", "10000", "--runs", "4"]),
     "outage.py": ([], ["1", "20000"]),
     "receiving.py": ([], ["packed", "20000"]),
     "tailing.py": ([], ["20000", "1"]),
