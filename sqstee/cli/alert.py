@@ -203,7 +203,7 @@ class _Watched:
             self._follow(others, watch, consume, peek, via_s3, start_timeout)
         else:
             if self._skips_past:
-                _notice("first start: what happened before is not reported (--since 2h reports the last two hours)")
+                _notice("first start: earlier runs are not reported (--since 2h reports the last two hours)")
             self._tell(watch.look())
             while not self._once:
                 self._stop.pause(LOOK_SECONDS)

@@ -205,7 +205,7 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
         facts["ended"] = f"{local_time(run.ended)}{took}"
     result = neutral(run.result) if run.is_ended else "it has not ended"
     if state == "gone":
-        result = f"nothing heard of it for {format_age(now - run.heard)}"
+        result = f"no message from it for {format_age(now - run.heard)}"
     facts["state"] = f"{shown}: {result}" if result else shown
     lines = ", ".join(f"{number:,} {short_name(stream)}" for stream, number in run.lines.items()) or "none"
     facts["lines"] = f"{lines}; {lacking(run)}"

@@ -149,7 +149,7 @@ def print_addresses(server: Any, token: str) -> None:
         query = f"?token={token}" if token else ""
         typer.echo(f"the board is at http://{_in_url(host)}:{port}/{query}", err=True)
         if not _is_loopback(host):
-            typer.echo("sqstee: what it shows is not encrypted on the way: put a TLS proxy in front of it", err=True)
+            typer.echo("sqstee: the board is not encrypted on the way: put a TLS proxy in front of it", err=True)
     sys.stderr.flush()
 
 

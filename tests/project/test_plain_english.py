@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import plain_english
 import pytest
-from program import verbs
+from program import ROOT, verbs
 from support.documents import DOCUMENTS
 
 
@@ -19,6 +21,31 @@ def test_documents(path: Path) -> None:
 def test_the_help_of_the_verbs() -> None:
     """The texts above the options."""
     assert {verb.name: found for verb in verbs() if (found := list(plain_english.slips(verb.help)))} == {}
+
+
+def texts(code: str) -> Iterator[str]:
+    """The strings of a module that may be shown: no docstring, and a space in them; values filled in are X."""
+    tree = ast.parse(code)
+    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.value
+
+
+def test_messages() -> None:
+    """Errors, hints and notices, as far as parts of a sentence can tell."""
+    of_whole_sentences = {"a long sentence", "ideas chained by colons", "a sentence that begins with 'Of'"}
+    found = [
+        (path.name, name, sentence)
+        for path in sorted((ROOT / "sqstee").rglob("*.py"))
+        for text in texts(path.read_text())
+        for name, sentence in plain_english.slips(text)
+        if " " in text and name not in of_whole_sentences
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(
