@@ -633,19 +633,19 @@ _sqstee() {
             _sqstee_offer words "--host --port --store --token-file --threads --store-max --store-days --keep-failed --web --web-token-file -h --help"
             ;;
         measure)
-            _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"
+            if [[ $cur == -* ]]; then _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"; else _sqstee_offer words "[QUEUE FILE…]"; fi
             ;;
         demo)
             _sqstee_offer words "-h --help"
             ;;
         help)
-            _sqstee_offer words "-h --help"
+            if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo help man completion"; fi
             ;;
         man)
-            _sqstee_offer words "--pager --no-pager -h --help"
+            if [[ $cur == -* ]]; then _sqstee_offer words "--pager --no-pager -h --help"; else _sqstee_offer words "sqstee agent alert check completion costs demo design drain faq flush format help man measure python recipes run runs serve show stat tail top web sqstee.toml"; fi
             ;;
         completion)
-            _sqstee_offer words "-h --help"
+            if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "bash zsh fish"; fi
             ;;
     esac
 }
