@@ -126,5 +126,6 @@ def test_fish(environ: dict[str, str], case: str) -> None:
 def test_no_completion_starts_python_or_uses_the_network() -> None:
     """Completions are static: TAB runs no program of ours."""
     for path in FOLDER.iterdir():
-        code = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+        text = path.read_text().replace(" measure python recipes ", " ")  # pages of the manual
+        code = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
         assert not any("python" in line or "$(sqstee" in line or "curl" in line for line in code)
