@@ -79,7 +79,7 @@ class PageWriter(ABC):
         for row in rows[1:]:
             text = list(row[1])
             for name, cell in zip(head[2:], row[2:], strict=True):
-                text += [("", f". {name[:1].upper()}{name[1:]}: "), *cell] if cell else []
+                text += [("", f". {name[:1].upper()}{name[1:]}: " if name else ". "), *cell] if cell else []
             self.definition(row[0], text)
 
     @abstractmethod
