@@ -49,7 +49,7 @@ PICTURES = sorted(
 )
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)
+@pytest.mark.parametrize("picture", [path for path in PICTURES if path.suffix == ".svg"], ids=lambda path: path.name)
 def test_pictures_are_there_and_ask_no_network(picture: Path) -> None:
     """Each is a file beside the documents, whole by itself: without a font, a style or a picture from elsewhere."""
     text = picture.read_text()
