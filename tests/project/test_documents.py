@@ -19,7 +19,7 @@ from sqstee.options import RUN_OPTIONS
 ROFF = sorted((ROOT / "share/man").rglob("*.?"))
 FISH = (ROOT / "completions/sqstee.fish").read_text()
 # Options of other programs that the documents show.
-FOREIGN = {"--fault-seeds", "--fault-steps", "--queue-name", "--scale"}
+FOREIGN = {"--fault-seeds", "--fault-steps", "--no-deps", "--queue-name", "--scale", "--target"}
 
 
 @pytest.mark.parametrize("name", generate.files())
@@ -198,3 +198,17 @@ def test_roff_prints_awkward_text_as_it_is() -> None:
         "\\(aqquote\\(aq \\-\\-x \\(ha",
         ".EE",
     ]
+
+
+def test_the_columns_and_the_statements_of_sql_are_those_of_the_package() -> None:
+    """Which are tested by themselves."""
+    schema = pytest.importorskip("sqstee.at_rest.schema")
+    table = page("sqstee-format.5").partition("### Columns of Parquet files")[2].partition("###")[0]
+    named = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\w+) \|", table, re.MULTILINE)
+    columns = [*schema.COLUMNS, *schema.PARTITIONS]
+    assert named == [(one.name, one.kind.replace(",", ", "), one.on) for one in columns]
+    files = "".join(path.read_text() for path in sorted((Path(schema.__file__).parent / "queries").glob("*.sql")))
+    known = {part.strip() for part in re.split(r"^-- \w+: .*\n", files, flags=re.MULTILINE)}
+    shown = re.findall(r"^```sql\n(.*?)\n```", page("sqstee-sql.7"), re.DOTALL | re.MULTILINE)
+    assert len(shown) > 8
+    assert [statement for statement in shown if statement not in known] == []
