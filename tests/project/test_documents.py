@@ -19,7 +19,7 @@ from sqstee.options import RUN_OPTIONS
 ROFF = sorted((ROOT / "share/man").rglob("*.?"))
 FISH = (ROOT / "completions/sqstee.fish").read_text()
 # Options of other programs that the documents show.
-FOREIGN = {"--fault-seeds", "--fault-steps", "--no-deps", "--queue-name", "--scale", "--target"}
+FOREIGN = {"--delete", "--fault-seeds", "--fault-steps", "--no-deps", "--queue-name", "--scale", "--target"}
 
 
 @pytest.mark.parametrize("name", generate.files())
