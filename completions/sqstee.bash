@@ -642,7 +642,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo help man completion"; fi
             ;;
         man)
-            if [[ $cur == -* ]]; then _sqstee_offer words "--pager --no-pager -h --help"; else _sqstee_offer words "sqstee agent alert check completion costs delivery demo design drain faq flush format help man measure python recipes run runs serve show spark sql stat tail top web sqstee.toml"; fi
+            if [[ $cur == -* ]]; then _sqstee_offer words "--pager --no-pager -h --help"; else _sqstee_offer words "sqstee agent alert check completion costs delivery demo design drain faq flush format help man measure python recipes run runs s3 serve show spark sql stat tail top web sqstee.toml"; fi
             ;;
         completion)
             if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "bash zsh fish"; fi
