@@ -140,12 +140,10 @@ def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
 
 def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], style: Style, stop: StopSignal) -> int:
     """Print the head, where the format has one, and the run's lines; the exit status that reading deserves."""
-    from sqstee.cli.sources import open_sources, status_of
+    from sqstee.cli.sources import narrow_to_runs, open_sources, status_of
     from sqstee.read.filter import Filter
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
-    from sqstee.transports.folder import FolderReceiver
-    from sqstee.transports.local import LocalReceiver
 
     out, kept_from = BufferedOutput(1), _kept_from(run, sources)
     if style.form == "default":
@@ -153,9 +151,7 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
         out.write("".join(f"{line}\n" for line in facts).encode("utf-8", "replace") + b"\n")
         out.flush()
     receivers = open_sources(sources, consume=False, peek=False, stop=stop).receivers
-    for receiver in receivers:
-        if isinstance(receiver, LocalReceiver | FolderReceiver):
-            receiver.narrow(runs=[run.run])
+    narrow_to_runs(receivers, [run.run])
     follower = Follower(
         receivers,
         Printer(out, out if style.form == "default" else BufferedOutput(2), style),

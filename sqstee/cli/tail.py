@@ -326,7 +326,7 @@ def _most_lines(text: str, once: bool, sources: Sources) -> int | None:
 def _narrow(
     sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None = None, with_events: bool = True
 ) -> None:
-    """Tell local stores which rows are needed."""
+    """Tell stores what is needed of them."""
     from sqstee.read.backlog import is_counted
     from sqstee.read.decode import read
     from sqstee.transports.base import ReceivedMessage
@@ -348,6 +348,11 @@ def _narrow(
 
             assert isinstance(receiver, LocalReceiver)
             receiver.narrow(prefixes, seconds, most, lines_in)
+        elif destination.kind == "s3" and receiver.follows and prefixes:
+            from sqstee.transports.s3_source import BucketReceiver
+
+            assert isinstance(receiver, BucketReceiver)
+            receiver.narrow(prefixes, are_whole=False)
 
 
 def _check_filter(delete_unmatched: bool, keep_unmatched: str) -> None:

@@ -6,7 +6,7 @@ import os
 import zlib
 
 from sqstee.drain.journal import sync_folder
-from sqstee.transports.folder_runs import INDEX_NAME
+from sqstee.transports.layouts import INDEX_NAME
 
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")

@@ -31,7 +31,7 @@ from sqstee.record import is_utf8, timestamp
 from sqstee.run_summary import RunSummary
 from sqstee.text import short_name
 from sqstee.transports.folder import FOREIGN_NAME, HIDDEN
-from sqstee.transports.folder_runs import INDEX_NAME
+from sqstee.transports.layouts import INDEX_NAME
 
 _HEAP_BYTES = 1024 * 1024
 _MAX_SYNCED = 64  # files synced one by one; above that one sync of the whole system is cheaper

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from sqstee.record import Encoder
 from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.text import count
+from sqstee.transports.file_tree import NO_FILE, FileTree
 from sqstee.transports.folder_files import (
     MOST_FILES,
-    NO_FILE,
     UNREADABLE,
     blocks,
     line_of,
@@ -21,11 +21,10 @@ from sqstee.transports.folder_files import (
     parts_of,
     reason_of_failure,
     record_bodies,
-    size_of,
 )
+from sqstee.transports.layouts import INDEX_NAME
 from sqstee.wire import FALLBACK, GAP, Event
 
-INDEX_NAME = "runs.ndjson"
 _LONGEST_ENTRY = 128 * 1024  # of the index; its texts are bounded, and every rebuilt record repeats the labels
 _BODY_BYTES = 256 * 1024  # of a rebuilt body, unless one line is longer
 _MOST_RANGES = 20
@@ -52,10 +51,10 @@ class DrainedRun:
         self.time = seconds_of(str(fields["started"])) or seconds_of(str(fields["ended"]))
         Event(self._event("start", 0))  # raises where the run or host is no text that readers accept
 
-    def bodies(self, folder: int) -> Iterator[bytes | str]:
+    def bodies(self, tree: FileTree) -> Iterator[bytes | str]:
         """The bodies; a text is what kept a file from being read."""
         is_ndjson = self.layout == "ndjson"
-        if self.files and all(size_of(folder, file) == NO_FILE for file in self.files):
+        if self.files and all(tree.size(file) == NO_FILE for file in self.files):
             return  # somebody has removed the run
         seq = 0
         if not is_ndjson:
@@ -65,7 +64,7 @@ class DrainedRun:
             seq = max(seq, self._missing_end)
         for file in self.files:
             try:
-                parts = parts_of(folder, file)
+                parts = parts_of(tree, file)
                 if is_ndjson:
                     yield from record_bodies(parts)
                     continue
@@ -201,9 +200,9 @@ class DrainedRun:
                 seq += 1
 
 
-def drained_runs(folder: int) -> Iterator[DrainedRun]:
-    """The entries of the index. Raises OSError."""
-    for line in lines_of(parts_of(folder, INDEX_NAME), _LONGEST_ENTRY):
+def drained_runs(tree: FileTree) -> Iterator[DrainedRun]:
+    """The entries of the index. Raises OSError and TransportError."""
+    for line in lines_of(parts_of(tree, INDEX_NAME), _LONGEST_ENTRY):
         try:
             yield DrainedRun(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

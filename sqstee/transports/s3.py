@@ -236,10 +236,17 @@ class S3Receiver:
     ordered = False
     lists_all = True  # an empty answer means that everything was returned
 
-    def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        consume: bool = False,
+        shards: str = "",
+        connections: int = 4,
+        bucket: Bucket | None = None,
+    ) -> None:
         self.follows = not consume
         self.name = destination.text
-        self._bucket = Bucket(destination, clients(connections))
+        self._bucket = bucket or Bucket(destination, clients(connections))
         self._range = shard_range(shards)
         self._listing = Listing(self._bucket, self._range)
         self._listed = ListedRanges()
