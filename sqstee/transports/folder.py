@@ -172,6 +172,10 @@ class FolderReceiver:
         for run in drained_runs(self._tree):
             yield run.summary()
 
+    def layouts(self) -> list[str]:
+        """What is in the folder, in words. Raises TransportError."""
+        return [f"a drained folder: {count(self.stat().visible, 'run')}"]
+
     def remarks(self) -> list[str]:
         """What to tell, once, of files that drain did not leave there, and that are not read."""
         if self._has_remarked or self._runs:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from sqstee.record import CONTENT_TYPE, FORMAT_VERSION
 from sqstee.run_summary import RunSummary
+from sqstee.text import count
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.batch_index import bodies_in
 from sqstee.transports.errors import OPEN, Failure, TransportError
@@ -112,6 +113,15 @@ class LakeReceiver:
         except OSError as error:
             raise _refusal(error, self.name) from error
         self._is_listed = True
+
+    def layouts(self) -> list[str]:
+        """What is in the files, in words. Raises TransportError."""
+        number = 0
+        for file in self._files():
+            number += recognise(file.path).kind in OF_RECORDS
+            self._count_stray(file)
+        self._is_listed = True
+        return [f"a data lake: {count(number, self._tree.noun)} with records"] if number else []
 
     def remarks(self) -> list[str]:
         """What to tell, once and after a whole listing, of the files that are not read."""
@@ -224,10 +234,9 @@ class LakeReceiver:
 
     def _is_fresh(self, file: TreeFile) -> bool:
         """Whether a file has records and was not listed before."""
-        kind = recognise(file.path).kind
-        if kind not in OF_RECORDS:
-            if not self._is_listed and kind not in (HIDDEN_NAME, BATCH_INDEX, DRAINED):
-                self._strays.add(file.path)
+        if recognise(file.path).kind not in OF_RECORDS:
+            if not self._is_listed:
+                self._count_stray(file)
             return False
         folder, _, name = file.path.rpartition("/")
         known = self._given.setdefault(folder, set())
@@ -235,6 +244,10 @@ class LakeReceiver:
             return False
         known.add(name)
         return True
+
+    def _count_stray(self, file: TreeFile) -> None:
+        if recognise(file.path).kind not in (*OF_RECORDS, HIDDEN_NAME, BATCH_INDEX, DRAINED):
+            self._strays.add(file.path)
 
     def _files(self) -> Iterator[TreeFile]:
         try:

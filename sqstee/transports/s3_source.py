@@ -36,6 +36,7 @@ from sqstee.transports.layouts import (
 )
 from sqstee.transports.s3 import MOST_OBJECT_BYTES, Bucket, S3Receiver, clients, shard_range
 
+NOTHING_YET = "no objects, nothing has been stored there yet"
 _LOOK_AGAIN_SECONDS = 1.0  # while nothing is there; twice as long after each look,
 _LOOK_AGAIN_MOST_SECONDS = 10.0
 _OTHERS_SECONDS = 60.0  # and for objects of another kind than those that are there
@@ -167,7 +168,7 @@ class BucketReceiver:
         if self._has_others:
             found.append(f"{self.name}: --shards divides runs: objects with many of them are left out")
         if not (found or self._queue or self._lake or self._drained):
-            found.append(f"{self.name}: no objects, nothing has been stored there yet")
+            found.append(f"{self.name}: {NOTHING_YET}")
         return found
 
     def close(self) -> None:
