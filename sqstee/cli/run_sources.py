@@ -34,10 +34,12 @@ def collect_runs(
     peek: bool = False,
     via_s3: Sequence[str] = (),
     start_timeout: float = 0.0,
+    begin_with: Sequence[str] = (),
 ) -> CollectedRuns:
     """Collect the runs of sources: a local store and a drained folder list them, all others are read to their end.
 
-    A run that several sources know is one run.
+    A run that several sources know is one run. With `begin_with`, a source that can find runs by the beginning of their
+    names is asked for these alone.
     """
     from sqstee.cli.sources import absent_stores, destinations, local_path
     from sqstee.transports.folder import FolderReceiver
@@ -56,7 +58,7 @@ def collect_runs(
             others.append(one.text)
     status, notices = 0, list[str]()
     if others:
-        runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
+        runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout, begin_with)
         _merge(merged, runs)
     return CollectedRuns(list(merged.values()), status, [*absent, *notices])
 
@@ -70,13 +72,21 @@ def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
 
 
 def _read_runs(
-    texts: Sequence[str], stop: StopSignal, consume: bool, peek: bool, via_s3: Sequence[str], start_timeout: float
+    texts: Sequence[str],
+    stop: StopSignal,
+    consume: bool,
+    peek: bool,
+    via_s3: Sequence[str],
+    start_timeout: float,
+    begin_with: Sequence[str],
 ) -> tuple[Sequence[RunSummary], int, list[str]]:
-    from sqstee.cli.sources import status_of
+    from sqstee.cli.sources import narrow_to_runs, status_of
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
 
     sources = open_run_sources(texts, stop, consume, peek, via_s3, start_timeout)
+    if begin_with:
+        narrow_to_runs(sources.receivers, begin_with)
     is_whole = all(one.follows for one in sources.receivers)
     table = RunTable(skew=0.0, is_whole=is_whole)
     follower = Follower(
@@ -107,17 +117,13 @@ def last_stderr_lines(
     texts: Sequence[str] | None, runs: Sequence[RunSummary], number: int, stop: StopSignal
 ) -> dict[str, list[str]]:
     """The last lines on stderr of each run, by its id, from sources that can be read twice."""
-    from sqstee.cli.sources import open_sources
+    from sqstee.cli.sources import narrow_to_runs, open_sources
     from sqstee.read.follower import Follower
     from sqstee.read.last_lines import LastLines
-    from sqstee.transports.folder import FolderReceiver
-    from sqstee.transports.local import LocalReceiver
 
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
-    for receiver in receivers:
-        if isinstance(receiver, LocalReceiver | FolderReceiver):
-            receiver.narrow(runs=list(sink.lines))
+    narrow_to_runs(receivers, list(sink.lines))
     if runs:
         Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()
     return {run: list(lines) for run, lines in sink.lines.items()}

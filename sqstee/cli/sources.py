@@ -103,7 +103,7 @@ def open_sources(
     consume: bool,
     peek: bool,
     visibility: int | None = None,
-    connections: int = 8,
+    connections: int = 16,
     shards: str = "",
     stores: Sequence[Destination] = (),
     stop: StopSignal | None = None,
@@ -141,6 +141,13 @@ def open_sources(
                 cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
+
+
+def narrow_to_runs(receivers: Sequence[Receiver], runs: Sequence[str]) -> None:
+    """Tell those stores that can find single runs which ones are read; a consumer gets all, to delete or keep them."""
+    for receiver in receivers:
+        if receiver.follows and (narrow := getattr(receiver, "narrow", None)):
+            narrow(runs=runs)
 
 
 def _report_strays(receivers: Sequence[Receiver]) -> None:

@@ -107,7 +107,7 @@ def open_receiver(
     queue are followed into `stores` only.
     """
     if destination.kind == "s3":
-        from sqstee.transports.s3 import S3Receiver
+        from sqstee.transports.s3_receiver import S3Receiver
 
         return S3Receiver(destination, consume, shards, connections)
     if destination.kind == "sqs":
