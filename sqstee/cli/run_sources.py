@@ -35,10 +35,12 @@ def collect_runs(
     peek: bool = False,
     via_s3: Sequence[str] = (),
     start_timeout: float = 0.0,
+    begin_with: Sequence[str] = (),
 ) -> CollectedRuns:
     """Collect the runs of sources: a store, a folder and a data lake list them, all others are read to their end.
 
-    A run that several sources know is one run.
+    A run that several sources know is one run. With `begin_with`, a source that can find runs by the beginning of their
+    names is asked for these alone.
     """
     from sqstee.cli.sources import absent_stores, destinations, local_path
     from sqstee.transports.folder import open_folder
@@ -60,7 +62,7 @@ def collect_runs(
             others.append(one.text)
     status = 0
     if others:
-        runs, status, more = _read_runs(others, stop, consume, peek, via_s3, start_timeout, problems)
+        runs, status, more = _read_runs(others, stop, consume, peek, via_s3, start_timeout, begin_with, problems)
         _merge(merged, runs)
         notices += more
     return CollectedRuns(list(merged.values()), status or (EXIT_FAILURE if problems else 0), [*notices, *problems])
@@ -81,13 +83,16 @@ def _read_runs(
     peek: bool,
     via_s3: Sequence[str],
     start_timeout: float,
+    begin_with: Sequence[str],
     problems: list[str],
 ) -> tuple[Sequence[RunSummary], int, list[str]]:
-    from sqstee.cli.sources import status_of
+    from sqstee.cli.sources import narrow_to_runs, status_of
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
 
     sources = open_run_sources(texts, stop, consume, peek, via_s3, start_timeout)
+    if begin_with:
+        narrow_to_runs(sources.receivers, begin_with)
     known = [] if consume else _indexed_runs(sources, stop, start_timeout, problems)
     is_whole = all(one.follows for one in sources.receivers)
     table = RunTable(skew=0.0, is_whole=is_whole)

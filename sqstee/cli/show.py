@@ -81,7 +81,7 @@ def _run_and_sources(words: Sequence[str], last: bool, last_failed: bool) -> tup
 
 def _find(text: str, last_failed: bool, sources: Sequence[str], stop: StopSignal) -> RunSummary:
     """The run that is meant. Raises SqsteeError where there is none, or more than one."""
-    known = _known_runs(sources, stop)
+    known = _known_runs(text, sources, stop)
     if not text:
         found = known.latest((lambda run: run.is_failed) if last_failed else (lambda run: True))
         problem = "no run has failed" if last_failed else "there is no run"
@@ -122,7 +122,11 @@ class _ListedRuns:
         return [run for run in self._found if wanted(run)][:1]
 
 
-def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
+def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
+    """The runs of the sources: all of them, or, where any is named so, at least those that `text` is the beginning of.
+
+    Only a job's name makes it necessary to read all of them.
+    """
     from sqstee.cli.run_sources import collect_runs
     from sqstee.cli.sources import destinations, local_path
     from sqstee.transports.local_store import LocalStore
@@ -135,6 +139,10 @@ def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
         raise SqsteeError(f"{queue.text}: a queue cannot be searched for a run", hint)
     if len(found) == 1 and found[0].kind == "local":
         return LocalStore(found[0].name or local_path())
+    if text:
+        begun = _ListedRuns(collect_runs(sources, stop, begin_with=[text, text.upper()]).runs)
+        if begun.beginning_with(text) or begun.beginning_with(text.upper()):
+            return begun
     return _ListedRuns(collect_runs(sources, stop).runs)
 
 

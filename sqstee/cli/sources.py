@@ -103,7 +103,7 @@ def open_sources(
     consume: bool,
     peek: bool,
     visibility: int | None = None,
-    connections: int = 8,
+    connections: int = 16,
     shards: str = "",
     stores: Sequence[Destination] = (),
     stop: StopSignal | None = None,
@@ -143,9 +143,9 @@ def open_sources(
 
 
 def narrow_to_runs(receivers: Sequence[Receiver], runs: Sequence[str]) -> None:
-    """Have stores give what may have lines of these runs alone, named by their ids."""
+    """Tell those stores that can find single runs which ones are read; a consumer gets all, to delete or keep them."""
     for receiver in receivers:
-        if narrow := getattr(receiver, "narrow", None):
+        if receiver.follows and (narrow := getattr(receiver, "narrow", None)):
             narrow(runs=runs)
 
 

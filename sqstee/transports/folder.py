@@ -104,12 +104,13 @@ class FolderReceiver:
         self._read: dict[str, int] = {}  # by run, a hash of its entry in the index
         self._foreign_lines = 0
         self._runs: frozenset[str] = frozenset()
+        self._are_whole = True
         self._messages: Iterator[ReceivedMessage] = iter(())
         self._has_remarked = False
 
-    def narrow(self, runs: Iterable[str]) -> None:
-        """Read these runs alone, named by their whole ids, and no other program's messages."""
-        self._runs = frozenset(runs)
+    def narrow(self, runs: Iterable[str], are_whole: bool = True) -> None:
+        """Read these runs alone, named by their ids or by the first characters of these, and no foreign messages."""
+        self._runs, self._are_whole = frozenset(runs), are_whole
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """The next bodies; waits for a new index if there is none."""
@@ -196,7 +197,7 @@ class FolderReceiver:
 
     def _all_messages(self) -> Iterator[ReceivedMessage]:
         for run in drained_runs(self._tree):
-            if self._runs and run.run not in self._runs:
+            if not self._is_wanted(run.run):
                 continue
             before = self._read.get(run.run)
             if before == run.hash or (before is not None and run.layout != "ndjson"):
@@ -205,6 +206,9 @@ class FolderReceiver:
             self._read[run.run] = run.hash
         if not self._runs:
             yield from self._foreign_messages()
+
+    def _is_wanted(self, run: str) -> bool:
+        return not self._runs or (run in self._runs if self._are_whole else run.startswith(tuple(self._runs)))
 
     def _messages_of(self, run: DrainedRun) -> Iterator[ReceivedMessage]:
         attributes = Body(b"", "", run.host, 0, 0).attributes

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from sqstee.record import CONTENT_TYPE, FORMAT_VERSION
 from sqstee.run_summary import RunSummary
@@ -23,12 +23,16 @@ from sqstee.transports.file_tree import FileTree, TreeFile, files_of
 from sqstee.transports.folder_files import UNREADABLE, ndjson_blocks, reason_of_failure, unpacked_parts
 from sqstee.transports.lake_runs import LakeRuns, indexed_runs, is_denied
 from sqstee.transports.layouts import BATCH, BATCH_INDEX, DRAINED, HIDDEN_NAME, OF_RECORDS, Strays, recognise
-from sqstee.transports.open_ahead import OpenAhead
+from sqstee.transports.read_ahead import ReadAhead
+
+Opened: TypeAlias = BinaryIO | Exception | None  # why a file cannot be read; None: it need not be
 
 _ATTRIBUTES = {"content-type": CONTENT_TYPE, "sqstee": FORMAT_VERSION}
 _DATES = "date="  # where new names are those of the latest hours
 _RECENT_SECONDS = 2 * 3600.0  # while a bucket is followed: records of these hours are looked for each time,
 _WHOLE_PASS_SECONDS = 600.0  # and those of all others, which a sender could not send for long, this often
+_AHEAD_BYTES = 16 * 1024 * 1024  # of files that are opened ahead
+_OPENED_BYTES = 2 * 1024 * 1024  # the most of a file that is in memory once it is opened
 _REST = 9  # times as long as a pass takes no other begins
 
 
@@ -49,8 +53,8 @@ class LakeReceiver:
         self._runs: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._given: dict[str, set[str]] = {}  # by folder, the names of the files that were listed
-        self._pending: deque[TreeFile] = deque()
-        self._ahead = OpenAhead(self._open, tree.at_once)
+        self._pending: deque[TreeFile] = deque()  # to be opened, the first of them after trouble
+        self._ahead = ReadAhead[TreeFile, Opened](self._open, tree.at_once, _AHEAD_BYTES)
         self._file: TreeFile | None = None  # the one that is being read,
         self._bodies = 0  # how many of its bodies have been returned,
         self._skip = 0  # and how many are not to be returned again
@@ -143,18 +147,17 @@ class LakeReceiver:
                 found = list(islice(self._messages, limit))
             except TransportError:
                 if self._file:
-                    self._ahead.add_first(self._file)
+                    self._pending.appendleft(self._file)
                 self._messages, self._skip, self._file = iter(()), self._bodies, None
                 raise
             if found:
                 self._bodies += len(found)
                 return found
             self._file = None
-            while self._pending and self._ahead.has_room:
-                self._ahead.add(self._pending.popleft())
-            if not len(self._ahead):
+            taken = self._take()
+            if taken is None:
                 return []
-            file, opened = self._ahead.take()
+            file, opened = taken
             if opened is None:
                 self._skip = 0
                 continue
@@ -165,20 +168,30 @@ class LakeReceiver:
             self._messages = islice(self._messages_of(file, opened), self._skip, None)
             self._skip = 0
 
-    def _open(self, file: TreeFile) -> BinaryIO | None:
+    def _take(self) -> tuple[TreeFile, Opened] | None:
+        """The next file. Raises TransportError for trouble that may pass: the file is then the next one again."""
+        if self._pending:
+            opened = self._open(self._pending[0])
+            return self._pending.popleft(), opened
+        return next(iter(self._ahead.take(1)), None)
+
+    def _open(self, file: TreeFile) -> Opened:
         """A file, if it is still there and may have lines of the runs that are wanted. For several threads."""
-        if self._runs:
-            name = recognise(file.path)
-            if name.run and not name.run.startswith(self._runs):
-                return None
-            if name.kind == BATCH:
-                runs = indexed_runs(self._tree, file.path)
-                if runs is not None and not any(run.startswith(self._runs) for run in runs):
-                    return None
         try:
+            if self._runs:
+                name = recognise(file.path)
+                if name.run and not name.run.startswith(self._runs):
+                    return None
+                if name.kind == BATCH:
+                    runs = indexed_runs(self._tree, file.path)
+                    if runs is not None and not any(run.startswith(self._runs) for run in runs):
+                        return None
             return self._tree.open(file.path)
         except FileNotFoundError:
             return None
+        except (OSError, TransportError) as error:
+            reason_of_failure(error)  # raises trouble that may pass
+            return error
 
     def _messages_of(self, file: TreeFile, opened: BinaryIO | Exception) -> Iterator[ReceivedMessage]:
         at = f"{self.name.rstrip('/')}/{file.path}"
@@ -217,7 +230,10 @@ class LakeReceiver:
             self._cursor = (number, after) if after else following
             fresh = [file for file in files if self._is_fresh(file)]
             if fresh:
-                self._pending.extend(fresh)
+                if self._tree.at_once > 1:
+                    self._ahead.add((file, min(file.size, _OPENED_BYTES)) for file in fresh)
+                else:
+                    self._pending.extend(fresh)
                 return True
         self._is_listed = True
         now = time.monotonic()

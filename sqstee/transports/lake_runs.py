@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
+from sqstee.backoff import full_jitter
 from sqstee.run_summary import RunSummary
 from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, read_index
-from sqstee.transports.errors import TransportError
+from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.file_tree import FileTree, TreeFile
 from sqstee.transports.folder_files import UNREADABLE, ndjson_blocks, parts_of, reason_of_failure
 from sqstee.transports.layouts import (
@@ -21,8 +24,11 @@ from sqstee.transports.layouts import (
     index_of_batch,
     recognise,
 )
-from sqstee.transports.open_ahead import in_order, patiently
+from sqstee.transports.read_ahead import in_order
 
+Result = TypeVar("Result")
+_ATTEMPTS = 5  # of a call whose trouble may pass
+_FIRST_SECONDS, _MOST_SECONDS = 0.2, 5.0
 _DENIED = ("AccessDenied", "AccessDeniedException")
 
 
@@ -46,6 +52,18 @@ def _read_index(tree: FileTree, path: str) -> list[RunSummary]:
     if len(data) > MOST_INDEX_BYTES:
         raise ValueError("it is too large")
     return read_index(data)
+
+
+def _patiently(call: Callable[[], Result]) -> Result:
+    """The result of a call, which is repeated a few times while its trouble may pass. Raises what it raises."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except TransportError as error:
+            if error.kind not in (RETRY, REFRESH):
+                raise
+            time.sleep(full_jitter(attempt, _FIRST_SECONDS, _MOST_SECONDS))
+    return call()
 
 
 class LakeRuns:
@@ -107,7 +125,7 @@ class LakeRuns:
         for under in unders:
             after = ""
             while True:
-                found, after = patiently(partial(self._tree.page, under, after))
+                found, after = _patiently(partial(self._tree.page, under, after))
                 yield from found
                 if not after:
                     break
@@ -116,7 +134,7 @@ class LakeRuns:
         """What a file has of its runs. For several threads."""
         file, has_index = job
         try:
-            found = patiently(partial(self._summaries, file, has_index))
+            found = _patiently(partial(self._summaries, file, has_index))
             self._has_read = True
             return file, found
         except UNREADABLE as error:

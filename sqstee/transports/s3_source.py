@@ -34,7 +34,8 @@ from sqstee.transports.layouts import (
     partition_of,
     recognise,
 )
-from sqstee.transports.s3 import MOST_OBJECT_BYTES, Bucket, S3Receiver, clients, shard_range
+from sqstee.transports.s3 import DELETED_AT_ONCE, MOST_OBJECT_BYTES, Bucket, clients, shard_range
+from sqstee.transports.s3_receiver import S3Receiver
 
 NOTHING_YET = "no objects, nothing has been stored there yet"
 _LOOK_AGAIN_SECONDS = 1.0  # while nothing is there; twice as long after each look,
@@ -69,8 +70,11 @@ class BucketReceiver:
 
     ordered = False
     lists_all = True  # an empty answer means that everything was returned
+    max_delete = DELETED_AT_ONCE
 
-    def __init__(self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 4) -> None:
+    def __init__(
+        self, destination: Destination, consume: bool = False, shards: str = "", connections: int = 16
+    ) -> None:
         self.follows = not consume
         self.name = destination.text
         shard_range(shards)  # raises
@@ -84,16 +88,15 @@ class BucketReceiver:
         self._drained: FolderReceiver | None = None
         self._are_known = False  # the runs of lake and folder, whose lines are not read then
         self._runs: Sequence[str] = ()
-        self._are_whole = True
         self._look_at = 0.0
         self._interval = _LOOK_AGAIN_SECONDS
         self._turn = 0
         self._has_others = False  # what --shards leaves out
         self._has_looked = self._has_remarked = False
 
-    def narrow(self, runs: Sequence[str], are_whole: bool = True) -> None:
-        """Read what may have lines of these runs alone, named by their ids, or by first characters of them."""
-        self._runs, self._are_whole = runs, are_whole
+    def narrow(self, runs: Sequence[str]) -> None:
+        """Give only what may have lines of these runs, named by their first characters."""
+        self._runs = runs
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """Objects not returned before, or parts of them; makes at least one listing if none is known."""
@@ -215,8 +218,7 @@ class BucketReceiver:
         if self._queue is None:
             settings = self._destination, self._consume, self._shards, self._connections
             self._queue = S3Receiver(*settings, bucket=self._bucket)
-            if self._runs and (narrow := getattr(self._queue, "narrow", None)):
-                narrow(self._runs)
+            self._queue.narrow(self._runs)
 
     def _add_lake(self, unders: list[str]) -> None:
         if self._lake is None:
@@ -227,8 +229,7 @@ class BucketReceiver:
     def _add_drained(self) -> None:
         if self._drained is None:
             self._drained = FolderReceiver(self._tree.name, self.name, self._tree)
-            if self._are_whole:
-                self._drained.narrow(self._runs)
+            self._drained.narrow(self._runs, are_whole=False)
 
     def _count_strays(self, names: list[str]) -> None:
         folders = [name for name in names if name.endswith("/")]

@@ -301,8 +301,9 @@ WALL_CLOCK = {
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
-    "sqstee.transports.s3": {"time"},  # the age of an object
-    "sqstee.transports.lake": {"time", "gmtime"},  # the same; the hours that are written now
+    "sqstee.transports.lake": {"time", "gmtime"},  # the age of an object; the hours that are written now
+    "sqstee.transports.s3_listing": {"time"},  # the same age
+    "sqstee.transports.s3_receiver": {"time"},  # the same
     "sqstee.cli.runs": {"time", "localtime"},  # the ages of runs
     "sqstee.cli.sources": {"time"},  # --since counts back from now
     "sqstee.cli.top": {"time"},  # the ages of runs
