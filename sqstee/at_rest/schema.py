@@ -86,6 +86,9 @@ PARTITIONS = (
     Column("date", DATE, BOTH, False, f"in the path: the day of `time` (UTC); {NO_DATE} where `time` is null"),
     Column("host", STRING, BOTH, True, "in the path: the host"),
 )
+MOST_DATES = 1000  # of a run that have partitions of their own: a sender may put another date into every line
+PARQUET_FOLDER = "lines"  # of a drained folder: the partitions are in it
+PYARROW_HINT = "pip install 'sqstee[parquet]'"
 DICTIONARY = ("run", "stream", "job", "level", "event")  # columns with few different values
 
 # The keys of the wire format that are no columns, and the columns that are none of its keys.
@@ -118,7 +121,7 @@ def spark_wire_ddl() -> str:
 def duckdb_wire_columns() -> str:
     """The schema of NDJSON as DuckDB takes it in `read_json(…, columns = …)`; `data` is there as JSON text."""
     kinds = ((name, "JSON" if name == "data" else _DUCKDB[kind]) for name, kind in wire_keys())
-    return "{%s}" % ", ".join(f"'{name}': '{kind}'" for name, kind in kinds)
+    return "{\n%s\n}" % ",\n".join(f"  '{name}': '{kind}'" for name, kind in kinds)
 
 
 def athena_columns() -> str:

@@ -1,10 +1,10 @@
 """A folder that drain made, as a source: its index names the runs, and their files give the bodies.
 
-From the NDJSON layout come the records as they were sent. From the streams layout records are rebuilt: the bytes, and
-what the index knows of the run, are true. Not known there are the time of each line (all have the time of the run's
-start) and the order between its streams (one follows the other), so the seqs are new ones: an event for the start
-where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were dropped, the
-lines, and an event for the exit.
+From the NDJSON and the Parquet layout come the records as they were sent. From the streams layout records are rebuilt:
+the bytes, and what the index knows of the run, are true. Not known there are the time of each line (all have the time
+of the run's start) and the order between its streams (one follows the other), so the seqs are new ones: an event for
+the start where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were
+dropped, the lines, and an event for the exit.
 
 The folder may be shared, so nothing in it is trusted: files are found only where the index names them in the form
 HOST/FILE, never through a symbolic link, and they are read in parts of bounded size.
@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 
+from sqstee.at_rest.schema import PYARROW_HINT
 from sqstee.errors import SqsteeError, did_you_mean
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
@@ -33,6 +34,7 @@ from sqstee.transports.folder_files import (
     UNREADABLE,
     identity_of,
     lines_of,
+    names_in,
     parts_of,
     reason_of_failure,
     size_of,
@@ -69,7 +71,7 @@ class FolderReceiver:
     """Reads the runs of a drained folder in the order of its index; nothing is consumed.
 
     Where a drain into the folder replaces the index meanwhile, its new runs follow. Of a run that was read already new
-    lines follow only in the NDJSON layout: in the other they would change the seqs of those before.
+    lines follow, except in the streams layout: there they would change the seqs of those before.
     """
 
     ordered = False
@@ -83,6 +85,7 @@ class FolderReceiver:
         self._index: tuple[int, int, int] | None = None  # the identity of the index that was read last
         self._read: dict[str, int] = {}  # by run, a hash of its entry in the index
         self._foreign_lines = 0
+        self._parts: set[str] = set()  # Parquet files that were read
         self._runs: frozenset[str] = frozenset()
         self._messages: Iterator[ReceivedMessage] = iter(())
 
@@ -122,9 +125,14 @@ class FolderReceiver:
             with self._folder() as folder:
                 found = QueueState(0)
                 found.bytes = 0
+                partitions: set[str] = set()
                 for run in drained_runs(folder):
                     found.visible += 1
-                    found.bytes += sum(max(0, size_of(folder, file)) for file in run.files)
+                    if run.layout == "parquet":
+                        partitions.update(run.files)
+                    else:
+                        found.bytes += sum(max(0, size_of(folder, file)) for file in run.files)
+                found.bytes += sum(max(0, size_of(folder, path)) for path in _parts_in(folder, partitions))
         except OSError as error:
             raise TransportError(OPEN, "Folder", f"{error.filename or self._path}: {error.strerror}") from error
         return found
@@ -144,7 +152,7 @@ class FolderReceiver:
         """A remark on the files that drain did not leave there, and that are not read; empty where there are none."""
         known = {INDEX_NAME, _FOREIGN_PATH, f"{_FOREIGN_PATH}.gz"}
         with self._folder() as folder:
-            known.update(file for run in drained_runs(folder) for file in run.files)
+            known.update("/".join(file.split("/")[:2]) for run in drained_runs(folder) for file in run.files)
         number, example = 0, ""
         with suppress(OSError), os.scandir(self._path) as entries:
             for entry in entries:
@@ -170,15 +178,23 @@ class FolderReceiver:
             os.close(folder)
 
     def _all_messages(self) -> Iterator[ReceivedMessage]:
+        hosts: dict[str, str] = {}  # of the runs in the Parquet layout
+        partitions: set[str] = set()
         with self._folder() as folder:
             for run in drained_runs(folder):
                 if self._runs and run.run not in self._runs:
+                    continue
+                if run.layout == "parquet":
+                    hosts[run.run] = run.host
+                    partitions.update(run.files)
                     continue
                 before = self._read.get(run.run)
                 if before == run.hash or (before is not None and run.layout != "ndjson"):
                     continue
                 self._read[run.run] = run.hash
                 yield from self._messages_of(folder, run)
+            if hosts:
+                yield from self._part_messages(folder, partitions, hosts)
             if not self._runs:
                 yield from self._foreign_messages(folder)
 
@@ -190,6 +206,24 @@ class FolderReceiver:
                 yield self._problem(data, attributes, id)
             else:
                 yield ReceivedMessage(data, attributes, id, id, run.time)
+
+    def _part_messages(self, folder: int, partitions: set[str], hosts: dict[str, str]) -> Iterator[ReceivedMessage]:
+        """The rows of the Parquet files that were not read yet."""
+        try:
+            from sqstee.transports.folder_parquet import BAD_PARQUET, part_bodies
+        except ImportError as error:
+            raise TransportError(OPEN, "Folder", f"reading Parquet needs pyarrow: {PYARROW_HINT}") from error
+        attributes = Body(b"", "", "", 0, 0).attributes
+        for path in _parts_in(folder, partitions):
+            if path in self._parts:
+                continue
+            self._parts.add(path)
+            try:
+                for number, data in enumerate(part_bodies(folder, path, hosts)):
+                    id = f"{path}/{number}"
+                    yield ReceivedMessage(data, attributes, id, id)
+            except BAD_PARQUET as error:
+                yield self._problem(f"{path}: {reason_of_failure(error)}", attributes, path)
 
     def _problem(self, text: str, attributes: dict[str, str], id: str) -> ReceivedMessage:
         message = ReceivedMessage(b"", attributes, id, id)
@@ -207,6 +241,15 @@ class FolderReceiver:
                         yield _foreign_message(number, line)
             except UNREADABLE as error:
                 yield self._problem(f"{path}: {reason_of_failure(error)}", {}, path)
+
+
+def _parts_in(folder: int, partitions: Iterable[str]) -> list[str]:
+    """The Parquet files in these partitions; somebody may have removed some."""
+    found = []
+    for partition in sorted(partitions):
+        with suppress(OSError):
+            found += [f"{partition}/{name}" for name in names_in(folder, partition) if name.endswith(".parquet")]
+    return found
 
 
 def _foreign_message(number: int, line: bytes) -> ReceivedMessage:

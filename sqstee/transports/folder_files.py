@@ -8,6 +8,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from sqstee.text import one_line
 from sqstee.wire import DecodeError, Record, decode
@@ -19,6 +20,7 @@ _BODY_BYTES = 256 * 1024  # of a rebuilt body, unless one line is longer
 _MOST_PIECES = 10_000  # that one joined line came in
 _JOINED = b'"last":'
 NO_FILE = -2  # the size of a file that is not there
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 
@@ -29,8 +31,7 @@ def reason_of_failure(error: Exception) -> str:
 
 def parts_of(folder: int, path: str) -> Iterator[bytes]:
     """The bytes of a file in the folder, unpacked, in parts. Raises OSError, EOFError or zlib.error."""
-    fd = _open(folder, path)
-    with open(fd, "rb", buffering=0) as file:
+    with open(open_file(folder, path), "rb", buffering=0) as file:
         if not path.endswith(".gz"):
             while part := file.read(_PART_BYTES):
                 yield part
@@ -40,26 +41,40 @@ def parts_of(folder: int, path: str) -> Iterator[bytes]:
                 yield part
 
 
-def _open(folder: int, path: str) -> int:
+def open_file(folder: int, path: str) -> int:
     """Open a regular file without following a link, or waiting for the other end of a FIFO. Raises OSError."""
-    host, slash, name = path.rpartition("/")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    parent = os.open(host, flags | os.O_DIRECTORY, dir_fd=folder) if slash else folder
-    try:
-        fd = os.open(name, flags | os.O_NONBLOCK, dir_fd=parent)
-    finally:
-        if slash:
-            os.close(parent)
+    inner, _, name = path.rpartition("/")
+    with _inner_folder(folder, inner) as parent:
+        fd = os.open(name, _FLAGS | os.O_NONBLOCK, dir_fd=parent)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(0, "no regular file", path)
     return fd
 
 
+def names_in(folder: int, path: str) -> list[str]:
+    """The names in a folder of the folder, sorted. Raises OSError."""
+    with _inner_folder(folder, path) as fd:
+        return sorted(os.listdir(fd))
+
+
+@contextmanager
+def _inner_folder(folder: int, path: str) -> Iterator[int]:
+    """A folder inside the folder, or itself, opened without following a link."""
+    fd = os.dup(folder)
+    try:
+        for name in filter(None, path.split("/")):
+            outer, fd = fd, os.open(name, _FLAGS | os.O_DIRECTORY, dir_fd=fd)
+            os.close(outer)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def size_of(folder: int, path: str) -> int:
     """The size of a file; less than 0 where it cannot be read, NO_FILE where there is none."""
     try:
-        fd = _open(folder, path)
+        fd = open_file(folder, path)
     except FileNotFoundError:
         return NO_FILE
     except OSError:
