@@ -91,7 +91,7 @@ class RowBuilder:
         return _by_date([time[1] for time in times], counts, batch)
 
     def lines(self, data: bytes) -> list[tuple[str, pa.RecordBatch]]:
-        """The rows of NDJSON: records and events of this run, whose seq, text and event are those of the wire format."""
+        """The rows of NDJSON: records and events of this run, with a seq and a text as the wire format has them."""
         lines = [line for line in data.split(b"\n") if line]
         columns: dict[str, list[Any]] = {}
         dates = []
@@ -297,9 +297,7 @@ def _batch(columns: dict[str, Any], number: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _by_date(
-    dates: Sequence[str], counts: Sequence[int], batch: pa.RecordBatch
-) -> list[tuple[str, pa.RecordBatch]]:
+def _by_date(dates: Sequence[str], counts: Sequence[int], batch: pa.RecordBatch) -> list[tuple[str, pa.RecordBatch]]:
     """The batch in parts of one date each, in order: most often it is one part."""
     if len(set(dates)) == 1:
         return [(dates[0], batch)]

@@ -121,7 +121,8 @@ def spark_wire_ddl() -> str:
 def duckdb_wire_columns() -> str:
     """The schema of NDJSON as DuckDB takes it in `read_json(…, columns = …)`; `data` is there as JSON text."""
     kinds = ((name, "JSON" if name == "data" else _DUCKDB[kind]) for name, kind in wire_keys())
-    return "{\n%s\n}" % ",\n".join(f"  '{name}': '{kind}'" for name, kind in kinds)
+    lines = ",\n".join(f"  '{name}': '{kind}'" for name, kind in kinds)
+    return f"{{\n{lines}\n}}"
 
 
 def athena_columns() -> str:

@@ -39,7 +39,10 @@ def drain(
     dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several destinations are merged."),
     output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
     layout: str = typer.Option(
-        "streams", "--layout", metavar="streams|ndjson|parquet", help="One file per stream, one of records per run, or tables for SQL."
+        "streams",
+        "--layout",
+        metavar="streams|ndjson|parquet",
+        help="One file per stream, one of records per run, or tables.",
     ),
     packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
     form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The format of the verdicts."),
@@ -68,8 +71,8 @@ def drain(
     """Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end.
 
     The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson, or Parquet
-    files below lines/ for DuckDB, Spark, Athena and pandas. A killed drain continues when it is run again; a later drain
-    into the same folder fills in missing lines.
+    files below lines/ for DuckDB, Spark, Athena and pandas. A killed drain continues when it is run again; a later
+    drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
     also where messages could not be read or deleted. With --fail-on only the named ones count; `failed` gives 5 where

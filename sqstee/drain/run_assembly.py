@@ -18,6 +18,7 @@ from sqstee.wire import GAP, Event, Record, decode, elsewhere, load_lines
 _MAX_UNFINISHED = 1000  # streams of a run: a sender may name a new stream in every line
 _LONGEST_STREAM = 100  # characters of a stream's name that is counted by itself
 _EOL = b'"eol"'
+_GAP_TEXTS = ("timestamp", "host", "run", "job", "message", "reason", "at")
 _MAX_ELSEWHERE = 5  # destinations that a verdict names
 _MOST_INTERVALS = 1000  # of a run's seqs that are known one by one; those behind them are only counted
 

@@ -37,7 +37,8 @@ class DrainedRun:
     """An entry of the index.
 
     `files` are those in the form HOST/FILE, or the partitions of the Parquet layout; `time` is when the run began, in
-    seconds since the epoch. Raises ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's making.
+    seconds since the epoch. Raises ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's
+    making.
     """
 
     __slots__ = ("_fields", "files", "hash", "host", "layout", "run", "time")

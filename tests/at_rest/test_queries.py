@@ -67,7 +67,11 @@ class Database:
         found = [(title, text) for title, text in statements("duckdb").items() if title not in ("view", "rebuild")]
         rebuild = statements("duckdb")["rebuild"]
         found += [(run, rebuild.replace(RUN_IN_QUERIES, run)) for run in VERDICTS]
-        return [*found, ("columns", "DESCRIBE lines"), ("days", "SELECT DISTINCT run, CAST(date AS VARCHAR) FROM lines")]
+        return [
+            *found,
+            ("columns", "DESCRIBE lines"),
+            ("days", "SELECT DISTINCT run, CAST(date AS VARCHAR) FROM lines"),
+        ]
 
     def _rows(self, text: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(text).fetchall()

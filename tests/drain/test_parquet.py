@@ -17,7 +17,7 @@ from fakes.sqs import FakeSqs
 from hypothesis import given
 from support import Rebuilt, Sqstee
 from support.at_rest import VERDICTS, backlog, digest, digests
-from support.bodies import RUN, event_of, expected, lines_of, put, whole_run
+from support.bodies import RUN, event_of, expected, gap_of, lines_of, put, whole_run
 from support.drain import FAST, assembled, drained, files, index, journal
 from support.odd_bodies import bodies as odd_bodies
 
@@ -107,7 +107,7 @@ class TestFiles:
 
     def test_a_gap_event_has_a_row_for_what_it_covers(self, tmp_path: Path) -> None:
         """Records win over its other seqs; when all have come it has none."""
-        gap = event_of("gap", 3, **{"from": 3, "to": 8}, reason="full", message="6 lines")
+        gap = gap_of(3, 8, reason="full", message="6 lines")
         journal(tmp_path, lines_of(0, 2).data, gap.data, lines_of(5, 6).data, event_of("exit", 9).data)
         assembled(tmp_path, "parquet")
         assert [(row["seq"], row["last"]) for row in rows(tmp_path) if row["event"] == "gap"] == [(3, 4), (7, 8)]
@@ -122,8 +122,8 @@ class TestFiles:
         monkeypatch.setattr(parquet, "_MOST_PARTS", 50)
         monkeypatch.setattr(parquet, "_PENDING_BYTES", 20_000)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for number in range(200):
-            journal(tmp_path, *(body.data for body in whole_run(3, f"R{number:03}", host=f"h{number % 100}")))
+        runs = [whole_run(3, f"R{number:03}", host=f"h{number % 100}") for number in range(200)]
+        journal(tmp_path, *(body.data for run in runs for body in run))
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
         try:
             assembled(tmp_path, "parquet")
