@@ -6,14 +6,16 @@ A batch made from NDJSON has all that the lines had: what has no column, or does
 from __future__ import annotations
 
 import binascii
+import functools
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sqstee.at_rest.schema import (
     ARRAY,
@@ -77,15 +79,13 @@ class RowBuilder:
                 return None
             small[name] = values
         number = len(messages)
-        index = array("i", chain.from_iterable(map(repeat, range(len(heads)), counts)))
-        places = pa.Array.from_buffers(pa.int32(), number, [None, pa.py_buffer(index)])
-        seqs = pa.Array.from_buffers(pa.int64(), number, [None, pa.py_buffer(array("q", range(first, first + number)))])
+        seqs = pc.add(_counting(number), first)
         try:
             columns: dict[str, Any] = {"message": pa.array(messages, pa.string())}
         except ValueError:  # half a surrogate pair
             return None
         columns |= {"run": pa.repeat(pa.scalar(self.run, pa.string()), number), "seq": seqs, "last": seqs}
-        columns |= {name: _column(name, values).take(places) for name, values in small.items()}
+        columns |= {name: _spread(_column(name, values), counts, number) for name, values in small.items()}
         columns["eol"] = pa.repeat(pa.scalar(True), number)
         batch = _batch(columns, number)
         return _by_date([time[1] for time in times], counts, batch)
@@ -291,10 +291,31 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     return pa.array(values, SCHEMA.field(name).type)
 
 
+def _spread(column: pa.Array, counts: Sequence[int], number: int) -> pa.Array:
+    """A column whose first value stands for `counts[0]` rows, and so on."""
+    if column.null_count == len(column):
+        return pa.nulls(number, column.type)
+    index = array("i")
+    for place, count in enumerate(counts):
+        index += array("i", [place]) * count
+    return column.take(pa.Array.from_buffers(pa.int32(), number, [None, pa.py_buffer(index)]))
+
+
+@functools.lru_cache(4)
+def _counting(number: int) -> pa.Array:
+    """The integers below `number`."""
+    return pa.array(range(number), pa.int64())
+
+
+@functools.lru_cache(4)
+def _nulls(number: int) -> dict[str, pa.Array]:
+    """A column of nulls for each name."""
+    return {field.name: pa.nulls(number, field.type) for field in SCHEMA}
+
+
 def _batch(columns: dict[str, Any], number: int) -> pa.RecordBatch:
     """A batch with all columns of the schema; those not given are null."""
-    arrays = [columns[field.name] if field.name in columns else pa.nulls(number, field.type) for field in SCHEMA]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(list((_nulls(number) | columns).values()), schema=SCHEMA)
 
 
 def _by_date(dates: Sequence[str], counts: Sequence[int], batch: pa.RecordBatch) -> list[tuple[str, pa.RecordBatch]]:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
@@ -25,11 +24,12 @@ from sqstee.at_rest.arrow import SCHEMA, RowBuilder, table_of
 from sqstee.at_rest.schema import DICTIONARY, MOST_DATES, NO_DATE, PARQUET_FOLDER, partition_of
 from sqstee.drain.fast_decode import plain_rows
 from sqstee.drain.files import MAX_SYNCED
-from sqstee.drain.journal import sync_folder
+from sqstee.drain.journal import name_by_time, sync_folder
+from sqstee.drain.run_assembly import AssemblyContext, RunAssembly
 
 _GROUP_ROWS = 128 * 1024
-_GROUP_BYTES = 8 * 1024 * 1024  # of a row group, uncompressed: each is in memory as a whole while it is written
-_PENDING_BYTES = 32 * 1024 * 1024  # of all row groups that are not full yet
+_GROUP_BYTES = 8 * 1024 * 1024  # of NDJSON in a row group, which is in memory as a whole while it is written
+_PENDING_BYTES = 16 * 1024 * 1024  # of all row groups that are not full yet
 _MOST_PARTS = 4096  # that are begun at a time; then the one that was not added to for the longest time is closed
 _MOST_OPEN = 128  # files at a time, likewise
 _TABLE = """
@@ -45,24 +45,25 @@ class Parts:
     def __init__(self, folder: str, hidden: str, database: sqlite3.Connection) -> None:
         self._folder, self._hidden = f"{folder}/{PARQUET_FOLDER}", f"{hidden}/parts"
         self._database = database
-        self._prefix = f"{time.time_ns():020d}-{os.getpid()}"
+        self._prefix = name_by_time()
         self._number = 0
         self._open: dict[tuple[str, bool], _Part] = {}  # by partition and whether it is final; written to last: last
         self._writing: dict[tuple[str, bool], None] = {}  # of these, the ones whose file is open
         self._closed: list[_Part] = []
         self._pending = 0
         database.executescript(_TABLE)
+        pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps 30 MiB more, and is no faster here
         os.makedirs(self._hidden, 0o700, exist_ok=True)
         self.publish()
         for name in os.listdir(self._hidden):
             os.unlink(f"{self._hidden}/{name}")
 
-    def add(self, partition: str, is_final: bool, batch: pa.RecordBatch) -> None:
-        """Add rows of one run, behind those of runs before it. Raises OSError."""
+    def add(self, partition: str, is_final: bool, batch: pa.RecordBatch, size: int) -> None:
+        """Add rows of one run, made from `size` bytes, behind those of runs before it. Raises OSError."""
         key = partition, is_final
         part = self._open.pop(key, None) or self._new(partition, is_final)
         self._open[key] = part
-        self._pending += part.add(batch)
+        self._pending += part.add(batch, size)
         if self._pending > _PENDING_BYTES:
             key, part = max(self._open.items(), key=lambda item: item[1].pending)
             self._pending -= part.write()
@@ -72,7 +73,11 @@ class Parts:
             if len(self._writing) > _MOST_OPEN:
                 self._close(next(iter(self._writing)))
 
-    def run(self, host: str, run: str, dates: Iterable[str]) -> RunRows:
+    def assembly(self, context: AssemblyContext, run: str) -> RunAssembly:
+        """One run on its way into its rows."""
+        return RowAssembly(context, run)
+
+    def rows(self, host: str, run: str, dates: Iterable[str]) -> RunRows:
         """Where a run is written whose final part is in the partitions of these dates."""
         return RunRows(self, host, run, dates)
 
@@ -154,12 +159,12 @@ class _Part:
         self._writer: pq.ParquetWriter | None = None
         self.pending = 0
 
-    def add(self, batch: pa.RecordBatch) -> int:
-        """Add rows; by how many bytes `pending` grew."""
+    def add(self, batch: pa.RecordBatch, size: int) -> int:
+        """Add rows made from `size` bytes; by how many `pending` grew."""
         before = self.pending
         self._batches.append(batch)
         self._rows += batch.num_rows
-        self.pending += batch.nbytes
+        self.pending += size
         if self._rows >= _GROUP_ROWS or self.pending >= _GROUP_BYTES:
             self.write()
         return self.pending - before
@@ -230,13 +235,28 @@ class RunRows:
 
     def write(self, suffix: str, data: bytes) -> None:
         """Add NDJSON of records and events of the run, in order. Raises OSError."""
+        self._add(self._builder.lines(data), len(data))
+
+    def write_plain(self, data: bytes, first: int, last: int) -> dict[str, int] | None:
+        """Add the records first..last; how many each stream has, or None where they are not plain. Raises OSError."""
         plain = plain_rows(data, self._run)
-        found = plain and self._builder.plain(*plain)
-        for date, batch in found or self._builder.lines(data):
+        if plain is None or (plain.first, len(plain.messages)) != (first, last - first + 1):
+            return None
+        batches = self._builder.plain(*plain)
+        if batches is None:
+            return None
+        self._add(batches, len(data))
+        streams: dict[str, int] = {}
+        for head, count in zip(plain.heads, plain.counts, strict=True):
+            streams[head["stream"]] = streams.get(head["stream"], 0) + count
+        return streams
+
+    def _add(self, batches: Sequence[tuple[str, pa.RecordBatch]], size: int) -> None:
+        for date, batch in batches:
             if date not in self._dates:
                 date = date if len(self._dates) < MOST_DATES - 1 else NO_DATE
                 self._dates[date] = 0
-            self._parts.add(partition_of(date, self._host), self._is_final, batch)
+            self._parts.add(partition_of(date, self._host), self._is_final, batch, size // len(batches))
 
     def checkpoint(self) -> dict[str, int]:
         """Make what was added so far final, and what follows not; the dates of its partitions."""
@@ -250,3 +270,16 @@ class RunRows:
     def suffixes(self) -> list[str]:
         """The dates of its partitions."""
         return list(self._dates)
+
+
+class RowAssembly(RunAssembly):
+    """One run on its way into its rows."""
+
+    def _write(self, data: bytes, first: int, last: int, skip: int) -> Collection[str]:
+        """Write plain records without a second look at them, and all others as the assembly into files does."""
+        streams = self._files.write_plain(data, first, last) if isinstance(self._files, RunRows) and not skip else None
+        if streams is None:
+            return super()._write(data, first, last, skip)
+        for stream, lines in streams.items():
+            self._count(stream, lines - self._continues(stream))
+        return streams

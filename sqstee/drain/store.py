@@ -227,7 +227,7 @@ class _AssemblyPass:
             yield Verdict(json.loads(self._database.execute(query, (run,)).fetchone()[0]))
 
     def _assemble(self, run: str, places: Iterable[Place]) -> None:
-        assembly = RunAssembly(self, run)
+        assembly = self._parts.assembly(self, run) if self._parts else RunAssembly(self, run)
         for place in places:
             assembly.add(place)
         assembly.finish()
@@ -275,7 +275,7 @@ class _AssemblyPass:
     def open(self, host: str, run: str, sizes: dict[str, int]) -> RunWriter:
         """Open a run's files."""
         if self._parts:
-            return self._parts.run(host, run, sizes)
+            return self._parts.rows(host, run, sizes)
         return RunFiles(self._folder, host, run, sizes, self._packed)
 
     @property
