@@ -1,6 +1,7 @@
 """Assembles a journal into files: the bytes of each run in order, once each, and a verdict.
 
     DIR/HOST/RUN.stdout …        the bytes that the command wrote (or RUN.ndjson: the records), .gz where packed
+    DIR/lines/date=…/host=…/   Parquet files of lines and events, in that layout (parquet.py)
     DIR/_foreign/messages.ndjson lines that are not in the wire format
     DIR/runs.ndjson              a verdict on each run that was ever drained into DIR
     DIR/.sqstee/state.db         for each run how far its files are final, and their sizes there
@@ -21,10 +22,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from sqstee.drain.files import AppendFile, RunFiles, file_name, folder_name
+from sqstee.at_rest.schema import PARQUET_FOLDER, partition_of
+from sqstee.drain.files import MAX_SYNCED, AppendFile, RunFiles, file_name, folder_name
 from sqstee.drain.index import Index, Place
 from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames, sync_folder
-from sqstee.drain.run_assembly import FinalPart, RunAssembly, UntrustedError
+from sqstee.drain.run_assembly import FinalPart, RunAssembly, RunWriter, UntrustedError
 from sqstee.drain.verdict import Verdict
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.record import is_utf8, timestamp
@@ -33,8 +35,11 @@ from sqstee.text import short_name
 from sqstee.transports.folder import FOREIGN_NAME, HIDDEN
 from sqstee.transports.layouts import INDEX_NAME
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.drain.parquet import Parts
+
 _HEAP_BYTES = 1024 * 1024
-_MAX_SYNCED = 64  # files synced one by one; above that one sync of the whole system is cheaper
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS assembled_run (
@@ -69,6 +74,7 @@ class Store:
             self._database.executescript(_SCHEMA)
             self._check_layout()
             _upgrade(self._database, layout, packed)
+            self._parts = _parts(folder, self.hidden, self._database) if layout == "parquet" else None
         except sqlite3.Error as error:
             hint = "free disk space if the disk is full, or choose another folder: -O DIR"
             raise SqsteeError(f"{state}: {error}", hint, EXIT_FAILURE) from None
@@ -103,11 +109,13 @@ class Store:
             index = Index(f"{self.hidden}/index.db", journal_segments(self.hidden), trust)
             try:
                 settings = self.folder, self._layout, self._packed, self._database
-                assembly = _AssemblyPass(*settings, index, on_lines)
+                assembly = _AssemblyPass(*settings, index, on_lines, self._parts)
                 assembly.run()
             except UntrustedError:
                 continue
             else:
+                if self._parts:
+                    self._parts.publish()
                 self._compact(index)
                 assembly.mark_assembled(journal_segments(self.hidden))
                 try:
@@ -175,9 +183,11 @@ class _AssemblyPass:
         database: sqlite3.Connection,
         index: Index,
         on_lines: Callable[[int], None],
+        parts: Parts | None,
     ) -> None:
         self._folder, self._packed = folder, packed
-        self.streams = layout == "streams"
+        self.streams, self.joins = layout == "streams", layout == "ndjson"
+        self._parts = parts
         self.index = index
         self._database, self._layout = database, layout
         self._met: dict[str, None] = {}
@@ -198,10 +208,14 @@ class _AssemblyPass:
             self._judge_open_runs()
             self._write_foreign()
             self.mark_assembled(self.index.segments)
-            if self._files > _MAX_SYNCED:
+            if self._parts:
+                self._parts.store()
+            if self._files > MAX_SYNCED:
                 os.sync()
             self._database.execute("COMMIT")
         except BaseException:
+            if self._parts:
+                self._parts.abandon()
             if self._database.in_transaction:  # on a full disk SQLite has already rolled back
                 self._database.execute("ROLLBACK")
             raise
@@ -213,7 +227,7 @@ class _AssemblyPass:
             yield Verdict(json.loads(self._database.execute(query, (run,)).fetchone()[0]))
 
     def _assemble(self, run: str, places: Iterable[Place]) -> None:
-        assembly = RunAssembly(self, run)
+        assembly = self._parts.assembly(self, run) if self._parts else RunAssembly(self, run)
         for place in places:
             assembly.add(place)
         assembly.finish()
@@ -234,7 +248,7 @@ class _AssemblyPass:
 
     def save(self, final: FinalPart, summary: RunSummary, duplicates: int, suffixes: Iterable[str]) -> None:
         """Store the final part of a run, and the verdict on all of it, whose files have these suffixes."""
-        files = _file_names(summary, suffixes, self._packed)
+        files = _file_names(summary, suffixes, self._packed, self._layout)
         verdict = Verdict.of(summary, duplicates, self._layout, files, self._now)
         row = summary.run, final.is_ended, json.dumps(final.sizes), final.summary, json.dumps(verdict.fields)
         self._database.execute("INSERT OR REPLACE INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
@@ -258,14 +272,16 @@ class _AssemblyPass:
         self._lines += lines
         self._on_lines(self._lines)
 
-    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunFiles:
+    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunWriter:
         """Open a run's files."""
+        if self._parts:
+            return self._parts.rows(host, run, sizes)
         return RunFiles(self._folder, host, run, sizes, self._packed)
 
     @property
     def syncs(self) -> bool:
         """Whether files are still synced one by one."""
-        return self._files <= _MAX_SYNCED
+        return self._files <= MAX_SYNCED
 
     def _write_foreign(self) -> None:
         """Write the lines that are not in the wire format, each message once."""
@@ -299,9 +315,17 @@ class _AssemblyPass:
             self._database.execute("INSERT OR REPLACE INTO folder VALUES ('foreign', ?)", (str(size),))
 
 
-def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool) -> list[str]:
-    """The paths of a run's files in the folder."""
+def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool, layout: str) -> list[str]:
+    """The paths of a run's files in the folder, or of the partitions that have its rows."""
+    if layout == "parquet":
+        return [f"{PARQUET_FOLDER}/{partition_of(date, summary.host)}" for date in suffixes]
     return [f"{folder_name(summary.host)}/{file_name(summary.run, suffix, packed)}" for suffix in suffixes]
+
+
+def _parts(folder: str, hidden: str, database: sqlite3.Connection) -> Parts:
+    from sqstee.drain.parquet import Parts  # loads pyarrow: no other layout needs it
+
+    return Parts(folder, hidden, database)
 
 
 def _upgrade(database: sqlite3.Connection, layout: str, packed: bool) -> None:
@@ -323,7 +347,7 @@ def _upgrade(database: sqlite3.Connection, layout: str, packed: bool) -> None:
         if status := re.fullmatch("exited with status ([0-9]+)", result):
             summary.exit_code = int(status[1])
         summary.is_failed = bool(summary.exit_code)
-        verdict = Verdict.of(summary, 0, layout, _file_names(summary, json.loads(sizes), packed), time.time())
+        verdict = Verdict.of(summary, 0, layout, _file_names(summary, json.loads(sizes), packed, layout), time.time())
         row = run, ended, sizes, summary.dump(), json.dumps(verdict.fields)
         database.execute("INSERT INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
     database.execute("DROP TABLE run")

@@ -80,16 +80,16 @@ def _listed(entry: dict[str, Any], skip: int) -> TreeFile:
 
 
 class _ObjectFile(io.RawIOBase):
-    """An object that is read from its beginning, part by part: no connection waits for a slow reader.
+    """An object that is read part by part: no connection waits for a slow reader.
 
     Reading raises TransportError.
     """
 
     def __init__(self, bucket: Bucket, path: str) -> None:
         self._bucket, self._path = bucket, path
-        self._part, self._at = memoryview(b""), 0  # the part that is here, and how much of it was read
-        self._end = 0  # the bytes before the end of that part
-        self._size = 0
+        self._part, self._begin = memoryview(b""), 0  # the part that is here, and where it begins
+        self._at = 0  # what was read
+        self._size = -1  # until the first answer
         self._tag = ""
         self._fetch()
 
@@ -97,29 +97,38 @@ class _ObjectFile(io.RawIOBase):
         """It is."""
         return True
 
+    def seekable(self) -> bool:
+        """It is: the part around the new place is fetched once it is read."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Continue at another place."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
     def readinto(self, buffer: Any) -> int:
         """Copy the next bytes into `buffer`, as many as fit, fewer only at the end."""
         done, wanted = 0, len(buffer)
-        while done < wanted:
-            if self._at == len(self._part):
-                if self._end >= self._size:
-                    break
+        while done < wanted and self._at < self._size:
+            if not self._begin <= self._at < self._begin + len(self._part):
                 self._fetch()
-            some = self._part[self._at : self._at + wanted - done]
+            at = self._at - self._begin
+            some = self._part[at : at + wanted - done]
             buffer[done : done + len(some)] = some
             done += len(some)
             self._at += len(some)
         return done
 
     def _fetch(self) -> None:
-        """Get the next part; the first request has no range, which an empty object would refuse."""
+        """Get the part that begins here; the first request has no range, which an empty object would refuse."""
         more: dict[str, object] = {}
-        if self._end:
-            more = {"Range": f"bytes={self._end}-{self._end + _PART_BYTES - 1}", "IfMatch": self._tag}
+        if self._size >= 0:
+            more = {"Range": f"bytes={self._at}-{self._at + _PART_BYTES - 1}", "IfMatch": self._tag}
         try:
             answer = self._bucket.call("get_object", Key=f"{self._bucket.prefix}{self._path}", **more)
-        except Exception as error:
-            if getattr(error, "code", "") in _GONE:
+        except TransportError as error:
+            if error.code in _GONE:
                 raise FileNotFoundError(errno.ENOENT, "no such object", self._path) from error
             raise
         try:
@@ -127,9 +136,8 @@ class _ObjectFile(io.RawIOBase):
                 data: bytes = body.read(_PART_BYTES)
         except Exception as error:
             raise refusal_of(error) from error
-        if not self._end:
+        if self._size < 0:
             self._size, self._tag = answer["ContentLength"], str(answer.get("ETag", ""))
-        if len(data) < min(_PART_BYTES, self._size - self._end):
+        if len(data) < min(_PART_BYTES, self._size - self._at):
             raise TransportError(RETRY, "Incomplete", f"{self._path}: the answer ended early")
-        self._part, self._at = memoryview(data), 0
-        self._end += len(data)
+        self._part, self._begin = memoryview(data), self._at

@@ -1,10 +1,10 @@
 """What drain made, in a folder or behind a prefix of a bucket, as a source: an index of runs, and their files.
 
-From the NDJSON layout come the records as they were sent. From the streams layout records are rebuilt: the bytes, and
-what the index knows of the run, are true. Not known there are the time of each line (all have the time of the run's
-start) and the order between its streams (one follows the other), so the seqs are new ones: an event for the start
-where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were dropped, the
-lines, and an event for the exit.
+From the NDJSON and the Parquet layout come the records as they were sent. From the streams layout records are rebuilt:
+the bytes, and what the index knows of the run, are true. Not known there are the time of each line (all have the time
+of the run's start) and the order between its streams (one follows the other), so the seqs are new ones: an event for
+the start where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were
+dropped, the lines, and an event for the exit.
 
 The folder may be shared, so nothing in it is trusted: files are found only where the index names them in the form
 HOST/FILE, never through a symbolic link, and they are read in parts of bounded size.
@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
+from sqstee.at_rest.schema import PYARROW_HINT
 from sqstee.errors import SqsteeError, did_you_mean
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
@@ -86,7 +87,7 @@ class FolderReceiver:
     """Reads the runs of a drained folder in the order of its index; nothing is consumed.
 
     Where a drain into the folder replaces the index meanwhile, its new runs follow. Of a run that was read already new
-    lines follow only in the NDJSON layout: in the other they would change the seqs of those before. `tree`: where the
+    lines follow, except in the streams layout: there they would change the seqs of those before. `tree`: where the
     folder is, if not at `path` on this host.
     """
 
@@ -103,6 +104,7 @@ class FolderReceiver:
         self._look_at = 0.0
         self._read: dict[str, int] = {}  # by run, a hash of its entry in the index
         self._foreign_lines = 0
+        self._parts: set[str] = set()  # Parquet files that were read
         self._runs: frozenset[str] = frozenset()
         self._are_whole = True
         self._messages: Iterator[ReceivedMessage] = iter(())
@@ -155,10 +157,12 @@ class FolderReceiver:
         found = QueueState(0)
         try:
             sizes = {file.path: file.size for file in files_of(self._tree)}
-            found.visible = found.bytes = 0
+            found.visible = 0
+            counted: set[str] = set()
             for run in drained_runs(self._tree):
                 found.visible += 1
-                found.bytes += sum(sizes.get(file, 0) for file in run.files)
+                counted.update(run.files)
+            found.bytes = sum(size for path, size in sizes.items() if path in counted or _folder_of(path) in counted)
         except OSError as error:
             raise TransportError(OPEN, "Folder", f"{error.filename or self._path}: {error.strerror}") from error
         return found
@@ -187,7 +191,8 @@ class FolderReceiver:
         with suppress(OSError, TransportError):
             known.update(file for run in drained_runs(self._tree) for file in run.files)
             for file in files_of(self._tree):
-                if file.path not in known and recognise(file.path).kind != HIDDEN_NAME:
+                is_known = file.path in known or _folder_of(file.path) in known
+                if not is_known and recognise(file.path).kind != HIDDEN_NAME:
                     number, example = number + 1, min(example or file.path, file.path)
         if not number:
             return []
@@ -196,14 +201,22 @@ class FolderReceiver:
         return [f"{self.name}: {count(number, noun)} not in {INDEX_NAME}, left out: {one_line(example)}{more}"]
 
     def _all_messages(self) -> Iterator[ReceivedMessage]:
+        hosts: dict[str, str] = {}  # of the runs in the Parquet layout
+        partitions: set[str] = set()
         for run in drained_runs(self._tree):
             if not self._is_wanted(run.run):
+                continue
+            if run.layout == "parquet":
+                hosts[run.run] = run.host
+                partitions.update(run.files)
                 continue
             before = self._read.get(run.run)
             if before == run.hash or (before is not None and run.layout != "ndjson"):
                 continue
             yield from self._messages_of(run)
             self._read[run.run] = run.hash
+        if hosts:
+            yield from self._part_messages(partitions, hosts)
         if not self._runs:
             yield from self._foreign_messages()
 
@@ -218,6 +231,33 @@ class FolderReceiver:
                 yield self._problem(data, attributes, id)
             else:
                 yield ReceivedMessage(data, attributes, id, id, run.time)
+
+    def _part_messages(self, partitions: set[str], hosts: dict[str, str]) -> Iterator[ReceivedMessage]:
+        """The rows of the Parquet files that were not read yet."""
+        try:
+            from sqstee.transports.folder_parquet import BAD_PARQUET, part_bodies
+        except ImportError as error:
+            raise TransportError(OPEN, "Folder", f"reading Parquet needs pyarrow: {PYARROW_HINT}") from error
+        attributes = Body(b"", "", "", 0, 0).attributes
+        for path in self._parts_in(partitions):
+            if path in self._parts:
+                continue
+            try:
+                for number, data in enumerate(part_bodies(self._tree, path, hosts)):
+                    id = f"{path}/{number}"
+                    yield ReceivedMessage(data, attributes, id, id)
+            except BAD_PARQUET as error:
+                yield self._problem(f"{path}: {reason_of_failure(error)}", attributes, path)
+            self._parts.add(path)
+
+    def _parts_in(self, partitions: Iterable[str]) -> list[str]:
+        """The Parquet files in these partitions; somebody may have removed some."""
+        found: list[str] = []
+        for partition in sorted(partitions):
+            with suppress(OSError):
+                names = (file.path for file in files_of(self._tree, [f"{partition}/"]))
+                found += [name for name in names if name.endswith(".parquet") and _folder_of(name) == partition]
+        return found
 
     def _problem(self, text: str, attributes: dict[str, str], id: str) -> ReceivedMessage:
         message = ReceivedMessage(b"", attributes, id, id)
@@ -235,6 +275,10 @@ class FolderReceiver:
                         yield _foreign_message(number, line)
             except UNREADABLE as error:
                 yield self._problem(f"{path}: {reason_of_failure(error)}", {}, path)
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _foreign_message(number: int, line: bytes) -> ReceivedMessage:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from urllib.parse import unquote
 
+from sqstee.at_rest.schema import MOST_DATES, PARQUET_FOLDER
 from sqstee.record import Encoder
 from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.text import count
@@ -34,8 +35,9 @@ _MOST_NUMBER = 2**53
 class DrainedRun:
     """An entry of the index.
 
-    `files` are those in the form HOST/FILE; `time` is when the run began, in seconds since the epoch. Raises
-    ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's making.
+    `files` are those in the form HOST/FILE, or the partitions of the Parquet layout; `time` is when the run began, in
+    seconds since the epoch. Raises ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's
+    making.
     """
 
     __slots__ = ("_fields", "files", "hash", "host", "layout", "run", "time")
@@ -46,7 +48,8 @@ class DrainedRun:
         self.run, self.host, self.layout = str(fields["run"]), str(fields["host"]), fields["layout"]
         self._fields: dict[str, object] = fields
         files = fields["files"]
-        self.files = [name for name in files[:MOST_FILES] if isinstance(name, str) and _is_plain(name)]
+        is_plain, most = (_is_partition, MOST_DATES) if self.layout == "parquet" else (_is_plain, MOST_FILES)
+        self.files = [name for name in files[:most] if isinstance(name, str) and is_plain(name)]
         self.files.sort(key=lambda name: _stream_of(name) == "stderr")  # its last lines are then those before the exit
         self.time = seconds_of(str(fields["started"])) or seconds_of(str(fields["ended"]))
         Event(self._event("start", 0))  # raises where the run or host is no text that readers accept
@@ -213,6 +216,18 @@ def _is_plain(name: str) -> bool:
     """Whether a name has the form HOST/FILE, as drain gives them: nothing hidden, no way out of the folder."""
     host, slash, file = name.partition("/")
     return bool(slash and host and file) and "/" not in file and "\0" not in name and "." not in (host[0], file[0])
+
+
+def _is_partition(name: str) -> bool:
+    """Whether a name has the form lines/date=D/host=H, as drain names the partitions of a run."""
+    parts = name.split("/")
+    return (
+        len(parts) == 3
+        and parts[0] == PARQUET_FOLDER
+        and parts[1].startswith("date=")
+        and parts[2].startswith("host=")
+        and "\0" not in name
+    )
 
 
 def _stream_of(file: str) -> str:

@@ -101,6 +101,7 @@ LAYOUTS: dict[str, Callable[[list[Body], Path], Objects]] = {
     "queue and batches": lambda bodies, folder: queue_objects(bodies[:9]) | batch_objects(bodies[6:]),
     "drained": lambda bodies, folder: drained_files(folder, bodies, "streams", False),
     "drained, ndjson, gzip": lambda bodies, folder: drained_files(folder, bodies, "ndjson", True),
+    "drained, Parquet": lambda bodies, folder: drained_files(folder, bodies, "parquet", False),
 }
 
 
