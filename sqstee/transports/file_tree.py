@@ -138,12 +138,12 @@ def _walk(folder: int, name: str, before: str, depth: int) -> Iterator[TreeFile]
     if not stat.S_ISDIR(found.st_mode):
         yield TreeFile(f"{before}{name}", found.st_size, found.st_mtime, f"{found.st_ino:x}")
         return
-    if not depth:
-        return
     try:
+        if not depth:
+            raise OSError("too deep")
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        yield TreeFile(f"{before}{name}/", 0, found.st_mtime)
+    except OSError:  # what is in it is not known, so it is no file of anybody's
+        yield TreeFile(f"{before}{name}", -1, found.st_mtime)
         return
     try:
         for inner in sorted(os.listdir(fd)):

@@ -81,6 +81,16 @@ def ndjson_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield block
 
 
+def stored_blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """The NDJSON in an open file, which is closed at the end. Raises one of UNREADABLE, also where there is none."""
+    is_empty = True
+    for block in ndjson_blocks(unpacked_parts(file, path)):
+        is_empty = False
+        yield block
+    if is_empty:
+        raise ValueError("it is empty")
+
+
 def record_bodies(parts: Iterable[bytes]) -> Iterator[bytes]:
     """NDJSON as bodies, in which a line that was joined from pieces covers all their seqs again."""
     pieces = _Pieces()

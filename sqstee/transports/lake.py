@@ -20,14 +20,16 @@ from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.batch_index import bodies_in
 from sqstee.transports.errors import OPEN, Failure, TransportError
 from sqstee.transports.file_tree import FileTree, TreeFile, files_of
-from sqstee.transports.folder_files import UNREADABLE, ndjson_blocks, reason_of_failure, unpacked_parts
+from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
 from sqstee.transports.lake_runs import LakeRuns, indexed_runs, is_denied
 from sqstee.transports.layouts import BATCH, BATCH_INDEX, DRAINED, HIDDEN_NAME, OF_RECORDS, Strays, recognise
 from sqstee.transports.read_ahead import ReadAhead
+from sqstee.transports.run_blocks import blocks_by_run
 
 Opened: TypeAlias = BinaryIO | Exception | None  # why a file cannot be read; None: it need not be
 
 _ATTRIBUTES = {"content-type": CONTENT_TYPE, "sqstee": FORMAT_VERSION}
+_ESCAPE = b"\\u00"  # of an ASCII character: a run's name may be written so
 _DATES = "date="  # where new names are those of the latest hours
 _RECENT_SECONDS = 2 * 3600.0  # while a bucket is followed: records of these hours are looked for each time,
 _WHOLE_PASS_SECONDS = 600.0  # and those of all others, which a sender could not send for long, this often
@@ -199,19 +201,23 @@ class LakeReceiver:
         try:
             if isinstance(opened, Exception):
                 raise opened
-            for block in ndjson_blocks(unpacked_parts(opened, file.path)):
-                data = self._wanted(block) if self._runs else block
-                if not data:
-                    continue
-                yield _message(data, f"{at}@{file.tag}/{number}", file.modified)
-                number += 1
+            for block in stored_blocks(opened, file.path):
+                for data in blocks_by_run(self._wanted(block) if self._runs else block):
+                    yield _message(data, f"{at}@{file.tag}/{number}", file.modified)
+                    number += 1
         except UNREADABLE as error:
             message = _message(b"", f"{at}@{file.tag}/{number}", file.modified)
             message.problem = f"{at}: {reason_of_failure(error)}"
             yield message
 
     def _wanted(self, block: bytes) -> bytes:
-        """Those lines of NDJSON that are of the wanted runs."""
+        """Those lines of NDJSON that are of the wanted runs; only lines that may be are decoded."""
+        marks = [run.encode() for run in self._runs if run.isascii() and run.isalnum()]
+        if len(marks) == len(self._runs):
+            marks.append(_ESCAPE)
+            if not any(mark in block for mark in marks):
+                return b""
+            block = b"".join(line for line in block.splitlines(True) if any(mark in line for mark in marks))
         return b"".join(body.data for body in bodies_in(block) if body.run.startswith(self._runs))
 
     def _list(self) -> bool:

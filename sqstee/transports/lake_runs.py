@@ -12,7 +12,7 @@ from sqstee.run_summary import RunSummary
 from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, read_index
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.file_tree import FileTree, TreeFile
-from sqstee.transports.folder_files import UNREADABLE, ndjson_blocks, parts_of, reason_of_failure
+from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
 from sqstee.transports.layouts import (
     BATCH,
     BATCH_INDEX,
@@ -102,7 +102,7 @@ class LakeRuns:
     def _add_new_lines(self, file: TreeFile, runs: set[str]) -> None:
         """Add those lines of these runs in a file that have not come: a batch may be written twice, in other parts."""
         try:
-            for block in ndjson_blocks(parts_of(self._tree, file.path)):
+            for block in stored_blocks(self._tree.open(file.path), file.path):
                 add_bodies(self._runs, [body for body in bodies_in(block) if body.run in runs])
         except UNREADABLE as error:
             self._problems.append(f"{self._tree.name.rstrip('/')}/{file.path}: {reason_of_failure(error)}")
@@ -151,6 +151,6 @@ class LakeRuns:
             except UNREADABLE as error:
                 reason_of_failure(error)  # raises trouble that may pass; else the records say the same
         found: dict[str, RunSummary] = {}
-        for block in ndjson_blocks(parts_of(self._tree, file.path)):
+        for block in stored_blocks(self._tree.open(file.path), file.path):
             add_bodies(found, bodies_in(block))
         return list(found.values())

@@ -41,7 +41,7 @@ _BATCH_INDEX = re.compile(rf"{INDEX_FOLDER}{_HOUR}/[0-9a-f]{{16}}\.json")
 _RUN_RANGE = re.compile(
     r"date=[^/]*/host=[^/]*/run=(?P<run>[^/]+)/(?P<first>\d{12,19})-(?P<last>\d{12,19})-[0-9a-f]{16}\.ndjson(?:\.gz)?"
 )
-_RECORDS = re.compile(r"(?:(?:[^/=]+=[^/]*/)+[^/]+|part-[^/]+)\.(?:ndjson|jsonl?)(?:\.gz)?")
+_RECORDS = re.compile(r"(?:(?:[^/=]+=[^/]*/)+[^/]+|part-[^/]+|[0-9a-f]{16})\.(?:ndjson|jsonl?)(?:\.gz)?")
 _PARQUET = re.compile(r"(?:[^/]+/)*[^/]+\.parquet")
 _PARTITION = re.compile(r"([^/=]+=)[^/]*/")
 _PROBE = re.compile(r"sqstee-check-[^/]+")  # an object of `sqstee check` that could not be deleted
@@ -91,10 +91,11 @@ def kind_of_top(name: str) -> str:
     return recognise(name).kind
 
 
-def partition_of(name: str) -> str:
-    """The beginning that all folders like this one have: `date=` of `date=2026-11-30/`; empty for other names."""
-    found = _PARTITION.match(name)
-    return found[1] if found else ""
+def beginning_of(name: str) -> str:
+    """How the names begin that are like this one of RECORDS: `date=` for `date=2026-11-30/`."""
+    if found := _PARTITION.match(name):
+        return found[1]
+    return "part-" if name.startswith("part-") else name[:1]
 
 
 def inner_folder(path: str) -> str:

@@ -30,8 +30,8 @@ from sqstee.transports.layouts import (
     QUEUE_KEY,
     RECORDS,
     Strays,
+    beginning_of,
     kind_of_top,
-    partition_of,
     recognise,
 )
 from sqstee.transports.s3 import DELETED_AT_ONCE, MOST_OBJECT_BYTES, Bucket, clients, shard_range
@@ -202,7 +202,7 @@ class BucketReceiver:
         elif INDEX_NAME in names or (not are_all and self._tree.size(INDEX_NAME) != NO_FILE):
             self._add_drained()
         elif not self._drained:
-            unders = {partition_of(name) or "part-" for name, kind in kinds.items() if kind == RECORDS}
+            unders = {beginning_of(name) for name, kind in kinds.items() if kind == RECORDS}
             if QUEUE in kinds.values():
                 self._add_queue()
             if unders:

@@ -35,6 +35,8 @@ PURE = {
     "sqstee.ship.pace",
     "sqstee.intervals",
     "sqstee.run_summary",
+    "sqstee.transports.layouts",
+    "sqstee.transports.run_blocks",
     "sqstee.read.order",
     "sqstee.read.run_filter",
     "sqstee.destination",

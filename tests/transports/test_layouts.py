@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from sqstee.run_summary import RunSummary
 from sqstee.transports.base import Receiver
 from sqstee.transports.errors import TransportError
 from sqstee.transports.factory import open_receiver
+from sqstee.transports.file_tree import FolderTree
+from sqstee.transports.lake import LakeReceiver
 from sqstee.transports.layouts import (
     BATCH,
     BATCH_INDEX,
@@ -97,6 +101,9 @@ LAYOUTS: dict[str, Callable[[list[Body], Path], Objects]] = {
     "batches without indexes": lambda bodies, folder: without_indexes(_batches(bodies)),
     "run ranges": lambda bodies, folder: run_range_objects(bodies),
     "run ranges, gzip": lambda bodies, folder: _packed(run_range_objects(bodies)),
+    "an hour alone": lambda bodies, folder: {
+        name.rpartition("/")[2]: data for name, data in without_indexes(_batches(bodies)).items()
+    },
     "of Spark": lambda bodies, folder: {"date=2023-11-14/part-0.json": b"".join(body.data for body in bodies)},
     "queue and batches": lambda bodies, folder: queue_objects(bodies[:9]) | batch_objects(bodies[6:]),
     "drained": lambda bodies, folder: drained_files(folder, bodies, "streams", False),
@@ -276,13 +283,23 @@ class TestStrange:
         text = "s3://bkt/logs: 5 objects not written by sqstee, left out: date=2023-11-14/hour=22/x.csv, …"
         assert self.told(sqstee, web, verb) == (0, [text])
 
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"no gzip", "Not a gzipped file (b'no')"),
+            (b"", "it is empty"),
+            (gzip.compress(b"x" * 99)[:-9], "Compressed file ended before the end-of-stream marker was reached"),
+        ],
+    )
     @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
-    def test_an_object_that_cannot_be_read(self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, verb: str) -> None:
+    def test_an_object_that_cannot_be_read(
+        self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, verb: str, data: bytes, reason: str
+    ) -> None:
         """It is named, and the status is 1."""
         bad = f"date=2023-11-14/hour=22/{'a' * 16}.ndjson.gz"
-        self.stored(s3, {bad: b"no gzip"})
+        self.stored(s3, {bad: data})
         status, lines = self.told(sqstee, web, verb)
-        problem = f"s3://bkt/logs/{bad}: Not a gzipped file (b'no')"
+        problem = f"s3://bkt/logs/{bad}: {reason}"
         assert (status, lines) == (1, [f"1 file not read: {problem}" if verb == "drain" else problem])
 
     def test_an_index_of_another_version(self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb) -> None:
@@ -342,6 +359,22 @@ class TestStrange:
             assert (found.returncode, found.stdout) == (125, b"")
             assert problem in first
             assert hint in second
+
+    def test_a_folder_that_may_not_be_read_is_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As something that is not known; what is too deep as well."""
+        write_files(tmp_path / "logs", batch_objects(whole_run(2, "01GOOD")) | {"/".join("abcdefghijk"): b""})
+        opened = os.open
+
+        def refusing(path: str, *words: int, **more: int) -> int:
+            if path == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return opened(path, *words, **more)
+
+        (tmp_path / "logs" / "closed").mkdir()
+        monkeypatch.setattr(os, "open", refusing)
+        receiver = LakeReceiver(FolderTree(str(tmp_path / "logs"), "./logs"))
+        assert {item.run for item in items_of(receiver)} == {"01GOOD"}
+        assert receiver.remarks() == ["./logs: 2 files not written by sqstee, left out: a/b/c/d/e/f/g/h/i, …"]
 
     def test_trouble_that_passes_loses_and_doubles_nothing(self, s3: FakeS3, web: FakeWeb) -> None:
         """Answers that are refused or cut off, in the middle of large objects too."""
