@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from sqstee.destination import Destination
 from sqstee.record import Body, gunzip
 from sqstee.transports.base import QueueState, ReceivedMessage
-from sqstee.transports.errors import Failure
+from sqstee.transports.errors import Failure, TransportError
 from sqstee.transports.layouts import QUEUE_KEY
 from sqstee.transports.read_ahead import ReadAhead
 from sqstee.transports.s3 import DELETED_AT_ONCE, Bucket, clients, shard_range
 from sqstee.transports.s3_listing import ListedObject, ListedRanges, Listing, series_of
 
 _READ_AHEAD_BYTES = 16 * 1024 * 1024  # of objects that are being read, or wait for the reader, by the sizes in listings
+_ROUNDS_AHEAD = 4  # reads of each reader that take about as long as a listing
 _LIST_AGAIN_SECONDS = 1.0  # a listing costs as much as twelve receives, so an idle consumer lists less and less often
 _LIST_AGAIN_MOST_SECONDS = 10.0  # of a pass of few requests; else that many seconds for each of them:
 _SECONDS_PER_REQUEST = 2.0
@@ -48,6 +49,7 @@ class S3Receiver:
         self._listing = Listing(self._bucket, self._range, None if consume else self._listed)
         readers = max(1, connections // 2) if consume else connections
         self._objects = ReadAhead(self._read, readers, _READ_AHEAD_BYTES)
+        self._few = _ROUNDS_AHEAD * readers
         self._lock = threading.Lock()
         self._listing_lock = threading.Lock()
         self._list_again_at = 0.0
@@ -61,6 +63,7 @@ class S3Receiver:
         """Objects not returned before, in the order of their keys; makes at least one listing if none is known."""
         deadline = time.monotonic() + wait
         while True:
+            self._list_ahead()
             while taken := self._objects.take(limit):
                 found = [(one, data) for one, data in taken if data is not None]  # None: another consumer deleted it
                 if found:
@@ -110,6 +113,17 @@ class S3Receiver:
                 parts = QUEUE_KEY.fullmatch(message.handle, len(self._bucket.prefix))
                 if parts:
                     self._listed.remove(series_of(parts), int(parts["first"]), int(parts["last"]))
+
+    def _list_ahead(self) -> None:
+        """List the next page of this pass while the last objects before it are being read."""
+        if len(self._objects) >= self._few or self._listing.at_start or not self._listing_lock.acquire(blocking=False):
+            return
+        try:
+            self._note(self._listing.page())
+        except TransportError:
+            pass  # it is met again, and told, once nothing is left to read
+        finally:
+            self._listing_lock.release()
 
     def _list(self) -> bool:
         """List until there is a new object, or a whole pass has shown none; whether there is one."""
