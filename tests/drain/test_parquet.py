@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from fakes.sqs import FakeSqs
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import Rebuilt, Sqstee
 from support.at_rest import VERDICTS, backlog, digest, digests
 from support.bodies import RUN, event_of, expected, gap_of, lines_of, put, whole_run
@@ -142,6 +143,22 @@ class TestFiles:
         metadata = pq.ParquetFile(path).metadata
         assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [100] * 10
         assert metadata.row_group(3).column(1).statistics.min == 300
+
+
+@settings(max_examples=15)
+@given(st.permutations(range(12)), st.sets(st.integers(1, 11), max_size=3), st.sampled_from([1, 3]))
+def test_any_order_in_several_drains(order: list[int], cuts: set[int], lines: int) -> None:
+    """After each drain every row that came is there once; at the end the run is complete."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, came = Path(name), 0
+        for last in (*sorted(cuts), len(order)):
+            bodies = [lines_of(lines * part, lines * (part + 1) - 1).data for part in order[came:last]]
+            journal(folder, *bodies, *bodies[:1])
+            verdicts = assembled(folder, "parquet")
+            came = last
+            assert seqs(folder) == sorted(lines * part + one for part in order[:came] for one in range(lines))
+        assert (verdicts[RUN].missing, rebuilt(folder)[RUN].stdout) == (0, expected(0, 12 * lines - 1))
+        assert not any(path.name.endswith(".open.parquet") for path in parts(folder))
 
 
 class Killed(BaseException):
