@@ -206,6 +206,8 @@ class RunAssembly:
 
     def _open(self) -> None:
         self._files = self._context.open(self._summary.host, self._run, self._sizes)
+        if self._final:
+            self._files.checkpoint()  # the run begins with a hole: nothing that is written now is final
 
     def _write(self, data: bytes, first: int, last: int, skip: int) -> Collection[str]:
         """Write the lines of first..last except the first `skip`; the streams that they are of.

@@ -5,6 +5,7 @@
     DIR/_foreign/messages.ndjson lines that are not in the wire format
     DIR/runs.ndjson              a verdict on each run that was ever drained into DIR
     DIR/.sqstee/state.db         for each run how far its files are final, and their sizes there
+    DIR/.sqstee/parts/           Parquet files that are not in their places yet
     DIR/.sqstee/*.journal        bodies that are not in final files: above a hole, or not assembled yet
 
 A run's files are final up to its first hole. The part behind it is written anew from the journal each time, so a later
@@ -74,7 +75,6 @@ class Store:
             self._database.executescript(_SCHEMA)
             self._check_layout()
             _upgrade(self._database, layout, packed)
-            self._parts = _parts(folder, self.hidden, self._database) if layout == "parquet" else None
         except sqlite3.Error as error:
             hint = "free disk space if the disk is full, or choose another folder: -O DIR"
             raise SqsteeError(f"{state}: {error}", hint, EXIT_FAILURE) from None
@@ -104,18 +104,19 @@ class Store:
             raise SqsteeError(f"{self.hidden}: {error}", hint, EXIT_FAILURE) from None
 
     def _assemble(self, on_verdict: Callable[[Verdict], None], on_lines: Callable[[int], None]) -> None:
+        parts = _parts(self.folder, self.hidden, self._database) if self._layout == "parquet" else None
         bytes(_HEAP_BYTES)  # glibc keeps twice as much free from here on: else each body may cost fifty page faults
         for trust in (True, False):
             index = Index(f"{self.hidden}/index.db", journal_segments(self.hidden), trust)
             try:
                 settings = self.folder, self._layout, self._packed, self._database
-                assembly = _AssemblyPass(*settings, index, on_lines, self._parts)
+                assembly = _AssemblyPass(*settings, index, on_lines, parts)
                 assembly.run()
             except UntrustedError:
                 continue
             else:
-                if self._parts:
-                    self._parts.publish()
+                if parts:
+                    parts.publish()
                 self._compact(index)
                 assembly.mark_assembled(journal_segments(self.hidden))
                 try:
@@ -323,7 +324,7 @@ def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool, layo
 
 
 def _parts(folder: str, hidden: str, database: sqlite3.Connection) -> Parts:
-    from sqstee.drain.parquet import Parts  # loads pyarrow: no other layout needs it
+    from sqstee.drain.parquet import Parts  # loads pyarrow, which no other layout needs
 
     return Parts(folder, hidden, database)
 

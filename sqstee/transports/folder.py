@@ -246,6 +246,8 @@ class FolderReceiver:
                 for number, data in enumerate(part_bodies(self._tree, path, hosts)):
                     id = f"{path}/{number}"
                     yield ReceivedMessage(data, attributes, id, id)
+            except FileNotFoundError:
+                continue  # a drain has replaced it meanwhile, and the new index brings its rows
             except BAD_PARQUET as error:
                 yield self._problem(f"{path}: {reason_of_failure(error)}", attributes, path)
             self._parts.add(path)
