@@ -60,9 +60,10 @@ def test_size_and_strays(logs: Path) -> None:
     receiver = FolderReceiver(str(logs), "logs")
     state = receiver.stat()
     assert (state.visible, state.bytes) == (2, sum(part(logs, host).stat().st_size for host in ("h1", "h2")))
-    assert receiver.strays() == ""
+    assert receiver.remarks() == []
     (logs / "lines/notes").touch()
-    assert "1 file not in runs.ndjson, left out: lines/notes" in receiver.strays()
+    (remark,) = FolderReceiver(str(logs), "logs").remarks()
+    assert "1 file not in runs.ndjson, left out: lines/notes" in remark
 
 
 def test_a_new_index_brings_new_rows(logs: Path) -> None:
