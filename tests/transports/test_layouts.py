@@ -13,7 +13,7 @@ import pytest
 from fakes.bucket import FakeS3
 from fakes.web import FakeWeb, HttpResponse
 from support import Sqstee
-from support.bodies import event_of, gap_of, lines_of, whole_run
+from support.bodies import at_present, event_of, gap_of, lines_of, whole_run
 from support.drain import FAST, index
 from support.lake import (
     Objects,
@@ -257,6 +257,38 @@ def test_what_is_new_follows(s3: FakeS3, web: FakeWeb, tmp_path: Path) -> None:
         assert {item.run for message in receiver.receive(10, 0.0) for item in decode(message.data)} == {"01B"}
         assert receiver.receive(10, 0.0) == []
         receiver.close()
+
+
+def runs_in(receiver: Receiver) -> set[str]:
+    """The runs whose lines a receiver has not given yet."""
+    found: set[str] = set()
+    while messages := receiver.receive(10, 0.0):
+        found |= {item.run for message in messages for item in decode(message.data)}
+    return found
+
+
+def test_an_idle_look_lists_the_latest_hours(s3: FakeS3, web: FakeWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written long ago and comes late is found by the next whole pass."""
+    asked: list[Mapping[str, str]] = []
+    listed = s3._list
+
+    def noted(query: Mapping[str, str]) -> HttpResponse:
+        asked.append(query)
+        return listed(query)
+
+    monkeypatch.setattr(s3, "_list", noted)
+    store_objects(s3, "", batch_objects(whole_run(2, "01A")))
+    receiver = open_receiver(parse_source("s3://bkt"), "")
+    assert runs_in(receiver) == {"01A"}
+    asked.clear()
+    store_objects(s3, "", batch_objects([at_present(body) for body in whole_run(2, "01NEW")]))
+    store_objects(s3, "", batch_objects(whole_run(2, "01LATE")))
+    assert runs_in(receiver) == {"01NEW"}
+    assert all(query["start-after"] > "date=2026" for query in asked)
+    monkeypatch.setattr("sqstee.transports.lake._WHOLE_PASS_SECONDS", 0.0)
+    monkeypatch.setattr(receiver._lake, "_whole_pass_at", 0.0)  # type: ignore[attr-defined]
+    assert runs_in(receiver) == {"01LATE"}
+    receiver.close()
 
 
 class TestStrange:
