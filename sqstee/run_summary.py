@@ -315,7 +315,12 @@ class RunSummary:
         stream = item.stream[:_MOST_TEXT]
         if stream not in self.lines and len(self.lines) >= _MOST_NAMES:
             stream = "other"
-        number = item.eol + self._end_lines(stream, item.seq, not item.eol)
+        if item.eol and not self.unfinished:  # as nearly always
+            number = 1
+            if item.seq > self.line_ends.get(stream, -1):
+                self.line_ends[stream] = item.seq
+        else:
+            number = item.eol + self._end_lines(stream, item.seq, not item.eol)
         self.lines[stream] = self.lines.get(stream, 0) + number
         self.last_line_at = max(self.last_line_at, at)
         if item.message and item.seq > self.last_line_seq:

@@ -18,10 +18,10 @@ from sqstee.run_summary import RunSummary
 from sqstee.text import count
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.batch_index import bodies_in
-from sqstee.transports.errors import OPEN, Failure, TransportError
+from sqstee.transports.errors import OPEN, Failure, TransportError, is_denied
 from sqstee.transports.file_tree import FileTree, TreeFile, files_of
 from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
-from sqstee.transports.lake_runs import LakeRuns, indexed_runs, is_denied
+from sqstee.transports.lake_runs import LakeRuns, indexed_runs
 from sqstee.transports.layouts import BATCH, BATCH_INDEX, DRAINED, HIDDEN_NAME, OF_RECORDS, Strays, recognise
 from sqstee.transports.read_ahead import ReadAhead
 from sqstee.transports.run_blocks import blocks_by_run

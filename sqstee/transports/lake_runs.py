@@ -10,7 +10,7 @@ from typing import TypeVar
 from sqstee.backoff import full_jitter
 from sqstee.run_summary import RunSummary
 from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, read_index
-from sqstee.transports.errors import REFRESH, RETRY, TransportError
+from sqstee.transports.errors import REFRESH, RETRY, TransportError, is_denied
 from sqstee.transports.file_tree import FileTree, TreeFile
 from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
 from sqstee.transports.layouts import (
@@ -29,7 +29,6 @@ from sqstee.transports.read_ahead import in_order
 Result = TypeVar("Result")
 _ATTEMPTS = 5  # of a call whose trouble may pass
 _FIRST_SECONDS, _MOST_SECONDS = 0.2, 5.0
-_DENIED = ("AccessDenied", "AccessDeniedException")
 
 
 def indexed_runs(tree: FileTree, path: str) -> list[str] | None:
@@ -39,11 +38,6 @@ def indexed_runs(tree: FileTree, path: str) -> list[str] | None:
     except UNREADABLE as error:
         reason_of_failure(error)  # raises trouble that may pass
         return None
-
-
-def is_denied(error: Exception) -> bool:
-    """Whether a caller may not read an object: most likely it may not read the others either."""
-    return isinstance(error, TransportError) and error.code in _DENIED
 
 
 def _read_index(tree: FileTree, path: str) -> list[RunSummary]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqstee.destination import Destination
 from sqstee.record import Body, gunzip
 from sqstee.transports.base import QueueState, ReceivedMessage
-from sqstee.transports.errors import Failure, TransportError
+from sqstee.transports.errors import REFRESH, RETRY, Failure, TransportError, is_denied
 from sqstee.transports.layouts import QUEUE_KEY
 from sqstee.transports.read_ahead import ReadAhead
 from sqstee.transports.s3 import DELETED_AT_ONCE, Bucket, clients, shard_range
@@ -50,6 +50,7 @@ class S3Receiver:
         readers = max(1, connections // 2) if consume else connections
         self._objects = ReadAhead(self._read, readers, _READ_AHEAD_BYTES)
         self._few = _ROUNDS_AHEAD * readers
+        self._has_read = False
         self._lock = threading.Lock()
         self._listing_lock = threading.Lock()
         self._list_again_at = 0.0
@@ -104,8 +105,16 @@ class S3Receiver:
         """Read no more objects; the connections close with the process."""
         self._objects.close()
 
-    def _read(self, one: ListedObject) -> bytes | None:
-        return self._bucket.read(one.key)
+    def _read(self, one: ListedObject) -> bytes | TransportError | None:
+        """An object, or why this one cannot be read. For several threads."""
+        try:
+            data = self._bucket.read(one.key)
+        except TransportError as error:
+            if error.kind in (RETRY, REFRESH) or (is_denied(error) and not self._has_read):
+                raise
+            return error
+        self._has_read = True
+        return data
 
     def _forget(self, messages: Sequence[ReceivedMessage]) -> None:
         with self._lock:
@@ -157,7 +166,11 @@ class S3Receiver:
         return bool(fresh)
 
 
-def _message(bucket: str, found: ListedObject, data: bytes) -> ReceivedMessage:
+def _message(bucket: str, found: ListedObject, data: bytes | TransportError) -> ReceivedMessage:
+    if isinstance(data, TransportError):
+        message = _message(bucket, found, b"")
+        message.problem = f"s3://{bucket}/{found.key}: {data}"
+        return message
     if found.compressed:
         try:
             data = gunzip(data)

@@ -334,6 +334,28 @@ class TestStrange:
         problem = f"s3://bkt/logs/{bad}: {reason}"
         assert (status, lines) == (1, [f"1 file not read: {problem}" if verb == "drain" else problem])
 
+    @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
+    @pytest.mark.parametrize("layout", ["queue", "batches"])
+    def test_an_object_that_s3_does_not_give(
+        self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, monkeypatch: pytest.MonkeyPatch, verb: str, layout: str
+    ) -> None:
+        """As one in an archive: it is named, and stays; the status is 1."""
+        make = queue_objects if layout == "queue" else batch_objects
+        archived = without_indexes(make([lines_of(0, 0, "01COLD")]))
+        self.stored(s3, archived)
+        (key,) = (f"logs/{name}" for name in archived)
+        get = s3._get
+
+        def archiving(name: str, given: Mapping[str, str]) -> HttpResponse:
+            return s3.refusal("InvalidObjectState", 403, "archived") if name == key else get(name, given)
+
+        monkeypatch.setattr(s3, "_get", archiving)
+        status, lines = self.told(sqstee, web, verb)
+        problem = f"s3://bkt/{key}: InvalidObjectState: GetObject: archived"
+        assert status == 1
+        assert problem in lines[-1]
+        assert key in s3.objects
+
     def test_an_index_of_another_version(self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb) -> None:
         """The records say the same, as they do where it is damaged."""
         objects = batch_objects(whole_run(2, "01A"), whole_run(3, "01B"), whole_run(4, "01C"))
