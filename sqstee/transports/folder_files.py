@@ -16,7 +16,6 @@ from sqstee.wire import DecodeError, Record, decode
 _PART_BYTES = 128 * 1024  # of a file that are read at a time
 MOST_FILES = 100  # of one run; drain writes up to 65
 LONGEST_LINE = 16 * 1024 * 1024  # of NDJSON: a line is joined from its pieces up to 8 MiB, before escaping
-_BODY_BYTES = 256 * 1024  # of a rebuilt body, unless one line is longer
 _MOST_PIECES = 10_000  # that one joined line came in
 _JOINED = b'"last":'
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, TransportError)
