@@ -312,7 +312,7 @@ _sqstee() {
             return
             ;;
         drain:--layout)
-            _sqstee_offer words "streams ndjson"
+            _sqstee_offer words "streams ndjson parquet"
             return
             ;;
         drain:-o | drain:--output)

@@ -179,7 +179,7 @@ complete -c sqstee -n '__sqstee_uses web' -l threads -x -d 'The number of reques
 complete -c sqstee -n '__sqstee_uses web' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses drain' -a '(__sqstee_destinations)'
 complete -c sqstee -n '__sqstee_uses drain' -s O -l output-dir -x -a '-' -d 'The folder, or - for stdout.'
-complete -c sqstee -n '__sqstee_uses drain' -l layout -x -a 'streams ndjson' -d 'One file per stream, or one of records per run (default: streams).'
+complete -c sqstee -n '__sqstee_uses drain' -l layout -x -a 'streams ndjson parquet' -d 'One file per stream, one of records per run, or tables (default: streams).'
 complete -c sqstee -n '__sqstee_uses drain' -l gzip -d 'Compress the files.'
 complete -c sqstee -n '__sqstee_uses drain' -s o -l output -x -a 'default json' -d 'The format of the verdicts (default: default).'
 complete -c sqstee -n '__sqstee_uses drain' -l fail-on -x -a 'failed missing open' -d 'What makes the exit status nonzero, as a comma-separated list (default: missing,open).'

@@ -39,7 +39,8 @@ def check(
     Nothing is sent without --round-trip. Status: 0 if no step failed, 1 otherwise.
     """
     from sqstee import options
-    from sqstee.destination import parse
+    from sqstee.cli.sources import check_destination
+    from sqstee.destination import parse, parse_source
     from sqstee.spool.location import check_folder
 
     if output not in ("default", "json"):
@@ -48,8 +49,11 @@ def check(
         hint = "sqstee check --for send"
         raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
     settings = options.load((), os.environ)
-    destination = parse(dest or settings.to or "local")
-    check_folder(destination, spool or settings.spool)
+    destination = parse_source(dest) if dest else parse(settings.to or "local")
+    if destination.kind == "folder":
+        check_destination(destination)
+    else:
+        check_folder(destination, spool or settings.spool)
     failed = False
     for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
         failed = failed or step.state == "failed"
@@ -63,6 +67,9 @@ def _steps(
     from sqstee.destination import parse
 
     yield from _configuration(destination, given)
+    if destination.kind == "folder":
+        yield from _stored_steps(destination)
+        return
     yield from _destination_steps(destination, settings, role, round_trip)
     if settings.via_s3 and destination.kind == "sqs":
         yield from _named("via-s3", _destination_steps(parse(settings.via_s3), settings, role, round_trip, True))
@@ -84,10 +91,13 @@ def _destination_steps(
         yield _contents_step(destination)
     else:
         probe = _probe(destination, role, is_payload_store)
-        reached = True
+        reached = may_list = True
         for step in probe.steps():
             reached = reached and (step.state != FAILED or step.name == LIST)  # a round trip lists nothing
+            may_list = may_list and step.state != FAILED
             yield step
+        if destination.kind == "s3" and role != "send" and may_list and not is_payload_store:
+            yield from _stored_steps(destination)
         if round_trip and reached:
             yield probe.round_trip()
         return
@@ -160,6 +170,31 @@ def _contents_step(destination: Destination) -> Step:
     except TransportError as error:
         return Step("contents", FAILED, str(error), "choose another file with --to local:PATH")
     return Step("contents", OK, f"{state.visible:,} bodies in {destination.name or local_path()}")
+
+
+def _stored_steps(destination: Destination) -> Iterator[Step]:
+    """What readers would find behind a prefix or in a folder, in which layout, and what they would leave out."""
+    from sqstee.transports.errors import TransportError
+    from sqstee.transports.factory import open_receiver
+    from sqstee.transports.folder import FolderReceiver
+    from sqstee.transports.lake import LakeReceiver
+    from sqstee.transports.probe import OK, WARNING, Step
+    from sqstee.transports.s3_source import NOTHING_YET, BucketReceiver
+
+    receiver = open_receiver(destination, "")
+    assert isinstance(receiver, FolderReceiver | LakeReceiver | BucketReceiver)
+    try:
+        found, remarks = receiver.layouts(), receiver.remarks()
+    except TransportError as error:
+        yield Step("contents", WARNING, str(error), "who reads needs s3:ListBucket on the bucket")
+        return
+    finally:
+        receiver.close()
+    if found:
+        yield Step("contents", OK, ", ".join(found))
+    for remark in remarks:
+        is_empty = remark.endswith(NOTHING_YET)
+        yield Step("contents", OK if is_empty else WARNING, remark, "readers leave these out, and say so")
 
 
 def _collector_step(destination: Destination, token_file: str) -> Step:

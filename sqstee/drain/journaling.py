@@ -205,7 +205,10 @@ class Journaler:
         for receiver in self._receivers:
             receiver.close()
         if self._kept and not (self._failure or self._receiver_pool.failure):
-            self._notice(f"{count(len(self._kept), 'message')} left in the queue: {self._problem}")
+            are_stored = all(getattr(receiver, "lists_all", False) for receiver, _ in self._kept.values())
+            left = f"{count(len(self._kept), 'file')} not read" if are_stored else ""
+            left = left or f"{count(len(self._kept), 'message')} left in the queue"
+            self._notice(f"{left}: {self._problem}")
         if self._ack_pool.failed:
             failed = count(self._ack_pool.failed, "message")
             problem = self._ack_pool.problem

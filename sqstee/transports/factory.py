@@ -107,9 +107,9 @@ def open_receiver(
     queue are followed into `stores` only.
     """
     if destination.kind == "s3":
-        from sqstee.transports.s3 import S3Receiver
+        from sqstee.transports.s3_source import BucketReceiver
 
-        return S3Receiver(destination, consume, shards, connections)
+        return BucketReceiver(destination, consume, shards, connections)
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsReceiver
         from sqstee.transports.sqs_extended import FetchingReceiver
@@ -120,7 +120,7 @@ def open_receiver(
 
         return LocalReceiver(destination.name or local_path, destination.text, consume)
     if destination.kind == "folder":
-        from sqstee.transports.folder import FolderReceiver
+        from sqstee.transports.folder import open_folder
 
-        return FolderReceiver(destination.name, destination.text)
+        return open_folder(destination.name, destination.text)
     raise TransportError(OPEN, "Configuration", "a collector cannot be read: read the queue that it stores into")

@@ -14,7 +14,7 @@ from support import ROOT, Sqstee
 
 from sqstee.options import RUN_OPTIONS
 
-PAGES = sorted((ROOT / "man").iterdir())
+PAGES = sorted(path for path in (ROOT / "man").iterdir() if path.is_file())
 FISH = (ROOT / "completions/sqstee.fish").read_text()
 
 

@@ -17,6 +17,7 @@ import sqstee as package
 ROOT = Path(package.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 PURE = {
+    "sqstee.at_rest.schema",
     "sqstee.backoff",
     "sqstee.record",
     "sqstee.wire",
@@ -34,6 +35,8 @@ PURE = {
     "sqstee.ship.pace",
     "sqstee.intervals",
     "sqstee.run_summary",
+    "sqstee.transports.layouts",
+    "sqstee.transports.run_blocks",
     "sqstee.read.order",
     "sqstee.read.run_filter",
     "sqstee.destination",
@@ -126,14 +129,15 @@ FOUNDATION = {
 MAY_IMPORT = {
     "foundation": set(),
     "spool": set(),
-    "transports": set(),
+    "at_rest": set(),
+    "transports": {"at_rest"},
     "ship": {"spool", "transports"},
     "capture": {"spool", "ship"},
     "agent": {"spool", "ship", "transports"},
     "logging_run": {"spool", "ship", "transports"},
     "handler": {"spool", "ship", "logging_run"},
     "read": {"transports"},
-    "drain": {"read", "transports"},
+    "drain": {"read", "transports", "at_rest"},
     "measure": {"transports"},
     "collector": {"transports", "web"},
     "web": {"transports", "read"},
@@ -301,7 +305,9 @@ WALL_CLOCK = {
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
-    "sqstee.transports.s3": {"time"},  # the age of an object
+    "sqstee.transports.lake": {"time", "gmtime"},  # the age of an object; the hours that are written now
+    "sqstee.transports.s3_listing": {"time"},  # the same age
+    "sqstee.transports.s3_receiver": {"time"},  # the same
     "sqstee.cli.runs": {"time", "localtime"},  # the ages of runs
     "sqstee.cli.sources": {"time"},  # --since counts back from now
     "sqstee.cli.top": {"time"},  # the ages of runs

@@ -15,6 +15,7 @@ from support import Sqstee, wait_for
 from support.board import ServedBoard, showing_source
 from support.bodies import in_flight, lines_of, put, put_local, whole_run
 from support.collector import stored
+from support.lake import batch_objects, write_files
 
 from sqstee.wire import decode
 
@@ -173,3 +174,14 @@ def test_objects_in_s3_are_shown_and_stay(tmp_path: Path, sqstee: Sqstee) -> Non
             assert sqstee.run(*words, environ=s3.environ()).returncode == 0
             wait_for(lambda: board.ask("api/runs").json["matched"] == 2, "the next run is shown")
         assert set(before) < set(s3.names())
+
+
+def test_a_data_lake_is_shown(tmp_path: Path) -> None:
+    """A copy of a Lambda function's objects: the runs of each batch; what is synchronised later follows."""
+    write_files(tmp_path / "lake", batch_objects([*whole_run(5, "01A"), *whole_run(4, "01B", status=3)]))
+    with showing_source(tmp_path, str(tmp_path / "lake")) as board:
+        wait_for(lambda: board.ask("api/runs").json["matched"] == 2, "the runs are shown")
+        states = {run["run"]: run["state"] for run in board.ask("api/runs").json["runs"]}
+        assert states == {"01A": "ok", "01B": "failed"}
+        write_files(tmp_path / "lake", batch_objects(whole_run(2, "01C")))
+        wait_for(lambda: board.ask("api/runs").json["matched"] == 3, "the next run is shown")
