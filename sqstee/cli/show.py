@@ -123,10 +123,7 @@ class _ListedRuns:
 
 
 def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
-    """The runs of the sources: all of them, or, where any is named so, at least those that `text` is the beginning of.
-
-    Only a job's name makes it necessary to read all of them.
-    """
+    """The runs of the sources; where the ids of some begin with `text`, maybe these alone, which are found sooner."""
     from sqstee.cli.run_sources import collect_runs
     from sqstee.cli.sources import destinations, local_path
     from sqstee.transports.local_store import LocalStore

@@ -17,6 +17,7 @@ from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import TransportError
 from sqstee.wire import DecodeError, unpack
 
+_ANSWER_BYTES = 32 * 1024 * 1024  # of answers that are in memory at once: nine calls of full bodies
 _SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
 _POLL_SECONDS = 0.1
@@ -94,6 +95,7 @@ class Journaler:
             notice,
             limits.threads,
             limits.wait,
+            _ANSWER_BYTES,
             max_messages=limits.max_messages,
             start_timeout=limits.start_timeout,
         )
