@@ -195,7 +195,7 @@ class _Part:
         """Sync the file, which is closed."""
         fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fdatasync(fd)
+            sync_data(fd)
         finally:
             os.close(fd)
 
