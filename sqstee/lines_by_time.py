@@ -59,12 +59,11 @@ class LinesByTime:
         made = cls()
         made.seconds, made.first, made.counts = found  # type: ignore[misc]
         numbers = [made.seconds, made.first, *made.counts]
-        if not all(type(one) is int and 0 <= one <= _MOST_NUMBER for one in numbers):
-            raise ValueError(f"no counts: {str(found)[:100]}")
-        is_bounded = max(made.seconds, made.began) <= _MOST_TIME and len(made.counts) <= MOST_COUNTS
-        if made.seconds.bit_count() != 1 or not is_bounded:
-            raise ValueError(f"no counts of stretches: {str(found)[:100]}")
-        made.counts = list(made.counts)
+        if type(made.counts) is not list or len(numbers) > MOST_COUNTS + 2 or {*map(type, numbers)} != {int}:
+            raise ValueError("not the counts of stretches")
+        is_bounded = max(made.seconds, made.began) <= _MOST_TIME and max(numbers) <= _MOST_NUMBER
+        if min(numbers) < 0 or made.seconds.bit_count() != 1 or not is_bounded:
+            raise ValueError("counts or times beyond what is possible")
         return made
 
     def _double(self) -> None:
