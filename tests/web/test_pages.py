@@ -17,6 +17,8 @@ from support.board import ServedBoard, showing, store, store_at, text_of
 from support.bodies import event_of, gap_of, lines_of, whole_run
 from support.command import ROOT
 
+from sqstee.record import Body
+
 MARKUP = b"<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"></span>"
 
 COLOURS = b"\x1b[31mred\x1b[0m plain \x1b]0;title\x07\x1b[2J\x1b[38;2;1;2;3mrgb\x1b[48;5;208m on\x1b[m \x1b[99999;x\n"
@@ -39,6 +41,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         event_of("exit", 121, "ODD", exit_code=3, duration_s=3661.0, job=MARKUP.decode()),
     ]
     store(found, *odd)
+    half = lines_of(0, 1, "HALF", job="half").data.replace(b"half", b"\\ud800 a character")
+    store(found, Body(half, "HALF", "node1", 0, 1))
     store(found, *(lines_of(first, first + 999, "BIG", job="big") for first in range(0, 200_000, 1000)))
     return found
 
@@ -132,7 +136,7 @@ def test_login(browser: Chrome, path: Path) -> None:
 
 def test_the_board_lists_runs_and_filters_them(window: Window) -> None:
     """Newest first, with states in words; filters stand in the address, and work without a mouse."""
-    window.wait(lambda: len(window.texts("#runs tbody tr")) == 10, "runs")
+    window.wait(lambda: len(window.texts("#runs tbody tr")) == 11, "runs")
     states = window.texts("#runs tbody .state")
     assert states.count("✗ failed") == 2
     assert states.count("✓ ok") == 7
@@ -258,6 +262,7 @@ def test_hostile_lines_are_text(window: Window) -> None:
     window.wait(lambda: len(window.text("#whole")) > 30_000, "whole line")
     window.open("")
     window.wait(lambda: len(window.texts("#runs tbody tr")) > 9, "board")
+    assert "<U+D800> a character" in window.texts("#runs .is-job")
     assert window.do("return document.querySelectorAll('main img, main script').length") == 0
     assert window.do("return document.title") == "sqstee: runs"
 

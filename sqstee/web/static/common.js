@@ -1,6 +1,6 @@
 // Shared by the pages: requests, polling, and text from other hosts, which is hostile: it becomes text nodes alone.
 
-const HIDDEN = /(?!\t)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u115f\u1160\u17b4\u17b5\u3164]/gu;
+const HIDDEN = /(?!\t)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u115f\u1160\u17b4\u17b5\u3164]/gu;
 
 const STACKED = /(\p{M}{4})\p{M}+/gu;
 
@@ -17,7 +17,7 @@ export function neutral(text) {
 
 function filled(found, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) found.setAttribute(key, value);
+    if (value != null) found.setAttribute(key, value);
   }
   found.append(...children.filter((child) => child !== null));
   return found;
@@ -47,7 +47,7 @@ export const sum = (object) => Object.values(object ?? {}).reduce((total, value)
 
 /** A duration in its two largest units. */
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "";
+  if (seconds == null) return "";
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
@@ -77,8 +77,8 @@ export function localTime(timestamp, withDate = true) {
 
 /** How a run ended, in a few words. */
 export function exitText(run) {
-  if (run.signal !== null && run.signal !== undefined) return `signal ${run.signal}`;
-  return run.exit_code === null || run.exit_code === undefined ? "" : String(run.exit_code);
+  if (run.signal != null) return `signal ${run.signal}`;
+  return run.exit_code == null ? "" : String(run.exit_code);
 }
 
 export const titleOf = (run) => neutral(run.job || run.name || run.run);
@@ -88,15 +88,15 @@ export const isLive = (run) => !run.ended && run.state !== "gone";
 /** The filter for exactly this name. */
 export const globOf = (name) => name.replace(/[[*?]/g, "[$&]");
 
-/** A link to the history of a job; null where there is none. */
+/** A link to the history of a job; null where there is none. Half a character, as JSON allows, is no address. */
 export function historyLink(job) {
   if (!job) return null;
   const text = `History of ${neutral(job)}`;
   const icon = shape("svg", { viewBox: "0 0 12 12" }, shape("path", { d: "M1 11V6h2v5zM5 11V1h2v10zM9 11V4h2v7z" }));
-  return element("a", { class: "history", href: `job?job=${encodeURIComponent(job)}`, title: text, "aria-label": text }, icon);
+  return element("a", { class: "history", href: `job?job=${encodeURIComponent(job.toWellFormed())}`, title: text, "aria-label": text }, icon);
 }
 
-export const runAddress = (run, seq) => `run?id=${encodeURIComponent(run)}${seq === undefined ? "" : `#L${seq}`}`;
+export const runAddress = (run, seq) => `run?id=${encodeURIComponent(run.toWellFormed())}${seq === undefined ? "" : `#L${seq}`}`;
 
 /** A request that failed: its status (0: no answer) and the reason that the server gave. */
 const failure = (status, reason) => Object.assign(new Error(reason), { status });

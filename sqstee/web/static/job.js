@@ -1,6 +1,6 @@
 // The history of a job: how long its last runs took and how each ended, as a plot and as a table.
 
-import { MARKS, Poll, byId, counted, duration, globOf, isLive, localTime, neutral, onClick, onKeys, runAddress, shape } from "./common.js";
+import { MARKS, Poll, byId, counted, duration, globOf, localTime, neutral, onClick, onKeys, runAddress, shape } from "./common.js";
 import { RunRows } from "./run_rows.js";
 
 const MOST = 50;
@@ -11,7 +11,7 @@ const rows = new RunRows(byId("runs"), ["state", "started", "host", "took", "exi
 let runs = []; // newest first
 
 /** Seconds that a run took, or takes so far; 0 where that is not known. */
-const took = (run) => (isLive(run) ? Math.max(0, (Date.now() - Date.parse(run.started)) / 1000) : run.duration_s) || 0;
+const took = (run) => (run.state === "running" ? Math.max(0, (Date.now() - Date.parse(run.started)) / 1000) : run.duration_s) || 0;
 
 function median() {
   const times = runs.filter((run) => run.state === "ok").map(took).sort((one, other) => one - other);
@@ -72,7 +72,7 @@ new Poll(`runs?${filter}&limit=${MOST}`, (found) => {
     runs = found.runs;
     showSummary(found.matched);
   }
-  if (found || runs.some(isLive)) draw();
+  if (found || runs.some((run) => run.state === "running")) draw();
 }).now();
 new ResizeObserver(draw).observe(byId("plot"));
 onClick("plot", (event) => {
