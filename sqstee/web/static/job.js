@@ -4,7 +4,7 @@ import { MARKS, Poll, byId, counted, duration, globOf, localTime, neutral, onCli
 import { RunRows } from "./run_rows.js";
 
 const MOST = 50;
-const [LEFT, TOP, BASE, HEIGHT, LEAST, WIDEST] = [60, 14, 150, 186, 14, 40]; // pixels
+const [LEFT, TOP, BASE, HEIGHT, LEAST, WIDEST] = [60, 22, 150, 186, 14, 40]; // pixels
 const TICKS = [0.1, 1, 60, 3600, 86400].flatMap((unit) => [1, 2, 5, 10, 20, 30].map((one) => unit * one));
 const job = new URLSearchParams(location.search).get("job") ?? "";
 const rows = new RunRows(byId("runs"), ["state", "started", "host", "took", "exit", "lines", "missing", "last"]);
@@ -49,7 +49,7 @@ function draw() {
   }
   const slot = Math.min(WIDEST, (width - LEFT) / shown.length);
   parts.push(...shown.map((run, at) => bar(run, LEFT + at * slot, slot, place(took(run)))));
-  if (median()) parts.push(line(median(), "median"), text(width, place(median()) - 4, "end", `median ${duration(median())}`));
+  if (median()) parts.push(line(median(), "median"), text(width, 12, "end", `┄ median ${duration(median())}`));
   parts.push(text(LEFT, HEIGHT - 4, "start", `since ${localTime(shown[0].started)}`));
   const label = `Durations and outcomes of the last ${counted(shown.length, "run")}, as in the table below`;
   byId("plot").replaceChildren(shape("svg", { role: "img", "aria-label": label, width, height: HEIGHT }, ...parts));
