@@ -568,7 +568,14 @@ def test_a_bad_request_is_one_line(board: ServedBoard, query: str) -> None:
     [
         *("api", "api/", "api/runs/", "api/run", "api/runs/NO", "api/runs/NO/lines", "api/runs/NO/download"),
         *("api/runs/%00", "api/runs/..", "api/runs/%2e%2e%2fx", "api/runs/' OR 1=1", "api/search?q=a&run=NO"),
-        *("static/", "static/../board.py", "static/..%2fboard.py", "static/%2e%2e/__init__.py", "static/login.html"),
+        *(
+            "static/",
+            "static/../board.py",
+            "static/..%2fboard.py",
+            "static/%2e%2e/__init__.py",
+            "static/login.html",
+            "job/",
+        ),
         *("index.html", "//evil.example/", "favicon.ico", "login.html", "run/", "%2e%2e"),
     ],
 )

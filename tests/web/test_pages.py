@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,16 @@ def test_lines_per_second(window: Window, path: Path) -> None:
     assert window.do(f"return document.querySelector('{row} title').textContent") == "at most 100 lines a second"
     steps = window.do(f"return document.querySelector('{row} path').getAttribute('d')")
     assert 20 < steps.count("V") < 100
-    store(path, lines_of(111, 400, "FLOW", job="flow"))
-    window.wait(lambda: rate() not in ("", "0"), "rate of the last seconds")
-    store(path, event_of("exit", 401, "FLOW", exit_code=0, duration_s=100.0, job="flow"))
+    seqs = count(111)
+
+    def grows() -> bool:
+        seq = next(seqs)
+        store(path, lines_of(seq, seq, "FLOW", job="flow"))
+        return rate() not in ("", "0")
+
+    window.wait(grows, "rate of the last seconds")
+    end = next(seqs)
+    store(path, event_of("exit", end, "FLOW", exit_code=0, duration_s=(end - 1) / 4, job="flow"))
     window.wait(lambda: rate() == "4", "average at the end")
     window.open("run?id=FLOW")
     window.wait(lambda: window.texts("#facts svg"), "plot on its page")
