@@ -576,7 +576,7 @@ def test_a_bad_request_is_one_line(board: ServedBoard, query: str) -> None:
             "static/login.html",
             "job/",
         ),
-        *("index.html", "//evil.example/", "favicon.ico", "login.html", "run/", "%2e%2e"),
+        *("index.html", "//evil.example/", "favicon.ico", "login.html", "run/", "job/", "%2e%2e"),
     ],
 )
 def test_what_is_not_there_is_404(board: ServedBoard, path: str) -> None:
