@@ -22,7 +22,7 @@ import numpy as np
 from selenium.webdriver import Chrome
 from support import SCRIPT, Sqstee, wait_for
 from support.board import ServedBoard, showing
-from support.chromium import chromium
+from support.browser import chromium
 
 FOLDER = Path(__file__).parent.parent / "pictures"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

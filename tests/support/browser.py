@@ -1,4 +1,4 @@
-"""A real browser."""
+"""A real browser: Chromium without a window, with a profile of its own; what its console says is kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SWITCHES = (
 
 @contextmanager
 def chromium(profile: Path, *switches: str) -> Iterator[webdriver.Chrome]:
-    """Chromium, with a profile of its own in that folder; what its console says is kept."""
+    """The browser, which ends with the context."""
     driver, program = shutil.which("chromedriver"), shutil.which("chromium")
     assert driver, "chromedriver is not installed: apt-get install chromium-driver"
     assert program, "chromium is not installed: apt-get install chromium"
