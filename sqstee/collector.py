@@ -54,6 +54,7 @@ _REASONS = {
     503: "503 Service Unavailable",
 }
 _TEXT = "text/plain; charset=utf-8"
+_FORM = "application/x-www-form-urlencoded"
 _NO_TOKEN = f"no bearer token arrived (Apache's mod_wsgi passes it on with {APACHE_OPTION} only)"
 _METRICS = {
     "sqstee_bytes_total": ("counter", "Bytes of accepted posts, as sent, repeated ones included."),
@@ -92,7 +93,7 @@ class Reading(Protocol):
 class Collector:
     """The WSGI application for one store and a set of tokens (none: anybody may post).
 
-    What is neither a POST nor the collector's own page is answered by `board`, if there is one.
+    What is neither a POST of records nor the collector's own page is answered by `board`, if there is one.
     """
 
     def __init__(self, store: Sender, accepted: Sequence[str] = (), board: Reading | None = None) -> None:
@@ -111,7 +112,7 @@ class Collector:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI (PEP 3333)."""
-        if self._board and environ["REQUEST_METHOD"] in ("GET", "HEAD") and not _is_own(environ):
+        if self._board and _is_readers(environ):
             return self._board(environ, start_response)
         headers: tuple[tuple[str, str], ...] = ()
         try:
@@ -222,6 +223,14 @@ class Collector:
 def _is_own(environ: WSGIEnvironment) -> bool:
     """Whether a request is for a page of the collector's own."""
     return environ.get("PATH_INFO", "") in ("/health", "/metrics")
+
+
+def _is_readers(environ: WSGIEnvironment) -> bool:
+    """Whether a request is for the board: any page but the collector's own, or the form of the board's login."""
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return not _is_own(environ)
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    return (environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), kind) == ("POST", "/login", _FORM)
 
 
 class _Ticket:

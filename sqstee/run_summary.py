@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from math import inf
 
 from sqstee.intervals import IntervalSet
+from sqstee.lines_by_time import LinesByTime
 from sqstee.record import MAX_SEQ
 from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure, is_gap
 
@@ -47,10 +48,10 @@ class RunSummary:
     `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
     its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended;
     `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
-    stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
-    that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
-    `first` are not expected. `last_line` and `last_stderr` are the lines of the highest seqs, in whatever order bodies
-    come.
+    stream, `lines_by_time` those of all streams by when they came, `bytes` is what the exit event says. `records` are
+    the seqs of all lines and events that came, `gaps` those that only a gap event covers, by the destination that has
+    their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line` and `last_stderr` are the
+    lines of the highest seqs, in whatever order bodies come.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class RunSummary:
         "is_failed",
         "lines",
         "line_ends",
+        "lines_by_time",
         "unfinished",
         "records",
         "gaps",
@@ -85,6 +87,7 @@ class RunSummary:
         self.last = self.last_line_seq = self.last_stderr_seq = -1
         self.lines: dict[str, int] = {}
         self.line_ends: dict[str, int] = {}  # the seqs of their last records, as far as they are known
+        self.lines_by_time = LinesByTime()
         self.unfinished: set[str] = set()  # streams whose last record did not end its line
         self.records = IntervalSet()
         self.gaps: dict[str, IntervalSet] = {}
@@ -186,6 +189,8 @@ class RunSummary:
             end = last - data.count(b"\n", data.rfind(b'"stream":"%s"' % stream.encode())) + 1
             self.line_ends[stream] = max(self.line_ends.get(stream, -1), end)
             self.last_line_at = max(self.last_line_at, at)
+        if counted:
+            self.lines_by_time.add(at, sum(counted.values()))
         if "stderr" in counted and last > self.last_stderr_seq:
             self._set_last_stderr(last_record(data, STDERR_MARK))
         if counted and last > self.last_line_seq:
@@ -199,6 +204,7 @@ class RunSummary:
 
     def add_items(self, items: Iterable[Record | Event], at: float) -> None:
         """Add items of this run, in the order of their seqs, which came `at`, in seconds since the epoch."""
+        before = sum(self.lines.values())
         first, last = 0, -1  # a range of records that are not added yet
         for item in items:
             if item.seq != last + 1 or isinstance(item, Event):
@@ -222,6 +228,8 @@ class RunSummary:
         if last >= first:
             self.records.add(first, last)
             self._uncover(first, last)
+        if number := sum(self.lines.values()) - before:
+            self.lines_by_time.add(at, number)
 
     def merge(self, other: RunSummary) -> None:
         """Add what another source knows of this run; lines that both have are counted once."""
@@ -244,6 +252,8 @@ class RunSummary:
             self.started = min(self.started or other.started, other.started)
         if other.bytes is not None:
             self.bytes = max(self.bytes or 0, other.bytes)
+        if is_apart:
+            self.lines_by_time.merge(other.lines_by_time)
         for name in (*_TEXTS, *_NUMBERS, "labels", "command"):
             if getattr(self, name) in ("", None, {}, []):
                 setattr(self, name, getattr(other, name))
@@ -418,6 +428,7 @@ class RunSummary:
         found |= {"line_ends": [self.line_ends.get(stream, -1) for stream in self.lines]}  # by their places in `lines`
         found |= {"unfinished": sorted(self.unfinished), "records": self.records.intervals}
         found["gaps"] = {at: lines.intervals for at, lines in self.gaps.items()}
+        found["lines_by_time"] = self.lines_by_time.dump()
         return json.dumps(found)
 
     @classmethod
@@ -452,6 +463,8 @@ class RunSummary:
             found.unfinished = {str(stream) for stream in fields["unfinished"]}
             found.records = _intervals(fields["records"])
             found.gaps = {str(at): _intervals(lines) for at, lines in fields["gaps"].items()}
+            if "lines_by_time" in fields:  # an older version wrote none
+                found.lines_by_time = LinesByTime.load(fields["lines_by_time"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         return found

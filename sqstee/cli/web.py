@@ -127,7 +127,7 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
                 port=candidate,
                 threads=threads,
                 ident="sqstee",
-                max_request_body_size=1024,  # no request has one
+                max_request_body_size=16384,  # of the form of the login
                 max_request_header_size=65536,
                 connection_limit=_CONNECTIONS,
                 channel_request_lookahead=1,  # it notices clients that leave while they wait

@@ -2,11 +2,14 @@
 
 GET api/runs
     {"runs": [...], "next": "", "matched": 12, "totals": {...}}: the runs that match, newest first. A run is an object
-    as `sqstee runs -o json` prints it. `next`, if not empty, is the `before` of the next page. `totals`, with totals=1,
+    as `sqstee runs -o json` prints it, with `lines_by_time`: {"from": "2026-11-30T12:00:00.000000Z", "seconds": 8,
+    "lines": [120, 0, 96]} are the lines that came in stretches of so many seconds (a power of two), at most 48 of them;
+    null where that is not known. `next`, if not empty, is the `before` of the next page. `totals`, with totals=1,
     counts the matching runs: {"states": {state: n}, "jobs": {job: {state: n}}, "hosts": {host: {state: n}}}.
     Parameters: failed, running, missing, silent, gone (1: a run must be in one of these states), job, host (globs;
     repeatable), label (NAME=GLOB, repeatable), since, until (an age such as 2h, or RFC 3339), silent_after (seconds
     without a line from which a run is silent, 60), limit (100, at most 1000), before, totals.
+    The history of a job is the answer for job=NAME, with each of *?[ in its name as [*], [?] or [[].
 GET api/runs/RUN
     One run: the same object with `first` and `last`, the range of its seqs, and `holes`, at most 1000 ranges of them
     whose lines are missing, dropped or elsewhere.
@@ -43,6 +46,7 @@ from typing import Any
 
 from sqstee.read.filter import parse_since
 from sqstee.read.run_filter import RunFilter
+from sqstee.record import timestamp
 from sqstee.run_summary import STATES, RunSummary
 from sqstee.text import count
 from sqstee.transports.local_store import StoreReader
@@ -238,7 +242,13 @@ class Api:
 
 def _fields(run: RunSummary, now: float, silent: float) -> dict[str, object]:
     """The run for programs, of bounded size."""
-    return {name: _bounded(value) for name, value in run.fields(now, silent).items()}
+    counts = run.lines_by_time
+    found: dict[str, object] = {name: _bounded(value) for name, value in run.fields(now, silent).items()}
+    began = timestamp(counts.began * 10**9)
+    found["lines_by_time"] = (
+        {"from": began, "seconds": counts.seconds, "lines": counts.counts} if counts.counts else None
+    )
+    return found
 
 
 def _bounded(value: object) -> object:

@@ -34,6 +34,7 @@ PURE = {
     "sqstee.ship.request",
     "sqstee.ship.pace",
     "sqstee.intervals",
+    "sqstee.lines_by_time",
     "sqstee.run_summary",
     "sqstee.transports.layouts",
     "sqstee.transports.run_blocks",
@@ -123,7 +124,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

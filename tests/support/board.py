@@ -30,6 +30,13 @@ def store(path: Path, *bodies: Body) -> None:
     sender.close()
 
 
+def store_at(path: Path, at: float, *bodies: Body) -> None:
+    """Add bodies to a store as if they had come at that time."""
+    sender = LocalSender(str(path), 1 << 30)
+    sender.send_dated([(body, at) for body in bodies])
+    sender.close()
+
+
 def text_of(first: int, text: bytes, run: str = RUN, stream: str = "stdout", job: str = "", level: str = "") -> Body:
     """A body with the lines of a text."""
     data = Encoder(run, "node1", job).lines(text, stream, TIME_NS, first, level=level)
@@ -75,13 +82,16 @@ class ServedBoard:
         self.url = url
         self.token = token
 
-    def ask(self, path: str, method: str = "GET", token: str | None = None, **headers: str) -> Reply:
-        """One request, with the token unless another is given (an empty one is none)."""
+    def ask(
+        self, path: str, method: str = "", token: str | None = None, data: bytes | None = None, **headers: str
+    ) -> Reply:
+        """One request, with the token unless another is given (an empty one is none); with data a POST of a form."""
         given = self.token if token is None else token
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if given:
             named["Authorization"] = f"Bearer {given}"
-        request = urllib.request.Request(self.url + path, method=method, headers=named)
+        method = method or ("GET" if data is None else "POST")
+        request = urllib.request.Request(self.url + path, data, named, method=method)
         try:
             with _opener.open(request, timeout=60) as answer:
                 return Reply(answer.status, answer.headers, answer.read())
