@@ -72,7 +72,10 @@ _STATES = ("failed", "running", "missing", "silent", "gone")
 
 
 class Api:
-    """The API over the store in the file `path`. For several threads. Its methods raise TransportError as well."""
+    """The API over the store in the file `path`. For several threads. Its methods raise TransportError as well.
+
+    `polls` counts the answers on runs and lines, by what was asked for and whether it was unchanged.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -82,27 +85,34 @@ class Api:
         self._threads = local()
         self._lock = Lock()
         self._kept: OrderedDict[str, tuple[int, float, str, bytes]] = OrderedDict()
+        self._counting = Lock()
+        self.polls = {(path, unchanged): 0 for path in ("runs", "run", "lines") for unchanged in (False, True)}
 
     def answer(self, environ: Mapping[str, Any], path: str, query: str) -> Answer:
         """The answer for a path below api/."""
         is_head = environ["REQUEST_METHOD"] == "HEAD"
         if path == "runs":
-            return self._kept_answer(environ, f"runs?{query}", lambda: self._runs(query))
+            return self._counted("runs", self._kept_answer(environ, f"runs?{query}", lambda: self._runs(query)))
         if path == "search":
             return self._search(query, is_head, environ.get("waitress.client_disconnected", _stays))
         room, _, run = path.partition("/")
         if room != "runs" or not run:
             raise RequestError(404, "no such path; see api/runs, api/search")
         if run.endswith("/lines"):
-            return self._lines(environ, run.removesuffix("/lines"), query)
+            return self._counted("lines", self._lines(environ, run.removesuffix("/lines"), query))
         if run.endswith("/download"):
             return self._download(run.removesuffix("/download"), query, is_head)
-        return self._kept_answer(environ, f"{path}?{query}", lambda: self._run(run, query))
+        return self._counted("run", self._kept_answer(environ, f"{path}?{query}", lambda: self._run(run, query)))
 
     def close(self) -> None:
         """End what is under way."""
         self.searches.close()
         self._index.close()
+
+    def _counted(self, path: str, answer: Answer) -> Answer:
+        with self._counting:
+            self.polls[path, answer.status == 304] += 1
+        return answer
 
     def _kept_answer(self, environ: Mapping[str, str], key: str, make: Callable[[], bytes]) -> Answer:
         """An answer that is made once for all who ask the same while nothing changes."""

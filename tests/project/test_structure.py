@@ -33,6 +33,7 @@ PURE = {
     "sqstee.ship.request",
     "sqstee.ship.pace",
     "sqstee.intervals",
+    "sqstee.metrics",
     "sqstee.run_summary",
     "sqstee.read.order",
     "sqstee.read.run_filter",
@@ -120,7 +121,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "metrics", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

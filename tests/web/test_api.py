@@ -23,10 +23,11 @@ from wsgiref.validate import validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Sqstee, children, clean_environment, is_running, kill, running, wait_for
+from support import Sqstee, children, clean_environment, is_running, kill, wait_for
 from support.board import Reply, ServedBoard, showing, store, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
+from support.workers import workers
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.errors import OPEN, TransportError
@@ -334,6 +335,12 @@ def test_a_pattern_that_needs_ages_stops_nobody(tmp_path: Path) -> None:
         assert board.search("q=aaa")[1]["end"] == "all"
 
 
+def test_a_pattern_that_takes_ages_to_compile_is_refused(board: ServedBoard) -> None:
+    """As soon as a body would be left alone."""
+    reply = board.ask("api/search?" + urlencode({"q": "[\x00-\U0010ffff]" * 100, "regex": 1, "nocase": 1}))
+    assert (reply.status, reply.body) == (400, b"the pattern takes too long to compile\n")
+
+
 def test_the_end_ends_searches(tmp_path: Path) -> None:
     """SIGTERM and ^C: the status is 0, nothing is printed, no process stays."""
     store(tmp_path / "store.db", text_of(0, b"a" * 5000 + b"\n"))
@@ -634,33 +641,17 @@ def test_metrics(board: ServedBoard) -> None:
 def test_several_worker_processes(tmp_path: Path) -> None:
     """gunicorn with two: a cookie of one holds in the other, tags agree, one that is killed is replaced."""
     store(tmp_path / "store.db", *whole_run(3, "A"))
-    env = clean_environment() | {"SQSTEE_STORE": f"local:{tmp_path}/store.db", "SQSTEE_WEB_TOKEN": "t" * 16}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        fd, url = listener.fileno(), f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        words = [
-            "--bind",
-            f"fd://{fd}",
-            "--no-control-socket",
-            "--workers",
-            "2",
-            "--threads",
-            "2",
-            "sqstee.web:application",
-        ]
-        command = [sys.executable, "-m", "gunicorn", *words]
-        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
-            board = ServedBoard(process, url, "t" * 16)
-            cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
-            tags, workers = set[str](), set[str]()
-            while len(workers) < 2:
-                reply = board.ask("api/runs", token="", Cookie=cookie)
-                assert reply.status == 200
-                tags.add(reply.headers["ETag"])
-                workers |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
-            assert len(tags) == 1
-            kill(int(workers.pop()))
-            assert board.search("q=line")[1] == {"end": "all", "hits": 3}
-            wait_for(lambda: len(children(process.pid)) == 2, "new worker")
-            process.terminate()
+    words = ("--workers", "2", "--threads", "2")
+    with workers("sqstee.web:application", tmp_path, *words, SQSTEE_WEB_TOKEN="t" * 16) as (process, url):
+        board = ServedBoard(process, url, "t" * 16)
+        cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
+        tags, found = set[str](), set[str]()
+        while len(found) < 2:
+            reply = board.ask("api/runs", token="", Cookie=cookie)
+            assert reply.status == 200
+            tags.add(reply.headers["ETag"])
+            found |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
+        assert len(tags) == 1
+        kill(int(found.pop()))
+        assert board.search("q=line")[1] == {"end": "all", "hits": 3}
+        wait_for(lambda: len(children(process.pid)) == 2, "new worker")
