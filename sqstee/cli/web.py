@@ -170,13 +170,25 @@ def _is_loopback(host: str) -> bool:
 
 def end_on_signals(board: Board) -> None:
     """End on SIGTERM and ^C: requests under way are answered, but searches end."""
-    import logging
     import signal
 
     def end(number: int, frame: object) -> None:
         board.close()
         sys.exit(0)
 
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
+    quieten_waitress()
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+
+
+def quieten_waitress() -> None:
+    """Let nobody fill the log: no warning for each request that waits for a thread, no traceback for one that is none.
+
+    When a client leaves early waitress names the path of its request; a request that could not be parsed has none.
+    """
+    import logging
+
+    from waitress.parser import HTTPRequestParser
+
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    HTTPRequestParser.path = ""
