@@ -15,6 +15,7 @@ from sqstee.run_summary import RunSummary, seconds_of
 
 REMOVED = 2  # `ended` of a run that is being removed: it is not there for readers
 HEARD_INDEX = "run_heard"  # of the retention, over fields of the summaries
+_ASKED_AT_ONCE = 500  # runs in one query
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {place}.run (
@@ -161,6 +162,17 @@ def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     """One run; None where the store does not know it."""
     row = connection.execute(f"SELECT summary FROM run WHERE run = ? AND ended < {REMOVED}", (run,)).fetchone()
     return RunSummary.load(run, row[0]) if row else None
+
+
+def known(connection: sqlite3.Connection, runs: Sequence[str]) -> Iterator[RunSummary]:
+    """The runs among these that the store knows, in any order."""
+    for start in range(0, len(runs), _ASKED_AT_ONCE):
+        part = runs[start : start + _ASKED_AT_ONCE]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT run, summary FROM run WHERE run IN ({marks}) AND ended < {REMOVED}"
+        for run, text in connection.execute(query, part).fetchall():
+            if found := RunSummary.load(run, text):
+                yield found
 
 
 def first_seq(connection: sqlite3.Connection, run: str) -> int:

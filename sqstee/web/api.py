@@ -47,7 +47,7 @@ from sqstee.run_summary import STATES, RunSummary
 from sqstee.text import count
 from sqstee.transports.local_store import StoreReader
 from sqstee.web.answers import JSON, NDJSON, Answer, HeldStream, Parameters, RequestError, tag_of, unchanged
-from sqstee.web.run_index import Key, RunIndex, key_of
+from sqstee.web.run_index import Key, RunIndex
 from sqstee.web.run_lines import LineEntry, entries, json_line
 from sqstee.web.searching import Searches
 from sqstee.wire import GAP, Event, Record
@@ -150,13 +150,13 @@ class Api:
         before = asked.parsed("before", _cursor, "`next` of an answer")
         matching = self._index.latest()
         if any(map(asked.text, filters)) or asked.texts(*globs):
-            matching = [run for run in matching if wanted(run, now, silent)]
-        behind = [run for run in matching if key_of(run) < before] if before else matching
-        found: dict[str, object] = {"runs": [_fields(run, now, silent) for run in behind[:limit]]}
-        found["next"] = _cursor_text(key_of(behind[limit - 1])) if len(behind) > limit else ""
+            matching = [one for one in matching if wanted(one[1], now, silent)]
+        behind = [one for one in matching if one[0] < before] if before else matching
+        found: dict[str, object] = {"runs": [_fields(run, now, silent) for _, run in behind[:limit]]}
+        found["next"] = _cursor_text(behind[limit - 1][0]) if len(behind) > limit else ""
         found["matched"] = len(matching)
         if asked.switch("totals"):
-            found["totals"] = _totals(matching, now, silent)
+            found["totals"] = _totals([run for _, run in matching], now, silent)
         return json_line(found)
 
     def _run(self, name: str, query: str) -> bytes:
