@@ -8,6 +8,7 @@ when the frame with the line has been drawn.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,7 +56,7 @@ def delays(browser: Chrome, lines: int, share: str) -> list[float]:
             words = sqstee.words(
                 "--to", url, "--share", share, "--keep-shipper", "0.1s", "--", sys.executable, "-c", _PROGRAM % lines
             )
-            with running(words, env=sqstee.environ | {"NO_PROXY": "*"}) as command:
+            with running(words, env=sqstee.environ, stdout=subprocess.DEVNULL) as command:
                 wait_for(lambda: board.ask("api/runs").json["runs"], "run")
                 run = board.ask("api/runs").json["runs"][0]["run"]
                 browser.get(f"{board.url}?token={READING}")
