@@ -73,7 +73,7 @@ class StorePump:
         self._is_left_told = self._is_stopping = False
         self._refusal = ""  # why the store takes nothing
         self._first: list[tuple[Receiver, list[ReceivedMessage]]] = []  # what connect() has received
-        self._duplicates = 0
+        self._first_received = self._duplicates = 0
         self._storing = 0  # messages in the group that is being stored
         self._failure: Exception | None = None
         self._storer = threading.Thread(target=self._store_all, daemon=True)
@@ -89,12 +89,13 @@ class StorePump:
                 error.args = (f"{receiver.name}: {error}",)
                 raise
             self._first.append((receiver, messages))
+            self._first_received += len(messages)
 
     def start(self) -> None:
         """Begin."""
         self._storer.start()
-        for receiver, messages in self._first:
-            self._accept(receiver, messages)
+        while self._first:
+            self._accept(*self._first.pop())
         self._pool.start()
         self._watcher.start()
 
@@ -105,7 +106,7 @@ class StorePump:
             held = len(self._waiting) + self._storing + len(self._left)
             trouble = {"receiving": self._pool.is_failing, "storing": bool(self._refusal)}
         trouble["deleting"] = self._acks.is_failing
-        received = self._pool.received + sum(len(messages) for _, messages in self._first)
+        received = self._first_received + self._pool.received
         return PumpCounts(received, self._acks.deleted, held, self._duplicates, trouble)
 
     @property

@@ -180,9 +180,8 @@ def test_what_it_moves_is_counted(tmp_path: Path, fake_sqs: FakeSqs) -> None:
     put(fake_sqs, [*whole_run(5, "RUN"), *whole_run(5, "RUN")])
     fake_sqs.put("q", "hello")
     with consuming(tmp_path, fake_sqs) as board:
-        wait_for(lambda: board.metric("sqstee_web_messages_deleted_total") == "6", "six are deleted")
-        names = ("messages_received_total", "messages_held", "duplicates_total")
-        assert [board.metric(f"sqstee_web_{name}") for name in names] == ["7", "1", "3"]
+        names = ("messages_received_total", "messages_deleted_total", "messages_held", "duplicates_total")
+        wait_for(lambda: [board.metric(f"sqstee_web_{name}") for name in names] == ["7", "6", "1", "3"], "all counts")
         parts = [f'sqstee_web_trouble{{of="{part}"}}' for part in ("receiving", "storing", "deleting")]
         assert [board.metric(part) for part in parts] == ["0", "0", "0"]
         fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "InternalError"}])
