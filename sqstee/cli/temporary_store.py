@@ -15,7 +15,8 @@ _FILES = ("store.db", "store.db-journal", "store.db-shm", "store.db-wal")
 @contextmanager
 def temporary_store() -> Iterator[str]:
     """The path of a new store, in a folder whose lock is held while it is in use; those that nobody holds go first."""
-    _sweep(tempfile.gettempdir())
+    with suppress(OSError):  # a folder that may not be listed
+        _sweep(tempfile.gettempdir())
     folder, lock = _locked_folder()
     try:
         yield os.path.join(folder, _FILES[0])
@@ -33,7 +34,7 @@ def _locked_folder() -> tuple[str, int]:
             try:
                 if _lock(lock) and os.path.isdir(folder):
                     return folder, lock
-            except OSError:  # a network's file system: nobody else can lock it either
+            except OSError:  # a network file system without locks: nobody can take this folder for a dead one
                 return folder, lock
             os.close(lock)
 

@@ -35,9 +35,9 @@ _Waiting = tuple[Received, list[tuple[Body, float]]]
 
 
 class PumpCounts(NamedTuple):
-    """Messages `received`, `deleted`, and `held`: neither stored nor given back. Parts of them that were stored before.
+    """What a pump has done so far: messages `received`, `deleted`, and `held`, which are neither stored nor given back.
 
-    `trouble` tells of each part of the work whether it fails at present.
+    `duplicates` counts stretches of records that the store had already. `trouble` tells which part of the work fails.
     """
 
     received: int
@@ -101,7 +101,7 @@ class StorePump:
 
     @property
     def counts(self) -> PumpCounts:
-        """What it has done so far."""
+        """What it has done."""
         with self._changed:
             held = len(self._waiting) + self._storing + len(self._left)
             trouble = {"receiving": self._pool.is_failing, "storing": bool(self._refusal)}

@@ -632,6 +632,19 @@ def test_metrics(board: ServedBoard) -> None:
     assert board.metric("sqstee_web_searches") == "0"
 
 
+def test_polls_are_counted(board: ServedBoard) -> None:
+    """By what they ask for, and whether it was unchanged."""
+
+    def counts(path: str) -> list[int]:
+        return [int(board.metric(f'sqstee_web_polls_total{{path="{path}",unchanged="{one}"}}')) for one in (0, 1)]
+
+    for path, name in (("api/runs", "runs"), ("api/runs/ODD", "run"), ("api/runs/ODD/lines", "lines")):
+        made, unchanged = counts(name)
+        tag = board.ask(path).headers["ETag"]
+        assert board.ask(path, If_None_Match=tag).status == 304
+        assert counts(name) == [made + 1, unchanged + 1]
+
+
 def test_several_worker_processes(tmp_path: Path) -> None:
     """gunicorn with two: a cookie of one holds in the other, tags agree, one that is killed is replaced."""
     store(tmp_path / "store.db", *whole_run(3, "A"))
