@@ -169,6 +169,7 @@ complete -c sqstee -n '__sqstee_uses tail' -l keep-unmatched -x -d 'With --consu
 complete -c sqstee -n '__sqstee_uses tail' -s h -l help -d 'Show this help.'
 complete -c sqstee -n '__sqstee_uses web' -l consume -d 'Empty SOURCE into the store, and show that.'
 complete -c sqstee -n '__sqstee_uses web' -l store -x -a '(__sqstee_destinations)' -d 'The store of --consume, local:PATH.'
+complete -c sqstee -n '__sqstee_uses web' -l via-s3 -x -d 'Follow pointers there only (default: as --via-s3 of run).'
 complete -c sqstee -n '__sqstee_uses web' -l store-max -x -d 'Keep the store below this: remove whole runs, oldest first.'
 complete -c sqstee -n '__sqstee_uses web' -l store-days -x -d 'Remove runs that were last heard of so long ago.'
 complete -c sqstee -n '__sqstee_uses web' -l keep-failed -d 'With --store-max: remove failed and lost runs last.'

@@ -39,7 +39,14 @@ _PLAIN_BORDER = b'"}\n{"timestamp":"20'
 _DATA_MARK = b'"data":{'  # a line that is a JSON object, with keys of its program's choice
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
 _INTEGERS = ("exit_code", "signal", "bytes", "first", "last", "last_line_seq", "last_stderr_seq")
-_NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
+_FLOATS = ("heard", "last_line_at", "duration_s", "heartbeat_s")
+_NUMBERS = (*_FLOATS, *_INTEGERS)
+# A run is loaded ten thousand times for a board: what a field must be is looked up, not worked out.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys((*_INTEGERS, "is_ended", "is_failed"), int),
+    **dict.fromkeys(_FLOATS, (int, float)),
+}
 
 
 class RunSummary:
@@ -446,13 +453,11 @@ class RunSummary:
         """The inverse of dump(), whose fields may be among others; None where they are not of its making."""
         found = cls(run, is_whole=False)
         try:
-            for name in (*_TEXTS, *_NUMBERS, "is_ended", "is_failed"):
-                default = getattr(found, name)
-                value = fields.get(name, default)
-                kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
-                if not (isinstance(value, kind) or value is default is None):
-                    return None
-                if isinstance(value, int | float) and not -MAX_SEQ <= value <= MAX_SEQ:
+            for name, kind in _KINDS.items():
+                value = fields.get(name, getattr(found, name))
+                if value is getattr(found, name) is None:
+                    continue
+                if (kind is not str and not -MAX_SEQ <= value <= MAX_SEQ) or not isinstance(value, kind):
                     return None
                 setattr(found, name, value)
             found.labels = {str(name): str(value) for name, value in fields["labels"].items()}

@@ -7,8 +7,8 @@ import zlib
 
 from sqstee.at_rest.schema import PYARROW_HINT
 from sqstee.drain.journal import sync_folder
-from sqstee.fds import sync_data
 from sqstee.errors import EXIT_FAILURE, SqsteeError
+from sqstee.fds import sync_data
 from sqstee.transports.layouts import INDEX_NAME
 
 _BUFFER_BYTES = 256 * 1024

@@ -26,6 +26,7 @@ from sqstee.drain.fast_decode import plain_rows
 from sqstee.drain.files import MAX_SYNCED
 from sqstee.drain.journal import name_by_time, sync_folder
 from sqstee.drain.run_assembly import AssemblyContext, RunAssembly
+from sqstee.fds import sync_data
 
 _GROUP_ROWS = 128 * 1024
 _GROUP_BYTES = 8 * 1024 * 1024  # of NDJSON in a row group, which is in memory as a whole while it is written

@@ -57,6 +57,12 @@ class AckPool:
         self._enqueue(_Job(receiver, message, False) for message in messages)
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last delete or release of a receiver has failed."""
+        with self._changed:
+            return any(trouble.is_failing for trouble in self._troubles.values())
+
+    @property
     def is_patient(self) -> bool:
         """Whether deletes or releases that failed are tried again, and have failed for less than half a minute."""
         with self._changed:

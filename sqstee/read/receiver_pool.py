@@ -94,7 +94,13 @@ class ReceiverPool:
         for event in self._busy.values():
             event.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # not before start()
+                thread.join()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a receiver's last call has failed."""
+        return any(trouble.is_failing for trouble in self._troubles.values())
 
     @property
     def is_over(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
+from sqstee.metrics import exposition
 from sqstee.text import one_line
 from sqstee.transports.errors import TransportError
 from sqstee.web.access import Access
@@ -19,20 +20,29 @@ from sqstee.web.pages import Pages
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from sqstee.read.store_pump import StorePump
+
 LOGIN = "login"  # to which the form of the login posts; nothing else of the board takes a POST
 _WRONG = "This token is not the board's."
 _TOO_MANY = "Too many wrong tokens: try again in a minute."
 _METRICS = {
+    "sqstee_web_duplicates_total": ("counter", "Stretches of records received that the store had already."),
+    "sqstee_web_messages_deleted_total": ("counter", "Messages deleted from the source, stored durably before."),
+    "sqstee_web_messages_held": ("gauge", "Messages received that are not stored: they wait, or are not sqstee's."),
+    "sqstee_web_messages_received_total": ("counter", "Messages received from the source."),
+    "sqstee_web_polls_total": ("counter", "Answers on runs, one run and its lines; 304: unchanged=1."),
     "sqstee_web_requests_total": ("counter", "Requests answered, by status."),
     "sqstee_web_searches": ("gauge", "Searches under way."),
+    "sqstee_web_trouble": ("gauge", "1 if receiving, storing or deleting fails at present, otherwise 0."),
 }
 
 
 class Board:
-    """The WSGI application over the local store in the file `path`. It only reads."""
+    """The WSGI application over the local store in the file `path`. It only reads; `pump` may fill the store."""
 
-    def __init__(self, path: str, access: Access) -> None:
+    def __init__(self, path: str, access: Access, pump: StorePump | None = None) -> None:
         self._access = access
+        self._pump = pump
         self._api = Api(path)
         self._pages = Pages()
         self._lock = threading.Lock()
@@ -118,19 +128,22 @@ class Board:
         return _moved(f"{root}/{wanted}", ("Set-Cookie", cookie)) if cookie else self._pages.login(_WRONG, wanted)
 
     def metrics(self, environ: WSGIEnvironment) -> str:
-        """The metrics of this process since its start, in Prometheus' text format 0.0.4."""
-        process = f'process="{os.getpid()}"' if environ["wsgi.multiprocess"] else ""
+        """The metrics of this process since its start, in Prometheus' text format."""
         with self._lock:
-            found = {"sqstee_web_requests_total": {f'status="{one}"': number for one, number in self._answers.items()}}
+            found = {"sqstee_web_requests_total": {f'status="{one}"': times for one, times in self._answers.items()}}
         found["sqstee_web_searches"] = {"": self._api.searches.running}
-        lines = []
-        for name, samples in found.items():
-            kind, text = _METRICS[name]
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-            for label, number in sorted(samples.items()):
-                labels = ",".join(filter(None, (label, process)))
-                lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
-        return "\n".join((*lines, ""))
+        found["sqstee_web_polls_total"] = {
+            f'path="{path}",unchanged="{int(is_unchanged)}"': times
+            for (path, is_unchanged), times in self._api.polls.items()
+        }
+        if self._pump:
+            counts = self._pump.counts
+            found["sqstee_web_messages_received_total"] = {"": counts.received}
+            found["sqstee_web_messages_deleted_total"] = {"": counts.deleted}
+            found["sqstee_web_messages_held"] = {"": counts.held}
+            found["sqstee_web_duplicates_total"] = {"": counts.duplicates}
+            found["sqstee_web_trouble"] = {f'of="{part}"': int(fails) for part, fails in counts.trouble.items()}
+        return exposition(_METRICS, found, os.getpid() if environ["wsgi.multiprocess"] else 0)
 
 
 def _path_of(environ: WSGIEnvironment) -> str:

@@ -38,6 +38,8 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "priority.py": (["1", "2"], 3),
     "outage.py": (["1", "2000"], 8),
     "board.py": (["20", "2000", "2"], 8),
+    "kills.py": (["2", "1", "2", "1"], 2),
+    "pixels.py": (["10"], 2),
 }
 
 

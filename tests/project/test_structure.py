@@ -35,6 +35,7 @@ PURE = {
     "sqstee.ship.pace",
     "sqstee.intervals",
     "sqstee.lines_by_time",
+    "sqstee.metrics",
     "sqstee.run_summary",
     "sqstee.transports.layouts",
     "sqstee.transports.run_blocks",
@@ -124,7 +125,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "metrics", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

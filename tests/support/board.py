@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,13 @@ def store_at(path: Path, at: float, *bodies: Body) -> None:
     sender = LocalSender(str(path), 1 << 30)
     sender.send_dated([(body, at) for body in bodies])
     sender.close()
+
+
+def change(path: Path, *statements: str) -> None:
+    """Change a store behind sqstee's back."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for one in statements:
+            connection.execute(one)
 
 
 def text_of(first: int, text: bytes, run: str = RUN, stream: str = "stdout", job: str = "", level: str = "") -> Body:

@@ -24,10 +24,11 @@ from wsgiref.validate import validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Sqstee, children, clean_environment, is_running, kill, running, wait_for
+from support import Sqstee, children, clean_environment, is_running, kill, wait_for
 from support.board import Reply, ServedBoard, showing, store, store_at, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
+from support.workers import workers
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.errors import OPEN, TransportError
@@ -746,36 +747,33 @@ def test_metrics(board: ServedBoard) -> None:
     assert board.metric("sqstee_web_searches") == "0"
 
 
+def test_polls_are_counted(board: ServedBoard) -> None:
+    """By what they ask for, and whether it was unchanged."""
+
+    def counts(path: str) -> list[int]:
+        return [int(board.metric(f'sqstee_web_polls_total{{path="{path}",unchanged="{one}"}}')) for one in (0, 1)]
+
+    for path, name in (("api/runs", "runs"), ("api/runs/ODD", "run"), ("api/runs/ODD/lines", "lines")):
+        made, unchanged = counts(name)
+        tag = board.ask(path).headers["ETag"]
+        assert board.ask(path, If_None_Match=tag).status == 304
+        assert counts(name) == [made + 1, unchanged + 1]
+
+
 def test_several_worker_processes(tmp_path: Path) -> None:
     """gunicorn with two: a cookie of one holds in the other, tags agree, one that is killed is replaced."""
     store(tmp_path / "store.db", *whole_run(3, "A"))
-    env = clean_environment() | {"SQSTEE_STORE": f"local:{tmp_path}/store.db", "SQSTEE_WEB_TOKEN": "t" * 16}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        fd, url = listener.fileno(), f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        words = [
-            "--bind",
-            f"fd://{fd}",
-            "--no-control-socket",
-            "--workers",
-            "2",
-            "--threads",
-            "2",
-            "sqstee.web:application",
-        ]
-        command = [sys.executable, "-m", "gunicorn", *words]
-        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
-            board = ServedBoard(process, url, "t" * 16)
-            cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
-            tags, workers = set[str](), set[str]()
-            while len(workers) < 2:
-                reply = board.ask("api/runs", token="", Cookie=cookie)
-                assert reply.status == 200
-                tags.add(reply.headers["ETag"])
-                workers |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
-            assert len(tags) == 1
-            kill(int(workers.pop()))
-            assert board.search("q=line")[1] == {"end": "all", "hits": 3}
-            wait_for(lambda: len(children(process.pid)) == 2, "new worker")
-            process.terminate()
+    words = ("--workers", "2", "--threads", "2")
+    with workers("sqstee.web:application", tmp_path, *words, SQSTEE_WEB_TOKEN="t" * 16) as (process, url):
+        board = ServedBoard(process, url, "t" * 16)
+        cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
+        tags, found = set[str](), set[str]()
+        while len(found) < 2:
+            reply = board.ask("api/runs", token="", Cookie=cookie)
+            assert reply.status == 200
+            tags.add(reply.headers["ETag"])
+            found |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
+        assert len(tags) == 1
+        kill(int(found.pop()))
+        assert board.search("q=line")[1] == {"end": "all", "hits": 3}
+        wait_for(lambda: len(children(process.pid)) == 2, "new worker")
