@@ -84,11 +84,14 @@ def suggestion(guess: str) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The known name that `word` is probably a misspelling of, whatever its case; empty if none is close."""
+    """The known name that `word` is probably a misspelling or the beginning of, whatever its case; empty if none is."""
     from difflib import get_close_matches  # only in errors: it loads re and collections
 
     names = {_folded(name): name for name in known}
     found = get_close_matches(_folded(word), names, 1, 0.7)
+    if not found and len(word) > 1:
+        longer = [name for name in names if name.startswith(_folded(word))]
+        found = longer if len(longer) == 1 else []
     return names[found[0]] if found else ""
 
 

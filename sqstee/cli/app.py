@@ -77,6 +77,7 @@ def _own_words(text: str) -> str:
     import re
 
     text = re.sub(r"^Option '(\S+)' requires an argument$", r"\1 needs a value", text)
+    text = re.sub(r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)$", r"unexpected argument: \1", text)
     text = re.sub(r"^Missing option '(\S+)'.*", r"\1 is missing", text)
     text = re.sub(r"^Missing argument '\[?([^'\]…]+).*", r"\1 is missing", text)
     form = r"^Invalid value for '(-\S+)'[^:]*: (?:Input should be|'?\S*'? is not) a valid (?:integer|number).*"

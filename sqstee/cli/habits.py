@@ -27,6 +27,7 @@ RUN_FLAGS = {
     **dict.fromkeys(("--name", "--unit", "-n", "-u", "-j"), "--job"),
     **dict.fromkeys(("--tag", "--tags", "-l"), "--label"),
     "--hostname": "--host",
+    "--no-share": "--share=never",
     **dict.fromkeys(("-q", "--silent"), "--quiet"),
     **dict.fromkeys(("--gzip", "-z"), "--compress=gzip"),
     **dict.fromkeys(("--pty", "-it"), "--tty=always"),

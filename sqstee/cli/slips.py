@@ -21,9 +21,7 @@ _FORM = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]"
 _LONGEST_LINE = 400  # a longer one would fill the screen
 _DASHES = ("—", "–", "-")  # what an editor, or a finger, makes of --
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*?[]{}~#")
-_BUILTINS = frozenset(
-    ("cd", "pushd", "popd", "export", "unset", "alias", "unalias", "source", ".", "set", "shopt", "ulimit", "umask")
-)
+_BUILTINS = frozenset(("cd", "pushd", "popd", "export", "unset", "source", ".", "set", "shopt", "ulimit", "umask"))
 _KEYWORDS = frozenset(("for", "while", "until", "if", "case", "{", "(", "!", "[[", "function", "eval"))
 
 
@@ -44,6 +42,9 @@ def _add_correction(error: SqsteeError, words: Sequence[str], verb: str) -> None
     from sqstee.cli import habits
 
     wrong, guess = error.meant
+    if wrong == "--to" and verb != "run":  # a source is named without it
+        error.message, error.hint = f"unknown option {wrong!r}", _line(_replaced(words, wrong, "")) or error.hint
+        return
     if wrong.startswith("-"):
         if hint := habits.option_hint(verb, wrong):
             error.message, error.hint = f"unknown option {wrong!r}", hint
@@ -69,7 +70,9 @@ def _without_dashes(words: Sequence[str]) -> SqsteeError:
     for word in _split(line or words)[0]:
         if word.startswith("-") and word.partition("=")[0] not in flags():
             return unknown_name("option", word.partition("=")[0], flags(), _FORM)
-    return SqsteeError("no -- before the command", _line(line) or _FORM)
+    own = _line([*words])
+    form = f"the form is: {own} -- COMMAND [ARG…]" if own and not flags().get(words[-1]) else _FORM
+    return SqsteeError("no -- before the command", _line(line) or form)
 
 
 def _unknown_verb(words: Sequence[str], verbs: Sequence[str]) -> SqsteeError:
@@ -85,6 +88,8 @@ def _unknown_verb(words: Sequence[str], verbs: Sequence[str]) -> SqsteeError:
         return SqsteeError(message, wrapped)
     if (guess := "" if is_program or habit else closest(first, verbs)) and (line := _line([guess, *rest])):
         return SqsteeError(f"{message}{suggestion(guess)}", line)
+    if habit and not is_program:
+        return SqsteeError(message, habit)
     other = habit or "the verbs: sqstee --help"
     return SqsteeError(message, f"{other}; to wrap a command: {wrapped}" if wrapped else f"{other}; {_FORM}")
 
@@ -116,16 +121,23 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
 
 
 def _replaced(words: Sequence[str], wrong: str, right: str) -> list[str]:
-    """The line with the last `wrong` among its options replaced, as an option, a value or an argument; else empty."""
+    """The line with the last `wrong` among its options replaced, as an option, a value or an argument; else empty.
+
+    An empty `right` leaves an option out, and not its value.
+    """
     given, command = _split(words)
     tail = ["--", *command] if "--" in words else []
     for at in reversed(range(len(given))):
         name, equals, value = given[at].partition("=")
         if given[at] == wrong:
-            return [*given[:at], right, *given[at + 1 :], *tail]
-        if equals and wrong in (name, value):
-            changed = f"{right}={value}" if wrong == name else f"{name}={right}"
-            return [*given[:at], changed, *given[at + 1 :], *tail]
+            changed = right
+        elif equals and wrong == name:
+            changed = f"{right}={value}" if right else value
+        elif equals and wrong == value:
+            changed = f"{name}={right}"
+        else:
+            continue
+        return [*given[:at], *([changed] if changed else []), *given[at + 1 :], *tail]
     return []
 
 
@@ -156,7 +168,7 @@ def _hint_for_missing(given: list[str], command: list[str]) -> str:
         return f"time {line}" if (line := _line([*given, "--", *command[1:]])) else ""
     if "/" in name:
         missing = f"the interpreter in its first line does not exist: head -n 1 {shlex.quote(name)}"
-        return missing if os.path.exists(name) else ""
+        return missing if os.path.exists(name) else "check the path, which starts in the working folder, or at /"
     shell = os.path.basename(os.environ.get("SHELL", ""))
     shell = shell if shell in ("bash", "zsh", "fish") else "bash"
     line = _line([*given, "--", shell, "-ic", shlex.join(command)])

@@ -90,11 +90,11 @@ def test_a_file_a_socket_and_a_pipe_that_does_not_block(sqstee: Sqstee, tmp_path
         "socket": "import os, socket\na, b = socket.socketpair()\nos.dup2(b.fileno(), 0)",
         "non-blocking pipe": "import os\nr, w = os.pipe()\nos.set_blocking(r, False)\nos.dup2(r, 0)",
     }[way]
-    feed = {"file": "", "socket": "a.sendall(data); a.close(); b.close()", "non-blocking pipe": "f = open(w, 'wb')"}[
-        way
-    ]
-    if way == "non-blocking pipe":
-        feed += "; os.close(r); f.write(data); f.close()"
+    feed = {
+        "file": "",
+        "socket": "a.sendall(data); a.close(); b.close()",
+        "non-blocking pipe": "f = open(w, 'wb'); os.close(r); f.write(data); f.close()",
+    }[way]
     code = f"import subprocess, sys\n{script}\nchild = subprocess.Popen(sys.argv[2:])\n"
     code += f"data = open(sys.argv[1], 'rb').read()\n{feed}\nsys.exit(child.wait())"
     (tmp_path / "data").write_bytes(data)
