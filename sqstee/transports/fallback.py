@@ -68,10 +68,10 @@ class FallbackSender:
     @property
     def refusals(self) -> list[tuple[str, str]]:
         """`refusal`, and those of the fallback if it has one itself."""
-        if not self.refusal[0]:
-            return []
-        further = self._fallback.refusals if isinstance(self._fallback, FallbackSender) else []
-        return [self.refusal, *((reason, at or self._at) for reason, at in further)]
+        own = [self.refusal] if self.refusal[0] else []
+        if self._probe_at is None or not isinstance(self._fallback, FallbackSender):
+            return own
+        return own + [(reason, at or self._at) for reason, at in self._fallback.refusals]
 
     def shorten_waits(self, seconds: float) -> None:
         """No more bodies will follow, and `seconds` are left: keep half of them for the fallback."""
