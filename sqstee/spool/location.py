@@ -18,7 +18,8 @@ SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrato
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 _LOCAL_QUEUE = "local.db"
 _MEMORY = "/dev/shm"
-MEMORY_BYTES = 32 * 1024 * 1024  # of _MEMORY, for all runs together: containers have 64 MiB of it by default
+# In _MEMORY, for all runs together, and as much for the local queue: containers have 64 MiB of it by default.
+MEMORY_BYTES = 24 * 1024 * 1024
 _LEAST_FREE_BYTES = 1024 * 1024  # with less, a disk counts as full
 
 
@@ -122,7 +123,9 @@ def open_for_run(settings: Settings) -> tuple[str, str]:
         return root, ""
     bound = ""
     if root.startswith(f"{_MEMORY}/"):
-        settings.spool_max = min(settings.spool_max, MEMORY_BYTES)
+        for name in ("spool_max", "local_max"):
+            if name not in settings.sources:  # else the user has chosen it
+                setattr(settings, name, MEMORY_BYTES)
         bound = f", at most {size_text(settings.spool_max)}, in memory,"
     if not is_first_time(root, "place"):
         return root, ""
