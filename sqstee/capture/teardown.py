@@ -238,7 +238,7 @@ class Teardown:
             )
         if not self._run.command and os.isatty(2) and is_first_time(root, "stdin"):
             self._notices.add(
-                "stdin was shipped; to ship stderr and the exit status too, wrap the command: sqstee -- COMMAND [ARG…]"
+                "only stdin was captured; for stderr and the exit status wrap the command: sqstee -- COMMAND [ARG…]"
             )
 
     def _print_notices(self) -> None:

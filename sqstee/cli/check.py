@@ -117,7 +117,11 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     from sqstee import config_file, options
     from sqstee.transports.probe import OK, WARNING, Step
 
-    found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
+    found: dict[str, tuple[str, str]] = {}
+    for one in options.in_force((), os.environ):
+        before, source = found.get(one.option.name, ("", ""))
+        adds = one.option.repeat and before and (source == one.source or not one.option.replaces)
+        found[one.option.name] = f"{before}, {one.text}" if adds else one.text, one.source
     _, source = found.pop("to", ("", "the default"))
     where = "the command line" if given else source
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")

@@ -150,6 +150,8 @@ def _line(words: Sequence[str]) -> str:
 def _hint_for_missing(given: list[str], command: list[str]) -> str:
     """What to type where no program has the command's name."""
     name = command[0]
+    if not name:
+        return ""
     if name.startswith("-"):
         return _line(_with_dashes([*given, *command]))
     if len(command) == 1 and set(name) & _SHELL_CHARACTERS:

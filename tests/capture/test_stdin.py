@@ -15,7 +15,7 @@ from support import Sqstee, children, kill, python, running, wait_for
 from support.terminal import Terminal
 from support.wrapping import shell
 
-NOTICE = b"stdin was shipped; to ship stderr and the exit status too, wrap the command: sqstee -- COMMAND"
+NOTICE = b"only stdin was captured; for stderr and the exit status wrap the command: sqstee -- COMMAND"
 
 
 @pytest.fixture(autouse=True)
