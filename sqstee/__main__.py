@@ -23,10 +23,15 @@ def main() -> int:
     try:
         return route(words)
     except SqsteeError as error:
-        from sqstee.cli.slips import corrected
         from sqstee.fds import write_stderr
 
-        write_stderr(f"{corrected(error, words, VERBS)}\n")
+        try:
+            from sqstee.cli.slips import correct
+
+            correct(error, words, VERBS)
+        except Exception:  # no memory, a deleted installation: the error matters more than its hint
+            pass
+        write_stderr(f"{error}\n")
         return error.exit_code
 
 

@@ -39,6 +39,7 @@ RUN_FLAGS = {
 # gh, journalctl, docker logs, kubectl, stern, tail
 OPTIONS = {
     "run": {
+        "-": "leave it out: without a command, stdin is read",
         **dict.fromkeys(("-v", "--verbose", "--debug"), "SQSTEE_DEBUG=FILE writes a trace"),
         **dict.fromkeys(("-a", "--append"), "leave it out: lines are always added to what a queue or a store has"),
         **dict.fromkeys(("-i", "--ignore-interrupts"), "leave it out: the last lines before and after ^C are shipped"),

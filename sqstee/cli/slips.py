@@ -25,8 +25,8 @@ _BUILTINS = frozenset(("cd", "pushd", "popd", "export", "unset", "source", ".", 
 _KEYWORDS = frozenset(("for", "while", "until", "if", "case", "{", "(", "!", "[[", "function", "eval"))
 
 
-def corrected(error: SqsteeError, words: Sequence[str], verbs: Sequence[str]) -> SqsteeError:
-    """The error of the command line `words`, with the corrected line as its hint where that is known."""
+def correct(error: SqsteeError, words: Sequence[str], verbs: Sequence[str]) -> None:
+    """Make the corrected line the hint of the error that the command line `words` has caused, where it is known."""
     given, command = _split(words)
     if error.exit_code == EXIT_NOT_FOUND and command:
         error.hint = _hint_for_missing(given, command) or error.hint
@@ -34,7 +34,6 @@ def corrected(error: SqsteeError, words: Sequence[str], verbs: Sequence[str]) ->
         error.hint = _hint_for_denied(command) or error.hint
     elif error.meant[0]:
         _add_correction(error, words, words[0] if words[0] in verbs else "run")
-    return error
 
 
 def _add_correction(error: SqsteeError, words: Sequence[str], verb: str) -> None:

@@ -119,4 +119,5 @@ def test_the_name_that_was_meant() -> None:
 def test_an_error_is_an_error_without_a_correction() -> None:
     """A message about another word than one of the line keeps its own hint."""
     error = SqsteeError("no", "a hint", meant=("elsewhere", "there"))
-    assert slips.corrected(error, ["--to", "q", "--", "x"], ["tail"]).hint == "a hint"
+    slips.correct(error, ["--to", "q", "--", "x"], ["tail"])
+    assert (error.message, error.hint) == ("no", "a hint")
