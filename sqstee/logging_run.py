@@ -27,7 +27,7 @@ from sqstee.ship.spawn_shared import spawn
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.agent_file import GROWN
 from sqstee.spool.heartbeat import Heartbeat, process_usage
-from sqstee.spool.location import open_root
+from sqstee.spool.location import open_for_run
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.spool.writer import RATE_LIMIT
@@ -67,7 +67,9 @@ class LoggingRun:
         self._shipper: Shipper | None = None
         self._thread: threading.Thread | None = None  # while it starts the shared shipper, or ships
         self._ships_here = False  # this process holds the `ship` lock
-        self.root = open_root(settings.spool)
+        self.root, notice = open_for_run(settings)
+        if notice:
+            report(settings, notice)
         self._policy = DeliveryPolicy.of(settings, self.root)
         self._destination = parse(self._policy.to)
         self._identity = sharing.identity(settings, os.environ)

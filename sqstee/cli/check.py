@@ -39,15 +39,12 @@ def check(
     Nothing is sent without --round-trip. Status: 0 if no step failed, 1 otherwise.
     """
     from sqstee import options
-    from sqstee.cli.sources import check_destination
+    from sqstee.cli.sources import check_choice, check_destination
     from sqstee.destination import parse, parse_source
     from sqstee.spool.location import check_folder
 
-    if output not in ("default", "json"):
-        raise SqsteeError(f"invalid value {output!r} for --output (expected default or json)", "sqstee check -o json")
-    if role not in ("send", "receive", "both"):
-        hint = "sqstee check --for send"
-        raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
+    check_choice(output, "--output", ("default", "json"), "check")
+    check_choice(role, "--for", ("send", "receive", "both"), "check")
     settings = options.load((), os.environ)
     destination = parse_source(dest) if dest else parse(settings.to or "local")
     if destination.kind == "folder":
@@ -73,8 +70,9 @@ def _steps(
     yield from _destination_steps(destination, settings, role, round_trip)
     if settings.via_s3 and destination.kind == "sqs":
         yield from _named("via-s3", _destination_steps(parse(settings.via_s3), settings, role, round_trip, True))
-    if settings.fallback and role != "receive":
-        yield from _named("fallback", _destination_steps(parse(settings.fallback), settings, "send", round_trip))
+    for number, fallback in enumerate(settings.fallback if role != "receive" else (), 1):
+        name = "fallback" if len(settings.fallback) == 1 else f"fallback {number}"
+        yield from _named(name, _destination_steps(parse(fallback), settings, "send", round_trip))
     yield from _spool(destination, settings, spool)
 
 
@@ -128,7 +126,11 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     from sqstee import config_file, options
     from sqstee.transports.probe import OK, WARNING, Step
 
-    found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
+    found: dict[str, tuple[str, str]] = {}
+    for one in options.in_force((), os.environ):
+        before, source = found.get(one.option.name, ("", ""))
+        adds = one.option.repeat and before and (source == one.source or not one.option.replaces)
+        found[one.option.name] = f"{before}, {one.text}" if adds else one.text, one.source
     _, source = found.pop("to", ("", "the default"))
     where = "the command line" if given else source
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
@@ -237,11 +239,14 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could spool its lines: the folder, its free space, its disk."""
-    from sqstee.spool.location import root_path
+    from sqstee.spool.location import default_roots, obstacle, root_path
     from sqstee.transports.probe import FAILED, OK, WARNING, Step
 
     root = root_path(spool or settings.spool)
     advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
+    best = default_roots()[0]
+    if not (spool or settings.spool) and root != best:
+        yield Step("spool", WARNING, f"{best} cannot be used: {obstacle(best)}; {root} stands in for it", advice)
     existing = root
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)

@@ -31,7 +31,9 @@ def show(
     ),
     last: bool = typer.Option(False, "--last", help="The newest run."),
     last_failed: bool = typer.Option(False, "--last-failed", help="The newest run that failed."),
-    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output."),
+    stream: list[str] = typer.Option(
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, stdin."
+    ),
     times: bool = typer.Option(False, "-t", "--times", help="Print the local time before each line."),
     utc: bool = typer.Option(False, "--utc", help="Times in UTC."),
     exit_status: bool = typer.Option(False, "--exit-status", help="Exit as the run ended."),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
+from sqstee.errors import EXIT_FAILURE, SqsteeError, closest, invalid_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,8 +207,7 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
     """Raise SqsteeError where an option's value is not one of its choices."""
     if value not in choices:
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
-        meant = did_you_mean(value, choices)
-        raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
+        raise invalid_value(value, flag, expected, f"sqstee {verb} --help", closest(value, choices))
 
 
 def parse_moment(text: str, flag: str) -> str:

@@ -42,7 +42,7 @@ def tail(
     ),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
     stream: list[str] = typer.Option(
-        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, stdin, event."
     ),
     run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts with this."),
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs or commands."),

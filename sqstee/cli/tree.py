@@ -40,7 +40,7 @@ app.command("demo", context_settings={"allow_interspersed_args": False})(demo.de
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", help="Show the version."),
+    version: bool = typer.Option(False, "-V", "--version", help="Show the version."),
     verbose: bool = typer.Option(False, "--verbose", help="With --version: details for a bug report."),
 ) -> None:
     if version:

@@ -37,6 +37,7 @@ _NOTE = Struct("<QB")
 NOTE_BYTES = _NOTE.size + HEADER_CRC.size  # less than a header: a reader cannot take it for one
 
 META, LINES, EVENT, GAP = 1, 2, 3, 4
+STREAM_COUNT = 4  # their names are record.STREAMS
 CUT, FRESH, CONTINUES = 1, 2, 128
 LEVEL_SHIFT, LEVEL_MASK = 2, 31
 

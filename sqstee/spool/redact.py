@@ -10,6 +10,7 @@ import sys
 import time
 
 from sqstee.errors import SqsteeError
+from sqstee.spool.frame import STREAM_COUNT
 from sqstee.spool.segments import Segments
 from sqstee.spool.writer import Writer
 
@@ -204,7 +205,7 @@ class RedactingWriter(Writer):
     """
 
     def __init__(
-        self, segments: Segments, max_line: int, masker: Masker, streams: int = 3, strips: bool = False
+        self, segments: Segments, max_line: int, masker: Masker, streams: int = STREAM_COUNT, strips: bool = False
     ) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker

@@ -7,7 +7,18 @@ import os
 import time
 
 from sqstee.jsonbytes import encode_object
-from sqstee.spool.frame import CONTINUES, CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
+from sqstee.spool.frame import (
+    CONTINUES,
+    CUT,
+    EVENT,
+    FRESH,
+    GAP,
+    HEADER_BYTES,
+    LEVEL_SHIFT,
+    LINES,
+    STREAM_COUNT,
+    gap_fields,
+)
 from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
@@ -33,7 +44,7 @@ class Writer:
     covered by a gap frame as soon as one can be written: no method raises OSError.
     """
 
-    def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
+    def __init__(self, segments: Segments, max_line: int, streams: int = STREAM_COUNT) -> None:
         self._segments = segments
         self._max_line = max_line
         self.rate_limit: RateLimit | None = None

@@ -20,7 +20,7 @@ GET api/runs/RUN/lines
     about 1 MiB, and one entry more.
 GET api/runs/RUN/download
     The whole run as a file: form=text (what the command wrote, byte for byte, with a line for each gap) or ndjson;
-    stream (stdout, stderr, output: that alone).
+    stream (stdout, stderr, output, stdin: that alone).
 GET api/search
     NDJSON, sent as it is found, latest bodies first: hits, words on the progress, and a last line with `end` (see
     search_process). Parameters: q (text), regex (1: q is a pattern of Python's re), nocase (1), stream, errors (1:
