@@ -23,6 +23,7 @@ PURE = {
     "sqstee.errors",
     "sqstee.json_line",
     "sqstee.jsonbytes",
+    "sqstee.log_fields",
     "sqstee.options",
     "sqstee.config_file",
     "sqstee.text",
@@ -120,7 +121,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "log_fields", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
@@ -131,7 +132,8 @@ MAY_IMPORT = {
     "capture": {"spool", "ship"},
     "agent": {"spool", "ship", "transports"},
     "logging_run": {"spool", "ship", "transports"},
-    "handler": {"spool", "ship", "logging_run"},
+    "handler": {"spool", "ship", "logging_run", "handler_settings"},
+    "handler_settings": set(),
     "read": {"transports"},
     "drain": {"read", "transports"},
     "measure": {"transports"},
