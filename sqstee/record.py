@@ -74,6 +74,10 @@ class Encoder:
         head = b'{"timestamp":"%s"%s%s,"seq":%d,' % (timestamp(time_ns).encode(), self._host, self._run, seq)
         return head + payload[1:] + b"\n"
 
+    def record(self, payload: bytes, time_ns: int, seq: int) -> bytes:
+        """The record of a line with fields of its own: the common ones, then those of `payload`, a JSON object."""
+        return self.event(payload, time_ns, seq)
+
     def _head(self, stream: str, time_ns: int, level: str) -> bytes:
         stamp = timestamp(time_ns).encode()
         kind = b'"%s","level":"%s"' % (stream.encode(), level.encode()) if level else b'"%s"' % stream.encode()

@@ -25,6 +25,7 @@ from sqstee.spool.frame import (
     LINES,
     MAGIC,
     META,
+    RECORD,
     STREAM_COUNT,
     VERSION,
     Frame,
@@ -230,7 +231,7 @@ class FrameReader:
 def _makes_sense(frame: Frame) -> bool:
     if frame.kind == LINES:
         return frame.stream < STREAM_COUNT and frame.lines <= len(frame.payload) + 1
-    return frame.kind in (META, GAP) or (frame.kind == EVENT and frame.lines == 1)
+    return frame.kind in (META, GAP) or (frame.kind in (EVENT, RECORD) and frame.lines == 1)
 
 
 def _damage_event(first: int, lines: int) -> bytes:

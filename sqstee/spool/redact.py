@@ -231,6 +231,16 @@ class RedactingWriter(Writer):
             line.unspooled += rest
         return b""
 
+    def record(self, stream: int, fields: dict[str, object]) -> bool:
+        return super().record(stream, {name: self._masked_value(value) for name, value in fields.items()})
+
+    def _masked_value(self, value: object) -> object:
+        if isinstance(value, str):
+            return self._masker.mask_word(value)
+        if isinstance(value, dict):
+            return {self._masker.mask_word(name): self._masked_value(member) for name, member in value.items()}
+        return [self._masked_value(member) for member in value] if isinstance(value, list) else value
+
     def cut(self, stream: int, closing: bool = False) -> None:
         line = self._lines[stream]
         super().write(stream, line.unspooled)

@@ -24,6 +24,7 @@ PURE = {
     "sqstee.errors",
     "sqstee.json_line",
     "sqstee.jsonbytes",
+    "sqstee.log_fields",
     "sqstee.options",
     "sqstee.config_file",
     "sqstee.text",
@@ -125,7 +126,7 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "metrics", "run_summary"),
+    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "log_fields", "metrics", "run_summary"),
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
@@ -137,7 +138,8 @@ MAY_IMPORT = {
     "capture": {"spool", "ship"},
     "agent": {"spool", "ship", "transports"},
     "logging_run": {"spool", "ship", "transports"},
-    "handler": {"spool", "ship", "logging_run"},
+    "handler": {"spool", "ship", "logging_run", "handler_settings"},
+    "handler_settings": set(),
     "read": {"transports"},
     "drain": {"read", "transports", "at_rest"},
     "measure": {"transports"},
