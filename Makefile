@@ -32,9 +32,10 @@ format: $(VENV)/.lint
 generate: $(VENV)/.lint
 	$(BIN)/python tests/tools/generate.py
 
-# README's pictures of terminals: what the commands print, drawn anew.
+# README's pictures, drawn anew: what the commands print on a terminal, what the board shows in Chromium.
 pictures: $(VENV)/.test
 	$(BIN)/python tests/tools/pictures.py
+	$(BIN)/python tests/tools/web_pictures.py
 
 # One file for each extra that is installed; all install the package itself, in place.
 $(VENV)/.demo $(VENV)/.test $(VENV)/.spark: $(VENV)/.%: pyproject.toml sqstee/launcher

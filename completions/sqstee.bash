@@ -291,6 +291,9 @@ _sqstee() {
             _sqstee_offer dest
             return
             ;;
+        web:--via-s3)
+            return
+            ;;
         web:--store-max)
             return
             ;;
@@ -312,7 +315,7 @@ _sqstee() {
             return
             ;;
         drain:--layout)
-            _sqstee_offer words "streams ndjson"
+            _sqstee_offer words "streams ndjson parquet"
             return
             ;;
         drain:-o | drain:--output)
@@ -606,7 +609,7 @@ _sqstee() {
             if [[ $cur == -* ]]; then _sqstee_offer words "--consume --peek -f --follow --no-follow --host --stream --run --job -i --include -e --exclude -H --highlight --since --until --label -p --level --failed -A --after-context -B --before-context -C --context --multiline -n --lines -t --times --utc --shards --via-s3 --start-timeout -o --output --template --reorder-window --color --delete-unmatched --keep-unmatched -h --help"; else _sqstee_offer dest; fi
             ;;
         web)
-            _sqstee_offer words "--consume --store --store-max --store-days --keep-failed --check-store --listen --token-file --threads -h --help"
+            _sqstee_offer words "--consume --store --via-s3 --store-max --store-days --keep-failed --check-store --listen --token-file --threads -h --help"
             ;;
         drain)
             if [[ $cur == -* ]]; then _sqstee_offer words "-O --output-dir --layout --gzip -o --output --fail-on --concurrency --processes --max-messages --visibility-timeout --shards --via-s3 --start-timeout --wait-time --idle-timeout -h --help"; else _sqstee_offer dest; fi

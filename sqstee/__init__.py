@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sqstee.wire import Event, Record, decode
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     if name in __all__:
         import importlib

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import sys
 
-from sqstee.errors import EXIT_USAGE, SqsteeError, did_you_mean, reason_of
+from sqstee.errors import SqsteeError, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def main() -> int:
     except SqsteeError as error:
         from sqstee.fds import write_stderr
 
+        try:
+            from sqstee.cli.slips import correct
+
+            correct(error, words, VERBS)
+        except Exception:  # no memory, a deleted installation: the error matters more than its hint
+            pass
         write_stderr(f"{error}\n")
         return error.exit_code
 
@@ -35,30 +42,48 @@ def route(words: list[str]) -> int:
     `sqstee -- tail -f x` therefore wraps the Unix program, and a new verb cannot change an existing script.
     """
     first = words[0] if words else ""
-    if first == "run" and "--" in words:
-        words = words[1:]
-    elif first in VERBS:
+    if first in VERBS and first != "run":
         return _verb(words)
-    if "--" in words:
-        return _run(words)
-    if first in ("--help", "-h", "--version"):
+    given, dashes, command = _split(words[1:] if first == "run" else words)
+    if not dashes and first in ("--help", "-h", "--version", "-V"):
         return _verb(words)
-    raise _without_command(words)
-
-
-def _run(words: list[str]) -> int:
-    at = words.index("--")
-    given, command = words[:at], words[at + 1 :]
-    if "--help" in given:
+    is_run = dashes or first == "run" or first.startswith("-")
+    if is_run and {"--help", "-h"} & set(given):
         return _verb(["run", "--help"])
+    if dashes and not command:
+        raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
+    if dashes or ((is_run or not words) and _reads_stdin()):
+        return _run(given, command)
+    from sqstee.cli.slips import without_command
+
+    raise without_command(words, VERBS)
+
+
+def _split(words: list[str]) -> tuple[list[str], bool, list[str]]:
+    """The options, whether there is a `--`, and the command."""
+    if "--" not in words:
+        return words, False, []
+    at = words.index("--")
+    return words[:at], True, words[at + 1 :]
+
+
+def _reads_stdin() -> bool:
+    """Whether stdin is a pipe, a socket or a file, as in `make | sqstee`: then it is shipped if there is no command."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
+def _run(given: list[str], command: list[str]) -> int:
+    """Wrap a command; without one, ship stdin."""
     settings = None
     gc.disable()  # while modules are loaded there is nothing to collect; see Supervisor for the end of it
     try:
         from sqstee import options
 
         settings = options.load(given, os.environ)
-        if not command:
-            raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
         from sqstee.capture.front import Front
 
         front = Front(settings, command, _start_shared, _ship_run)
@@ -88,19 +113,6 @@ def _verb(words: list[str]) -> int:
     from sqstee.cli.app import main as cli
 
     return cli(words)
-
-
-def _without_command(words: list[str]) -> SqsteeError:
-    if not words:
-        hint = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]; the verbs: sqstee --help"
-        return SqsteeError("no command", hint, EXIT_USAGE)
-    if words[0].startswith("-"):
-        hint = "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]"
-        return SqsteeError("no -- before the command", hint, EXIT_USAGE)
-    from sqstee.cli.habits import verb_hint
-
-    hint = f"to wrap a command: sqstee -- {' '.join(words)}; {verb_hint(words[0]) or 'the verbs: sqstee --help'}"
-    return SqsteeError(f"unknown verb {words[0]!r}{did_you_mean(words[0], VERBS)}", hint, EXIT_USAGE)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,72 @@
 """A Lambda handler for an SQS event source: `sqstee.aws_lambda.handler`.
 
 It writes the records of a batch as NDJSON to SQSTEE_LAMBDA_TO, `s3://bucket/prefix` or `stdout` (the default), and
-returns the messages that failed (ReportBatchItemFailures), so that one bad message never fails a batch. Objects are
-`prefix/date=…/host=…/run=…/<first>-<last>-<hash>.ndjson`. The same batch delivered again writes the same objects, which
-exist already; other duplicates can be recognised by `run` and `seq`. Pointers are followed into the places that
-SQSTEE_LAMBDA_VIA_S3 names, `s3://bucket/prefix`, separated by commas; a message with any other pointer fails.
+returns the messages that failed (ReportBatchItemFailures), so that one bad message never fails a batch.
+
+All records of a batch that were written within the same hour are one object, whatever their runs, compressed:
+`prefix/date=…/hour=…/<digest>.ndjson.gz`, and what readers of runs need to know of it is in an index beside,
+`prefix/_index/date=…/hour=…/<digest>.json` (see layouts.py and batch_index.py). The object comes first: where a crash
+leaves it without its index, readers read the object. The digest is that of the records, so the same batch delivered
+again writes the same objects, which exist already; other duplicates can be recognised by `run` and `seq`.
+
+Pointers are followed into the places that SQSTEE_LAMBDA_VIA_S3 names, `s3://bucket/prefix`, separated by commas; a
+message with any other pointer fails.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import re
 import sys
-import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from sqstee.destination import Destination, parse
-from sqstee.record import CONTENT_TYPE
+from sqstee.errors import reason_of
+from sqstee.record import CONTENT_TYPE, Body
+from sqstee.run_summary import RunSummary, seconds_of
+from sqstee.transports.batch_index import add_bodies, index_of
 from sqstee.transports.errors import TransportError
+from sqstee.transports.layouts import batch_name, index_of_batch
 from sqstee.transports.s3 import Bucket, clients
 from sqstee.transports.sqs_extended import Payloads, Pointer, pointer_in
-from sqstee.wire import decode_lines, unpack
+from sqstee.wire import Event, decode_lines, unpack
 
 VARIABLE = "SQSTEE_LAMBDA_TO"
 STORES_VARIABLE = "SQSTEE_LAMBDA_VIA_S3"
-Partition: TypeAlias = tuple[str, str, str]  # date, host, run
-Write: TypeAlias = Callable[[Partition, list["Line"]], None]
+Hour: TypeAlias = tuple[str, str]  # the date and the hour in which records were written, in UTC
+Write: TypeAlias = Callable[[Hour, list["Line"]], None]
+
+_MOST_HOURS = 24 * 31  # of one message: each is an object of its own, whoever has sent the message
+_HOUR = re.compile(r"(\d{4}-\d\d-\d\dT\d\d):.*Z", re.ASCII)  # as sqstee writes it
+_GZIP_LEVEL = 6
 
 
 class Line:
-    """A record as received, and its seq."""
+    """A record as received, its run, and the seqs that it covers."""
 
-    __slots__ = ("data", "seq")
+    __slots__ = ("data", "first", "last", "run")
 
-    def __init__(self, data: bytes, seq: int) -> None:
+    def __init__(self, data: bytes, run: str, first: int, last: int) -> None:
         self.data = data
-        self.seq = seq
+        self.run = run
+        self.first = first
+        self.last = last
 
 
 class Message:
-    """One message of a batch: its records by partition, or the problem with it."""
+    """One message of a batch: its records by hour, or the problem with it."""
 
     __slots__ = ("group", "id", "parts", "pointer", "problem")
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         self.id = str(record["messageId"])
         self.group = str((record.get("attributes") or {}).get("MessageGroupId", ""))
-        self.parts: dict[Partition, list[Line]] = {}
+        self.parts: dict[Hour, list[Line]] = {}
         self.pointer: Pointer | None = None
         self.problem = ""
 
@@ -59,10 +78,10 @@ def handler(event: Mapping[str, Any], context: object = None) -> dict[str, list[
     records = event["Records"]
     payloads = Payloads(_stores(os.environ.get(STORES_VARIABLE, "")))
     messages = [_read(record, payloads) for record in records]
-    _drop_duplicates(messages)
     ordered = any(str(record.get("eventSourceARN", "")).endswith(".fifo") for record in records)
     if ordered:
         _hold_groups_back(messages)
+    _drop_duplicates([message for message in messages if not message.problem])
     _write_all(messages, _writer(os.environ.get(VARIABLE) or "stdout"))
     if ordered:
         _hold_groups_back(messages)
@@ -86,28 +105,48 @@ def _read(record: Mapping[str, Any], payloads: Payloads) -> Message:
         if message.pointer:
             body = payloads.read(message.pointer)
         if body is not None:  # a body that is gone was written with an earlier delivery
-            message.parts = _partitioned(body, attributes)
+            message.parts = _by_hour(body, attributes)
     except Exception as error:  # no error may fail the other messages
         message.problem = f"{type(error).__name__}: {error}"
     return message
 
 
-def _partitioned(body: bytes | str, attributes: dict[str, str]) -> dict[Partition, list[Line]]:
-    found: dict[Partition, list[Line]] = {}
+def _by_hour(body: bytes | str, attributes: dict[str, str]) -> dict[Hour, list[Line]]:
+    found: dict[Hour, list[Line]] = {}
     for line, item in decode_lines(unpack(body, attributes)):
-        partition = (item.timestamp[:10], item.host, item.run)
-        found.setdefault(partition, []).append(Line(line.rstrip(b"\n"), item.seq))
+        last = item.last if isinstance(item, Event) else item.seq
+        found.setdefault(_hour_of(item.timestamp), []).append(Line(line.rstrip(b"\n"), item.run, item.seq, last))
+        if len(found) > _MOST_HOURS:
+            raise ValueError(f"its records were written in more than {_MOST_HOURS} different hours")
     return found
+
+
+def _hour_of(timestamp: str) -> Hour:
+    """The hour of a timestamp; that of the epoch where it is none."""
+    found = _HOUR.fullmatch(timestamp)
+    if found and _is_hour(found[1]):
+        return found[1][:10], found[1][11:]
+    moment = datetime.fromtimestamp(seconds_of(timestamp), UTC)
+    return moment.date().isoformat(), f"{moment.hour:02d}"
+
+
+@lru_cache(_MOST_HOURS)
+def _is_hour(text: str) -> bool:
+    """Whether this is a date of the calendar and an hour: a partition of another name would be text for all engines."""
+    try:
+        return bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _drop_duplicates(messages: Iterable[Message]) -> None:
     """Drop lines that occur twice in a batch: standard queues deliver, and senders send, at least once."""
     seen: set[tuple[str, bytes]] = set()
     for message in messages:
-        for partition, lines in message.parts.items():
-            fresh = [line for line in lines if (partition[2], line.data) not in seen]
-            seen.update((partition[2], line.data) for line in fresh)
-            message.parts[partition] = fresh
+        for hour, lines in message.parts.items():
+            fresh = [line for line in lines if (line.run, line.data) not in seen]
+            seen.update((line.run, line.data) for line in fresh)
+            message.parts[hour] = fresh
 
 
 def _hold_groups_back(messages: Iterable[Message]) -> None:
@@ -121,18 +160,18 @@ def _hold_groups_back(messages: Iterable[Message]) -> None:
 
 
 def _write_all(messages: list[Message], write: Write) -> None:
-    """Call `write` for each partition; if it raises, all messages with records in that partition fail."""
-    partitions: dict[Partition, list[Message]] = {}
+    """Call `write` for each hour; if it raises, all messages with records of that hour fail."""
+    hours: dict[Hour, list[Message]] = {}
     for message in messages:
         if not message.problem:
-            for partition in message.parts:
-                partitions.setdefault(partition, []).append(message)
-    for partition, owners in partitions.items():
-        lines = [line for owner in owners for line in owner.parts[partition]]
+            for hour in message.parts:
+                hours.setdefault(hour, []).append(message)
+    for hour, owners in hours.items():
+        lines = [line for owner in owners for line in owner.parts[hour]]
         try:
             if lines:
-                write(partition, sorted(lines, key=lambda line: line.seq))
-        except Exception as error:  # the other partitions must be written all the same
+                write(hour, sorted(lines, key=lambda line: (line.run, line.first, line.data)))
+        except Exception as error:  # the other hours must be written all the same
             for owner in owners:
                 owner.problem = f"{type(error).__name__}: {error}"
 
@@ -155,11 +194,36 @@ def _writer(to: str) -> Write:
     if destination.kind != "s3":
         raise ValueError(f"invalid value {to!r} for {VARIABLE} (expected s3://bucket/prefix or stdout)")
     bucket = Bucket(destination, clients())
+    return lambda hour, lines: _store(bucket, hour, lines)
 
-    def write(partition: Partition, lines: list[Line]) -> None:
-        bucket.put(_key(bucket.prefix, partition, lines), b"".join(line.data + b"\n" for line in lines), CONTENT_TYPE)
 
-    return write
+def _store(bucket: Bucket, hour: Hour, lines: list[Line]) -> None:
+    """Store records, then their index, without which they can be read as well."""
+    data = b"".join(line.data + b"\n" for line in lines)
+    name = batch_name(*hour, hashlib.sha256(data).hexdigest()[:16])
+    bucket.put(f"{bucket.prefix}{name}", gzip.compress(data, _GZIP_LEVEL, mtime=0), "application/gzip")
+    try:
+        summaries: dict[str, RunSummary] = {}
+        add_bodies(summaries, _bodies(lines))
+        bucket.put(f"{bucket.prefix}{index_of_batch(name)}", index_of(summaries.values()), CONTENT_TYPE)
+    except Exception as error:
+        print(f"sqstee: cannot store the index of {name}: {reason_of(error)}", file=sys.stderr)
+
+
+def _bodies(lines: Iterable[Line]) -> Iterator[Body]:
+    """The same records in bodies of one run and of consecutive seqs."""
+    body: Body | None = None
+    parts: list[bytes] = []
+    for line in lines:
+        if body and (body.run != line.run or body.last + 1 != line.first):
+            yield Body(b"".join(parts), body.run, "", body.first, body.last)
+            body = None
+        if body is None:
+            body, parts = Body(b"", line.run, "", line.first, line.last), []
+        body.last = line.last
+        parts += (line.data, b"\n")
+    if body:
+        yield Body(b"".join(parts), body.run, "", body.first, body.last)
 
 
 def _stores(texts: str) -> list[Destination]:
@@ -169,13 +233,6 @@ def _stores(texts: str) -> list[Destination]:
     return found
 
 
-def _to_stdout(partition: Partition, lines: list[Line]) -> None:
+def _to_stdout(hour: Hour, lines: list[Line]) -> None:
     sys.stdout.write("".join(line.data.decode("utf-8", "replace") + "\n" for line in lines))
     sys.stdout.flush()
-
-
-def _key(prefix: str, partition: Partition, lines: list[Line]) -> str:
-    date, host, run = (urllib.parse.quote(part, safe="") for part in partition)
-    digest = hashlib.sha256(b"\n".join(line.data for line in lines)).hexdigest()[:16]
-    span = f"{lines[0].seq:012d}-{lines[-1].seq:012d}"
-    return f"{prefix}date={date}/host={host}/run={run}/{span}-{digest}.ndjson"

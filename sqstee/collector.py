@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
+from sqstee.fds import write_stderr
+from sqstee.metrics import exposition
 from sqstee.record import FORMAT_VERSION, Body, gunzip
+from sqstee.text import count, one_line
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import RETRY, TransportError
 from sqstee.transports.http import APACHE_OPTION, COLLECTOR_HEADER, tokens
@@ -54,6 +57,7 @@ _REASONS = {
     503: "503 Service Unavailable",
 }
 _TEXT = "text/plain; charset=utf-8"
+_FORM = "application/x-www-form-urlencoded"
 _NO_TOKEN = f"no bearer token arrived (Apache's mod_wsgi passes it on with {APACHE_OPTION} only)"
 _METRICS = {
     "sqstee_bytes_total": ("counter", "Bytes of accepted posts, as sent, repeated ones included."),
@@ -92,7 +96,7 @@ class Reading(Protocol):
 class Collector:
     """The WSGI application for one store and a set of tokens (none: anybody may post).
 
-    What is neither a POST nor the collector's own page is answered by `board`, if there is one.
+    What is neither a POST of records nor the collector's own page is answered by `board`, if there is one.
     """
 
     def __init__(self, store: Sender, accepted: Sequence[str] = (), board: Reading | None = None) -> None:
@@ -111,7 +115,7 @@ class Collector:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI (PEP 3333)."""
-        if self._board and environ["REQUEST_METHOD"] in ("GET", "HEAD") and not _is_own(environ):
+        if self._board and _is_readers(environ):
             return self._board(environ, start_response)
         headers: tuple[tuple[str, str], ...] = ()
         try:
@@ -188,15 +192,11 @@ class Collector:
         _log(environ, problem)
 
     def _metrics(self, environ: WSGIEnvironment) -> str:
-        """The metrics of this process since its start, in Prometheus' text format 0.0.4.
-
-        Where several processes serve, each has its own, labelled with its id.
-        """
-        process = f'process="{os.getpid()}"' if environ["wsgi.multiprocess"] else ""
+        """The metrics of this process since its start, in Prometheus' text format."""
         with self._lock:
             found = {
                 "sqstee_bytes_total": {"": self._accepted_bytes},
-                "sqstee_requests_total": {f'status="{status}"': count for status, count in self._answers.items()},
+                "sqstee_requests_total": {f'status="{status}"': times for status, times in self._answers.items()},
                 "sqstee_requests_waiting": {"": self._busy},
                 "sqstee_store_refuses": {"": int(self._refused)},
             }
@@ -209,19 +209,20 @@ class Collector:
             }
             if self._store.retention:
                 found["sqstee_runs_removed_total"] = {"": self._store.retention.removed}
-        lines = []
-        for name, samples in sorted(found.items()):
-            kind, text = _METRICS[name]
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-            for label, count in sorted(samples.items()):
-                labels = ",".join(filter(None, (label, "" if name in _OF_STORE else process)))
-                lines.append(f"{name}{{{labels}}} {count}" if labels else f"{name} {count}")
-        return "\n".join((*lines, ""))
+        return exposition(_METRICS, found, os.getpid() if environ["wsgi.multiprocess"] else 0, _OF_STORE)
 
 
 def _is_own(environ: WSGIEnvironment) -> bool:
     """Whether a request is for a page of the collector's own."""
     return environ.get("PATH_INFO", "") in ("/health", "/metrics")
+
+
+def _is_readers(environ: WSGIEnvironment) -> bool:
+    """Whether a request is for the board: any page but the collector's own, or the form of the board's login."""
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return not _is_own(environ)
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    return (environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), kind) == ("POST", "/login", _FORM)
 
 
 class _Ticket:
@@ -386,6 +387,9 @@ def open_store(text: str, default: str, limit: int, retention: Retention | None 
     except TransportError as error:
         hint = "choose a file in a writable folder: sqstee serve --store local:/var/lib/sqstee.db"
         raise SqsteeError(f"cannot open the store: {error.message}", hint) from None
+    if store.rebuilt:
+        rows = count(store.rebuilt, "damaged row")
+        write_stderr(f"sqstee: {one_line(store.path)}: {rows} of runs rebuilt from their messages\n")
     return store
 
 

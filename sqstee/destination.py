@@ -7,7 +7,7 @@ the form of one, as SQS and its emulators write them. A folder that drain made c
 
 from __future__ import annotations
 
-from sqstee.errors import SqsteeError
+from sqstee.errors import SqsteeError, suggestion
 
 FORMS = "a queue name, queue URL or queue ARN, s3://bucket/prefix, http(s)://host/path, local or local:PATH"
 _QUEUE_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -211,4 +211,17 @@ def _with_userinfo() -> SqsteeError:
 def _malformed(text: str) -> SqsteeError:
     if _is_folder(text):
         return SqsteeError(f"{text!r} is not a destination: a folder can only be read", f"use {FORMS}")
-    return SqsteeError(f"{_masked(text)!r} is not a destination", f"use {FORMS}")
+    guess = _guess(text)
+    message = f"{_masked(text)!r} is not a destination{suggestion(guess)}"
+    return SqsteeError(message, f"use {FORMS}", meant=(text, guess))
+
+
+def _guess(text: str) -> str:
+    """The destination that was probably meant by a malformed one, such as sqs://queue or s3:bucket; else empty."""
+    kind, _, rest = text.partition(":")
+    kind, rest = kind.lower(), rest.strip("/")
+    guess = f"{kind}://{rest}" if kind in ("s3", "http", "https") else rest if kind in ("sqs", "queue") else ""
+    try:
+        return parse(guess).text if guess not in ("", text) else ""
+    except SqsteeError:
+        return ""

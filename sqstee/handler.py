@@ -18,15 +18,21 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqstee import options
 from sqstee.errors import SqsteeError
+from sqstee.log_fields import fields_of
 from sqstee.logging_run import LoggingRun, report
 from sqstee.record import LEVELS
 from sqstee.ship.sender_pool import THREADS
 from sqstee.spool.location import resolve
 from sqstee.text import count
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from sqstee.handler_settings import HandlerSettings
 
 _TRY_AGAIN_SECONDS = 10.0  # after opening a spool failed
 _LEVEL_OF = {number: number // 10 for number in range(10, 10 * len(LEVELS), 10)}  # of logging's own numbers
@@ -44,16 +50,19 @@ class Handler(logging.Handler):
     flush_timeout, …), as Python values or as text; `label` may be a mapping. Raises SqsteeError for an invalid value,
     TypeError for an unknown name.
 
-    A record of several lines is sent as several lines, each with the record's level, on the stream `stderr`, where
-    logging would write them. The run begins with the first line, so a process that never logs costs nothing. A forked
-    child gets a run of its own, and so does a process that unpickles the handler. At exit the remaining lines are
-    delivered within the flush timeout; lines that are not stay in the spool, for `sqstee flush` and the next run on the
-    host. After `close` the next line begins a new run.
+    A record is sent as one line, even if it has several, as a traceback has, with its level, on the stream `stderr`,
+    where logging would write it. Its `data` has the logger's name, the exception and what the program gave as `extra`
+    or as a dict in place of a message (see log_fields).
+
+    The run begins with the first line, so a process that never logs costs nothing. A forked child gets a run of its
+    own, and so does a process that unpickles the handler. At exit the remaining lines are delivered within the flush
+    timeout; lines that are not stay in the spool, for `sqstee flush` and the next run on the host. After `close` the
+    next line begins a new run.
     """
 
     terminator = "\n"
 
-    def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: object) -> None:
+    def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: Unpack[HandlerSettings]) -> None:
         self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
         self._settings = options.given(self.given, os.environ)
         resolve(self._settings)  # here: a daemon goes to / before its first line
@@ -61,10 +70,11 @@ class Handler(logging.Handler):
         self._pid = os.getpid()
         self._run: LoggingRun | None = None
         self._closing: LoggingRun | None = None
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[tuple[int, bytes, dict[str, object]]] = deque()
         self._writing = False
         self._not_before = 0.0
         self._lost = 0
+        self.configured_in = 0  # the process in which `configure` has made it
         _handlers.add(self)
 
     def __reduce__(self) -> tuple[Callable[..., Handler], tuple[object, ...]]:
@@ -89,13 +99,14 @@ class Handler(logging.Handler):
         """Append a record to the spool."""
         try:
             data = _encode(self.format(record) + self.terminator)
+            fields = fields_of(record)
             level = _LEVEL_OF.get(record.levelno) or _level_of(record.levelno)
             if record.process != self._pid:  # the record's own pid saves a call of getpid
                 self._current()
             if self._writing:  # a signal handler has interrupted _write, which goes on with this record
-                self._pending.append((level, data))
+                self._pending.append((level, data, fields))
             else:
-                self._write(level, data)
+                self._write(level, data, fields)
         except Exception:
             self.handleError(record)
 
@@ -141,17 +152,20 @@ class Handler(logging.Handler):
             self.forget()
         return self._run
 
-    def _write(self, level: int, data: bytes) -> None:
+    def _write(self, level: int, data: bytes, fields: dict[str, object]) -> None:
         self._writing = True
         try:
             while True:
                 if run := self._run or self._open():
-                    run.write(level, data)
+                    if data.endswith(b"\n") and (fields or data.count(b"\n") > 1):
+                        run.record(level, data, fields)
+                    else:
+                        run.write(level, data)
                 else:
                     self._lost += 1
                 if not self._pending:
                     break
-                level, data = self._pending.popleft()
+                level, data, fields = self._pending.popleft()
         finally:
             self._writing = False
 
@@ -171,18 +185,28 @@ class Handler(logging.Handler):
 
 
 def configure(
-    to: str = "", *, logger: str = "", level: int | str = logging.INFO, format: str = "", **settings: Any
+    to: str = "",
+    *,
+    logger: str = "",
+    level: int | str = logging.INFO,
+    format: str = "",
+    **settings: Unpack[HandlerSettings],
 ) -> Handler:
     """Make a logger (by default the root logger) ship its lines from `level` up, and return its handler.
 
     Call it in every process that logs, any number of times: the same call again returns the same handler. All arguments
-    can be pickled, so that `client.run(sqstee.configure, to="q")` configures the workers of Dask.
+    can be pickled, so that `client.run(sqstee.configure, to="q")` configures the workers of Dask. In a forked process
+    other arguments replace what the parent process has configured: its lines would else be shipped twice.
     """
     target = logging.getLogger(logger or None)
     handler = Handler(to, **settings)
     for found in target.handlers:
         if isinstance(found, Handler) and found.given == handler.given:
             handler = found
+    for found in list(target.handlers):
+        if isinstance(found, Handler) and found is not handler and found.configured_in not in (0, os.getpid()):
+            target.removeHandler(found)
+    handler.configured_in = os.getpid()
     handler.setLevel(level)
     if format:
         handler.setFormatter(logging.Formatter(format))

@@ -38,7 +38,7 @@ def object_in(line: bytes, most_bytes: int) -> tuple[bytes, str]:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return _NONE
-    return (text, _level(value.get("level"))) if _is_common(value, _MOST_DEPTH) else _NONE
+    return (text, _level(value.get("level"))) if is_common(value) else _NONE
 
 
 def _refuse(constant: str) -> object:
@@ -48,13 +48,13 @@ def _refuse(constant: str) -> object:
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
-def _is_common(value: dict[str, object] | list[object], depth: int) -> bool:
+def is_common(value: dict[str, object] | list[object], depth: int = _MOST_DEPTH) -> bool:
     """Whether common parsers can read it: nested no deeper than `depth`, without numbers that exceed a double."""
     for member in value.values() if isinstance(value, dict) else value:
         if isinstance(member, _NUMBER):
             if not -_LARGEST_NUMBER < member < _LARGEST_NUMBER:
                 return False
-        elif isinstance(member, _NESTED) and not (depth > 1 and _is_common(member, depth - 1)):
+        elif isinstance(member, _NESTED) and not (depth > 1 and is_common(member, depth - 1)):
             return False
     return True
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqstee.destination import parse
 from sqstee.fds import write_stderr
 from sqstee.options import Settings
-from sqstee.record import STREAMS
+from sqstee.record import LEVELS, STREAMS
 from sqstee.ship import sharing
 from sqstee.ship.delegated_run import DelegatedRun
 from sqstee.ship.policy import DeliveryPolicy
@@ -27,7 +27,7 @@ from sqstee.ship.spawn_shared import spawn
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.agent_file import GROWN
 from sqstee.spool.heartbeat import Heartbeat, process_usage
-from sqstee.spool.location import open_root
+from sqstee.spool.location import open_for_run
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.spool.writer import RATE_LIMIT
@@ -67,7 +67,9 @@ class LoggingRun:
         self._shipper: Shipper | None = None
         self._thread: threading.Thread | None = None  # while it starts the shared shipper, or ships
         self._ships_here = False  # this process holds the `ship` lock
-        self.root = open_root(settings.spool)
+        self.root, notice = open_for_run(settings)
+        if notice:
+            report(settings, notice)
         self._policy = DeliveryPolicy.of(settings, self.root)
         self._destination = parse(self._policy.to)
         self._identity = sharing.identity(settings, os.environ)
@@ -128,6 +130,27 @@ class LoggingRun:
         writer.write(_STREAM, data)
         if _monotonic() >= self._wake_at:
             self.wake()
+
+    def record(self, level: int, data: bytes, fields: dict[str, object]) -> None:
+        """Spool a log record, which may have several lines, as one line of the run with `fields` as its data.
+
+        As plain lines where it cannot be one: it is no UTF-8 or too long, or what plain lines get is asked for.
+        """
+        settings = self._settings
+        if settings.strip_ansi or settings.collapse_cr or (settings.parse_json and data[:1] == b"{"):
+            return self.write(level, data)
+        try:
+            message = data[:-1].decode()
+        except UnicodeDecodeError:
+            return self.write(level, data)
+        line: dict[str, object] = {"stream": STREAMS[_STREAM], "level": LEVELS[level], "message": message}
+        if fields:
+            line["data"] = fields
+        if not self._writer.record(_STREAM, line):
+            return self.write(level, data)
+        if _monotonic() >= self._wake_at:
+            self.wake()
+        return None
 
     def wake(self) -> None:
         """Notify the shipper that there is something to ship."""

@@ -8,7 +8,7 @@ A converter raises ValueError with the form that it expects, such as "a time suc
 
 from __future__ import annotations
 
-from sqstee.errors import SqsteeError, did_you_mean, invalid_value
+from sqstee.errors import SqsteeError, closest, did_you_mean, invalid_value, unknown_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPELLED_UNITS = ("sec", "second", "min", "minute", "hr", "hour", "day", "kb", "mb", "gb", "kib", "mib", "gib")
 LONGEST_SECONDS = 365 * 24 * 3600.0
+MOST_FALLBACKS = 8  # each takes connections of its own
 LEAST_MESSAGE_BYTES = 1024  # SQS, SetQueueAttributes: the smallest MaximumMessageSize that a queue can have
 
 
@@ -74,7 +76,33 @@ def seconds_of(text: str, flag: str) -> float:
     try:
         return duration(text)
     except ValueError as error:
-        raise invalid_value(text, flag, str(error), f"the form is {flag} TIME") from None
+        raise invalid_value(text, flag, str(error), f"the form is {flag} TIME", near_value(text, duration)) from None
+
+
+def near_value(text: str, convert: Callable[[str], object], choices: str = "") -> str:
+    """The value that was probably meant by one that `convert` refuses: a choice, or a number with a unit of ours.
+
+    `choices` are separated by `|`. Empty if there is none.
+    """
+    if guess := closest(text, choices.split("|")):
+        return guess
+    compact = text.replace(" ", "")
+    if not compact[:1].isdigit():
+        return ""
+    unit = compact.lstrip("0123456789.").lower()
+    number = compact[: len(compact) - len(unit)]
+    candidates = [compact, f"{compact}/s"]
+    if unit == "ms" and number.isdigit():
+        candidates = [f"{int(number) / 1000:g}s"]
+    elif unit.rstrip("s") in _SPELLED_UNITS:
+        candidates = [number + (unit[0].upper() if unit.endswith("b") else unit[0])]
+    for candidate in candidates:
+        try:
+            convert(candidate)
+        except (ValueError, SqsteeError):
+            continue
+        return candidate
+    return ""
 
 
 def switch(text: str) -> bool:
@@ -156,12 +184,13 @@ def group(text: str) -> str:
 class Option:
     """One option: `--name`, SQSTEE_NAME and `name = …` are equivalent.
 
-    `metavar` is empty for a switch. A `repeat` option collects its values; in a variable `separator` stands between
-    them. `delivery` is "shipper", "sender" or "packer" for an option that the run's META frame keeps for whoever ships
-    it (ship/policy), since the shipper, the sender or the packer of the lines needs it.
+    `metavar` is empty for a switch. A `repeat` option collects its values, one that `replaces` those of the strongest
+    source alone; in a variable `separator` stands between them. `delivery` is "shipper", "sender" or "packer" for an
+    option that the run's META frame keeps for whoever ships it (ship/policy), since the shipper, the sender or the
+    packer of the lines needs it.
     """
 
-    __slots__ = ("convert", "default", "delivery", "help", "metavar", "name", "repeat", "separator")
+    __slots__ = ("convert", "default", "delivery", "help", "metavar", "name", "repeat", "replaces", "separator")
 
     def __init__(
         self,
@@ -173,6 +202,7 @@ class Option:
         repeat: bool = False,
         separator: str = ",",
         delivery: str = "",
+        replaces: bool = False,
     ) -> None:
         self.name = name
         self.metavar = metavar
@@ -182,6 +212,7 @@ class Option:
         self.repeat = repeat
         self.separator = separator
         self.delivery = delivery
+        self.replaces = replaces
 
     @property
     def flag(self) -> str:
@@ -206,13 +237,14 @@ class Option:
     def invalid(self, text: str, source: str, expected: str) -> SqsteeError:
         """The error for a value that `convert` refused; `source` is a flag, a variable, an argument, or path:line."""
         value = self.metavar or "true"
+        guess = near_value(text, self.convert, self.metavar if "|" in self.metavar else "")
         if source.startswith("--"):
-            return invalid_value(text, source, expected, f"the form is {source} {self.metavar}".rstrip())
+            return invalid_value(text, source, expected, f"the form is {source} {self.metavar}".rstrip(), guess)
         if source == self.variable:
-            return invalid_value(text, source, expected, f"the form is {source}={value}")
+            return invalid_value(text, source, expected, f"the form is {source}={value}", guess)
         if source == self.attribute:
-            return invalid_value(text, source, expected, f"the form is {source}={value!r}")
-        error = invalid_value(text, self.name, expected, f'the form is {self.name} = "{value}"')
+            return invalid_value(text, source, expected, f"the form is {source}={value!r}", guess)
+        error = invalid_value(text, self.name, expected, f'the form is {self.name} = "{value}"', guess)
         error.message = f"{source}: {error.message}"
         return error
 
@@ -296,8 +328,11 @@ RUN_OPTIONS = (
         "fallback",
         "DEST",
         _destination,
-        "",
-        "send here when the destination refuses lines, or makes no progress for --fallback-after",
+        (),
+        "send here when the destination refuses lines, or makes no progress for --fallback-after; repeatable, tried in "
+        "order",
+        repeat=True,
+        replaces=True,
         delivery="sender",
     ),
     Option(
@@ -440,7 +475,7 @@ class Settings:
     message_bytes: int | None
     max_line: int
     compress: str
-    fallback: str
+    fallback: tuple[str, ...]
     fallback_after: float
     via_s3: str
     group: str
@@ -476,9 +511,10 @@ class Settings:
         except ValueError as error:
             raise option.invalid(text, source, str(error)) from None
         except SqsteeError as error:
-            raise SqsteeError(f"{source}: {error.message}", error.hint) from None
+            raise SqsteeError(f"{source}: {error.message}", error.hint, meant=error.meant) from None
         if option.repeat:
-            value = (*getattr(self, option.attribute), value)
+            is_new = option.replaces and self.sources.get(option.attribute) != source
+            value = (*(() if is_new else getattr(self, option.attribute)), value)
         setattr(self, option.attribute, value)
         self.sources[option.attribute] = source
 
@@ -526,12 +562,17 @@ def from_words(words: Iterable[str]) -> list[Given]:
 
 
 def _unknown_word(word: str) -> SqsteeError:
-    flag = word.partition("=")[0]
     if word.startswith("-"):
         hint = "sqstee run --help lists the options; the command's own options go after --"
-        known = [*_BY_FLAG, *(f"--no-{option.name}" for option in RUN_OPTIONS if not option.metavar)]
-        return SqsteeError(f"unknown option {flag!r}{did_you_mean(flag, known)}", hint)
-    return SqsteeError(f"{word!r} is not an option", f"the command goes after --, as in: sqstee -- {word}")
+        return unknown_name("option", word.partition("=")[0], flags(), hint)
+    hint = f"the command goes after --, as in: sqstee -- {word}"
+    return SqsteeError(f"{word!r} is not an option", hint, meant=(word, word))
+
+
+def flags() -> dict[str, bool]:
+    """Every flag of `run`, and whether a value follows it."""
+    negated = {f"--no-{option.name}": False for option in RUN_OPTIONS if not option.metavar}
+    return {flag: bool(option.metavar) for flag, option in _BY_FLAG.items()} | negated
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Given]:
@@ -628,8 +669,12 @@ def load(words: Iterable[str], environ: Mapping[str, str], profile: str = "") ->
 
 def check(settings: Settings, destination: Destination) -> None:
     """Refuse options that do not apply to a destination."""
-    if settings.fallback == destination.text:
+    if destination.text in settings.fallback:
         raise SqsteeError("--fallback and --to are the same destination", "name another one: --fallback DEST")
+    if len(set(settings.fallback)) < len(settings.fallback):
+        raise SqsteeError("--fallback names one destination twice", "name another one: --fallback DEST")
+    if len(settings.fallback) > MOST_FALLBACKS:
+        raise SqsteeError(f"--fallback is given more than {MOST_FALLBACKS} times", "leave out the last ones")
     if destination.kind != "sqs" and (settings.via_s3 or settings.group):
         option = "--via-s3" if settings.via_s3 else "--group"
         raise SqsteeError(f"{option} needs a queue, not {destination.text}", "the form is --to QUEUE")

@@ -15,7 +15,7 @@ FORMAT_VERSION = "1"
 CONTENT_TYPE = "application/x-ndjson"
 CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS body
 
-STREAMS = ("stdout", "stderr", "output")
+STREAMS = ("stdout", "stderr", "output", "stdin")  # in the order of their numbers in the spool
 MAX_SEQ = 2**63 - 2  # seq + 1 must fit into a signed 64-bit integer too
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # per body: twice the most that a sender packs into one
 LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of lines from Python's logging
@@ -73,6 +73,10 @@ class Encoder:
         """An event's record: the common fields, then those of `payload`, a JSON object."""
         head = b'{"timestamp":"%s"%s%s,"seq":%d,' % (timestamp(time_ns).encode(), self._host, self._run, seq)
         return head + payload[1:] + b"\n"
+
+    def record(self, payload: bytes, time_ns: int, seq: int) -> bytes:
+        """The record of a line with fields of its own: the common ones, then those of `payload`, a JSON object."""
+        return self.event(payload, time_ns, seq)
 
     def _head(self, stream: str, time_ns: int, level: str) -> bytes:
         stamp = timestamp(time_ns).encode()

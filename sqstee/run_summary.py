@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from math import inf
 
 from sqstee.intervals import IntervalSet
+from sqstee.lines_by_time import LinesByTime
 from sqstee.record import MAX_SEQ
 from sqstee.wire import GAP, DecodeError, Event, Record, decode, duration_of, elsewhere, is_failure, is_gap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 STATES = ("failed", "missing", "gone", "silent", "running", "ok")  # those that need attention first
 MISSED_HEARTBEATS = 2.5  # after which a run's host or sqstee itself counts as gone
@@ -37,7 +39,14 @@ _PLAIN_BORDER = b'"}\n{"timestamp":"20'
 _DATA_MARK = b'"data":{'  # a line that is a JSON object, with keys of its program's choice
 _TEXTS = ("host", "job", "name", "started", "ended", "result", "cause", "last_line", "last_stderr", "version")
 _INTEGERS = ("exit_code", "signal", "bytes", "first", "last", "last_line_seq", "last_stderr_seq")
-_NUMBERS = ("heard", "last_line_at", "duration_s", "heartbeat_s", *_INTEGERS)
+_FLOATS = ("heard", "last_line_at", "duration_s", "heartbeat_s")
+_NUMBERS = (*_FLOATS, *_INTEGERS)
+# A run is loaded ten thousand times for a board: what a field must be is looked up, not worked out.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys((*_INTEGERS, "is_ended", "is_failed"), int),
+    **dict.fromkeys(_FLOATS, (int, float)),
+}
 
 
 class RunSummary:
@@ -46,10 +55,10 @@ class RunSummary:
     `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
     its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended;
     `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
-    stream, `bytes` is what the exit event says. `records` are the seqs of all lines and events that came, `gaps` those
-    that only a gap event covers, by the destination that has their lines instead (empty: nobody has). Seqs below
-    `first` are not expected. `last_line` and `last_stderr` are the lines of the highest seqs, in whatever order bodies
-    come.
+    stream, `lines_by_time` those of all streams by when they came, `bytes` is what the exit event says. `records` are
+    the seqs of all lines and events that came, `gaps` those that only a gap event covers, by the destination that has
+    their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line` and `last_stderr` are the
+    lines of the highest seqs, in whatever order bodies come.
     """
 
     __slots__ = (
@@ -59,6 +68,8 @@ class RunSummary:
         "is_ended",
         "is_failed",
         "lines",
+        "line_ends",
+        "lines_by_time",
         "unfinished",
         "records",
         "gaps",
@@ -82,6 +93,8 @@ class RunSummary:
         self.first: int | None = 0 if is_whole else None
         self.last = self.last_line_seq = self.last_stderr_seq = -1
         self.lines: dict[str, int] = {}
+        self.line_ends: dict[str, int] = {}  # the seqs of their last records, as far as they are known
+        self.lines_by_time = LinesByTime()
         self.unfinished: set[str] = set()  # streams whose last record did not end its line
         self.records = IntervalSet()
         self.gaps: dict[str, IntervalSet] = {}
@@ -180,7 +193,11 @@ class RunSummary:
         self.records.add(first, last)
         for stream, number in counted.items():
             self.lines[stream] = self.lines.get(stream, 0) + number
+            end = last - data.count(b"\n", data.rfind(b'"stream":"%s"' % stream.encode())) + 1
+            self.line_ends[stream] = max(self.line_ends.get(stream, -1), end)
             self.last_line_at = max(self.last_line_at, at)
+        if counted:
+            self.lines_by_time.add(at, sum(counted.values()))
         if "stderr" in counted and last > self.last_stderr_seq:
             self._set_last_stderr(last_record(data, STDERR_MARK))
         if counted and last > self.last_line_seq:
@@ -194,6 +211,7 @@ class RunSummary:
 
     def add_items(self, items: Iterable[Record | Event], at: float) -> None:
         """Add items of this run, in the order of their seqs, which came `at`, in seconds since the epoch."""
+        before = sum(self.lines.values())
         first, last = 0, -1  # a range of records that are not added yet
         for item in items:
             if item.seq != last + 1 or isinstance(item, Event):
@@ -217,6 +235,8 @@ class RunSummary:
         if last >= first:
             self.records.add(first, last)
             self._uncover(first, last)
+        if number := sum(self.lines.values()) - before:
+            self.lines_by_time.add(at, number)
 
     def merge(self, other: RunSummary) -> None:
         """Add what another source knows of this run; lines that both have are counted once."""
@@ -230,7 +250,17 @@ class RunSummary:
                 self._cover(*interval, at)
         for stream, number in other.lines.items():
             mine = self.lines.get(stream, 0)
+            if is_apart:  # of a line that is divided between both, each has counted its part
+                number -= stream in other.unfinished
+                end = other.line_ends.get(stream, -1)
+                number += self._end_lines(stream, end, stream in other.unfinished)
             self.lines[stream] = mine + number if is_apart else max(mine, number)
+        if other.started:
+            self.started = min(self.started or other.started, other.started)
+        if other.bytes is not None:
+            self.bytes = max(self.bytes or 0, other.bytes)
+        if is_apart:
+            self.lines_by_time.merge(other.lines_by_time)
         for name in (*_TEXTS, *_NUMBERS, "labels", "command"):
             if getattr(self, name) in ("", None, {}, []):
                 setattr(self, name, getattr(other, name))
@@ -241,6 +271,22 @@ class RunSummary:
         self.is_ended, self.is_failed = self.is_ended or other.is_ended, self.is_failed or other.is_failed
         self.heard, self.last_line_at = max(self.heard, other.heard), max(self.last_line_at, other.last_line_at)
         self.last, self.first = max(self.last, other.last), min(self.first or 0, other.first or 0)
+
+    def overlaps(self, other: RunSummary) -> bool:
+        """Whether a line or event came to both."""
+        return any(self.records.holes(first, last) != [(first, last)] for first, last in other.records.intervals)
+
+    def _end_lines(self, stream: str, seq: int, is_unfinished: bool) -> int:
+        """Note the last of some records of a stream; how many lines more (or less) are unfinished for it."""
+        before = stream in self.unfinished
+        if seq < self.line_ends.get(stream, -1):
+            return 0
+        self.line_ends[stream] = seq
+        if is_unfinished:
+            self.unfinished.add(stream)
+        else:
+            self.unfinished.discard(stream)
+        return is_unfinished - before
 
     def _count(self, data: bytes, lines: int, is_plain: bool) -> dict[str, int] | None:
         """How many of the `lines` are of each stream; None where they must be decoded.
@@ -286,12 +332,13 @@ class RunSummary:
         stream = item.stream[:_MOST_TEXT]
         if stream not in self.lines and len(self.lines) >= _MOST_NAMES:
             stream = "other"
-        if stream in self.unfinished:
-            self.unfinished.discard(stream)
+        if item.eol and not self.unfinished:  # as nearly always
+            number = 1
+            if item.seq > self.line_ends.get(stream, -1):
+                self.line_ends[stream] = item.seq
         else:
-            self.lines[stream] = self.lines.get(stream, 0) + 1
-        if not item.eol:
-            self.unfinished.add(stream)
+            number = item.eol + self._end_lines(stream, item.seq, not item.eol)
+        self.lines[stream] = self.lines.get(stream, 0) + number
         self.last_line_at = max(self.last_line_at, at)
         if item.message and item.seq > self.last_line_seq:
             self._set_last_line(item)
@@ -385,8 +432,10 @@ class RunSummary:
         found = {name: value for name in (*_TEXTS, *_NUMBERS) if (value := getattr(self, name)) not in ("", None)}
         found |= {"labels": self.labels, "command": self.command, "lines": self.lines}
         found |= {"is_ended": self.is_ended, "is_failed": self.is_failed}
+        found |= {"line_ends": [self.line_ends.get(stream, -1) for stream in self.lines]}  # by their places in `lines`
         found |= {"unfinished": sorted(self.unfinished), "records": self.records.intervals}
         found["gaps"] = {at: lines.intervals for at, lines in self.gaps.items()}
+        found["lines_by_time"] = self.lines_by_time.dump()
         return json.dumps(found)
 
     @classmethod
@@ -394,24 +443,33 @@ class RunSummary:
         """The inverse of dump(); None where the text is not of its making: a store may be anybody's file."""
         import json
 
+        try:
+            return cls.from_fields(run, json.loads(text))
+        except (ValueError, RecursionError):
+            return None
+
+    @classmethod
+    def from_fields(cls, run: str, fields: dict[str, Any]) -> RunSummary | None:
+        """The inverse of dump(), whose fields may be among others; None where they are not of its making."""
         found = cls(run, is_whole=False)
         try:
-            fields = json.loads(text)
-            for name in (*_TEXTS, *_NUMBERS, "is_ended", "is_failed"):
-                default = getattr(found, name)
-                value = fields.get(name, default)
-                kind = str if name in _TEXTS else int if name in _INTEGERS else int | float
-                if not (isinstance(value, kind) or value is default is None):
-                    return None
-                if isinstance(value, int | float) and not -MAX_SEQ <= value <= MAX_SEQ:
+            for name, kind in _KINDS.items():
+                value = fields.get(name, getattr(found, name))
+                if value is getattr(found, name) is None:
+                    continue
+                if (kind is not str and not -MAX_SEQ <= value <= MAX_SEQ) or not isinstance(value, kind):
                     return None
                 setattr(found, name, value)
             found.labels = {str(name): str(value) for name, value in fields["labels"].items()}
             found.command = [str(word) for word in fields["command"]]
             found.lines = {str(stream): int(number) for stream, number in fields["lines"].items()}
+            ends = fields.get("line_ends", ())
+            found.line_ends = {stream: int(seq) for stream, seq in zip(found.lines, ends, strict=False)}
             found.unfinished = {str(stream) for stream in fields["unfinished"]}
             found.records = _intervals(fields["records"])
             found.gaps = {str(at): _intervals(lines) for at, lines in fields["gaps"].items()}
+            if "lines_by_time" in fields:  # an older version wrote none
+                found.lines_by_time = LinesByTime.load(fields["lines_by_time"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         return found
@@ -428,7 +486,9 @@ def seconds_of(timestamp: str) -> float:
 
 def _intervals(pairs: Sequence[tuple[int, int]]) -> IntervalSet:
     found = IntervalSet()
-    for first, last in pairs:
+    for first, last in sorted(pairs):
+        if not 0 <= first <= last <= MAX_SEQ:
+            raise ValueError("no range of seqs")
         found.add(int(first), int(last))
     return found
 

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 
 from sqstee.errors import SqsteeError, reason_of
+from sqstee.json_line import is_common
+from sqstee.jsonbytes import decode_object, encode_object
 from sqstee.options import host as host_name
-from sqstee.record import Encoder
+from sqstee.record import LEVELS, STREAMS, Encoder
 from sqstee.ship.request import PendingBody, RequestLimits
 from sqstee.ship.source import RunSource
 from sqstee.spool.frame import CUT, LINES, NewerFormatError
@@ -16,6 +18,7 @@ from sqstee.wire import decode
 
 QUANTUM_BYTES = 64 * 1024  # each run's share of a round
 _READ_BYTES = 128 * 1024  # bytes for each pread of a run's segment
+_LINE_FIELDS = ("stream", "level", "message", "data")
 _OWN_FIELDS = frozenset(("timestamp", "host", "run", "seq", "job", "labels", "stream"))
 
 
@@ -38,6 +41,17 @@ class StrictEncoder(Encoder):
         event = super().event(json.dumps(fields, allow_nan=False, separators=(",", ":")).encode(), time_ns, seq)
         decode(event)  # readers reject the whole body for one range or number that is not valid
         return event
+
+    def record(self, payload: bytes, time_ns: int, seq: int) -> bytes:
+        """The record of a line. Raises ValueError if the payload is not one, or common parsers would refuse it."""
+        fields = decode_object(payload)
+        stream, level, message, data = map(fields.get, _LINE_FIELDS)
+        if stream not in STREAMS or level not in LEVELS or not isinstance(message, str):
+            raise ValueError("a record frame without a line")
+        line: dict[str, object] = {"stream": stream, "level": level, "message": message}
+        if isinstance(data, dict) and is_common(data):
+            line["data"] = data
+        return super().event(encode_object(line), time_ns, seq)
 
 
 class Flow(RunSource):

@@ -1,4 +1,7 @@
-"""Starting the command: fork and execve; everything that it inherits is as it was before Python started."""
+"""Starting the command: fork and execve; everything that it inherits is as it was before Python started.
+
+An empty command stands for `pump`, which reads stdin.
+"""
 
 from __future__ import annotations
 
@@ -179,6 +182,10 @@ def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> C
 
 def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
     """Replace this process by the command, found as by execvp(3); returns the error if that fails."""
+    if not command:
+        from sqstee.capture.pump import pump
+
+        pump()
     arguments = [os.fsencode(word) for word in command]
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for path in _candidates(arguments[0], environ):
@@ -196,7 +203,7 @@ def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
 
 def failure_to_start(command: list[str], error: OSError) -> SqsteeError:
     """The message and exit status for a command that could not be executed."""
-    name = "".join(char if char.isprintable() else "?" for char in command[0])
+    name = "".join(char if char.isprintable() else "?" for char in command[0]) if command else "stdin"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         missing = "" if "/" in command[0] else "check its name and PATH"
         return SqsteeError(f"{name}: command not found", missing, EXIT_NOT_FOUND)

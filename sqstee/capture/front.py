@@ -29,6 +29,7 @@ NEST_VARIABLE = "SQSTEE_NEST"
 class Front:
     """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings.
 
+    Without a `command` it ships what comes from stdin, as if it were the output of a command (see `pump`).
     `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one, and
     waits for it by its third argument (see `StandBy`). `ship_run` is the body of the shipper process.
     """
@@ -45,6 +46,8 @@ class Front:
         self._ship_run = ship_run
         self._command = command
         self._destination = resolve(settings)
+        if not command:
+            settings.tty = "never"  # whoever writes to a pipe expects no terminal
         self._masker: Masker | None = None
         if settings.redact:
             from sqstee.spool.redact import Masker
@@ -59,10 +62,12 @@ class Front:
             closed = child.occupy_closed_fds()
             others = child.inherited_fds()
             signals.reset_sigchld()
-            captured = {1, 2} - closed - self._uncaptured(inherited, closed)
+            # stdin is shipped even if stdout is closed: /dev/null has its number
+            wanted = {1, 2} - closed if self._command else {1}
+            captured = wanted - self._uncaptured(inherited, closed)
             if not captured:
                 raise child.exec_uncaptured(self._command, inherited)
-            self._stdio = Stdio(captured, self._settings, inherited.environ)
+            self._stdio = Stdio(captured, self._settings, inherited.environ, is_stdin=not self._command)
             self._add_nest_entry(inherited)
             self._streams = self._stdio.streams()
             null = open_null()

@@ -12,22 +12,24 @@ if TYPE_CHECKING:
     from sqstee.capture.pty import Pty
     from sqstee.options import Settings
 
-_OUTPUT_STREAM = 2  # the spool's number of the merged stream
+_OUTPUT_STREAM, _STDIN_STREAM = 2, 3  # the spool's numbers of the merged stream, and of a pipe that we read
 
 
 class Stdio:
     """Both ends of a pipe or a pty for each captured output.
 
     `command_fds` maps the command's descriptors to its ends of them. `sharing_stderr` are our outputs that lead to the
-    same place as our stderr.
+    same place as our stderr. With `is_stdin` the only output, stdout, is what came from stdin.
     """
 
-    def __init__(self, captured: set[int], settings: Settings, environ: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, captured: set[int], settings: Settings, environ: dict[bytes, bytes], is_stdin: bool = False
+    ) -> None:
         self.command_fds: dict[int, int] = {}
         self._sources: dict[int, int] = {}
         self._ptys: dict[int, Pty] = {}
         self.sharing_stderr: set[int] = set()
-        self._merged = settings.merge
+        self._only_stream = _STDIN_STREAM if is_stdin else _OUTPUT_STREAM if settings.merge else None
         targets = {min(captured): captured} if settings.merge else {fd: {fd} for fd in sorted(captured)}
         for fd, numbers in targets.items():
             source, end = self._open(fd, settings.tty, environ)
@@ -37,8 +39,9 @@ class Stdio:
     def streams(self) -> list[Stream]:
         """The streams for the capture loop, stdout before stderr."""
         self.sharing_stderr = {fd for fd in self._sources if _is_stderr(fd)}
+        only = self._only_stream
         return [
-            Stream(_OUTPUT_STREAM if self._merged else fd - 1, fd, source, output_of(fd), self._ptys.get(fd))
+            Stream(fd - 1 if only is None else only, fd, source, output_of(fd), self._ptys.get(fd))
             for fd, source in self._sources.items()
         ]
 

@@ -125,7 +125,7 @@ def pass_through(streams: list[Stream]) -> None:
     running = []
     for stream in streams:
         pending, stream.pending = stream.pending, None
-        if not pending or _write_all(stream.fd, pending):
+        if not pending or write_all(stream.fd, pending):
             running.append(stream)
         else:
             os.close(stream.source)
@@ -147,11 +147,11 @@ def _pass_on(stream: Stream) -> bool:
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EINTR)
     if stream.pty and data:
-        return data[0] != 0 or _write_all(stream.fd, data[1:])
-    return bool(data) and _write_all(stream.fd, data)
+        return data[0] != 0 or write_all(stream.fd, data[1:])
+    return bool(data) and write_all(stream.fd, data)
 
 
-def _write_all(fd: int, data: bytes | memoryview) -> bool:
+def write_all(fd: int, data: bytes | memoryview) -> bool:
     """Write, waiting for room; returns whether the reader is still there (any other error loses only these bytes)."""
     rest = memoryview(data)
     while rest:

@@ -16,7 +16,7 @@ from sqstee.errors import SqsteeError, reason_of
 from sqstee.ship import sharing, shipper_handle
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool import run_events
-from sqstee.spool.location import open_root
+from sqstee.spool.location import open_for_run
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.trace import trace
 
@@ -130,20 +130,24 @@ class Supervisor:
         if self._heartbeat:
             from sqstee.spool.heartbeat import Heartbeat, process_usage
 
-            self._loop.heartbeat = Heartbeat(self._heartbeat, lambda: process_usage(self._run.child.pid))
+            # the process that reads stdin is idle: its usage would say nothing about the program that writes it
+            usage = (lambda: process_usage(self._run.child.pid)) if self._run.command else dict
+            self._loop.heartbeat = Heartbeat(self._heartbeat, usage)
 
     def _make_relay(self) -> None:
         self._relay = signals.Relay(self._run.child.pid, self._run.shipper)
 
     def _open_spool(self) -> None:
         run = self._run
-        root = open_root(run.settings.spool)
+        root, notice = open_for_run(run.settings)
+        if notice:
+            self._notices.add(notice)
         run.policy = DeliveryPolicy.of(run.settings, root)
         run.identity = sharing.identity(run.settings, os.environ)
         if run.identity and not (sharing.may_start() or run.served_by(root)):
             run.identity = ""
         fields = run.policy.to_meta() | sharing.meta(run.identity, run.settings, os.environ)
-        run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.command[0])
+        run.spooled = SpooledRun(root, run.settings, fields, run.masker, run.program)
         trace("front", f"run {run.spooled.id} in {root}, to {run.policy.to}")
 
     def _start_shipper(self) -> None:
@@ -153,7 +157,7 @@ class Supervisor:
         gc.enable()
         if run.spooled is None or run.policy is None:
             return
-        command = run.command if run.settings.send_command else None
+        command = run.command if run.command and run.settings.send_command else None
         event = run_events.start(run.settings, run.spooled.name, run.child.pid, command, self._heartbeat)
         run.spooled.writer.event(event)
         kept = {run.spooled.ship_lock, run.child.pidfd, *run.stdio.terminals()}

@@ -12,6 +12,7 @@ from sqstee.fds import put_null
 from sqstee.ship import shipper_handle
 from sqstee.ship.policy import check_advice
 from sqstee.spool import run_events
+from sqstee.spool.location import is_first_time
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ else:  # the Python half of signal costs 8 ms (enum)
 
 _SYNC_SECONDS = 30.0  # the longest wait for a disk, unless a signal ends it earlier
 _SYNC_POLL_SECONDS = 0.005
-_STREAM_NAMES = ("stdout", "stderr", "output")
+_STREAM_NAMES = ("stdout", "stderr", "output", "stdin")
 
 
 class Teardown:
@@ -97,9 +98,8 @@ class Teardown:
         if self._is_init:
             for stream in self._loop.open:
                 writer.cut(stream.number, closing=True)
-        event = run_events.command_exit(
-            run.status, run.usage, run.seconds, writer, self._open_names(), run.spooled.name
-        )
+        usage = run.usage if run.command else None
+        event = run_events.command_exit(run.status, usage, run.seconds, writer, self._open_names(), run.spooled.name)
         if not self._heir_goes_on():
             self._exit_event_written = writer.end(event)
             self._refused_event = {} if self._exit_event_written else event
@@ -223,22 +223,23 @@ class Teardown:
         advice = check_advice(refusers[-1]) if refusers else ""
         for text in leftovers(stats, run.spooled.root, advice):
             self._notices.add(text)
-        if stats.complete and not settings.to and not settings.quiet:
-            self._mention_local_queue(run.spooled.root)
+        if not settings.quiet:
+            self._give_hints(run.spooled.root, stats.complete)
 
     def _heir_goes_on(self) -> bool:
         return bool(self._loop.open) and not self._is_init
 
-    def _mention_local_queue(self, root: str) -> None:
-        """Mention once per user, not once per run, where lines go by default."""
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            os.close(os.open(f"{root}/.local-told", flags, 0o600))
-        except OSError:
-            return
-        self._notices.add(
-            "no destination is configured (--to, SQSTEE_TO): the lines are in the local queue, `sqstee tail` shows them"
-        )
+    def _give_hints(self, root: str, complete: bool) -> None:
+        """Mention once per user, not once per run, where lines go by default, and what a pipe cannot tell."""
+        if complete and not self._settings.to and is_first_time(root, "local"):
+            self._notices.add(
+                "no destination is configured (--to, SQSTEE_TO): the lines are in the local queue, "
+                "`sqstee tail` shows them"
+            )
+        if not self._run.command and os.isatty(2) and is_first_time(root, "stdin"):
+            self._notices.add(
+                "only stdin was captured; for stderr and the exit status wrap the command: sqstee -- COMMAND [ARG…]"
+            )
 
     def _print_notices(self) -> None:
         """Print our own lines after the command's last one, never inside an unfinished one."""

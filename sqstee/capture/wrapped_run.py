@@ -30,6 +30,7 @@ _SAME_REQUEST_SECONDS = 5.0  # within which one that ends a tree of processes si
 class WrappedRun:
     """A run of the wrapped command: the front's settings, and the parts that it has set up since.
 
+    `command` is empty where stdin is shipped; `child` is then the process that reads it.
     `termination_signals` are those that the caller has neither ignored nor blocked. `policy` and `spooled` are None if
     the spool could not be opened, `shipper` if there is no background process. `status`, as of wait(2), and `usage` are
     None while the command runs; `seconds` is how long it ran.
@@ -69,6 +70,11 @@ class WrappedRun:
         self.seconds = 0.0
         self._ended_at = 0.0
         self._ended_by = 0  # the signal that ended the command and has yet to reach us
+
+    @property
+    def program(self) -> str:
+        """What the run is called by if it has no job: the command's program, or `stdin`."""
+        return self.command[0] if self.command else "stdin"
 
     def end(self, status: int, usage: struct_rusage, seen: AbstractSet[int]) -> None:
         """The command has ended; `seen` are the signals that reached us before."""

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 import typer
 
 from sqstee.cli.tree import app
-from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SqsteeError, did_you_mean
+from sqstee.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SqsteeError, unknown_name
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # as shells report death by SIGPIPE
 
@@ -64,12 +64,10 @@ def _run(words: list[str]) -> int:
 
 
 def _unknown_option(verb: str, name: str) -> SqsteeError:
-    from sqstee.cli import habits, help
+    from sqstee.cli import help
 
-    if hint := habits.option_hint(verb, name):
-        return SqsteeError(f"unknown option {name!r}", hint)
     known = [name for one in help.verbs() if one.name == verb for flag in one.flags for name in flag.names]
-    return SqsteeError(f"unknown option {name!r}{did_you_mean(name, known)}", _see(verb))
+    return unknown_name("option", name, known, _see(verb))
 
 
 def _see(verb: str) -> str:
@@ -81,6 +79,7 @@ def _own_words(text: str) -> str:
     import re
 
     text = re.sub(r"^Option '(\S+)' requires an argument$", r"\1 needs a value", text)
+    text = re.sub(r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)$", r"unexpected argument: \1", text)
     text = re.sub(r"^Missing option '(\S+)'.*", r"\1 is missing", text)
     text = re.sub(r"^Missing argument '\[?([^'\]…]+).*", r"\1 is missing", text)
     form = r"^Invalid value for '(-\S+)'[^:]*: (?:Input should be|'?\S*'? is not) a valid (?:integer|number).*"
@@ -96,7 +95,7 @@ def _help_of(word: str) -> int:
     known = [verb.name for verb in help.verbs()]
     if word and word not in known:
         hint = habits.verb_hint(word) or "the verbs: sqstee help"
-        raise SqsteeError(f"unknown verb {word!r}{did_you_mean(word, known)}", hint)
+        raise unknown_name("verb", word, known, hint)
     return _help(word)
 
 

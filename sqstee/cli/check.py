@@ -39,17 +39,18 @@ def check(
     Nothing is sent without --round-trip. Status: 0 if no step failed, 1 otherwise.
     """
     from sqstee import options
-    from sqstee.destination import parse
+    from sqstee.cli.sources import check_choice, check_destination
+    from sqstee.destination import parse, parse_source
     from sqstee.spool.location import check_folder
 
-    if output not in ("default", "json"):
-        raise SqsteeError(f"invalid value {output!r} for --output (expected default or json)", "sqstee check -o json")
-    if role not in ("send", "receive", "both"):
-        hint = "sqstee check --for send"
-        raise SqsteeError(f"invalid value {role!r} for --for (expected send, receive or both)", hint)
+    check_choice(output, "--output", ("default", "json"), "check")
+    check_choice(role, "--for", ("send", "receive", "both"), "check")
     settings = options.load((), os.environ)
-    destination = parse(dest or settings.to or "local")
-    check_folder(destination, spool or settings.spool)
+    destination = parse_source(dest) if dest else parse(settings.to or "local")
+    if destination.kind == "folder":
+        check_destination(destination)
+    else:
+        check_folder(destination, spool or settings.spool)
     failed = False
     for step in _steps(destination, settings, role, round_trip, spool, given=bool(dest)):
         failed = failed or step.state == "failed"
@@ -63,11 +64,15 @@ def _steps(
     from sqstee.destination import parse
 
     yield from _configuration(destination, given)
+    if destination.kind == "folder":
+        yield from _stored_steps(destination)
+        return
     yield from _destination_steps(destination, settings, role, round_trip)
     if settings.via_s3 and destination.kind == "sqs":
         yield from _named("via-s3", _destination_steps(parse(settings.via_s3), settings, role, round_trip, True))
-    if settings.fallback and role != "receive":
-        yield from _named("fallback", _destination_steps(parse(settings.fallback), settings, "send", round_trip))
+    for number, fallback in enumerate(settings.fallback if role != "receive" else (), 1):
+        name = "fallback" if len(settings.fallback) == 1 else f"fallback {number}"
+        yield from _named(name, _destination_steps(parse(fallback), settings, "send", round_trip))
     yield from _spool(destination, settings, spool)
 
 
@@ -84,10 +89,13 @@ def _destination_steps(
         yield _contents_step(destination)
     else:
         probe = _probe(destination, role, is_payload_store)
-        reached = True
+        reached = may_list = True
         for step in probe.steps():
             reached = reached and (step.state != FAILED or step.name == LIST)  # a round trip lists nothing
+            may_list = may_list and step.state != FAILED
             yield step
+        if destination.kind == "s3" and role != "send" and may_list and not is_payload_store:
+            yield from _stored_steps(destination)
         if round_trip and reached:
             yield probe.round_trip()
         return
@@ -118,7 +126,11 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     from sqstee import config_file, options
     from sqstee.transports.probe import OK, WARNING, Step
 
-    found = {one.option.name: (one.text, one.source) for one in options.in_force((), os.environ)}
+    found: dict[str, tuple[str, str]] = {}
+    for one in options.in_force((), os.environ):
+        before, source = found.get(one.option.name, ("", ""))
+        adds = one.option.repeat and before and (source == one.source or not one.option.replaces)
+        found[one.option.name] = f"{before}, {one.text}" if adds else one.text, one.source
     _, source = found.pop("to", ("", "the default"))
     where = "the command line" if given else source
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
@@ -162,6 +174,31 @@ def _contents_step(destination: Destination) -> Step:
     return Step("contents", OK, f"{state.visible:,} bodies in {destination.name or local_path()}")
 
 
+def _stored_steps(destination: Destination) -> Iterator[Step]:
+    """What readers would find behind a prefix or in a folder, in which layout, and what they would leave out."""
+    from sqstee.transports.errors import TransportError
+    from sqstee.transports.factory import open_receiver
+    from sqstee.transports.folder import FolderReceiver
+    from sqstee.transports.lake import LakeReceiver
+    from sqstee.transports.probe import OK, WARNING, Step
+    from sqstee.transports.s3_source import NOTHING_YET, BucketReceiver
+
+    receiver = open_receiver(destination, "")
+    assert isinstance(receiver, FolderReceiver | LakeReceiver | BucketReceiver)
+    try:
+        found, remarks = receiver.layouts(), receiver.remarks()
+    except TransportError as error:
+        yield Step("contents", WARNING, str(error), "who reads needs s3:ListBucket on the bucket")
+        return
+    finally:
+        receiver.close()
+    if found:
+        yield Step("contents", OK, ", ".join(found))
+    for remark in remarks:
+        is_empty = remark.endswith(NOTHING_YET)
+        yield Step("contents", OK if is_empty else WARNING, remark, "readers leave these out, and say so")
+
+
 def _collector_step(destination: Destination, token_file: str) -> Step:
     """Post nothing: a collector that has accepted the token refuses that as empty, and stores nothing."""
     from sqstee.record import Body
@@ -202,11 +239,14 @@ def _collector_step(destination: Destination, token_file: str) -> Step:
 
 def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator[Step]:
     """Whether a run could spool its lines: the folder, its free space, its disk."""
-    from sqstee.spool.location import root_path
+    from sqstee.spool.location import default_roots, obstacle, root_path
     from sqstee.transports.probe import FAILED, OK, WARNING, Step
 
     root = root_path(spool or settings.spool)
     advice = "choose another folder with --spool DIR or SQSTEE_SPOOL"
+    best = default_roots()[0]
+    if not (spool or settings.spool) and root != best:
+        yield Step("spool", WARNING, f"{best} cannot be used: {obstacle(best)}; {root} stands in for it", advice)
     existing = root
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)

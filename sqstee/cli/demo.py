@@ -270,9 +270,11 @@ def _show_live(
     from rich.text import Text
 
     def picture() -> Text:
-        rows = [f"through {sum(sent.lines.values()):>8,} lines  {_short(last.get('stdout', ''))}"]
-        rows.append(f"back    {sum(receiving.tally.lines.values()):>8,} lines  {_short(receiving.last_line)}")
-        return Text("\n".join(rows))
+        rows = [f"through {sum(sent.lines.values()):>8,} lines  "]
+        rows.append(f"back    {sum(receiving.tally.lines.values()):>8,} lines  ")
+        left = max(1, console.width - len(rows[0]))
+        lines = zip(rows, (last.get("stdout", ""), receiving.last_line), strict=True)
+        return Text("\n".join(row + _short(line, left) for row, line in lines))
 
     deadline = None
     with Live(picture(), console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
@@ -289,9 +291,9 @@ def _show_live(
         console.print(picture(), soft_wrap=True)
 
 
-def _short(text: str) -> str:
+def _short(text: str, width: int = 60) -> str:
     text = "".join(char if char.isprintable() else "·" for char in text)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _report(console: Any, sent: Tally, receiving: Receiving, meter: Meter) -> int:

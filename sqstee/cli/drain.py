@@ -39,7 +39,10 @@ def drain(
     dest: list[str] = typer.Argument(..., metavar="DEST…", help="The destinations to empty; several are merged."),
     output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
     layout: str = typer.Option(
-        "streams", "--layout", metavar="streams|ndjson", help="One file per stream, or one of records per run."
+        "streams",
+        "--layout",
+        metavar="streams|ndjson|parquet",
+        help="One file per stream, one of records per run, or tables.",
     ),
     packed: bool = typer.Option(False, "--gzip", help="Compress the files."),
     form: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The format of the verdicts."),
@@ -67,8 +70,9 @@ def drain(
 ) -> int:
     """Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end.
 
-    The folder gets HOST/RUN.stdout and .stderr, byte for byte as the commands wrote, or HOST/RUN.ndjson. A killed
-    drain continues when it is run again; a later drain into the same folder fills in missing lines.
+    The folder gets HOST/RUN.stdout and .stderr, byte for byte as the commands wrote, or HOST/RUN.ndjson, or Parquet
+    files below lines/ for DuckDB, Spark, Athena and pandas. A killed drain continues when it is run again; a later
+    drain into the same folder fills in missing lines.
 
     Exit status: 0 every run is complete; 3 lines are missing; 4 nothing is missing, but a run has not ended; 1 failure,
     also where messages could not be read or deleted. With --fail-on only the named ones count; `failed` gives 5 where
@@ -82,11 +86,12 @@ def drain(
         payload_stores,
         reporting_errors,
     )
-    from sqstee.drain.files import LAYOUTS
+    from sqstee.drain.files import LAYOUTS, check_layout
     from sqstee.drain.journaling import DrainLimits
     from sqstee.read.stop_signal import StopSignal
 
     check_choice(layout, "--layout", LAYOUTS, "drain")
+    check_layout(layout, packed)  # before anything is received
     check_choice(form, "-o", ("default", "json"), "drain")
     if not output:
         raise SqsteeError("invalid value '' for -O (expected a folder, or - for stdout)", "for example: -O logs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,27 +34,31 @@ def flush(
     Status: 0 nothing is left except runs that are still running; 1 something is left.
     """
     from sqstee import options
-    from sqstee.spool.location import root_path
+    from sqstee.spool.location import existing_roots
     from sqstee.spool.waiting import waiting_runs
 
     settings = options.load((), os.environ)
-    seconds = options.seconds_of(timeout, "--timeout")
-    root = root_path(spool or settings.spool)
-    runs = waiting_runs(root)
+    deadline = time.monotonic() + options.seconds_of(timeout, "--timeout")
+    roots = existing_roots(spool or settings.spool)
     if listing or dry_run:
-        return _show(root, runs, dry_run)
+        shown = [_show(root, waiting_runs(root), dry_run) for root in roots]
+        return EXIT_FAILURE if any(shown) else 0
     os.umask(0o077)
-    try:
-        left = not _ship(root, runs, seconds, quiet, settings) if runs else False
-        for destination in _report_diverted(root):
-            if not quiet:
-                typer.echo(f"{destination}: sent gap events for the lines at its fallback")
-    except KeyboardInterrupt:
-        rest = waiting_runs(root)
-        records = sum(found.records for run in rest if (found := _waiting(root, run)))
-        left_over = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
-        typer.echo(f"sqstee: interrupted: {left_over}; to continue: `sqstee flush`", err=True)
-        return EXIT_INTERRUPTED
+    left = False
+    for root in roots:
+        try:
+            runs = waiting_runs(root)
+            seconds = max(0.0, deadline - time.monotonic())
+            left = bool(runs and not _ship(root, runs, seconds, quiet, settings)) or left
+            for destination in _report_diverted(root):
+                if not quiet:
+                    typer.echo(f"{destination}: sent gap events for the lines at its fallback")
+        except KeyboardInterrupt:
+            rest = waiting_runs(root)
+            records = sum(found.records for run in rest if (found := _waiting(root, run)))
+            left_over = f"{count(records, 'record')} of {count(len(rest), 'run')} stay in {root}"
+            typer.echo(f"sqstee: interrupted: {left_over}; to continue: `sqstee flush`", err=True)
+            return EXIT_INTERRUPTED
     return EXIT_FAILURE if left else 0
 
 
@@ -104,8 +109,16 @@ def _report_diverted(root: str) -> list[str]:
     notified = []
     for pair in unreported_pairs(root):
         try:
-            to = parse(pair.pop("to"))
-            sender = open_sender(to, local_queue(root), 0, **pair)
+            to = parse(pair["to"])
+            sender = open_sender(
+                to,
+                local_queue(root),
+                0,
+                token_file=pair["token_file"],
+                via_s3=pair["via_s3"],
+                group=pair["group"],
+                fallback=(pair["fallback"],),
+            )
             if isinstance(sender, FallbackSender) and sender.report_diverted():
                 notified.append(to.text)
         except Exception:  # the destination cannot be reached, or the ledger is damaged or from another version
@@ -157,7 +170,7 @@ def _progress(root: str, runs: list[str], agent: Agent) -> Iterator[None]:
             progress.update(task, completed=agent.acknowledged)
 
     with Progress(*columns, console=console, transient=True) as progress:
-        name = waiting[0].run if len(waiting) == 1 else count(len(waiting), "run")
+        name = short_name(waiting[0].name) or waiting[0].run if len(waiting) == 1 else count(len(waiting), "run")
         task = progress.add_task(name, total=sum(found.records for found in waiting))
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -168,7 +181,8 @@ def _progress(root: str, runs: list[str], agent: Agent) -> Iterator[None]:
             watcher.join()
 
 
-def _show(root: str, runs: list[str], dry_run: bool) -> int:
+def _show(root: str, runs: list[str], dry_run: bool) -> bool:
+    """Show the runs of a spool folder; returns whether there are any."""
     from sqstee.spool.quarantine import QUARANTINE
     from sqstee.spool.waiting import WaitingRun
 
@@ -188,4 +202,4 @@ def _show(root: str, runs: list[str], dry_run: bool) -> int:
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         size = os.path.getsize(f"{folder}/{name}")
         typer.echo(f"{folder}/{name}: {size} bytes in quarantine")
-    return EXIT_FAILURE if left else 0
+    return left

@@ -8,12 +8,52 @@ _STATES = "--failed, --running, --missing, --silent and --gone choose by state"
 _JSON = "-o json prints JSON"
 _ALERT_STATES = "for example: --on failed,missing"
 
-_VERBS = dict.fromkeys(("list", "ls", "ps", "history", "jobs"), _LIST) | dict.fromkeys(
-    ("log", "logs", "view", "cat"), _LINES
-)
+_VERBS = {
+    **dict.fromkeys(("list", "ls", "ps", "history", "jobs"), _LIST),
+    **dict.fromkeys(("log", "logs", "view", "cat"), _LINES),
+    **dict.fromkeys(("test", "ping", "doctor", "verify", "diagnose"), "sqstee check tests a destination step by step"),
+    **dict.fromkeys(("send", "ship", "push", "sync", "retry"), "sqstee flush ships lines that earlier runs left"),
+    **dict.fromkeys(("dump", "export", "download", "pull", "receive"), "sqstee drain empties a queue into files"),
+    **dict.fromkeys(("dashboard", "ui", "monitor"), "sqstee web is the board in a browser, sqstee top in the terminal"),
+    **dict.fromkeys(
+        ("init", "config", "configure", "login"), "there is nothing to set up; sqstee check shows settings"
+    ),
+    "version": "sqstee --version",
+}
+
+# Flags of `run` under the names that AWS's command line, docker, systemd-run, logger and tee have for them.
+RUN_FLAGS = {
+    **dict.fromkeys(("--queue", "--queue-url", "--queue-name", "--dest", "--destination", "--url", "-t"), "--to"),
+    **dict.fromkeys(("--name", "--unit", "-n", "-u", "-j"), "--job"),
+    **dict.fromkeys(("--tag", "--tags", "-l"), "--label"),
+    "--hostname": "--host",
+    "--no-share": "--share=never",
+    **dict.fromkeys(("-q", "--silent"), "--quiet"),
+    **dict.fromkeys(("--gzip", "-z"), "--compress=gzip"),
+    **dict.fromkeys(("--pty", "-it"), "--tty=always"),
+    **dict.fromkeys(("--no-pty", "--no-tty", "-T"), "--tty=never"),
+    **dict.fromkeys(("--line-buffered", "--unbuffered"), "--unbuffer"),
+    **dict.fromkeys(("--backup", "--failover"), "--fallback"),
+}
 
 # gh, journalctl, docker logs, kubectl, stern, tail
 OPTIONS = {
+    "run": {
+        "-": "leave it out: without a command, stdin is read",
+        **dict.fromkeys(("-v", "--verbose", "--debug"), "SQSTEE_DEBUG=FILE writes a trace"),
+        **dict.fromkeys(("-a", "--append"), "leave it out: lines are always added to a queue or a store"),
+        **dict.fromkeys(("-i", "--ignore-interrupts"), "leave it out: the last lines before and after ^C are shipped"),
+        **dict.fromkeys(("-p", "--output-error"), "leave it out: lines are shipped where stdout is full as well"),
+        **dict.fromkeys(("-e", "--env"), "variables go before the command: sqstee -- env NAME=VALUE COMMAND"),
+        **dict.fromkeys(("-o", "--output", "--file"), "for a file as well: sqstee -- COMMAND | tee FILE"),
+        **dict.fromkeys(
+            ("--timeout",), "--flush-timeout limits the delivery; for COMMAND: sqstee -- timeout 10s COMMAND"
+        ),
+        "--region": "AWS_REGION=REGION selects the region, or a queue's URL or ARN does",
+        "--aws-profile": "AWS_PROFILE=NAME selects the profile of AWS",
+        "--endpoint-url": "AWS_ENDPOINT_URL=URL selects the endpoint",
+        "--config": "settings are in /etc/sqstee.toml and ~/.config/sqstee.toml",
+    },
     "runs": {
         **dict.fromkeys(("--status", "--state", "-s"), _STATES),
         **dict.fromkeys(("-a", "--all"), "-n all lists all"),

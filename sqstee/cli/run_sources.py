@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sqstee.errors import SqsteeError
+from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,31 +35,37 @@ def collect_runs(
     peek: bool = False,
     via_s3: Sequence[str] = (),
     start_timeout: float = 0.0,
+    begin_with: Sequence[str] = (),
 ) -> CollectedRuns:
-    """Collect the runs of sources: a local store and a drained folder list them, all others are read to their end.
+    """Collect the runs of sources: a store, a folder and a data lake list them, all others are read to their end.
 
-    A run that several sources know is one run.
+    A run that several sources know is one run. With `begin_with`, a source that can find runs by the beginning of their
+    names is asked for these alone.
     """
     from sqstee.cli.sources import absent_stores, destinations, local_path
-    from sqstee.transports.folder import FolderReceiver
+    from sqstee.transports.folder import open_folder
     from sqstee.transports.local_store import LocalStore
 
     found = destinations(texts)
-    absent = absent_stores(found)
+    notices = absent_stores(found)
+    problems: list[str] = []  # files that cannot be read
     merged: dict[str, RunSummary] = {}
     others = []
     for one in found:
         if one.kind == "folder":
-            _merge(merged, FolderReceiver(one.name, one.text).summaries())
+            folder = open_folder(one.name, one.text)
+            _merge(merged, folder.summaries(problems))
+            notices += folder.remarks()
         elif one.kind == "local" and not consume:
             _merge(merged, LocalStore(one.name or local_path()).runs())
         else:
             others.append(one.text)
-    status, notices = 0, list[str]()
+    status = 0
     if others:
-        runs, status, notices = _read_runs(others, stop, consume, peek, via_s3, start_timeout)
+        runs, status, more = _read_runs(others, stop, consume, peek, via_s3, start_timeout, begin_with, problems)
         _merge(merged, runs)
-    return CollectedRuns(list(merged.values()), status, [*absent, *notices])
+        notices += more
+    return CollectedRuns(list(merged.values()), status or (EXIT_FAILURE if problems else 0), [*notices, *problems])
 
 
 def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
@@ -70,13 +77,23 @@ def _merge(merged: dict[str, RunSummary], runs: Iterable[RunSummary]) -> None:
 
 
 def _read_runs(
-    texts: Sequence[str], stop: StopSignal, consume: bool, peek: bool, via_s3: Sequence[str], start_timeout: float
+    texts: Sequence[str],
+    stop: StopSignal,
+    consume: bool,
+    peek: bool,
+    via_s3: Sequence[str],
+    start_timeout: float,
+    begin_with: Sequence[str],
+    problems: list[str],
 ) -> tuple[Sequence[RunSummary], int, list[str]]:
-    from sqstee.cli.sources import status_of
+    from sqstee.cli.sources import narrow_to_runs, status_of
     from sqstee.read.follower import Follower
     from sqstee.read.run_table import RunTable
 
     sources = open_run_sources(texts, stop, consume, peek, via_s3, start_timeout)
+    if begin_with:
+        narrow_to_runs(sources.receivers, begin_with)
+    known = [] if consume else _indexed_runs(sources, stop, start_timeout, problems)
     is_whole = all(one.follows for one in sources.receivers)
     table = RunTable(skew=0.0, is_whole=is_whole)
     follower = Follower(
@@ -90,7 +107,26 @@ def _read_runs(
         start_timeout=start_timeout,
     )
     follower.drain()
-    return table.runs(0.0), stop.status or status_of(follower), list(table.notices)
+    return [*known, *table.runs(0.0)], stop.status or status_of(follower), list(table.notices)
+
+
+def _indexed_runs(sources: Sources, stop: StopSignal, start_timeout: float, problems: list[str]) -> list[RunSummary]:
+    """The runs of which buckets have an index, so that their lines need not be read."""
+    from sqstee.fds import write_stderr
+    from sqstee.read.trouble import Trouble, persist
+    from sqstee.transports.errors import TransportError
+    from sqstee.transports.s3_source import BucketReceiver
+
+    found: list[RunSummary] = []
+    for receiver in sources.receivers:
+        if isinstance(receiver, BucketReceiver):
+            trouble = Trouble(f"{receiver.name}: reading", lambda text: write_stderr(f"sqstee: {text}\n"))
+            try:
+                found += persist(partial(receiver.take_summaries, problems), trouble, stop.pause, start_timeout)
+            except TransportError as error:
+                error.args = (f"{receiver.name}: {error}",)
+                raise
+    return found
 
 
 def check_read_twice(texts: Sequence[str] | None, consume: bool, number: int) -> None:
@@ -107,17 +143,13 @@ def last_stderr_lines(
     texts: Sequence[str] | None, runs: Sequence[RunSummary], number: int, stop: StopSignal
 ) -> dict[str, list[str]]:
     """The last lines on stderr of each run, by its id, from sources that can be read twice."""
-    from sqstee.cli.sources import open_sources
+    from sqstee.cli.sources import narrow_to_runs, open_sources
     from sqstee.read.follower import Follower
     from sqstee.read.last_lines import LastLines
-    from sqstee.transports.folder import FolderReceiver
-    from sqstee.transports.local import LocalReceiver
 
     sink = LastLines([run.run for run in runs], number)
     receivers = open_sources(texts, consume=False, peek=False, stop=stop).receivers
-    for receiver in receivers:
-        if isinstance(receiver, LocalReceiver | FolderReceiver):
-            receiver.narrow(runs=list(sink.lines))
+    narrow_to_runs(receivers, list(sink.lines))
     if runs:
         Follower(receivers, sink, stop, False, from_start=True, wait=1.0).drain()
     return {run: list(lines) for run, lines in sink.lines.items()}

@@ -128,8 +128,9 @@ def _print_addresses(server: object, accepted: list[str]) -> None:
 
 def _end_on_sigterm() -> None:
     """End on SIGTERM as on ^C: requests under way are answered."""
-    import logging
     import signal
 
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
+    from sqstee.cli.web import quieten_waitress
+
+    quieten_waitress()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

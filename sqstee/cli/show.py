@@ -31,7 +31,9 @@ def show(
     ),
     last: bool = typer.Option(False, "--last", help="The newest run."),
     last_failed: bool = typer.Option(False, "--last-failed", help="The newest run that failed."),
-    stream: list[str] = typer.Option([], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output."),
+    stream: list[str] = typer.Option(
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, stdin."
+    ),
     times: bool = typer.Option(False, "-t", "--times", help="Print the local time before each line."),
     utc: bool = typer.Option(False, "--utc", help="Times in UTC."),
     exit_status: bool = typer.Option(False, "--exit-status", help="Exit as the run ended."),
@@ -81,7 +83,7 @@ def _run_and_sources(words: Sequence[str], last: bool, last_failed: bool) -> tup
 
 def _find(text: str, last_failed: bool, sources: Sequence[str], stop: StopSignal) -> RunSummary:
     """The run that is meant. Raises SqsteeError where there is none, or more than one."""
-    known = _known_runs(sources, stop)
+    known = _known_runs(text, sources, stop)
     if not text:
         found = known.latest((lambda run: run.is_failed) if last_failed else (lambda run: True))
         problem = "no run has failed" if last_failed else "there is no run"
@@ -122,7 +124,8 @@ class _ListedRuns:
         return [run for run in self._found if wanted(run)][:1]
 
 
-def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
+def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
+    """The runs of the sources; where the ids of some begin with `text`, maybe these alone, which are found sooner."""
     from sqstee.cli.run_sources import collect_runs
     from sqstee.cli.sources import destinations, local_path
     from sqstee.transports.local_store import LocalStore
@@ -135,17 +138,19 @@ def _known_runs(sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
         raise SqsteeError(f"{queue.text}: a queue cannot be searched for a run", hint)
     if len(found) == 1 and found[0].kind == "local":
         return LocalStore(found[0].name or local_path())
+    if text:
+        begun = _ListedRuns(collect_runs(sources, stop, begin_with=[text, text.upper()]).runs)
+        if begun.beginning_with(text) or begun.beginning_with(text.upper()):
+            return begun
     return _ListedRuns(collect_runs(sources, stop).runs)
 
 
 def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], style: Style, stop: StopSignal) -> int:
     """Print the head, where the format has one, and the run's lines; the exit status that reading deserves."""
-    from sqstee.cli.sources import open_sources, status_of
+    from sqstee.cli.sources import narrow_to_runs, open_sources, status_of
     from sqstee.read.filter import Filter
     from sqstee.read.follower import Follower
     from sqstee.read.printer import BufferedOutput, Printer
-    from sqstee.transports.folder import FolderReceiver
-    from sqstee.transports.local import LocalReceiver
 
     out, kept_from = BufferedOutput(1), _kept_from(run, sources)
     if style.form == "default":
@@ -153,9 +158,7 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
         out.write("".join(f"{line}\n" for line in facts).encode("utf-8", "replace") + b"\n")
         out.flush()
     receivers = open_sources(sources, consume=False, peek=False, stop=stop).receivers
-    for receiver in receivers:
-        if isinstance(receiver, LocalReceiver | FolderReceiver):
-            receiver.narrow(runs=[run.run])
+    narrow_to_runs(receivers, [run.run])
     follower = Follower(
         receivers,
         Printer(out, out if style.form == "default" else BufferedOutput(2), style),

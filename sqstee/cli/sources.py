@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
+from sqstee.errors import EXIT_FAILURE, SqsteeError, closest, invalid_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +47,11 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
 
 
 def check_destination(destination: Destination) -> None:
-    """Raise SqsteeError for a local queue in a folder that does not exist, and for a folder that drain did not make."""
+    """Raise SqsteeError for a local queue in a folder that does not exist, or a folder with nothing of sqstee's."""
     if destination.kind == "folder":
-        from sqstee.transports.folder import check_drained
+        from sqstee.transports.folder import check_readable
 
-        check_drained(destination.name, destination.text)
+        check_readable(destination.name, destination.text)
         return
     from sqstee import options
     from sqstee.spool.location import check_folder
@@ -103,7 +103,7 @@ def open_sources(
     consume: bool,
     peek: bool,
     visibility: int | None = None,
-    connections: int = 8,
+    connections: int = 16,
     shards: str = "",
     stores: Sequence[Destination] = (),
     stop: StopSignal | None = None,
@@ -132,7 +132,6 @@ def open_sources(
         open_receiver(one, local, connections, visibility, consume=consume, shards=shards, stores=stores)
         for one in found
     ]
-    _report_strays(receivers)
     sources = Sources(found, receivers)
     sources.consumed = consume
     if peek and queues:
@@ -143,14 +142,11 @@ def open_sources(
     return sources
 
 
-def _report_strays(receivers: Sequence[Receiver]) -> None:
-    """Say which files of drained folders are left out."""
-    from sqstee.fds import write_stderr
-    from sqstee.transports.folder import FolderReceiver
-
+def narrow_to_runs(receivers: Sequence[Receiver], runs: Sequence[str]) -> None:
+    """Tell those stores that can find single runs which ones are read; a consumer gets all, to delete or keep them."""
     for receiver in receivers:
-        if isinstance(receiver, FolderReceiver) and (remark := receiver.strays()):
-            write_stderr(f"sqstee: {remark}\n")
+        if receiver.follows and (narrow := getattr(receiver, "narrow", None)):
+            narrow(runs=runs)
 
 
 def _peek_cost(
@@ -211,8 +207,7 @@ def check_choice(value: str, flag: str, choices: Sequence[str], verb: str) -> No
     """Raise SqsteeError where an option's value is not one of its choices."""
     if value not in choices:
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
-        meant = did_you_mean(value, choices)
-        raise SqsteeError(f"invalid value {value!r} for {flag} (expected {expected}){meant}", f"sqstee {verb} --help")
+        raise invalid_value(value, flag, expected, f"sqstee {verb} --help", closest(value, choices))
 
 
 def parse_moment(text: str, flag: str) -> str:

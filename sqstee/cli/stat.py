@@ -162,24 +162,26 @@ def _spool(spool: str) -> dict[str, object]:
     from sqstee import options
     from sqstee.agent.advertisement import read_status
     from sqstee.spool import agent_file
-    from sqstee.spool.location import root_path
+    from sqstee.spool.location import existing_roots
     from sqstee.spool.waiting import WaitingRun, waiting_runs
 
     settings = options.load((), os.environ)
-    root = root_path(spool or settings.spool)
+    roots = existing_roots(spool or settings.spool)
     runs = []
-    for run in waiting_runs(root):
-        try:
-            runs.append(WaitingRun(root, run))
-        except FileNotFoundError:
-            pass  # shipped meanwhile
+    for root in roots:
+        for run in waiting_runs(root):
+            try:
+                runs.append(WaitingRun(root, run))
+            except FileNotFoundError:
+                pass  # shipped meanwhile
+    files = [path for root in roots for path in agent_file.files(root)]
     return {
-        "spool": root,
+        "spool": ", ".join(roots),
         "running": sum(run.alive for run in runs),
         "waiting": sum(not run.alive for run in runs),
         "records": sum(run.records for run in runs),
         "bytes": sum(run.bytes for run in runs),
-        "agent": next((found for path in agent_file.files(root) if (found := read_status(path)) is not None), None),
+        "agent": next((found for path in files if (found := read_status(path)) is not None), None),
     }
 
 

@@ -42,7 +42,7 @@ def tail(
     ),
     host: list[str] = typer.Option([], "--host", metavar="GLOB", help="Only lines of these hosts."),
     stream: list[str] = typer.Option(
-        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, event."
+        [], "--stream", metavar="NAME", help="Only this stream: stdout, stderr, output, stdin, event."
     ),
     run: list[str] = typer.Option([], "--run", metavar="RUN", help="Only runs whose id starts with this."),
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs or commands."),
@@ -326,7 +326,8 @@ def _most_lines(text: str, once: bool, sources: Sources) -> int | None:
 def _narrow(
     sources: Sources, wanted: Filter, runs: Sequence[str], since: str, most: int | None = None, with_events: bool = True
 ) -> None:
-    """Tell local stores which rows are needed."""
+    """Tell local stores which rows are needed, and buckets which runs."""
+    from sqstee.cli.sources import narrow_to_runs
     from sqstee.read.backlog import is_counted
     from sqstee.read.decode import read
     from sqstee.transports.base import ReceivedMessage
@@ -348,6 +349,8 @@ def _narrow(
 
             assert isinstance(receiver, LocalReceiver)
             receiver.narrow(prefixes, seconds, most, lines_in)
+        elif destination.kind == "s3" and prefixes:
+            narrow_to_runs([receiver], prefixes)
 
 
 def _check_filter(delete_unmatched: bool, keep_unmatched: str) -> None:

@@ -48,7 +48,7 @@ def _help(verb: str = typer.Argument("", metavar="[VERB]", help="The verb (defau
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", help="Show the version."),
+    version: bool = typer.Option(False, "-V", "--version", help="Show the version."),
     verbose: bool = typer.Option(False, "--verbose", help="With --version: details for a bug report."),
 ) -> None:
     if version:

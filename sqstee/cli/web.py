@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sqstee.cli.run_options import KEEP_FAILED, STORE_DAYS, STORE_MAX
+from sqstee.cli.run_options import KEEP_FAILED, STORE_DAYS, STORE_MAX, VIA_S3
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqstee.read.store_pump import StorePump
     from sqstee.web.board import Board
 
 _HOST, _PORT = "127.0.0.1", 8788
@@ -32,6 +33,7 @@ def web(
     ),
     consume: bool = typer.Option(False, "--consume", help="Empty SOURCE into the store, and show that."),
     store: str = typer.Option("", "--store", metavar="DEST", help="The store of --consume, local:PATH."),
+    via_s3: list[str] = VIA_S3,
     store_max: str = STORE_MAX,
     store_days: str = STORE_DAYS,
     keep_failed: bool = KEEP_FAILED,
@@ -72,22 +74,28 @@ def web(
         return report(source, is_alone=not (consume or store))
     host, port = _address(listen)
     retention = configured(store_max, store_days, keep_failed)
-    shown = shown_store(source, consume, store, retention, bool(store_max or store_days or keep_failed))
-    with reporting_errors("web"), shown as (place, begin):
-        board, made = make_board(place, host, token_file)
+    is_limited = bool(store_max or store_days or keep_failed)
+    shown = shown_store(source, consume, store, retention, is_limited, via_s3)
+    with reporting_errors("web"), shown as (place, feed):
+        board, made = make_board(place, host, token_file, pump=feed.pump if feed else None)
         try:
             server = _server(board, host, port, threads)
             end_on_signals(board)
+            if feed:
+                feed.pump.connect()
             print_addresses(server, made)
-            begin()
+            if feed:
+                feed.begin()
             server.run()
         finally:
             board.close()
     return 0
 
 
-def make_board(place: str, host: str, token_file: str, senders: Sequence[str] = ()) -> tuple[Board, str]:
-    """The board of the store at a path, and the token that was made for it where none is configured."""
+def make_board(
+    place: str, host: str, token_file: str, senders: Sequence[str] = (), pump: StorePump | None = None
+) -> tuple[Board, str]:
+    """The board of the store at a path, which `pump` fills, and the token made for it where none is configured."""
     import secrets
 
     from sqstee.web import tokens
@@ -97,7 +105,7 @@ def make_board(place: str, host: str, token_file: str, senders: Sequence[str] = 
     accepted = tokens(token_file, senders)
     made = "" if accepted else secrets.token_urlsafe(_TOKEN_BYTES)
     hosts = [*_LOOPBACK, _in_url(host)] if _is_loopback(host) else []
-    return Board(place, Access(accepted or [made], hosts)), made
+    return Board(place, Access(accepted or [made], hosts), pump), made
 
 
 def _address(text: str) -> tuple[str, int | None]:
@@ -128,7 +136,7 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
                 port=candidate,
                 threads=threads,
                 ident="sqstee",
-                max_request_body_size=1024,  # no request has one
+                max_request_body_size=16384,  # of the form of the login
                 max_request_header_size=65536,
                 connection_limit=_CONNECTIONS,
                 channel_request_lookahead=1,  # it notices clients that leave while they wait
@@ -163,13 +171,25 @@ def _is_loopback(host: str) -> bool:
 
 def end_on_signals(board: Board) -> None:
     """End on SIGTERM and ^C: requests under way are answered, but searches end."""
-    import logging
     import signal
 
     def end(number: int, frame: object) -> None:
         board.close()
         sys.exit(0)
 
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning for each request that waits for a thread
+    quieten_waitress()
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+
+
+def quieten_waitress() -> None:
+    """Let nobody fill the log: no warning for each request that waits for a thread, no traceback for one that is none.
+
+    When a client leaves early waitress names the path of its request; a request that could not be parsed has none.
+    """
+    import logging
+
+    from waitress.parser import HTTPRequestParser
+
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    HTTPRequestParser.path = ""

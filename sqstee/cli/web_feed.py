@@ -10,25 +10,55 @@ from typing import TYPE_CHECKING
 from sqstee.errors import SqsteeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from sqstee.destination import Destination
+    from sqstee.read.store_pump import StorePump
+    from sqstee.transports.local import LocalSender
     from sqstee.transports.retention import Retention
 
 _THREADS = 8  # that receive
 _CONSUME_HINT = "sqstee web QUEUE --consume --store local:/var/lib/sqstee.db"
 
 
+class StoreFeed:
+    """Fills a store from a source, with the `pump`."""
+
+    def __init__(self, pump: StorePump, store: LocalSender) -> None:
+        self.pump = pump
+        self._store = store
+
+    def begin(self) -> None:
+        """Begin to fill the store."""
+        from sqstee.transports.retention import tidy_regularly
+
+        self.pump.start()
+        if self._store.retention:
+            tidy_regularly(self._store.tidy)
+
+    def end(self) -> None:
+        """Store what has come, and end. Raises what ended it before."""
+        self.pump.stop()
+        if self.pump.failure:
+            raise self.pump.failure
+
+
 @contextmanager
 def shown_store(
-    source: str, consume: bool, store: str, retention: Retention | None, is_limited: bool
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The path of the store to show, and what begins to fill it, until the end of the context.
+    source: str,
+    consume: bool,
+    store: str,
+    retention: Retention | None,
+    is_limited: bool,
+    via_s3: Sequence[str],
+) -> Iterator[tuple[str, StoreFeed | None]]:
+    """The path of the store to show, and what fills it, if it is not shown as it is.
 
     `is_limited`: the retention was asked for on the command line, which makes no sense for a store that is only read.
     """
     from sqstee import options
-    from sqstee.cli.sources import destinations, local_path
+    from sqstee.cli.sources import destinations, local_path, payload_stores
+    from sqstee.cli.temporary_store import temporary_store
     from sqstee.transports.retention import Retention as StoreRetention
 
     (destination,) = destinations([source] if source else None)
@@ -36,18 +66,18 @@ def shown_store(
     if is_limited and destination.kind == "local" and not consume:
         problem = "a store that is only shown keeps its runs: --store-max and --store-days are for whoever fills it"
         raise SqsteeError(problem, "sqstee serve --store-max 50G, or sqstee web QUEUE --consume")
+    payloads = payload_stores(via_s3)
     if destination.kind == "local" and not consume:
-        yield os.path.abspath(destination.name or local_path()), lambda: None
+        yield os.path.abspath(destination.name or local_path()), None
         return
     limit = options.load((), os.environ).local_max
     if not consume:
         retention = retention or StoreRetention(limit)
     with ExitStack() as stack:
-        if consume:
-            path = _store_of(store, destination)
-        else:
-            path = os.path.join(stack.enter_context(_temporary_folder()), "store.db")
-        yield path, _begin(destination, consume, path, limit, retention, stack)
+        path = _store_of(store, destination) if consume else stack.enter_context(temporary_store())
+        feed = _feed(destination, consume, path, limit, retention, payloads)
+        stack.callback(feed.end)
+        yield path, feed
 
 
 def _check(destination: Destination, consume: bool, store: str) -> None:
@@ -79,23 +109,26 @@ def _store_of(store: str, source: Destination) -> str:
     return path
 
 
-def _begin(
-    source: Destination, consume: bool, path: str, limit: int, retention: Retention | None, stack: ExitStack
-) -> Callable[[], None]:
-    """Open both sides; the result begins to fill the store, which ends with the `stack`."""
+def _feed(
+    source: Destination,
+    consume: bool,
+    path: str,
+    limit: int,
+    retention: Retention | None,
+    payloads: Sequence[Destination],
+) -> StoreFeed:
+    """Open both sides."""
     import signal
     import threading
 
-    from sqstee.cli.sources import open_sources, payload_stores
+    from sqstee.cli.sources import open_sources
     from sqstee.collector import open_store
     from sqstee.fds import write_stderr
     from sqstee.read.store_pump import StorePump
     from sqstee.text import one_line
-    from sqstee.transports.retention import tidy_regularly
 
     opened = open_store(f"local:{path}", "", limit, retention)
-    stores = payload_stores([]) if source.kind == "sqs" else []
-    sources = open_sources([source.text], consume=consume, peek=False, connections=_THREADS, stores=stores)
+    sources = open_sources([source.text], consume=consume, peek=False, connections=_THREADS, stores=payloads)
     main = threading.main_thread().ident or 0
     pump = StorePump(
         sources.receivers,
@@ -104,24 +137,4 @@ def _begin(
         lambda: signal.pthread_kill(main, signal.SIGTERM),
         _THREADS,
     )
-
-    def end() -> None:
-        pump.stop()
-        if pump.failure:
-            raise pump.failure
-
-    def begin() -> None:
-        stack.callback(end)
-        pump.start()
-        if retention:
-            tidy_regularly(opened.tidy)
-
-    return begin
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[str]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="sqstee-web-", ignore_cleanup_errors=True) as folder:
-        yield folder
+    return StoreFeed(pump, opened)

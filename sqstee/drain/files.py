@@ -1,4 +1,4 @@
-"""The files that a drain writes: for each run its streams, or its records as NDJSON, plain or gzip."""
+"""The files that a drain writes for each run: its streams, or its records as NDJSON, plain or gzip."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import zlib
 
 from sqstee.drain.journal import sync_folder
+from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.fds import sync_data
-from sqstee.transports.folder_runs import INDEX_NAME
+from sqstee.transports.layouts import INDEX_NAME
 
 _BUFFER_BYTES = 256 * 1024
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
@@ -15,7 +16,22 @@ _SAFE_IN_STREAMS = _SAFE - {"."}  # the last dot of a file's name (before .gz) s
 _LONGEST_NAME = 100  # run and stream, both shortened, and .gz fit into the 255 bytes of a file name
 MAX_STREAMS = 64  # files of a run, all open at a time: a sender may name a new stream in every line
 OTHER_STREAMS = "others"  # the file of all further streams
-LAYOUTS = ("streams", "ndjson")
+LAYOUTS = ("streams", "ndjson", "parquet")
+MAX_SYNCED = 64  # files synced one by one; above that one sync of the whole system is cheaper
+
+
+def check_layout(layout: str, packed: bool) -> None:
+    """Raise SqsteeError where a layout cannot be written, or not packed."""
+    if layout != "parquet":
+        return
+    if packed:
+        raise SqsteeError("--gzip is not for --layout parquet, whose files are compressed", "leave out --gzip")
+    from importlib.util import find_spec  # pyarrow takes 0.4 s and 50 MiB: it is loaded when everything is received
+
+    if find_spec("pyarrow") is None:
+        from sqstee.extras import install_command
+
+        raise SqsteeError("--layout parquet needs pyarrow", install_command("parquet"), EXIT_FAILURE)
 
 
 def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:

@@ -49,7 +49,7 @@ class Journal:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._name = f"{time.time_ns():020d}-{os.getpid()}"
+        self._name = name_by_time()
         self._numbers = itertools.count()
         self._fd = -1
         self._size = 0
@@ -109,6 +109,11 @@ class Journal:
             os.close(fd)
             raise
         self._fd, self._size = fd, 0
+
+
+def name_by_time() -> str:
+    """A name that nobody else has in a folder, and that sorts behind all earlier ones."""
+    return f"{time.time_ns():020d}-{os.getpid()}"
 
 
 def _write_all(fd: int, parts: list[bytes]) -> int:

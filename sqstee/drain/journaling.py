@@ -17,6 +17,7 @@ from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import TransportError
 from sqstee.wire import DecodeError, unpack
 
+_ANSWER_BYTES = 32 * 1024 * 1024  # of answers that are in memory at once: nine calls of full bodies
 _SYNC_SECONDS = 0.1
 _SYNC_BYTES = 64 * 1024 * 1024
 _POLL_SECONDS = 0.1
@@ -94,6 +95,7 @@ class Journaler:
             notice,
             limits.threads,
             limits.wait,
+            _ANSWER_BYTES,
             max_messages=limits.max_messages,
             start_timeout=limits.start_timeout,
         )
@@ -205,7 +207,10 @@ class Journaler:
         for receiver in self._receivers:
             receiver.close()
         if self._kept and not (self._failure or self._receiver_pool.failure):
-            self._notice(f"{count(len(self._kept), 'message')} left in the queue: {self._problem}")
+            are_stored = all(getattr(receiver, "lists_all", False) for receiver, _ in self._kept.values())
+            left = f"{count(len(self._kept), 'file')} not read" if are_stored else ""
+            left = left or f"{count(len(self._kept), 'message')} left in the queue"
+            self._notice(f"{left}: {self._problem}")
         if self._ack_pool.failed:
             failed = count(self._ack_pool.failed, "message")
             problem = self._ack_pool.problem

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 
+from sqstee.drain.heap import use_one_heap
 from sqstee.drain.journal import Journal
 from sqstee.drain.journaling import DrainLimits, DrainProgress, Journaler
 from sqstee.errors import EXIT_FAILURE, SqsteeError
@@ -68,6 +69,7 @@ def _collect(
     notice: Callable[[str], None],
     count_waiting: bool,
 ) -> DrainProgress:
+    use_one_heap()
     journal = Journal(folder)
     try:
         journaler = Journaler(open_receivers(), journal, limits, notice)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from sqstee.drain.fast_decode import plain_lines
-from sqstee.drain.files import MAX_STREAMS, OTHER_STREAMS, RunFiles
+from sqstee.drain.files import MAX_STREAMS, OTHER_STREAMS
 from sqstee.drain.index import Index, Place
 from sqstee.intervals import IntervalSet
 from sqstee.read.decode import Item
@@ -18,8 +18,26 @@ from sqstee.wire import GAP, Event, Record, decode, elsewhere, load_lines
 _MAX_UNFINISHED = 1000  # streams of a run: a sender may name a new stream in every line
 _LONGEST_STREAM = 100  # characters of a stream's name that is counted by itself
 _EOL = b'"eol"'
+_GAP_TEXTS = ("timestamp", "host", "run", "job", "message", "reason", "at")
 _MAX_ELSEWHERE = 5  # destinations that a verdict names
 _MOST_INTERVALS = 1000  # of a run's seqs that are known one by one; those behind them are only counted
+
+
+class RunWriter(Protocol):
+    """Where a run is written: see files.RunFiles."""
+
+    def write(self, suffix: str, data: bytes) -> None:
+        """Append bytes."""
+
+    def checkpoint(self) -> dict[str, int]:
+        """Everything added so far is final; what load() is to return then, by suffix."""
+
+    def close(self, sync: bool) -> None:
+        """Write the rest."""
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Those of its files."""
 
 
 class AssemblyContext(Protocol):
@@ -27,6 +45,7 @@ class AssemblyContext(Protocol):
 
     index: Index
     streams: bool  # one file per stream; otherwise the records as NDJSON
+    joins: bool  # of these, the pieces of one line as one record
     old: int  # the number of segments, from the first, that an earlier assembly has read
 
     @property
@@ -39,7 +58,7 @@ class AssemblyContext(Protocol):
     def save(self, final: FinalPart, summary: RunSummary, duplicates: int, suffixes: Iterable[str]) -> None:
         """Store the final part of a run, and the verdict on all of it, whose files have these suffixes."""
 
-    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunFiles:
+    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunWriter:
         """Open a run's files."""
 
     def count_lines(self, lines: int) -> None:
@@ -67,7 +86,7 @@ class RunAssembly:
         self._summary, self._sizes = context.load(run)
         self._duplicates = self._counted = 0
         self._start = self._next
-        self._files: RunFiles | None = None
+        self._files: RunWriter | None = None
         self._final: FinalPart | None = None  # the state at the first hole
         self._joiner = LineJoiner()
         self._gaps = list(context.index.gaps(run, self._next))
@@ -167,7 +186,7 @@ class RunAssembly:
             where = where if where in gaps or len(gaps) <= _MAX_ELSEWHERE else ""
             self._cover(gaps.setdefault(where, IntervalSet()), *covered)
             if not self._context.streams:
-                self._write_gap(data)
+                self._write_gap(data if covered == (gap.first, gap.last) else _part_of_gap(event, *covered))
             at = covered[1] + 1
 
     @staticmethod
@@ -187,6 +206,8 @@ class RunAssembly:
 
     def _open(self) -> None:
         self._files = self._context.open(self._summary.host, self._run, self._sizes)
+        if self._final:
+            self._files.checkpoint()  # the run begins with a hole: nothing that is written now is final
 
     def _write(self, data: bytes, first: int, last: int, skip: int) -> Collection[str]:
         """Write the lines of first..last except the first `skip`; the streams that they are of.
@@ -210,13 +231,18 @@ class RunAssembly:
 
     def _joined_lines(self, data: bytes, skip: int) -> bytes:
         """The lines of NDJSON except the first `skip`, with the pieces of one line joined."""
-        if not skip and _EOL not in data and not self._joiner.holds(self._run):
+        joins = self._context.joins and (_EOL in data or self._joiner.holds(self._run))
+        if not skip and not joins:
             return data if data.endswith(b"\n") else data + b"\n"
-        found: list[bytes] = []
-        for line in [line for line in data.split(b"\n") if line][skip:]:
-            (item,) = decode(line)
-            found += [line if one is item else _json(one) for one in self._joiner.join([item])]
+        found = [line for line in data.split(b"\n") if line][skip:]
+        if joins:
+            found = [joined for line in found for joined in self._joined(line)]
         return b"".join([line + b"\n" for line in found])
+
+    def _joined(self, line: bytes) -> list[bytes]:
+        """A line of NDJSON, or what can be written now that it has come."""
+        (item,) = decode(line)
+        return [line if one is item else _json(one) for one in self._joiner.join([item])]
 
     def _write_unfinished(self) -> None:
         """Write the lines whose last piece has not come."""
@@ -306,6 +332,13 @@ class RunAssembly:
         if item["event"] == GAP:
             raise UntrustedError
         self._summary.add_event(Event(item))
+
+
+def _part_of_gap(gap: Event, first: int, last: int) -> bytes:
+    """A gap event over the part first..last of it: records have the others of its seqs."""
+    fields = {name: value for name in _GAP_TEXTS if isinstance(value := gap.fields.get(name), str)}
+    fields["event"] = GAP
+    return json.dumps({**fields, "labels": gap.labels, "seq": first, "from": first, "to": last}).encode()
 
 
 def _json(item: Item) -> bytes:

@@ -1,9 +1,11 @@
 """Assembles a journal into files: the bytes of each run in order, once each, and a verdict.
 
     DIR/HOST/RUN.stdout …        the bytes that the command wrote (or RUN.ndjson: the records), .gz where packed
+    DIR/lines/date=…/host=…/   Parquet files of lines and events, in that layout (parquet.py)
     DIR/_foreign/messages.ndjson lines that are not in the wire format
     DIR/runs.ndjson              a verdict on each run that was ever drained into DIR
     DIR/.sqstee/state.db         for each run how far its files are final, and their sizes there
+    DIR/.sqstee/parts/           Parquet files that are not in their places yet
     DIR/.sqstee/*.journal        bodies that are not in final files: above a hole, or not assembled yet
 
 A run's files are final up to its first hole. The part behind it is written anew from the journal each time, so a later
@@ -21,10 +23,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from sqstee.drain.files import AppendFile, RunFiles, file_name, folder_name
+from sqstee.at_rest.schema import PARQUET_FOLDER, partition_of
+from sqstee.drain.files import MAX_SYNCED, AppendFile, RunFiles, file_name, folder_name
 from sqstee.drain.index import Index, Place
 from sqstee.drain.journal import Journal, journal_segments, meta_of, read_frames, sync_folder
-from sqstee.drain.run_assembly import FinalPart, RunAssembly, UntrustedError
+from sqstee.drain.run_assembly import FinalPart, RunAssembly, RunWriter, UntrustedError
 from sqstee.drain.verdict import Verdict
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.fds import sync_data
@@ -32,10 +35,13 @@ from sqstee.record import is_utf8, timestamp
 from sqstee.run_summary import RunSummary
 from sqstee.text import short_name
 from sqstee.transports.folder import FOREIGN_NAME, HIDDEN
-from sqstee.transports.folder_runs import INDEX_NAME
+from sqstee.transports.layouts import INDEX_NAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqstee.drain.parquet import Parts
 
 _HEAP_BYTES = 1024 * 1024
-_MAX_SYNCED = 64  # files synced one by one; above that one sync of the whole system is cheaper
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS assembled_run (
@@ -99,16 +105,19 @@ class Store:
             raise SqsteeError(f"{self.hidden}: {error}", hint, EXIT_FAILURE) from None
 
     def _assemble(self, on_verdict: Callable[[Verdict], None], on_lines: Callable[[int], None]) -> None:
+        parts = _parts(self.folder, self.hidden, self._database) if self._layout == "parquet" else None
         bytes(_HEAP_BYTES)  # glibc keeps twice as much free from here on: else each body may cost fifty page faults
         for trust in (True, False):
             index = Index(f"{self.hidden}/index.db", journal_segments(self.hidden), trust)
             try:
                 settings = self.folder, self._layout, self._packed, self._database
-                assembly = _AssemblyPass(*settings, index, on_lines)
+                assembly = _AssemblyPass(*settings, index, on_lines, parts)
                 assembly.run()
             except UntrustedError:
                 continue
             else:
+                if parts:
+                    parts.publish()
                 self._compact(index)
                 assembly.mark_assembled(journal_segments(self.hidden))
                 try:
@@ -176,9 +185,11 @@ class _AssemblyPass:
         database: sqlite3.Connection,
         index: Index,
         on_lines: Callable[[int], None],
+        parts: Parts | None,
     ) -> None:
         self._folder, self._packed = folder, packed
-        self.streams = layout == "streams"
+        self.streams, self.joins = layout == "streams", layout == "ndjson"
+        self._parts = parts
         self.index = index
         self._database, self._layout = database, layout
         self._met: dict[str, None] = {}
@@ -199,10 +210,14 @@ class _AssemblyPass:
             self._judge_open_runs()
             self._write_foreign()
             self.mark_assembled(self.index.segments)
-            if self._files > _MAX_SYNCED:
+            if self._parts:
+                self._parts.store()
+            if self._files > MAX_SYNCED:
                 os.sync()
             self._database.execute("COMMIT")
         except BaseException:
+            if self._parts:
+                self._parts.abandon()
             if self._database.in_transaction:  # on a full disk SQLite has already rolled back
                 self._database.execute("ROLLBACK")
             raise
@@ -214,7 +229,7 @@ class _AssemblyPass:
             yield Verdict(json.loads(self._database.execute(query, (run,)).fetchone()[0]))
 
     def _assemble(self, run: str, places: Iterable[Place]) -> None:
-        assembly = RunAssembly(self, run)
+        assembly = self._parts.assembly(self, run) if self._parts else RunAssembly(self, run)
         for place in places:
             assembly.add(place)
         assembly.finish()
@@ -235,7 +250,7 @@ class _AssemblyPass:
 
     def save(self, final: FinalPart, summary: RunSummary, duplicates: int, suffixes: Iterable[str]) -> None:
         """Store the final part of a run, and the verdict on all of it, whose files have these suffixes."""
-        files = _file_names(summary, suffixes, self._packed)
+        files = _file_names(summary, suffixes, self._packed, self._layout)
         verdict = Verdict.of(summary, duplicates, self._layout, files, self._now)
         row = summary.run, final.is_ended, json.dumps(final.sizes), final.summary, json.dumps(verdict.fields)
         self._database.execute("INSERT OR REPLACE INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
@@ -259,14 +274,16 @@ class _AssemblyPass:
         self._lines += lines
         self._on_lines(self._lines)
 
-    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunFiles:
+    def open(self, host: str, run: str, sizes: dict[str, int]) -> RunWriter:
         """Open a run's files."""
+        if self._parts:
+            return self._parts.rows(host, run, sizes)
         return RunFiles(self._folder, host, run, sizes, self._packed)
 
     @property
     def syncs(self) -> bool:
         """Whether files are still synced one by one."""
-        return self._files <= _MAX_SYNCED
+        return self._files <= MAX_SYNCED
 
     def _write_foreign(self) -> None:
         """Write the lines that are not in the wire format, each message once."""
@@ -300,9 +317,17 @@ class _AssemblyPass:
             self._database.execute("INSERT OR REPLACE INTO folder VALUES ('foreign', ?)", (str(size),))
 
 
-def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool) -> list[str]:
-    """The paths of a run's files in the folder."""
+def _file_names(summary: RunSummary, suffixes: Iterable[str], packed: bool, layout: str) -> list[str]:
+    """The paths of a run's files in the folder, or of the partitions that have its rows."""
+    if layout == "parquet":
+        return [f"{PARQUET_FOLDER}/{partition_of(date, summary.host)}" for date in suffixes]
     return [f"{folder_name(summary.host)}/{file_name(summary.run, suffix, packed)}" for suffix in suffixes]
+
+
+def _parts(folder: str, hidden: str, database: sqlite3.Connection) -> Parts:
+    from sqstee.drain.parquet import Parts  # loads pyarrow, which no other layout needs
+
+    return Parts(folder, hidden, database)
 
 
 def _upgrade(database: sqlite3.Connection, layout: str, packed: bool) -> None:
@@ -324,7 +349,7 @@ def _upgrade(database: sqlite3.Connection, layout: str, packed: bool) -> None:
         if status := re.fullmatch("exited with status ([0-9]+)", result):
             summary.exit_code = int(status[1])
         summary.is_failed = bool(summary.exit_code)
-        verdict = Verdict.of(summary, 0, layout, _file_names(summary, json.loads(sizes), packed), time.time())
+        verdict = Verdict.of(summary, 0, layout, _file_names(summary, json.loads(sizes), packed, layout), time.time())
         row = run, ended, sizes, summary.dump(), json.dumps(verdict.fields)
         database.execute("INSERT INTO assembled_run VALUES (?, ?, ?, ?, ?)", row)
     database.execute("DROP TABLE run")

@@ -234,7 +234,8 @@ def p_value(p: float) -> str:
 
 def _table_lines(rows: Sequence[Mapping[str, int | None]], modes: Mapping[str, Any]) -> list[str]:
     """Duplicates by messages and mode, beside the original's."""
-    head = ["duplicates within", *(_NAMES[mode] for mode in modes), *(f"original, {_NAMES[mode]}" for mode in ORIGINAL)]
+    kinds = {mode: name.partition(" ")[0] for mode, name in _NAMES.items()}
+    head = ["duplicates within", *(kinds[mode] for mode in modes), *(f"{kinds[mode]}, original" for mode in ORIGINAL)]
     body = []
     for row, published in zip(rows[-_CHECKPOINTS:], (100_000, 200_000, 300_000), strict=False):
         cells = ["-" if row[mode] is None else f"{row[mode]:,}" for mode in modes]
@@ -243,33 +244,33 @@ def _table_lines(rows: Sequence[Mapping[str, int | None]], modes: Mapping[str, A
     return [*columns([head, *body]), f"gaps of the original: {ORIGINAL_GAPS}"]
 
 
-def _means(reports: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> Iterable[str]:
+def _means(reports: Sequence[Mapping[str, Any]], mode: str) -> Iterable[str]:
     """The mean of each column over all seeds; that of the gaps over all duplicates."""
-    for mode in modes:
-        for rows in zip(*(report["table"] for report in reports), strict=True):
-            yield number(math.fsum(row[mode] for row in rows) / len(rows))
-    for mode in modes:
-        arms = [report["modes"][mode] for report in reports if report["modes"][mode]["gap_ms"]]
-        total = math.fsum(arm["gap_ms"]["mean"] * arm["duplicates"] for arm in arms)
-        yield number(total / sum(arm["duplicates"] for arm in arms) if arms else None)
+    for rows in zip(*(report["table"] for report in reports), strict=True):
+        yield number(math.fsum(row[mode] for row in rows) / len(rows))
+    arms = [report["modes"][mode] for report in reports if report["modes"][mode]["gap_ms"]]
+    total = math.fsum(arm["gap_ms"]["mean"] * arm["duplicates"] for arm in arms)
+    yield number(total / sum(arm["duplicates"] for arm in arms) if arms else None)
+
+
+def _seeds_of(mode: str, reports: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[str]:
+    """A table of one mode: duplicates at the checkpoints, and the mean gap in ms, for each seed and the original."""
+    checkpoints = [row["messages"] for row in reports[0]["table"]]
+    heads = [f"{mode} {row // 1000}k" if row % 1000 == 0 else f"{mode} {row}" for row in checkpoints]
+    rows = [["seed", *heads, f"{mode} gap"]]
+    for seed, report in zip(seeds, reports, strict=True):
+        gap = number((report["modes"][mode]["gap_ms"] or {}).get("mean"))
+        rows.append([str(seed), *(str(row[mode]) for row in report["table"]), gap])
+    if len(reports) > 1:
+        rows.append(["mean", *_means(reports, mode)])
+    rows.append(["original", *(str(ORIGINAL[mode].get(row, "-")) for row in checkpoints), "119 (both)"])
+    return columns(rows)
 
 
 def seeds_text(reports: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
-    """Several simulations beside the original: duplicates at the checkpoints, and the mean gap in ms, as text."""
-    modes = list(reports[0]["modes"])
-    checkpoints = [row["messages"] for row in reports[0]["table"]]
-    heads = [f"{mode} {row // 1000}k" if row % 1000 == 0 else f"{mode} {row}" for mode in modes for row in checkpoints]
-    rows = [["seed", *heads, *(f"{mode} gap" for mode in modes)]]
-    for seed, report in zip(seeds, reports, strict=True):
-        cells = [str(row[mode]) for mode in modes for row in report["table"]]
-        gaps = [number((report["modes"][mode]["gap_ms"] or {}).get("mean")) for mode in modes]
-        rows.append([str(seed), *cells, *gaps])
-    if len(reports) > 1:
-        rows.append(["mean", *_means(reports, modes)])
-    originals = [str(ORIGINAL[mode].get(row, "-")) for mode in modes for row in checkpoints]
-    rows.append(["original", *originals, *("119 (both)" for _ in modes)])
-    lines = columns(rows)
-    lines += ["", f"note: {MODEL_NOTE}"]
+    """Several simulations beside the original, as text: a table for each mode, which fits into 80 columns."""
+    lines = [line for mode in reports[0]["modes"] for line in (*_seeds_of(mode, reports, seeds), "")]
+    lines.append(f"note: {MODEL_NOTE}")
     missed = unreproduced([report["table"] for report in reports])
     if missed:
         lines.append(f"note: {_missed(missed)}")

@@ -14,11 +14,11 @@ from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportErro
 Received = tuple[Receiver, ReceivedMessage]
 
 _PATIENCE_SECONDS = 30.0  # for deletes that fail, before their reader may end
-_BATCH = 10  # SQS: entries of one batch request
+_BATCH = 10  # SQS: entries of one batch request; of others see max_delete
 
 
 class AckPool:
-    """Deletes messages, or releases them, in batches of ten.
+    """Deletes messages, or releases them, in batches: of ten, or of as many as the receiver has in `max_delete`.
 
     Failed entries are tried again, and so are calls that failed as a whole, for as long as the pool is open: one that
     has failed `attempts` - 1 times by then is tried once more. A message that could not be deleted in the end is
@@ -57,6 +57,12 @@ class AckPool:
         self._enqueue(_Job(receiver, message, False) for message in messages)
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last delete or release of a receiver has failed."""
+        with self._changed:
+            return any(trouble.is_failing for trouble in self._troubles.values())
+
+    @property
     def is_patient(self) -> bool:
         """Whether deletes or releases that failed are tried again, and have failed for less than half a minute."""
         with self._changed:
@@ -90,7 +96,7 @@ class AckPool:
                         self._changed.notify_all()
 
     def _next_batch(self) -> list[_Job]:
-        """Up to ten jobs for one call; empty when the pool is closed."""
+        """The jobs for one call; empty when the pool is closed."""
         batch: list[_Job] = []
         with self._changed:
             while not batch:
@@ -100,9 +106,10 @@ class AckPool:
                     self._changed.wait(0.5)
                     for trouble in self._troubles.values():
                         trouble.check()
-                if len(self._jobs) < _BATCH and self._open:
+                most = getattr(next(iter(self._jobs.values())).receiver, "max_delete", _BATCH)
+                if len(self._jobs) < most and self._open:
                     self._changed.wait(self._linger)
-                while self._jobs and len(batch) < _BATCH:
+                while self._jobs and len(batch) < most:
                     key, job = next(iter(self._jobs.items()))
                     if batch and not job.can_share_call(batch[0]):
                         break

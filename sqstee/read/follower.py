@@ -244,7 +244,8 @@ class Follower:
     def _leave(self, receiver: Receiver, message: ReceivedMessage, why: str) -> None:
         """Do not delete a message, and keep it in flight until the end, so that it is not redelivered at once."""
         if self.messages.is_first_delivery(message):
-            self._queue_notice(f"a message is left in the queue: {why}")
+            is_stored = bool(message.problem) and getattr(receiver, "lists_all", False)
+            self._queue_notice(why if is_stored else f"a message is left in the queue: {why}")
         self.messages.keep(receiver, message)
 
     def _order_block(self, block: Sequence[Item], now: float) -> list[Emission[Item]]:

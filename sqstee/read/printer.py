@@ -24,7 +24,7 @@ TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels"
 _OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
 _MOST_MINUTES = 1000
 _MOST_FRAMES = 1000
-_HOST_WIDTHS = (6, 24)  # characters: hosts are aligned to the longest of them, within these bounds
+_HOST_WIDTHS = (6, 24)  # characters: hosts are aligned to the longest of them, within these bounds, and cut to the last
 _HOST_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI foregrounds; red is reserved for stderr
 
 _LEVEL_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
@@ -202,6 +202,8 @@ class Printer:
     def _frame(self, host: str, stream: str, code: str, mark: str = "") -> tuple[str, str]:
         """What stands before and after a message."""
         name = short_name(host) or "-"
+        if self._style.safe and len(name) > _HOST_WIDTHS[1]:  # a whole domain would leave a line no room
+            name = f"{name[: _HOST_WIDTHS[1] - 1]}…"
         if self._style.safe and self._width < min(len(name), _HOST_WIDTHS[1]):
             self._width = min(len(name), _HOST_WIDTHS[1])
             self._frames.clear()

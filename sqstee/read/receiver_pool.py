@@ -52,7 +52,7 @@ class ReceiverPool:
         max_messages: int | None = None,
         start_timeout: float = START_SECONDS,
     ) -> None:
-        self._on_messages = on_messages
+        self._on_messages, self._notice = on_messages, notice
         self._troubles = {id(one): Trouble(f"{one.name}: receiving", notice) for one in receivers}
         self._answered: set[int] = set()  # the receivers that have given an answer
         self._start_timeout = start_timeout
@@ -94,7 +94,13 @@ class ReceiverPool:
         for event in self._busy.values():
             event.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # not before start()
+                thread.join()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a receiver's last call has failed."""
+        return any(trouble.is_failing for trouble in self._troubles.values())
 
     @property
     def is_over(self) -> bool:
@@ -152,7 +158,10 @@ class ReceiverPool:
                 attempt = 0
                 if messages:
                     self._on_messages(receiver, messages)
-                elif self.pause:
+                    continue
+                for remark in getattr(receiver, "remarks", list)():  # on what a store has and does not give
+                    self._notice(remark)
+                if self.pause:
                     self._stopping.wait(self.pause)
             except TransportError as error:
                 attempt += 1

@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from math import inf
+from typing import NamedTuple
 
 from sqstee.read.ack_pool import AckPool, Received, by_receiver, message_key
 from sqstee.read.decode import problem_of
 from sqstee.read.receiver_pool import ReceiverPool
-from sqstee.read.trouble import START_SECONDS
+from sqstee.read.trouble import START_SECONDS, Trouble, persist
 from sqstee.record import Body
 from sqstee.run_summary import seconds_of
 from sqstee.transports.base import ReceivedMessage, Receiver
@@ -31,6 +34,19 @@ _MOST_LEFT = 10_000  # messages that are not sqstee's and are released at the en
 _Waiting = tuple[Received, list[tuple[Body, float]]]
 
 
+class PumpCounts(NamedTuple):
+    """What a pump has done so far: messages `received`, `deleted`, and `held`, which are neither stored nor given back.
+
+    `duplicates` counts stretches of records that the store had already. `trouble` tells which part of the work fails.
+    """
+
+    received: int
+    deleted: int
+    held: int
+    duplicates: int
+    trouble: dict[str, bool]
+
+
 class StorePump:
     """Moves messages of `receivers` into `store` with threads of its own.
 
@@ -45,11 +61,10 @@ class StorePump:
         notice: Callable[[str], None],
         on_failure: Callable[[], None],
         threads: int = 8,
-        start_timeout: float = START_SECONDS,
     ) -> None:
         self._receivers, self._store = receivers, store
         self._notice, self._on_failure = notice, on_failure
-        self._pool = ReceiverPool(receivers, self._accept, notice, threads, start_timeout=start_timeout)
+        self._pool = ReceiverPool(receivers, self._accept, notice, threads, start_timeout=inf)
         self._acks = AckPool(threads + 1, notice=notice)
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
@@ -57,15 +72,42 @@ class StorePump:
         self._left: OrderedDict[tuple[int, str], Received] = OrderedDict()
         self._is_left_told = self._is_stopping = False
         self._refusal = ""  # why the store takes nothing
+        self._first: list[tuple[Receiver, list[ReceivedMessage]]] = []  # what connect() has received
+        self._first_received = self._duplicates = 0
+        self._storing = 0  # messages in the group that is being stored
         self._failure: Exception | None = None
         self._storer = threading.Thread(target=self._store_all, daemon=True)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
+    def connect(self) -> None:
+        """Receive from each source once. Raises TransportError where one cannot be read."""
+        for receiver in self._receivers:
+            trouble = Trouble(f"{receiver.name}: receiving", self._notice)
+            try:
+                messages = persist(partial(receiver.receive, 1, 0.0), trouble, time.sleep, START_SECONDS)
+            except TransportError as error:
+                error.args = (f"{receiver.name}: {error}",)
+                raise
+            self._first.append((receiver, messages))
+            self._first_received += len(messages)
+
     def start(self) -> None:
         """Begin."""
         self._storer.start()
+        while self._first:
+            self._accept(*self._first.pop())
         self._pool.start()
         self._watcher.start()
+
+    @property
+    def counts(self) -> PumpCounts:
+        """What it has done."""
+        with self._changed:
+            held = len(self._waiting) + self._storing + len(self._left)
+            trouble = {"receiving": self._pool.is_failing, "storing": bool(self._refusal)}
+        trouble["deleting"] = self._acks.is_failing
+        received = self._first_received + self._pool.received
+        return PumpCounts(received, self._acks.deleted, held, self._duplicates, trouble)
 
     @property
     def failure(self) -> Exception | None:
@@ -80,7 +122,10 @@ class StorePump:
         self._pool.stop()  # what the calls bring that are still out is accepted
         with self._changed:
             self._changed.notify_all()
-        self._storer.join()
+        if self._storer.ident is None:  # start() was never called
+            self._left.update((message_key(*one), one) for one in _each(self._first))
+        else:
+            self._storer.join()
         rest = [*self._left.values(), *(received for received, _ in self._waiting)]
         for receiver, messages in by_receiver(rest):
             if not receiver.follows:
@@ -128,6 +173,7 @@ class StorePump:
                 with self._changed:
                     if self._failure or self._changed.wait_for(lambda: self._is_stopping, _AGAIN_SECONDS):
                         self._waiting[:0] = group
+                        self._storing = 0
                         return
             for receiver, messages in by_receiver(received for received, _ in group):
                 if not receiver.follows:
@@ -136,6 +182,7 @@ class StorePump:
     def _next_group(self) -> list[_Waiting]:
         """The next messages to store; none when all is stored and no more will come."""
         with self._changed:
+            self._storing = 0
             self._changed.wait_for(lambda: self._waiting or self._pool.is_over)
             group: list[_Waiting] = []
             bodies = 0
@@ -143,13 +190,15 @@ class StorePump:
                 group.append(self._waiting.pop(0))
                 bodies += len(group[-1][1])
             self._waiting_bytes -= sum(_size(one) for _, one in group)
+            self._storing = len(group)
             self._changed.notify_all()
             return group
 
     def _commit(self, group: Sequence[_Waiting]) -> bool:
         """Whether a group is on the disk now. A store that is full, or locked, is tried again."""
+        bodies, before = [body for _, bodies in group for body in bodies], self._store.stored
         try:
-            self._store.send_dated([body for _, bodies in group for body in bodies])
+            self._store.send_dated(bodies)
         except TransportError as error:
             if error.kind == OPEN:
                 self._failure = error
@@ -158,6 +207,7 @@ class StorePump:
         except Exception as error:  # without this thread nothing would be stored, and nobody would know
             self._failure = TransportError(OPEN, type(error).__name__, str(error))
             return False
+        self._duplicates += len(bodies) - (self._store.stored - before)
         self._notice_refusal("")
         return True
 
@@ -173,6 +223,10 @@ class StorePump:
             time.sleep(0.2)
         if not self._is_stopping:
             self._on_failure()
+
+
+def _each(received: Iterable[tuple[Receiver, list[ReceivedMessage]]]) -> Iterator[Received]:
+    return ((receiver, message) for receiver, messages in received for message in messages)
 
 
 def _size(bodies: Sequence[tuple[Body, float]]) -> int:

@@ -36,6 +36,11 @@ class Trouble:
         self._refusal: tuple[str, float] | None = None  # the first one, and when it came
         self._is_told = False  # of that refusal
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last call has failed, or one was refused for good."""
+        return self._refusal is not None or (self._failures > 0 and self._works_since is None)
+
     def failed(self, reason: object, left: float = inf) -> None:
         """A call has failed, and is tried again for at most `left` seconds."""
         with self._lock:

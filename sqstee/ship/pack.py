@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from sqstee.record import LEVELS, STREAMS, Body, Encoder, attributes_size
 from sqstee.ship.request import PendingBody
-from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, Frame, Position, Range
+from sqstee.spool.frame import CONTINUES, CUT, FRESH, LEVEL_MASK, LEVEL_SHIFT, LINES, RECORD, Frame, Position, Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Packer:
             for records, start, end in self._encoded(frame, block, first, lines, continues):
                 yield from self._place(records, start, end, before)
         elif (last := frame.first + frame.lines - 1) >= self._start:
-            event = self._encoder.event(frame.payload, frame.time_ns, frame.first)
-            yield from self._place(event, frame.first, last, before)
+            encode = self._encoder.record if frame.kind == RECORD else self._encoder.event
+            yield from self._place(encode(frame.payload, frame.time_ns, frame.first), frame.first, last, before)
         self._resume = self.resume(frame.end)
 
     def flush(self) -> list[PendingBody]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.options import RUN_OPTIONS, SENDER_OPTIONS, SHIPPER_OPTIONS, Settings
+from sqstee.options import MOST_FALLBACKS, RUN_OPTIONS, SENDER_OPTIONS, SHIPPER_OPTIONS, Settings
 from sqstee.spool.location import local_queue, with_absolute_path
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ class DeliveryPolicy:
         try:
             for option in _DELIVERY_OPTIONS:
                 if meta.get(option.attribute) not in (None, ""):
-                    setattr(options, option.attribute, _checked(option, meta[option.attribute]))
+                    setattr(options, option.attribute, _from_meta(option, meta[option.attribute]))
             return cls(parse(str(meta["to"])).text, options)
         except KeyError:
             raise ValueError("its META frame names no destination") from None
@@ -52,7 +52,7 @@ class DeliveryPolicy:
     def to_meta(self) -> dict[str, object]:
         """The fields of the META frame that `from_meta` reads; times are read back to the microsecond."""
         values = {option.attribute: getattr(self.options, option.attribute) for option in _DELIVERY_OPTIONS}
-        return {"to": self.to, **{name: value for name, value in values.items() if not _is_unset(value)}}
+        return {"to": self.to, **{name: _to_meta(value) for name, value in values.items() if not _is_unset(value)}}
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -67,10 +67,12 @@ class DeliveryPolicy:
     def refusal_notice(self, reason: str, diverted: bool, root: str, at: str = "") -> str:
         """A notice that all lines are refused for `reason`, which no retry will mend: by `at`, or the destination.
 
-        They go to the fallback if `diverted`, otherwise they stay in the spool folder `root`.
+        They go to a fallback if `diverted`, otherwise they stay in the spool folder `root`.
         """
         refuser = at or self.to
-        where = f"go to {self.options.fallback}" if diverted else f"are kept in {root}"
+        fallback = self.options.fallback
+        further = fallback[fallback.index(at) + 1 :] if at in fallback else fallback
+        where = f"go to {', or else to '.join(further)}" if diverted else f"are kept in {root}"
         why = reason.removeprefix(f"{refuser}: ")
         return f"{refuser} refuses the lines, which {where}; {check_advice(refuser)}: {why}"
 
@@ -90,7 +92,21 @@ def check_advice(destination: str) -> str:
 
 
 def _is_unset(value: object) -> bool:
-    return value is None or value is False or value == ""
+    return value is None or value is False or value in ("", ())
+
+
+def _to_meta(value: object) -> object:
+    """One value of an option that may be repeated stands by itself, so that older versions read it."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _from_meta(option: Option, value: object) -> object:
+    if not option.repeat:
+        return _checked(option, value)
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MOST_FALLBACKS:
+        raise ValueError(f"its META frame has an unsupported value: {len(values)} values of {option.attribute}")
+    return tuple(_checked(option, one) for one in values)
 
 
 def _checked(option: Option, value: object) -> object:

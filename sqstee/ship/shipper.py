@@ -17,7 +17,7 @@ from sqstee.ship.source import RunSource, Source
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
-from sqstee.transports.fallback import refusal_by_primary
+from sqstee.transports.fallback import refusals_by_primaries
 
 _ASK_AGAIN_SECONDS = 600.0  # how often a destination that takes less than it might is asked for its limit
 _LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds that fit an int
@@ -72,7 +72,7 @@ class Shipper:
         self._refusals = Refusals(self._limits, self._backoff, sender.ordered)
         self._source: Source | None = None
         self.refused = False  # by the destination, as `on_refusal` was told
-        self._refused_as = (False, "")  # the last two arguments of `on_refusal`
+        self._refused_as: set[tuple[bool, str]] = set()  # the last two arguments of `on_refusal`, while it is refused
         self._ask_at = 0.0  # do not ask for the destination's limit before this time
         self._reread_at = 0.0
         self._close_at: float | None = None
@@ -260,13 +260,15 @@ class Shipper:
             self._check_refusal(self._backoff.permanent)
 
     def _check_refusal(self, permanent: bool) -> None:
-        """Report once that the destination, or the first of two, refuses everything, until it accepts something."""
+        """Report once for each destination that it refuses everything, until it accepts something."""
         diverted = not permanent
-        reason, at = refusal_by_primary(self._sender) if diverted else (self._backoff.reason, self._backoff.at)
-        known = self.refused and self._refused_as == (diverted, at)
-        self.refused, self._refused_as = bool(reason), (diverted, at)
-        if reason and not known:
-            self._on_refusal(reason, diverted, at)
+        found = refusals_by_primaries(self._sender) if diverted else [(self._backoff.reason, self._backoff.at)]
+        refusers = {(diverted, at): reason for reason, at in found if reason}
+        known, self._refused_as = self._refused_as, set(refusers)
+        self.refused = bool(refusers)
+        for (_, at), reason in reversed(refusers.items()):  # an agent passes on the last one: the first destination's
+            if (diverted, at) not in known:
+                self._on_refusal(reason, diverted, at)
 
     def _start_reading(self, now: float) -> None:
         """The destination has answered: open the spool, or try later if that fails (the disk was full)."""

@@ -6,7 +6,8 @@ A frame is a header, the header's CRC and a payload. All integers are little-end
     | payload length I | payload CRC I | header CRC I (over the header up to here)
 
 META describes the run: its payload is a JSON object (see run_events). LINES holds bytes as they were read; a line
-that is unfinished at its end goes on in the stream's next frame. EVENT and GAP hold an event as a JSON object.
+that is unfinished at its end goes on in the stream's next frame. RECORD holds one line with fields of its own: what
+its record on the wire has beside time, host, run and seq, as a JSON object. EVENT and GAP hold an event likewise.
 
 Flags of LINES: CUT, the frame completes a line that has no newline; FRESH, the reader discards the stream's unfinished
 line before it adds this frame; CONTINUES, the frame's first line, or its part of one, continues a line that was cut;
@@ -36,7 +37,8 @@ HEADER_BYTES = HEADER.size + HEADER_CRC.size
 _NOTE = Struct("<QB")
 NOTE_BYTES = _NOTE.size + HEADER_CRC.size  # less than a header: a reader cannot take it for one
 
-META, LINES, EVENT, GAP = 1, 2, 3, 4
+META, LINES, EVENT, GAP, RECORD = 1, 2, 3, 4, 5
+STREAM_COUNT = 4  # their names are record.STREAMS
 CUT, FRESH, CONTINUES = 1, 2, 128
 LEVEL_SHIFT, LEVEL_MASK = 2, 31
 

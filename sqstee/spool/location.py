@@ -7,7 +7,7 @@ import stat
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError, did_you_mean
-from sqstee.options import check
+from sqstee.options import check, size_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,24 +17,80 @@ if TYPE_CHECKING:
 SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrator created it with mode 1777
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 _LOCAL_QUEUE = "local.db"
+_MEMORY = "/dev/shm"
+# In _MEMORY, for all runs together, and as much for the local queue: containers have 64 MiB of it by default.
+MEMORY_BYTES = 24 * 1024 * 1024
+_LEAST_FREE_BYTES = 1024 * 1024  # with less, a disk counts as full
+
+
+def default_roots() -> list[str]:
+    """The spool folders where none is configured, the best one first: a later one is for when none before can be used.
+
+    The best is on the node's own disk: the user's folder in SHARED if the administrator created that with mode 1777,
+    otherwise one in /var/tmp.
+    """
+    uid = os.getuid()
+    first = f"/var/tmp/sqstee-{uid}"
+    try:
+        if stat.S_IMODE(os.lstat(SHARED).st_mode) == 0o1777:
+            first = f"{SHARED}/{uid}"
+    except OSError:
+        pass
+    others = [absolute(folder) for folder in (os.environ.get("TMPDIR"), "/tmp", _MEMORY) if folder]
+    return list(dict.fromkeys((first, *(f"{folder}/sqstee-{uid}" for folder in others))))
 
 
 def default_root() -> str:
-    """The spool folder where none is configured, on the node's own disk.
-
-    It is the user's folder in SHARED if the administrator created that with mode 1777, otherwise one in /var/tmp.
-    """
-    try:
-        if stat.S_IMODE(os.lstat(SHARED).st_mode) == 0o1777:
-            return f"{SHARED}/{os.getuid()}"
-    except OSError:
-        pass
-    return f"/var/tmp/sqstee-{os.getuid()}"
+    """The spool folder where none is configured: the first one that can be used, or else the best one."""
+    roots = default_roots()
+    return next((root for root in roots if not obstacle(root)), roots[0])
 
 
 def root_path(configured: str) -> str:
     """The absolute path of the spool folder, which need not exist: `configured`, or the default if that is empty."""
     return os.path.abspath(configured or default_root())
+
+
+def existing_roots(configured: str) -> list[str]:
+    """The spool folder, and if none is configured those that earlier runs used in its place: where runs may wait."""
+    root = root_path(configured)
+    others = [] if configured else [other for other in default_roots() if other != root and _is_ours(other)]
+    return [root, *others]
+
+
+def obstacle(root: str) -> str:
+    """Why a spool folder cannot be used, or made; empty where nothing is in its way."""
+    try:
+        found = os.lstat(root)
+        problem, place = _problem(found), root
+    except OSError:  # it is to be made
+        problem, place = "", os.path.dirname(root)
+    try:
+        disk = os.statvfs(place)
+    except OSError as error:
+        return problem or str(error.strerror)
+    if disk.f_flag & os.ST_RDONLY:
+        return problem or "its file system is read-only"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return problem or "no permission"
+    full = disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES or (disk.f_files and not disk.f_favail)
+    return problem or ("its disk is full" if full else "")
+
+
+def _is_ours(root: str) -> bool:
+    try:
+        return not _problem(os.lstat(root))
+    except OSError:
+        return False
+
+
+def _problem(found: os.stat_result) -> str:
+    """Why what has the name of a spool folder is none of ours."""
+    if not stat.S_ISDIR(found.st_mode):
+        return "is a symlink or a file"
+    if found.st_uid != os.getuid():
+        return "belongs to another user"
+    return "can be read by others" if stat.S_IMODE(found.st_mode) & 0o077 else ""
 
 
 def open_root(configured: str) -> str:
@@ -46,17 +102,44 @@ def open_root(configured: str) -> str:
     hint = OTHER_FOLDER
     try:
         os.makedirs(path, 0o700, exist_ok=True)
-        found = os.lstat(path)
+        problem = _problem(os.lstat(path))
     except OSError as error:
         raise SqsteeError(f"the spool folder {path} cannot be created: {error.strerror}", hint) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise SqsteeError(f"the spool folder {path} is a symlink or a file", hint)
-    if found.st_uid != os.getuid():
-        raise SqsteeError(f"the spool folder {path} belongs to another user", hint)
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if problem.startswith("can be read"):
         hint = f"chmod 700 {path} if it holds nothing else; otherwise use a folder in it: --spool {path}/sqstee"
-        raise SqsteeError(f"the spool folder {path} can be read by others", hint)
+    if problem:
+        raise SqsteeError(f"the spool folder {path} {problem}", hint)
     return path
+
+
+def open_for_run(settings: Settings) -> tuple[str, str]:
+    """The spool folder for a run with these settings, as of `open_root`, and a notice if it is not the best one.
+
+    Bounds the spool where that is in memory. The notice is empty if the user has seen it before.
+    """
+    root = open_root(settings.spool)
+    best = default_roots()[0]
+    if settings.spool or root == best:
+        return root, ""
+    bound = ""
+    if root.startswith(f"{_MEMORY}/"):
+        for name in ("spool_max", "local_max"):
+            if name not in settings.sources:  # else the user has chosen it
+                setattr(settings, name, MEMORY_BYTES)
+        bound = f", at most {size_text(settings.spool_max)}, in memory,"
+    if not is_first_time(root, "place"):
+        return root, ""
+    return root, f"{best} cannot be the spool folder ({obstacle(best)}): lines wait{bound} in {root}; {OTHER_FOLDER}"
+
+
+def is_first_time(root: str, what: str) -> bool:
+    """Whether this hint has not been given to the user of this spool folder before; from now on it has."""
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(f"{root}/.{what}-told", flags, 0o600))
+    except OSError:
+        return False
+    return True
 
 
 def local_queue(root: str) -> str:
@@ -72,11 +155,11 @@ def resolve(settings: Settings) -> Destination:
     for name in ("spool", "token_file"):
         if path := getattr(settings, name):
             setattr(settings, name, absolute(path))
-    settings.to, settings.fallback = with_absolute_path(settings.to), with_absolute_path(settings.fallback)
+    settings.to = with_absolute_path(settings.to)
+    settings.fallback = tuple(map(with_absolute_path, settings.fallback))
     destination = parse(settings.to or "local")
-    check_folder(destination, settings.spool)
-    if settings.fallback:
-        check_folder(parse(settings.fallback), settings.spool)
+    for one in (destination, *map(parse, settings.fallback)):
+        check_folder(one, settings.spool)
     check(settings, destination)
     return destination
 

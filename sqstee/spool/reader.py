@@ -25,6 +25,8 @@ from sqstee.spool.frame import (
     LINES,
     MAGIC,
     META,
+    RECORD,
+    STREAM_COUNT,
     VERSION,
     Frame,
     NewerFormatError,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1024 * 1024
 _MOST_PAYLOAD_BYTES = SEGMENT_BYTES  # a header that claims more is damaged
-_STREAMS = 3
 
 
 class FrameReader:
@@ -176,7 +177,7 @@ class FrameReader:
             length = HEADER.unpack(header)[8]
             whole = zlib.crc32(header) == HEADER_CRC.unpack_from(self._buffer, at + HEADER.size)[0]
             if whole and length <= _MOST_PAYLOAD_BYTES:
-                self._torn_streams = {0, 1, 2}
+                self._torn_streams = set(range(STREAM_COUNT))
                 return self._parse()
 
     def _turn_into_gap(self, frame: Frame) -> None:
@@ -190,7 +191,7 @@ class FrameReader:
         """The frame, after a gap frame for seqs that are missing before it."""
         if frame.first > self._expected:
             if frame.kind == META:  # this segment repeats unfinished lines, so pending pieces are dropped
-                self._reset_streams = {0, 1, 2}
+                self._reset_streams = set(range(STREAM_COUNT))
             yield self._gap(self._expected, frame.first - self._expected, frame)
         self._expected = max(self._expected, frame.first + frame.lines)
         if frame.kind == LINES:
@@ -229,8 +230,8 @@ class FrameReader:
 
 def _makes_sense(frame: Frame) -> bool:
     if frame.kind == LINES:
-        return frame.stream < _STREAMS and frame.lines <= len(frame.payload) + 1
-    return frame.kind in (META, GAP) or (frame.kind == EVENT and frame.lines == 1)
+        return frame.stream < STREAM_COUNT and frame.lines <= len(frame.payload) + 1
+    return frame.kind in (META, GAP) or (frame.kind in (EVENT, RECORD) and frame.lines == 1)
 
 
 def _damage_event(first: int, lines: int) -> bytes:

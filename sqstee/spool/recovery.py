@@ -9,14 +9,12 @@ from sqstee.jsonbytes import decode_object
 from sqstee.record import MAX_SEQ
 from sqstee.spool import run_events
 from sqstee.spool.checkpoint import Checkpoint
-from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, Frame
+from sqstee.spool.frame import CUT, EVENT, FRESH, LINES, STREAM_COUNT, Frame
 from sqstee.spool.reader import FrameReader, read_meta
 from sqstee.spool.run_folder import lock
 from sqstee.spool.segments import Segments, read_note
 from sqstee.spool.writer import Writer
 from sqstee.trace import trace
-
-_STREAMS = 3
 
 
 class Closure:
@@ -53,7 +51,7 @@ class SpoolTail:
         # from the start of the segment, so that an acknowledged exit event is found too
         reader = FrameReader(folder, (checkpoint.position[0], 0))
         self.acknowledged = self.next_seq = checkpoint.next
-        self.unfinished = [0] * _STREAMS
+        self.unfinished = [0] * STREAM_COUNT
         self.closure = Closure(_exited(folder, checkpoint.position[0]))
         try:
             for frame in reader.frames():
@@ -64,7 +62,7 @@ class SpoolTail:
         self.end = reader.position
         if self.end < checkpoint.position:  # a power cut took acknowledged frames: readers start behind them
             self.end = (checkpoint.position[0] + 1, 0)
-            self.unfinished = [0] * _STREAMS
+            self.unfinished = [0] * STREAM_COUNT
         self.framed = self.next_seq
         self._add_dropped(folder)
 
@@ -137,7 +135,7 @@ def _close(folder: str, tail: SpoolTail, killed: bool) -> None:
 
 def _append_end(writer: Writer, event: dict[str, object]) -> bool:
     """Append the missing frames; returns False at the first one that the disk refuses."""
-    for stream in range(_STREAMS):
+    for stream in range(STREAM_COUNT):
         writer.cut(stream, closing=True)
         if writer.dropped:
             return False

@@ -10,6 +10,7 @@ import sys
 import time
 
 from sqstee.errors import SqsteeError
+from sqstee.spool.frame import STREAM_COUNT
 from sqstee.spool.segments import Segments
 from sqstee.spool.writer import Writer
 
@@ -206,7 +207,7 @@ class RedactingWriter(Writer):
     """
 
     def __init__(
-        self, segments: Segments, max_line: int, masker: Masker, streams: int = 3, strips: bool = False
+        self, segments: Segments, max_line: int, masker: Masker, streams: int = STREAM_COUNT, strips: bool = False
     ) -> None:
         super().__init__(segments, max_line, streams)
         self._masker = masker
@@ -231,6 +232,16 @@ class RedactingWriter(Writer):
                 return chunk
             line.unspooled += rest
         return b""
+
+    def record(self, stream: int, fields: dict[str, object]) -> bool:
+        return super().record(stream, {name: self._masked_value(value) for name, value in fields.items()})
+
+    def _masked_value(self, value: object) -> object:
+        if isinstance(value, str):
+            return self._masker.mask_word(value)
+        if isinstance(value, dict):
+            return {self._masker.mask_word(name): self._masked_value(member) for name, member in value.items()}
+        return [self._masked_value(member) for member in value] if isinstance(value, list) else value
 
     def cut(self, stream: int, closing: bool = False) -> None:
         line = self._lines[stream]

@@ -62,21 +62,31 @@ def start(
 
 
 def command_exit(
-    status: int, usage: struct_rusage, duration_s: float, writer: Writer, still_open: Sequence[str], name: str = ""
+    status: int,
+    usage: struct_rusage | None,
+    duration_s: float,
+    writer: Writer,
+    still_open: Sequence[str],
+    name: str = "",
 ) -> dict[str, object]:
-    """The command's exit event: `status` is from wait(2), `still_open` names the streams that are still open."""
+    """The command's exit event: `status` is from wait(2), `still_open` names the streams that are still open.
+
+    `usage` is None where stdin was read: the program that wrote it is not ours to wait for.
+    """
     fields: dict[str, object] = {"event": "exit", **_named(name)}
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         fields["message"] = f"killed by signal {number}"
         fields["signal"] = number
     else:
-        fields["message"] = f"exited with status {os.WEXITSTATUS(status)}"
+        has_ended = usage is None and status == 0
+        fields["message"] = "stdin has ended" if has_ended else f"exited with status {os.WEXITSTATUS(status)}"
         fields["exit_code"] = os.WEXITSTATUS(status)
     fields["duration_s"] = round(duration_s, 3)
     fields |= _totals(writer)
-    fields["max_rss"] = usage.ru_maxrss * 1024
-    fields["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 3)
+    if usage:
+        fields["max_rss"] = usage.ru_maxrss * 1024
+        fields["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 3)
     if still_open:
         fields["open"] = list(still_open)
     return fields

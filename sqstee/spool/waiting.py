@@ -20,19 +20,23 @@ _HALF_MADE_SECONDS = 3600.0  # the age at which a .new- folder is removed
 
 
 class WaitingRun:
-    """A run in the spool: `records` and `bytes` wait, `alive` while a process writes it, `problem` if unreadable."""
+    """A run in the spool: `records` and `bytes` wait, `alive` while a process writes it, `problem` if unreadable.
 
-    __slots__ = ("alive", "bytes", "destination", "job", "problem", "records", "run")
+    `name` is what people know it by: its job, or its program.
+    """
+
+    __slots__ = ("alive", "bytes", "destination", "job", "name", "problem", "records", "run")
 
     def __init__(self, root: str, run: str) -> None:
         folder = f"{root}/{run}"
         self.run = run
-        self.destination = self.job = self.problem = ""
+        self.destination = self.job = self.name = self.problem = ""
         self.records = 0
         self.bytes = sum(_size(entry) for entry in os.scandir(folder) if entry.name not in ("writer", RESERVE))
         try:
             meta = decode_object(read_meta(folder))
             self.destination, self.job = str(meta["to"]), str(meta.get("job", ""))
+            self.name = self.job or str(meta.get("name", ""))
             tail = SpoolTail(folder)
             self.records = tail.next_seq - tail.acknowledged
         except NewerFormatError as error:

@@ -7,7 +7,19 @@ import os
 import time
 
 from sqstee.jsonbytes import encode_object
-from sqstee.spool.frame import CONTINUES, CUT, EVENT, FRESH, GAP, HEADER_BYTES, LEVEL_SHIFT, LINES, gap_fields
+from sqstee.spool.frame import (
+    CONTINUES,
+    CUT,
+    EVENT,
+    FRESH,
+    GAP,
+    HEADER_BYTES,
+    LEVEL_SHIFT,
+    LINES,
+    RECORD,
+    STREAM_COUNT,
+    gap_fields,
+)
 from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
@@ -33,7 +45,7 @@ class Writer:
     covered by a gap frame as soon as one can be written: no method raises OSError.
     """
 
-    def __init__(self, segments: Segments, max_line: int, streams: int = 3) -> None:
+    def __init__(self, segments: Segments, max_line: int, streams: int = STREAM_COUNT) -> None:
         self._segments = segments
         self._max_line = max_line
         self.rate_limit: RateLimit | None = None
@@ -142,6 +154,27 @@ class Writer:
             self._append_lines(stream, piece, cut)
             at += len(piece)
         return b""
+
+    def record(self, stream: int, fields: dict[str, object]) -> bool:
+        """Append a line with fields of its own, among them `message`, its text, which may hold newlines.
+
+        Returns False, and does nothing, if it is too long for a frame. The stream must have no unfinished line.
+        """
+        payload = encode_object(fields)
+        if len(payload) > self._max_line:
+            return False
+        self.bytes += len(payload)
+        limit = self.rate_limit
+        if limit and not limit.split(b"\n", 0, False):
+            self.drop(stream, b"\n", RATE_LIMIT)
+            if limit.cover_is_due():
+                self._cover_dropped(ORDINARY)
+        elif self._append(RECORD, payload, 1, stream):
+            self.lines += 1
+        else:
+            self._count(stream, 1, False, self._gap_reason)
+            self._note_dropped()
+        return True
 
     def cut(self, stream: int, closing: bool = False) -> None:
         """End the unfinished line of a stream, if there is one: it is old, or the stream is `closing`."""

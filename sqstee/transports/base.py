@@ -85,10 +85,13 @@ class Sender(Protocol):
     """The sending half of a transport; its methods may be called from several threads at once."""
 
     ordered: bool  # the destination keeps the order of bodies, so requests must go one at a time
-    max_entries: int  # this and the next three: see BatchLimits
+    max_entries: int  # this and the next two: see BatchLimits
     max_request_bytes: int
     body_bytes: int
-    linger: float
+
+    @property
+    def linger(self) -> float:
+        """See BatchLimits; it changes while a fallback is in use."""
 
     def open(self) -> int:
         """Reach the destination; the largest message that it accepts, in bytes. Raises TransportError."""

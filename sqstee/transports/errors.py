@@ -165,6 +165,11 @@ class TransportError(Exception):
         return limit_in(self.message)
 
 
+def is_denied(error: Exception) -> bool:
+    """Whether a caller may not read an object: most likely it may not read the others either."""
+    return isinstance(error, TransportError) and error.code in ("AccessDenied", "AccessDeniedException")
+
+
 class Failure:
     """One body that was refused in a call that succeeded for others; `at` as in TransportError."""
 

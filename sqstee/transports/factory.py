@@ -20,24 +20,35 @@ def open_sender(
     token_file: str = "",
     via_s3: str = "",
     group: str = "",
-    fallback: str = "",
+    fallback: Sequence[str] = (),
     fallback_after: float | str = "",
+    standing_by: bool = False,
 ) -> Sender:
     """The sender for a destination, not yet connected.
 
     `local_path` is the default file of the local queue, in the spool folder. `token_file` holds the bearer token for a
     collector. With `via_s3` a queue gets pointers to objects there; `group` is the message group on a standard queue.
-    `fallback` is the destination for bodies that this one refuses, or cannot accept for `fallback_after` seconds.
+    `fallback` has the destinations, in order, for bodies that this one refuses, or cannot accept for `fallback_after`
+    seconds; `standing_by` as of FallbackSender.
     """
     if fallback:
         from sqstee.transports.fallback import FallbackSender
         from sqstee.transports.fallback_ledger import FallbackLedger
 
         primary = open_sender(destination, local_path, local_max, token_file=token_file, via_s3=via_s3, group=group)
-        second = open_sender(parse(fallback), local_path, local_max, token_file=token_file)
+        first, *further = fallback
+        second = open_sender(
+            parse(first),
+            local_path,
+            local_max,
+            token_file=token_file,
+            fallback=further,
+            fallback_after=fallback_after,
+            standing_by=True,
+        )
         pair = {
             "to": destination.text,
-            "fallback": fallback,
+            "fallback": first,
             "token_file": token_file,
             "via_s3": via_s3,
             "group": group,
@@ -46,9 +57,10 @@ def open_sender(
         return FallbackSender(
             primary,
             second,
-            fallback,
+            first,
             _FALLBACK_SECONDS if fallback_after == "" else float(fallback_after),
             ledger=ledger,
+            standing_by=standing_by,
         )
     if destination.kind == "http":
         from sqstee.transports.http import HttpSender
@@ -107,9 +119,9 @@ def open_receiver(
     queue are followed into `stores` only.
     """
     if destination.kind == "s3":
-        from sqstee.transports.s3 import S3Receiver
+        from sqstee.transports.s3_source import BucketReceiver
 
-        return S3Receiver(destination, consume, shards, connections)
+        return BucketReceiver(destination, consume, shards, connections)
     if destination.kind == "sqs":
         from sqstee.transports.sqs import SqsReceiver
         from sqstee.transports.sqs_extended import FetchingReceiver
@@ -120,7 +132,7 @@ def open_receiver(
 
         return LocalReceiver(destination.name or local_path, destination.text, consume)
     if destination.kind == "folder":
-        from sqstee.transports.folder import FolderReceiver
+        from sqstee.transports.folder import open_folder
 
-        return FolderReceiver(destination.name, destination.text)
+        return open_folder(destination.name, destination.text)
     raise TransportError(OPEN, "Configuration", "a collector cannot be read: read the queue that it stores into")

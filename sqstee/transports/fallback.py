@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sqstee.jsonbytes import encode_object
 from sqstee.record import Body, Encoder, event_of
 from sqstee.text import count
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
-from sqstee.transports.fallback_ledger import FallbackLedger
+from sqstee.transports.fallback_ledger import DivertedRange, FallbackLedger
 from sqstee.wire import by_run
 
 _PROBE_SECONDS = 30.0  # between two tries of the primary while the circuit is open
@@ -26,6 +26,9 @@ class FallbackSender:
     `ledger` keeps the ranges until then). A single record that the primary refuses for good goes to the fallback alone.
     Bodies whose call got no answer may be at both destinations: readers drop duplicates by seq.
 
+    The fallback may be such a sender itself, `standing_by` as its time without progress starts with its first call.
+    Each primary gets a gap event for what it lacks, which names the destination that accepted it.
+
     While the circuit is open, `linger` is the fallback's, and consecutive bodies of a request are joined if the
     fallback takes one body per call: an object in S3 costs as much as twelve requests to SQS.
     """
@@ -38,6 +41,7 @@ class FallbackSender:
         after: float,
         clock: Callable[[], float] = time.monotonic,
         ledger: FallbackLedger | None = None,
+        standing_by: bool = False,
     ) -> None:
         self._primary = primary
         self._fallback = fallback
@@ -45,7 +49,8 @@ class FallbackSender:
         self._after = after
         self._clock = clock
         self._lock = threading.Lock()
-        self._failing_since: float | None = clock()  # start of the first call since the last one that was accepted
+        # the start of the first call since the last one that was accepted
+        self._failing_since: float | None = None if standing_by else clock()
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
         self.refusal = ("", "")  # why the circuit is open and who refused, where no retry will mend that; else empty
@@ -54,11 +59,24 @@ class FallbackSender:
         self.max_entries = primary.max_entries
         self.max_request_bytes = primary.max_request_bytes
         self.body_bytes = primary.body_bytes
-        self.linger = primary.linger
+
+    @property
+    def linger(self) -> float:
+        """That of the destination in use."""
+        return self._primary.linger if self._probe_at is None else self._fallback.linger
+
+    @property
+    def refusals(self) -> list[tuple[str, str]]:
+        """`refusal`, and those of the fallback if it has one itself."""
+        own = [self.refusal] if self.refusal[0] else []
+        if self._probe_at is None or not isinstance(self._fallback, FallbackSender):
+            return own
+        return own + [(reason, at or self._at) for reason, at in self._fallback.refusals]
 
     def shorten_waits(self, seconds: float) -> None:
         """No more bodies will follow, and `seconds` are left: keep half of them for the fallback."""
         self._after = min(self._after, seconds / 2)
+        shorten_waits(self._fallback, seconds / 2)
 
     def open(self) -> int:
         """Reach the primary, or else the fallback; the largest message of the one that was reached."""
@@ -75,6 +93,10 @@ class FallbackSender:
 
     def send(self, bodies: Sequence[Body]) -> list[Failure]:
         """Send to the primary or the fallback; a failure for each body that neither accepted. Raises TransportError."""
+        return self.place(bodies)[0]
+
+    def place(self, bodies: Sequence[Body]) -> tuple[list[Failure], list[str]]:
+        """As `send`; also where each body is: empty for the primary, and without meaning for one that failed."""
         if not self._tries_primary():
             return self._to_fallback(bodies)
         self._begin()
@@ -133,42 +155,48 @@ class FallbackSender:
         with self._lock:
             self.refusal = (str(error), error.at) if error.kind in (OPEN, REFRESH) else ("", "")
             self._probe_at = self._clock() + _PROBE_SECONDS
-            self.linger = self._fallback.linger
 
     def _close_circuit(self) -> None:
         with self._lock:
             self._failing_since = None
             self._probe_at = None
             self.refusal = ("", "")
-            self.linger = self._primary.linger
 
     def _reach_fallback(self) -> int:
         try:
             limit = self._fallback.open()
         except TransportError as error:
-            error.blame(self._at)
+            self._blame_fallback(error)
             raise
         self._reached = True
         return limit
 
-    def _to_fallback(self, bodies: Sequence[Body]) -> list[Failure]:
+    def _blame_fallback(self, error: TransportError) -> None:
+        if not error.at:  # else it has a fallback itself, which is to blame
+            error.blame(self._at)
+
+    def _to_fallback(self, bodies: Sequence[Body]) -> tuple[list[Failure], list[str]]:
         if not self._reached:
             self._reach_fallback()
         failures: list[Failure] = []
-        start = 0
+        places: list[str] = []
         for part in self._calls(bodies):
             try:
-                found = self._call_fallback(part)
+                found, where = self._call_fallback(part)
             except TransportError as error:
-                if not start:
-                    error.blame(self._at)
+                if not places:
+                    self._blame_fallback(error)
                     raise
-                found = [Failure(at, error.kind, error.code, error.message) for at in range(len(part))]
+                found = [Failure(at, error.kind, error.code, error.message, error.at) for at in range(len(part))]
+                where = [self._at] * len(part)
             failed = {failure.index for failure in found}
-            self._note_diverted([body for at, body in enumerate(part) if at not in failed])
-            failures += [Failure(start + one.index, one.kind, one.code, one.message, self._at) for one in found]
-            start += len(part)
-        return failures
+            self._note_diverted((body, where[at]) for at, body in enumerate(part) if at not in failed)
+            start = len(places)
+            failures += [
+                Failure(start + one.index, one.kind, one.code, one.message, one.at or self._at) for one in found
+            ]
+            places += where
+        return failures, places
 
     def _calls(self, bodies: Sequence[Body]) -> Iterator[Sequence[Body]]:
         """The bodies of each call to the fallback."""
@@ -189,39 +217,55 @@ class FallbackSender:
         size = sum(len(one.data) for one in part) + len(body.data)
         return self._fallback.max_entries == 1 and follows and alike and size <= self._fallback.body_bytes
 
-    def _call_fallback(self, part: Sequence[Body]) -> list[Failure]:
+    def _call_fallback(self, part: Sequence[Body]) -> tuple[list[Failure], list[str]]:
         """One call, with the bodies joined if they are too many; if it is refused, each body in a call of its own."""
         if len(part) <= self._fallback.max_entries:
-            return self._fallback.send(part)
+            return self._offer(part)
         try:
-            failures = self._fallback.send([_joined(part)])
+            failures, places = self._offer([_joined(part)])
         except TransportError as error:
             if error.kind not in (SIZE, POISON):
                 raise
-            failures = [Failure(0, error.kind, error.code, error.message)]
+            failures, places = [Failure(0, error.kind, error.code, error.message)], [self._at]
         if not failures:
-            return []
-        alone = [(at, self._fallback.send([body])) for at, body in enumerate(part)]
-        return [Failure(at, one.kind, one.code, one.message) for at, found in alone for one in found]
+            return [], places * len(part)
+        alone = [self._offer([body]) for body in part]
+        failures = [
+            Failure(at, one.kind, one.code, one.message, one.at) for at, (found, _) in enumerate(alone) for one in found
+        ]
+        return failures, [place for _, where in alone for place in where]
 
-    def _divert(self, bodies: Sequence[Body], failures: list[Failure]) -> list[Failure]:
+    def _offer(self, bodies: Sequence[Body]) -> tuple[list[Failure], list[str]]:
+        """Offer bodies to the fallback; also the destination that has each."""
+        if not isinstance(self._fallback, FallbackSender):
+            return self._fallback.send(bodies), [self._at] * len(bodies)
+        failures, places = self._fallback.place(bodies)
+        return failures, [place or self._at for place in places]
+
+    def _divert(self, bodies: Sequence[Body], failures: list[Failure]) -> tuple[list[Failure], list[str]]:
         """Send the bodies to the fallback that the primary will never accept; the failures that remain."""
         left = []
+        places = [""] * len(bodies)
         for failure in failures:
             body = bodies[failure.index]
             if failure.kind != OPEN and not (failure.kind in (POISON, SIZE) and _is_single(body)):
                 left.append(failure)
                 continue
             try:
-                found = self._to_fallback([body])
+                found, (places[failure.index],) = self._to_fallback([body])
                 left += [Failure(failure.index, one.kind, one.code, one.message, one.at) for one in found]
             except TransportError:
                 left.append(failure)
-        return left
+        return left, places
 
-    def _note_diverted(self, bodies: Sequence[Body]) -> None:
-        """Note which seqs of which run the primary does not have."""
-        self._ledger.add(part for body in bodies for part in ([body] if body.run else by_run(body.plain().data)))
+    def _note_diverted(self, placed: Iterable[tuple[Body, str]]) -> None:
+        """Note which seqs of which run the primary does not have, and where they are."""
+        by_place: dict[str, list[Body]] = {}
+        for body, place in placed:
+            parts = [body] if body.run else by_run(body.plain().data)
+            by_place.setdefault("" if place == self._at else place, []).extend(parts)
+        for place, parts in by_place.items():
+            self._ledger.add(parts, place)
 
     def _send_gap_events(self) -> int:
         """Send gap events to the primary, whose readers would wait for these lines otherwise; the number accepted.
@@ -232,26 +276,27 @@ class FallbackSender:
         if not ranges:
             return 0
         try:
-            failures = self._primary.send([self._gap(body) for body in ranges])
+            failures = self._primary.send([self._gap(one) for one in ranges])
         except TransportError:
             return 0
         # an event that is refused for good would be refused each time: it counts as reported
         failed = {failure.index for failure in failures if failure.kind not in (POISON, SIZE)}
-        reported = [body for at, body in enumerate(ranges) if at not in failed]
+        reported = [one for at, one in enumerate(ranges) if at not in failed]
         self._ledger.mark_reported(reported)
         return len(reported)
 
-    def _gap(self, body: Body) -> Body:
+    def _gap(self, lacking: DivertedRange) -> Body:
+        first, last, at = lacking.first, lacking.last, lacking.at or self._at
         fields: dict[str, object] = {
             "event": "gap",
-            "message": f"{count(body.last - body.first + 1, 'line')} went to {self._at}",
-            "from": body.first,
-            "to": body.last,
+            "message": f"{count(last - first + 1, 'line')} went to {at}",
+            "from": first,
+            "to": last,
             "reason": "fallback",
-            "at": self._at,
+            "at": at,
         }
-        data = Encoder(body.run, body.host).event(encode_object(fields), time.time_ns(), body.first)
-        return Body(data, body.run, body.host, body.first, body.last)
+        data = Encoder(lacking.run, lacking.host).event(encode_object(fields), time.time_ns(), first)
+        return Body(data, lacking.run, lacking.host, first, last)
 
 
 def shorten_waits(sender: Sender, seconds: float) -> None:
@@ -260,12 +305,12 @@ def shorten_waits(sender: Sender, seconds: float) -> None:
         sender.shorten_waits(seconds)
 
 
-def refusal_by_primary(sender: Sender) -> tuple[str, str]:
+def refusals_by_primaries(sender: Sender) -> list[tuple[str, str]]:
     """Why a sender's primary destination gets nothing, where no retry will mend that and the fallback is used.
 
-    Returns the reason, and `at` as in TransportError; both are empty otherwise.
+    The reason, and `at` as in TransportError; then those of each fallback that has one itself.
     """
-    return sender.refusal if isinstance(sender, FallbackSender) else ("", "")
+    return sender.refusals if isinstance(sender, FallbackSender) else []
 
 
 def _as_retry(error: TransportError) -> TransportError:

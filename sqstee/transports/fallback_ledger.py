@@ -27,9 +27,32 @@ _MOST_RANGES = 8192  # beyond this many, the oldest are dropped
 _SEARCHED_RANGES = 1024  # the latest ones, for a neighbour to join: more than the runs that are active at a time
 _MOST_AGE_SECONDS = 14 * 86400.0  # SQS's longest retention: the lines around an older gap are gone as well
 _ADOPT_SECONDS = 60.0
-_LONGEST_RUN, _LONGEST_HOST = 128, 255
+_LONGEST_RUN, _LONGEST_HOST, _LONGEST_PLACE = 128, 255, 2048
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class DivertedRange:
+    """Seqs `first`..`last` of a run that are at the destination `at`; empty: at the pair's fallback."""
+
+    __slots__ = ("at", "first", "host", "last", "run")
+
+    def __init__(self, run: str, host: str, first: int, last: int, at: str = "") -> None:
+        self.run = run
+        self.host = host
+        self.first = first
+        self.last = last
+        self.at = at
+
+    @property
+    def key(self) -> tuple[str, int, int, str]:
+        """Equal for equal ranges."""
+        return self.run, self.first, self.last, self.at
+
+    def touches(self, other: DivertedRange) -> bool:
+        """Whether both are adjacent or overlap, and at the same place."""
+        is_near = other.first <= self.last + 1 and self.first <= other.last + 1
+        return is_near and other.run == self.run and other.at == self.at
 
 
 class FallbackLedger:
@@ -45,7 +68,7 @@ class FallbackLedger:
         self._pair = _line(pair)
         self._key = hashlib.sha256(f"{pair.get('to')}\0{pair.get('fallback')}".encode()).hexdigest()[:16]
         self._lock = threading.Lock()
-        self._ranges: list[Body] = []
+        self._ranges: list[DivertedRange] = []
         self._name = ""
         self._size = 0
         self._adopt_at = 0.0
@@ -60,37 +83,38 @@ class FallbackLedger:
                 os.close(self._file)
             self._file, self._ranges = -1, []
 
-    def add(self, parts: Iterable[Body]) -> None:
-        """Add the ranges of bodies; adjacent ranges become one."""
+    def add(self, parts: Iterable[Body], at: str = "") -> None:
+        """Add the ranges of bodies that are `at` a destination; adjacent ranges become one."""
         with self._lock:
             for part in parts:
-                self._add_range(part.run, part.host, part.first, part.last)
+                self._add_range(DivertedRange(part.run, part.host, part.first, part.last, at))
             self._save()
 
-    def unreported(self, most: int) -> list[Body]:
-        """At most `most` ranges, as bodies without data; now and then adopts the ledgers of dead processes first."""
+    def unreported(self, most: int) -> list[DivertedRange]:
+        """At most `most` ranges; now and then adopts the ledgers of dead processes first."""
         with self._lock:
             if self._root and time.monotonic() >= self._adopt_at:
                 self._adopt_at = time.monotonic() + _ADOPT_SECONDS
                 self._adopt()
-            return [Body(b"", one.run, one.host, one.first, one.last) for one in self._ranges[:most]]
+            return self._ranges[:most]
 
-    def mark_reported(self, reported: Iterable[Body]) -> None:
+    def mark_reported(self, reported: Iterable[DivertedRange]) -> None:
         """Remove ranges that the first destination has heard of."""
-        done = {(one.run, one.first, one.last) for one in reported}
+        done = {one.key for one in reported}
         with self._lock:
             # a range that has grown meanwhile is reported again, as a whole
-            self._ranges = [one for one in self._ranges if (one.run, one.first, one.last) not in done]
+            self._ranges = [one for one in self._ranges if one.key not in done]
             self._save()
 
-    def _add_range(self, run: str, host: str, first: int, last: int) -> None:
-        """Add a range, joined with the adjacent and overlapping ones."""
-        joined = Body(b"", run, host, first, last)
+    def _add_range(self, new: DivertedRange) -> None:
+        """Add a range, joined with the adjacent and overlapping ones; those that were handed out stay as they are."""
+        first, last = new.first, new.last
         for other in self._ranges[-_SEARCHED_RANGES:]:
-            if other.run == run and other.first <= joined.last + 1 and joined.first <= other.last + 1:
-                joined.first, joined.last = min(joined.first, other.first), max(joined.last, other.last)
+            joined = DivertedRange(new.run, new.host, first, last, new.at)
+            if joined.touches(other):
+                first, last = min(first, other.first), max(last, other.last)
                 self._ranges.remove(other)
-        self._ranges.append(joined)
+        self._ranges.append(DivertedRange(new.run, new.host, first, last, new.at))
         del self._ranges[:-_MOST_RANGES]
 
     def _save(self) -> bool:
@@ -171,7 +195,7 @@ class FallbackLedger:
             ours = name.startswith(f"{self._key}-")
             if ours and not old:
                 for found in _ranges_in(os.read(file, _MOST_BYTES)):
-                    self._add_range(*found)
+                    self._add_range(found)
                 ours = self._save()  # if that fails, the file stays for the next process
             if ours or old:
                 os.unlink(name, dir_fd=folder)
@@ -194,13 +218,13 @@ def unreported_pairs(root: str) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def _ranges_in(data: bytes) -> Iterator[tuple[str, str, int, int]]:
-    """Run, host, first and last of each valid range; checked, since an agent reads the files of other users."""
+def _ranges_in(data: bytes) -> Iterator[DivertedRange]:
+    """Each valid range; checked, since an agent reads the files of other users."""
     for fields in _objects(data):
-        run, host, first, last = (fields.get(name) for name in ("run", "host", "from", "to"))
-        words = _is_word(run, 1, _LONGEST_RUN) and _is_word(host, 0, _LONGEST_HOST)
+        run, host, first, last, at = (fields.get(name, "") for name in ("run", "host", "from", "to", "at"))
+        words = _is_word(run, 1, _LONGEST_RUN) and _is_word(host, 0, _LONGEST_HOST) and _is_word(at, 0, _LONGEST_PLACE)
         if words and isinstance(first, int) and isinstance(last, int) and 0 <= first <= last <= MAX_SEQ:
-            yield str(run), str(host), first, last
+            yield DivertedRange(str(run), str(host), first, last, str(at))
 
 
 def _is_word(value: object, least: int, most: int) -> bool:
@@ -208,8 +232,9 @@ def _is_word(value: object, least: int, most: int) -> bool:
     return isinstance(value, str) and value.isprintable() and least <= len(value) <= most
 
 
-def _range(body: Body) -> bytes:
-    return _line({"run": body.run, "host": body.host, "from": body.first, "to": body.last})
+def _range(one: DivertedRange) -> bytes:
+    place = {"at": one.at} if one.at else {}
+    return _line({"run": one.run, "host": one.host, **place, "from": one.first, "to": one.last})
 
 
 def _line(fields: Mapping[str, object]) -> bytes:

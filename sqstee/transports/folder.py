@@ -1,10 +1,10 @@
-"""A folder that drain made, as a source: its index names the runs, and their files give the bodies.
+"""What drain made, in a folder or behind a prefix of a bucket, as a source: an index of runs, and their files.
 
-From the NDJSON layout come the records as they were sent. From the streams layout records are rebuilt: the bytes, and
-what the index knows of the run, are true. Not known there are the time of each line (all have the time of the run's
-start) and the order between its streams (one follows the other), so the seqs are new ones: an event for the start
-where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were dropped, the
-lines, and an event for the exit.
+From the NDJSON and the Parquet layout come the records as they were sent. From the streams layout records are rebuilt:
+the bytes, and what the index knows of the run, are true. Not known there are the time of each line (all have the time
+of the run's start) and the order between its streams (one follows the other), so the seqs are new ones: an event for
+the start where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were
+dropped, the lines, and an event for the exit.
 
 The folder may be shared, so nothing in it is trusted: files are found only where the index names them in the form
 HOST/FILE, never through a symbolic link, and they are read in parts of bounded size.
@@ -19,7 +19,7 @@ import shlex
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 
 from sqstee.errors import SqsteeError, did_you_mean
@@ -28,25 +28,27 @@ from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.text import count, one_line
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, Failure, TransportError
-from sqstee.transports.folder_files import (
-    NO_FILE,
-    UNREADABLE,
-    identity_of,
-    lines_of,
-    parts_of,
-    reason_of_failure,
-    size_of,
-)
-from sqstee.transports.folder_runs import INDEX_NAME, DrainedRun, drained_runs
+from sqstee.transports.file_tree import NO_FILE, FileTree, FolderTree, files_of
+from sqstee.transports.folder_files import UNREADABLE, lines_of, parts_of, reason_of_failure
+from sqstee.transports.folder_runs import DrainedRun, drained_runs
+from sqstee.transports.lake import LakeReceiver
+from sqstee.transports.layouts import HIDDEN_NAME, INDEX_NAME, OF_RECORDS, PARQUET, Strays, inner_folder, recognise
 
 HIDDEN = ".sqstee"
 FOREIGN_NAME = "_foreign"
 _FOREIGN_PATH = f"{FOREIGN_NAME}/messages.ndjson"
-_POLL_SECONDS = 0.1
+_MOST_LOOKED_AT = 10_000  # files of a folder among which one must be sqstee's
 
 
-def check_drained(path: str, text: str) -> None:
-    """Raise SqsteeError where a path, which the user wrote as `text`, is no folder that drain made."""
+def open_folder(path: str, text: str) -> FolderReceiver | LakeReceiver:
+    """The receiver for a folder, which the user wrote as `text`: one that drain made, or a copy of objects."""
+    if os.path.isfile(f"{path}/{INDEX_NAME}"):
+        return FolderReceiver(path, text)
+    return LakeReceiver(FolderTree(path, text))
+
+
+def check_readable(path: str, text: str) -> None:
+    """Raise SqsteeError where a path, which the user wrote as `text`, is no folder with anything of sqstee's."""
     path = path.rstrip("/") or "/"
     drain = f"sqstee drain SOURCE -O {shlex.quote(text)}"
     hint = f"{drain} makes one"
@@ -62,52 +64,85 @@ def check_drained(path: str, text: str) -> None:
         return
     if os.path.isdir(f"{path}/{HIDDEN}"):
         raise SqsteeError(f"{text} has no {INDEX_NAME} yet", f"{drain} writes it at its end")
-    raise SqsteeError(f"{text} is no folder that drain made: it has no {INDEX_NAME}", hint)
+    strays = Strays()
+    try:
+        for file in islice(files_of(FolderTree(path, text)), _MOST_LOOKED_AT):
+            kind = recognise(file.path).kind
+            if kind in OF_RECORDS or kind == PARQUET:
+                return
+            if kind != HIDDEN_NAME:
+                strays.add(file.path)
+    except OSError as error:
+        raise SqsteeError(f"{text}: {error.strerror}", "sqstee needs to read the folder and all in it") from None
+    if not strays.foreign:
+        raise SqsteeError(f"{text} is empty", hint)
+    if inner := inner_folder(strays.example):
+        hint = f"{inner} can be read: {shlex.quote(os.path.join(text, inner))}"
+    found = f"{count(strays.foreign, FolderTree.noun)}, such as {one_line(strays.example)}"
+    raise SqsteeError(f"{text} has nothing that sqstee wrote, but {found}", hint)
 
 
 class FolderReceiver:
     """Reads the runs of a drained folder in the order of its index; nothing is consumed.
 
     Where a drain into the folder replaces the index meanwhile, its new runs follow. Of a run that was read already new
-    lines follow only in the NDJSON layout: in the other they would change the seqs of those before.
+    lines follow, except in the streams layout: there they would change the seqs of those before. `tree`: where the
+    folder is, if not at `path` on this host.
     """
 
     ordered = False
     follows = True
     lists_all = True  # an empty answer means that everything was returned
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, tree: FileTree | None = None) -> None:
         self.name = name
         self._path = path
+        self._tree = tree or FolderTree(path, name)
         self._lock = threading.Lock()
-        self._index: tuple[int, int, int] | None = None  # the identity of the index that was read last
+        self._index: tuple[object, ...] = ()  # the identity of the index that was read last
+        self._look_at = 0.0
         self._read: dict[str, int] = {}  # by run, a hash of its entry in the index
         self._foreign_lines = 0
+        self._parts: set[str] = set()  # Parquet files that were read
         self._runs: frozenset[str] = frozenset()
+        self._are_whole = True
         self._messages: Iterator[ReceivedMessage] = iter(())
+        self._has_remarked = False
 
-    def narrow(self, runs: Iterable[str]) -> None:
-        """Read these runs alone, named by their whole ids, and no other program's messages."""
-        self._runs = frozenset(runs)
+    def narrow(self, runs: Iterable[str], are_whole: bool = True) -> None:
+        """Read these runs alone, named by their ids or by the first characters of these, and no foreign messages."""
+        self._runs, self._are_whole = frozenset(runs), are_whole
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
         """The next bodies; waits for a new index if there is none."""
         deadline = time.monotonic() + wait
         while True:
-            try:
-                with self._lock:
-                    if found := list(islice(self._messages, limit)):
-                        return found
-                    index = identity_of(f"{self._path}/{INDEX_NAME}")
-                    if index != self._index:
-                        self._index = index
-                        self._messages = self._all_messages()
-                        continue
-            except OSError as error:
-                raise TransportError(OPEN, "Folder", f"{error.filename or self._path}: {error.strerror}") from error
+            with self._lock:
+                if found := self._next(limit, wait):
+                    return found
             if time.monotonic() >= deadline:
                 return []
-            time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(self._tree.poll_seconds, max(0.0, deadline - time.monotonic())))
+
+    def _next(self, limit: int, wait: float) -> list[ReceivedMessage]:
+        """The next bodies that are known, or those of a new index."""
+        try:
+            if found := list(islice(self._messages, limit)):
+                return found
+            if wait and self._index and time.monotonic() < self._look_at:
+                return []
+            self._look_at = time.monotonic() + self._tree.poll_seconds
+            index = self._tree.identity(INDEX_NAME)
+            if index == self._index:
+                return []
+            self._index = index
+            self._messages = self._all_messages()
+            return list(islice(self._messages, limit))
+        except OSError as error:
+            raise TransportError(OPEN, "Folder", f"{error.filename or self._path}: {error.strerror}") from error
+        except TransportError:
+            self._index = ()  # what was not read to its end is read again
+            raise
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[Failure]:
         """Do nothing: the folder stays as it is."""
@@ -118,13 +153,15 @@ class FolderReceiver:
 
     def stat(self) -> QueueState:
         """The number of runs and the bytes of their files."""
+        found = QueueState(0)
         try:
-            with self._folder() as folder:
-                found = QueueState(0)
-                found.bytes = 0
-                for run in drained_runs(folder):
-                    found.visible += 1
-                    found.bytes += sum(max(0, size_of(folder, file)) for file in run.files)
+            sizes = {file.path: file.size for file in files_of(self._tree)}
+            found.visible = 0
+            counted: set[str] = set()
+            for run in drained_runs(self._tree):
+                found.visible += 1
+                counted.update(run.files)
+            found.bytes = sum(size for path, size in sizes.items() if path in counted or _folder_of(path) in counted)
         except OSError as error:
             raise TransportError(OPEN, "Folder", f"{error.filename or self._path}: {error.strerror}") from error
         return found
@@ -134,79 +171,118 @@ class FolderReceiver:
         with self._lock:
             self._messages = iter(())
 
-    def summaries(self) -> Iterator[RunSummary]:
-        """All runs, from the index alone. Raises OSError."""
-        with self._folder() as folder:
-            for run in drained_runs(folder):
-                yield run.summary()
+    def summaries(self, problems: list[str] | None = None) -> Iterator[RunSummary]:
+        """All runs, from the index alone: that of a run needs no file of its own. Raises OSError and TransportError."""
+        for run in drained_runs(self._tree):
+            yield run.summary()
 
-    def strays(self) -> str:
-        """A remark on the files that drain did not leave there, and that are not read; empty where there are none."""
+    def layouts(self) -> list[str]:
+        """What is in the folder, in words. Raises TransportError."""
+        return [f"a drained folder: {count(self.stat().visible, 'run')}"]
+
+    def remarks(self) -> list[str]:
+        """What to tell, once, of files that drain did not leave there, and that are not read."""
+        if self._has_remarked or self._runs:
+            return []
+        self._has_remarked = True
         known = {INDEX_NAME, _FOREIGN_PATH, f"{_FOREIGN_PATH}.gz"}
-        with self._folder() as folder:
-            known.update(file for run in drained_runs(folder) for file in run.files)
         number, example = 0, ""
-        with suppress(OSError), os.scandir(self._path) as entries:
-            for entry in entries:
-                if entry.name == HIDDEN:
-                    continue
-                names = [entry.name]
-                if entry.is_dir(follow_symlinks=False):
-                    names = [f"{entry.name}/{name}" for name in os.listdir(entry.path)]
-                for name in names:
-                    if name not in known:
-                        number, example = number + 1, min(example or name, name)
+        with suppress(OSError, TransportError):
+            known.update(file for run in drained_runs(self._tree) for file in run.files)
+            for file in files_of(self._tree):
+                is_known = file.path in known or _folder_of(file.path) in known
+                if not is_known and recognise(file.path).kind != HIDDEN_NAME:
+                    number, example = number + 1, min(example or file.path, file.path)
         if not number:
-            return ""
+            return []
         more = ", …" if number > 1 else ""
-        return f"{self.name}: {count(number, 'file')} not in {INDEX_NAME}, left out: {one_line(example)}{more}"
-
-    @contextmanager
-    def _folder(self) -> Iterator[int]:
-        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+        noun = self._tree.noun
+        return [f"{self.name}: {count(number, noun)} not in {INDEX_NAME}, left out: {one_line(example)}{more}"]
 
     def _all_messages(self) -> Iterator[ReceivedMessage]:
-        with self._folder() as folder:
-            for run in drained_runs(folder):
-                if self._runs and run.run not in self._runs:
-                    continue
-                before = self._read.get(run.run)
-                if before == run.hash or (before is not None and run.layout != "ndjson"):
-                    continue
-                self._read[run.run] = run.hash
-                yield from self._messages_of(folder, run)
-            if not self._runs:
-                yield from self._foreign_messages(folder)
+        hosts: dict[str, str] = {}  # of the runs in the Parquet layout
+        partitions: set[str] = set()
+        for run in drained_runs(self._tree):
+            if not self._is_wanted(run.run):
+                continue
+            if run.layout == "parquet":
+                hosts[run.run] = run.host
+                partitions.update(run.files)
+                continue
+            before = self._read.get(run.run)
+            if before == run.hash or (before is not None and run.layout != "ndjson"):
+                continue
+            yield from self._messages_of(run)
+            self._read[run.run] = run.hash
+        if hosts:
+            yield from self._part_messages(partitions, hosts)
+        if not self._runs:
+            yield from self._foreign_messages()
 
-    def _messages_of(self, folder: int, run: DrainedRun) -> Iterator[ReceivedMessage]:
+    def _is_wanted(self, run: str) -> bool:
+        return not self._runs or (run in self._runs if self._are_whole else run.startswith(tuple(self._runs)))
+
+    def _messages_of(self, run: DrainedRun) -> Iterator[ReceivedMessage]:
         attributes = Body(b"", "", run.host, 0, 0).attributes
-        for number, data in enumerate(run.bodies(folder)):
+        for number, data in enumerate(run.bodies(self._tree)):
             id = f"{run.run}/{run.hash:x}/{number}"
             if isinstance(data, str):
                 yield self._problem(data, attributes, id)
             else:
                 yield ReceivedMessage(data, attributes, id, id, run.time)
 
+    def _part_messages(self, partitions: set[str], hosts: dict[str, str]) -> Iterator[ReceivedMessage]:
+        """The rows of the Parquet files that were not read yet."""
+        try:
+            from sqstee.transports.folder_parquet import BAD_PARQUET, part_bodies
+        except ImportError as error:
+            from sqstee.extras import install_command
+
+            hint = install_command("parquet")
+            raise TransportError(OPEN, "Folder", f"reading Parquet needs pyarrow: {hint}") from error
+        attributes = Body(b"", "", "", 0, 0).attributes
+        for path in self._parts_in(partitions):
+            if path in self._parts:
+                continue
+            try:
+                for number, data in enumerate(part_bodies(self._tree, path, hosts)):
+                    id = f"{path}/{number}"
+                    yield ReceivedMessage(data, attributes, id, id)
+            except FileNotFoundError:
+                continue  # a drain has replaced it meanwhile, and the new index brings its rows
+            except BAD_PARQUET as error:
+                yield self._problem(f"{path}: {reason_of_failure(error)}", attributes, path)
+            self._parts.add(path)
+
+    def _parts_in(self, partitions: Iterable[str]) -> list[str]:
+        """The Parquet files in these partitions; somebody may have removed some."""
+        found: list[str] = []
+        for partition in sorted(partitions):
+            with suppress(OSError):
+                names = (file.path for file in files_of(self._tree, [f"{partition}/"]))
+                found += [name for name in names if name.endswith(".parquet") and _folder_of(name) == partition]
+        return found
+
     def _problem(self, text: str, attributes: dict[str, str], id: str) -> ReceivedMessage:
         message = ReceivedMessage(b"", attributes, id, id)
         message.problem = os.path.join(self._path, text)
         return message
 
-    def _foreign_messages(self, folder: int) -> Iterator[ReceivedMessage]:
+    def _foreign_messages(self) -> Iterator[ReceivedMessage]:
         for path in (_FOREIGN_PATH, f"{_FOREIGN_PATH}.gz"):
-            if size_of(folder, path) == NO_FILE:
+            if self._tree.size(path) == NO_FILE:
                 continue
             try:
-                for number, line in enumerate(lines_of(parts_of(folder, path))):
+                for number, line in enumerate(lines_of(parts_of(self._tree, path))):
                     if number >= self._foreign_lines:
                         self._foreign_lines = number + 1
                         yield _foreign_message(number, line)
             except UNREADABLE as error:
                 yield self._problem(f"{path}: {reason_of_failure(error)}", {}, path)
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _foreign_message(number: int, line: bytes) -> ReceivedMessage:
@@ -223,4 +299,4 @@ def _foreign_message(number: int, line: bytes) -> ReceivedMessage:
     return ReceivedMessage(data + b"\n", attributes, id, id, sent)
 
 
-__all__ = ["FOREIGN_NAME", "HIDDEN", "INDEX_NAME", "FolderReceiver", "check_drained"]
+__all__ = ["FOREIGN_NAME", "HIDDEN", "FolderReceiver", "check_readable", "open_folder"]

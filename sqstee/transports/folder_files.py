@@ -1,36 +1,41 @@
-"""Reads the files of a drained folder, which may be anybody's: never through a symbolic link, in bounded parts."""
+"""Reads the files that sqstee wrote, which may be anybody's by this time: in bounded parts."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from sqstee.text import one_line
+from sqstee.transports.errors import REFRESH, RETRY, TransportError
+from sqstee.transports.file_tree import FileTree
 from sqstee.wire import DecodeError, Record, decode
 
 _PART_BYTES = 128 * 1024  # of a file that are read at a time
 MOST_FILES = 100  # of one run; drain writes up to 65
 LONGEST_LINE = 16 * 1024 * 1024  # of NDJSON: a line is joined from its pieces up to 8 MiB, before escaping
-_BODY_BYTES = 256 * 1024  # of a rebuilt body, unless one line is longer
 _MOST_PIECES = 10_000  # that one joined line came in
 _JOINED = b'"last":'
-NO_FILE = -2  # the size of a file that is not there
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, TransportError)
 
 
 def reason_of_failure(error: Exception) -> str:
-    """Why a file cannot be read, in one line."""
+    """Why a file cannot be read, in one line. Raises the error where it may pass: then the file is read again."""
+    if isinstance(error, TransportError) and error.kind in (RETRY, REFRESH):
+        raise error
     return one_line(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 
 
-def parts_of(folder: int, path: str) -> Iterator[bytes]:
-    """The bytes of a file in the folder, unpacked, in parts. Raises OSError, EOFError or zlib.error."""
-    fd = _open(folder, path)
-    with open(fd, "rb", buffering=0) as file:
+def parts_of(tree: FileTree, path: str) -> Iterator[bytes]:
+    """The bytes of a file, unpacked, in parts. Raises OSError, EOFError, zlib.error or TransportError."""
+    yield from unpacked_parts(tree.open(path), path)
+
+
+def unpacked_parts(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """The bytes of an open file, which is closed at the end; unpacked where its path says that it is packed."""
+    with file:
         if not path.endswith(".gz"):
             while part := file.read(_PART_BYTES):
                 yield part
@@ -38,41 +43,6 @@ def parts_of(folder: int, path: str) -> Iterator[bytes]:
         with gzip.GzipFile(fileobj=file) as unpacked:
             while part := unpacked.read(_PART_BYTES):
                 yield part
-
-
-def _open(folder: int, path: str) -> int:
-    """Open a regular file without following a link, or waiting for the other end of a FIFO. Raises OSError."""
-    host, slash, name = path.rpartition("/")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    parent = os.open(host, flags | os.O_DIRECTORY, dir_fd=folder) if slash else folder
-    try:
-        fd = os.open(name, flags | os.O_NONBLOCK, dir_fd=parent)
-    finally:
-        if slash:
-            os.close(parent)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(0, "no regular file", path)
-    return fd
-
-
-def size_of(folder: int, path: str) -> int:
-    """The size of a file; less than 0 where it cannot be read, NO_FILE where there is none."""
-    try:
-        fd = _open(folder, path)
-    except FileNotFoundError:
-        return NO_FILE
-    except OSError:
-        return -1
-    try:
-        return os.fstat(fd).st_size
-    finally:
-        os.close(fd)
-
-
-def identity_of(path: str) -> tuple[int, int, int]:
-    found = os.stat(path)
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def blocks(parts: Iterable[bytes], longest: int = _PART_BYTES) -> Iterator[bytes]:
@@ -102,12 +72,28 @@ def lines_of(parts: Iterable[bytes], longest: int = LONGEST_LINE) -> Iterator[by
         yield from filter(None, lines[:-1])
 
 
-def record_bodies(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """NDJSON as bodies, in which a line that was joined from pieces covers all their seqs again."""
-    pieces = _Pieces()
+def ndjson_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """NDJSON in blocks of whole lines. Raises ValueError for a line that is too long."""
     for block in blocks(parts, LONGEST_LINE):
         if len(block) > LONGEST_LINE and not block.endswith(b"\n"):
             raise ValueError(f"a line is longer than {LONGEST_LINE:,} bytes")
+        yield block
+
+
+def stored_blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """The NDJSON in an open file, which is closed at the end. Raises one of UNREADABLE, also where there is none."""
+    is_empty = True
+    for block in ndjson_blocks(unpacked_parts(file, path)):
+        is_empty = False
+        yield block
+    if is_empty:
+        raise ValueError("it is empty")
+
+
+def record_bodies(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """NDJSON as bodies, in which a line that was joined from pieces covers all their seqs again."""
+    pieces = _Pieces()
+    for block in ndjson_blocks(parts):
         if _JOINED in block or pieces.are_due:
             block = b"".join([data for line in block.splitlines(keepends=True) for data in pieces.divided(line)])
         yield block

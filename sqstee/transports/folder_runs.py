@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from urllib.parse import unquote
 
+from sqstee.at_rest.schema import MOST_DATES, PARQUET_FOLDER
 from sqstee.record import Encoder
 from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.text import count
+from sqstee.transports.file_tree import NO_FILE, FileTree
 from sqstee.transports.folder_files import (
     MOST_FILES,
-    NO_FILE,
     UNREADABLE,
     blocks,
     line_of,
@@ -21,11 +22,10 @@ from sqstee.transports.folder_files import (
     parts_of,
     reason_of_failure,
     record_bodies,
-    size_of,
 )
+from sqstee.transports.layouts import INDEX_NAME
 from sqstee.wire import FALLBACK, GAP, Event
 
-INDEX_NAME = "runs.ndjson"
 _LONGEST_ENTRY = 128 * 1024  # of the index; its texts are bounded, and every rebuilt record repeats the labels
 _BODY_BYTES = 256 * 1024  # of a rebuilt body, unless one line is longer
 _MOST_RANGES = 20
@@ -35,8 +35,9 @@ _MOST_NUMBER = 2**53
 class DrainedRun:
     """An entry of the index.
 
-    `files` are those in the form HOST/FILE; `time` is when the run began, in seconds since the epoch. Raises
-    ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's making.
+    `files` are those in the form HOST/FILE, or the partitions of the Parquet layout; `time` is when the run began, in
+    seconds since the epoch. Raises ValueError, KeyError, TypeError or AttributeError where the entry is not of drain's
+    making.
     """
 
     __slots__ = ("_fields", "files", "hash", "host", "layout", "run", "time")
@@ -47,15 +48,16 @@ class DrainedRun:
         self.run, self.host, self.layout = str(fields["run"]), str(fields["host"]), fields["layout"]
         self._fields: dict[str, object] = fields
         files = fields["files"]
-        self.files = [name for name in files[:MOST_FILES] if isinstance(name, str) and _is_plain(name)]
+        is_plain, most = (_is_partition, MOST_DATES) if self.layout == "parquet" else (_is_plain, MOST_FILES)
+        self.files = [name for name in files[:most] if isinstance(name, str) and is_plain(name)]
         self.files.sort(key=lambda name: _stream_of(name) == "stderr")  # its last lines are then those before the exit
         self.time = seconds_of(str(fields["started"])) or seconds_of(str(fields["ended"]))
         Event(self._event("start", 0))  # raises where the run or host is no text that readers accept
 
-    def bodies(self, folder: int) -> Iterator[bytes | str]:
+    def bodies(self, tree: FileTree) -> Iterator[bytes | str]:
         """The bodies; a text is what kept a file from being read."""
         is_ndjson = self.layout == "ndjson"
-        if self.files and all(size_of(folder, file) == NO_FILE for file in self.files):
+        if self.files and all(tree.size(file) == NO_FILE for file in self.files):
             return  # somebody has removed the run
         seq = 0
         if not is_ndjson:
@@ -65,7 +67,7 @@ class DrainedRun:
             seq = max(seq, self._missing_end)
         for file in self.files:
             try:
-                parts = parts_of(folder, file)
+                parts = parts_of(tree, file)
                 if is_ndjson:
                     yield from record_bodies(parts)
                     continue
@@ -201,9 +203,9 @@ class DrainedRun:
                 seq += 1
 
 
-def drained_runs(folder: int) -> Iterator[DrainedRun]:
-    """The entries of the index. Raises OSError."""
-    for line in lines_of(parts_of(folder, INDEX_NAME), _LONGEST_ENTRY):
+def drained_runs(tree: FileTree) -> Iterator[DrainedRun]:
+    """The entries of the index. Raises OSError and TransportError."""
+    for line in lines_of(parts_of(tree, INDEX_NAME), _LONGEST_ENTRY):
         try:
             yield DrainedRun(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -214,6 +216,18 @@ def _is_plain(name: str) -> bool:
     """Whether a name has the form HOST/FILE, as drain gives them: nothing hidden, no way out of the folder."""
     host, slash, file = name.partition("/")
     return bool(slash and host and file) and "/" not in file and "\0" not in name and "." not in (host[0], file[0])
+
+
+def _is_partition(name: str) -> bool:
+    """Whether a name has the form lines/date=D/host=H, as drain names the partitions of a run."""
+    parts = name.split("/")
+    return (
+        len(parts) == 3
+        and parts[0] == PARQUET_FOLDER
+        and parts[1].startswith("date=")
+        and parts[2].startswith("host=")
+        and "\0" not in name
+    )
 
 
 def _stream_of(file: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from sqstee.record import Body
 from sqstee.transports.base import BatchLimits, QueueState, ReceivedMessage
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
-from sqstee.transports.local_runs import catch_up, create_tables, forget_runs, note_bodies
+from sqstee.transports.local_runs import catch_up, create_tables, forget_runs, note_bodies, rebuild_damaged, transaction
 from sqstee.wire import DecodeError, by_run
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ class LocalSender(BatchLimits):
     Above `limit` bytes the oldest rows are deleted, never those of the latest request. A store that `keeps` refuses
     requests instead until rows are consumed (but accepts one request of any size when empty). With `durable`, accepted
     bodies survive a crash of the machine as well. `stored` counts rows, `stored_records` the records of those that are
-    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction. With a
-    `retention` each transaction removes some of what that says.
+    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction, and
+    `rebuilt` the rows of runs that were damaged when the file of a store that keeps was opened. With a `retention` each
+    transaction removes some of what that says.
     """
 
     ordered = False
@@ -116,7 +117,7 @@ class LocalSender(BatchLimits):
         self.limit = limit
         self._durable = durable
         self._keeps = keeps
-        self.stored = self.stored_records = self.size = 0
+        self.stored = self.stored_records = self.size = self.rebuilt = 0
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         with _gate:
@@ -130,10 +131,15 @@ class LocalSender(BatchLimits):
     def open(self) -> int:
         """Open or create the file; bodies have no size limit here, so the limit is SQS's."""
         self._run(self._measure)
+        if self._keeps:
+            self._run(self._rebuild_damaged)
         if self.retention:
             self._run(catch_up)  # runs without a row would stay for ever
             self._run(self.retention.prepare)
         return 1024 * 1024
+
+    def _rebuild_damaged(self, connection: sqlite3.Connection) -> None:
+        self.rebuilt += rebuild_damaged(connection)
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         self.size = _size(connection)
@@ -208,16 +214,10 @@ class LocalSender(BatchLimits):
 
         def step(connection: sqlite3.Connection) -> None:
             nonlocal freed
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(connection):
                 size = _size(connection)
                 needed = size + room - self.limit if room else 0
                 freed = retention.step(connection, max(retention.excess(size), needed), patient=False)
-                connection.execute("COMMIT")
-            except sqlite3.Error:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
         self._run(step)
         return freed
@@ -234,8 +234,7 @@ class LocalSender(BatchLimits):
             self._connection = None
 
     def _store(self, connection: sqlite3.Connection, bodies: Sequence[tuple[Body, float]]) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             newest = connection.execute("SELECT max(id) FROM body").fetchone()[0] or 0
             stored = [
                 (body, at)
@@ -252,13 +251,8 @@ class LocalSender(BatchLimits):
             if self.retention:
                 self.retention.step(connection, self.retention.excess(_size(connection)))
             self.size = _size(connection)
-            connection.execute("COMMIT")
-            self.stored += len(stored)
-            self.stored_records += sum(body.data.count(b"\n") for body, _ in stored if not body.encoding)
-        except (sqlite3.Error, TransportError):
-            if connection.in_transaction:  # on a full disk SQLite has rolled back already
-                connection.execute("ROLLBACK")
-            raise
+        self.stored += len(stored)
+        self.stored_records += sum(body.data.count(b"\n") for body, _ in stored if not body.encoding)
 
     def _refuse_excess(self, connection: sqlite3.Connection, newest: int, stored: int) -> None:
         """Raise TransportError if the rows just `stored` do not fit beside the rows up to `newest`."""
@@ -538,18 +532,12 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         runs = {
             run for one in ids for (run,) in connection.execute("SELECT run FROM body WHERE id = ?", (one,)).fetchall()
         }
         connection.executemany("DELETE FROM body WHERE id = ?", [(one,) for one in ids])
         forget_runs(connection, runs)
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:  # an open transaction would block all writers
-            connection.execute("ROLLBACK")
-        raise
 
 
 def refusal(error: OSError | sqlite3.Error, path: str) -> TransportError:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
 
 REMOVED = 2  # `ended` of a run that is being removed: it is not there for readers
+HEARD_INDEX = "run_heard"  # of the retention, over fields of the summaries
+_ASKED_AT_ONCE = 500  # runs in one query
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {place}.run (
@@ -38,6 +40,15 @@ SELECT run FROM run WHERE ended < {REMOVED} AND EXISTS (SELECT 1 FROM body WHERE
 ORDER BY started DESC, run DESC LIMIT ?
 """
 _LAST_CHARACTER = chr(0x10FFFF)
+# Rows that nobody can read, because of a damaged disk or another program. SQLite itself reads some of their fields for
+# the index of the retention, and refuses each change of a row that is no JSON.
+_DAMAGED = """
+SELECT run FROM run WHERE CASE WHEN json_valid(summary)
+    THEN ifnull(json_type(summary, '$.heard') NOT IN ('integer', 'real'), 1)
+    OR ifnull(json_type(summary, '$.is_failed') NOT IN ('true', 'false'), 1)
+    OR ifnull(json_type(summary, '$.heartbeat_s') NOT IN ('integer', 'real'), 0)
+    ELSE 1 END
+"""
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -87,16 +98,50 @@ def catch_up(connection: sqlite3.Connection) -> None:
 
 def _add_next(connection: sqlite3.Connection) -> None:
     query = "SELECT id, time, run, first, last, encoding, data FROM body WHERE id > ? ORDER BY id LIMIT ?"
-    connection.execute("BEGIN IMMEDIATE")  # of a file that cannot be written: a transaction that reads
-    try:
+    with transaction(connection):  # of a file that cannot be written: a transaction that reads
         rows = connection.execute(query, (indexed(connection), _CAUGHT_UP_AT_ONCE)).fetchall()
         bodies = ((Body(data, run, "", first, last, code), time) for _, time, run, first, last, code, data in rows)
         _add(connection, bodies, is_whole=False)
         if rows:
             _set_indexed(connection, rows[-1][0])
+
+
+def rebuild_damaged(connection: sqlite3.Connection) -> int:
+    """Rebuild the rows that are not of our making from the bodies of their runs; how many. Raises sqlite3.Error."""
+    damaged = [run for (run,) in connection.execute(_DAMAGED)]
+    if damaged:
+        connection.execute(f"DROP INDEX IF EXISTS {HEARD_INDEX}")
+    for run in damaged:
+        with transaction(connection):
+            connection.execute("DELETE FROM run WHERE run = ?", (run,))
+            if connection.execute("SELECT 1 FROM body WHERE run = ? LIMIT 1", (run,)).fetchone():
+                found, _ = rebuilt(connection, run, is_whole=False)
+                found.settle()
+                save(connection, found)
+    return len(damaged)
+
+
+def rebuilt(connection: sqlite3.Connection, run: str, is_whole: bool) -> tuple[RunSummary, int]:
+    """What the bodies of a run say, in the order in which they came, and how many of them cannot be read."""
+    found, unreadable = RunSummary(run, is_whole), 0
+    query = "SELECT data, first, last, encoding, time FROM body WHERE run = ? ORDER BY id"
+    for data, first, last, encoding, at in connection.execute(query, (run,)):
+        try:
+            found.add_body(Body(data, run, "", first, last, encoding).plain().data, first, last, at)
+        except Exception:  # whatever a body holds, as where it was stored
+            unreadable += 1
+    return found, unreadable
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    """A transaction, rolled back on any exception: left open, it would block all writers."""
+    connection.execute(begin)
+    try:
+        yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
+        if connection.in_transaction:  # on a full disk SQLite has rolled back already
             connection.execute("ROLLBACK")
         raise
 
@@ -117,6 +162,17 @@ def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     """One run; None where the store does not know it."""
     row = connection.execute(f"SELECT summary FROM run WHERE run = ? AND ended < {REMOVED}", (run,)).fetchone()
     return RunSummary.load(run, row[0]) if row else None
+
+
+def known(connection: sqlite3.Connection, runs: Sequence[str]) -> Iterator[RunSummary]:
+    """The runs among these that the store knows, in any order."""
+    for start in range(0, len(runs), _ASKED_AT_ONCE):
+        part = runs[start : start + _ASKED_AT_ONCE]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT run, summary FROM run WHERE run IN ({marks}) AND ended < {REMOVED}"
+        for run, text in connection.execute(query, part).fetchall():
+            if found := RunSummary.load(run, text):
+                yield found
 
 
 def first_seq(connection: sqlite3.Connection, run: str) -> int:
@@ -157,8 +213,6 @@ def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], i
             changed[body.run].add_body(body.plain().data, body.first, body.last, at)
     for one in changed.values():
         one.settle()
-    rows = [(run, seconds_of(one.started), one.is_ended, one.dump()) for run, one in changed.items()]
-    connection.executemany(_SAVE, rows)
     save(connection, *changed.values())
 
 

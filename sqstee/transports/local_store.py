@@ -149,10 +149,8 @@ class StoreReader:
         return self._read(lambda connection: local_runs.latest_ids(connection, most), [])
 
     def summaries(self, runs: Iterable[str]) -> list[RunSummary]:
-        """The runs among these that the store knows."""
-        return self._read(
-            lambda connection: [one for run in runs if (one := local_runs.summary(connection, run)) is not None], []
-        )
+        """The runs among these that the store knows, in any order."""
+        return self._read(lambda connection: list(local_runs.known(connection, list(runs))), [])
 
     def bodies(self, run: str, after: int = -1) -> Iterator[Body]:
         """The bodies of a run that have records behind the seq `after`, in the order of their first seqs, plain.

@@ -18,7 +18,7 @@ from sqstee import options
 from sqstee.errors import SqsteeError
 from sqstee.run_summary import MISSED_HEARTBEATS
 from sqstee.transports.errors import TransportError
-from sqstee.transports.local_runs import REMOVED
+from sqstee.transports.local_runs import HEARD_INDEX, REMOVED
 
 _STEP_BYTES = 8 * 1024 * 1024  # removed in one transaction
 _STEP_ROWS = 200
@@ -32,7 +32,7 @@ _TIDY_SECONDS = 30.0  # between two looks while nothing is sent
 _TIDY_NEXT_SECONDS = 0.1
 _HEARD = "json_extract(summary, '$.heard')"
 _FAILED = "json_extract(summary, '$.is_failed')"
-_INDEX = f"CREATE INDEX IF NOT EXISTS run_heard ON run (ended, {_FAILED}, {_HEARD})"
+_INDEX = f"CREATE INDEX IF NOT EXISTS {HEARD_INDEX} ON run (ended, {_FAILED}, {_HEARD})"
 _OLDEST = f"""
 SELECT run, {_HEARD}, json_extract(summary, '$.heartbeat_s') FROM run WHERE ended = ? AND {_FAILED} = ?
 ORDER BY {_HEARD} LIMIT ?
@@ -98,11 +98,17 @@ class Retention:
         """The oldest runs that do not go on: whether each is to be kept for longer, when it was heard of, its id."""
         for failed in (False, True):
             for run, heard, _ in connection.execute(_OLDEST, (1, failed, 1)):
-                yield failed and self._keeps_failed, float(heard or 0), run
+                yield failed and self._keeps_failed, _number(heard), run
             for run, heard, heartbeat in connection.execute(_OLDEST, (0, failed, _LOOKED_AT)):
-                silence = max(_LOST_SECONDS, MISSED_HEARTBEATS * heartbeat) if heartbeat else _SILENT_LOST_SECONDS
-                if now - float(heard or 0) > silence:
-                    yield self._keeps_failed, float(heard or 0), run
+                beat = MISSED_HEARTBEATS * _number(heartbeat)
+                silence = max(_LOST_SECONDS, beat) if beat else _SILENT_LOST_SECONDS
+                if now - _number(heard) > silence:
+                    yield self._keeps_failed, _number(heard), run
+
+
+def _number(value: object) -> float:
+    """A field of a summary; 0 where another program has written something else."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _marked(connection: sqlite3.Connection) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-from sqstee.record import Body
 from sqstee.run_summary import RunSummary
 from sqstee.transports import local_runs
 from sqstee.transports.local import connect, identity, refusal
+from sqstee.transports.local_runs import rebuilt, transaction
 
 _COMPARED = ("records", "last", "lines", "is_ended", "is_failed", "exit_code", "signal", "started", "ended", "gaps")
 _MOST_PROBLEMS = 5  # of the file, that are reported
@@ -59,20 +58,21 @@ def _check(connection: sqlite3.Connection, found: StoreCheck) -> None:
     if texts != ["ok"]:
         found.problems += texts
         return
+    found.rebuilt = local_runs.rebuild_damaged(connection)
     local_runs.catch_up(connection)
     found.bodies, found.bytes = connection.execute("SELECT count(*), total(length(data)) FROM body").fetchone()
     for run in _runs(connection):
         found.runs += 1
-        with _transaction(connection, "BEGIN"):
+        with transaction(connection, "BEGIN"):
             is_right, unreadable = _compare(connection, run)
         found.unreadable += unreadable
         if not is_right:
-            with _transaction(connection, "BEGIN IMMEDIATE"):  # it may have changed meanwhile
+            with transaction(connection):  # it may have changed meanwhile
                 is_right, _ = _compare(connection, run)
                 if not is_right:
-                    local_runs.save(connection, _rebuilt(connection, run, None)[0])
+                    local_runs.save(connection, rebuilt(connection, run, is_whole=False)[0])
                     found.rebuilt += 1
-    with _transaction(connection, "BEGIN IMMEDIATE"):
+    with transaction(connection):
         found.removed = local_runs.forget_empty(connection)
 
 
@@ -93,13 +93,13 @@ def _compare(connection: sqlite3.Connection, run: str) -> tuple[bool, int]:
     if row and row[0] == local_runs.REMOVED:
         return True, 0
     noted = RunSummary.load(run, row[1]) if row else None
-    rebuilt, unreadable = _rebuilt(connection, run, noted)
+    found, unreadable = rebuilt(connection, run, is_whole=noted is not None and noted.first == 0)
     if noted is None or bool(row[0]) != noted.is_ended:
         return False, unreadable
-    if noted.records.size > rebuilt.records.size:
-        covers = all(not noted.records.holes(*interval) for interval in rebuilt.records.intervals)
-        return covers and noted.is_ended >= rebuilt.is_ended, unreadable
-    return all(_value(noted, name) == _value(rebuilt, name) for name in _COMPARED), unreadable
+    if noted.records.size > found.records.size:
+        covers = all(not noted.records.holes(*interval) for interval in found.records.intervals)
+        return covers and noted.is_ended >= found.is_ended, unreadable
+    return all(_value(noted, name) == _value(found, name) for name in _COMPARED), unreadable
 
 
 def _value(run: RunSummary, name: str) -> object:
@@ -107,30 +107,6 @@ def _value(run: RunSummary, name: str) -> object:
         return {at: lines.intervals for at, lines in run.gaps.items() if lines.size}
     value = getattr(run, name)
     return value.intervals if name == "records" else value
-
-
-def _rebuilt(connection: sqlite3.Connection, run: str, noted: RunSummary | None) -> tuple[RunSummary, int]:
-    """What the bodies of a run say, in the order in which they came, and how many of them cannot be read."""
-    found, unreadable = RunSummary(run, is_whole=noted is not None and noted.first == 0), 0
-    query = "SELECT data, first, last, encoding, time FROM body WHERE run = ? ORDER BY id"
-    for data, first, last, encoding, at in connection.execute(query, (run,)):
-        try:
-            found.add_body(Body(data, run, "", first, last, encoding).plain().data, first, last, at)
-        except Exception:  # whatever a body holds, as where it was stored
-            unreadable += 1
-    return found, unreadable
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    connection.execute(begin)
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 __all__ = ["StoreCheck", "check_store"]

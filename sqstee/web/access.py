@@ -1,4 +1,4 @@
-"""Who may read: a token in the URL, in a cookie that a token has set, or in the Authorization header.
+"""Who may read: a token in the URL or a form, in a cookie that a token has set, or in the Authorization header.
 
 The cookie does not hold the token but a value that only the token yields, so that any worker process can check it.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 _Result = TypeVar("_Result")
@@ -15,6 +15,7 @@ REASONS = {
     304: "304 Not Modified",
     400: "400 Bad Request",
     401: "401 Unauthorized",
+    403: "403 Forbidden",
     404: "404 Not Found",
     405: "405 Method Not Allowed",
     421: "421 Misdirected Request",
@@ -25,6 +26,8 @@ TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+FORM = "application/x-www-form-urlencoded"
+MOST_FORM = 8192  # bytes
 _MOST_QUERY = 8192  # characters
 _MOST_PARAMETERS = 100
 # The pages consist of files of this package alone: no inline script or style, nothing from elsewhere, in no frame.
@@ -81,6 +84,19 @@ def unchanged(environ: Mapping[str, str], tag: str) -> bool:
     """Whether the client has the content with this tag."""
     asked = environ.get("HTTP_IF_NONE_MATCH", "")
     return any(one.strip().removeprefix("W/") == tag for one in asked.split(","))
+
+
+def form_of(environ: Mapping[str, Any]) -> str:
+    """The fields of a form that a request sends, as in a query string. Raises RequestError for what is none."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    length = environ.get("CONTENT_LENGTH") or ""
+    if kind != FORM or not (length.isascii() and length.isdigit() and len(length) < 6 and int(length) <= MOST_FORM):
+        raise RequestError(400, f"a form of at most {MOST_FORM} bytes is expected")
+    try:
+        data: bytes = environ["wsgi.input"].read(int(length))
+    except Exception as error:  # each server has errors of its own for an upload that was cut off
+        raise RequestError(400, f"the form cannot be read: {type(error).__name__}") from None
+    return data.decode("ascii", "replace")
 
 
 class HeldStream:

@@ -2,11 +2,14 @@
 
 GET api/runs
     {"runs": [...], "next": "", "matched": 12, "totals": {...}}: the runs that match, newest first. A run is an object
-    as `sqstee runs -o json` prints it. `next`, if not empty, is the `before` of the next page. `totals`, with totals=1,
+    as `sqstee runs -o json` prints it, with `lines_by_time`: {"from": "2026-11-30T12:00:00.000000Z", "seconds": 8,
+    "lines": [120, 0, 96]} are the lines that came in stretches of so many seconds (a power of two), at most 48 of them;
+    null where that is not known. `next`, if not empty, is the `before` of the next page. `totals`, with totals=1,
     counts the matching runs: {"states": {state: n}, "jobs": {job: {state: n}}, "hosts": {host: {state: n}}}.
     Parameters: failed, running, missing, silent, gone (1: a run must be in one of these states), job, host (globs;
     repeatable), label (NAME=GLOB, repeatable), since, until (an age such as 2h, or RFC 3339), silent_after (seconds
     without a line from which a run is silent, 60), limit (100, at most 1000), before, totals.
+    The history of a job is the answer for job=NAME, with each of *?[ in its name as [*], [?] or [[].
 GET api/runs/RUN
     One run: the same object with `first` and `last`, the range of its seqs, and `holes`, at most 1000 ranges of them
     whose lines are missing, dropped or elsewhere.
@@ -17,7 +20,7 @@ GET api/runs/RUN/lines
     about 1 MiB, and one entry more.
 GET api/runs/RUN/download
     The whole run as a file: form=text (what the command wrote, byte for byte, with a line for each gap) or ndjson;
-    stream (stdout, stderr, output: that alone).
+    stream (stdout, stderr, output, stdin: that alone).
 GET api/search
     NDJSON, sent as it is found, latest bodies first: hits, words on the progress, and a last line with `end` (see
     search_process). Parameters: q (text), regex (1: q is a pattern of Python's re), nocase (1), stream, errors (1:
@@ -43,11 +46,12 @@ from typing import Any
 
 from sqstee.read.filter import parse_since
 from sqstee.read.run_filter import RunFilter
+from sqstee.record import timestamp
 from sqstee.run_summary import STATES, RunSummary
 from sqstee.text import count
 from sqstee.transports.local_store import StoreReader
 from sqstee.web.answers import JSON, NDJSON, Answer, HeldStream, Parameters, RequestError, tag_of, unchanged
-from sqstee.web.run_index import Key, RunIndex, key_of
+from sqstee.web.run_index import Key, RunIndex
 from sqstee.web.run_lines import LineEntry, entries, json_line
 from sqstee.web.searching import Searches
 from sqstee.wire import GAP, Event, Record
@@ -72,7 +76,10 @@ _STATES = ("failed", "running", "missing", "silent", "gone")
 
 
 class Api:
-    """The API over the store in the file `path`. For several threads. Its methods raise TransportError as well."""
+    """The API over the store in the file `path`. For several threads. Its methods raise TransportError as well.
+
+    `polls` counts the answers on runs and lines, by what was asked for and whether it was unchanged.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -82,27 +89,34 @@ class Api:
         self._threads = local()
         self._lock = Lock()
         self._kept: OrderedDict[str, tuple[int, float, str, bytes]] = OrderedDict()
+        self._counting = Lock()
+        self.polls = {(path, unchanged): 0 for path in ("runs", "run", "lines") for unchanged in (False, True)}
 
     def answer(self, environ: Mapping[str, Any], path: str, query: str) -> Answer:
         """The answer for a path below api/."""
         is_head = environ["REQUEST_METHOD"] == "HEAD"
         if path == "runs":
-            return self._kept_answer(environ, f"runs?{query}", lambda: self._runs(query))
+            return self._counted("runs", self._kept_answer(environ, f"runs?{query}", lambda: self._runs(query)))
         if path == "search":
             return self._search(query, is_head, environ.get("waitress.client_disconnected", _stays))
         room, _, run = path.partition("/")
         if room != "runs" or not run:
             raise RequestError(404, "no such path; see api/runs, api/search")
         if run.endswith("/lines"):
-            return self._lines(environ, run.removesuffix("/lines"), query)
+            return self._counted("lines", self._lines(environ, run.removesuffix("/lines"), query))
         if run.endswith("/download"):
             return self._download(run.removesuffix("/download"), query, is_head)
-        return self._kept_answer(environ, f"{path}?{query}", lambda: self._run(run, query))
+        return self._counted("run", self._kept_answer(environ, f"{path}?{query}", lambda: self._run(run, query)))
 
     def close(self) -> None:
         """End what is under way."""
         self.searches.close()
         self._index.close()
+
+    def _counted(self, path: str, answer: Answer) -> Answer:
+        with self._counting:
+            self.polls[path, answer.status == 304] += 1
+        return answer
 
     def _kept_answer(self, environ: Mapping[str, str], key: str, make: Callable[[], bytes]) -> Answer:
         """An answer that is made once for all who ask the same while nothing changes."""
@@ -140,13 +154,13 @@ class Api:
         before = asked.parsed("before", _cursor, "`next` of an answer")
         matching = self._index.latest()
         if any(map(asked.text, filters)) or asked.texts(*globs):
-            matching = [run for run in matching if wanted(run, now, silent)]
-        behind = [run for run in matching if key_of(run) < before] if before else matching
-        found: dict[str, object] = {"runs": [_fields(run, now, silent) for run in behind[:limit]]}
-        found["next"] = _cursor_text(key_of(behind[limit - 1])) if len(behind) > limit else ""
+            matching = [one for one in matching if wanted(one[1], now, silent)]
+        behind = [one for one in matching if one[0] < before] if before else matching
+        found: dict[str, object] = {"runs": [_fields(run, now, silent) for _, run in behind[:limit]]}
+        found["next"] = _cursor_text(behind[limit - 1][0]) if len(behind) > limit else ""
         found["matched"] = len(matching)
         if asked.switch("totals"):
-            found["totals"] = _totals(matching, now, silent)
+            found["totals"] = _totals([run for _, run in matching], now, silent)
         return json_line(found)
 
     def _run(self, name: str, query: str) -> bytes:
@@ -238,7 +252,13 @@ class Api:
 
 def _fields(run: RunSummary, now: float, silent: float) -> dict[str, object]:
     """The run for programs, of bounded size."""
-    return {name: _bounded(value) for name, value in run.fields(now, silent).items()}
+    counts = run.lines_by_time
+    found: dict[str, object] = {name: _bounded(value) for name, value in run.fields(now, silent).items()}
+    began = timestamp(counts.began * 10**9)
+    found["lines_by_time"] = (
+        {"from": began, "seconds": counts.seconds, "lines": counts.counts} if counts.counts else None
+    )
+    return found
 
 
 def _bounded(value: object) -> object:

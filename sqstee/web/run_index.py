@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 
 from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.transports.errors import TransportError
@@ -13,7 +14,8 @@ from sqstee.transports.local_store import LocalStore, StoreReader
 MOST_RUNS = 20_000  # about 3 KB each; older ones are found by their ids alone
 _COMPARE_SECONDS = 10.0  # between two looks for runs whose lines were deleted, while the store changes
 
-Key = tuple[float, str]  # when a run began, in seconds since the epoch, and its id
+# The order of runs: when one began, in seconds since the epoch, and its id.
+Key = tuple[float, str]
 
 
 class RunIndex:
@@ -27,8 +29,8 @@ class RunIndex:
         self._newest = 0
         self._compared_at = 0.0
         self._is_stale = False
-        self._runs: dict[str, RunSummary] = {}
-        self._sorted: list[RunSummary] | None = None
+        self._runs: dict[str, tuple[Key, RunSummary]] = {}
+        self._sorted: list[tuple[Key, RunSummary]] | None = None
         self.version = 0  # higher after each change
 
     def refresh(self) -> int:
@@ -49,18 +51,19 @@ class RunIndex:
                 self._compared_at, self._is_stale = now, False
             return self.version
 
-    def latest(self) -> Sequence[RunSummary]:
-        """The runs, newest first; not to be changed."""
+    def latest(self) -> Sequence[tuple[Key, RunSummary]]:
+        """The runs and their keys, newest first; not to be changed."""
         with self._lock:
             if self._sorted is None:
-                self._sorted = sorted(self._runs.values(), key=key_of, reverse=True)
+                self._sorted = sorted(self._runs.values(), key=itemgetter(0), reverse=True)
             return self._sorted
 
     def get(self, run: str) -> RunSummary | None:
         """One run; also one that is too old for the others. Raises TransportError."""
         with self._lock:
-            found = self._runs.get(run)
-            return found or next(iter(self._reader.summaries([run])), None)
+            if run in self._runs:
+                return self._runs[run][1]
+            return next(iter(self._reader.summaries([run])), None)
 
     def close(self) -> None:
         """Close the store."""
@@ -76,8 +79,7 @@ class RunIndex:
                 pass  # the store cannot be written: bodies of a version without rows for runs stay unseen
         newest = self._reader.newest()
         if self._newest and newest > self._newest:
-            for one in self._reader.summaries(self._reader.changed_runs(self._newest)):
-                self._runs[one.run] = one
+            self._add(self._reader.changed_runs(self._newest))
         self._newest = newest
 
     def _compare(self) -> None:
@@ -87,13 +89,11 @@ class RunIndex:
         for run in gone:
             del self._runs[run]
         new = [run for run in present if run not in self._runs]
-        for one in self._reader.summaries(new):
-            self._runs[one.run] = one
+        self._add(new)
         if gone or new:
             self._sorted = None
             self.version += 1
 
-
-def key_of(run: RunSummary) -> Key:
-    """The order of runs: by their start, then by their ids."""
-    return seconds_of(run.started), run.run
+    def _add(self, runs: Sequence[str]) -> None:
+        for one in self._reader.summaries(runs):
+            self._runs[one.run] = (seconds_of(one.started), one.run), one

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqstee.jsonbytes import escape
+from sqstee.read.literals import Literals, literals_of
 from sqstee.record import Body
 from sqstee.run_summary import seconds_of
 from sqstee.transports.local_store import StoreReader
@@ -49,16 +50,21 @@ class LineSearch:
 
     def __init__(self, query: dict[str, Any]) -> None:
         text = query["q"]
-        self._match = _pattern(query)
         self._stream, self._errors = query["stream"], query["errors"]
         self._since, self._until = query["since"], query["until"]
         # a line that has none of these cannot match; most need not be decoded
         self._marks: list[bytes] = []
+        self._literals: Literals | None = None
         if text and not query["regex"] and not query["nocase"]:
             self._match = _literal(text)
             # as our encoder writes it, and as others do
             self._marks = sorted({escape(text.encode("utf-8", "replace")), json.dumps(text)[1:-1].encode()})
-        elif self._stream:
+            return
+        # raises re.error and others for a pattern that is none
+        pattern = re.compile(text if query["regex"] else re.escape(text), re.IGNORECASE if query["nocase"] else 0)
+        self._match = _pattern(pattern)
+        self._literals = literals_of(pattern)
+        if self._stream:
             self._marks = [json.dumps(self._stream)[1:-1].encode()]
         elif self._errors:
             self._marks = [word.encode() for word in ("stderr", *_ERRORS)]
@@ -82,6 +88,12 @@ class LineSearch:
 
     def _candidates(self, data: bytes) -> Iterator[bytes]:
         """The lines that may match."""
+        starts = self._literals.offsets(data, len(data)) if self._literals else None
+        if starts is not None:
+            for place in sorted(starts):
+                end = data.find(b"\n", place)
+                yield data[place : end if end >= 0 else len(data)]
+            return
         if not self._marks:
             yield from data.split(b"\n")
             return
@@ -101,13 +113,9 @@ class LineSearch:
         )
 
 
-def _pattern(query: dict[str, Any]) -> Match:
-    """A match by a regular expression. Raises re.error and others where it is none."""
-    text = query["q"] if query["regex"] else re.escape(query["q"])
-    search = re.compile(text, re.IGNORECASE if query["nocase"] else 0).search
-
+def _pattern(pattern: re.Pattern[str]) -> Match:
     def match(message: str) -> tuple[int, int] | None:
-        found = search(message)
+        found = pattern.search(message)
         return found.span() if found else None
 
     return match

@@ -230,7 +230,7 @@ def test_what_is_owed_goes_to_no_other_folder(host: Host, monkeypatch: pytest.Mo
     """It is kept with the user whose run came first: when that folder is gone its number must not be another's."""
     monkeypatch.setattr(os, "nice", lambda increment: 0)
     to, settings = "http://127.0.0.1:9/nobody", Settings()
-    settings.fallback, settings.fallback_after = f"local:{tmp_path}/second.db", 0.1
+    settings.fallback, settings.fallback_after = (f"local:{tmp_path}/second.db",), 0.1
     meta = {"run": "01JD0000000000000000000001", "host": "h", "to": to, "compress": "none", "local_max": 1}
     writer, *locks = create(str(host.own), str(meta["run"]), json.dumps(meta).encode(), 32768, 1024**3, "auto")
     writer.write(0, b"hi\n")

@@ -39,11 +39,15 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "pace.py": (["--minutes", "3"], ["--minutes", "0.1", "--flat", "10000", "--runs", "4"]),
     "outage.py": ([], ["1", "20000"]),
     "receiving.py": ([], ["packed", "20000"]),
+    "objects.py": ([], ["200", "1", "10000"]),
+    "layouts.py": ([], ["20000", "20", "1"]),
     "tailing.py": ([], ["20000", "1"]),
     "handler.py": ([], ["1", "5000"]),
     "delay.py": ([], ["10"]),
     "collector.py": (["8", "6"], ["2", "1"]),
     "board.py": ([], ["500", "20000", "5"]),
+    "kills.py": ([], ["4", "2", "6", "2"]),
+    "pixels.py": ([], ["30"]),
 }
 
 

@@ -10,6 +10,8 @@ from fakes.bucket import FakeS3
 from fakes.sqs import FakeSqs
 from fakes.web import FakeWeb, HttpRequest
 from support import Sqstee
+from support.bodies import whole_run
+from support.lake import batch_objects, queue_objects, store_objects, write_files
 
 from sqstee.destination import parse
 from sqstee.transports.probe import Step
@@ -126,3 +128,22 @@ def test_a_second_bucket_that_does_not_exist_is_found(
 def _put(key: str) -> HttpRequest:
     headers = {"content-length": "3", "authorization": "AWS4-HMAC-SHA256"}
     return HttpRequest("PUT", f"/bkt/{key}", {}, headers, b"{}\n")
+
+
+def test_what_is_stored_is_told(sqstee: Sqstee, web: FakeWeb, bucket: FakeS3) -> None:
+    """The layouts behind a prefix or in a folder, and what readers leave out; of a sender nothing is listed."""
+    objects = batch_objects(whole_run(2)) | {"notes.txt": b""}
+    store_objects(bucket, "p/", queue_objects(whole_run(2)) | objects)
+    write_files(sqstee.folder / "lake", objects)
+    left_out = ": 1 {} not written by sqstee, left out: notes.txt"
+    for source, text, remark in (
+        ("s3://bkt/p", "bodies, as of a queue, objects of a data lake", f"s3://bkt/p{left_out.format('object')}"),
+        (f"{sqstee.folder}/lake", "a data lake: 1 file with records", f"{sqstee.folder}/lake{left_out.format('file')}"),
+    ):
+        found = sqstee.run("check", source, "-o", "json", environ=web.environ())
+        steps = [json.loads(line) for line in found.stdout.splitlines()]
+        contents = [(step["state"], step["text"]) for step in steps if step["name"] == "contents"]
+        assert contents == [("ok", text), ("warning", remark)]
+        assert found.returncode == 0
+    assert "contents" not in checked(sqstee, web, "s3://bkt/p", "--for", "send")[1]
+    assert checked(sqstee, web, "s3://bkt/none")[1]["contents"]["text"].endswith("nothing has been stored there yet")

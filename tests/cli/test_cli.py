@@ -62,7 +62,10 @@ from sqstee.errors import SqsteeError
         (["runs", "--tail", "-1"], "invalid value for --tail (expected a number greater than or equal to 0)"),
         (["tail", "--since"], "--since needs a value"),
         (["tail", "q"], "q: reading a queue needs --consume or --peek"),
-        (["tail", "--stream", "foo"], "invalid value 'foo' for --stream (expected stdout, stderr, output or event)"),
+        (
+            ["tail", "--stream", "foo"],
+            "invalid value 'foo' for --stream (expected stdout, stderr, output, stdin or event",
+        ),
         (
             ["tail", "local:/vra/l/x.db"],
             "local:/vra/l/x.db: the folder /vra/l does not exist; did you mean '/var'?",
@@ -85,7 +88,14 @@ from sqstee.errors import SqsteeError
 def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, words: list[str], message: str) -> None:
     """Exit 125 with the mistake and the right form; the command does not run."""
     found = subprocess.run(
-        sqstee.words(*words), capture_output=True, text=True, env=sqstee.environ, cwd=tmp_path, check=False, timeout=60
+        sqstee.words(*words),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=sqstee.environ,
+        cwd=tmp_path,
+        check=False,
+        timeout=60,
     )
     assert found.returncode == 125
     first, second = found.stderr.splitlines()

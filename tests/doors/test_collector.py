@@ -13,7 +13,6 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -26,9 +25,10 @@ from wsgiref.validate import validator
 
 import pytest
 from hypothesis import given
-from support import Sqstee, clean_environment, running, wait_for
+from support import Sqstee, wait_for
 from support.collector import body, collecting, stored
 from support.odd_bodies import bodies
+from support.workers import workers
 
 from sqstee.collector import MAX_POST_BYTES, Collector, Committer, open_store
 from sqstee.destination import parse
@@ -505,18 +505,9 @@ def test_a_full_collector_leaves_the_lines_with_their_sender(sqstee: Sqstee, tmp
 
 @contextlib.contextmanager
 def gunicorn(store: Path, *words: str, **environ: str) -> Iterator[str]:
-    """gunicorn with the application by its name; its URL."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        fd = listener.fileno()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--no-control-socket", *words]
-        env = clean_environment() | {"SQSTEE_STORE": f"local:{store}", "HOME": str(store.parent)} | environ
-        command += ["sqstee.collector:application"]
-        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=store.parent) as process:
-            yield url
-            process.terminate()
+    """gunicorn with the collector; its URL."""
+    with workers("sqstee.collector:application", store.parent, *words, **environ) as (_, url):
+        yield url
 
 
 @pytest.mark.parametrize("words", [("--threads", "4"), ("--workers", "2")], ids=["threads", "processes"])

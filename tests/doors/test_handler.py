@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.config
 import pickle
+import pydoc
 import re
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from support import Rebuilt, Sqstee, running, wait_for
 
 import sqstee as package
 from sqstee.errors import SqsteeError
+from sqstee.handler_settings import HandlerSettings
+from sqstee.options import RUN_OPTIONS
 from sqstee.read.decode import is_failure
 from sqstee.wire import Event, Record, decode
 
@@ -63,7 +66,7 @@ def the_run(sqstee: Sqstee, server: FakeSqs, tmp_path: Path, code: str) -> Rebui
 
 
 def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
-    """One line per record, several for a traceback, any text, without a call of close."""
+    """One line per record, also for a traceback, any text, without a call of close."""
     code = (
         "more = {'job': 'nightly', 'label': {'team': 'data'}}\n"
         "sqstee.configure(to='q', level='DEBUG', format='%(name)s %(message)s', **more)\n"
@@ -74,14 +77,105 @@ def test_lines_arrive_with_their_levels(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_p
     assert [(record.level, record.message) for record in one.records[:4]] == [
         ("DEBUG", "job one"),
         ("WARNING", "job two \\udcff \\ud800 \u2028"),
-        ("WARNING", "job thr"),
-        ("WARNING", "ee"),
+        ("WARNING", "job thr\nee"),
+        ("ERROR", one.records[3].message),
     ]
-    assert {record.level for record in one.records[4:]} == {"ERROR"}
-    assert one.records[-1].message.startswith("ZeroDivisionError")
+    assert one.records[3].message.startswith("job four\nTraceback (most recent call last):\n")
+    assert one.records[3].message.endswith("\nZeroDivisionError: division by zero")
     assert {(item.job, item.labels["team"]) for item in one.items} == {("nightly", "data")}
     assert {record.stream for record in one.records} == {"stderr"}
     assert sqstee.waiting_runs() == []
+
+
+FIELDS = (
+    "import logging\n"
+    "log = logging.getLogger('app.db')\n"
+    "loop = {}; loop['loop'] = loop\n"
+    "class Odd:\n    def __str__(self): raise RuntimeError\n"
+    "log.warning('slow', extra={'ms': 12.5, 'many': {'a': (1, None)}, 'loop': loop, 'odd': Odd(), 'big': 10**400})\n"
+    "log.info({'rows': 3})\n"
+    "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('boom')\n"
+    "logging.info('plain')\n"
+    "logging.info('secret-1', extra={'key': 'secret-2', 'in': ['secret-3']})\n"
+)
+
+
+@pytest.mark.parametrize("share", ["auto", "never"])
+def test_fields_of_a_record_arrive_as_its_data(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, share: str) -> None:
+    """As the Elastic Common Schema names them; also by the shared shipper, which believes nothing that it reads."""
+    code = f"sqstee.configure(to='q', share={share!r}, redact='secret-[0-9]', keep_shipper='0s')\n" + FIELDS
+    records = the_run(sqstee, fake_sqs, tmp_path, code).records
+    slow, rows, boom, plain, masked = [record.parsed for record in records]
+    assert slow
+    assert rows
+    assert boom
+    assert str(slow.pop("loop")).count("loop") == 9
+    logger, big = {"logger": "app.db"}, "1" + "0" * 400
+    assert slow == {"ms": 12.5, "many": {"a": [1, None]}, "odd": "<Odd: RuntimeError>", "big": big, "log": logger}
+    assert rows == {"rows": 3, "log": logger}
+    error = boom["error"]
+    assert isinstance(error, dict)
+    assert (error["type"], error["message"]) == ("ZeroDivisionError", "division by zero")
+    assert records[2].message == f"boom\n{error['stack_trace']}"
+    assert (records[3].message, plain) == ("plain", None)
+    assert (records[4].message, masked) == ("***", {"key": "***", "in": ["***"]})
+
+
+@pytest.mark.parametrize(
+    "more", ["strip_ansi=True", "collapse_cr=True", "max_line='1K'", "rate_limit='1/h'", "parse_json=True"]
+)
+def test_records_that_cannot_be_one_line_lose_nothing(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, more: str
+) -> None:
+    """Then they are several plain lines, or dropped and counted where that is asked for."""
+    code = (
+        f"sqstee.configure(to='q', {more})\n"
+        "log = logging.getLogger('app')\n"
+        'log.info(\'{"level": "error"}\')\n'
+        "log.info('a\\n' + 'b' * 1500, extra={'more': 1})\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, "Traceback" in found.stderr) == (0, False)
+    (one,) = arrived(fake_sqs)
+    text = "\n".join(record.message for record in one.records)
+    if more.startswith("rate"):
+        assert text == '{"level": "error"}'
+        assert "1 log line dropped: --rate-limit" in found.stderr
+        (gap,) = (item for item in one.items if isinstance(item, Event) and item.event == "gap")
+        assert (gap.fields["from"], gap.fields["to"]) == (2, 2)
+    else:
+        assert text.replace("b\nb", "bb") == '{"level": "error"}\na\n' + "b" * 1500
+    if more.startswith("parse"):
+        assert one.records[0].parsed == {"level": "error"}
+
+
+def test_a_forked_worker_configures_anew_without_doubling_lines(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
+) -> None:
+    """The parent's handler came along with the fork, and would ship the same lines."""
+    code = (
+        "import os\n"
+        "sqstee.configure(to='q', job='parent')\n"
+        "logging.info('before')\n"
+        "if not os.fork():\n"
+        "    sqstee.configure(to='q', job='worker'); sqstee.configure(to='q', job='worker')\n"
+        "    logging.info('within')\n"
+        "    raise SystemExit\n"
+        "os.wait()\n"
+        "sqstee.configure(to='q', job='second')\n"
+        "logging.info('after')\n"
+    )
+    found = run(sqstee, program(tmp_path, code), fake_sqs)
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = {one.items[0].job: [record.message for record in one.records] for one in arrived(fake_sqs)}
+    assert lines == {"parent": ["before", "after"], "worker": ["within"], "second": ["after"]}
+
+
+def test_the_public_names_are_found() -> None:
+    """By dir, help and a type checker, though they are loaded when they are first used."""
+    assert set(package.__all__) <= set(dir(package))
+    assert "configure(" in pydoc.plain(pydoc.render_doc(package))
+    assert set(HandlerSettings.__annotations__) == {option.attribute for option in RUN_OPTIONS} - {"to"}
 
 
 @pytest.mark.parametrize(
@@ -456,7 +550,7 @@ def test_paths_are_relative_to_the_folder_where_the_handler_is_created(sqstee: S
 def test_an_unknown_setting_is_a_type_error() -> None:
     """Like any wrong keyword."""
     with pytest.raises(TypeError, match="'lingre' is not an option"):
-        package.Handler("q", lingre=1)
+        package.Handler("q", lingre=1)  # type: ignore[call-arg]
 
 
 def test_public_names_are_typed() -> None:

@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 from fakes.s3 import S3Server
 from hypothesis import given
+from support.bodies import RUN, event_of, gap_of, lines_of
 from support.odd_bodies import bodies
 
 from sqstee.aws_lambda import handler
 from sqstee.errors import SqsteeError
 from sqstee.record import CONTENT_ENCODING, Body, Encoder
-from sqstee.transports.s3 import key_of
+from sqstee.run_summary import RunSummary
+from sqstee.transports.batch_index import read_index
+from sqstee.transports.layouts import BATCH, index_of_batch, recognise
+from sqstee.transports.s3 import Bucket, key_of
 from sqstee.transports.sqs_extended import POINTER_CLASS
 from sqstee.wire import decode
 
@@ -94,14 +98,27 @@ def failed(answer: dict[str, list[dict[str, str]]]) -> list[int]:
     return [int(item["itemIdentifier"].rpartition("-")[2]) for item in answer["batchItemFailures"]]
 
 
+def data_names(s3: S3Server) -> list[str]:
+    """The names of the objects with records, each of which has its index."""
+    names = [name.removeprefix("logs/") for name in s3.names() if name.startswith("logs/")]
+    data = [name for name in names if recognise(name).kind == BATCH]
+    assert sorted(names) == sorted([*data, *map(index_of_batch, data)])
+    return data
+
+
 def written(s3: S3Server) -> dict[str, list[tuple[str, int]]]:
-    """The records in each folder, as (run, seq)."""
+    """The records of each hour, as (run, seq)."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for name in s3.names():
-        if name.startswith("logs/"):
-            folder = name.rpartition("/")[0].removeprefix("logs/")
-            found.setdefault(folder, []).extend((item.run, item.seq) for item in decode(s3.get(name)))
+    for name in data_names(s3):
+        items = decode(gzip.decompress(s3.get(f"logs/{name}")))
+        found.setdefault(name.rpartition("/")[0], []).extend((item.run, item.seq) for item in items)
     return found
+
+
+def indexed(s3: S3Server) -> list[RunSummary]:
+    """What the indexes have of each run."""
+    found = [s3.get(f"logs/{index_of_batch(name)}") for name in data_names(s3)]
+    return [one for data in found for one in read_index(data)]
 
 
 def test_levels_and_objects_are_written_as_they_came(s3: S3Server) -> None:
@@ -110,30 +127,105 @@ def test_levels_and_objects_are_written_as_they_came(s3: S3Server) -> None:
     encoder.most_object_bytes = 4096
     data = encoder.lines(b'{"level":"warn","event":"gap","seq":-1}\nplain\n', "stdout", 0, 0)
     assert failed(handler(event(message(1, Body(data, "R", "node17", 0, 1))))) == []
-    (name,) = (name for name in s3.names() if name.startswith("logs/"))
-    assert s3.get(name) == data
+    (name,) = data_names(s3)
+    assert gzip.decompress(s3.get(f"logs/{name}")) == data
 
 
-def test_records_are_partitioned_by_date_host_and_run(s3: S3Server) -> None:
-    """Plain and compressed, in the order of their run; a body over midnight goes to two days."""
+def test_records_of_an_hour_are_one_object(s3: S3Server) -> None:
+    """Plain and compressed, of all runs, each in its order; a body over midnight goes to two days."""
     late = Body(body("A", 0, 1).data + body("A", 2, 3, day=1).data, "A", "node17", 0, 3)
     parts = (body("B", 5, 9, "node/18"), late.compressed(), body("A", 4, 4, day=1))
     answer = handler(event(*(message(number, part) for number, part in enumerate(parts))))
     assert failed(answer) == []
     assert written(s3) == {
-        "date=2026-11-21/host=node17/run=A": [("A", 0), ("A", 1)],
-        "date=2026-11-22/host=node17/run=A": [("A", 2), ("A", 3), ("A", 4)],
-        "date=2026-11-21/host=node%2F18/run=B": [("B", seq) for seq in range(5, 10)],
+        "date=2026-11-21/hour=00": [("A", 0), ("A", 1), *(("B", seq) for seq in range(5, 10))],
+        "date=2026-11-22/hour=00": [("A", 2), ("A", 3), ("A", 4)],
+    }
+    found = [(one.run, one.host, one.records.intervals, one.lines) for one in indexed(s3)]
+    assert found == [
+        ("A", "node17", [(0, 1)], {"stdout": 2}),
+        ("B", "node/18", [(5, 9)], {"stdout": 5}),
+        ("A", "node17", [(2, 4)], {"stdout": 3}),
+    ]
+
+
+def test_the_index_tells_how_a_run_went(s3: S3Server) -> None:
+    """As its records do: the start, the exit, what is missing, what went elsewhere."""
+    moved = gap_of(2, 4, reason="fallback", at="s3://bkt/other")
+    bodies = [event_of("start", 0, version="1", name="make"), lines_of(1, 1), moved, event_of("exit", 7, exit_code=3)]
+    assert failed(handler(event(*(message(number, one) for number, one in enumerate(bodies))))) == []
+    (one,) = indexed(s3)
+    whole = RunSummary(RUN)
+    whole.merge(one)
+    read = RunSummary(RUN)
+    read.add_items([item for body in bodies for item in decode(body.data)], one.heard)
+    assert whole.fields(0.0, 1e9) == read.fields(0.0, 1e9)
+    assert (whole.missing_ranges(), whole.elsewhere, whole.exit_code, whole.name) == ([(5, 6)], 3, 3, "make")
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["same order", "other order"])
+def test_the_same_batch_again_writes_the_same_objects(s3: S3Server, turn: int) -> None:
+    """Standard queues deliver at least once, and duplicates within a batch are dropped."""
+    records = [message(0, body("A", 0, 4)), message(1, body("A", 0, 4)), message(2, body("A", 3, 6))]
+    for batch in (records, records[::turn]):
+        assert failed(handler(event(*batch))) == []
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", seq) for seq in range(7)]}
+    assert len(data_names(s3)) == 1
+
+
+def test_where_conditional_writes_are_unknown_the_same_bytes_are_written(s3: S3Server) -> None:
+    """As on emulators: the objects of a batch that comes again are equal to the first."""
+    s3.conditional = False
+    batch = event(message(0, body("A", 0, 4)))
+    handler(batch)
+    before = {name: s3.get(name) for name in s3.names()}
+    handler(batch)
+    assert {name: s3.get(name) for name in s3.names()} == before
+
+
+def test_without_its_index_a_batch_is_written_all_the_same(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Readers read the records then, and the messages are done with; a batch that comes again stores what lacks."""
+    put = Bucket.put
+
+    def refuse(self: Bucket, key: str, data: bytes, content_type: str) -> None:
+        s3.faults += [("AccessDenied", False)] * ("/_index/" in key)
+        put(self, key, data, content_type)
+
+    batch = event(message(0, body("A", 0, 4)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "put", refuse)
+        assert failed(handler(batch)) == []
+    (name,) = s3.names()
+    assert name.startswith("logs/date=")
+    assert "cannot store the index of date=2026-11-21/hour=00/" in capsys.readouterr().err
+    handler(batch)
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", seq) for seq in range(5)]}
+
+
+def test_an_hour_that_is_none(s3: S3Server) -> None:
+    """No sender can make partitions of other names: what is no time is of the epoch, other zones are converted."""
+    times = ["2026-11-21T23:30:00.000000-02:00", "2026-13-41T99:00:00Z", "../../x", "0001-01-01T00:00:00Z"]
+    lines = b"".join(body("A", seq, seq).data for seq in range(4))
+    for time in times:
+        lines = lines.replace(b"2026-11-21T00:00:00.000000Z", time.encode(), 1)
+    assert failed(handler(event(message(0, Body(lines, "A", "h", 0, 3))))) == []
+    assert written(s3) == {
+        "date=0001-01-01/hour=00": [("A", 3)],
+        "date=1970-01-01/hour=00": [("A", 1), ("A", 2)],
+        "date=2026-11-22/hour=01": [("A", 0)],
     }
 
 
-def test_duplicates_within_a_batch_and_the_same_batch_again_are_written_once(s3: S3Server) -> None:
-    """Standard queues deliver at least once."""
-    batch = event(message(0, body("A", 0, 4)), message(1, body("A", 0, 4)), message(2, body("A", 3, 6)))
-    for _ in range(2):
-        assert failed(handler(batch)) == []
-    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", seq) for seq in range(7)]}
-    assert len(s3.names()) == 1
+def test_no_message_makes_objects_without_end(s3: S3Server) -> None:
+    """Each hour is an object: a message with thousands of them fails, alone."""
+    stamps = [f'"2026-{1 + n // 672:02d}-{1 + n // 24 % 28:02d}T{n % 24:02d}:00:00Z"'.encode() for n in range(800)]
+    one = body("A", 0, 0).data
+    lines = b"".join(one.replace(b'"2026-11-21T00:00:00.000000Z"', stamp) for stamp in stamps)
+    answer = handler(event(message(0, Body(lines, "A", "h", 0, 0)), message(1, body("B", 0, 0))))
+    assert failed(answer) == [0]
+    assert written(s3) == {"date=2026-11-21/hour=00": [("B", 0)]}
 
 
 BAD = [
@@ -153,7 +245,7 @@ def test_one_bad_message_fails_alone(s3: S3Server, capsys: pytest.CaptureFixture
     """It is named, and said on stderr; the others are written. An empty body holds no record, and is no failure."""
     answer = handler(event(message(0, body("A", 0, 0)), record(1, text, {}), message(2, body("A", 1, 1))))
     assert failed(answer) == ([1] if text else [])
-    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", 0), ("A", 1)]}
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", 0), ("A", 1)]}
     assert ("message 059f36b4-87a3-44ab-83d2-000000000001 failed" in capsys.readouterr().err) == bool(text)
 
 
@@ -162,14 +254,14 @@ def test_a_message_without_its_body_is_not_taken_for_one_that_is_written(s3: S3S
     records: list[dict[str, Any]] = [record(number, "", {}) | {"body": None} for number in range(2)]
     del records[1]["body"]
     assert failed(handler({"Records": [*records, message(2, body("A", 0, 0))]})) == [0, 1]
-    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", 0)]}
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", 0)]}
 
 
 def test_a_bad_compressed_body_fails_alone(s3: S3Server) -> None:
     """Also when its attributes promise what it is not."""
     bad = record(0, "no base64!", {"Content-Encoding": "gzip,base64"})
     assert failed(handler(event(bad, message(1, body("A", 0, 0))))) == [0]
-    assert len(s3.names()) == 1
+    assert len(data_names(s3)) == 1
 
 
 def test_all_messages_may_fail(s3: S3Server) -> None:
@@ -186,16 +278,22 @@ def test_behind_a_failure_a_fifo_group_waits(s3: S3Server) -> None:
         message(3, body("B", 0, 0), "B"),
     )
     assert failed(handler(batch)) == [1, 2]
-    assert sorted(written(s3)) == ["date=2026-11-21/host=node17/run=A", "date=2026-11-21/host=node17/run=B"]
-    assert list(written(s3).values()) == [[("A", 0)], [("B", 0)]]
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", 0), ("B", 0)]}
+
+
+def test_what_waits_behind_a_failure_takes_no_line_along(s3: S3Server) -> None:
+    """A line that came twice, in a message that waits and in one that does not, is written with the latter."""
+    batch = event(record(0, "bad", {}, "A"), message(1, body("A", 0, 1), "A"), message(2, body("A", 1, 1), "B"))
+    assert failed(handler(batch)) == [0, 1]
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", 1)]}
 
 
 def test_what_cannot_be_written_fails_with_its_messages(s3: S3Server) -> None:
-    """One partition is refused: the messages with records in it come again, the others do not."""
+    """One hour is refused: the messages with records in it come again, the others do not."""
     s3.faults.append(("InternalError", False))
-    answer = handler(event(message(0, body("A", 0, 0)), message(1, body("B", 0, 0)), message(2, body("A", 1, 1))))
-    assert failed(answer) == [0, 2]
-    assert list(written(s3)) == ["date=2026-11-21/host=node17/run=B"]
+    batch = event(message(0, body("A", 0, 0)), message(1, body("B", 0, 0, day=1)), message(2, body("A", 1, 1)))
+    assert failed(handler(batch)) == [0, 2]
+    assert written(s3) == {"date=2026-11-22/hour=00": [("B", 0)]}
 
 
 def pointer(number: int, key: str) -> dict[str, Any]:
@@ -212,7 +310,7 @@ def test_pointers_are_followed_and_their_objects_deleted(s3: S3Server, monkeypat
     s3.client.put_object(Bucket="bkt", Key=two, Body=b"bad")
     batch = event(pointer(0, one), pointer(1, two), pointer(2, f"bodies/{uuid.uuid4()}"))
     assert failed(handler(batch)) == [1]
-    assert written(s3) == {"date=2026-11-21/host=node17/run=A": [("A", seq) for seq in range(5)]}
+    assert written(s3) == {"date=2026-11-21/hour=00": [("A", seq) for seq in range(5)]}
     assert [name for name in s3.names() if name.startswith("bodies/")] == [two]
     assert failed(handler(batch)) == [1]
 

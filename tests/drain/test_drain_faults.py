@@ -349,7 +349,7 @@ def test_a_body_of_whatever_json_cannot_stop_a_drain(tmp_path: Path) -> None:
         {"event": "gap", "from": 0, "to": 0, "host": "\ud800"},
     ],
 )
-@pytest.mark.parametrize("layout", ["streams", "ndjson"])
+@pytest.mark.parametrize("layout", ["streams", "ndjson", "parquet"])
 def test_no_value_of_a_record_can_stop_a_drain(tmp_path: Path, change: dict[str, Any], layout: str) -> None:
     """Numbers and half surrogate pairs that SQLite rejects: the drain ends, and the run beside them is complete."""
     fields = {"timestamp": "t", "host": "h", "stream": "stdout", "run": "R", "seq": 0, "message": "m"} | change

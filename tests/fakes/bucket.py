@@ -7,7 +7,7 @@ import threading
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from xml.sax.saxutils import escape
 
@@ -25,9 +25,9 @@ class FakeS3:
     """A bucket that accepts whole objects only and lists them in order. Path-style; signatures are not checked.
 
     Modelled from the API reference: PutObject with If-None-Match, Content-MD5 and checksums, GetObject, DeleteObject,
-    DeleteObjects, ListObjectsV2 with StartAfter, MaxKeys and a continuation token. With `discard` an object's content
-    is checked, but not kept. `denied` are the actions that no policy of the caller allows; as AWS does, it names them
-    unless it is `terse`.
+    DeleteObjects, ListObjectsV2 with StartAfter, Delimiter, MaxKeys and a continuation token. With `discard` an
+    object's content is checked, but not kept. `denied` are the actions that no policy of the caller allows; as AWS
+    does, it names them unless it is `terse`.
     """
 
     def __init__(self, bucket: str, discard: bool = False) -> None:
@@ -55,7 +55,7 @@ class FakeS3:
             if request.method == "PUT" and key:
                 return self._put(key, request)
             if request.method == "GET" and key:
-                return self._get(key)
+                return self._get(key, request.headers)
             if request.method == "DELETE" and key:
                 if request.headers.get("if-match") == "*" and key not in self.objects:
                     return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
@@ -81,6 +81,12 @@ class FakeS3:
         text += f" because no identity-based policy allows the {action} action"
         return self.refusal("AccessDenied", 403, "Access Denied" if self.terse else text)
 
+    def store(self, key: str, data: bytes, age: float = 0.0) -> None:
+        """Store an object without a request, as if so many seconds ago."""
+        self.objects[key] = data
+        modified = datetime.now(UTC) - timedelta(seconds=age)
+        self._modified[key] = modified.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
     def _put(self, key: str, request: HttpRequest) -> HttpResponse:
         if "content-length" not in request.headers:
             return self.refusal("MissingContentLength", 411, "You must provide the Content-Length HTTP header.")
@@ -91,24 +97,39 @@ class FakeS3:
             return self.refusal("NotImplemented", 501, "A header you provided implies functionality")
         if condition and key in self.objects:
             return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
-        self.objects[key] = b"" if self._discard else request.body
-        self._modified[key] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        self.store(key, b"" if self._discard else request.body)
         return HttpResponse(200, b"", {"ETag": f'"{_etag(request.body)}"'})
 
-    def _get(self, key: str) -> HttpResponse:
+    def _get(self, key: str, given: Mapping[str, str]) -> HttpResponse:
         if key not in self.objects:
             return self.refusal("NoSuchKey", 404, "The specified key does not exist.")
-        headers = {"ETag": f'"{_etag(self.objects[key])}"', "Content-Type": "binary/octet-stream"}
-        return HttpResponse(200, self.objects[key], headers)
+        data = self.objects[key]
+        headers = {"ETag": f'"{_etag(data)}"', "Content-Type": "binary/octet-stream"}
+        if given.get("if-match", headers["ETag"]) != headers["ETag"]:
+            return self.refusal("PreconditionFailed", 412, "At least one of the pre-conditions did not hold")
+        if "range" not in given:
+            return HttpResponse(200, data, headers)
+        first, last = map(int, given["range"].removeprefix("bytes=").split("-"))
+        if first >= len(data):
+            return self.refusal("InvalidRange", 416, "The requested range is not satisfiable")
+        headers["Content-Range"] = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
+        return HttpResponse(206, data[first : last + 1], headers)
 
     def _list(self, query: Mapping[str, str]) -> HttpResponse:
         after = query.get("continuation-token") or query.get("start-after", "")
-        names = sorted(name for name in self.objects if name.startswith(query.get("prefix", "")) and name > after)
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        names = sorted(name for name in self.objects if name.startswith(prefix) and name > after)
+        if delimiter:  # keys that are alike up to it count as one, by the part that is alike
+            ends = (name.find(delimiter, len(prefix)) + len(delimiter) for name in names)
+            alike = [name[:end] if end >= len(delimiter) else name for name, end in zip(names, ends, strict=True)]
+            names = [name for name in dict.fromkeys(alike) if name > after]
         most = min(1000, int(query.get("max-keys", "1000")))
         listed, more = names[:most], len(names) > most
         entries = "".join(
             f"<Contents><Key>{escape(name)}</Key><LastModified>{self._modified[name]}</LastModified>"
             f"<Size>{len(self.objects[name])}</Size></Contents>"
+            if name in self.objects
+            else f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
             for name in listed
         )
         token = f"<NextContinuationToken>{escape(listed[-1])}</NextContinuationToken>" if more else ""

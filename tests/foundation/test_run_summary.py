@@ -232,3 +232,41 @@ def test_random_stretches_of_a_run_add_up() -> None:
         for part in parts:
             found.add_body(part.data, part.first, part.last, 1.0)
         assert (found.missing, found.lines, found.is_ended) == (0, {"stdout": 50, "stderr": 50}, True)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["stdout", "stderr"]), st.sampled_from(["", "x"]), st.booleans()),
+        min_size=1,
+        max_size=12,
+    ),
+    st.lists(st.integers(0, 3), min_size=12, max_size=12),
+    st.permutations(range(4)),
+)
+def test_parts_of_a_run_merge_into_the_whole(
+    records: list[tuple[str, str, bool]], parts: list[int], order: list[int]
+) -> None:
+    """However its records, pieces of lines among them, are divided, and in whatever order the parts come."""
+    encoder = Encoder(RUN, "node")
+    lines = [
+        encoder.lines(text.encode() + b"\n" * eol, stream, TIME + seq * 10**9, seq, eol)
+        for seq, (stream, text, eol) in enumerate(records)
+        if text or eol
+    ]
+    start = encoder.event(b'{"event":"start","version":"1","name":"make"}', TIME - 10**9, 100)
+    exit_event = encoder.event(b'{"event":"exit","exit_code":3,"bytes":7,"open":["stdout"]}', TIME + 10**11, 101)
+    end = encoder.event(b'{"event":"end","bytes":9}', TIME + 2 * 10**11, 102)
+    items = [item for data in (*lines, start, exit_event, end) for item in decode(data)]
+    whole = RunSummary(RUN)
+    whole.add_items(items, 1.0)
+    merged = RunSummary(RUN)
+    for number in order:
+        one = RunSummary(RUN, is_whole=False)
+        one.add_items([item for place, item in enumerate(items) if parts[place % 12] == number], 1.0)
+        again = RunSummary.load(RUN, one.dump())
+        assert again is not None
+        assert not merged.overlaps(again)
+        merged.merge(again)
+    assert merged.fields(2.0, 9.0) == whole.fields(2.0, 9.0)
+    assert merged.unfinished == whole.unfinished
+    assert all(merged.overlaps(part) for part in (merged, whole))

@@ -260,6 +260,8 @@ def test_several_seeds_stand_beside_the_original(sqstee: Sqstee) -> None:
     found = sqstee.run("measure", "--simulate", "--seeds", "3", *words)
     lines = found.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines[:6]] == ["seed", "1", "2", "3", "mean", "original"]
+    assert [line.split()[0] for line in lines[7:13]] == ["seed", "1", "2", "3", "mean", "original"]
+    assert max(len(line) for line in lines[:13]) < 80
     assert "does not show how SQS works" in found.stdout.decode()
 
 
@@ -284,6 +286,8 @@ def test_the_report_has_the_originals_layout(sqstee: Sqstee) -> None:
     text = sqstee.run(*words).stdout.decode()
     rows = [line.split() for line in text.splitlines() if line[:1].isdigit()]
     assert [row[0] for row in rows] == ["1,000", "2,000", "3,000"]
+    tables = [line for line in text.splitlines()[2:] if "   " in line]
+    assert max(map(len, tables)) < 80
     assert [row[4:] for row in rows] == [
         ["10", "of", "100k", "3", "of", "100k"],
         ["14", "of", "200k", "5", "of", "200k"],

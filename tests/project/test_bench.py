@@ -22,6 +22,8 @@ SMALL: dict[str, tuple[list[str], int]] = {
     "looking.py": (["1", "2"], 2),
     "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 14),
     "receiving.py": (["packed", "2000"], 1),
+    "objects.py": (["20", "1", "2000"], 8),
+    "layouts.py": (["2000", "4", "1"], 3),
     "tailing.py": (["2000", "1"], 11),
     "delay.py": (["2"], 2),
     "collector.py": (["1", "0.2"], 1),
@@ -36,6 +38,8 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "priority.py": (["1", "2"], 3),
     "outage.py": (["1", "2000"], 8),
     "board.py": (["20", "2000", "2"], 8),
+    "kills.py": (["2", "1", "2", "1"], 2),
+    "pixels.py": (["10"], 2),
 }
 
 

@@ -17,12 +17,14 @@ import sqstee as package
 ROOT = Path(package.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 PURE = {
+    "sqstee.at_rest.schema",
     "sqstee.backoff",
     "sqstee.record",
     "sqstee.wire",
     "sqstee.errors",
     "sqstee.json_line",
     "sqstee.jsonbytes",
+    "sqstee.log_fields",
     "sqstee.options",
     "sqstee.config_file",
     "sqstee.text",
@@ -33,7 +35,11 @@ PURE = {
     "sqstee.ship.request",
     "sqstee.ship.pace",
     "sqstee.intervals",
+    "sqstee.lines_by_time",
+    "sqstee.metrics",
     "sqstee.run_summary",
+    "sqstee.transports.layouts",
+    "sqstee.transports.run_blocks",
     "sqstee.read.order",
     "sqstee.read.run_filter",
     "sqstee.destination",
@@ -120,20 +126,23 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "extras", "intervals", "json_line", "run_summary"),
+    *("auto_labels", "backoff", "extras", "intervals", "json_line", "lines_by_time", "log_fields", "metrics"),
+    "run_summary",
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {
     "foundation": set(),
     "spool": set(),
-    "transports": set(),
+    "at_rest": set(),
+    "transports": {"at_rest"},
     "ship": {"spool", "transports"},
     "capture": {"spool", "ship"},
     "agent": {"spool", "ship", "transports"},
     "logging_run": {"spool", "ship", "transports"},
-    "handler": {"spool", "ship", "logging_run"},
+    "handler": {"spool", "ship", "logging_run", "handler_settings"},
+    "handler_settings": set(),
     "read": {"transports"},
-    "drain": {"read", "transports"},
+    "drain": {"read", "transports", "at_rest"},
     "measure": {"transports"},
     "collector": {"transports", "web"},
     "web": {"transports", "read"},
@@ -301,7 +310,9 @@ WALL_CLOCK = {
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time
-    "sqstee.transports.s3": {"time"},  # the age of an object
+    "sqstee.transports.lake": {"time", "gmtime"},  # the age of an object; the hours that are written now
+    "sqstee.transports.s3_listing": {"time"},  # the same age
+    "sqstee.transports.s3_receiver": {"time"},  # the same
     "sqstee.cli.runs": {"time", "localtime"},  # the ages of runs
     "sqstee.cli.sources": {"time"},  # --since counts back from now
     "sqstee.cli.top": {"time"},  # the ages of runs

@@ -568,8 +568,13 @@ def test_a_terminal_does_not_obey_remote_hosts(sqstee: Sqstee) -> None:
 def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, variable: dict[str, str]) -> None:
     """Lines of short and long host names begin in one column; notices are yellow, unless NO_COLOR is set."""
     other = RUN.replace("A", "B")
+    third, domain = RUN.replace("A", "C"), "ip-10-1-2-3.eu-central-1.compute.internal"
     to = stored(
-        sqstee, lines_of(0, 0, host="node17"), lines_of(0, 0, other, host="n2"), lines_of(2, 2, other, host="n2")
+        sqstee,
+        lines_of(0, 0, host="node17"),
+        lines_of(0, 0, other, host="n2"),
+        lines_of(2, 2, other, host="n2"),
+        lines_of(0, 0, third, host=domain),
     )
     command = [SCRIPT, "tail", to, "--no-follow"]
     with Terminal(command, sqstee.environ | {"TERM": "xterm"} | variable, (24, 60)) as terminal:
@@ -577,9 +582,11 @@ def test_on_a_terminal_hosts_are_aligned_and_notices_stand_out(sqstee: Sqstee, v
     assert (b"\x1b[33msqstee: 1 line missing so far" in terminal.output) == (not variable)
     text = re.sub(r"\x1b\[\d*m", "", terminal.output.decode())
     assert "node17 stdout line 0\r\n" in text
-    assert "n2     stdout line 2\r\n" in text
+    assert "ip-10-1-2-3.eu-central-… stdout line 0\r\n" in text  # a whole domain leaves no room
+    assert re.search(r"^n2 +stdout line 2\r$", text, re.MULTILINE)
     piped = sqstee.run("tail", to, "--no-follow")
     assert b"n2 stdout line 2\n" in piped.stdout
+    assert f"{domain} stdout line 0\n".encode() in piped.stdout
     assert piped.stderr.startswith(b"sqstee: 1 line missing so far")
 
 

@@ -183,6 +183,18 @@ def test_at_the_end_a_delete_is_tried_once_more(monkeypatch: pytest.MonkeyPatch)
     assert (acks.deleted, acks.failed) == (0, 1)
 
 
+@pytest.mark.parametrize(("most", "calls"), [(10, [10, 10, 5]), (1000, [25])])
+def test_one_call_deletes_as_many_as_the_receiver_can(most: int, calls: list[int]) -> None:
+    """S3 a thousand, SQS ten, which is what counts where a receiver does not say."""
+    queue = Queue()
+    if most != 10:
+        queue.max_delete = most  # type: ignore[attr-defined]
+    acks = AckPool(1)
+    acks.delete(queue, [ReceivedMessage(b"", {}, str(number), str(number)) for number in range(25)])
+    acks.close()
+    assert [len(batch) for batch in queue.deleted] == calls
+
+
 def test_a_message_that_came_again_waits_for_its_deletion_once() -> None:
     """While deletes fail each redelivery replaces the last one: memory does not grow, and the latest handle counts."""
     started, go = threading.Event(), threading.Event()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,20 @@ def store(path: Path, *bodies: Body) -> None:
     sender = LocalSender(str(path), 1 << 30)
     sender.send(bodies)
     sender.close()
+
+
+def store_at(path: Path, at: float, *bodies: Body) -> None:
+    """Add bodies to a store as if they had come at that time."""
+    sender = LocalSender(str(path), 1 << 30)
+    sender.send_dated([(body, at) for body in bodies])
+    sender.close()
+
+
+def change(path: Path, *statements: str) -> None:
+    """Change a store behind sqstee's back."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for one in statements:
+            connection.execute(one)
 
 
 def text_of(first: int, text: bytes, run: str = RUN, stream: str = "stdout", job: str = "", level: str = "") -> Body:
@@ -75,13 +90,16 @@ class ServedBoard:
         self.url = url
         self.token = token
 
-    def ask(self, path: str, method: str = "GET", token: str | None = None, **headers: str) -> Reply:
-        """One request, with the token unless another is given (an empty one is none)."""
+    def ask(
+        self, path: str, method: str = "", token: str | None = None, data: bytes | None = None, **headers: str
+    ) -> Reply:
+        """One request, with the token unless another is given (an empty one is none); with data a POST of a form."""
         given = self.token if token is None else token
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if given:
             named["Authorization"] = f"Bearer {given}"
-        request = urllib.request.Request(self.url + path, method=method, headers=named)
+        method = method or ("GET" if data is None else "POST")
+        request = urllib.request.Request(self.url + path, data, named, method=method)
         try:
             with _opener.open(request, timeout=60) as answer:
                 return Reply(answer.status, answer.headers, answer.read())

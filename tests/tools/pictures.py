@@ -24,6 +24,7 @@ from support.terminal import Terminal
 
 FOLDER = Path(__file__).parent.parent / "pictures"
 COLUMNS = 100
+FONTS = "Fira Code, ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, Liberation Mono, monospace"
 QUEUE = "jobs"
 _HOME = b"\x1b[H"  # begins each frame of a live view
 _JOB = """
@@ -194,6 +195,9 @@ def svg(name: str, title: str, output: bytes, hidden: str) -> str:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="256")
     console.print(Text.from_ansi(lines.rstrip()))
     picture = console.export_svg(title=title, unique_id=name)
+    picture = picture.replace("Fira Code, monospace", FONTS)
+    # in a font of another width, letters are scaled to their cells: pushed together they could not be read
+    picture = picture.replace(" textLength=", ' lengthAdjust="spacingAndGlyphs" textLength=')
     return re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)
 
 

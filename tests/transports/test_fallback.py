@@ -486,3 +486,172 @@ def test_a_ledger_that_cannot_be_adopted_stays(tmp_path: Path, monkeypatch: pyte
         full.setattr(next_one, "_make", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert len(next_one.unreported(10)) == 1
     assert [(one.first, one.last) for one in FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)] == [(3, 4)]
+
+
+@pytest.fixture
+def three() -> tuple[FallbackSender, Scripted, Scripted, Scripted, Clock]:
+    """A sender with two fallbacks, its three destinations, and the clock; each gets 10 s."""
+    clock, first, second, third = Clock(), Scripted(), Scripted(), Scripted()
+    inner = FallbackSender(second, third, "third", 10.0, clock, standing_by=True)
+    return FallbackSender(first, inner, "second", 10.0, clock), first, second, third, clock
+
+
+def gaps_at(destination: Scripted) -> list[tuple[int, int, str]]:
+    """From, to and place of each gap event that a destination got."""
+    items = [item for body in destination.taken for item in decode(body.data)]
+    return [
+        (int(str(item.fields["from"])), int(str(item.fields["to"])), str(item.fields["at"]))
+        for item in items
+        if isinstance(item, Event) and item.event == "gap"
+    ]
+
+
+Three = tuple[FallbackSender, Scripted, Scripted, Scripted, Clock]
+
+
+def test_fallbacks_are_tried_in_order_and_each_is_told_where_the_rest_is(three: Three) -> None:
+    """The first learns for every line which of the others has it; the second what went to the third."""
+    sender, first, second, third, clock = three
+    first.trouble = TransportError(OPEN, "Gone", "no")
+    assert sender.send([line(0), line(1)]) == []
+    second.trouble = TransportError(OPEN, "Denied", "no")
+    assert sender.send([line(2), line(3)]) == []
+    assert sender.refusals == [("Gone: no", ""), ("Denied: no", "second")]
+    clock.now, second.trouble = 31.0, None
+    assert sender.send([line(4)]) == []
+    assert [[body.first for body in one.taken if not body.is_gap] for one in (first, second, third)] == [
+        [],
+        [0, 1, 4],
+        [2, 3],
+    ]
+    assert gaps_at(second) == [(2, 3, "third")]
+    clock.now, first.trouble = 62.0, None
+    assert sender.send([line(5)]) == []
+    assert sorted(gaps_at(first)) == [(0, 1, "second"), (2, 3, "third"), (4, 4, "second")]
+    assert sender.refusals == []
+
+
+def test_the_second_has_its_own_time_without_progress(three: Three) -> None:
+    """From its first call on: it stood by for as long as the first one worked."""
+    sender, first, second, third, clock = three
+    assert sender.send([line(0)]) == []
+    clock.now = 1000.0
+    first.trouble = second.trouble = TransportError(RETRY, "Busy", "why")
+    for clock.now in (1000.0, 1009.0, 1011.0, 1020.0):
+        with pytest.raises(TransportError):
+            sender.send([line(1)])
+    clock.now = 1022.0
+    assert sender.send([line(1)]) == []
+    assert [body.first for body in third.taken] == [1]
+
+
+def test_at_the_end_each_has_a_share_of_the_time(three: Three) -> None:
+    """Half for the first, a quarter for the second, and the rest for the third."""
+    sender, first, second, third, clock = three
+    first.trouble = second.trouble = TransportError(RETRY, "Busy", "why")
+    sender.shorten_waits(8.0)
+    for clock.now in (0.0, 3.9, 4.1, 6.0):
+        with pytest.raises(TransportError):
+            sender.send([line(0)])
+    clock.now = 6.2
+    assert sender.send([line(0)]) == []
+    assert len(third.taken) == 1
+
+
+def test_none_of_three_accepts_it(three: Three) -> None:
+    """The last one is to blame, by its own name."""
+    sender, first, second, third, _ = three
+    for at, one in enumerate((first, second, third)):
+        one.trouble = TransportError(OPEN, f"No{at}", "no")
+    with pytest.raises(TransportError) as caught:
+        sender.send([line(0)])
+    assert (caught.value.at, str(caught.value)) == ("third", "third: No2: no")
+    third.trouble = None
+    third.refuses, third.failing = b"hi", OPEN
+    (failure,) = sender.send([line(0)])
+    assert str(failure) == "third: Code: no"
+
+
+def test_the_linger_is_that_of_the_destination_in_use(three: Three) -> None:
+    """Objects in S3 at the end of the chain are as few as right behind the queue."""
+    sender, first, second, third, _ = three
+    second.linger, third.linger, third.max_entries = 2.0, 10.0, 1
+    first.trouble = TransportError(OPEN, "Gone", "no")
+    sender.send([line(0)])
+    assert sender.linger == 2.0
+    second.trouble = TransportError(OPEN, "Gone", "no")
+    assert sender.send([line(1), line(2)]) == []
+    assert sender.linger == 10.0
+    assert [(body.first, body.last) for body in third.taken] == [(1, 2)]
+
+
+def test_a_poisonous_line_goes_down_the_chain(three: Three) -> None:
+    """It alone, and the others are told where it is."""
+    sender, first, second, third, _ = three
+    first.refuses = second.refuses = b"poison"
+    assert sender.send([line(0), line(1, b"poison"), line(2)]) == []
+    assert [body.first for body in third.taken] == [1]
+    sender.send([line(3)])
+    assert gaps_at(first) == [(1, 1, "third")]
+
+
+def test_ranges_at_two_places_are_kept_apart_on_disk(tmp_path: Path) -> None:
+    """Adjacent ones are joined only where they are at one place; the file of an older version says no place."""
+    ledger = FallbackLedger(str(tmp_path), {"to": "pair"})
+    ledger.add([Body(b"", "RUN", "host", 0, 4), Body(b"", "RUN", "host", 5, 9)])
+    ledger.add([Body(b"", "RUN", "host", 10, 14)], "third")
+    ledger.add([Body(b"", "RUN", "host", 15, 19)])
+    del ledger
+    found = FallbackLedger(str(tmp_path), {"to": "pair"}).unreported(10)
+    assert sorted((one.first, one.last, one.at) for one in found) == [(0, 9, ""), (10, 14, "third"), (15, 19, "")]
+
+
+def test_a_chain_from_rest_over_sqs_to_s3(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """The collector is down and the queue does not exist: everything is at the third, bit for bit, and flush tells."""
+    path = tmp_path / "third.db"
+    chain = f"--to http://127.0.0.1:1/ --fallback late --fallback local:{path} --fallback-after 0 --"
+    found = sqstee.run(*chain.split(), "seq", "1000", environ=fake_sqs.environ())
+    assert (found.returncode, found.stdout.count(b"\n")) == (0, 1000)
+    assert_diverted(found.stderr, "late", f"local:{path}")
+    got = sqstee.local(path)
+    got.assert_whole()
+    assert got.stdout == found.stdout
+    assert sqstee.waiting_runs() == []
+    fake_sqs.create_queue("late")
+    flush = sqstee.run("flush", environ=fake_sqs.environ())
+    assert flush.stdout == b"late: sent gap events for the lines at its fallback\n"
+    (message,) = fake_sqs.sent("late")
+    (gap,) = decode(message.body)
+    assert isinstance(gap, Event)
+    assert (gap.seq, gap.last, gap.fields["at"]) == (0, 1001, f"local:{path}")
+
+
+def test_a_chain_is_kept_for_whoever_ships_it(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """A run that was left in the spool goes down the chain as well; a variable separates its parts by commas."""
+    path = tmp_path / "third.db"
+    environ = fake_sqs.environ() | {"SQSTEE_FALLBACK": f"missing,local:{path}", "SQSTEE_FALLBACK_AFTER": "0"}
+    words = ("--to", "absent", "--flush-timeout", "0", "--", "seq", "9")
+    fake_sqs.faults(refuse=True)
+    assert sqstee.run(*words, environ=environ).returncode == 0
+    assert len(sqstee.waiting_runs()) == 1
+    fake_sqs.faults()
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
+    sqstee.local(path).assert_whole()
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "message"),
+    [
+        (("b", "b"), "--fallback names one destination twice"),
+        (("b", "q"), "--fallback and --to are the same destination"),
+        (tuple("abcdefghi"), "--fallback is given more than 8 times"),
+        (("b", "local:/none/such/x.db"), "local:/none/such/x.db: the folder /none/such does not exist"),
+    ],
+)
+def test_a_chain_that_makes_no_sense(sqstee: Sqstee, fallbacks: tuple[str, ...], message: str) -> None:
+    """One line and a hint, and nothing is run."""
+    words = [word for fallback in fallbacks for word in ("--fallback", fallback)]
+    found = sqstee.run("--to", "q", *words, "--", "echo", "hi")
+    assert (found.returncode, found.stdout) == (125, b"")
+    assert found.stderr.startswith(f"sqstee: {message}".encode())
+    assert b"\nhint: " in found.stderr

@@ -27,7 +27,7 @@ from sqstee.run_summary import RunSummary
 from sqstee.transports.folder import FolderReceiver
 from sqstee.wire import Event, Record
 
-KINDS = [("streams", False), ("streams", True), ("ndjson", False), ("ndjson", True)]
+KINDS = [("streams", False), ("streams", True), ("ndjson", False), ("ndjson", True), ("parquet", False)]
 
 
 def messages(folder: Path) -> tuple[list[Item], list[ForeignLine], list[str]]:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fakes.s3 import S3Server
@@ -21,7 +22,9 @@ from sqstee.errors import SqsteeError
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.errors import OPEN, REFRESH, RETRY, SIZE, TransportError, classify
-from sqstee.transports.s3 import ListedRanges, S3Receiver, S3Sender, key_of, shard, shard_range
+from sqstee.transports.s3 import S3Sender, key_of, shard, shard_range
+from sqstee.transports.s3_listing import ListedRanges
+from sqstee.transports.s3_receiver import S3Receiver
 from sqstee.transports.sqs_extended import Payloads, Pointer
 from sqstee.wire import decode
 
@@ -36,14 +39,24 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def client(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The same, with this process's environment set for it."""
+def client(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The same, with this process's environment set for it; receivers are closed at the end."""
+    made: list[S3Receiver] = []
+    make = S3Receiver.__init__
+
+    def noted(self: S3Receiver, *given: Any, **named: Any) -> None:
+        make(self, *given, **named)
+        made.append(self)
+
+    monkeypatch.setattr(S3Receiver, "__init__", noted)
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
     for name, value in s3.environ().items():
         monkeypatch.setenv(name, value)
-    return s3
+    yield s3
+    for receiver in made:
+        receiver.close()
 
 
 def body(run: str, first: int, last: int) -> Body:
@@ -309,16 +322,17 @@ def test_a_body_of_several_runs_is_stored_by_run(client: S3Server) -> None:
     assert packed == expected
 
 
-def test_what_is_consumed_is_deleted(client: S3Server) -> None:
+def test_what_is_consumed_is_deleted(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer deletes what it was given, and nothing else; what somebody else deleted first is no trouble."""
+    monkeypatch.setattr("sqstee.transports.s3_receiver._READ_AHEAD_BYTES", 1)  # reads no more than one object ahead
     sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)
     sender.send([body("RUN", first, first) for first in range(5)])
     assert not receiver.follows
     messages = receiver.receive(3, 0)
     assert receiver.delete(messages) == []
-    assert len(client.names()) == 2
+    assert len(client.names()) == 4
     client.client.delete_object(Bucket="bkt", Key=key_of("", body("RUN", 3, 3)))
-    rest = receiver.receive(10, 0)
+    rest = [message for _ in range(3) for message in receiver.receive(10, 0)]
     assert seqs(messages + rest) == [("RUN", seq) for seq in (0, 1, 2, 4)]
     assert receiver.delete(rest * 2) == []
     assert client.names() == []
@@ -327,7 +341,7 @@ def test_what_is_consumed_is_deleted(client: S3Server) -> None:
 
 def test_a_follower_finds_what_comes_later_wherever_it_lies(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects that appear before, between and behind the ones that are known, among more than one listing shows."""
-    monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 7)
+    monkeypatch.setattr("sqstee.transports.s3_listing._LISTED_AT_ONCE", 7)
     sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"))
     sender.send([body("LONG", seq, seq) for seq in range(60)])
     given = [one for _ in range(20) for one in seqs(receiver.receive(10, 0))]
@@ -429,7 +443,7 @@ def test_a_bucket_that_can_be_none_is_named(client: S3Server) -> None:
 
 def test_what_lies_within_another_is_consumed_too(client: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored again in other parts, a range is given once the one that covers it is gone, and deleted as well."""
-    monkeypatch.setattr("sqstee.transports.s3._LISTED_AT_ONCE", 1)
+    monkeypatch.setattr("sqstee.transports.s3_listing._LISTED_AT_ONCE", 1)
     sender, receiver = S3Sender(parse("s3://bkt")), S3Receiver(parse("s3://bkt"), consume=True)
     sender.send([body("RUN", 0, 9), body("RUN", 3, 5), body("RUN", 8, 12)])
     assert receiver.stat().visible == 3
@@ -442,7 +456,8 @@ def test_what_is_larger_than_any_sender_makes_it_is_left_alone(
     client: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no object of ours by its size, and would not fit into memory."""
-    monkeypatch.setattr("sqstee.transports.s3.MOST_OBJECT_BYTES", 1000)
+    for module in ("s3", "s3_listing"):
+        monkeypatch.setattr(f"sqstee.transports.{module}.MOST_OBJECT_BYTES", 1000)
     small, large = body("RUN", 0, 0), body("RUN", 1, 100)
     S3Sender(parse("s3://bkt")).send([small, large])
     receiver = S3Receiver(parse("s3://bkt"), consume=True)

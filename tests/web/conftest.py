@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-
-_SWITCHES = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-    *("--window-size=1200,800", "--no-proxy-server"),
-)
+from support.browser import chromium
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium, with a profile of its own; what its console says is kept."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    assert driver, "chromedriver is not installed: apt-get install chromium-driver"
-    assert chromium, "chromium is not installed: apt-get install chromium"
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for switch in (*_SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        found.set_page_load_timeout(60)
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
         yield found
-    finally:
-        found.quit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -23,15 +24,18 @@ from wsgiref.validate import validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Sqstee, children, clean_environment, is_running, kill, running, wait_for
-from support.board import Reply, ServedBoard, showing, store, text_of, whole
+from support import Sqstee, children, clean_environment, is_running, kill, wait_for
+from support.board import Reply, ServedBoard, showing, store, store_at, text_of, whole
 from support.bodies import event_of, gap_of, lines_of, piece_of, whole_run
 from support.odd_bodies import bodies as odd_bodies
+from support.workers import workers
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.errors import OPEN, TransportError
 from sqstee.transports.local_store import LocalStore
+from sqstee.web import answers
 from sqstee.web.access import Access
+from sqstee.web.answers import RequestError
 from sqstee.web.board import Board
 from sqstee.web.run_lines import entries
 from sqstee.wire import DecodeError, by_run
@@ -93,6 +97,76 @@ def test_the_address_with_the_token_logs_in(board: ServedBoard) -> None:
         assert (b"not the board" in reply.body) == (b"password" in reply.body)
 
 
+def form_of(**fields: str) -> bytes:
+    """What a browser sends for a form."""
+    return urlencode(fields).encode()
+
+
+def test_the_form_logs_in(board: ServedBoard) -> None:
+    """A POST with the token sets the cookie and leads to the page that was asked for; the token is in no address."""
+    page = board.ask("run?id=a%2Fb&x=%3Cb%3E", token="")
+    assert (page.status, b'method="post" action="login"' in page.body) == (401, True)
+    wanted = html.unescape(re.findall(rb'name="next" value="([^"]*)"', page.body)[0].decode())
+    reply = board.ask("login", token="", data=form_of(token=f" {board.token}\n", next=wanted))
+    assert (reply.status, reply.headers["Location"]) == (303, "/run?id=a%2Fb&x=%3Cb%3E")
+    assert board.ask("api/runs", token="", Cookie=cookie_of(reply)).status == 200
+    wrong = board.ask("login", token="", data=form_of(token=board.token[:-1], next=wanted))
+    assert (wrong.status, wrong.headers["Set-Cookie"]) == (401, None)
+    assert b"not the board" in wrong.body
+    assert f'name="next" value="{html.escape(wanted)}"'.encode() in wrong.body
+    assert board.token[:-1].encode() not in wrong.body
+    assert board.ask("login").headers["Location"] == "/"  # GET changes nothing
+    assert board.ask("login", "PUT").status == 405
+
+
+@pytest.mark.parametrize(
+    ("wanted", "address"),
+    [
+        *(
+            ("", "/"),
+            ("search?q=a+b", "/search?q=a+b"),
+            ("job?job=a%26b", "/job?job=a%26b"),
+            ("?failed=1", "/?failed=1"),
+        ),
+        *(("//evil.example/", "/"), ("https://evil.example/", "/"), ("/run", "/"), ("login", "/"), ("api/runs", "/")),
+        *(("run\r\nSet-Cookie: a=b", "/"), ("run?a\r\nX: y", "/run?a%0D%0AX%3A+y="), ("../run", "/"), ("\\evil", "/")),
+    ],
+)
+def test_the_form_leads_to_pages_of_the_board_alone(board: ServedBoard, wanted: str, address: str) -> None:
+    """Whatever a form of somebody else says."""
+    reply = board.ask("login", token="", data=form_of(token=board.token, next=wanted))
+    assert (reply.status, reply.headers["Location"]) == (303, address)
+
+
+def test_forms_that_are_refused(board: ServedBoard) -> None:
+    """Another site's, which would use up its visitor's attempts; what is no form, or too large a one."""
+    form = form_of(token=board.token)
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 303), ("none", 303)):
+        assert board.ask("login", token="", data=form, Sec_Fetch_Site=site).status == status
+    assert board.ask("login", token="", data=form, Content_Type="application/json").status == 400
+    assert board.ask("login", token="", data=form, Host="evil.example").status == 421
+    for data in (b"token=" + b"x" * 9000, b"x=1", b"token=%ff", b"&" * 5000, b"token=a&token=b", b"\x00\xff", b""):
+        reply = board.ask("login", token="", data=data)
+        assert (reply.status, reply.headers["Set-Cookie"]) in ((400, None), (401, None)), data
+    assert board.ask("login", token="", data=b"x" * 100_000).status in (400, 413)
+
+
+def test_the_form_in_other_servers(tmp_path: Path) -> None:
+    """One without a length, one whose upload is cut off: a line each, no traceback."""
+    board, _ = in_process(tmp_path / "store.db")
+    kind = {"REQUEST_METHOD": "POST", "CONTENT_TYPE": "application/x-www-form-urlencoded; charset=utf-8"}
+    for length in ("", "x", "-1", "999999999999", "٣"):
+        with pytest.raises(RequestError, match="a form of at most"):
+            answers.form_of(kind | {"CONTENT_LENGTH": length})
+    cut = type("Cut", (io.BytesIO,), {"read": lambda *words: (_ for _ in ()).throw(OSError("gone"))})()
+    assert ask(board, "/login", **kind, CONTENT_LENGTH="9", **{"wsgi.input": cut})[0] == 400
+    form = form_of(token="t" * 16, next="run?id=A")
+    more: dict[str, Any] = {"CONTENT_LENGTH": str(len(form)), "wsgi.input": io.BytesIO(form), "SCRIPT_NAME": "/logs"}
+    status, headers, _ = ask(board, "/login", **kind, **more)
+    assert (status, headers["Location"]) == (303, "/logs/run?id=A")
+    assert "Path=/logs/;" in headers["Set-Cookie"]
+
+
 def test_a_link_on_another_site_leads_to_its_page(board: ServedBoard) -> None:
     """Such a request has no cookie; the next one, from a page of ours, has it. Nothing of the address is markup."""
     address = 'run?id="><script>&x=%0D%0ASet-Cookie: a'.replace(" ", "%20")
@@ -109,6 +183,9 @@ def test_tokens_cannot_be_tried_at_will(tmp_path: Path) -> None:
         statuses = [board.ask("api/runs", token=f"wrong{number}").status for number in range(22)]
         assert statuses == [401] * 20 + [429] * 2
         assert board.ask(f"?token={board.token}", token="").status == 429
+        reply = board.ask("login", token="", data=form_of(token=board.token))
+        assert (reply.status, b"try again in a minute" in reply.body) == (429, True)
+        assert reply.headers["Retry-After"]
         assert board.ask("api/runs", token="", Cookie=cookie).status == 200
 
 
@@ -164,6 +241,7 @@ def test_runs_are_those_of_sqstee_runs(board: ServedBoard, folder: Path) -> None
     listed = Sqstee(folder).run("runs", f"local:{folder}/store.db", "-o", "json").stdout.splitlines()
     found = board.ask("api/runs").json
     assert found["matched"] == RUNS + 1
+    assert all(set(run.pop("lines_by_time")) == {"from", "seconds", "lines"} for run in found["runs"])
     assert found["runs"] == [json.loads(line) for line in listed]
 
     def names(query: str) -> list[str]:
@@ -174,6 +252,37 @@ def test_runs_are_those_of_sqstee_runs(board: ServedBoard, folder: Path) -> None
     assert names("job=job1&job=job2&limit=3") == ["RUN11", "RUN10", "RUN08"]
     assert names("job=job0&failed=1") == ["RUN00"]
     assert names("until=2020-01-01") == names("label=a%3Db") == names("since=1h&failed=0&job=job*") == []
+
+
+def test_lines_by_time(tmp_path: Path) -> None:
+    """In stretches of equal length, from the first to the last line; none for a row that an older version wrote."""
+    path, began = tmp_path / "store.db", 1_790_000_000
+    store_at(path, began, event_of("start", 0, "A"), lines_of(1, 5, "A"))
+    store_at(path, began + 2.5, lines_of(6, 9, "A"))
+    store_at(path, began, lines_of(0, 4, "OLD"))
+    connection = sqlite3.connect(path)
+    (text,) = connection.execute("SELECT summary FROM run WHERE run = 'OLD'").fetchone()
+    old = json.loads(text)
+    del old["lines_by_time"]
+    connection.execute("UPDATE run SET summary = ? WHERE run = 'OLD'", (json.dumps(old),))
+    connection.commit()
+    connection.close()
+    with showing(path) as board:
+        found = {run["run"]: run["lines_by_time"] for run in board.ask("api/runs").json["runs"]}
+        assert found == {"OLD": None, "A": {"from": "2026-09-21T14:13:20.000000Z", "seconds": 1, "lines": [5, 0, 4]}}
+        assert board.ask("api/runs/A").json["lines_by_time"] == found["A"]
+        store_at(path, began + 100, lines_of(10, 12, "A"), lines_of(5, 6, "OLD"))
+        assert board.ask("api/runs/A").json["lines_by_time"]["seconds"] == 4
+        assert board.ask("api/runs/OLD").json["lines_by_time"]["lines"] == [2]
+
+
+def test_the_history_of_a_job(tmp_path: Path) -> None:
+    """Its runs alone, whatever its name has of globs."""
+    for run, job in (("A", "a[1]*"), ("B", "a1x"), ("C", "a[1]*"), ("D", "a[1]*b")):
+        store(tmp_path / "store.db", *whole_run(1, run, job=job))
+    with showing(tmp_path / "store.db") as board:
+        found = board.ask("api/runs?" + urlencode({"job": "a[[]1][*]", "limit": 1})).json
+        assert (found["matched"], [run["run"] for run in found["runs"]]) == (2, ["C"])
 
 
 def test_pages_by_cursor(board: ServedBoard) -> None:
@@ -460,8 +569,15 @@ def test_a_bad_request_is_one_line(board: ServedBoard, query: str) -> None:
     [
         *("api", "api/", "api/runs/", "api/run", "api/runs/NO", "api/runs/NO/lines", "api/runs/NO/download"),
         *("api/runs/%00", "api/runs/..", "api/runs/%2e%2e%2fx", "api/runs/' OR 1=1", "api/search?q=a&run=NO"),
-        *("static/", "static/../board.py", "static/..%2fboard.py", "static/%2e%2e/__init__.py", "static/login.html"),
-        *("index.html", "//evil.example/", "favicon.ico", "login.html", "run/", "%2e%2e"),
+        *(
+            "static/",
+            "static/../board.py",
+            "static/..%2fboard.py",
+            "static/%2e%2e/__init__.py",
+            "static/login.html",
+            "job/",
+        ),
+        *("index.html", "//evil.example/", "favicon.ico", "login.html", "run/", "job/", "%2e%2e"),
     ],
 )
 def test_what_is_not_there_is_404(board: ServedBoard, path: str) -> None:
@@ -631,36 +747,33 @@ def test_metrics(board: ServedBoard) -> None:
     assert board.metric("sqstee_web_searches") == "0"
 
 
+def test_polls_are_counted(board: ServedBoard) -> None:
+    """By what they ask for, and whether it was unchanged."""
+
+    def counts(path: str) -> list[int]:
+        return [int(board.metric(f'sqstee_web_polls_total{{path="{path}",unchanged="{one}"}}')) for one in (0, 1)]
+
+    for path, name in (("api/runs", "runs"), ("api/runs/ODD", "run"), ("api/runs/ODD/lines", "lines")):
+        made, unchanged = counts(name)
+        tag = board.ask(path).headers["ETag"]
+        assert board.ask(path, If_None_Match=tag).status == 304
+        assert counts(name) == [made + 1, unchanged + 1]
+
+
 def test_several_worker_processes(tmp_path: Path) -> None:
     """gunicorn with two: a cookie of one holds in the other, tags agree, one that is killed is replaced."""
     store(tmp_path / "store.db", *whole_run(3, "A"))
-    env = clean_environment() | {"SQSTEE_STORE": f"local:{tmp_path}/store.db", "SQSTEE_WEB_TOKEN": "t" * 16}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        fd, url = listener.fileno(), f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        words = [
-            "--bind",
-            f"fd://{fd}",
-            "--no-control-socket",
-            "--workers",
-            "2",
-            "--threads",
-            "2",
-            "sqstee.web:application",
-        ]
-        command = [sys.executable, "-m", "gunicorn", *words]
-        with running(command, env=env, pass_fds=[fd], stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
-            board = ServedBoard(process, url, "t" * 16)
-            cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
-            tags, workers = set[str](), set[str]()
-            while len(workers) < 2:
-                reply = board.ask("api/runs", token="", Cookie=cookie)
-                assert reply.status == 200
-                tags.add(reply.headers["ETag"])
-                workers |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
-            assert len(tags) == 1
-            kill(int(workers.pop()))
-            assert board.search("q=line")[1] == {"end": "all", "hits": 3}
-            wait_for(lambda: len(children(process.pid)) == 2, "new worker")
-            process.terminate()
+    words = ("--workers", "2", "--threads", "2")
+    with workers("sqstee.web:application", tmp_path, *words, SQSTEE_WEB_TOKEN="t" * 16) as (process, url):
+        board = ServedBoard(process, url, "t" * 16)
+        cookie = cookie_of(board.ask(f"?token={board.token}", token=""))
+        tags, found = set[str](), set[str]()
+        while len(found) < 2:
+            reply = board.ask("api/runs", token="", Cookie=cookie)
+            assert reply.status == 200
+            tags.add(reply.headers["ETag"])
+            found |= set(re.findall(r'process="(\d+)"', board.ask("metrics").body.decode()))
+        assert len(tags) == 1
+        kill(int(found.pop()))
+        assert board.search("q=line")[1] == {"end": "all", "hits": 3}
+        wait_for(lambda: len(children(process.pid)) == 2, "new worker")

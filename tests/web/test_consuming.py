@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from support import Sqstee, wait_for
 from support.board import ServedBoard, showing_source
 from support.bodies import in_flight, lines_of, put, put_local, whole_run
 from support.collector import stored
+from support.lake import batch_objects, write_files
 
 from sqstee.wire import decode
 
@@ -173,3 +174,87 @@ def test_objects_in_s3_are_shown_and_stay(tmp_path: Path, sqstee: Sqstee) -> Non
             assert sqstee.run(*words, environ=s3.environ()).returncode == 0
             wait_for(lambda: board.ask("api/runs").json["matched"] == 2, "the next run is shown")
         assert set(before) < set(s3.names())
+
+
+def test_a_data_lake_is_shown(tmp_path: Path) -> None:
+    """A copy of a Lambda function's objects: the runs of each batch; what is synchronised later follows."""
+    write_files(tmp_path / "lake", batch_objects([*whole_run(5, "01A"), *whole_run(4, "01B", status=3)]))
+    with showing_source(tmp_path, str(tmp_path / "lake")) as board:
+        wait_for(lambda: board.ask("api/runs").json["matched"] == 2, "the runs are shown")
+        states = {run["run"]: run["state"] for run in board.ask("api/runs").json["runs"]}
+        assert states == {"01A": "ok", "01B": "failed"}
+        write_files(tmp_path / "lake", batch_objects(whole_run(2, "01C")))
+        wait_for(lambda: board.ask("api/runs").json["matched"] == 3, "the next run is shown")
+
+
+def test_what_it_moves_is_counted(tmp_path: Path, fake_sqs: FakeSqs) -> None:
+    """In /metrics: what was received, deleted and had come before, what is held, and what fails at present."""
+    put(fake_sqs, [*whole_run(5, "RUN"), *whole_run(5, "RUN")])
+    fake_sqs.put("q", "hello")
+    with consuming(tmp_path, fake_sqs) as board:
+        names = ("messages_received_total", "messages_deleted_total", "messages_held", "duplicates_total")
+        wait_for(lambda: [board.metric(f"sqstee_web_{name}") for name in names] == ["7", "6", "1", "3"], "all counts")
+        parts = [f'sqstee_web_trouble{{of="{part}"}}' for part in ("receiving", "storing", "deleting")]
+        assert [board.metric(part) for part in parts] == ["0", "0", "0"]
+        fake_sqs.faults(errors=[{"operation": "DeleteMessageBatch", "code": "InternalError"}])
+        put(fake_sqs, whole_run(5, "NEXT"))
+        wait_for(lambda: board.metric(parts[2]) == "1", "trouble with deleting")
+        fake_sqs.clear_faults()
+        wait_for(lambda: board.metric(parts[2]) == "0", "the end of the trouble")
+
+
+def test_bodies_in_s3(sqstee: Sqstee, tmp_path: Path, fake_sqs: FakeSqs) -> None:
+    """Pointers into --via-s3 are followed, and their objects deleted with the messages."""
+    with S3Server() as s3:
+        environ = fake_sqs.environ() | {"AWS_ENDPOINT_URL_S3": s3.url}
+        via = ("--via-s3", "s3://bkt/bodies")
+        assert sqstee.run(*via, "--to", "q", "--", "seq", "100", environ=environ).returncode == 0
+        assert s3.names()
+        with consuming(tmp_path, fake_sqs, *via, AWS_ENDPOINT_URL_S3=s3.url) as board:
+            wait_for(lambda: is_empty(fake_sqs), "the queue is empty")
+            (run,) = board.ask("api/runs").json["runs"]
+            assert (run["state"], run["lines"]) == ("ok", {"stdout": 100})
+        wait_for(lambda: not s3.names(), "the objects are deleted")
+
+
+@pytest.mark.parametrize("source", ["s3://bkt/logs", "q"])
+def test_a_source_that_cannot_be_read_is_said_at_once(
+    sqstee: Sqstee, tmp_path: Path, fake_sqs: FakeSqs, source: str
+) -> None:
+    """Before any address is printed: one line and one hint."""
+    more = () if source != "q" else ("--consume", "--store", f"local:{tmp_path}/store.db")
+    environ = fake_sqs.environ() | {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    found = sqstee.run("web", source, *more, "--listen", "127.0.0.1:0", environ=environ)
+    line, hint = found.stderr.decode().splitlines()
+    assert (found.returncode, line.partition(": No")[0]) == (1, f"sqstee: {source}")
+    assert hint.startswith("hint: sqstee check")
+
+
+def test_what_a_kill_leaves_behind_goes_with_the_next_start(sqstee: Sqstee, tmp_path: Path) -> None:
+    """Copies that nobody uses are removed, those of boards that live are not, and nothing else is."""
+    source = put_local(tmp_path / "source.db", *whole_run(5, "RUN"))
+    assert sqstee.run("drain", source, "-O", str(tmp_path / "out")).returncode == 0
+    others = {"sqstee-web-theirs", "sqstee-web-link"}
+    (tmp_path / "tmp" / "sqstee-web-theirs").mkdir(parents=True)
+    (tmp_path / "tmp" / "sqstee-web-theirs" / "precious").touch()
+    (tmp_path / "tmp" / "sqstee-web-link").symlink_to(tmp_path / "out")
+
+    def copies() -> set[str]:
+        return set(os.listdir(tmp_path / "tmp")) - others
+
+    def board() -> AbstractContextManager[ServedBoard]:
+        return showing_source(tmp_path, str(tmp_path / "out"), environ={"TMPDIR": str(tmp_path / "tmp")})
+
+    with board() as killed:
+        killed.process.kill()
+        killed.process.wait()
+    (left,) = copies()
+    with board() as one, board() as other:
+        assert len(copies() - {left}) == len(copies()) == 2
+        for shown in (one, other):
+            wait_for(lambda: shown.ask("api/runs").json["matched"] == 1, "the run is shown")  # noqa: B023
+            shown.process.terminate()
+            assert shown.process.wait(30) == 0
+    assert copies() == set()
+    assert (tmp_path / "tmp" / "sqstee-web-theirs" / "precious").exists()
+    assert os.listdir(tmp_path / "out")

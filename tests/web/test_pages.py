@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 from support import wait_for
-from support.board import ServedBoard, showing, store, text_of
+from support.board import ServedBoard, showing, store, store_at, text_of
 from support.bodies import event_of, gap_of, lines_of, whole_run
 from support.command import ROOT
+
+from sqstee.record import Body
 
 MARKUP = b"<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"></span>"
 
@@ -38,6 +42,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         event_of("exit", 121, "ODD", exit_code=3, duration_s=3661.0, job=MARKUP.decode()),
     ]
     store(found, *odd)
+    half = lines_of(0, 1, "HALF", job="half").data.replace(b"half", b"\\ud800 a character")
+    store(found, Body(half, "HALF", "node1", 0, 1))
     store(found, *(lines_of(first, first + 999, "BIG", job="big") for first in range(0, 200_000, 1000)))
     return found
 
@@ -122,6 +128,7 @@ def test_login(browser: Chrome, path: Path) -> None:
         assert browser.find_elements("css selector", "input[type=password]")
         browser.find_element("css selector", "#token").send_keys("wrong" + Keys.ENTER)
         wait_for(lambda: "not the board" in browser.page_source, "refusal")
+        assert browser.current_url == board.url + "login"  # the token is in no address
         browser.find_element("css selector", "#token").send_keys(board.token + Keys.ENTER)
         wait_for(lambda: "Search over all" in browser.page_source, "page")
         assert browser.current_url == board.url + "search"
@@ -130,7 +137,7 @@ def test_login(browser: Chrome, path: Path) -> None:
 
 def test_the_board_lists_runs_and_filters_them(window: Window) -> None:
     """Newest first, with states in words; filters stand in the address, and work without a mouse."""
-    window.wait(lambda: len(window.texts("#runs tbody tr")) == 10, "runs")
+    window.wait(lambda: len(window.texts("#runs tbody tr")) == 11, "runs")
     states = window.texts("#runs tbody .state")
     assert states.count("✗ failed") == 2
     assert states.count("✓ ok") == 7
@@ -146,6 +153,80 @@ def test_the_board_lists_runs_and_filters_them(window: Window) -> None:
     window.wait(lambda: window.do("return document.activeElement.textContent") == "job1", "focus on the run")
     window.type(Keys.ENTER, "#runs a")
     window.wait(lambda: "job1" in window.text("h1"), "page of the run")
+
+
+def test_totals_lead_to_filters(window: Window) -> None:
+    """By job and host, and by state within them; the other filters stay, and so does the view of the totals."""
+    window.open("?host=node*&totals=1")
+    window.wait(lambda: window.texts("#groups a"), "totals")
+    links = window.do("return [...document.querySelectorAll('#groups a')].map((one) => [one.innerText, one.search])")
+    assert ["job1", "?host=node*&totals=1&job=job1"] in links
+    assert ["1 failed", "?host=node*&totals=1&job=job1&failed=1"] in links
+    assert ["node1", "?host=node1&totals=1"] in links
+    assert ["", "?job=job1"] in links  # its history
+    window.do("[...document.querySelectorAll('#groups a')].find((one) => one.search.endsWith('failed=1')).click()")
+    window.wait(lambda: window.texts("#runs .is-job") in (["job1"], [MARKUP.decode()]), "filtered runs")
+    assert window.texts("#runs .state") == ["✗ failed"]
+
+
+def test_lines_per_second(window: Window, path: Path) -> None:
+    """A plot of a run's life, with a name for those who do not see it, and what came in the last seconds."""
+    now = time.time()
+    store_at(path, now - 40, event_of("start", 0, "FLOW", job="flow"), lines_of(1, 100, "FLOW", job="flow"))
+    store_at(path, now - 20, lines_of(101, 110, "FLOW", job="flow"))
+    row = '[data-run="FLOW"] .is-rate'
+
+    def rate() -> str:
+        return next(iter(window.texts(f"{row} span")), "")
+
+    window.open("?job=flow")
+    window.wait(lambda: rate() == "0", "rate of nothing")
+    assert window.do(f"return document.querySelector('{row} title').textContent") == "at most 100 lines a second"
+    steps = window.do(f"return document.querySelector('{row} path').getAttribute('d')")
+    assert 20 < steps.count("V") < 100
+    seqs = count(111)
+
+    def grows() -> bool:
+        seq = next(seqs)
+        store(path, lines_of(seq, seq, "FLOW", job="flow"))
+        return rate() not in ("", "0")
+
+    window.wait(grows, "rate of the last seconds")
+    end = next(seqs)
+    store(path, event_of("exit", end, "FLOW", exit_code=0, duration_s=(end - 1) / 4, job="flow"))
+    window.wait(lambda: rate() == "4", "average at the end")
+    window.open("run?id=FLOW")
+    window.wait(lambda: window.texts("#facts svg"), "plot on its page")
+    assert [text.strip() for text in window.texts("#facts .is-rate")] == ["4"]
+
+
+def test_the_history_of_a_job(window: Window, path: Path) -> None:
+    """Its last runs, the oldest first, as bars: how long each took, and a mark where it did not go well."""
+    for number, (status, seconds) in enumerate([(0, 60.0), (1, 20.0), (0, 120.0)]):
+        more: dict[str, Any] = {"run": f"HISTORY{number}", "job": "back*up"}
+        store(path, event_of("start", 0, **more), event_of("exit", 1, exit_code=status, duration_s=seconds, **more))
+    window.open("?job=back[*]up")
+    window.wait(lambda: len(window.texts("#runs .history")) == 3, "runs")
+    window.click("#runs .history")
+    window.wait(lambda: window.texts("#plot .bar"), "plot")
+    assert (window.text("h1"), window.text("#summary")) == ("back*up", "3 runs: 2 ok, 1 failed")
+    assert window.do("return [...document.querySelectorAll('.bar text')].map((one) => one.textContent)") == [
+        "",
+        "✗",
+        "",
+    ]
+    script = "return [...document.querySelectorAll('.bar rect:not(.whole)')].map((one) => one.height.baseVal.value)"
+    heights = window.do(script)
+    assert [round(height / heights[1], 3) for height in heights] == [3, 1, 6]
+    assert "last 3 runs" in window.do("return document.querySelector('#plot svg').getAttribute('aria-label')")
+    assert window.texts("#runs .is-took") == ["2 min 0 s", "20 s", "1 min 0 s"]
+    assert window.texts("#runs .state") == ["✓ ok", "✗ failed", "✓ ok"]
+    window.click('.bar[data-run="HISTORY1"] .whole')
+    window.wait(lambda: "failed" in window.text("h1"), "page of the run")
+    window.click("h1 .history")
+    window.wait(lambda: window.texts("#plot .bar"), "plot again")
+    window.open("job?job=nothing")
+    window.wait(lambda: window.text("#summary") == "0 runs", "a job without runs")
 
 
 def test_a_live_run_grows(window: Window, path: Path) -> None:
@@ -189,6 +270,7 @@ def test_hostile_lines_are_text(window: Window) -> None:
     window.wait(lambda: len(window.text("#whole")) > 30_000, "whole line")
     window.open("")
     window.wait(lambda: len(window.texts("#runs tbody tr")) > 9, "board")
+    assert "<U+D800> a character" in window.texts("#runs .is-job")
     assert window.do("return document.querySelectorAll('main img, main script').length") == 0
     assert window.do("return document.title") == "sqstee: runs"
 
@@ -275,7 +357,7 @@ def test_axe_finds_nothing(window: Window, browser: Chrome, theme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     axe = files("axe_core_python").joinpath("axe.min.js").read_text()
     browser.set_script_timeout(60)
-    for page in ("", "run?id=ODD#L2", "search?q=evil"):
+    for page in ("?totals=1", "run?id=ODD#L2", "search?q=evil", "job?job=job1"):
         window.open(page)
         window.wait(lambda: window.texts("#runs tbody tr, .row .message, #hits li"), "content")
         window.do(axe)
@@ -287,7 +369,7 @@ def test_on_a_phone(window: Window, browser: Chrome) -> None:
     """Nothing is wider than the screen, on any page."""
     browser.set_window_size(400, 800)
     try:
-        for page in ("", "run?id=ODD", "search?q=line"):
+        for page in ("?totals=1", "run?id=ODD", "search?q=line", "job?job=job1"):
             window.open(page)
             window.wait(lambda: window.texts("#runs tbody tr, .row, #hits li"), "content")
             assert window.do("return document.documentElement.scrollWidth <= innerWidth"), page

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support import Sqstee, wait_for
-from support.board import ServedBoard
-from support.bodies import event_of, lines_of, whole_run
+from support.board import ServedBoard, change
+from support.bodies import event_of, lines_of, put_local, whole_run
 from support.collector import collecting
 
 from sqstee.collector import open_store
@@ -176,3 +176,62 @@ def test_bad_values(sqstee: Sqstee, tmp_path: Path, verb: str, words: Sequence[s
     lines = found.stderr.decode().splitlines()
     assert lines[0] == f"sqstee: {problem}"
     assert len(lines) == 2
+
+
+DAMAGE = [
+    "UPDATE run SET summary = '{' WHERE run = 'A'",
+    "UPDATE run SET summary = '[]' WHERE run = 'B'",
+    "UPDATE run SET summary = json_set(summary, '$.heard', 'long ago') WHERE run = 'C'",
+    "UPDATE run SET summary = json_set(summary, '$.heartbeat_s', 'often') WHERE run = 'D'",
+    "UPDATE run SET summary = x'00ff' WHERE run = 'E'",
+    "INSERT INTO run SELECT 'GHOST', started, 1, 'null' FROM run WHERE run = 'F'",
+]
+
+
+def test_damaged_rows_are_rebuilt_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No row keeps a collector from its work: those that nobody can read are rebuilt, and that is said."""
+    path = tmp_path / "store.db"
+    put_local(path, *(body for run in "ABCDEF" for body in whole_run(5, run)))
+    before = {run.run: run.fields(0, 60) for run in LocalStore(str(path)).runs()}
+    change(path, *DAMAGE)
+    store = opened(tmp_path, Retention(SIZE, days=7))
+    assert capfd.readouterr().err == f"sqstee: {path}: 6 damaged rows of runs rebuilt from their messages\n"
+    assert {run.run: run.fields(0, 60) for run in LocalStore(str(path)).runs()} == before
+    store.send_dated(dated(whole_run(5, "OLD"), 8))
+    store.tidy()
+    store.close()
+    assert rows(tmp_path) == set("ABCDEF")
+    opened(tmp_path, Retention(SIZE)).close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_row_in_the_index_is_rebuilt(tmp_path: Path) -> None:
+    """By the retention's index SQLite refuses each change of a row that is no JSON."""
+    path = tmp_path / "store.db"
+    store = opened(tmp_path, Retention(SIZE))
+    store.send(whole_run(5, "A", job="a-job-of-its-own"))
+    store.close()
+    change(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    data = path.read_bytes()
+    assert data.count(b'{"host": "node1", "job": "a-job-of-its-own"') == 1
+    path.write_bytes(data.replace(b'{"host": "node1", "job": "a-job', b'["host": "node1", "job": "a-job'))
+    with pytest.raises(sqlite3.OperationalError, match="malformed JSON"):
+        change(path, "DELETE FROM run WHERE run = 'A'")
+    store = opened(tmp_path, Retention(SIZE))
+    store.send(whole_run(5, "B"))
+    store.close()
+    assert runs(tmp_path) == ["A", "B"]
+
+
+def test_rows_of_another_program_stop_nothing(tmp_path: Path) -> None:
+    """What it writes meanwhile is passed over: the rest is stored, and removed in its time."""
+    path = tmp_path / "store.db"
+    store = opened(tmp_path, Retention(days=7))
+    for run in "AB":
+        store.send_dated(dated(whole_run(5, run), 8 if run == "A" else 0))
+    change(path, *(one for one in DAMAGE if "json_set" in one), DAMAGE[2].replace("'C'", "'B'"))
+    store.send_dated(dated([event_of("start", 0, "GOES", heartbeat_s=60)]))
+    change(path, DAMAGE[3].replace("'D'", "'GOES'"))
+    store.tidy()
+    store.close()
+    assert {"GOES"} <= rows(tmp_path) <= {"B", "GOES"}

@@ -70,6 +70,17 @@ def test_senders_may_not_read_and_readers_may_not_post(tmp_path: Path, monkeypat
         assert board.ask("api/runs", "DELETE").status == 405
 
 
+def test_the_form_of_the_boards_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to the board; records that are posted to that path are stored as ever."""
+    with serving(tmp_path) as board:
+        reply = board.ask("login", token="", data=f"token={READERS}&next=search".encode())
+        assert (reply.status, reply.headers["Location"]) == (303, "/search")
+        assert reply.headers["Set-Cookie"].startswith("sqstee-")
+        assert board.ask("login", token="", data=f"token={SENDERS}".encode()).status == 401
+        post(f"{board.url}login", monkeypatch)
+        assert [run["run"] for run in board.ask("api/runs").json["runs"]] == ["RUN"]
+
+
 def test_metrics_count_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are the collector's: a sender's token opens them."""
     with serving(tmp_path) as board:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import Sqstee
+from support.board import change
 from support.bodies import event_of, gap_of, lines_of, piece_of, put_local, whole_run
 from support.odd_bodies import bodies as odd_bodies
 
@@ -19,15 +19,6 @@ from sqstee.transports.local import LocalReceiver, LocalSender
 from sqstee.transports.local_store import LocalStore
 from sqstee.transports.store_check import check_store
 from sqstee.wire import DecodeError, by_run
-
-
-def change(path: Path, *statements: str) -> None:
-    """Change a store behind sqstee's back."""
-    connection = sqlite3.connect(path)
-    with connection:
-        for one in statements:
-            connection.execute(one)
-    connection.close()
 
 
 def check(sqstee: Sqstee, path: Path) -> tuple[int, list[str]]:

@@ -1,6 +1,6 @@
 // Shared by the pages: requests, polling, and text from other hosts, which is hostile: it becomes text nodes alone.
 
-const HIDDEN = /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]/g;
+const HIDDEN = /(?!\t)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u115f\u1160\u17b4\u17b5\u3164]/gu;
 
 const STACKED = /(\p{M}{4})\p{M}+/gu;
 
@@ -10,24 +10,30 @@ const STACKED = /(\p{M}{4})\p{M}+/gu;
  */
 export function neutral(text) {
   return String(text ?? "").replace(STACKED, "$1…").replace(HIDDEN, (char) => {
-    const code = char.charCodeAt(0);
+    const code = char.codePointAt(0);
     return code < 0x20 ? String.fromCharCode(0x2400 + code) : `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
   });
 }
 
-/** An element with attributes and children; strings become text. */
-export function element(name, attributes = {}, ...children) {
-  const found = document.createElement(name);
+function filled(found, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) found.setAttribute(key, value);
+    if (value != null) found.setAttribute(key, value);
   }
   found.append(...children.filter((child) => child !== null));
   return found;
 }
 
-export const byId = (id) => document.getElementById(id);
+/** An element with attributes and children; strings become text. */
+export const element = (name, attributes = {}, ...children) => filled(document.createElement(name), attributes, children);
 
-const MARKS = { failed: "✗", missing: "◌", gone: "⊘", silent: "…", running: "▶", ok: "✓" };
+/** The same as a part of a drawing. */
+export const shape = (name, attributes = {}, ...children) =>
+  filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+
+export const byId = (id) => document.getElementById(id);
+export const onClick = (id, handle) => byId(id).addEventListener("click", handle);
+
+export const MARKS = { failed: "✗", missing: "◌", gone: "⊘", silent: "…", running: "▶", ok: "✓" };
 
 /** A state as a mark and a word. */
 export function stateElement(state) {
@@ -41,7 +47,7 @@ export const sum = (object) => Object.values(object ?? {}).reduce((total, value)
 
 /** A duration in its two largest units. */
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "";
+  if (seconds == null) return "";
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
@@ -71,34 +77,42 @@ export function localTime(timestamp, withDate = true) {
 
 /** How a run ended, in a few words. */
 export function exitText(run) {
-  if (run.signal !== null && run.signal !== undefined) return `signal ${run.signal}`;
-  return run.exit_code === null || run.exit_code === undefined ? "" : String(run.exit_code);
+  if (run.signal != null) return `signal ${run.signal}`;
+  return run.exit_code == null ? "" : String(run.exit_code);
 }
 
 export const titleOf = (run) => neutral(run.job || run.name || run.run);
 export const lacking = (run) => run.missing + run.dropped + run.elsewhere;
-export const runAddress = (run, seq) => `run?id=${encodeURIComponent(run)}${seq === undefined ? "" : `#L${seq}`}`;
+export const isLive = (run) => !run.ended && run.state !== "gone";
 
-/** A request that failed: its status (0: no answer) and the reason that the server gave. */
-export class ApiError extends Error {
-  constructor(status, reason) {
-    super(reason);
-    this.status = status;
-  }
+/** The filter for exactly this name. */
+export const globOf = (name) => name.replace(/[[*?]/g, "[$&]");
+
+/** A link to the history of a job; null where there is none. Half a character, as JSON allows, is no address. */
+export function historyLink(job) {
+  if (!job) return null;
+  const text = `History of ${neutral(job)}`;
+  const icon = shape("svg", { viewBox: "0 0 12 12" }, shape("path", { d: "M1 11V6h2v5zM5 11V1h2v10zM9 11V4h2v7z" }));
+  return element("a", { class: "history", href: `job?job=${encodeURIComponent(job.toWellFormed())}`, title: text, "aria-label": text }, icon);
 }
 
+export const runAddress = (run, seq) => `run?id=${encodeURIComponent(run.toWellFormed())}${seq === undefined ? "" : `#L${seq}`}`;
+
+/** A request that failed: its status (0: no answer) and the reason that the server gave. */
+const failure = (status, reason) => Object.assign(new Error(reason), { status });
+
 /** An answer of the API, or null if it is the one with this tag. */
-export async function request(path, tag = "", signal = undefined) {
+export async function request(path, tag = "", signal) {
   const headers = tag ? { "If-None-Match": tag } : {};
   let answer;
   try {
-    answer = await fetch(`api/${path}`, { headers, cache: "no-store", credentials: "same-origin", signal });
+    answer = await fetch(`api/${path}`, { headers, cache: "no-store", signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "the server does not answer");
+    throw failure(0, "the server does not answer");
   }
   if (answer.status === 304) return null;
-  if (!answer.ok) throw new ApiError(answer.status, (await answer.text()).trim().slice(0, 300));
+  if (!answer.ok) throw failure(answer.status, (await answer.text()).trim().slice(0, 300));
   return answer;
 }
 
@@ -107,16 +121,10 @@ export function trouble(text) {
   if (byId("trouble").textContent !== text) byId("trouble").textContent = text;
 }
 
-/** Ask again and again while the page is seen; `seconds` apart, less often while the server does not answer. */
+/** Ask again each second while the page is seen; less often while the server does not answer. */
 export class Poll {
-  constructor(path, show, seconds = 1) {
-    this.path = path;
-    this.show = show;
-    this.seconds = seconds;
-    this.tag = "";
-    this.failures = 0;
-    this.timer = 0;
-    this.turn = 0;
+  constructor(path, show) {
+    Object.assign(this, { path, show, tag: "", failures: 0, timer: 0, turn: 0 });
     document.addEventListener("visibilitychange", () => document.hidden || this.now());
   }
 
@@ -140,10 +148,10 @@ export class Poll {
     } catch (error) {
       if (turn !== this.turn) return;
       this.failures += 1;
-      if (error.status === 401) trouble("You are logged out: open the address with the token again.");
+      if (error.status === 401) trouble("You are logged out: load this page again.");
       else trouble(error.status ? error.message : "The server does not answer; trying again.");
     }
-    const wait = Math.min(10, this.seconds * 2 ** Math.min(this.failures, 4));
+    const wait = Math.min(10, 2 ** Math.min(this.failures, 4));
     if (turn === this.turn && !document.hidden) this.timer = setTimeout(() => this.ask(turn), wait * 1000);
   }
 }

@@ -1,10 +1,11 @@
 // The page of one run: its head and verdict, its lines as they come, a search within.
 
 import {
-  Poll, byId, counted, duration, eachLine, element, exitText, lacking, localTime, marked, neutral, number, onKeys,
-  request, runAddress, stateElement, sum, titleOf, trouble,
+  Poll, byId, counted, duration, eachLine, element, exitText, historyLink, isLive, lacking, localTime, marked, neutral,
+  number, onClick, onKeys, request, runAddress, stateElement, titleOf, trouble,
 } from "./common.js";
 import { Lines } from "./lines.js";
+import { Rates, sparkline } from "./rates.js";
 import { RowList } from "./rows.js";
 import { appendLine } from "./sgr.js";
 
@@ -21,6 +22,9 @@ const list = new RowList(byId("view"), byId("rows"), byId("spacer"), 20, {
   make: makeRow,
   decorate: (row) => row.classList.toggle("selected", Number(row.dataset.seq) === selected),
 });
+const rates = new Rates();
+const note = (text) => (byId("found").textContent = text);
+const press = (id, on) => byId(id).setAttribute("aria-pressed", String(on));
 let run = null;
 let selected = seqOfAddress();
 let hits = []; // of the latest search within
@@ -74,16 +78,17 @@ function holeText(entry, first, last) {
   const size = counted(last - first + 1, "line");
   if (entry.event === "missing") return `${size} missing: ${first} to ${last}`;
   if (entry.reason === "fallback") return `${size} elsewhere: ${neutral(entry.at)}`;
-  return `${size} dropped (${neutral(entry.reason)}): ${neutral(String(entry.message ?? "").slice(0, 300))}`;
+  return `${size} dropped (${neutral(entry.reason)})`;
 }
 
 function showHead() {
   document.title = `${run.state}: ${titleOf(run)} - sqstee`;
   byId("state").replaceChildren(stateElement(run.state));
-  byId("title").textContent = titleOf(run);
+  byId("title").replaceChildren(element("span", {}, titleOf(run), historyLink(run.job || run.name)));
   const lost = lacking(run);
   const parts = [neutral(run.result) || (run.state === "ok" ? "ended" : "has not ended")];
-  parts.push(lost ? `${counted(lost, "line")} not here (${run.missing} missing, ${run.dropped} dropped, ${run.elsewhere} elsewhere)` : "no line is missing");
+  const kinds = ["missing", "dropped", "elsewhere"].filter((kind) => run[kind]).map((kind) => `${number(run[kind])} ${kind}`);
+  parts.push(lost ? `${counted(lost, "line")} not here (${kinds.join(", ")})` : "no line is missing");
   byId("verdict").textContent = parts.join("; ");
   const facts = {
     Run: neutral(run.run),
@@ -93,29 +98,30 @@ function showHead() {
     Took: duration(run.duration_s),
     Exit: exitText(run),
     Lines: Object.entries(run.lines).map(([stream, value]) => `${number(value)} ${neutral(stream)}`).join(", "),
+    "Lines/s": run.lines_by_time && element("span", { class: "is-rate" }, sparkline(run), ` ${rates.text(run)}`),
     Bytes: run.bytes === null ? "" : number(run.bytes),
     Labels: Object.entries(run.labels).map(([key, value]) => `${neutral(key)}=${neutral(value)}`).join(" "),
     Command: (run.command ?? []).map(neutral).join(" "),
   };
-  const shown = Object.entries(facts).filter(([, text]) => text);
-  byId("facts").replaceChildren(
-    ...shown.map(([key, text]) => element("div", {}, element("dt", {}, key), element("dd", {}, text))),
-  );
+  const shown = Object.entries(facts).filter(([, found]) => found);
+  const made = shown.map(([key, found]) => element("div", {}, element("dt", {}, key), element("dd", {}, found)));
+  const list = element("dl", { id: "facts" }, ...made);
+  if (!list.isEqualNode(byId("facts"))) byId("facts").replaceWith(list);
 }
 
 new Poll(address, (found) => {
+  const before = run;
+  run = found ?? run;
+  rates.add([run]);
+  if (found || isLive(run)) showHead();
   if (!found) return;
-  const isFirst = run === null;
-  const grown = isFirst || found.last !== run.last;
-  run = found;
   lines.update(run);
-  showHead();
   byId("gap").disabled = !run.holes.length;
-  if (filter && !filter.done && grown) filterBy(filter);
+  if (filter && !filter.done && run.last !== before?.last) filterBy(filter);
   if (!filter) list.setCount(lines.count);
-  if (!isFirst) return;
+  if (before) return;
   if (selected >= 0) select(selected);
-  else if (run.state === "running" || run.state === "silent") follow(true);
+  else if (isLive(run)) follow(true);
 }).now();
 
 function follow(on) {
@@ -124,7 +130,7 @@ function follow(on) {
   if (on) list.toEnd();
 }
 
-list.onFollow = (on) => byId("follow").setAttribute("aria-pressed", String(on));
+list.onFollow = (on) => press("follow", on);
 
 /** Select a line, bring it into sight and show it whole. */
 function select(seq, nearest = false) {
@@ -167,7 +173,7 @@ function showAll() {
   if (!filter) return;
   filter = null;
   list.reset();
-  byId("stderr").setAttribute("aria-pressed", "false");
+  press("stderr", false);
   list.setCount(lines.count);
 }
 
@@ -183,30 +189,30 @@ async function filterBy(wanted) {
   }
   const after = hits.length ? hits.at(-1).seq : -1;
   const asked = new URLSearchParams({ run: name, limit: MOST_HITS, after, ...wanted.parameters });
-  const say = (text) => (byId("found").textContent = `${counted(hits.length, wanted.noun)}${text}`);
+  const say = (text) => note(`${counted(hits.length, wanted.noun)}${text}`);
   wanted.done = true;
   try {
     await eachLine(await request(`search?${asked}`), (found) => {
       if (turn !== searching || filter !== wanted) return;
       if (found.run !== undefined && found.seq > after) hits.push(found);
-      if (found.end) say(found.end === "all" ? "" : found.end === "limit" ? "; there are more" : "; the search was ended: it took too long");
+      if (found.end) say(found.end === "all" ? "" : found.end === "limit" ? "; there are more" : "; the search took too long");
     });
     list.setCount(filter === wanted ? hits.length : lines.count);
   } catch (error) {
-    byId("found").textContent = error.message;
+    note(error.message);
   }
   wanted.done = wanted.once;
 }
 
 async function firstOf(parameters, nothing) {
-  byId("found").textContent = "";
+  note("");
   try {
     let seq = -1;
     const asked = new URLSearchParams({ run: name, limit: 1, ...parameters });
     await eachLine(await request(`search?${asked}`), (found) => {
       if (found.run !== undefined) seq = found.seq;
     });
-    if (seq < 0) byId("found").textContent = nothing;
+    if (seq < 0) note(nothing);
     else {
       showAll();
       select(seq);
@@ -240,10 +246,10 @@ function toStart() {
 
 function toggleTimes() {
   const on = byId("view").classList.toggle("with-times");
-  byId("times").setAttribute("aria-pressed", String(on));
+  press("times", on);
 }
 
-byId("rows").addEventListener("click", (event) => {
+onClick("rows", (event) => {
   const row = event.target.closest(".row");
   if (!row || String(getSelection())) return; // somebody marks text
   const wasFiltered = filter;
@@ -254,26 +260,26 @@ byId("rows").addEventListener("click", (event) => {
   }
   showDetail();
 });
-byId("close").addEventListener("click", () => (byId("detail").hidden = true));
+onClick("close", () => (byId("detail").hidden = true));
 const firstError = () => firstOf({ errors: 1 }, "No line of stderr, and none of level ERROR.");
-byId("error").addEventListener("click", firstError);
-byId("gap").addEventListener("click", firstGap);
+onClick("error", firstError);
+onClick("gap", firstGap);
 const toEnd = () => {
   showAll();
   list.toEnd();
 };
-byId("end").addEventListener("click", toEnd);
-byId("follow").addEventListener("click", () => follow(!list.follow));
-byId("times").addEventListener("click", toggleTimes);
-byId("stderr").addEventListener("click", () => {
+onClick("end", toEnd);
+onClick("follow", () => follow(!list.follow));
+onClick("times", toggleTimes);
+onClick("stderr", () => {
   if (byId("stderr").getAttribute("aria-pressed") === "true") return showAll();
-  byId("stderr").setAttribute("aria-pressed", "true");
+  press("stderr", true);
   return filterBy({ parameters: { stream: "stderr" }, noun: "line", once: false });
 });
 byId("find").addEventListener("submit", (event) => {
   event.preventDefault();
   showAll();
-  byId("found").textContent = "";
+  note("");
   const q = byId("text").value;
   if (q) filterBy({ parameters: { q, regex: byId("regex").checked ? 1 : 0 }, noun: "hit", once: true });
 });

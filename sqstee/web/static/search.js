@@ -1,14 +1,14 @@
 // Search over all runs: hits as they are found, grouped by run.
 
-import { byId, counted, eachLine, element, fillForm, localTime, marked, neutral, onKeys, parametersOf, request, runAddress } from "./common.js";
+import { byId, counted, eachLine, element, fillForm, localTime, marked, neutral, onClick, onKeys, parametersOf, request, runAddress } from "./common.js";
 
 const form = byId("query");
 const ENDS = {
   all: "All lines are searched.",
   limit: "There are more hits than are shown: narrow the search.",
-  pattern: "This pattern needs too long; a simpler one is needed.",
-  time: "The search took too long and was ended.",
-  killed: "The search was ended: it needed too much time or memory.",
+  pattern: "The pattern takes too long: use a simpler one.",
+  time: "The search took too long.",
+  killed: "The search needed too much time or memory.",
 };
 let controller = null;
 
@@ -57,7 +57,7 @@ form.addEventListener("submit", (event) => {
   history.replaceState(null, "", `?${parametersOf(form)}`);
   search();
 });
-byId("stop").addEventListener("click", () => controller?.abort());
+onClick("stop", () => controller?.abort());
 onKeys({ "/": () => form.elements.q.focus() });
 fillForm(form, new URLSearchParams(location.search));
 search();

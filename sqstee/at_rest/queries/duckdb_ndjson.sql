@@ -1,0 +1,43 @@
+-- view: what `sqstee drain SOURCE --layout ndjson -O logs` wrote; with it the statements of duckdb.sql work as they are
+CREATE OR REPLACE VIEW lines AS
+SELECT run, seq, coalesce("to", "last", seq) AS last, "timestamp" AS time,
+  CASE WHEN event IS NULL THEN coalesce(eol, true) END AS eol,
+  CAST("timestamp" AT TIME ZONE 'UTC' AS DATE) AS date,
+  * EXCLUDE (run, seq, last, timestamp, eol, "from", "to")
+FROM read_json('logs/*/*.ndjson*', format = 'newline_delimited', columns = {
+  'timestamp': 'TIMESTAMPTZ',
+  'host': 'VARCHAR',
+  'from': 'BIGINT',
+  'to': 'BIGINT',
+  'run': 'VARCHAR',
+  'seq': 'BIGINT',
+  'last': 'BIGINT',
+  'stream': 'VARCHAR',
+  'job': 'VARCHAR',
+  'labels': 'MAP(VARCHAR, VARCHAR)',
+  'level': 'VARCHAR',
+  'message': 'VARCHAR',
+  'raw': 'VARCHAR',
+  'eol': 'BOOLEAN',
+  'data': 'JSON',
+  'event': 'VARCHAR',
+  'name': 'VARCHAR',
+  'version': 'VARCHAR',
+  'pid': 'BIGINT',
+  'command': 'VARCHAR[]',
+  'cleaned': 'VARCHAR[]',
+  'heartbeat_s': 'DOUBLE',
+  'exit_code': 'BIGINT',
+  'signal': 'BIGINT',
+  'cause': 'VARCHAR',
+  'open': 'VARCHAR[]',
+  'duration_s': 'DOUBLE',
+  'lines': 'BIGINT',
+  'bytes': 'BIGINT',
+  'dropped': 'BIGINT',
+  'cpu_s': 'DOUBLE',
+  'max_rss': 'BIGINT',
+  'reason': 'VARCHAR',
+  'at': 'VARCHAR'
+})
+WHERE run IS NOT NULL;
