@@ -11,7 +11,7 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, groupby, repeat
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ from sqstee.at_rest.schema import (
     STRING,
     TIMESTAMP,
 )
-from sqstee.record import timestamp
+from sqstee.record import LEVELS, STREAMS, Encoder, timestamp
 from sqstee.wire import GAP, load_lines
 
 _TYPES = {
@@ -152,22 +152,57 @@ class RowBuilder:
 
 
 def ndjson_of(batch: pa.RecordBatch, hosts: Mapping[str, str]) -> Iterator[bytes]:
-    """The lines of a batch in the wire format, each with its newline: those of the runs in `hosts`, with their hosts.
+    """The lines of a batch in the wire format, one or more at a time: those of the runs in `hosts`, with their hosts.
 
     The batch may be from anybody's file: what is in it is not trusted, and may be no record.
     """
-    batch = _batch({name: batch.column(name).cast(SCHEMA.field(name).type) for name in SCHEMA.names
-                    if name in batch.schema.names}, batch.num_rows)  # fmt: skip
-    present = [one.name for one in COLUMNS if batch.column(one.name).null_count < batch.num_rows]
-    columns = []
-    for name in present:
-        column = batch.column(name)
-        columns.append(column.cast(pa.int64()).to_pylist() if name == "time" else column.to_pylist())
-    for values in zip(*columns, strict=True):
-        row = {name: value for name, value in zip(present, values, strict=True) if value is not None}
-        host = hosts.get(row.get("run", ""))
+    names = [name for name in SCHEMA.names if name in batch.schema.names]
+    batch = _batch({name: batch.column(name).cast(SCHEMA.field(name).type) for name in names}, batch.num_rows)
+    columns = {name: _values(batch, name) for name in names if batch.column(name).null_count < batch.num_rows}
+    at = 0
+    for head, same in groupby(zip(*(columns.get(name) or repeat(None, batch.num_rows) for name in _HEAD), strict=True)):
+        end = at + sum(1 for _ in same)
+        host = hosts.get(head[0] or "")
         if host is not None:
-            yield json.dumps(_item(row, host), separators=(",", ":")).encode() + b"\n"
+            some = {name: values[at:end] for name, values in columns.items()}
+            yield _plain_lines(some, head, host) or b"".join(_lines(some, host))
+        at = end
+
+
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    column = batch.column(name)
+    found: list[Any] = (column.cast(pa.int64()) if name == "time" else column).to_pylist()
+    return found
+
+
+def _plain_lines(columns: dict[str, list[Any]], head: tuple[Any, ...], host: str) -> bytes:
+    """The lines of records that differ in seq and message only; empty where one has anything else."""
+    run, time, stream, job, labels, level = head
+    if any(None in columns.get(name, (None,)) for name in ("seq", "last", "message", "eol")):
+        return b""
+    first, number = columns["seq"][0], len(columns["seq"])
+    block = "\n".join([*columns["message"], ""])
+    is_plain = (
+        columns["seq"] == columns["last"] == list(range(first, first + number))
+        and all(columns["eol"])
+        and block.count("\n") == number
+        and all(name in _PLAIN or not any(values) for name, values in columns.items())
+        and stream in (*STREAMS, "stdin")
+        and (level is None or level in LEVELS[1:])
+        and job != ""
+        and (labels is None or (labels and None not in chain.from_iterable(labels)))
+        and _text_of(time)
+    )
+    if not is_plain:
+        return b""
+    encoder = Encoder(run, host, job or "", dict(labels or ()))
+    return encoder.lines(block.encode(), stream, time * 1000, first, level=level or "")
+
+
+def _lines(columns: dict[str, list[Any]], host: str) -> Iterator[bytes]:
+    for values in zip(*columns.values(), strict=True):
+        row = {name: value for name, value in zip(columns, values, strict=True) if value is not None}
+        yield json.dumps(_item(row, host), separators=(",", ":")).encode() + b"\n"
 
 
 def _item(row: dict[str, Any], host: str) -> dict[str, Any]:
@@ -204,6 +239,8 @@ def _loaded(text: str) -> object:
 
 _KINDS = {one.name: one.kind for one in COLUMNS if one.name not in ("time", "last", "data", "fields")}
 _ON = {one.name: one.on for one in COLUMNS}
+_HEAD = ("run", "time", "stream", "job", "labels", "level")
+_PLAIN = frozenset((*_HEAD, "seq", "last", "message", "eol"))
 _PLACED = frozenset(("timestamp", "host", "run", "seq"))
 
 

@@ -134,7 +134,7 @@ def markdown_table() -> str:
     """The columns as a table for the manual."""
     rows = ["| column | type | rows | |", "|---|---|---|---|"]
     for one in COLUMNS + PARTITIONS:
-        rows.append(f"| `{one.name}` | {one.kind.replace(',', ', ')} | {one.on} | {one.text} |")
+        rows.append(f"| `{one.name}` | `{one.kind}` | {one.on} | {one.text} |")
     return "\n".join(rows) + "\n"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from support.at_rest import backlog
 from support.bodies import RUN, gap_of
 from support.odd_bodies import bodies as odd_bodies
 
-from sqstee.at_rest.arrow import RowBuilder, ndjson_of
+from sqstee.at_rest.arrow import SCHEMA, RowBuilder, ndjson_of
 from sqstee.drain.fast_decode import plain_rows
 from sqstee.record import Encoder
 from sqstee.wire import DecodeError, Event, Record, decode
@@ -133,3 +134,34 @@ def test_odd_lines_come_back(body: bytes) -> None:
                 assert (found.data, found.stream) == (item.data, item.stream)
             elif isinstance(item, Event) and isinstance(found, Event):
                 assert (found.event, found.last) == (item.event, item.last)
+
+
+def test_rows_that_nobody_of_ours_wrote() -> None:
+    """Nulls and numbers out of range, in any column: there is a line, or there is none, but no error."""
+    for name in SCHEMA.names:
+        for value in (None, [None]) if name in ("open", "command", "cleaned") else (None,):
+            row = {"run": RUN, "seq": 0, "last": 0, "time": 0, "stream": "stdout", "message": "m", "eol": True}
+            rows = [row, row | {"seq": 1, "last": 1, name: value}, row | {"seq": 2, "last": 2, "time": 2**62}]
+            batch = pa.RecordBatch.from_pylist(rows, SCHEMA)
+            lines = b"".join(ndjson_of(batch, {RUN: "h"})).splitlines()
+            assert len(lines) == (3 if name != "run" else 2)
+            assert all(json.loads(line)["host"] == "h" for line in lines)
+    labels = [("a", None)]
+    batch = pa.RecordBatch.from_pylist([row | {"labels": labels}], SCHEMA)
+    assert b'"labels":{"a":null}' in b"".join(ndjson_of(batch, {RUN: "h"}))
+    only = pa.table({"run": [RUN]}).to_batches()[0]
+    assert b"".join(ndjson_of(only, {RUN: "h"})).count(b"\n") == 1
+
+
+def test_plain_rows_are_read_as_they_were_sent() -> None:
+    """Byte for byte, whatever is between them."""
+    encoder = Encoder(RUN, "h", "j", {"a": "b"})
+    data = encoder.lines("one\ntwo é\t\n\n".encode(), "stdout", TIME, 7)
+    data += encoder.lines(b"why\n", "stderr", TIME + 1000, 10, level="ERROR") + encoder.lines(
+        b"\xff", "stderr", 0, 11, False
+    )
+    data += encoder.lines(b"three\nfour\n", "stdout", TIME, 12)
+    ((_, first), (_, odd), (_, last)) = RowBuilder(RUN, "h").lines(data)
+    lines = b"".join(line for batch in (first, odd, last) for line in ndjson_of(batch, {RUN: "h"}))
+    assert [json.loads(line) for line in lines.splitlines()] == [json.loads(line) for line in data.splitlines()]
+    assert b"".join(ndjson_of(first, {RUN: "h"})) == b"".join(data.splitlines(keepends=True)[:4])

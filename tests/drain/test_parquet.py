@@ -26,7 +26,6 @@ from sqstee.at_rest.arrow import SCHEMA, ndjson_of
 from sqstee.drain import parquet
 from sqstee.drain.files import check_layout
 from sqstee.errors import SqsteeError
-from sqstee.wire import decode
 
 
 def parts(folder: Path) -> list[Path]:
@@ -268,6 +267,7 @@ class TestCommands:
         assert (found.returncode, b"was drained into with --layout parquet" in found.stderr) == (125, True)
 
 
+@settings(max_examples=30)
 @given(odd_bodies)
 def test_an_odd_body_is_drained(body: bytes) -> None:
     """Whatever is in it: the run beside it is complete, nothing is written outside the folder, and all can be read."""
@@ -277,7 +277,6 @@ def test_an_odd_body_is_drained(body: bytes) -> None:
         verdicts = assembled(folder, "parquet")
         assert verdicts[RUN].outcome == "complete"
         assert os.listdir(parent) == ["out"]
-        for run, one in rebuilt(folder).items():
-            assert sum(len(list(decode(json.dumps(item.fields)))) for item in one.items) >= 1
-            assert one.duplicates == 0
-            assert run in verdicts
+        found = rebuilt(folder)
+        assert set(found) == {run for run, verdict in verdicts.items() if verdict.fields["files"]}
+        assert all(one.duplicates == 0 for one in found.values())
