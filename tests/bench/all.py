@@ -46,6 +46,8 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "delay.py": ([], ["10"]),
     "collector.py": (["8", "6"], ["2", "1"]),
     "board.py": ([], ["500", "20000", "5"]),
+    "spark_receive.py": ([], ["1", "20000", "300"]),
+    "at_rest.py": ([], ["1600", "8", "50"]),
 }
 
 
