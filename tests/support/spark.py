@@ -29,8 +29,8 @@ LACKING = ", ".join(
     )
     if not is_there
 )
-# Short-lived JVMs: what the optimising compiler and several collector threads would cost is never earned back.
-_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xss2m"
+# Short-lived JVMs: the optimising compiler, several collector threads and the verifier would cost more than they earn.
+_JAVA = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xss2m"
 _FOLDERS = ("bin", "jars", "python", "sbin")
 # The bytes of a row, and of a stream in order: what the command wrote.
 _BYTES = "concat(coalesce(unbase64(raw), CAST(message AS BINARY)), IF(eol, X'0A', X''))"
