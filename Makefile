@@ -28,7 +28,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The manual page's tables, the completions and README's options, from the program itself.
+# The manual's tables, its roff and the completions, from the program itself.
 generate: $(VENV)/.lint
 	$(BIN)/python tests/tools/generate.py
 

@@ -72,7 +72,7 @@ _sqstee() {
     fi
     if ((${#words[@]} > 1)); then
         case ${words[1]} in
-            run | runs | show | tail | web | drain | top | alert | stat | flush | check | agent | serve | measure | demo) verb=${words[1]} ;;
+            run | runs | show | tail | web | drain | top | alert | stat | flush | check | agent | serve | measure | demo | help | man | completion) verb=${words[1]} ;;
         esac
     fi
     case $verb:$prev in
@@ -594,7 +594,7 @@ _sqstee() {
     case $verb in
         run)
             if ((${#words[@]} == 1)) && [[ $cur != -* ]]; then
-                _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo --"
+                _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo help man completion --"
             else
                 _sqstee_offer words "--to --profile --job --no-auto-name --label --no-auto-labels --host --spool --spool-max --on-full --linger --flush-timeout --message-bytes --max-line --compress --fallback --fallback-after --via-s3 --group --token-file --local-max --heartbeat --tty --merge --unbuffer --send-command --fsync --redact --strip-ansi --collapse-cr --parse-json --rate-limit --share --keep-shipper --strict --summary --quiet -h --help --version --"
             fi
@@ -636,10 +636,19 @@ _sqstee() {
             _sqstee_offer words "--host --port --store --token-file --threads --store-max --store-days --keep-failed --web --web-token-file -h --help"
             ;;
         measure)
-            _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"
+            if [[ $cur == -* ]]; then _sqstee_offer words "--messages --receivers --processes --mode --blocks --yes --rate --batch --size --senders --wait --pause --settle --timeout --records --dynamodb --id --join --remove --report --histogram -o --output --seed --simulate --seeds --hosts --replicas --sample --miss --lag-probability --lag-median --lag-sigma --interval --plan --ratio --power --alpha --base-ppm -h --help"; else _sqstee_offer words "[QUEUE FILE…]"; fi
             ;;
         demo)
             _sqstee_offer words "-h --help"
+            ;;
+        help)
+            if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "run runs show tail web drain top alert stat flush check agent serve measure demo help man completion"; fi
+            ;;
+        man)
+            if [[ $cur == -* ]]; then _sqstee_offer words "--pager --no-pager -h --help"; else _sqstee_offer words "sqstee agent alert check completion costs delivery demo design drain faq flush format help man measure python recipes run runs s3 serve show spark sql stat tail top web sqstee.toml"; fi
+            ;;
+        completion)
+            if [[ $cur == -* ]]; then _sqstee_offer words "-h --help"; else _sqstee_offer words "bash zsh fish"; fi
             ;;
     esac
 }

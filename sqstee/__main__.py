@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERBS = "run runs show tail web drain top alert stat check flush agent serve measure demo".split()  # noqa: SIM905
+VERBS += ["help", "man", "completion"]
 
 
 def main() -> int:

@@ -189,7 +189,7 @@ class Advertisement:
             os.close(fd)
             if pid and mine:
                 who = f" (process {pid})" if pid > 0 else ""
-                hint = "to see what it does, run: sqstee agent --status"
+                hint = "to see its state, run: sqstee agent --status"
                 raise HeldError(f"an agent already serves {self.folder}{who}", hint, EXIT_FAILURE)
             if mine and not pid:  # it was removed, or released, since it was opened
                 continue

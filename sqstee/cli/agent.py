@@ -21,7 +21,7 @@ def agent(
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
     once: bool = typer.Option(False, "--once", help="Ship all waiting runs, then exit: for cron."),
     status: bool = typer.Option(False, "--status", help="Show the state of the agent and of shared shippers."),
-    stop: bool = typer.Option(False, "--stop", help="End shared shippers: they deliver what they can, then leave."),
+    stop: bool = typer.Option(False, "--stop", help="End shared shippers, after delivering as much as they can."),
     flush_timeout: str = typer.Option(
         "", "--flush-timeout", metavar="TIME", help="Time for delivery at exit (default: 10s)."
     ),

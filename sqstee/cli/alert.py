@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def alert(
     source: list[str] = typer.Argument(
-        None, metavar="[SOURCE]…", help="What to watch (default: as --to of run): a store, s3://, a folder, a queue."
+        None,
+        metavar="[SOURCE]…",
+        help="Where to look (default: as --to of run): a store, s3://, a folder, a queue.",
     ),
     on: str = typer.Option(
         "", "--on", metavar="STATES", help="Some of failed,missing,silent,gone,late (default: failed,missing,gone)."
@@ -42,7 +44,7 @@ def alert(
     host: list[str] = run_options.HOST,
     label: list[str] = run_options.LABEL,
     since: str = typer.Option(
-        "", "--since", metavar="TIME", help="Also report what happened since then: 2h, yesterday."
+        "", "--since", metavar="TIME", help="Also report earlier runs since then: 2h, yesterday."
     ),
     silent_after: str = run_options.SILENT_AFTER,
     retry: str = typer.Option("1h", "--retry-for", metavar="TIME", help="How long to retry an alert that fails."),
@@ -58,8 +60,8 @@ def alert(
 
     failed, missing (lines), silent (no line for --silent-after), gone (no heartbeat either) and late (see --expect) are
     each reported once per run, also across restarts: an alert counts as reported once CMD or the webhook has
-    succeeded. Until then it is retried, for --retry-for and after each start; with --once only at each start. What a
-    store had before the first start is reported only with --since. The memory is one file for each combination of
+    succeeded. Until then it is retried, for --retry-for and after each start; with --once only at each start. Runs that
+    a store held before the first start are reported only with --since. The memory is one file for each combination of
     sources and CMD or URL, in $XDG_STATE_HOME/sqstee or ~/.local/state/sqstee, unless --memory names another.
 
     CMD runs in sh for at most 60 s. It gets the facts as JSON on stdin and in variables, each one printable line:
@@ -201,7 +203,7 @@ class _Watched:
             self._follow(others, watch, consume, peek, via_s3, start_timeout)
         else:
             if self._skips_past:
-                _notice("first start: what happened before is not reported (--since 2h reports the last two hours)")
+                _notice("first start: earlier runs are not reported (--since 2h reports the last two hours)")
             self._tell(watch.look())
             while not self._once:
                 self._stop.pause(LOOK_SECONDS)

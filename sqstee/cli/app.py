@@ -45,6 +45,8 @@ def main(words: list[str]) -> int:
 def _run(words: list[str]) -> int:
     if set(words[: words.index("--") if "--" in words else None]) & {"-h", "--help"}:
         return _help(words[0])
+    if words[:1] == ["help"] and len(words) <= 2:
+        return _help_of(words[1] if len(words) > 1 else "")
     try:
         return int(app(words, prog_name="sqstee", standalone_mode=False) or 0)
     except (SqsteeError, typer.Abort, OSError):
@@ -86,10 +88,22 @@ def _own_words(text: str) -> str:
     return re.sub(form, r"invalid value for \1 (expected a number \2)", text)
 
 
+def _help_of(word: str) -> int:
+    """`sqstee help [VERB]`."""
+    from sqstee.cli import habits, help
+
+    known = [verb.name for verb in help.verbs()]
+    if word and word not in known:
+        hint = habits.verb_hint(word) or "the verbs: sqstee help"
+        raise SqsteeError(f"unknown verb {word!r}{did_you_mean(word, known)}", hint)
+    return _help(word)
+
+
 def _help(word: str) -> int:
     from sqstee.cli import help
+    from sqstee.cli.page_writer import columns
 
-    width = help.columns()
+    width = columns()
     verb = next((verb for verb in help.verbs() if verb.name == word), None)
     typer.echo(help.of_verb(verb, width) if verb else help.root(width))
     return 0

@@ -154,7 +154,9 @@ def demo(
     try:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:
-        hint = "install it with: pip install 'sqstee[demo]'"
+        from sqstee.extras import install_command
+
+        hint = install_command("demo")
         raise SqsteeError("the demo needs moto, a stand-in for Amazon SQS", hint, EXIT_FAILURE) from None
     if command and not shutil.which(command[0]):  # without a command no line would come back
         raise SqsteeError(f"{command[0]}: command not found", "check its name and PATH", EXIT_NOT_FOUND)

@@ -36,7 +36,7 @@ _MAX_SHOWN = 40  # complete runs that are listed one by one
 
 def drain(
     context: typer.Context,
-    dest: list[str] = typer.Argument(..., metavar="DEST…", help="What to empty; several destinations are merged."),
+    dest: list[str] = typer.Argument(..., metavar="DEST…", help="The destinations to empty; several are merged."),
     output: str = typer.Option(..., "-O", "--output-dir", metavar="DIR|-", help="The folder, or - for stdout."),
     layout: str = typer.Option(
         "streams",
@@ -50,7 +50,7 @@ def drain(
         ["missing,open"],
         "--fail-on",
         metavar="failed|missing|open",
-        help="What makes the exit status nonzero, as a comma-separated list (default: missing,open).",
+        help="Problems that make the exit status nonzero, as a comma-separated list (default: missing,open).",
     ),
     concurrency: int = typer.Option(16, "--concurrency", min=1, max=256, help="Parallel receivers per process."),
     processes: int = typer.Option(1, "--processes", min=1, max=64, help="Processes, about 3,000 messages/s each."),
@@ -65,12 +65,12 @@ def drain(
         [], "--via-s3", metavar="s3://BUCKET/PREFIX", help="Follow pointers there only (default: as --via-s3 of run)."
     ),
     start: str = typer.Option("30s", "--start-timeout", metavar="TIME", help="Give up if nothing answers this long."),
-    wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll: 1s to 20s."),
+    wait: str = typer.Option("1s", "--wait-time", metavar="TIME", help="The length of one long poll, 1s to 20s."),
     idle: str = typer.Option("5s", "--idle-timeout", metavar="TIME", help="Stop after this long without a message."),
 ) -> int:
     """Empty destinations fast: each message is on disk before it is deleted; files are assembled at the end.
 
-    The folder gets HOST/RUN.stdout and .stderr, byte for byte what the commands wrote, or HOST/RUN.ndjson, or Parquet
+    The folder gets HOST/RUN.stdout and .stderr, byte for byte as the commands wrote, or HOST/RUN.ndjson, or Parquet
     files below lines/ for DuckDB, Spark, Athena and pandas. A killed drain continues when it is run again; a later
     drain into the same folder fills in missing lines.
 

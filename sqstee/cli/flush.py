@@ -24,12 +24,12 @@ _PROGRESS_SECONDS = 0.1
 
 def flush(
     listing: bool = typer.Option(False, "--list", help="Show waiting runs and quarantined records; ship nothing."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be shipped, and where; ship nothing."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show which runs would be shipped, and where; ship nothing."),
     timeout: str = typer.Option("60s", "--timeout", metavar="TIME", help="Time limit for all of them."),
     spool: str = typer.Option("", "--spool", metavar="DIR", help="The spool folder (default: as for run)."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Report only runs that stay in the spool, and why."),
 ) -> int:
-    """Ship what earlier runs left in the spool.
+    """Ship lines that earlier runs left in the spool.
 
     Status: 0 nothing is left except runs that are still running; 1 something is left.
     """

@@ -6,25 +6,21 @@ The help is laid out here, for any width down to 40 columns: below 60 an option 
 from __future__ import annotations
 
 import re
-import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqstee.options import RUN_OPTIONS, Option
 
-_MOST_COLUMNS = 100
 _STACKED_BELOW = 60
 _COLUMN = 34  # of an option's text
 # In the order that people need them; other verbs come last.
 _ORDER = "run runs show tail web drain top alert stat flush check agent serve measure demo".split()  # noqa: SIM905
+_ORDER += ["help", "man", "completion"]
 
 _USAGE = ["sqstee [OPTIONS] -- COMMAND [ARG…]", "sqstee VERB [OPTIONS] [ARG…]"]
-_ABOUT = (
-    "Runs COMMAND, passes its output through byte for byte, and ships every line to Amazon SQS in the background. "
-    "Everything after -- is the command, untouched."
-)
-_MORE = "`sqstee run --help` lists the options, `sqstee VERB --help` those of a verb; --version shows the version."
+_ABOUT = "Runs COMMAND, passes its output through, and ships every line to Amazon SQS."
+_MORE = "Options: sqstee run --help, sqstee VERB --help. Manual: sqstee man [PAGE]."
 _RUN = (
     "Runs COMMAND, passes its stdout and stderr through byte for byte, and ships every line in the background. "
     "The exit status is COMMAND's own."
@@ -130,11 +126,6 @@ def _with_default(parameter: Any) -> str:
     if not isinstance(default, str | int | float) or isinstance(default, bool) or default == "" or "default" in text:
         return text
     return f"{text.rstrip('.')} (default: {default if isinstance(default, str) else format(default, 'g')})."
-
-
-def columns() -> int:
-    """The width of the help in columns."""
-    return min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
 
 
 def root(width: int) -> str:

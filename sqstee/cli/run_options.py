@@ -22,5 +22,7 @@ START_TIMEOUT = typer.Option("30s", "--start-timeout", metavar="TIME", help="Giv
 STORE_MAX = typer.Option(
     "", "--store-max", metavar="SIZE", help="Keep the store below this: remove whole runs, oldest first."
 )
-STORE_DAYS = typer.Option("", "--store-days", metavar="NUMBER", help="Remove runs that were last heard of so long ago.")
+STORE_DAYS = typer.Option(
+    "", "--store-days", metavar="NUMBER", help="Remove runs whose last message is older, in days."
+)
 KEEP_FAILED = typer.Option(False, "--keep-failed", help="With --store-max: remove failed and lost runs last.")

@@ -50,7 +50,7 @@ def runs(
     output: str = typer.Option("default", "-o", "--output", metavar="default|json", help="The output format."),
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
 ) -> int:
-    """List runs, newest first: state, host, job, times, exit status, lines, what is missing, the last stderr line.
+    """List runs, newest first: state, host, job, times, exit status, lines, missing lines, the last stderr line.
 
     A local or collector's store and a drained folder list their runs at once; other sources are read to their end.
     """

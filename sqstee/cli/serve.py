@@ -50,7 +50,9 @@ def serve(
     try:
         from waitress.server import create_server
     except ImportError:
-        hint = "pip install 'sqstee[serve]', or load sqstee.collector:application into another WSGI server"
+        from sqstee.extras import install_command
+
+        hint = f"{install_command('serve')}, or load sqstee.collector:application into another WSGI server"
         raise SqsteeError("sqstee serve needs waitress", hint, EXIT_FAILURE) from None
     settings = options.load((), os.environ)
     try:

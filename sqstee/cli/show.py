@@ -41,7 +41,7 @@ def show(
     color: str = typer.Option("auto", "--color", metavar="auto|always|never", help="When to use colours."),
     pager: bool = typer.Option(True, "--pager/--no-pager", help="On a terminal: through $PAGER, or less."),
 ) -> int:
-    """Show one run: its command, how it ended, what is missing, and its lines.
+    """Show one run: its command, its end, its missing lines, and its lines.
 
     `-o raw` writes the bytes that the command wrote, `-o json` its records; neither has the head.
 
@@ -208,7 +208,7 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
         facts["ended"] = f"{local_time(run.ended)}{took}"
     result = neutral(run.result) if run.is_ended else "it has not ended"
     if state == "gone":
-        result = f"nothing heard of it for {format_age(now - run.heard)}"
+        result = f"no message from it for {format_age(now - run.heard)}"
     facts["state"] = f"{shown}: {result}" if result else shown
     lines = ", ".join(f"{number:,} {short_name(stream)}" for stream, number in run.lines.items()) or "none"
     facts["lines"] = f"{lines}; {lacking(run)}"

@@ -26,7 +26,7 @@ _HELP = {"visible": "ready to be received", "in_flight": "with consumers", "dela
 
 
 def stat(
-    dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="What to query (default: as --to of run)."),
+    dest: list[str] = typer.Argument(None, metavar="[DEST]…", help="Where to look (default: as --to of run)."),
     watch: bool = typer.Option(False, "--watch", help="Update the view until ^C."),
     interval: str = typer.Option("1s", "--interval", metavar="TIME", help="Between two samples; 0 takes only one."),
     cloudwatch: bool = typer.Option(False, "--cloudwatch", help="Also ask CloudWatch: oldest message, traffic."),

@@ -27,7 +27,7 @@ def report(source: str, is_alone: bool) -> int:
     for problem in found.problems:
         typer.echo(f"damaged: {one_line(problem)[:200]}")
     if found.problems:
-        typer.echo(f"save what can be read: sqlite3 {path} .recover | sqlite3 NEW.db")
+        typer.echo(f"save the readable part: sqlite3 {path} .recover | sqlite3 NEW.db")
         return EXIT_FAILURE
     size = f"{count(found.bodies, 'message')} of {count(found.runs, 'run')}, {int(found.bytes):,} bytes"
     typer.echo(f"the file is sound: {size}")

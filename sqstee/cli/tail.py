@@ -48,7 +48,7 @@ def tail(
     job: list[str] = typer.Option([], "--job", metavar="GLOB", help="Only lines of these jobs or commands."),
     include: list[str] = typer.Option([], "-i", "--include", metavar="REGEX", help="Only lines that match."),
     exclude: list[str] = typer.Option([], "-e", "--exclude", metavar="REGEX", help="No lines that match."),
-    highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight what matches."),
+    highlight: list[str] = typer.Option([], "-H", "--highlight", metavar="REGEX", help="Highlight matching text."),
     since: str = typer.Option(
         "", "--since", metavar="TIME", help="Only lines since then: 2h, 09:00, yesterday, or RFC 3339."
     ),

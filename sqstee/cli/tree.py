@@ -1,10 +1,10 @@
-"""Typer's tree of the verbs, with the two that have no module: `run` without a command, and no verb at all."""
+"""Typer's tree of the verbs, with those that have no module: `run` without a command, `help`, and no verb at all."""
 
 from __future__ import annotations
 
 import typer
 
-from sqstee.cli import agent, alert, check, demo, drain, flush, measure, runs, serve, show, stat, tail, top, web
+from sqstee.cli import agent, alert, check, demo, drain, flush, manual, measure, runs, serve, show, stat, tail, top, web
 from sqstee.errors import SqsteeError
 
 app = typer.Typer(
@@ -36,6 +36,14 @@ app.command("measure")(measure.measure)
 app.command("serve")(serve.serve)
 app.command("web")(web.web)
 app.command("demo", context_settings={"allow_interspersed_args": False})(demo.demo)
+app.command("man")(manual.man)
+app.command("completion")(manual.completion)
+
+
+@app.command("help")
+def _help(verb: str = typer.Argument("", metavar="[VERB]", help="The verb (default: an overview of all).")) -> None:
+    """Show the options of a verb, as `sqstee VERB --help` does."""
+    raise SqsteeError("too many words", "the form is: sqstee help [VERB]")  # app answers, which has this tree
 
 
 @app.callback(invoke_without_command=True)

@@ -38,7 +38,7 @@ def web(
     store_days: str = STORE_DAYS,
     keep_failed: bool = KEEP_FAILED,
     check_store: bool = typer.Option(
-        False, "--check-store", help="Check SOURCE, a store, rebuild what is noted wrongly of its runs, and end."
+        False, "--check-store", help="Check SOURCE, a store, correct its notes on runs, and end."
     ),
     listen: str = typer.Option(
         "", "--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8788, or the next free port)."
@@ -59,12 +59,11 @@ def web(
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
 
     With --consume it is a queue's one reader: each message is deleted once its lines are on the disk, in a store that
-    receives nothing while it is full (--store-max makes room; else SQSTEE_LOCAL_MAX, 1G); what is not sqstee's stays in
-    the queue. A drained folder and s3:// are copied into a store of at most that size in $TMPDIR, which is removed at
-    the end; what is new there follows.
+    receives nothing while it is full (--store-max makes room; else SQSTEE_LOCAL_MAX, 1G). Other programs' messages stay
+    in the queue. A drained folder and s3:// are copied into a store of at most that size in $TMPDIR, which is removed
+    at the end; new content there follows.
 
-    The exit status of --check-store is 0 for a store that is sound, also where rows of runs were rebuilt, and 1 for one
-    that is damaged.
+    The exit status of --check-store is 0 for a sound store, also if rows of runs were rebuilt, and 1 for a damaged one.
     """
     from sqstee.cli.sources import reporting_errors
     from sqstee.cli.store_report import report
@@ -124,7 +123,9 @@ def _server(board: Board, host: str, port: int | None, threads: int) -> Any:
     try:
         from waitress.server import create_server
     except ImportError:
-        hint = "pip install 'sqstee[serve]', or load sqstee.web:application into another WSGI server"
+        from sqstee.extras import install_command
+
+        hint = f"{install_command('serve')}, or load sqstee.web:application into another WSGI server"
         raise SqsteeError("sqstee web needs waitress", hint, EXIT_FAILURE) from None
     candidates: Sequence[int] = range(_PORT, _PORT + _PORTS) if port is None else [port]
     for candidate in candidates:
@@ -156,7 +157,7 @@ def print_addresses(server: Any, token: str) -> None:
         query = f"?token={token}" if token else ""
         typer.echo(f"the board is at http://{_in_url(host)}:{port}/{query}", err=True)
         if not _is_loopback(host):
-            typer.echo("sqstee: what it shows is not encrypted on the way: put a TLS proxy in front of it", err=True)
+            typer.echo("sqstee: the board is not encrypted on the way: put a TLS proxy in front of it", err=True)
     sys.stderr.flush()
 
 

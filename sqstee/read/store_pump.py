@@ -165,7 +165,7 @@ class StorePump:
             if len(self._left) > _MOST_LEFT:
                 self._left.popitem(last=False)
         if not is_told:
-            self._notice(f"{received[0].name}: what is not sqstee's stays there: {problem[:200]}")
+            self._notice(f"{received[0].name}: messages that are not sqstee's stay there: {problem[:200]}")
 
     def _store_all(self) -> None:
         while group := self._next_group():

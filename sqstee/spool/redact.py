@@ -43,7 +43,9 @@ class Masker:
         try:
             import re2
         except ImportError:
-            hint = "pip install 'sqstee[redact]'"
+            from sqstee.extras import install_command
+
+            hint = install_command("redact")
             if sys.version_info >= (3, 15):
                 hint = "google-re2 has no wheel for Python 3.15 yet: use Python 3.14, or pip install google-re2"
             raise SqsteeError("--redact needs the package google-re2, which is not installed", hint) from None

@@ -57,7 +57,7 @@ def advice_on_the_way(refusal: TransportError, bundles: str) -> str:
     if "_CA_BUNDLE" in text:
         return "name a readable PEM file of certificates, or unset it"
     if "credential_process" in text:
-        return "correct credential_process in the profile; run it by hand to see what it prints"
+        return "correct credential_process in the profile; run it by hand to see its output"
     if code in ("Configuration", "NoRegion"):
         return "check the AWS_* variables and the profile; for details run: aws sts get-caller-identity"
     return ""

@@ -150,7 +150,7 @@ def test_a_second_agent_refuses(node: Node) -> None:
             assert found.returncode == 1
             assert found.stderr.decode().splitlines() == [
                 f"sqstee: an agent already serves {node.sqstee.spool} (process {agent.pid})",
-                "hint: to see what it does, run: sqstee agent --status",
+                "hint: to see its state, run: sqstee agent --status",
             ]
         assert agent.poll() is None
 

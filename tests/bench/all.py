@@ -90,7 +90,7 @@ def number(cell: str) -> float:
     return float(cell.replace(",", ""))
 
 
-SHIPPERS = {ALONE: "each for itself", SHARED: "one shared shipper a node", AGENT: "one agent a node"}
+SHIPPERS = {ALONE: "each for itself", SHARED: "one shared shipper a node", AGENT: "one agent per node"}
 
 
 def draw(found: dict[str, str]) -> None:
@@ -135,10 +135,10 @@ def scale(found: dict[str, str], clusters: int = 20, cores: int = 2000, wrappers
     add(f"memory of a node's {wrappers}", (number(row[3]) for row in measured), "{:,.0f} MiB")
     add(f"memory of all {nodes} nodes", (number(row[3]) * nodes / 1024 for row in measured), "{:,.0f} GiB")
     add("processor time of a node's burst", (number(row[4]) for row in measured), "{:.1f} s")
-    add("connections, four a shipper", (4 * count for count in shippers))
-    add("requests a second, if all trickle", shippers)
-    add("requests a day for that, millions", (count / 1e6 for count in requests))
-    add("dollars a day for that", (count * DOLLARS for count in requests))
+    add("connections, four per shipper", (4 * count for count in shippers))
+    add("requests per second, if all trickle", shippers)
+    add("requests per day for that, millions", (count / 1e6 for count in requests))
+    add("dollars per day for that", (count * DOLLARS for count in requests))
     add("billed requests of a burst of all", (number(row[6]) * nodes for row in measured))
     add("dollars for that", (number(row[6]) * nodes * DOLLARS for row in measured), "{:.2f}")
     add("dollars for a million lines at once", [million * DOLLARS] * len(measured), "{:.4f}")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import ROOT, Sqstee
+from support import Sqstee
 from support.bodies import in_flight, lines_of, put
 from support.collector import collecting, stored
+from support.documents import page
 
 from sqstee.cli.check import known_variables
 from sqstee.transports.probe import clock_step
@@ -233,8 +234,8 @@ def test_a_mistyped_variable_and_a_mistake_in_the_agents_table_are_found(sqstee:
 
 
 def test_no_documented_variable_is_said_to_have_no_effect() -> None:
-    """Each one in the manual page, those of the Lambda handler and the collector as well."""
-    text = (ROOT / "man" / "sqstee.1").read_text()
+    """Each one in the manual, those of the Lambda handler and the collector as well."""
+    text = page("sqstee.1") + page("sqstee.toml.5")
     documented = re.findall(r"\bSQSTEE_[A-Z0-9_]+", text)
     assert len(documented) > 30
     assert not set(documented) - known_variables()

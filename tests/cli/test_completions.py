@@ -28,6 +28,9 @@ CASES = {
     "a queue of a profile": ("sqstee tail arn", "sqstee tail arn:aws:sqs:eu-west-1:123456789012:night "),
     "a queue of the environment": ("sqstee --to my", "sqstee --to my-own "),
     "a profile": ("sqstee --profile n", "sqstee --profile nightly "),
+    "a page": ("sqstee man reci", "sqstee man recipes "),
+    "a verb after help": ("sqstee help dra", "sqstee help drain "),
+    "a shell": ("sqstee completion fi", "sqstee completion fish "),
     "the command": ("sqstee --job x -- zyxc", "sqstee --job x -- zyxcommand "),
     "the command's own words": ("sqstee -- zyxcommand al", "sqstee -- zyxcommand alpha "),
     "its words behind its own --": ("sqstee -- zyxcommand -- al", "sqstee -- zyxcommand -- alpha "),
@@ -123,5 +126,6 @@ def test_fish(environ: dict[str, str], case: str) -> None:
 def test_no_completion_starts_python_or_uses_the_network() -> None:
     """Completions are static: TAB runs no program of ours."""
     for path in FOLDER.iterdir():
-        code = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+        text = path.read_text().replace(" measure python recipes ", " ")  # pages of the manual
+        code = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
         assert not any("python" in line or "$(sqstee" in line or "curl" in line for line in code)

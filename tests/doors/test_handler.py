@@ -105,7 +105,9 @@ def test_a_template_shows_the_level(sqstee: Sqstee, tmp_path: Path) -> None:
     to = f"local:{tmp_path}/queue"
     assert run(sqstee, program(tmp_path, f"sqstee.configure(to={to!r})\nlogging.warning('one')\n")).returncode == 0
     assert sqstee.run("--to", to, "--", "echo", "two").returncode == 0
-    shown = sqstee.run("tail", to, "--no-follow", "--stream", "stdout", "--stream", "stderr", "--template", "{level:7} {message}")
+    shown = sqstee.run(
+        "tail", to, "--no-follow", "--stream", "stdout", "--stream", "stderr", "--template", "{level:7} {message}"
+    )
     assert shown.stdout == b"WARNING one\n        two\n"
 
 

@@ -123,8 +123,8 @@ def test_a_run_of_many_ranges_has_a_row_of_bounded_size(step: int) -> None:
 
 def test_every_field_is_in_the_manual() -> None:
     """Programs read these objects: sqstee-format(5) says what each field is."""
-    page = (Path(__file__).parents[2] / "man/sqstee-format.5").read_text()
-    named = set(re.findall(r"[a-z_]+", page.partition(".SS Runs")[2]))
+    page = (Path(__file__).parents[2] / "man/sqstee-format.5.md").read_text()
+    named = set(re.findall(r"[a-z_]+", page.partition("\n## Runs\n")[2]))
     assert RunSummary("R").fields(0.0, 60.0).keys() <= named
 
 

@@ -138,15 +138,14 @@ def test_a_plot_is_an_image_with_everything_inside(drawn: str) -> None:
         assert 0 <= float(text.attrib["y"]) <= height
 
 
-def test_readme_says_what_the_benches_said() -> None:
+def test_the_manual_says_what_the_benches_said() -> None:
     """Its table for many clusters is computed from RESULTS.md, and its other large figures stand there."""
     results = benches.RESULTS.read_text()
-    readme = (FOLDER.parent.parent / "README.md").read_text()
-    section = readme.partition("\n## What it costs\n")[2].partition("\n## ")[0]
-    shown = [line.replace(" ", "") for line in section.splitlines()]
+    page = (FOLDER.parent.parent / "man/sqstee-costs.7.md").read_text()
+    shown = [line.replace(" ", "") for line in page.splitlines()]
     computed = [line.replace(" ", "") for line in benches.scale(benches.results()).splitlines()[2:]]
     assert len(computed) > 5
     assert [row for row in computed if row not in shown] == []
-    measured = re.findall(r"\d{2,3},\d{3}\b", section.partition("Twenty clusters")[0])
+    measured = re.findall(r"\d{2,3},\d{3}\b", page.partition("Twenty clusters")[0])
     assert len(measured) > 10
     assert [figure for figure in measured if figure not in results] == []

@@ -17,9 +17,7 @@ from fakes.sqs import FakeSqs
 from support import ROOT, Sqstee
 
 SHARED = (
-    "share/man/man1/sqstee.1",
-    "share/man/man5/sqstee.toml.5",
-    "share/man/man5/sqstee-format.5",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "share/man").rglob("*.?"))),
     "share/bash-completion/completions/sqstee",
     "share/zsh/site-functions/_sqstee",
     "share/fish/vendor_completions.d/sqstee.fish",
@@ -87,6 +85,8 @@ def test_the_wheel_works_by_itself(installed: Path, tmp_path: Path, fake_sqs: Fa
     assert where.startswith(str(installed))
     assert names == ["Handler", "decode"]
     assert f"installed in    {installed}" in run(command, "--version", "--verbose")
+    assert run(command, "man", "recipes").startswith("sqstee-recipes(7): ")
+    assert "complete -F _sqstee sqstee" in run(command, "completion", "bash")
 
 
 def test_manual_pages_and_completions_come_with_it(installed: Path) -> None:
@@ -126,8 +126,9 @@ def test_the_source_archive_is_complete(built: Path) -> None:
     """What the tests and the generated files need is in it."""
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {"README.md", "CHANGELOG.md", "Makefile", "tests/conftest.py", "tests/tools/generate.py", "man/sqstee.1"}
-    assert expected | {"sqstee/launcher", "completions/_sqstee"} <= names
+    expected = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "tests/conftest.py", "tests/tools/generate.py"}
+    shipped = {"sqstee/launcher", "completions/_sqstee", "man/sqstee.1.md", "share/man/man1/sqstee.1"}
+    assert expected | shipped <= names
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,9 @@ def test_the_single_file_needs_nothing_else(
     both = [subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, cwd=tmp_path) for _ in range(2)]
     assert [(one.communicate(timeout=60)[0], one.returncode) for one in both] == [(b"hi\n", 3)] * 2
     assert sum(message.body.count('"message":"hi"') for message in fake_sqs.sent("q")) == 2
-    for verb in (("flush",), ("tail", "q", "--peek"), ("run", "--help"), ("--version", "--verbose")):
-        found = subprocess.run([*python, *verb], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    for verb in ("flush", "tail q --peek", "run --help", "man tail", "completion zsh", "--version --verbose"):
+        command = [*python, *verb.split()]
+        found = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
         assert found.returncode == 0, verb
         assert "Traceback" not in found.stderr
     assert str(unpacked) in found.stdout

@@ -1,4 +1,4 @@
-"""README's recipes, run as they stand: what surrounds them (cron, Slurm, Spark, …) is stood in for where it must be."""
+"""The recipes of sqstee-recipes(7), run as they stand, with stand-ins for cron, Slurm, Spark and so on where needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from support import PROGRAMS, ROOT, SCRIPT, Rebuilt, Sqstee, is_running, running
 
 from sqstee.wire import Record, decode
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "man/sqstee-recipes.7.md").read_text()
 
 
 def blocks(title: str, language: str) -> list[str]:
-    """The blocks of one language under a heading of README."""
-    section = re.split(r"^##", README.partition(f"\n### {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    """The blocks of one language under a heading of the page."""
+    section = re.split(r"^##", PAGE.partition(f"\n## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
@@ -252,4 +252,4 @@ def test_the_queue(fake_sqs: FakeSqs) -> None:
         assert f"= {value}\n" in terraform
     fake_sqs.create_queue("my-queue", **wanted)
     for action in re.findall(r'"sqs:(\w+)"', terraform):
-        assert f"sqs:{action}" in README.partition("## Recipes")[0]
+        assert f"sqs:{action}" in (ROOT / "man/sqstee-run.1.md").read_text()

@@ -126,7 +126,8 @@ def belongs(name: str, *parents: str) -> bool:
 
 FOUNDATION = {
     *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
-    *("auto_labels", "backoff", "intervals", "json_line", "lines_by_time", "log_fields", "metrics", "run_summary"),
+    *("auto_labels", "backoff", "extras", "intervals", "json_line", "lines_by_time", "log_fields", "metrics"),
+    "run_summary",
 }
 # Each room, or module beside the rooms, and the rooms that it may import besides the foundation and itself.
 MAY_IMPORT = {

@@ -91,7 +91,7 @@ def test_a_host_whose_every_process_is_killed(sqstee: Sqstee, tmp_path: Path) ->
     assert re.fullmatch(r"render on \S+ is gone: neither a line nor a heartbeat for \d s\n", told())
     (run,) = map(json.loads, sqstee.run("runs", store, "--gone", "-o", "json").stdout.splitlines())
     assert (run["job"], run["state"], run["ended"], run["exit_code"]) == ("render", "gone", "", None)
-    assert b"state    gone: nothing heard of it for " in sqstee.run("show", "render", store).stdout
+    assert b"state    gone: no message from it for " in sqstee.run("show", "render", store).stdout
 
 
 def test_a_dashboard_reads_json(sqstee: Sqstee, tmp_path: Path) -> None:

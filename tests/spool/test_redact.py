@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def test_without_the_engine(sqstee: Sqstee, tmp_path: Path) -> None:
     found = sqstee.run("--redact", "a", "--", "echo", "hi", environ={"PYTHONPATH": str(tmp_path)})
     assert (found.returncode, found.stdout) == (EXIT_USAGE, b"")
     assert found.stderr.decode() == (
-        "sqstee: --redact needs the package google-re2, which is not installed\nhint: pip install 'sqstee[redact]'\n"
+        "sqstee: --redact needs the package google-re2, which is not installed\n"
+        f"hint: {sys.executable} -m pip install google-re2\n"
     )
     assert sqstee.run("--", "true", environ={"PYTHONPATH": str(tmp_path)}).returncode == 0
 

@@ -25,7 +25,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-VERBS = ("alert", "check", "drain", "flush", "measure", "runs", "show", "stat", "tail", "top", "web")
+VERBS = (
+    *("alert", "check", "completion", "drain", "flush", "help", "man", "measure"),
+    *("runs", "show", "stat", "tail", "top", "web"),
+)
 READ_ONCE = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "FORCE_COLOR", "NO_COLOR")  # by an interpreter, or at an import
 
 

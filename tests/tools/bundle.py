@@ -37,6 +37,8 @@ def collect(folder: Path) -> None:
             shutil.rmtree(service)
     shutil.rmtree(folder / "bin", ignore_errors=True)
     shutil.copytree(ROOT / "sqstee", folder / "sqstee", ignore=shutil.ignore_patterns("__pycache__", "launcher"))
+    for name in ("man", "completions"):
+        shutil.copytree(ROOT / name, folder / "sqstee" / name)
 
 
 def packed(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes the generated files: the manual page's tables, the completions, README's options.
+"""Writes the generated files: the tables in the manual's pages, their roff, the completions.
 
 Run it by `make generate`. With --check it writes nothing, and the status is 1 if a file is stale.
 """
@@ -12,7 +12,6 @@ from program import ROOT
 
 import completions
 import man
-from sqstee.options import RUN_OPTIONS
 
 COMMAND = "make generate"
 
@@ -20,33 +19,14 @@ COMMAND = "make generate"
 @functools.cache
 def files() -> dict[str, str]:
     """The text that each generated file should have, by its name."""
-    page = (ROOT / "man/sqstee.1").read_text()
-    for name, body in man.sections().items():
-        page = _replaced(page, f'.\\" generated: {name}\n', '.\\" end\n', body)
-    readme = (ROOT / "README.md").read_text()
+    pages = man.pages()
     return {
-        "man/sqstee.1": page,
-        "README.md": _replaced(readme, "<!-- generated: options -->\n", "<!-- end -->\n", options_table()),
+        **{f"man/{name}": text for name, text in pages.items()},
+        **{man.roff_path(name): man.roff(text) for name, text in pages.items()},
         "completions/sqstee.bash": completions.bash(),
         "completions/_sqstee": completions.zsh(),
         "completions/sqstee.fish": completions.fish(),
     }
-
-
-def options_table() -> str:
-    """The options of `run` as a table for README."""
-    rows = ["| option | |", "|---|---|"]
-    for option in RUN_OPTIONS:
-        form = f"{option.shown} {option.metavar}".strip().replace("|", "\\|")
-        rows.append(f"| `{form}` | {option.help.replace('|', chr(92) + '|')} |")
-    return "\n".join(rows) + "\n"
-
-
-def _replaced(text: str, begin: str, end: str, body: str) -> str:
-    before, found, rest = text.partition(begin)
-    if not found or end not in rest:
-        raise SystemExit(f"the lines {begin.strip()!r} and {end.strip()!r} are missing")
-    return before + begin + body + end + rest.partition(end)[2]
 
 
 def main() -> int:
@@ -58,6 +38,7 @@ def main() -> int:
         return 1 if stale else 0
     for name, text in files().items():
         if name in stale:
+            (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / name).write_text(text)
             print(f"wrote {name}")
     return 0

@@ -1,78 +1,106 @@
-"""The generated parts of the manual pages, in man(7)."""
+"""The generated parts of the manual's pages: tables in Markdown, from the program itself."""
 
 from __future__ import annotations
 
-import textwrap
+import re
+from collections.abc import Iterable
+from pathlib import Path
 
-from program import Flag, Verb, exit_statuses, verbs
+from program import ROOT, Verb, exit_statuses, verbs
+from roff import RoffPage
 
 from sqstee import auto_labels
-from sqstee.options import RUN_OPTIONS
+from sqstee.options import RUN_OPTIONS, Option
+
+FOLDER = ROOT / "man"  # the sources
+BEGIN, END = "<!-- generated: {} -->\n", "<!-- end -->\n"
 
 
-def sections() -> dict[str, str]:
-    """The text of each generated section of sqstee(1), by its name."""
-    return {
-        "OPTIONS": _options(),
-        "COMMANDS": "".join(map(_command, verbs()[1:])),
-        "EXIT STATUS": "".join(f".TP\n.B {status}\n{text(_sentence(what))}\n" for status, what in exit_statuses()),
-        "ENVIRONMENT": _environment(),
-        "LABELS": _labels(),
+def pages() -> dict[str, str]:
+    """Each page in Markdown with its generated parts fresh, by the name of its file."""
+    return {path.name: fresh(path) for path in sorted(FOLDER.glob("*.md"))}
+
+
+def roff_path(name: str) -> str:
+    """Where the roff of a page belongs, below the root: in a tree as man searches it."""
+    page = name.removesuffix(".md")
+    return f"share/man/man{page[-1]}/{page}"
+
+
+def roff(markdown: str) -> str:
+    """A page in man(7)."""
+    return RoffPage().write(markdown)
+
+
+def fresh(path: Path) -> str:
+    """A page with its generated parts replaced."""
+    verb = next((verb for verb in verbs() if path.name == f"sqstee-{verb.name}.1.md"), None)
+    makers = {
+        "exit statuses": lambda: _table("status", ((f"`{status}`", what) for status, what in exit_statuses())),
+        "verbs": lambda: _table("verb", ((_link(verb.name), verb.summary) for verb in verbs())),
+        "keys": _keys,
+        "labels": _labels,
     }
+    if verb:
+        makers |= {"synopsis": lambda: _synopsis(verb), "options": lambda: _options(verb)}
+
+    def replaced(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in makers:
+            raise SystemExit(f"{path}: nothing generates {name!r}")
+        return BEGIN.format(name) + makers[name]() + END
+
+    text = path.read_text()
+    return re.sub(rf"{BEGIN.format('([a-z ]+)')}(?:.*?\n)??{END}", replaced, text, flags=re.DOTALL)
 
 
-def text(words: str) -> str:
-    """Plain text, escaped for groff and mandoc."""
-    words = words.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
-    words = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in words)
-    return "\n".join(f"\\&{line}" if line[:1] in (".", "'") else line for line in _wrapped(words))
-
-
-def _wrapped(words: str) -> list[str]:
-    return textwrap.wrap(words, 78, break_on_hyphens=False, break_long_words=False)
-
-
-def _sentence(words: str) -> str:
+def sentence(words: str) -> str:
+    """Help text as a sentence."""
     words = " ".join(words.split())
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
-def _options() -> str:
-    parts = []
-    for option in RUN_OPTIONS:
-        argument = f" \\fI{text(option.metavar)}\\fR" if option.metavar else ""
-        parts.append(f".TP\n\\fB{text(option.shown)}\\fR{argument}\n{text(_sentence(option.help))}\n")
-    return "".join(parts)
+def _link(verb: str) -> str:
+    return f"[sqstee-{verb}(1)](sqstee-{verb}.1.md)"
 
 
-def _command(verb: Verb) -> str:
-    arguments = "".join(f" \\fI{text(one.shown)}\\fR" for one in verb.arguments)
-    head = f".SS \\fBsqstee {text(verb.name)}\\fR [\\fIOPTIONS\\fR]{arguments}\n{text(_sentence(verb.help))}\n"
-    return head + "".join(map(_flag, verb.flags[:-1]))
+def _table(head: str, rows: Iterable[tuple[str, str]]) -> str:
+    lines = [f"| {head} | |", "|---|---|"]
+    lines += [f"| {_cell(left)} | {_cell(sentence(right))} |" for left, right in rows]
+    return "\n".join(lines) + "\n"
 
 
-def _flag(flag: Flag) -> str:
-    names = ", ".join(f"\\fB{text(name)}\\fR" for name in flag.names)
-    argument = f" \\fI{text(flag.metavar)}\\fR" if flag.metavar else ""
-    return f".TP\n{names}{argument}\n{text(_sentence(flag.help))}\n"
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
-def _environment() -> str:
-    parts = []
-    for option in RUN_OPTIONS:
-        what = f"As \\fB{text(option.flag)}\\fR"
-        if not option.metavar:
-            what += ": true or false"
-        elif option.repeat:
-            what += ", separated by commas" if option.separator == "," else ", one per line"
-        parts.append(f".TP\n.B {option.variable}\n{what}.\n")
-    return "".join(parts)
+def _synopsis(verb: Verb) -> str:
+    form = f"sqstee {verb.name} [OPTIONS] " + " ".join(one.shown for one in verb.arguments)
+    if verb.name == "run":
+        form = "sqstee [run] [OPTIONS] -- COMMAND [ARG…]"
+    return f"```\n{form.rstrip()}\n```\n"
+
+
+def _options(verb: Verb) -> str:
+    arguments = [(f"`{one.shown}`", one.help) for one in verb.arguments if one.help]
+    return _table("option", [*arguments, *((f"`{flag.shown}`", flag.help) for flag in verb.flags)])
+
+
+def _keys() -> str:
+    return _table("key", ((f"`{option.name}`", _key(option)) for option in RUN_OPTIONS))
+
+
+def _key(option: Option) -> str:
+    value = f"`{option.metavar}`" if option.metavar else "`true` or `false`"
+    between = ", separated by commas" if option.separator == "," else ", one per line"
+    several = ", or an array of them" if option.repeat else ""
+    return f"{value}{several}; `{option.variable}`{between if option.repeat else ''}; see `{option.shown}`"
 
 
 def _labels() -> str:
-    parts = []
+    rows = []
     for label, variable, also, what in auto_labels.TABLE:
-        where = f" (if \\fB{also}\\fR is set)" if also else ""
-        parts.append(f".TP\n.B {label}\n{text(what)},\nfrom \\fB{variable}\\fR{where}.\n")
+        where = f" (if `{also}` is set)" if also else ""
+        rows.append((f"`{label}`", f"{what}, from `{variable}`{where}"))
     label, what = auto_labels.STARTED_BY
-    return "".join(parts) + f".TP\n.B {label}\n{text(what)}.\n"
+    return _table("label", [*rows, (f"`{label}`", what)])

@@ -70,7 +70,7 @@ def test_what_is_not_sqstees_stays_in_the_queue(tmp_path: Path, fake_sqs: FakeSq
         assert board.process.wait(30) == 0
         assert board.process.stderr
         (line,) = board.process.stderr.read().decode().splitlines()
-    assert line.startswith("sqstee: q: what is not sqstee's stays there: ")
+    assert line.startswith("sqstee: q: messages that are not sqstee's stay there: ")
     assert sorted(one.body for one in fake_sqs.messages("q")) == sorted(foreign)
     assert in_flight(fake_sqs) == 0
 
