@@ -95,7 +95,7 @@ def _help_of(word: str) -> int:
     known = [verb.name for verb in help.verbs()]
     if word and word not in known:
         hint = habits.verb_hint(word) or "the verbs: sqstee help"
-        raise SqsteeError(f"unknown verb {word!r}{did_you_mean(word, known)}", hint)
+        raise unknown_name("verb", word, known, hint)
     return _help(word)
 
 
