@@ -394,7 +394,7 @@ class TestStrange:
         store_objects(s3, "team/logs/", batch_objects(whole_run(2)))
         found = sqstee.run("tail", "s3://bkt/", "--no-follow", environ=web.environ())
         assert b"1 object not written by sqstee, left out: " in found.stderr
-        assert found.stderr.endswith(b"; to read what is in that folder: s3://bkt/team/logs\n")
+        assert found.stderr.endswith(b"; to read that folder: s3://bkt/team/logs\n")
 
     def test_a_folder_with_nothing_of_ours(self, sqstee: Sqstee) -> None:
         """One line and one hint; that of a folder in it, if there is one."""
