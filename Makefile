@@ -38,7 +38,7 @@ pictures: $(VENV)/.test
 	$(BIN)/python tests/tools/web_pictures.py
 
 # One file for each extra that is installed; all install the package itself, in place.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.spark: $(VENV)/.%: pyproject.toml sqstee/launcher
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml sqstee/launcher
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@

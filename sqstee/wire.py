@@ -24,8 +24,8 @@ class Record:
     `timestamp` is RFC 3339; `stream` stdout, stderr, output or stdin; `seq` its number in the run, over all streams and
     the events; `eol` is false if the piece did not end in a newline; `raw` holds its bytes if they were not UTF-8;
     `level` is one of LEVELS, empty except for lines of Python's logging and those with a level of their own that
-    --parse-json found; `parsed` is the line where it is a JSON object that --parse-json found, or the fields of a
-    record of Python's logging (`data` in the wire format).
+    --parse-json found; `parsed` is the line where it is a JSON object that --parse-json found, or what a record of
+    Python's logging says beyond its text (`data` in the wire format).
     """
 
     __slots__ = (

@@ -20,7 +20,7 @@ from sqstee.transports.base import ReceivedMessage
 from sqstee.wire import Event, Record, is_gap
 
 FORMATS = ("default", "raw", "json")
-TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "run", "job", "labels", "seq", "message", "late")
+TEMPLATE_FIELDS = ("timestamp", "time", "host", "stream", "level", "run", "job", "labels", "seq", "message", "late")
 _OWN_LENGTH = len("2026-11-21T19:30:00.123456Z")
 _MOST_MINUTES = 1000
 _MOST_FRAMES = 1000

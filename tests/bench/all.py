@@ -48,6 +48,8 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "board.py": ([], ["500", "20000", "5"]),
     "kills.py": ([], ["4", "2", "6", "2"]),
     "pixels.py": ([], ["30"]),
+    "spark_receive.py": ([], ["1", "20000", "300"]),
+    "at_rest.py": ([], ["1600", "8", "50"]),
 }
 
 

@@ -100,6 +100,17 @@ FIELDS = (
 )
 
 
+def test_a_template_shows_the_level(sqstee: Sqstee, tmp_path: Path) -> None:
+    """A line without one has an empty field there."""
+    to = f"local:{tmp_path}/queue"
+    assert run(sqstee, program(tmp_path, f"sqstee.configure(to={to!r})\nlogging.warning('one')\n")).returncode == 0
+    assert sqstee.run("--to", to, "--", "echo", "two").returncode == 0
+    shown = sqstee.run(
+        "tail", to, "--no-follow", "--stream", "stdout", "--stream", "stderr", "--template", "{level:7} {message}"
+    )
+    assert shown.stdout == b"WARNING one\n        two\n"
+
+
 @pytest.mark.parametrize("share", ["auto", "never"])
 def test_fields_of_a_record_arrive_as_its_data(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, share: str) -> None:
     """As the Elastic Common Schema names them; also by the shared shipper, which believes nothing that it reads."""

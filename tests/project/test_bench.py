@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from bench import all as benches
+from bench import scale
 from bench.plot import bars, curves
 
 FOLDER = Path(benches.__file__).parent
@@ -40,6 +41,8 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "board.py": (["20", "2000", "2"], 8),
     "kills.py": (["2", "1", "2", "1"], 2),
     "pixels.py": (["10"], 2),
+    "spark_receive.py": (["1", "2000", "50"], 9),
+    "at_rest.py": (["1600", "8", "50"], 12),
 }
 
 
@@ -68,7 +71,7 @@ def numbers(cell: str) -> list[float]:
 
 def test_every_bench_is_run_by_one_command_and_by_these_tests() -> None:
     """No bench is forgotten."""
-    here = {path.name for path in FOLDER.glob("*.py")} - {"all.py", "common.py", "plot.py", "__init__.py"}
+    here = {path.name for path in FOLDER.glob("*.py")} - {"all.py", "common.py", "plot.py", "scale.py", "__init__.py"}
     assert here == set(benches.BENCHES) == SMALL.keys() | LARGE.keys()
 
 
@@ -78,6 +81,18 @@ def test_a_small_bench(name: str) -> None:
     arguments, count = SMALL[name]
     text = run(name, arguments)
     assert len(figures(text)) == count, text
+
+
+def test_the_cost_of_many_clusters_is_computed_from_what_was_measured() -> None:
+    """Twenty clusters of 2,000 cores; each quota has its source."""
+    text = scale.shown(scale.Load(), scale.units(benches.results()))
+    rows = {row[0]: row[1:] for row in benches.tables(text)}
+    assert rows["lines a second"][:2] == ["600,000", "12,000,000"]
+    assert rows["lines an hour, millions"][1] == "43,200"
+    assert benches.number(rows["SQS: dollars to send"][1]) > benches.number(rows["SQS: dollars to send, --compress"][1])
+    sources = re.findall(r"^\[(\d)\] https://docs\.aws\.amazon\.com/", text, re.MULTILINE)
+    cited = {row[2][-2] for row in rows.values() if row[2]}
+    assert cited == set(sources)
 
 
 @pytest.mark.bench

@@ -147,6 +147,7 @@ MAY_IMPORT = {
     "collector": {"transports", "web"},
     "web": {"transports", "read"},
     "aws_lambda": {"transports"},
+    "spark": {"transports", "read", "drain", "at_rest"},
     "cli": {"spool", "ship", "agent", "transports", "read", "drain", "measure", "collector", "web"},
     "__main__": {"capture", "agent", "cli"},
     "__init__": {"handler"},  # the public names, loaded when they are first used

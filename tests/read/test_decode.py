@@ -24,7 +24,7 @@ def test_an_odd_body_is_shown(body: bytes) -> None:
     for item in shown:
         assert isinstance(json.loads(json_of(item.fields)), dict)
         assert not isinstance(item, Event) or (duration_of(item) or 0) >= 0
-    template = "{time} {job:>9} {host} {stream} {seq:,} {message!r} {labels[a]}"
+    template = "{time} {job:>9} {level:>8} {host} {stream} {seq:,} {message!r} {labels[a]}"
     styles = [Style(form, safe=safe) for form in FORMATS for safe in (False, True)] + [Style(template=template)]
     with tempfile.TemporaryFile() as file, open(os.devnull, "wb") as null:
         for style in styles:
