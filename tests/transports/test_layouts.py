@@ -322,6 +322,7 @@ class TestStrange:
             (b"", "it is empty"),
             (gzip.compress(b"x" * 99)[:-9], "Compressed file ended before the end-of-stream marker was reached"),
         ],
+        ids=["other", "empty", "truncated"],  # the bytes of a gzip file hold the time
     )
     @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
     def test_an_object_that_cannot_be_read(
