@@ -17,7 +17,7 @@ import man
 from sqstee.options import RUN_OPTIONS
 from sqstee.read.printer import TEMPLATE_FIELDS
 
-ROFF = sorted((ROOT / "share/man").rglob("*.?"))
+ROFF = sorted((ROOT / "man").glob("man?/*"))
 FISH = (ROOT / "completions/sqstee.fish").read_text()
 # Options of other programs that the documents show.
 FOREIGN = {"--delete", "--fault-seeds", "--fault-steps", "--no-deps", "--queue-name", "--scale", "--target"}

@@ -17,7 +17,7 @@ from fakes.sqs import FakeSqs
 from support import ROOT, Sqstee
 
 SHARED = (
-    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "share/man").rglob("*.?"))),
+    *(f"share/{path.relative_to(ROOT)}" for path in sorted((ROOT / "man").glob("man?/*"))),
     "share/bash-completion/completions/sqstee",
     "share/zsh/site-functions/_sqstee",
     "share/fish/vendor_completions.d/sqstee.fish",
@@ -127,7 +127,7 @@ def test_the_source_archive_is_complete(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     expected = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "tests/conftest.py", "tests/tools/generate.py"}
-    shipped = {"sqstee/launcher", "completions/_sqstee", "man/sqstee.1.md", "share/man/man1/sqstee.1"}
+    shipped = {"sqstee/launcher", "completions/_sqstee", "man/sqstee.1.md", "man/man1/sqstee.1"}
     assert expected | shipped <= names
 
 

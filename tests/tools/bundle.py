@@ -38,7 +38,7 @@ def collect(folder: Path) -> None:
     shutil.rmtree(folder / "bin", ignore_errors=True)
     shutil.copytree(ROOT / "sqstee", folder / "sqstee", ignore=shutil.ignore_patterns("__pycache__", "launcher"))
     for name in ("man", "completions"):
-        shutil.copytree(ROOT / name, folder / "sqstee" / name)
+        shutil.copytree(ROOT / name, folder / "sqstee" / name, ignore=shutil.ignore_patterns("man?"))
 
 
 def packed(folder: Path) -> bytes:

@@ -24,7 +24,7 @@ def pages() -> dict[str, str]:
 def roff_path(name: str) -> str:
     """Where the roff of a page belongs, below the root: in a tree as man searches it."""
     page = name.removesuffix(".md")
-    return f"share/man/man{page[-1]}/{page}"
+    return f"man/man{page[-1]}/{page}"
 
 
 def roff(markdown: str) -> str:
