@@ -63,7 +63,7 @@ class LinesByTime:
             raise ValueError("not the counts of stretches")
         is_bounded = max(made.seconds, made.began) <= _MOST_TIME and max(numbers) <= _MOST_NUMBER
         if min(numbers) < 0 or made.seconds.bit_count() != 1 or not is_bounded:
-            raise ValueError("counts or times beyond what is possible")
+            raise ValueError("impossible counts or times")
         return made
 
     def _double(self) -> None:

@@ -66,7 +66,7 @@ COLUMNS = (
     Column("version", STRING, EVENTS, True, "start: the version of sqstee"),
     Column("pid", BIGINT, EVENTS, True, "start: the command's process id"),
     Column("command", ARRAY, EVENTS, True, "start: the command's words, with `--send-command`"),
-    Column("cleaned", ARRAY, EVENTS, True, "start: what the lines were cleaned of, `ansi` and `cr`"),
+    Column("cleaned", ARRAY, EVENTS, True, "start: `ansi` and `cr`, where the lines were cleaned of them"),
     Column("heartbeat_s", DOUBLE, EVENTS, True, "start: the seconds without a line after which `alive` is sent"),
     Column("exit_code", BIGINT, EVENTS, True, "exit: the command's exit status"),
     Column("signal", BIGINT, EVENTS, True, "exit: the signal that ended the command"),
@@ -88,7 +88,6 @@ PARTITIONS = (
 )
 MOST_DATES = 1000  # of a run that have partitions of their own: a sender may put another date into every line
 PARQUET_FOLDER = "lines"  # of a drained folder: the partitions are in it
-PYARROW_HINT = "pip install 'sqstee[parquet]'"
 DICTIONARY = ("run", "stream", "job", "level", "event")  # columns with few different values
 
 # The keys of the wire format that are no columns, and the columns that are none of its keys.

@@ -12,7 +12,7 @@ _VERBS = {
     **dict.fromkeys(("list", "ls", "ps", "history", "jobs"), _LIST),
     **dict.fromkeys(("log", "logs", "view", "cat"), _LINES),
     **dict.fromkeys(("test", "ping", "doctor", "verify", "diagnose"), "sqstee check tests a destination step by step"),
-    **dict.fromkeys(("send", "ship", "push", "sync", "retry"), "sqstee flush ships what earlier runs left"),
+    **dict.fromkeys(("send", "ship", "push", "sync", "retry"), "sqstee flush ships lines that earlier runs left"),
     **dict.fromkeys(("dump", "export", "download", "pull", "receive"), "sqstee drain empties a queue into files"),
     **dict.fromkeys(("dashboard", "ui", "monitor"), "sqstee web is the board in a browser, sqstee top in the terminal"),
     **dict.fromkeys(
@@ -41,7 +41,7 @@ OPTIONS = {
     "run": {
         "-": "leave it out: without a command, stdin is read",
         **dict.fromkeys(("-v", "--verbose", "--debug"), "SQSTEE_DEBUG=FILE writes a trace"),
-        **dict.fromkeys(("-a", "--append"), "leave it out: lines are always added to what a queue or a store has"),
+        **dict.fromkeys(("-a", "--append"), "leave it out: lines are always added to a queue or a store"),
         **dict.fromkeys(("-i", "--ignore-interrupts"), "leave it out: the last lines before and after ^C are shipped"),
         **dict.fromkeys(("-p", "--output-error"), "leave it out: lines are shipped where stdout is full as well"),
         **dict.fromkeys(("-e", "--env"), "variables go before the command: sqstee -- env NAME=VALUE COMMAND"),

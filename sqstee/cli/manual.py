@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
+from sqstee.errors import EXIT_FAILURE, SqsteeError, unknown_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def man(
     known = {name: name for name in pages}
     known |= {re.sub("^sqstee[-.]", "", name): name for name in pages}
     if page not in known:
-        raise SqsteeError(f"unknown page {page!r}{did_you_mean(page, known)}", "sqstee man lists the pages at its end")
+        raise unknown_name("page", page, known, "sqstee man lists the pages at its end")
     text = pages[known[page]].read_text(encoding="utf-8")
     shown = TextPage(columns(), sys.stdout.isatty()).write(text)
     with paging(pager):
@@ -48,8 +48,7 @@ def completion(shell: str = typer.Argument(..., metavar="bash|zsh|fish", help="T
     For fish: sqstee completion fish > ~/.config/fish/completions/sqstee.fish
     """
     if shell not in _COMPLETIONS:
-        message = f"unknown shell {shell!r}{did_you_mean(shell, _COMPLETIONS)}"
-        raise SqsteeError(message, f"the shells: {', '.join(_COMPLETIONS)}")
+        raise unknown_name("shell", shell, _COMPLETIONS, f"the shells: {', '.join(_COMPLETIONS)}")
     path = _shipped("completions") / _COMPLETIONS[shell]
     sys.stdout.write(path.read_text(encoding="utf-8"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 
-from sqstee.at_rest.schema import PYARROW_HINT
 from sqstee.drain.journal import sync_folder
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 from sqstee.fds import sync_data
@@ -30,7 +29,9 @@ def check_layout(layout: str, packed: bool) -> None:
     from importlib.util import find_spec  # pyarrow takes 0.4 s and 50 MiB: it is loaded when everything is received
 
     if find_spec("pyarrow") is None:
-        raise SqsteeError("--layout parquet needs pyarrow", PYARROW_HINT, EXIT_FAILURE)
+        from sqstee.extras import install_command
+
+        raise SqsteeError("--layout parquet needs pyarrow", install_command("parquet"), EXIT_FAILURE)
 
 
 def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:

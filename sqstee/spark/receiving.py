@@ -50,7 +50,7 @@ def receive(
         expected = f"expected {' or '.join(LAYOUTS)}{did_you_mean(layout, LAYOUTS)}"
         raise SqsteeError(f"invalid layout {layout!r} ({expected})", "receive(spark, QUEUE, TO, layout='ndjson')")
     if parse(queue).kind != "sqs":
-        raise SqsteeError(f"{queue!r} is not a queue's name, URL or ARN", "read(spark, PATH) reads what is at rest")
+        raise SqsteeError(f"{queue!r} is not a queue's name, URL or ARN", "read(spark, PATH) reads stored lines")
     for text in places:
         if parse(text).kind != "s3":
             raise SqsteeError(f"{text!r} is not s3://BUCKET/PREFIX", "the form is via_s3='s3://BUCKET/PREFIX'")
@@ -62,7 +62,7 @@ def receive(
     done = spark.sparkContext.parallelize(range(number), number).mapPartitions(run).collect()
     receipt = sum((Receipt._make(found) for found in done), Receipt())
     if receipt.problem:
-        hint = "what was not written stays in the queue; sqstee check QUEUE looks for the cause"
+        hint = "messages that were not written stay in the queue; sqstee check QUEUE looks for the cause"
         raise SqsteeError(receipt.problem, hint, EXIT_FAILURE)
     return receipt
 

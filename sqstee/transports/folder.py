@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from sqstee.at_rest.schema import PYARROW_HINT
 from sqstee.errors import SqsteeError, did_you_mean
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary, seconds_of
@@ -78,7 +77,7 @@ def check_readable(path: str, text: str) -> None:
     if not strays.foreign:
         raise SqsteeError(f"{text} is empty", hint)
     if inner := inner_folder(strays.example):
-        hint = f"what is in {inner} can be read: {shlex.quote(os.path.join(text, inner))}"
+        hint = f"{inner} can be read: {shlex.quote(os.path.join(text, inner))}"
     found = f"{count(strays.foreign, FolderTree.noun)}, such as {one_line(strays.example)}"
     raise SqsteeError(f"{text} has nothing that sqstee wrote, but {found}", hint)
 
@@ -237,7 +236,10 @@ class FolderReceiver:
         try:
             from sqstee.transports.folder_parquet import BAD_PARQUET, part_bodies
         except ImportError as error:
-            raise TransportError(OPEN, "Folder", f"reading Parquet needs pyarrow: {PYARROW_HINT}") from error
+            from sqstee.extras import install_command
+
+            hint = install_command("parquet")
+            raise TransportError(OPEN, "Folder", f"reading Parquet needs pyarrow: {hint}") from error
         attributes = Body(b"", "", "", 0, 0).attributes
         for path in self._parts_in(partitions):
             if path in self._parts:

@@ -152,7 +152,7 @@ class Strays:
             number = f"{'more than ' if self._is_more else ''}{count(self.foreign, noun)}"
             shown = f"{one_line(self.example)}{', …' if self.foreign > 1 else ''}"
             inner = inner_folder(self.example)
-            hint = f"; to read what is in that folder: {name.rstrip('/')}/{one_line(inner)}" if inner else ""
+            hint = f"; to read that folder: {name.rstrip('/')}/{one_line(inner)}" if inner else ""
             found.append(f"{name}: {number} not written by sqstee, left out: {shown}{hint}")
         if self.parquet:
             found.append(f"{name}: {count(self.parquet, f'Parquet {noun}')} left out: read them with DuckDB or Spark")

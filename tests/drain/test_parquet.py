@@ -26,6 +26,7 @@ from sqstee.at_rest.arrow import SCHEMA, ndjson_of
 from sqstee.drain import parquet
 from sqstee.drain.files import check_layout
 from sqstee.errors import SqsteeError
+from sqstee.extras import install_command
 
 
 def parts(folder: Path) -> list[Path]:
@@ -257,7 +258,7 @@ class TestCommands:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(SqsteeError) as caught:
             check_layout("parquet", False)
-        assert (caught.value.hint, caught.value.exit_code) == ("pip install 'sqstee[parquet]'", 1)
+        assert (caught.value.hint, caught.value.exit_code) == (install_command("parquet"), 1)
 
     def test_another_layout_in_the_same_folder_is_refused(self, sqstee: Sqstee, fake_sqs: FakeSqs) -> None:
         """As between the others."""

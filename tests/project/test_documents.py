@@ -15,6 +15,7 @@ from support.documents import DOCUMENTS, PAGES, README, in_tables, page, prose, 
 
 import man
 from sqstee.options import RUN_OPTIONS
+from sqstee.read.printer import TEMPLATE_FIELDS
 
 ROFF = sorted((ROOT / "share/man").rglob("*.?"))
 FISH = (ROOT / "completions/sqstee.fish").read_text()
@@ -212,3 +213,9 @@ def test_the_columns_and_the_statements_of_sql_are_those_of_the_package() -> Non
     shown = re.findall(r"^```sql\n(.*?)\n```", page("sqstee-sql.7"), re.DOTALL | re.MULTILINE)
     assert len(shown) > 8
     assert [statement for statement in shown if statement not in known] == []
+
+
+def test_the_fields_of_a_template_are_in_the_manual() -> None:
+    """All of them, and no other."""
+    (text,) = re.findall(r"fields of a template are ([^.]*)\.", page("sqstee-tail.1"))
+    assert sorted(re.findall(r"`(\w+)`", text)) == sorted(TEMPLATE_FIELDS)

@@ -322,6 +322,7 @@ class TestStrange:
             (b"", "it is empty"),
             (gzip.compress(b"x" * 99)[:-9], "Compressed file ended before the end-of-stream marker was reached"),
         ],
+        ids=["other", "empty", "truncated"],  # the bytes of a gzip file hold the time
     )
     @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
     def test_an_object_that_cannot_be_read(
@@ -394,7 +395,7 @@ class TestStrange:
         store_objects(s3, "team/logs/", batch_objects(whole_run(2)))
         found = sqstee.run("tail", "s3://bkt/", "--no-follow", environ=web.environ())
         assert b"1 object not written by sqstee, left out: " in found.stderr
-        assert found.stderr.endswith(b"; to read what is in that folder: s3://bkt/team/logs\n")
+        assert found.stderr.endswith(b"; to read that folder: s3://bkt/team/logs\n")
 
     def test_a_folder_with_nothing_of_ours(self, sqstee: Sqstee) -> None:
         """One line and one hint; that of a folder in it, if there is one."""
