@@ -27,6 +27,7 @@ from sqstee.drain import parquet
 from sqstee.drain.files import check_layout
 from sqstee.errors import SqsteeError
 from sqstee.extras import install_command
+from sqstee.fds import open_fds
 
 
 def parts(folder: Path) -> list[Path]:
@@ -125,7 +126,7 @@ class TestFiles:
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         runs = [whole_run(3, f"R{number:03}", host=f"h{number % 100}") for number in range(200)]
         journal(tmp_path, *(body.data for run in runs for body in run))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_fds()) + 30, before[1]))
         try:
             assembled(tmp_path, "parquet")
         finally:
