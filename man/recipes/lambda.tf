@@ -1,6 +1,6 @@
 # A queue, and a function that stores what comes in a bucket. To deploy:
 #
-#   pip install --no-deps --target build sqstee    # the function needs boto3 alone, which Lambda has
+#   pip install --no-deps --target build ../..     # the function needs boto3 alone, which Lambda has
 #   terraform init && terraform apply
 
 terraform {

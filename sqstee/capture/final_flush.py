@@ -312,7 +312,8 @@ def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
         waiting = count(stats.waiting, "line") if stats.waiting else "the run's own events"
         why = f" ({stats.reason})" if stats.reason else ""
         advice = f"{advice}, " if advice else ""
-        found.append(f"{waiting} not delivered yet{why}: kept in {root}, {advice}`sqstee flush` ships them")
+        them = "it" if stats.waiting == 1 else "them"
+        found.append(f"{waiting} not delivered yet{why}: kept in {root}, {advice}`sqstee flush` ships {them}")
     return found
 
 

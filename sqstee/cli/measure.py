@@ -63,7 +63,7 @@ def measure(
     alpha: float = typer.Option(0.05, help="Plan: probability of finding a difference where there is none."),
     base_ppm: float = typer.Option(20.0, help="Plan: the base rate, ppm (the original's long polling: 20)."),
 ) -> int:
-    """How often does a queue deliver a message twice, and how late?
+    """Measure how often a queue delivers a message twice, and how late.
 
     Sends messages to fresh queues beside QUEUE, receives them with many receivers, and counts the duplicates.
     """

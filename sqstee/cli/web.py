@@ -54,7 +54,7 @@ def web(
         help="The number of requests handled in parallel.",
     ),
 ) -> int:
-    """Show the runs of a store in a browser: their states, their lines as they come, and a search over all of them.
+    """Show the runs of a store in a browser: states, lines as they come, and a search over all of them.
 
     It only reads. Whoever knows the token may read; without one of yours it prints an address with a random one.
 

@@ -59,7 +59,7 @@ def test_a_short_run_reports_a_refusal_in_one_line(sqstee: Sqstee) -> None:
     assert wrap(sqstee, "echo a") == 0
     (line,) = lines_of(sqstee.folder)
     assert line.startswith("sqstee: 1 line not delivered yet (SQLite: ")
-    assert line.endswith("`sqstee check local:/proc/none.db` looks for the cause, `sqstee flush` ships them")
+    assert line.endswith("`sqstee check local:/proc/none.db` looks for the cause, `sqstee flush` ships it")
 
 
 def test_a_refusal_is_reported_although_the_fallback_accepts_the_lines(sqstee: Sqstee) -> None:
@@ -86,7 +86,7 @@ def test_a_short_run_advises_to_check_the_destination_that_refused(sqstee: Sqste
     fallback = "local:/proc/other.db"
     assert wrap(sqstee, "echo a", "--fallback", fallback) == 0
     assert lines_of(sqstee.folder)[-1].endswith(
-        f"`sqstee check {fallback}` looks for the cause, `sqstee flush` ships them"
+        f"`sqstee check {fallback}` looks for the cause, `sqstee flush` ships it"
     )
 
 

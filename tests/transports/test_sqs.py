@@ -203,7 +203,7 @@ def stays(found: subprocess.CompletedProcess[bytes], lines: int, word: str) -> N
     """One line on stderr says how many lines stay, why, and how to ship them."""
     (text,) = found.stderr.decode().splitlines()
     assert re.match(
-        rf"sqstee: {lines} lines? not delivered yet \(.*{word}.*\): kept in .*, `sqstee flush` ships them", text
+        rf"sqstee: {lines} lines? not delivered yet \(.*{word}.*\): kept in .*, `sqstee flush` ships (it|them)", text
     )
 
 

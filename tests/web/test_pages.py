@@ -181,7 +181,7 @@ def test_lines_per_second(window: Window, path: Path) -> None:
 
     window.open("?job=flow")
     window.wait(lambda: rate() == "0", "rate of nothing")
-    assert window.do(f"return document.querySelector('{row} title').textContent") == "at most 100 lines a second"
+    assert window.do(f"return document.querySelector('{row} title').textContent") == "at most 100 lines per second"
     steps = window.do(f"return document.querySelector('{row} path').getAttribute('d')")
     assert 20 < steps.count("V") < 100
     seqs = count(111)
@@ -244,7 +244,7 @@ def test_a_live_run_grows(window: Window, path: Path) -> None:
     store(path, lines_of(106, 108, "LIVE", job="live"), event_of("exit", 110, "LIVE", exit_code=1, job="live"))
     window.wait(lambda: "failed" in window.text("h1"), "verdict")
     assert not window.row(108)  # who reads further up stays there
-    assert "1 line not here" in window.text("#verdict")
+    assert "1 line missing" in window.text("#verdict")
     store(path, lines_of(109, 109, "LIVE", job="live"))  # late
     window.wait(lambda: "no line is missing" in window.text("#verdict"), "verdict without the gap")
     window.type("G")

@@ -32,7 +32,7 @@ export function sparkline(run) {
   return shape(
     "svg",
     { class: "rates", role: "img", width: WIDTH, height: HEIGHT },
-    shape("title", {}, `at most ${perSecond(most)} lines a second`),
+    shape("title", {}, `at most ${perSecond(most)} lines per second`),
     shape("path", { d: `M0 ${HEIGHT}${steps.join("")}V${HEIGHT}Z` }),
   );
 }

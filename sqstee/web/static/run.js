@@ -1,7 +1,7 @@
 // The page of one run: its head and verdict, its lines as they come, a search within.
 
 import {
-  Poll, byId, counted, duration, eachLine, element, exitText, historyLink, isLive, lacking, localTime, marked, neutral,
+  Poll, byId, counted, duration, eachLine, element, exitText, historyLink, isLive, localTime, marked, neutral,
   number, onClick, onKeys, request, runAddress, stateElement, titleOf, trouble,
 } from "./common.js";
 import { Lines } from "./lines.js";
@@ -85,10 +85,9 @@ function showHead() {
   document.title = `${run.state}: ${titleOf(run)} - sqstee`;
   byId("state").replaceChildren(stateElement(run.state));
   byId("title").replaceChildren(element("span", {}, titleOf(run), historyLink(run.job || run.name)));
-  const lost = lacking(run);
   const parts = [neutral(run.result) || (run.state === "ok" ? "ended" : "has not ended")];
-  const kinds = ["missing", "dropped", "elsewhere"].filter((kind) => run[kind]).map((kind) => `${number(run[kind])} ${kind}`);
-  parts.push(lost ? `${counted(lost, "line")} not here (${kinds.join(", ")})` : "no line is missing");
+  const kinds = ["missing", "dropped", "elsewhere"].filter((kind) => run[kind]);
+  parts.push(kinds.map((kind) => `${counted(run[kind], "line")} ${kind}`).join(", ") || "no line is missing");
   byId("verdict").textContent = parts.join("; ");
   const facts = {
     Run: neutral(run.run),
