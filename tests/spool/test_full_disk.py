@@ -209,7 +209,7 @@ def test_a_writer_that_is_killed_on_a_full_disk(tmp_path: Path, monkeypatch: pyt
     assert [frame.kind for frame in reader.frames()] == [EVENT, LINES, LINES, LINES, LINES]
     writer.abandon()  # as SIGKILL does
     tail = SpoolTail(str(tmp_path))
-    assert (tail.framed, tail.next_seq, tail.unfinished) == (2, 10_003, [0, 5, 0])
+    assert (tail.framed, tail.next_seq, tail.unfinished) == (2, 10_003, [0, 5, 0, 0])
     assert close_dead_run(str(tmp_path))
     gap, end, event = reader.frames()
     reader.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from support.bodies import RUN, lines_of, whole_run
 from support.drain import assembled, index, journal
 
+from sqstee.extras import install_command
 from sqstee.read.decode import read
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.errors import TransportError
@@ -128,5 +130,5 @@ def test_without_pyarrow(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "sqstee.transports.folder_parquet", raising=False)
     assert [summary.run for summary in receiver.summaries()] == ["A", "B"]
-    with pytest.raises(TransportError, match=r"pip install 'sqstee\[parquet\]'"):
+    with pytest.raises(TransportError, match=re.escape(install_command("parquet"))):
         received(receiver)

@@ -214,7 +214,7 @@ def test_bodies_in_s3(sqstee: Sqstee, tmp_path: Path, fake_sqs: FakeSqs) -> None
             wait_for(lambda: is_empty(fake_sqs), "the queue is empty")
             (run,) = board.ask("api/runs").json["runs"]
             assert (run["state"], run["lines"]) == ("ok", {"stdout": 100})
-        wait_for(lambda: not s3.names(), "the objects are deleted")
+            wait_for(lambda: not s3.names(), "deletion of the objects")  # which follows that of the messages
 
 
 @pytest.mark.parametrize("source", ["s3://bkt/logs", "q"])
