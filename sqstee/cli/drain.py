@@ -296,6 +296,12 @@ class _DrainJob:
         store.assemble(show, self._line.show_assembly)
         self._line.clear()
         report.end()
+        if store.foreign:
+            from sqstee.transports.folder import FOREIGN_NAME
+
+            self._line.notice(
+                f"{count(store.foreign, 'line')} not written by sqstee: see {FOREIGN_NAME}/ in the folder"
+            )
 
 
 class _ProgressLine:

@@ -124,7 +124,7 @@ def open_sources(
         needed = f"{queues[0].text}: reading a queue needs --consume or --peek"
         problem = "--consume and --peek exclude each other" if consume else needed
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
-        if os.path.isfile(f"{queues[0].text}/runs.ndjson"):
+        if os.path.isdir(queues[0].text):  # made by drain, or a copy of objects
             hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
         raise SqsteeError(problem, hint)
     local = local_path()

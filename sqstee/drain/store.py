@@ -67,6 +67,7 @@ class Store:
         except OSError as error:
             hint = "choose another folder: -O DIR"
             raise SqsteeError(f"cannot use {folder}: {error.strerror}", hint) from None
+        self.foreign = 0  # lines not in the wire format that assemble() has written into a file of their own
         os.environ["SQLITE_TMPDIR"] = self.hidden  # sorting a long index needs space, which /tmp may not have
         state = f"{self.hidden}/state.db"
         try:
@@ -120,6 +121,7 @@ class Store:
                     parts.publish()
                 self._compact(index)
                 assembly.mark_assembled(journal_segments(self.hidden))
+                self.foreign = assembly.foreign
                 try:
                     self._write_index()
                 finally:
@@ -195,6 +197,7 @@ class _AssemblyPass:
         self._met: dict[str, None] = {}
         self._now = time.time()
         self._on_lines = on_lines
+        self.foreign = 0  # lines that are not in the wire format
         self._files = 0
         self._lines = 0
         row = database.execute("SELECT value FROM folder WHERE key = 'assembled'").fetchone()
@@ -308,6 +311,7 @@ class _AssemblyPass:
             fields["line"] = data.decode("utf-8", "replace")
             if not is_utf8(data):
                 fields["raw"] = binascii.b2a_base64(data, newline=False).decode()
+            self.foreign += 1
             file.write(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         if file is not None:
             size = file.checkpoint()

@@ -72,6 +72,7 @@ class LakeRuns:
         self._runs: dict[str, RunSummary] = {}
         self._has_read = False
         self._again: list[tuple[TreeFile, set[str]]] = []
+        self._foreign: dict[str, int] = {}  # by file, its lines that are no records
 
     def collect(self) -> Iterator[RunSummary]:
         """The summaries. Raises OSError and TransportError."""
@@ -81,6 +82,8 @@ class LakeRuns:
                 self._again.append((file, twice))
         for file, runs in self._again:
             self._add_new_lines(file, runs)
+        for path, lines in self._foreign.items():
+            self._strays.add_lines(path, lines)
         yield from self._runs.values()
 
     def _add(self, one: RunSummary) -> bool:
@@ -145,6 +148,13 @@ class LakeRuns:
             except UNREADABLE as error:
                 reason_of_failure(error)  # raises trouble that may pass; else the records say the same
         found: dict[str, RunSummary] = {}
+        foreign = 0
         for block in stored_blocks(self._tree.open(file.path), file.path):
-            add_bodies(found, bodies_in(block))
+            bodies = bodies_in(block)
+            add_bodies(found, bodies)
+            records = sum(body.data.count(b"\n") for body in bodies)
+            if records < block.count(b"\n") + (not block.endswith(b"\n")):
+                foreign += sum(bool(line.strip()) for line in block.split(b"\n")) - records
+        if foreign > 0:
+            self._foreign[file.path] = foreign
         return list(found.values())

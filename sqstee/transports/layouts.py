@@ -122,8 +122,9 @@ class Strays:
     """Counts what a reader leaves out, for one line about it."""
 
     def __init__(self) -> None:
-        self.foreign = self.parquet = 0
+        self.foreign = self.parquet = self.lines = 0
         self.example = ""
+        self._with_lines: list[str] = []  # the files of these lines
         self._is_more = False
         self._counted: set[str] = set()
 
@@ -145,6 +146,11 @@ class Strays:
         self.example = min(self.example or path, path)
         self._is_more |= is_more
 
+    def add_lines(self, path: str, number: int) -> None:
+        """Add `number` lines of a file that has records, or its name says so: they are none."""
+        self.lines += number
+        self._with_lines.append(path)
+
     def remarks(self, name: str, noun: str) -> list[str]:
         """What to tell of it; `noun` is object or file."""
         found = []
@@ -154,6 +160,9 @@ class Strays:
             inner = inner_folder(self.example)
             hint = f"; to read that folder: {name.rstrip('/')}/{one_line(inner)}" if inner else ""
             found.append(f"{name}: {number} not written by sqstee, left out: {shown}{hint}")
+        if self.lines:
+            shown = f"{one_line(min(self._with_lines))}{', …' if len(self._with_lines) > 1 else ''}"
+            found.append(f"{name}: {count(self.lines, 'line')} not written by sqstee, left out: in {shown}")
         if self.parquet:
             found.append(f"{name}: {count(self.parquet, f'Parquet {noun}')} left out: read them with DuckDB or Spark")
         return found

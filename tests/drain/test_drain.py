@@ -71,10 +71,18 @@ class TestFiles:
         attribute = {"kind": {"DataType": "String", "StringValue": "x"}}
         fake_sqs.put("q", "plain text\ntwo lines", MessageAttributes=attribute)
         fake_sqs.faults(duplicates=1.0)
-        assert drained(sqstee, fake_sqs).returncode == 0
+        found = drained(sqstee, fake_sqs)
+        assert (found.returncode, found.stderr) == (
+            0,
+            b"sqstee: 2 lines not written by sqstee: see _foreign/ in the folder\n",
+        )
         fake_sqs.clear_faults()
         fake_sqs.put("q", '{"other": 1}')
-        assert drained(sqstee, fake_sqs).returncode == 0
+        found = drained(sqstee, fake_sqs)
+        assert (found.returncode, found.stderr) == (
+            0,
+            b"sqstee: 1 line not written by sqstee: see _foreign/ in the folder\n",
+        )
         lines = [json.loads(line) for line in files(sqstee.folder / "out")["_foreign/messages.ndjson"].splitlines()]
         assert [line["line"] for line in lines] == ["plain text", "two lines", '{"other": 1}']
         assert lines[0]["attributes"] == {"kind": "x"}

@@ -415,6 +415,14 @@ class TestStrange:
             assert problem in first
             assert hint in second
 
+    @pytest.mark.parametrize("verb", ["runs", "drain"])
+    def test_lines_of_others_are_counted(self, sqstee: Sqstee, verb: str) -> None:
+        """A file by whose name its lines may be ours, but are not: never silence."""
+        write_files(sqstee.folder, {"logs/part-0.json": b'{"a":1}\n\nplain', "logs/part-1.json": lines_of(0, 2).data})
+        more = ["-O", str(sqstee.folder / "out")] if verb == "drain" else []
+        found = sqstee.run(verb, f"{sqstee.folder}/logs", *more)
+        assert b"2 lines not written by sqstee" in found.stderr
+
     def test_a_folder_that_may_not_be_read_is_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As something that is not known; what is too deep as well."""
         write_files(tmp_path / "logs", batch_objects(whole_run(2, "01GOOD")) | {"/".join("abcdefghijk"): b""})
