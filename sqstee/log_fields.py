@@ -1,59 +1,118 @@
 """What a record of Python's logging says beyond its text: the fields that `sqstee.Handler` sends as `data`. Pure.
 
 The names are those of the Elastic Common Schema (log.logger, error.type, error.message, error.stack_trace); what the
-program gave as `extra`, and the keys of a message that is a dict, keep their own names.
+program gave as `extra`, and the keys of a message that is a dict, keep their own names. Where the program uses `log` or
+`error` itself, ours are written with a dot (`log.logger`).
+
+Whatever the values are, nothing here raises, and the time is bounded: a line of the log must not depend on its extra.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import reprlib
+
+from sqstee.jsonbytes import encode_object
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _MOST_DEPTH = 8  # what is nested deeper is sent as text; a value that contains itself ends there
+_MOST_MEMBERS = 10_000  # of one value: more would not fit into a line
 _LARGEST_NUMBER = 10**308  # of a double: many parsers refuse a larger one
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 1
+_dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+_ESCAPED = [(chr(code), f"\\u{code:04x}") for code in (0x85, 0x2028, 0x2029, 0xFFFE, 0xFFFF)]  # see jsonbytes
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """The fields of a record; empty if it has none, as one of the root logger without extra and exception."""
     found: dict[str, object] = {}
     if isinstance(record.msg, dict):
-        found = {str(key): _plain(value) for key, value in record.msg.items()}
-    if not record.__dict__.keys() <= _OWN:
-        found |= {key: _plain(value) for key, value in record.__dict__.items() if key not in _OWN}
+        found = {_text(key): _value(value) for key, value in dict.items(record.msg)}
+    if not _OWN.issuperset(record.__dict__):
+        found |= {key: _value(value) for key, value in record.__dict__.items() if key not in _OWN}
     if record.name != "root":
-        found["log"] = {"logger": record.name}
-    if error := _error(record):
-        found["error"] = error
+        _put(found, "log", {"logger": _text(record.name)})
+    if (record.exc_info or record.exc_text) and (error := _error(record)):
+        _put(found, "error", error)
     return found
+
+
+def encode(line: dict[str, object]) -> bytes:
+    """A line with such fields as jsonbytes.encode_object has it, in a quarter of the time."""
+    text = _dumps(line)
+    if not text.isascii():
+        for character, escaped in _ESCAPED:
+            text = text.replace(character, escaped)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a pair
+        return encode_object(line)
+
+
+def _put(found: dict[str, object], name: str, fields: dict[str, object]) -> None:
+    """Add fields of ours under `name`, unless the program uses that itself: then each has a name of its own."""
+    if name in found:
+        found |= {f"{name}.{key}": value for key, value in fields.items()}
+    else:
+        found[name] = fields
 
 
 def _error(record: logging.LogRecord) -> dict[str, object]:
     """The exception; its traceback is what a formatter has made of it."""
-    kind, value, _ = record.exc_info or (None, None, None)
     found: dict[str, object] = {}
-    if kind is not None:
-        found = {"type": kind.__qualname__, "message": _text(value)}
-    if record.exc_text:
-        found["stack_trace"] = record.exc_text
+    if isinstance(record.exc_info, tuple) and record.exc_info and isinstance(record.exc_info[0], type):
+        found = {"type": record.exc_info[0].__qualname__, "message": _text(record.exc_info[1])}
+    if record.exc_text and (trace := _text(record.exc_text).strip("\n")):  # loguru sets a line's end
+        found["stack_trace"] = trace
     return found
 
 
-def _plain(value: object, depth: int = _MOST_DEPTH) -> object:
+class _Room:
+    """How many members of a value may still be sent."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MOST_MEMBERS
+
+
+def _value(value: object) -> object:
     """A value as JSON has it: what JSON cannot hold, or common parsers refuse, as its text."""
-    if value is None or isinstance(value, str | bool):
+    try:
+        return _plain(value, _Room(), _MOST_DEPTH)
+    except Exception as error:
+        return _failed(value, error)
+
+
+def _plain(value: object, room: _Room, depth: int) -> object:
+    if value is None or value is True or value is False:
         return value
-    if isinstance(value, int | float):
-        return value if -_LARGEST_NUMBER < value < _LARGEST_NUMBER else str(value)
-    if depth and isinstance(value, dict):
-        return {str(key): _plain(member, depth - 1) for key, member in value.items()}
-    if depth and isinstance(value, list | tuple | set | frozenset):
-        return [_plain(member, depth - 1) for member in value]
-    return _text(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int | float):  # without what a subclass makes of it, as numpy's float64 does
+        number: int | float = int.__int__(value) if isinstance(value, int) else float.__float__(value)
+        return number if -_LARGEST_NUMBER < number < _LARGEST_NUMBER else _text(number)
+    if not isinstance(value, dict | list | tuple | set | frozenset):
+        return _text(value)
+    room.left -= len(value)
+    if not depth or room.left < 0:
+        return _BRIEF.repr(value)
+    if isinstance(value, dict):
+        return {_text(key): _plain(member, room, depth - 1) for key, member in value.items()}
+    return [_plain(member, room, depth - 1) for member in value]
 
 
 def _text(value: object) -> str:
     """A value's text, whatever its __str__ does."""
+    if isinstance(value, str):
+        return str.__str__(value)
     try:
-        return str(value)
+        return str.__str__(str(value))
     except Exception as error:
-        return f"<{type(value).__qualname__}: {type(error).__name__}>"
+        return _failed(value, error)
+
+
+def _failed(value: object, error: Exception) -> str:
+    return f"<{type(value).__qualname__}: {type(error).__name__}>"

@@ -62,6 +62,8 @@ class LoggingRun:
         self._wake_at = 0.0
         self._check_at = self._started + _CHECK_SECONDS
         self._flush_timeout = settings.flush_timeout
+        self._max_line = settings.max_line
+        self._only_lines = settings.strip_ansi or settings.collapse_cr
         self._reason = ""
         self._refusals_reported: set[tuple[bool, str]] = set()
         self._shipper: Shipper | None = None
@@ -136,8 +138,7 @@ class LoggingRun:
 
         As plain lines where it cannot be one: it is no UTF-8 or too long, or what plain lines get is asked for.
         """
-        settings = self._settings
-        if settings.strip_ansi or settings.collapse_cr or (settings.parse_json and data[:1] == b"{"):
+        if self._only_lines or len(data) > self._max_line or (self._settings.parse_json and data[:1] == b"{"):
             return self.write(level, data)
         try:
             message = data[:-1].decode()

@@ -234,14 +234,20 @@ class RedactingWriter(Writer):
         return b""
 
     def record(self, stream: int, fields: dict[str, object]) -> bool:
-        return super().record(stream, {name: self._masked_value(value) for name, value in fields.items()})
+        masked = {name: self._masked_value(fields[name]) for name in ("message", "data") if name in fields}
+        return super().record(stream, fields | masked)
 
     def _masked_value(self, value: object) -> object:
         if isinstance(value, str):
             return self._masker.mask_word(value)
         if isinstance(value, dict):
             return {self._masker.mask_word(name): self._masked_value(member) for name, member in value.items()}
-        return [self._masked_value(member) for member in value] if isinstance(value, list) else value
+        if isinstance(value, list):
+            return [self._masked_value(member) for member in value]
+        if value is None or isinstance(value, bool):
+            return value
+        text = str(value)  # a number: of a card, for example
+        return value if (masked := self._masker.mask_word(text)) == text else masked
 
     def cut(self, stream: int, closing: bool = False) -> None:
         line = self._lines[stream]

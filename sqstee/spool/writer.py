@@ -160,8 +160,10 @@ class Writer:
 
         Returns False, and does nothing, if it is too long for a frame. The stream must have no unfinished line.
         """
-        payload = encode_object(fields)
-        if len(payload) > self._max_line:
+        from sqstee.log_fields import encode  # not at the top: it loads json, which costs the front 14 ms
+
+        payload = encode(fields)
+        if len(payload) > min(self._max_line, _ALWAYS_FITS):
             return False
         self.bytes += len(payload)
         limit = self.rate_limit

@@ -91,12 +91,14 @@ FIELDS = (
     "import logging\n"
     "log = logging.getLogger('app.db')\n"
     "loop = {}; loop['loop'] = loop\n"
+    "class Float(float):\n    def __repr__(self): return 'np.float64(12.5)'\n"
     "class Odd:\n    def __str__(self): raise RuntimeError\n"
-    "log.warning('slow', extra={'ms': 12.5, 'many': {'a': (1, None)}, 'loop': loop, 'odd': Odd(), 'big': 10**400})\n"
-    "log.info({'rows': 3})\n"
+    "log.warning('slow', extra={'ms': Float(12.5), 'huge': 10**5000, 'many': {'a': (1, None)}, 'loop': loop,"
+    " 'odd': Odd(), 'big': 10**400})\n"
+    "log.info({'rows': 3, 'log': 1})\n"
     "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('boom')\n"
     "logging.info('plain')\n"
-    "logging.info('secret-1', extra={'key': 'secret-2', 'in': ['secret-3']})\n"
+    "logging.info('secret-1', extra={'key': 'secret-2', 'in': ['secret-3'], 'card': 4111})\n"
 )
 
 
@@ -114,22 +116,26 @@ def test_a_template_shows_the_level(sqstee: Sqstee, tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", ["auto", "never"])
 def test_fields_of_a_record_arrive_as_its_data(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, share: str) -> None:
     """As the Elastic Common Schema names them; also by the shared shipper, which believes nothing that it reads."""
-    code = f"sqstee.configure(to='q', share={share!r}, redact='secret-[0-9]', keep_shipper='0s')\n" + FIELDS
+    code = (
+        f"sqstee.configure(to='q', share={share!r}, redact=['secret-[0-9]', '4111', 'ERROR'], keep_shipper='0s')\n"
+        + FIELDS
+    )
     records = the_run(sqstee, fake_sqs, tmp_path, code).records
     slow, rows, boom, plain, masked = [record.parsed for record in records]
     assert slow
     assert rows
     assert boom
     assert str(slow.pop("loop")).count("loop") == 9
+    assert slow.pop("huge") == "<int: ValueError>"
     logger, big = {"logger": "app.db"}, "1" + "0" * 400
     assert slow == {"ms": 12.5, "many": {"a": [1, None]}, "odd": "<Odd: RuntimeError>", "big": big, "log": logger}
-    assert rows == {"rows": 3, "log": logger}
+    assert rows == {"rows": 3, "log": 1, "log.logger": "app.db"}
     error = boom["error"]
     assert isinstance(error, dict)
     assert (error["type"], error["message"]) == ("ZeroDivisionError", "division by zero")
     assert records[2].message == f"boom\n{error['stack_trace']}"
     assert (records[3].message, plain) == ("plain", None)
-    assert (records[4].message, masked) == ("***", {"key": "***", "in": ["***"]})
+    assert (records[4].message, masked) == ("***", {"key": "***", "in": ["***"], "card": "***"})
 
 
 @pytest.mark.parametrize(
