@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -38,9 +38,16 @@ def queue(sqstee: Sqstee, fake_sqs: FakeSqs) -> Iterator[FakeSqs]:
     assert fake_sqs.counters().rejections == []
 
 
-def run(sqstee: Sqstee, words: list[str], seconds: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
+def run(sqstee: Sqstee, words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command in the test's folder."""
-    environ = sqstee.environ | more
+    return run_within(60, sqstee, words, more)
+
+
+def run_within(
+    seconds: float, sqstee: Sqstee, words: list[str], more: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """The same, where it may take longer."""
+    environ = {**sqstee.environ, **more}
     return subprocess.run(
         words, capture_output=True, text=True, env=environ, cwd=sqstee.folder, timeout=seconds, check=False
     )
@@ -180,7 +187,7 @@ def test_a_real_spark(sqstee: Sqstee, queue: FakeSqs) -> None:
     program = script(sqstee, "job.py", code)
     path = f"{Path(sys.executable).parent}:{sqstee.environ['PATH']}"
     more = {"PATH": path, "PYSPARK_PYTHON": script(sqstee, "launcher", text)}
-    found = run(sqstee, [sys.executable, program], 300, **more)  # a JVM and its workers, beside many other tests
+    found = run_within(300, sqstee, [sys.executable, program], more)  # a JVM and its workers, beside many other tests
     assert "sum 140\n" in found.stdout, found.stderr
     wait_for(lambda: len(shipped(queue)) >= 8, "lines of the workers")
     got = sorted(re.findall(r"worker got \d", "\n".join(record.message for record in shipped(queue))))
