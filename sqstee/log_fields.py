@@ -18,6 +18,7 @@ from sqstee.jsonbytes import encode_object
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _MOST_DEPTH = 8  # what is nested deeper is sent as text; a value that contains itself ends there
 _MOST_MEMBERS = 10_000  # of one value: more would not fit into a line
+_SHORT_TEXT, _SHORT_LIST = 200, 20  # characters and members that are left where a record is too long
 _LARGEST_NUMBER = 10**308  # of a double: many parsers refuse a larger one
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel = 1
@@ -37,6 +38,15 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     if (record.exc_info or record.exc_text) and (error := _error(record)):
         _put(found, "error", error)
     return found
+
+
+def shortened(value: object) -> object:
+    """Fields with long texts cut, and without the traceback, for a record that is too long: its message has that."""
+    if isinstance(value, str):
+        return value if len(value) <= _SHORT_TEXT else f"{value[:_SHORT_TEXT]}…"
+    if isinstance(value, dict):
+        return {shortened(key): shortened(member) for key, member in value.items() if key != "stack_trace"}
+    return [shortened(member) for member in value[:_SHORT_LIST]] if isinstance(value, list) else value
 
 
 def encode(line: dict[str, object]) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
 from sqstee.fds import write_stderr
+from sqstee.log_fields import shortened
 from sqstee.options import Settings
 from sqstee.record import LEVELS, STREAMS
 from sqstee.ship import sharing
@@ -136,7 +137,8 @@ class LoggingRun:
     def record(self, level: int, data: bytes, fields: dict[str, object]) -> None:
         """Spool a log record, which may have several lines, as one line of the run with `fields` as its data.
 
-        As plain lines where it cannot be one: it is no UTF-8 or too long, or what plain lines get is asked for.
+        Fields that are too long are shortened. It is sent as plain lines where it cannot be one: it is no UTF-8 or too
+        long, or what plain lines get is asked for.
         """
         if self._only_lines or len(data) > self._max_line or (self._settings.parse_json and data[:1] == b"{"):
             return self.write(level, data)
@@ -148,7 +150,9 @@ class LoggingRun:
         if fields:
             line["data"] = fields
         if not self._writer.record(_STREAM, line):
-            return self.write(level, data)
+            line["data"] = shortened(fields)
+            if not (fields and self._writer.record(_STREAM, line)):
+                return self.write(level, data)
         if _monotonic() >= self._wake_at:
             self.wake()
         return None

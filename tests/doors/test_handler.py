@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fakes.sqs import FakeSqs
-from support import Rebuilt, Sqstee, running, wait_for
+from support import ROOT, Rebuilt, Sqstee, running, wait_for
 
 import sqstee as package
 from sqstee.errors import SqsteeError
@@ -164,6 +164,40 @@ def test_records_that_cannot_be_one_line_lose_nothing(
         assert text.replace("b\nb", "bb") == '{"level": "error"}\na\n' + "b" * 1500
     if more.startswith("parse"):
         assert one.records[0].parsed == {"level": "error"}
+
+
+def test_fields_that_are_too_long_are_shortened(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """The record keeps its logger, its exception and the others."""
+    code = (
+        "sqstee.configure(to='q')\n"
+        "try:\n    raise ValueError('no')\nexcept ValueError:\n"
+        "    logging.getLogger('app').exception('boom', extra={'n': 'x' * 400_000, 'm': ['y' * 300] * 90, 'k': 1})\n"
+    )
+    (record,) = the_run(sqstee, fake_sqs, tmp_path, code).records
+    assert record.message.startswith("boom\nTraceback")
+    error = {"type": "ValueError", "message": "no"}
+    many = ["y" * 200 + "…"] * 20
+    assert record.parsed == {"n": "x" * 200 + "…", "m": many, "k": 1, "log": {"logger": "app"}, "error": error}
+
+
+@pytest.mark.parametrize(
+    ("library", "fields"),
+    [("structlog", {"ms": 12.5, "log": {"logger": "app.db"}}), ("loguru", {"extra": {"ms": 12.5}})],
+)
+def test_other_logging_libraries(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, library: str, fields: dict[str, object]
+) -> None:
+    """As the manual has it: what they bind arrives as fields."""
+    page = (ROOT / "man/sqstee-python.7.md").read_text()
+    found = re.search(rf"### {library}\n.*?```python\n(.*?)```", page, re.DOTALL)
+    assert found
+    command = program(tmp_path, found[1].replace("my-queue", "q"))
+    assert run(sqstee, command, fake_sqs).returncode == 0
+    (one,) = arrived(fake_sqs)
+    (record,) = one.records
+    assert (record.level, record.message) == ("WARNING", "slow query")
+    assert record.parsed
+    assert fields.items() <= record.parsed.items()
 
 
 def test_a_forked_worker_configures_anew_without_doubling_lines(
