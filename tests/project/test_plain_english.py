@@ -12,7 +12,7 @@ from program import ROOT, verbs
 from support.documents import DOCUMENTS
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_documents(path: Path) -> None:
     """Their options' tables included, which are the help."""
     assert list(plain_english.slips(path.read_text())) == []
@@ -44,6 +44,18 @@ def test_messages() -> None:
         for text in texts(path.read_text())
         for name, sentence in plain_english.slips(text)
         if " " in text and name not in of_whole_sentences
+    ]
+    assert found == []
+
+
+def test_docstrings() -> None:
+    """Whoever carries the work on reads them as much as the manual."""
+    found = [
+        (str(path.relative_to(ROOT)), name, sentence)
+        for path in sorted((ROOT / "sqstee").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for name, sentence in plain_english.slips(ast.get_docstring(node) or "")
     ]
     assert found == []
 
