@@ -18,7 +18,7 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE  # as shells report death by SIGPIPE
 
 
 def main(words: list[str]) -> int:
-    """Run a verb and return its exit status."""
+    """Execute a verb and return its exit status."""
     _open_closed_streams()
     try:
         with _interruptible():

@@ -175,7 +175,7 @@ def _contents_step(destination: Destination) -> Step:
 
 
 def _stored_steps(destination: Destination) -> Iterator[Step]:
-    """What readers would find behind a prefix or in a folder, in which layout, and what they would leave out."""
+    """Check which layouts readers would find under a prefix or in a folder, and which data they would leave out."""
     from sqstee.transports.errors import TransportError
     from sqstee.transports.factory import open_receiver
     from sqstee.transports.folder import FolderReceiver

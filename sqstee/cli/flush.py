@@ -1,4 +1,4 @@
-"""`sqstee flush`: ship what earlier runs left in the spool."""
+"""`sqstee flush`: ship lines that earlier runs left in the spool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options and verbs of other programs that people type by habit, and what they are called here."""
+"""Options and verbs of other programs that people type by habit, and their names in sqstee."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ OPTIONS = {
 
 
 def verb_hint(word: str) -> str:
-    """What to type instead of another program's verb; empty for any other word."""
+    """The hint for another program's verb; empty for any other word."""
     return _VERBS.get(word, "")
 
 
 def option_hint(verb: str, name: str) -> str:
-    """What to type instead of another program's option; empty for any other."""
+    """The hint for another program's option; empty for any other."""
     return OPTIONS.get(verb, {}).get(name, "")

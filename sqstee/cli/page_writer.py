@@ -27,7 +27,7 @@ def columns() -> int:
 
 
 class PageWriter(ABC):
-    """Walks a page and writes each block; what a block looks like is a subclass's business.
+    """Walks a page and writes each block; a subclass decides how a block looks.
 
     Items of lists hold one paragraph each, and a table has a term in its first column unless it is narrow.
     """

@@ -163,7 +163,7 @@ def open_run_sources(
     via_s3: Sequence[str],
     start_timeout: float,
 ) -> Sources:
-    """Open sources whose runs are collected by reading them; what --peek costs is said on stderr."""
+    """Open sources whose runs are collected by reading them; report the cost of --peek on stderr."""
     from sqstee.cli.sources import open_sources, payload_stores
     from sqstee.fds import write_stderr
 

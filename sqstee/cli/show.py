@@ -185,7 +185,7 @@ def _kept_from(run: RunSummary, sources: Sequence[str]) -> int:
 
 
 def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
-    """What is known of a run, a line each fact. Those before the seq `kept_from` have been deleted."""
+    """The known facts of a run, one per line. The store has deleted the run's lines before the seq `kept_from`."""
     from sqstee.cli.runs import STATE_COLOURS, format_age, local_time
     from sqstee.read.printer import format_duration, neutral
     from sqstee.run_summary import seconds_of
@@ -218,7 +218,7 @@ def head(run: RunSummary, is_coloured: bool, kept_from: int = 0) -> list[str]:
 
 
 def lacking(run: RunSummary) -> str:
-    """What lacks of a run."""
+    """The lines that a run lacks, in words."""
     parts = []
     if run.missing:
         ranges = [f"{first}" if first == last else f"{first}-{last}" for first, last in run.missing_ranges(6)]

@@ -1,7 +1,7 @@
-"""What to type instead: the hint for a slip of the fingers is the corrected command line, ready to be copied.
+"""Hints for slips of the fingers: each is the corrected command line, ready to be copied.
 
 An error names the word that is wrong and the one that was probably meant (`SqsteeError.meant`); habits from other
-programs are in `habits`. What only a shell understands is recognised once the command has not been found.
+programs are in `habits`. Words that only a shell understands are recognised once the command has not been found.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def correct(error: SqsteeError, words: Sequence[str], verbs: Sequence[str]) -> N
 
 
 def _add_correction(error: SqsteeError, words: Sequence[str], verb: str) -> None:
-    """Add what is known by other names, and the whole line with the right word."""
+    """Add the hint for another program's option, or the whole line with the right word."""
     from sqstee.cli import habits
 
     wrong, guess = error.meant
@@ -147,7 +147,7 @@ def _line(words: Sequence[str]) -> str:
 
 
 def _hint_for_missing(given: list[str], command: list[str]) -> str:
-    """What to type where no program has the command's name."""
+    """The hint where no program has the command's name."""
     name = command[0]
     if not name:
         return ""
@@ -178,6 +178,6 @@ def _hint_for_missing(given: list[str], command: list[str]) -> str:
 
 
 def _hint_for_denied(command: list[str]) -> str:
-    """What to type where a file may not be executed."""
+    """The hint where a file may not be executed."""
     name = shlex.quote(command[0])
     return f"chmod +x {name}" if "/" in command[0] and os.path.isfile(command[0]) and name.isprintable() else ""

@@ -25,7 +25,7 @@ _FEW_RECEIVES = 3  # maxReceiveCount up to which --peek could send messages to t
 class Sources:
     """Destinations opened for reading.
 
-    `consumed`: messages are deleted once they are read; `peek_costs`: the cost of --peek, one text per queue.
+    `consumed`: whether messages are deleted once they are read. `peek_costs`: the cost of --peek, one text per queue.
     """
 
     def __init__(self, destinations: Sequence[Destination], receivers: Sequence[Receiver]) -> None:

@@ -1,4 +1,4 @@
-"""`sqstee web --check-store`: check a store, and print what was found."""
+"""`sqstee web --check-store`: check a store, and print the findings."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _locked_folder() -> tuple[str, int]:
 
 
 def _sweep(parent: str) -> None:
-    """Remove what killed processes left behind: folders of this user, and in them nothing but the files of a store."""
+    """Remove folders of this user that killed processes left; in each, remove only the files of a store."""
     for name in os.listdir(parent):
         if name.startswith(_PREFIX):
             with suppress(OSError):

@@ -277,7 +277,7 @@ class _TableView:
 
 
 def _last_line(run: RunState) -> str:
-    """What a person needs to know of a run: why or how it failed, or where its lines are; else its last line."""
+    """The most important line about a run: why or how it failed, or where its lines are; else its last line."""
     if run.is_failed and (run.last_stderr or run.result):
         return run.last_stderr or run.result
     if run.elsewhere:
@@ -291,7 +291,7 @@ def _columns(width: int) -> list[str]:
 
 
 def _name_widths(width: int) -> tuple[int, int]:
-    """The most columns of a host and of a job: what the other columns leave of a terminal."""
+    """The most columns of a host and of a job, within the space that the other columns leave of a terminal."""
     others = [_STATE, *(_COLUMNS[name][0] for name in _columns(width)), *([_LEAST_LINE] if width >= _LAST_LINE else [])]
     left = width - sum(others) - _GAP * (len(others) + 1)
     host = min(_LONGEST_NAME, left * 3 // 7)

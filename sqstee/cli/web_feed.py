@@ -37,7 +37,7 @@ class StoreFeed:
             tidy_regularly(self._store.tidy)
 
     def end(self) -> None:
-        """Store what has come, and end. Raises what ended it before."""
+        """Store the messages that have come, and end. Raises the error that ended it before."""
         self.pump.stop()
         if self.pump.failure:
             raise self.pump.failure
@@ -52,7 +52,7 @@ def shown_store(
     is_limited: bool,
     via_s3: Sequence[str],
 ) -> Iterator[tuple[str, StoreFeed | None]]:
-    """The path of the store to show, and what fills it, if it is not shown as it is.
+    """The path of the store to show, and the feed that fills it, or None if the store is shown as it is.
 
     `is_limited`: the retention was asked for on the command line, which makes no sense for a store that is only read.
     """
@@ -81,7 +81,7 @@ def shown_store(
 
 
 def _check(destination: Destination, consume: bool, store: str) -> None:
-    """Raise SqsteeError for what does not go together."""
+    """Raise SqsteeError for a source and options that do not go together."""
     kind, text = destination.kind, destination.text
     if kind == "http":
         raise SqsteeError(f"a collector cannot be read: {text}", "show its store: sqstee serve --web")

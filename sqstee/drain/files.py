@@ -37,7 +37,7 @@ def check_layout(layout: str, packed: bool) -> None:
 def safe_name(text: str, safe: frozenset[str] = _SAFE) -> str:
     """A remote host's text as one file name, never the same for two texts.
 
-    It is never a path, hidden, too long, or what a command takes for an option.
+    It is never a path, hidden, too long, or mistaken by a command for an option.
     """
     name = "".join(char if char in safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                    for char in text)  # fmt: skip

@@ -56,8 +56,8 @@ class DrainProgress:
 class DrainLimits:
     """How a drain receives.
 
-    `threads` receive at a time; `wait`: seconds of one long poll; `idle`: seconds without a message after which the
-    drain ends; `max_messages`: the most to receive (None: all); `start_timeout`: see ReceiverPool.
+    `threads` receive at a time, each in long polls of `wait` seconds. The drain ends after `idle` seconds without a
+    message. It receives at most `max_messages` (None: all). For `start_timeout` see ReceiverPool.
     """
 
     __slots__ = ("idle", "max_messages", "start_timeout", "threads", "wait")

@@ -1,13 +1,13 @@
 """The Parquet layout of a drain: Hive partitions of files that are never appended to.
 
     DIR/lines/date=D/host=H/TIME-PID-N.parquet       rows of runs up to their first hole: final
-    DIR/lines/date=D/host=H/TIME-PID-N.open.parquet  rows behind a hole, until the next drain writes them anew
+    DIR/lines/date=D/host=H/TIME-PID-N.open.parquet  rows after a hole, until the next drain writes them anew
     DIR/.sqstee/parts/TIME-PID-N.parquet             files on their way
 
 A file has the rows of many runs, in the order of (run, seq). It is written and synced in .sqstee/parts. The transaction
 that stores the state of the runs also stores the names of the new files, and of those that they replace; then they are
 moved to their places, and the replaced ones are removed. A kill before the transaction ends leaves files that nobody
-names, which are removed; a kill behind it leaves moves, which the next drain makes.
+names, which are removed. A kill after it leaves moves, which the next drain makes.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ _LONG = ("message", "raw", "data", "fields", "labels")  # columns whose least an
 
 
 class RunRows:
-    """Rows of one run, in the place of its files (files.RunFiles)."""
+    """The rows of one run, written instead of its files (files.RunFiles)."""
 
     def __init__(self, parts: Parts, host: str, run: str, dates: Iterable[str]) -> None:
         self._parts, self._host, self._run = parts, host, run
@@ -260,7 +260,7 @@ class RunRows:
             self._parts.add(partition_of(date, self._host), self._is_final, batch, size // len(batches))
 
     def checkpoint(self) -> dict[str, int]:
-        """Make what was added so far final, and what follows not; the dates of its partitions."""
+        """Make the rows added so far final, and later rows not final; return the dates of the run's partitions."""
         self._is_final = False
         return dict(self._dates)
 

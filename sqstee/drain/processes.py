@@ -37,7 +37,7 @@ def collect(
 ) -> DrainProgress:
     """Empty the receivers that `open_receivers` opens into journals in `folder`; the progress at the end.
 
-    Of several processes the first one uses `open_receivers` and the others `open_shared`. Raises TransportError,
+    With several processes, the first uses `open_receivers` and the others `open_shared`. Raises TransportError,
     OSError, or SqsteeError for a problem in another process.
     """
     if processes == 1:

@@ -30,7 +30,7 @@ class RunWriter(Protocol):
         """Append bytes."""
 
     def checkpoint(self) -> dict[str, int]:
-        """Everything added so far is final; what load() is to return then, by suffix."""
+        """Make everything added so far final; return the sizes by suffix that load() is to return from then on."""
 
     def close(self, sync: bool) -> None:
         """Write the rest."""
@@ -41,7 +41,7 @@ class RunWriter(Protocol):
 
 
 class AssemblyContext(Protocol):
-    """What a run's assembly needs from the pass over the index."""
+    """The interface to the pass over the index, as a run's assembly needs it."""
 
     index: Index
     streams: bool  # one file per stream; otherwise the records as NDJSON
@@ -99,7 +99,7 @@ class RunAssembly:
 
     @property
     def _next(self) -> int:
-        """The seq behind the last one that was written."""
+        """The seq after the last one that was written."""
         return self._summary.last + 1
 
     def add(self, place: Place) -> None:
@@ -126,7 +126,7 @@ class RunAssembly:
         self._context.count_lines(self._counted - counted)
 
     def finish(self) -> None:
-        """Account for gap events behind the last record, close the files, and store the final state."""
+        """Account for gap events after the last record, close the files, and store the final state."""
         if self._gaps and (end := max(gap.last for gap in self._gaps)) >= self._next:
             self._account_for_hole(self._next, end)
             self._summary.last = end
@@ -240,7 +240,7 @@ class RunAssembly:
         return b"".join([line + b"\n" for line in found])
 
     def _joined(self, line: bytes) -> list[bytes]:
-        """A line of NDJSON, or what can be written now that it has come."""
+        """The lines of NDJSON that can be written now that this one has come."""
         (item,) = decode(line)
         return [line if one is item else _json(one) for one in self._joiner.join([item])]
 

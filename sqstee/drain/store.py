@@ -3,12 +3,13 @@
     DIR/HOST/RUN.stdout …        the bytes that the command wrote (or RUN.ndjson: the records), .gz where packed
     DIR/lines/date=…/host=…/   Parquet files of lines and events, in that layout (parquet.py)
     DIR/_foreign/messages.ndjson lines that are not in the wire format
-    DIR/runs.ndjson              a verdict on each run that was ever drained into DIR
+    DIR/runs.ndjson              a verdict on each run ever drained into DIR
+
     DIR/.sqstee/state.db         for each run how far its files are final, and their sizes there
     DIR/.sqstee/parts/           Parquet files that are not in their places yet
     DIR/.sqstee/*.journal        bodies that are not in final files: above a hole, or not assembled yet
 
-A run's files are final up to its first hole. The part behind it is written anew from the journal each time, so a later
+A run's files are final up to its first hole. The part after it is written anew from the journal each time, so a later
 drain into the same folder fills holes. Every step can be repeated: a kill at any moment costs only time.
 """
 

@@ -1,7 +1,7 @@
-"""sqstee on Spark: read what is at rest, prove that each run is whole, empty a queue by many executors.
+"""sqstee on Spark: read data at rest, prove that each run is whole, empty a queue by many executors.
 
     read(spark, *sources)         a DataFrame of the lines and events, each once
-    verdicts(frame)               a row a run: complete, missing (which seqs) or open, as `sqstee drain` judges it
+    verdicts(frame)               one row per run: complete, missing (which seqs) or open, as `sqstee drain` judges it
     receive(spark, queue, to)     the executors empty a queue into files
     register(spark)               spark.readStream.format("sqstee"), for Spark's own sinks
 

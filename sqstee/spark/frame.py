@@ -1,4 +1,4 @@
-"""What is at rest as one DataFrame: the Parquet and NDJSON of every layout that sqstee writes, each line once."""
+"""Data at rest as one DataFrame: the Parquet and NDJSON of every layout that sqstee writes, each line once."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def read(spark: SparkSession, *sources: str, where: str = "") -> DataFrame:
     """The lines and events in `sources`, each once, as a DataFrame with the columns of sqstee-format(5).
 
     A source is any path that Spark reads and that sqstee wrote to: a folder of `sqstee drain --layout parquet` or
-    `ndjson`, the objects of `--to s3://` or of the Lambda function, what `receive` wrote. s3:// means s3a:// unless
-    the session has a file system of that name. `where` is a condition in SQL; it is applied before duplicates are
-    looked for, so that `date >= '2026-11-21'` reads no older partition.
+    `ndjson`, the objects of `--to s3://` or of the Lambda function, or the files of `receive`. An s3:// path means
+    s3a:// unless the session has a file system of that name. `where` is a condition in SQL; it is applied before
+    duplicates are looked for, so that `date >= '2026-11-21'` reads no older partition.
 
-    Lines are the same where run and seq are. What is not in the wire format is left out. From NDJSON `fields` is null.
-    Raises SqsteeError for a source that holds neither Parquet nor NDJSON.
+    Lines are the same where run and seq are. Lines that are not in the wire format are left out. From NDJSON
+    `fields` is null. Raises SqsteeError for a source that holds neither Parquet nor NDJSON.
     """
     if not sources:
         raise SqsteeError("nothing to read", "name a folder or prefix: sqstee.spark.read(spark, 's3://BUCKET/PREFIX')")

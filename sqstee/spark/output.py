@@ -1,8 +1,8 @@
 """Where a task puts its files: each appears at once and whole, and is there to stay when put() returns.
 
-On a file system of the machine (NFS, EFS and Databricks volumes included) it is written under a hidden name, synced
-and renamed; in S3 a PUT is atomic in itself; anywhere else pyarrow writes it under a hidden name and moves it (hdfs://
-renames, abfs:// as well where it has a hierarchical namespace). No two attempts of a task use the same name.
+On a file system of the machine (NFS, EFS and Databricks volumes included) a file is written under a hidden name, synced
+and renamed. In S3 a PUT is atomic in itself. Anywhere else pyarrow writes the file under a hidden name and moves it
+(hdfs:// renames, abfs:// as well where it has a hierarchical namespace). No two attempts of a task use the same name.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ArrowOutput:
 
 
 def open_output(to: str) -> PartOutput:
-    """The folder that `to` names: a path, file:, s3:// (s3a://) or what pyarrow knows. Raises SqsteeError."""
+    """The folder that `to` names: a path, file:, s3:// (s3a://) or any URL that pyarrow knows. Raises SqsteeError."""
     scheme, separator, rest = to.partition("://")
     if scheme in _S3_SCHEMES and separator:
         return BucketOutput(f"s3://{rest}")

@@ -1,6 +1,6 @@
 """Received messages on their way into files: lines by date, as Parquet or as NDJSON; other programs' lines apart.
 
-A part is what one task has received and not written yet. It is bounded by the caller, in bytes.
+A part holds the messages that one task has received and not written yet. It is bounded by the caller, in bytes.
 """
 
 from __future__ import annotations

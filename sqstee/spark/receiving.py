@@ -1,4 +1,4 @@
-"""Empties a queue into files by the executors: the driver's half. What a task does, and guarantees, is in task.py."""
+"""Empties a queue into files by the executors: the driver's half. See task.py for a task's work and guarantees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def receive(
     visibility: int = 300,
     via_s3: str | Sequence[str] = (),
 ) -> Receipt:
-    """Empty an SQS queue into the folder `to`, by as many tasks as the cluster has cores; what was done.
+    """Empty an SQS queue into the folder `to`, by as many tasks as the cluster has cores; return the sum of receipts.
 
     `to` is s3://BUCKET/PREFIX, a path that all executors share, or a URL that pyarrow writes to. Files are
     `to/date=…/part-….parquet` (or `.ndjson.gz` for `layout` ndjson); lines that are not in the wire format go to

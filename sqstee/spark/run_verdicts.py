@@ -1,6 +1,6 @@
 """The verdict on each run, computed by Spark SQL: the same as that of `sqstee drain` on the same records.
 
-The frame is read once. Records are put into stretches without a hole, of which a run has few; what follows works on
+The frame is read once. Records are put into stretches without a hole, of which a run has few; all later steps work on
 these. A gap event counts for those of its seqs that no record has, and that no gap event before it has claimed.
 """
 
@@ -85,7 +85,7 @@ FROM judged
 
 
 def verdicts(frame: DataFrame) -> DataFrame:
-    """A row for each run in a frame of `read`: what has come of it, and how its command ended.
+    """One row per run in a frame of `read`: which of its lines have come, and how its command ended.
 
     `verdict` is complete, missing (lines never came, or were dropped in a run that has ended) or open. `missing` counts
     the seqs that never came, and `missing_ranges` names the first of them; `dropped` those that the sender dropped,

@@ -87,7 +87,7 @@ class BodiesPartition(InputPartition):
 
 
 class QueueStreamReader(DataSourceStreamReader, AvailableNow):
-    """One query's reader. What Spark calls on executors is read() alone, on a copy without a receiver."""
+    """One query's reader. On executors Spark calls only read(), on a copy without a receiver."""
 
     def __init__(self, options: dict[str, str]) -> None:
         self._options = options
@@ -154,7 +154,7 @@ class QueueStreamReader(DataSourceStreamReader, AvailableNow):
             self._intake.delete(messages)
 
     def stop(self) -> None:
-        """Release what was not committed."""
+        """Release the messages that were not committed."""
         if self._intake is not None and self._batches:
             self._intake.release([message for messages in self._batches.values() for message in messages])
 
@@ -181,7 +181,7 @@ class _Intake:
         return self._receiver.stat().visible
 
     def take(self, most: int) -> list[ReceivedMessage]:
-        """What comes, up to `most` bytes and a few calls' more; waits a moment for the first."""
+        """The messages that come, up to `most` bytes and a few calls' more; waits a moment for the first."""
         inbox = Inbox(most)
         pool = ReceiverPool([self._receiver], inbox.put, _notice, self._threads, _FIRST_SECONDS)
         pool.pause = PAUSE

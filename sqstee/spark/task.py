@@ -1,4 +1,4 @@
-"""One task of `receive`, on an executor: it receives, writes a file, and only then deletes what is in the file.
+"""One task of `receive`, on an executor: it receives, writes a file, and only then deletes its messages.
 
 Nothing is shared with other tasks. A task that is killed leaves messages in flight, which come back after their
 visibility timeout, and at most a hidden file. A retried task or a speculative copy receives other messages and writes
@@ -32,7 +32,7 @@ _RECEIVE_BYTES = 16 * 1024 * 1024
 
 
 class ReceivePlan(NamedTuple):
-    """What each task does; see `receive`."""
+    """The settings of each task; see `receive`."""
 
     queue: str
     to: str
@@ -46,7 +46,7 @@ class ReceivePlan(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What a task, or all of them, did. `problem`: why one ended early; empty where none did."""
+    """The counts of one task, or of all of them. `problem`: why one ended early; empty where none did."""
 
     messages: int = 0
     records: int = 0
@@ -120,7 +120,7 @@ class ReceiveTask:
         return not self._acks.is_patient and self._pool.is_empty(self._plan.idle)
 
     def _take(self, seconds: float) -> None:
-        """Add what has come to the part, and write it once it is large or old."""
+        """Add the messages that have come to the part, and write it once it is large or old."""
         for received in self._inbox.get(seconds):
             self._add(received)
             if self._bytes >= _PART_BYTES:
@@ -156,7 +156,7 @@ class ReceiveTask:
         self._receipt += Receipt(files=len(files))
 
     def _release(self) -> None:
-        """Let others receive at once what was not written."""
+        """Let others receive the unwritten messages at once."""
         left = self._inbox.get(0.0) + self._held + self._kept
         for receiver, messages in by_receiver(left):
             self._acks.release(receiver, messages)
