@@ -25,7 +25,7 @@ _KMS = {
 
 
 def advice_on(refusal: TransportError, action: str = "", arn: str = "", bundles: str = "AWS_CA_BUNDLE") -> str:
-    """What to do about a refusal of `action` on the resource `arn`; `bundles` names the files of authorities."""
+    """Advice on a refusal of `action` on the resource `arn`; `bundles` names the files of authorities."""
     return (
         advice_on_the_way(refusal, bundles)
         or _on_key(refusal, action)
@@ -40,7 +40,7 @@ def is_of_key(refusal: TransportError) -> bool:
 
 
 def advice_on_the_way(refusal: TransportError, bundles: str) -> str:
-    """What to do about credentials, certificates, proxies and portals; empty for any other refusal."""
+    """Advice on credentials, certificates, proxies and portals; empty for any other refusal."""
     code, text = refusal.code, refusal.message
     if code == CERTIFICATE:
         return _on_certificate(text.partition(": ")[2], bundles)  # behind the server's name, which may be any word

@@ -1,8 +1,8 @@
 """AWS clients, rebuilt when their credentials expire, and the classification of their errors.
 
 They are botocore's, the lower half of boto3: boto3 itself would add s3transfer and multiprocessing, a seventh of the
-time to the first request, for helpers that nothing here calls. It, and what it imports as well (ssl, urllib), are
-imported when the first client is needed.
+time to the first request, for helpers that nothing here calls. botocore and its own imports (ssl, urllib) are imported
+when the first client is needed.
 """
 
 from __future__ import annotations

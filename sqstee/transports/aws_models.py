@@ -1,6 +1,6 @@
-"""botocore's data files, without what they hold about services that nothing here calls.
+"""botocore's data files, without the parts about services that nothing here calls.
 
-botocore itself finds a service's model by looking into the folders of all its 400 services, and parses and keeps the
+botocore itself finds a service's model by searching the folders of all its 400 services, and parses and keeps the
 endpoints of every one of them: 35 ms, 7,000 system calls and 7 MiB per process.
 """
 
@@ -35,7 +35,7 @@ class ServiceModels(Loader):
     """botocore's loader, which takes each folder for a service that has every type of file."""
 
     def list_available_services(self, type_name: str) -> list[str]:
-        """The names of all folders: botocore's own method looks into each of them for a file of this type."""
+        """The names of all folders: botocore's own method searches each of them for a file of this type."""
         return [name for path in self.search_paths if os.path.isdir(path) for name in os.listdir(path)]
 
 

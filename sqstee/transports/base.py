@@ -103,7 +103,7 @@ class Sender(Protocol):
         """
 
     def close(self) -> None:
-        """Close what the calling thread uses; each thread closes at its end. A later call opens it again."""
+        """Close the calling thread's connections; each thread calls this at its end. A later call opens them again."""
 
 
 class Receiver(Protocol):

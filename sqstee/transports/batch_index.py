@@ -1,6 +1,6 @@
-"""The index of a batch's records: NDJSON, a line per run with what readers of runs need to know of it.
+"""The index of a batch's records: NDJSON, a line per run with the fields that readers of runs need.
 
-A line has `sqstee` (the version of this form), `run`, and what RunSummary.dump() gives: host, job, name, times, the
+A line has `sqstee` (the version of this form), `run`, and the fields of RunSummary.dump(): host, job, name, times, the
 exit, lines by stream, the seqs that came, and those that only gap events cover. The lines of several batches are merged
 into the summary of a run, as if its records had been read.
 """
@@ -21,7 +21,7 @@ MOST_INDEX_BYTES = 16 * 1024 * 1024  # a batch of 6 MB has a tenth of this, if e
 def add_bodies(found: dict[str, RunSummary], bodies: Iterable[Body]) -> None:
     """Add plain bodies, each of one run and of consecutive seqs, to the summaries of their runs.
 
-    A run was heard of when its last record was written, by its sender's clock, so that the same records always give the
+    `heard` of a run is the time of its last record, by its sender's clock, so that the same records always give the
     same index.
     """
     for body in bodies:

@@ -1,6 +1,6 @@
-"""The way to a server, the same for SQS, S3 and collectors: its proxy, the trusted certificates, and what fails there.
+"""The way to a server, the same for SQS, S3 and collectors: its proxy, the trusted certificates, and failures there.
 
-SQS and S3 trust what boto3 trusts: AWS_CA_BUNDLE, else a profile's ca_bundle, else REQUESTS_CA_BUNDLE, else its own
+SQS and S3 trust the same as boto3: AWS_CA_BUNDLE, else a profile's ca_bundle, else REQUESTS_CA_BUNDLE, else its own
 list. A collector is trusted by the system's authorities, or those of SSL_CERT_FILE and SSL_CERT_DIR in their place,
 and by those of AWS_CA_BUNDLE as well.
 """
@@ -61,7 +61,7 @@ def proxy_credentials(proxy: urllib.parse.SplitResult) -> dict[str, str]:
 
 
 def proxy_refusal(url: str, status: int, reason: str) -> TransportError:
-    """The refusal by the proxy for `url`, with an HTTP status: the server behind it got no request."""
+    """The refusal by the proxy for `url`, with an HTTP status: the request did not reach the server."""
     proxy = proxy_of(url)
     name = _variable(urllib.parse.urlsplit(url).scheme)
     text = f"{_named(proxy, name)} answered {status} {reason}".rstrip()

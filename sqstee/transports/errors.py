@@ -103,7 +103,7 @@ def classify(code: str, status: int = 0, sender_fault: bool = False, message: st
 
     `status` is the HTTP status of a failed call (0 without an answer), `sender_fault` the field of a Failed entry.
     `message` distinguishes an invalid size from other invalid parameters, which share a code. An unknown 4xx is OPEN,
-    an unknown sender fault POISON; any other unknown error is RETRY. What KMS refuses is never a record's fault.
+    an unknown sender fault POISON; any other unknown error is RETRY. A refusal by KMS is never a record's fault.
     """
     short = short_code(code)
     for name in (short, short.removesuffix("Exception")):
@@ -142,8 +142,8 @@ def _one_line(*words: str) -> str:
 class TransportError(Exception):
     """A call that failed as a whole: `kind` is the error's class, `code` the destination's code.
 
-    `after` is the number of seconds that the destination asks the sender to wait. `at` names what refused, if that was
-    not the destination itself but its fallback or its bucket for bodies.
+    `after` is the number of seconds that the destination asks the sender to wait. `at` names the source of the
+    refusal, if that was not the destination itself but its fallback or its bucket for bodies.
     """
 
     def __init__(self, kind: str, code: str, message: str, after: float = 0.0) -> None:

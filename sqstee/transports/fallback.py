@@ -27,7 +27,7 @@ class FallbackSender:
     Bodies whose call got no answer may be at both destinations: readers drop duplicates by seq.
 
     The fallback may be such a sender itself, `standing_by` as its time without progress starts with its first call.
-    Each primary gets a gap event for what it lacks, which names the destination that accepted it.
+    Each primary gets a gap event for each range that it lacks, which names the destination that accepted the range.
 
     While the circuit is open, `linger` is the fallback's, and consecutive bodies of a request are joined if the
     fallback takes one body per call: an object in S3 costs as much as twelve requests to SQS.
@@ -124,7 +124,7 @@ class FallbackSender:
         return reported
 
     def close(self) -> None:
-        """Close the connections, and leave what the primary is still to be told to the next sender."""
+        """Close the connections, and leave the gap events that the primary still lacks to the next sender."""
         self._primary.close()
         self._fallback.close()
         self._ledger.close()
@@ -306,7 +306,7 @@ def shorten_waits(sender: Sender, seconds: float) -> None:
 
 
 def refusals_by_primaries(sender: Sender) -> list[tuple[str, str]]:
-    """Why a sender's primary destination gets nothing, where no retry will mend that and the fallback is used.
+    """Why a sender's primary destination gets nothing, where no retry will help and the fallback is used.
 
     The reason, and `at` as in TransportError; then those of each fallback that has one itself.
     """

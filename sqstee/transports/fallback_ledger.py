@@ -1,4 +1,4 @@
-"""The ranges of lines that went to the fallback and that the first destination has not heard of yet, kept on disk.
+"""The ranges of lines that went to the fallback and are not yet reported to the first destination, kept on disk.
 
 SPOOL/.owed/<key>-<name> is the ledger of one process. Each line has a CRC and an object: the first line has the pair
 of destinations, the others have one range {run, host, from, to} each. The owner holds a lock on its file; a process
@@ -99,7 +99,7 @@ class FallbackLedger:
             return self._ranges[:most]
 
     def mark_reported(self, reported: Iterable[DivertedRange]) -> None:
-        """Remove ranges that the first destination has heard of."""
+        """Remove ranges that were reported to the first destination."""
         done = {one.key for one in reported}
         with self._lock:
             # a range that has grown meanwhile is reported again, as a whole

@@ -38,7 +38,7 @@ class FileTree(Protocol):
     poll_seconds: float  # between two looks for new files
 
     def page(self, under: str = "", after: str = "") -> tuple[list[TreeFile], str]:
-        """Files whose paths begin with `under`, in order; what to pass as `after` for the next ones, '' at the end."""
+        """Files whose paths begin with `under`, in order; the value of `after` for the next ones, '' at the end."""
 
     def open(self, path: str) -> BinaryIO:
         """A file, from its beginning."""
@@ -47,7 +47,7 @@ class FileTree(Protocol):
         """The size of a file; less than 0 where it cannot be read, NO_FILE where there is none."""
 
     def identity(self, path: str) -> tuple[object, ...]:
-        """What changes when a file is written again."""
+        """A value that changes when a file is written again."""
 
 
 def files_of(tree: FileTree, unders: Iterable[str] = ("",)) -> Iterator[TreeFile]:

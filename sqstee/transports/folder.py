@@ -1,9 +1,9 @@
-"""What drain made, in a folder or behind a prefix of a bucket, as a source: an index of runs, and their files.
+"""The output of drain, in a folder or behind a prefix of a bucket, as a source: an index of runs, and their files.
 
-From the NDJSON and the Parquet layout come the records as they were sent. From the streams layout records are rebuilt:
-the bytes, and what the index knows of the run, are true. Not known there are the time of each line (all have the time
-of the run's start) and the order between its streams (one follows the other), so the seqs are new ones: an event for
-the start where it came, a hole for all lines that are missing, gap events for those that went elsewhere or were
+The NDJSON and Parquet layouts give the records as they were sent. From the streams layout records are rebuilt: the
+bytes and the run's fields in the index are exact. The time of each line is not known there (all have the time of the
+run's start), nor is the order between the run's streams (one follows the other). The seqs are therefore new, in this
+order: an event for the start if it came, a hole for all missing lines, gap events for lines that went elsewhere or were
 dropped, the lines, and an event for the exit.
 
 The folder may be shared, so nothing in it is trusted: files are found only where the index names them in the form
@@ -85,8 +85,8 @@ def check_readable(path: str, text: str) -> None:
 class FolderReceiver:
     """Reads the runs of a drained folder in the order of its index; nothing is consumed.
 
-    Where a drain into the folder replaces the index meanwhile, its new runs follow. Of a run that was read already new
-    lines follow, except in the streams layout: there they would change the seqs of those before. `tree`: where the
+    Where a drain into the folder replaces the index meanwhile, its new runs follow. So do new lines of a run that was
+    read already, except in the streams layout: there they would change the seqs of earlier lines. `tree`: where the
     folder is, if not at `path` on this host.
     """
 
@@ -177,11 +177,11 @@ class FolderReceiver:
             yield run.summary()
 
     def layouts(self) -> list[str]:
-        """What is in the folder, in words. Raises TransportError."""
+        """The contents of the folder, in words. Raises TransportError."""
         return [f"a drained folder: {count(self.stat().visible, 'run')}"]
 
     def remarks(self) -> list[str]:
-        """What to tell, once, of files that drain did not leave there, and that are not read."""
+        """A remark, made once, about files that drain did not leave there and that are not read."""
         if self._has_remarked or self._runs:
             return []
         self._has_remarked = True

@@ -55,7 +55,7 @@ class DrainedRun:
         Event(self._event("start", 0))  # raises where the run or host is no text that readers accept
 
     def bodies(self, tree: FileTree) -> Iterator[bytes | str]:
-        """The bodies; a text is what kept a file from being read."""
+        """The bodies; a text is the reason why a file could not be read."""
         is_ndjson = self.layout == "ndjson"
         if self.files and all(tree.size(file) == NO_FILE for file in self.files):
             return  # somebody has removed the run
@@ -80,7 +80,7 @@ class DrainedRun:
             yield line_of(closing)
 
     def summary(self) -> RunSummary:
-        """What the index knows of the run."""
+        """The summary of the run, from its fields in the index."""
         found = RunSummary(self.run)
         for item in (*self._opening()[:1], *filter(None, (self._closing(0),))):
             event = Event(item)
@@ -101,7 +101,7 @@ class DrainedRun:
         return found
 
     def _add_seqs(self, found: RunSummary) -> None:
-        """Make its ranges of missing seqs those of the index; further ones, and gaps, are put behind them."""
+        """Make its ranges of missing seqs those of the index; further missing seqs, and gaps, come after these."""
         missing, gaps = self._number("missing"), self._gaps()
         ranges = self._fields.get("missing_ranges")
         holes = 0

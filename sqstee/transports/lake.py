@@ -41,7 +41,8 @@ _REST = 9  # times as long as a pass takes no other begins
 class LakeReceiver:
     """Returns the records of each file once, whenever it appears.
 
-    `unders`: the beginnings of the paths in which files are looked for. `strays` counts what is not read.
+    `unders`: the beginnings of the paths in which files are looked for. `strays` counts the files and lines that
+    are not read.
     """
 
     ordered = False
@@ -110,7 +111,7 @@ class LakeReceiver:
         return found
 
     def summaries(self, problems: list[str]) -> Iterator[RunSummary]:
-        """All runs, as far as possible by the indexes of batches alone; what cannot be read is added to `problems`.
+        """All runs, as far as possible by the indexes of batches alone; unreadable files are added to `problems`.
 
         Raises TransportError.
         """
@@ -121,7 +122,7 @@ class LakeReceiver:
         self._is_listed = True
 
     def layouts(self) -> list[str]:
-        """What is in the files, in words. Raises TransportError."""
+        """The contents of the files, in words. Raises TransportError."""
         number = 0
         for file in self._files():
             number += recognise(file.path).kind in OF_RECORDS
@@ -130,7 +131,7 @@ class LakeReceiver:
         return [f"a data lake: {count(number, self._tree.noun)} with records"] if number else []
 
     def remarks(self) -> list[str]:
-        """What to tell, once and after a whole listing, of the files that are not read."""
+        """Remarks about the files that are not read, made once, after a whole listing."""
         if self._has_remarked or not self._is_listed or self._runs:
             return []
         self._has_remarked = True

@@ -49,7 +49,7 @@ def _read_index(tree: FileTree, path: str) -> list[RunSummary]:
 
 
 def _patiently(call: Callable[[], Result]) -> Result:
-    """The result of a call, which is repeated a few times while its trouble may pass. Raises what it raises."""
+    """The result of a call, which is repeated a few times while its trouble may pass. Raises its exceptions."""
     for attempt in range(1, _ATTEMPTS):
         try:
             return call()
@@ -63,7 +63,7 @@ def _patiently(call: Callable[[], Result]) -> Result:
 class LakeRuns:
     """Collects the runs in the files of `tree` whose paths begin with one of `unders`.
 
-    What is not sqstee's is added to `strays`, files that cannot be read to `problems`.
+    Files and lines that are not sqstee's are added to `strays`, files that cannot be read to `problems`.
     """
 
     def __init__(self, tree: FileTree, unders: Sequence[str], strays: Strays, problems: list[str]) -> None:
@@ -87,7 +87,7 @@ class LakeRuns:
         yield from self._runs.values()
 
     def _add(self, one: RunSummary) -> bool:
-        """Add what a file has of a run; False where some of its records came already: then its lines are needed."""
+        """Add a file's summary of a run; False where some of its records came already: then its lines are needed."""
         mine = self._runs.get(one.run)
         if mine is None:
             mine = self._runs[one.run] = RunSummary(one.run)
@@ -128,7 +128,7 @@ class LakeRuns:
                     break
 
     def _summaries_in(self, job: tuple[TreeFile, bool]) -> tuple[TreeFile, list[RunSummary]]:
-        """What a file has of its runs. For several threads."""
+        """A file, and the summaries of the runs in it. For several threads."""
         file, has_index = job
         try:
             found = _patiently(partial(self._summaries, file, has_index))

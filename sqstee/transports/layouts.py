@@ -1,11 +1,11 @@
-"""The names of objects in S3, and of files in a folder, by which readers know what sqstee wrote. Pure.
+"""The names of objects in S3, and of files in a folder, by which readers recognise those of sqstee. Pure.
 
-    <shard>/<run>/<first>-<last>[-gap].ndjson[.gz]            `--to s3://…`: records of one run
-    date=<date>/hour=<hour>/<digest>.ndjson[.gz]              Lambda: a batch's records of that hour, of many runs
-    _index/date=<date>/hour=<hour>/<digest>.json              Lambda: what that object has of each run
-    date=<date>/host=<host>/run=<run>/<first>-<last>-<digest>.ndjson[.gz]   Lambda of early versions
-    <name>=<value>/…/<name>.ndjson[.gz], …/part-….json[.gz]   records that Spark or another engine has written
-    runs.ndjson and the files that it names                   `drain`: see folder.py
+- `<shard>/<run>/<first>-<last>[-gap].ndjson[.gz]`: records of one run, stored by `--to s3://…`
+- `date=<date>/hour=<hour>/<digest>.ndjson[.gz]`: a batch's records of that hour, of many runs, stored by Lambda
+- `_index/date=<date>/hour=<hour>/<digest>.json`: Lambda's index of that object, by run
+- `date=<date>/host=<host>/run=<run>/<first>-<last>-<digest>.ndjson[.gz]`: stored by early versions of Lambda
+- `<name>=<value>/…/<name>.ndjson[.gz]`, `…/part-….json[.gz]`: records that Spark or another engine has written
+- `runs.ndjson` and the files that it names: written by `drain`, see folder.py
 
 Hours and dates are those of the records, in UTC. Names that begin with an underscore or a dot are hidden from Hive,
 Spark and Athena, so an index is not read as records.
@@ -49,7 +49,7 @@ _MOST_COUNTED = 10_000  # files that are left out
 
 
 class StoredName:
-    """What a name says: its `kind`, and the run and seqs of an object of one run."""
+    """The meaning of a name: its `kind`, and the run and seqs of an object of one run."""
 
     __slots__ = ("first", "kind", "last", "run")
 
@@ -61,7 +61,7 @@ class StoredName:
 
 
 def recognise(path: str) -> StoredName:
-    """What an object or a file is, by its path behind the prefix or in the folder."""
+    """The meaning of the name of an object or a file, by its path below the prefix or in the folder."""
     if found := QUEUE_KEY.fullmatch(path):
         return StoredName(QUEUE, found["run"], int(found["first"]), int(found["last"]))
     if _BATCH.fullmatch(path):
@@ -81,7 +81,7 @@ def recognise(path: str) -> StoredName:
 
 
 def kind_of_top(name: str) -> str:
-    """The kind of what is directly behind the prefix: of an object, or of all in a folder, which ends in a slash."""
+    """The kind of a name directly below the prefix: of an object, or of all in a folder, which ends in a slash."""
     if _SHARD.fullmatch(name):
         return QUEUE
     if _PARTITION.fullmatch(name):
@@ -99,7 +99,7 @@ def beginning_of(name: str) -> str:
 
 
 def inner_folder(path: str) -> str:
-    """The first folders of a path, if what is in them is sqstee's: somebody has named too short a prefix."""
+    """The first folders of a path, if the file in them is sqstee's: somebody has named too short a prefix."""
     parts = path.split("/")
     for depth in range(1, len(parts)):
         kind = recognise("/".join(parts[depth:])).kind
@@ -119,7 +119,7 @@ def index_of_batch(name: str) -> str:
 
 
 class Strays:
-    """Counts what a reader leaves out, for one line about it."""
+    """Counts the files and lines that a reader leaves out, for its remarks about them."""
 
     def __init__(self) -> None:
         self.foreign = self.parquet = self.lines = 0
@@ -152,7 +152,7 @@ class Strays:
         self._with_lines.append(path)
 
     def remarks(self, name: str, noun: str) -> list[str]:
-        """What to tell of it; `noun` is object or file."""
+        """The remarks about them; `noun` is object or file."""
         found = []
         if self.foreign:
             number = f"{'more than ' if self._is_more else ''}{count(self.foreign, noun)}"

@@ -62,8 +62,8 @@ CREATE TABLE IF NOT EXISTS body (
 def connect(path: str, busy: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """Open the file, and create it for its owner alone.
 
-    It is never opened by a descriptor of ours: closing that would drop the locks of all connections in this process,
-    and the next process to open the file would delete the log that they still write to ("How To Corrupt An SQLite
+    It is never opened by a descriptor of ours: closing that would drop the locks of all connections in this process.
+    The next process to open the file would then delete the log that they still write to ("How To Corrupt An SQLite
     Database File", 2.2).
     """
     try:
@@ -96,10 +96,10 @@ class LocalSender(BatchLimits):
 
     Above `limit` bytes the oldest rows are deleted, never those of the latest request. A store that `keeps` refuses
     requests instead until rows are consumed (but accepts one request of any size when empty). With `durable`, accepted
-    bodies survive a crash of the machine as well. `stored` counts rows, `stored_records` the records of those that are
-    not compressed, `size` is the space that all rows occupy, in bytes, as of this object's latest transaction, and
-    `rebuilt` the rows of runs that were damaged when the file of a store that keeps was opened. With a `retention` each
-    transaction removes some of what that says.
+    bodies survive a crash of the machine as well. `stored` counts rows, and `stored_records` the records of those that
+    are not compressed. `size` is the space that all rows occupy, in bytes, as of this object's latest transaction.
+    `rebuilt` counts the rows of runs that were damaged when the file of a store that `keeps` was opened. With a
+    `retention`, each transaction removes some bodies of the runs that it selects.
     """
 
     ordered = False
@@ -196,7 +196,7 @@ class LocalSender(BatchLimits):
             self._run(lambda connection: self._store(connection, bodies))
 
     def tidy(self, room: int = 0) -> int:
-        """Remove what the retention says, and as much as a request of `room` bytes needs, as far as that is quick.
+        """Remove as much as the retention or a request of `room` bytes requires, as far as that is quick.
 
         The bytes that were removed. Raises TransportError.
         """

@@ -1,7 +1,7 @@
-"""The runs of a local store: a row a run, kept in the same transaction as its bodies.
+"""The runs of a local store: one row per run, kept in the same transaction as its bodies.
 
-A row stays exact while bodies are deleted: it says what came, not what is still there. Only bodies that a version
-without rows has stored are missing in them; catch_up() adds those.
+A row stays exact while bodies are deleted: it describes all bodies that came, not those still there. Only bodies that a
+version without rows has stored are missing in the rows; catch_up() adds those.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def rebuild_damaged(connection: sqlite3.Connection) -> int:
 
 
 def rebuilt(connection: sqlite3.Connection, run: str, is_whole: bool) -> tuple[RunSummary, int]:
-    """What the bodies of a run say, in the order in which they came, and how many of them cannot be read."""
+    """The summary of a run from its bodies, in the order in which they came, and how many of them cannot be read."""
     found, unreadable = RunSummary(run, is_whole), 0
     query = "SELECT data, first, last, encoding, time FROM body WHERE run = ? ORDER BY id"
     for data, first, last, encoding, at in connection.execute(query, (run,)):

@@ -38,7 +38,7 @@ class LocalStore:
         return self._read(lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), [])
 
     def catch_up(self) -> None:
-        """Add what a version without rows for runs has stored. Raises TransportError."""
+        """Add to the rows of runs the bodies that a version without such rows has stored. Raises TransportError."""
         self._read(lambda connection: None, None)
 
     def first_seq(self, run: str) -> int:
@@ -114,7 +114,7 @@ class StoreReader:
     """A connection to the local store in the file `path` that stays open and writes nothing. Not for several threads.
 
     The file need not exist, and may be replaced: `version` tells. No read transaction is left open while a caller
-    handles what it got: that would keep the store's log from being emptied. All methods raise TransportError.
+    handles the results: that would keep the store's log from being emptied. All methods raise TransportError.
     """
 
     def __init__(self, path: str) -> None:
@@ -123,7 +123,7 @@ class StoreReader:
         self._file: tuple[int, int] | None = None
 
     def version(self) -> tuple[tuple[int, int] | None, int]:
-        """What differs after each change of the store; to be compared with values of this very object."""
+        """A value that differs after each change of the store; compare it only with values of this very object."""
         number = self._read(lambda connection: _number(connection, "PRAGMA data_version"), 0)
         return self._file if number else None, number
 

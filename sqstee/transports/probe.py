@@ -81,7 +81,7 @@ class AwsProbe:
         raise NotImplementedError
 
     def permissions(self) -> Iterator[Step]:
-        """Test each permission, and then what else there is to say."""
+        """Test each permission, and then report any further findings."""
         raise NotImplementedError
 
     def needs_region(self) -> bool:

@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class _Slot(Generic[T, R]):
-    """An item, of `size` bytes, and what was read, or why it could not be."""
+    """An item of `size` bytes, and its data, or the error that reading it raised."""
 
     __slots__ = ("data", "error", "is_read", "item", "size")
 
@@ -61,7 +61,7 @@ class ReadAhead(Generic[T, R]):
     def take(self, limit: int) -> list[tuple[T, R]]:
         """The next items and their data, as far as the bound allows: waits until they are read. Empty if none are left.
 
-        Raises what reading the first one raised; when called again, it is read again.
+        Raises the error that reading the first one raised; the next call reads it again.
         """
         found: list[tuple[T, R]] = []
         size = 0
@@ -88,7 +88,7 @@ class ReadAhead(Generic[T, R]):
         return found
 
     def close(self) -> None:
-        """Read nothing more; what is being read is forgotten."""
+        """Read nothing more; items that are being read are dropped."""
         with self._lock:
             self._is_closed = True
             self._unread.clear()

@@ -42,7 +42,7 @@ ORDER BY {_HEARD} LIMIT ?
 class Retention:
     """Removes runs from a store above `most_bytes` (0: no limit), and those whose last message is `days` old (0: none).
 
-    Runs that go on are spared. Of too many bytes, failed and lost runs are removed last with `keeps_failed`.
+    Runs that go on are spared. With `keeps_failed`, failed and lost runs are the last to be removed above `most_bytes`.
     `removed` counts runs.
     """
 
@@ -95,7 +95,7 @@ class Retention:
         return run
 
     def _candidates(self, connection: sqlite3.Connection, now: float) -> Iterator[tuple[bool, float, str]]:
-        """The oldest runs that do not go on: whether each is to be kept for longer, when it was heard of, its id."""
+        """The oldest runs that do not go on: whether each is kept for longer, the time of its last message, its id."""
         for failed in (False, True):
             for run, heard, _ in connection.execute(_OLDEST, (1, failed, 1)):
                 yield failed and self._keeps_failed, _number(heard), run
@@ -118,7 +118,7 @@ def _marked(connection: sqlite3.Connection) -> str | None:
 
 
 def _remove(connection: sqlite3.Connection, run: str, most_bytes: int, most_rows: int) -> tuple[int, int, bool]:
-    """Remove bodies of a run, at least one, and its row behind the last: bytes, bodies, and whether it is gone."""
+    """Remove bodies of a run, at least one, and its row after its last body: bytes, bodies, and whether it is gone."""
     query = "SELECT id, length(data) FROM body WHERE run = ? ORDER BY first, last LIMIT ?"
     found = connection.execute(query, (run, most_rows)).fetchall()
     freed = number = 0

@@ -1,8 +1,8 @@
-"""Finds the objects in a bucket by listing, pass after pass, and lists what is over as seldom as it can.
+"""Finds the objects in a bucket by listing, pass after pass, and lists runs that are over as seldom as it can.
 
 A listing costs money for every thousand keys, whether they are new or not. So there are two kinds of passes. A plain
-one lists every key. One by runs asks S3 for the names of the runs alone, a thousand to an answer, and then lists what
-is new in those runs that are new themselves, or have had an object within the last half hour.
+one lists every key. One by runs asks S3 for the names of the runs alone, a thousand per answer, and then lists new
+objects of those runs that are new themselves, or have had an object within the last half hour.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Listing:
         self._ranges.extend([self._all] if ranges is None else ranges)
 
     def _planned(self) -> list[_KeyRange] | None:
-        """What to list in a pass by runs; None for a plain pass."""
+        """The keys to list in a pass by runs; None for a plain pass."""
         if self._names and all(map(_WHOLE_NAME.fullmatch, self._names)) and len(self._names) <= _MOST_NAMED_RUNS:
             ranges = [self._rest_of(f"{self._bucket.prefix}{shard(run)}/{run}/", run) for run in self._names]
             return sorted(one for one in ranges if self._all.after <= one.prefix < self._all.beyond)

@@ -63,7 +63,7 @@ class BucketProbe(AwsProbe):
         yield Step("bucket", OK, f"s3://{self._bucket} is there")
 
     def permissions(self) -> Iterator[Step]:
-        """Try what each action refuses for its parameters."""
+        """Try each action with parameters that it refuses."""
         tests = {_PUT: self._put, LIST: self._list, _GET: self._get, _DELETE: self._delete}
         for action in self._actions:
             yield tests[action]()

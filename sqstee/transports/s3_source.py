@@ -1,7 +1,7 @@
 """A prefix in a bucket as a source, whatever sqstee stored there: bodies as of a queue, a data lake, a drained folder.
 
-The names directly behind the prefix tell what there is. Bodies that `--to s3://` stored are consumed where asked to;
-all else is only read.
+The names directly below the prefix show which of these are there. Bodies that `--to s3://` stored are consumed where
+asked to; all else is only read.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class BucketReceiver:
         self._has_looked = self._has_remarked = False
 
     def narrow(self, runs: Sequence[str]) -> None:
-        """Give only what may have lines of these runs, named by their first characters."""
+        """Give only objects, or parts of them, that may have lines of these runs, named by their first characters."""
         self._runs = runs
 
     def receive(self, limit: int, wait: float) -> list[ReceivedMessage]:
@@ -151,7 +151,7 @@ class BucketReceiver:
         return found
 
     def layouts(self) -> list[str]:
-        """What is behind the prefix, in words. Raises TransportError."""
+        """The layouts below the prefix, in words. Raises TransportError."""
         self._parts()
         known = {
             "bodies, as of a queue": self._queue,
@@ -161,7 +161,7 @@ class BucketReceiver:
         return [text for text, part in known.items() if part]
 
     def remarks(self) -> list[str]:
-        """What to tell, once and after a whole listing, of what is not there or not read."""
+        """Remarks about objects that are missing or not read, made once, after a whole listing."""
         if self._has_remarked or not self._has_looked or self._runs:
             return []
         self._has_remarked = True
@@ -181,7 +181,7 @@ class BucketReceiver:
                 part.close()
 
     def _parts(self) -> list[Receiver]:
-        """The receivers of what is there, in turns: neither waits for the other's end."""
+        """The receivers of the layouts that are there, in turns: none waits for another's end."""
         with self._lock:
             if time.monotonic() >= self._look_at:
                 self._look()
@@ -192,7 +192,7 @@ class BucketReceiver:
             return found[at:] + found[:at]
 
     def _look(self) -> None:
-        """Look what is behind the prefix: what was not there before, or is not sqstee's."""
+        """Look below the prefix for layouts that were not there before, and for objects that are not sqstee's."""
         names, are_all = self._tree.tops()
         kinds = {name: kind_of_top(name) for name in names}
         self._has_others = bool(self._shards) and (INDEX_NAME in names or RECORDS in kinds.values())

@@ -3,7 +3,7 @@
 A pointer is the message body `["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":…,"s3Key":…}]`, and
 the Number attribute ExtendedPayloadSize is the size of the real body. That library reads objects as UTF-8, so they are
 never compressed. Their keys are UUIDs, as that library's are, and nothing like those of `--to s3://`: a reader deletes
-what a message points to, and must never delete logs that are stored for themselves.
+the object that a message points to, and must never delete logs that are stored for themselves.
 """
 
 from __future__ import annotations

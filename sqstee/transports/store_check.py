@@ -1,4 +1,4 @@
-"""Checks a local store: whether the file is sound, and whether the rows of its runs say what its bodies do."""
+"""Checks a local store: whether the file is sound, and whether the rows of its runs agree with its bodies."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_PROBLEMS = 5  # of the file, that are reported
 
 
 class StoreCheck:
-    """What a check found: the `problems` of the file, and counts of bodies and of the rows of runs.
+    """The result of a check: the `problems` of the file, and counts of bodies and of the rows of runs.
 
-    `rebuilt` rows did not say what the bodies do, `removed` ones had none; `unreadable` bodies cannot be unpacked.
+    `rebuilt` rows did not agree with the bodies, `removed` ones had none; `unreadable` bodies cannot be unpacked.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class StoreCheck:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether something is wrong that a rebuilt row does not mend."""
+        """Whether something is wrong that a rebuilt row does not correct."""
         return bool(self.problems or self.unreadable)
 
 
@@ -85,7 +85,7 @@ def _runs(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _compare(connection: sqlite3.Connection, run: str) -> tuple[bool, int]:
-    """Whether the row of a run says what its bodies do, and how many of these cannot be read.
+    """Whether the row of a run agrees with its bodies, and how many of these cannot be read.
 
     Bodies that were deleted are in the row only.
     """
