@@ -104,7 +104,7 @@ class AlertDelivery:
     """Delivers the alerts of a memory, one after the other, and records each one there once it is delivered.
 
     An alert that fails is tried again, with growing pauses, for `retry_for` seconds; the next process goes on with it.
-    `notice` gets the messages to people about failures.
+    `notice` gets the messages for people about failures.
     """
 
     def __init__(

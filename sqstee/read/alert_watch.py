@@ -54,7 +54,7 @@ class AlertWatch:
     """Finds alerts in the runs of local stores, and in those that a table collects from other sources.
 
     `has_table`: there is such a table. `is_read_whole`: before the one look that is wanted, everything is read.
-    `notice` gets the messages to people about failures.
+    `notice` gets the messages for people about failures.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class AlertWatch:
         return alerts
 
     def _start(self, state: str, now: float) -> float:
-        """The moment from which on this state raises alerts."""
+        """The moment from which this state raises alerts."""
         since = self._memory.moment(f"since {state}", now)
         return max(now - KEPT_SECONDS, since if self._rules.since is None else self._rules.since)
 
@@ -173,7 +173,7 @@ class AlertWatch:
 class WatchedRuns(RunTable):
     """The table of a follower whose runs a watch looks at: alerts are in the memory before any message is deleted.
 
-    `tell` gets the alerts, `notice` the messages to people about the reading itself.
+    `tell` gets the alerts, `notice` the messages for people about the reading itself.
     `memory`: where messages are deleted, it keeps the runs that have not ended; as of a second ago, since saving each
     change would take longer than reading.
     """

@@ -44,7 +44,7 @@ class Expectation:
 
 
 class Alert:
-    """An alert to people: `key` identifies it, and `facts` is its content as a JSON object."""
+    """An alert for people: `key` identifies it, and `facts` is its content as a JSON object."""
 
     def __init__(self, key: str, facts: dict[str, object]) -> None:
         self.key, self.facts = key, facts
@@ -66,7 +66,7 @@ def parse_expectation(text: str) -> Expectation:
 def occurrences(run: RunSummary, now: float, silent: float, received: float = 0.0) -> Iterator[tuple[str, float]]:
     """The problems of a run at `now`, each with the time when it began, by the reader's clock.
 
-    A run has one state, but may have several problems: a host that vanished has often left lines behind as well. A run
+    A run has one state, but may have several problems: a host that vanished often has missing lines as well. A run
     without lines for `silent` seconds is silent. Its last message was `received` then: where messages wait in a queue,
     that may be long after they were sent, and the next one may be about to come.
     """

@@ -354,7 +354,7 @@ def check_template(template: str) -> None:
 
 
 def last_state(message: str) -> str:
-    """The text that a line with carriage returns leaves on a terminal: after the last one that text follows."""
+    """The text that a terminal shows of a line: the part after its last carriage return, but for those at its end."""
     return message.rstrip("\r").rpartition("\r")[2] if "\r" in message else message
 
 

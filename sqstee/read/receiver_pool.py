@@ -37,8 +37,8 @@ class ReceiverPool:
     after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
     the pool: a mistake, or passing trouble of a receiver that has given no answer for `start_timeout` seconds from the
     start. Later trouble is tolerated for ever; `notice` is called when it begins and when it is over. `pause`: seconds
-    to wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines are
-    to be shown at once.
+    to wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines
+    are to be shown at once.
     """
 
     def __init__(
