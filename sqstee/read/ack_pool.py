@@ -22,8 +22,8 @@ class AckPool:
 
     Failed entries are tried again, and so are calls that failed as a whole, for as long as the pool is open: one that
     has failed `attempts` - 1 times by then is tried once more. A message that could not be deleted in the end is
-    received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` is told when
-    trouble begins and when it is over, and of a refusal for good.
+    received again from the queue: `failed` counts these, and `problem` is the last reason. `notice` is called
+    when trouble begins, when it is over, and for a final refusal.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class _Job:
 
     @property
     def key(self) -> tuple[int, str]:
-        """The message and what is to be done with it."""
+        """The message and the action due on it: delete or release."""
         receiver, message = message_key(self.receiver, self.message)
         return receiver, f"{self.deletes} {message}"
 
@@ -202,5 +202,5 @@ def by_receiver(received: Iterable[Received]) -> Iterator[tuple[Receiver, list[R
 
 
 def message_key(receiver: Receiver, message: ReceivedMessage) -> tuple[int, str]:
-    """What identifies a message over all its deliveries."""
+    """The identity of a message over all its deliveries."""
     return id(receiver), message.id or message.handle

@@ -101,10 +101,10 @@ class _Attempts:
 
 
 class AlertDelivery:
-    """Tells the alerts of a memory, one after the other; each is remembered once it is told.
+    """Delivers the alerts of a memory, one after the other, and records each one there once it is delivered.
 
     An alert that fails is tried again, with growing pauses, for `retry_for` seconds; the next process goes on with it.
-    `notice` gets what people must know of failures.
+    `notice` gets the messages for people about failures.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class AlertDelivery:
 
     @property
     def untold(self) -> int:
-        """The number of alerts that nobody was told so far."""
+        """The number of alerts that are not delivered so far."""
         return self._given_up + len(self._waiting)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What an alerting process remembers over restarts: what it has told, what it has to tell, and since when it watches.
+"""The memory of an alerting process over restarts: delivered alerts, pending alerts, and since when it watches.
 
 A SQLite file of one process at a time.
 """
@@ -52,7 +52,7 @@ class AlertMemory:
             raise _refusal(error, path) from None
 
     def __contains__(self, key: str) -> bool:
-        """Whether an alert was told, or waits to be told."""
+        """Whether an alert was delivered, or waits for delivery."""
         return key in self._known
 
     def moment(self, name: str, otherwise: float) -> float:
@@ -64,7 +64,7 @@ class AlertMemory:
     def save(
         self, alerts: Sequence[Alert], moments: dict[str, float] | None = None, runs: Iterable[RunSummary] = ()
     ) -> None:
-        """Keep alerts until they are told, moments, and what is known of runs that cannot be read again."""
+        """Save alerts until they are delivered, moments, and summaries of runs that cannot be read again."""
         rows = [(one.key, json.dumps(one.facts)) for one in alerts]
         with self._lock:
             try:
@@ -85,19 +85,19 @@ class AlertMemory:
             self.moments |= moments or {}
 
     def untold(self) -> list[Alert]:
-        """The alerts that nobody was told yet, the oldest first."""
+        """The alerts that are not delivered yet, the oldest first."""
         with self._lock:
             rows = self._connection.execute("SELECT key, facts FROM alert WHERE told IS NULL ORDER BY rowid").fetchall()
         return [Alert(key, json.loads(facts)) for key, facts in rows]
 
     def runs(self, most: int) -> list[tuple[str, str]]:
-        """The ids and the dumps of the runs that were saved, `most` of them: those that were heard of last."""
+        """The ids and the dumps of the saved runs: at most `most`, the most recently active ones."""
         query = "SELECT run, summary FROM run ORDER BY heard DESC LIMIT ?"
         with self._lock:
             return [(json.loads(name), text) for name, text in self._connection.execute(query, (most,))]
 
     def told(self, alert: Alert, now: float) -> None:
-        """An alert was told."""
+        """Record that an alert was delivered at `now`."""
         with self._lock:
             try:
                 self._connection.execute("UPDATE alert SET told = ?, facts = '' WHERE key = ?", (now, alert.key))

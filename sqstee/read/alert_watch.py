@@ -34,8 +34,8 @@ _MAX_SAVED = 20_000  # runs that a restarted process goes on with
 class AlertRules:
     """Which alerts are wanted: for which of their states, of which runs, and which jobs are expected.
 
-    `silent`: seconds without lines after which a run is silent. `since`: only what came to be so later, in seconds
-    since the epoch; without it, since a process first watched for that with the same memory.
+    `silent`: seconds without lines after which a run is silent. `since`: only states that began later, in seconds
+    since the epoch. Its default is the time when a process first watched for that state with the same memory.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class AlertWatch:
     """Finds alerts in the runs of local stores, and in those that a table collects from other sources.
 
     `has_table`: there is such a table. `is_read_whole`: before the one look that is wanted, everything is read.
-    `notice` gets what people must know of failures.
+    `notice` gets the messages for people about failures.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class AlertWatch:
         return alerts
 
     def _start(self, state: str, now: float) -> float:
-        """The moment from which on this state is told."""
+        """The moment from which this state raises alerts."""
         since = self._memory.moment(f"since {state}", now)
         return max(now - KEPT_SECONDS, since if self._rules.since is None else self._rules.since)
 
@@ -150,7 +150,7 @@ class AlertWatch:
         return found
 
     def _whole(self, name: str) -> tuple[RunSummary, float]:
-        """What all sources together know of a run, and when its last message was received."""
+        """A run as merged from all its sources, and when its last message was received."""
         parts = self._runs[name]
         table = parts.get(_TABLE)
         received = table.received if isinstance(table, RunState) and not self._is_read_whole else 0.0
@@ -163,7 +163,7 @@ class AlertWatch:
         return whole, received
 
     def _forget_surplus(self) -> None:
-        """Of very many runs forget those that were heard of longest ago: what is wrong with them was told."""
+        """If there are too many runs, forget the least recently active ones: their alerts were raised already."""
         if len(self._runs) > _MAX_RUNS:
             heard = {name: max(part.heard for part in parts.values()) for name, parts in self._runs.items()}
             for name in sorted(heard, key=heard.__getitem__)[: len(heard) - _MAX_RUNS + _FORGOTTEN_AT_ONCE]:
@@ -173,7 +173,7 @@ class AlertWatch:
 class WatchedRuns(RunTable):
     """The table of a follower whose runs a watch looks at: alerts are in the memory before any message is deleted.
 
-    `tell` gets the alerts, `notice` what people must know of the reading itself.
+    `tell` gets the alerts, `notice` the messages for people about the reading itself.
     `memory`: where messages are deleted, it keeps the runs that have not ended; as of a second ago, since saving each
     change would take longer than reading.
     """

@@ -1,4 +1,4 @@
-"""Which alerts runs deserve, and what an alert says. Functions of values: the time comes in as an argument."""
+"""Which alerts runs deserve, and the facts in an alert. Functions of values: the time comes in as an argument."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Expectation:
 
 
 class Alert:
-    """What people are told. `key` tells it from all others; `facts`: the JSON object that says it."""
+    """An alert for people: `key` identifies it, and `facts` is its content as a JSON object."""
 
     def __init__(self, key: str, facts: dict[str, object]) -> None:
         self.key, self.facts = key, facts
@@ -64,9 +64,9 @@ def parse_expectation(text: str) -> Expectation:
 
 
 def occurrences(run: RunSummary, now: float, silent: float, received: float = 0.0) -> Iterator[tuple[str, float]]:
-    """What is wrong with a run at `now`, each with when it came to be so, by the reader's clock.
+    """The problems of a run at `now`, each with the time when it began, by the reader's clock.
 
-    Unlike its state, which is one, it may be several: a host that vanished has often left lines behind as well. A run
+    A run has one state, but may have several problems: a host that vanished often has missing lines as well. A run
     without lines for `silent` seconds is silent. Its last message was `received` then: where messages wait in a queue,
     that may be long after they were sent, and the next one may be about to come.
     """
@@ -153,7 +153,7 @@ def _how_it_ended(run: RunSummary) -> str:
 
 
 def variables(facts: dict[str, object]) -> dict[str, str]:
-    """The facts for a command's environment; what is not known is empty.
+    """The facts for a command's environment; unknown ones are empty.
 
     The texts come from other hosts: no variable contains a control character, and none is long. The facts themselves
     have all of it.

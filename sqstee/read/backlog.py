@@ -52,7 +52,7 @@ class Backlog:
             self._trim(self._most)
 
     def end(self) -> None:
-        """Pass on what is held: the backlog is over."""
+        """Pass on the held lines: the backlog is over."""
         if self._is_over:
             return
         if self._most is not None:
@@ -66,7 +66,7 @@ class Backlog:
         self._sink.notice(text, **fields)
 
     def flush(self) -> None:
-        """Write what was passed on."""
+        """Write the lines that were passed on."""
         self._sink.flush()
 
     def _trim(self, most: int) -> None:

@@ -27,7 +27,7 @@ class LastLines:
                 self.lines[item.run].append(item.message)
 
     def notice(self, text: str, **fields: object) -> None:
-        """Ignore it: what is missing is in the list of runs."""
+        """Ignore it: the list of runs shows missing lines."""
 
     def flush(self) -> None:
         """Do nothing: the lines are shown at the end."""

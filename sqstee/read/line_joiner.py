@@ -84,7 +84,7 @@ class LineJoiner:
         self._look_at = 0.0
 
     def join(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The next items of one run, in order, with what is whole now; pieces that may go on are held."""
+        """The next items of one run, in order, with the lines that are complete now; unfinished pieces are held."""
         if items[0].run not in self._runs and (isinstance(items, RawLines) or all(map(_EOL, items))):
             return items
         found: list[Item] = []

@@ -21,7 +21,7 @@ class MessageMerge:
         self._bytes = 0
 
     def add(self, received: Sequence[Received], listed: set[int], at_end: bool) -> list[Received]:
-        """Add messages; those that pass now. `listed`: the receivers that have given all; `at_end`: all pass."""
+        """Add messages, and return those that pass now. `listed`: receivers that have given all. `at_end`: all pass."""
         for one in received:
             self._held[id(one[0])].append(one)
             self._bytes += len(one[1].data)

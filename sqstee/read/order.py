@@ -252,8 +252,9 @@ class _Run(Generic[T]):
 class Order(Generic[T]):
     """Orders, deduplicates and accounts for the records of any number of runs.
 
-    `from_start`: True (drain): every run starts at seq 0. False (tail): a run starts at once if its seq 0 is seen,
-    otherwise after the first window, at the lowest seq seen; lower seqs are then not missing, and late if they arrive.
+    `from_start`: if True (drain), every run starts at seq 0. If False (tail), a run starts at once if its seq 0 is
+    seen, otherwise after the first window, at the lowest seq seen; lower seqs are then not missing, and late if they
+    arrive.
     `window`: seconds from the arrival of the first record above a hole until the hole is reported.
     `max_pending`: items pending over all runs (a gap event counts as one); above it the oldest hole is given up early.
 

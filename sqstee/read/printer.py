@@ -200,7 +200,7 @@ class Printer:
         return f"{self._time(item.timestamp)}{before}{message}{after}".encode("utf-8", "replace")
 
     def _frame(self, host: str, stream: str, code: str, mark: str = "") -> tuple[str, str]:
-        """What stands before and after a message."""
+        """The text before and after a message."""
         name = short_name(host) or "-"
         if self._style.safe and len(name) > _HOST_WIDTHS[1]:  # a whole domain would leave a line no room
             name = f"{name[: _HOST_WIDTHS[1] - 1]}…"
@@ -354,7 +354,7 @@ def check_template(template: str) -> None:
 
 
 def last_state(message: str) -> str:
-    """What a line shows after its carriage returns: the text behind the last one that is followed by any."""
+    """The text that a terminal shows of a line: the part after its last carriage return, but for those at its end."""
     return message.rstrip("\r").rpartition("\r")[2] if "\r" in message else message
 
 
@@ -375,7 +375,7 @@ def _highlighted(message: str, patterns: Sequence[re.Pattern[str]]) -> str:
 
 
 def describe(event: Event) -> str:
-    """An event for people: the job or run, what happened, how long it took."""
+    """An event for people: the job or run, the message, and how long it took."""
     name = event.job or str(event.fields.get("name") or "") or event.run
     message = event.message.removeprefix(f"{name} ")
     text = f"{short_name(name)}{':' if message == event.message else ''} {message}"

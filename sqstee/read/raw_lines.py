@@ -40,7 +40,7 @@ class Stretch(NamedTuple):
 
 
 class RawLines(Sequence[Record | Event]):
-    """NDJSON of records, one a line, none of them an event or a piece of a line.
+    """NDJSON of records, one per line; none of them is an event or a piece of a line.
 
     As a sequence, it gives the decoded records. `data` ends in a newline. Whoever stored the lines has checked them.
     """
@@ -102,7 +102,7 @@ class RawLines(Sequence[Record | Event]):
         return found if len(found) == self._count else None
 
     def stretches(self) -> list[Stretch] | None:
-        """The lines by what they have in common; None where a line has more or other fields than sqstee writes."""
+        """The lines grouped by their common fields; None where a line has more or other fields than sqstee writes."""
         found: list[Stretch] = []
         messages: list[str] = []
         head, size = "\n", 0

@@ -36,9 +36,9 @@ class ReceiverPool:
     `wait`: seconds of one long poll. `budget`: bytes of answers that may be in memory at once. `max_messages`: stop
     after this many. While nothing comes, only one thread of each receiver polls. `failure` is the error that stopped
     the pool: a mistake, or passing trouble of a receiver that has given no answer for `start_timeout` seconds from the
-    start. Later trouble is borne for ever; `notice` is told when it begins and when it is over. `pause`: seconds to
-    wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines are
-    to be shown at once.
+    start. Later trouble is tolerated for ever; `notice` is called when it begins and when it is over. `pause`: seconds
+    to wait after an empty answer, so that a reader can decide to stop before the next long poll begins; 0 where lines
+    are to be shown at once.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ReceiverPool:
             thread.start()
 
     def stop(self) -> None:
-        """Make no more calls, and wait for those that are out; `on_messages` gets what they bring."""
+        """Make no more calls, and wait for those under way; `on_messages` gets their messages."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -128,7 +128,7 @@ class ReceiverPool:
     def is_empty(self, seconds: float) -> bool:
         """Whether all was read: nothing came for `seconds`, several answers were empty, and no message is visible.
 
-        Of a store, which lists all that it has, one empty answer suffices.
+        For a store, which lists all that it has, one empty answer suffices.
         Where sqs:GetQueueAttributes is denied, empty answers suffice. Where messages stay visible but nobody gets them
         (another consumer holds their FIFO group), the queue counts as empty after half a minute.
         """

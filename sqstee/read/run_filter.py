@@ -32,7 +32,10 @@ class RunFilter:
         self._is_timed = bool(since or until)  # reading the times of very many runs takes long
 
     def __call__(self, run: RunSummary, now: float, silent: float) -> bool:
-        """Whether a run is wanted at `now`, in seconds since the epoch; silent: after so many seconds without lines."""
+        """Whether a run is wanted at `now`, in seconds since the epoch.
+
+        A run is silent after `silent` seconds without lines.
+        """
         return (
             (not self._jobs or any(fnmatchcase(run.title, job) for job in self._jobs))
             and (not self._hosts or any(fnmatchcase(run.host, host) for host in self._hosts))

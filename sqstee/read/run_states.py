@@ -49,7 +49,8 @@ class RunStates:
     def states(self) -> set[str]:
         """The states that runs are in.
 
-        complete; missing: lines never came, or the sender of an ended run dropped them; open: the run has not ended.
+        complete, missing (lines never came, or the sender of an ended run dropped them), or open (the run has not
+        ended).
         """
         return self._forgotten | {self._state(run) for run in self._order.runs()}
 

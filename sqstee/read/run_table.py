@@ -70,13 +70,13 @@ class RunState(RunSummary):
 
 
 class RunTable:
-    """Collects what is known of each run from a follower's items.
+    """Collects the known facts of each run from a follower's items.
 
-    `draw` is called at each flush; `notices` keeps the latest notices that concern no run. Of very many runs those that
-    ended well are dropped first, then those that have been quiet longest; `hidden` is the number of dropped runs.
-    `clock` is in seconds since the epoch. A run was heard of when its items came, or when they were written where that
-    is more than `skew` seconds ago, the most that clocks of hosts are expected to differ. `is_whole`: all runs are read
-    from their beginning.
+    `draw` is called at each flush; `notices` keeps the latest notices that concern no run. If there are too many
+    runs, those that ended well are dropped first, then those that have been quiet longest; `hidden` is the number of
+    dropped runs. `clock` is in seconds since the epoch. A run is active when its items come, or when they were written
+    if that is more than `skew` seconds ago. `skew` is the most that clocks of hosts are expected to differ.
+    `is_whole`: all runs are read from their beginning.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RunTable:
             self._drop()
 
     def notice(self, text: str, **fields: object) -> None:
-        """Keep the text of a notice that concerns no run; what lacks in a run is known from its items."""
+        """Keep the text of a notice that concerns no run; the lines missing in a run are known from its items."""
         if not isinstance(fields.get("run"), str):
             self.notices.append(text)
 
@@ -117,7 +117,7 @@ class RunTable:
         self._draw(self)
 
     def runs(self, silent: float) -> list[RunState]:
-        """All runs: those that need attention first, then the most recently heard of."""
+        """All runs: those that need attention first, then the most recently active."""
         now = self._clock()
         return sorted(self._runs.values(), key=lambda run: (STATES.index(run.state(now, silent)), -run.heard))
 

@@ -1,7 +1,8 @@
-"""Moves what sources have into a local store: receive, store durably, delete.
+"""Moves messages from sources into a local store: receive, store durably, delete.
 
-A message is deleted once its lines are on the disk, so that a kill at any moment loses nothing; what is received again
-after one is stored already, and the store drops it. While the store is full, messages wait, and no more are received.
+A message is deleted once its lines are on the disk, so that a kill at any moment loses nothing. After a kill,
+lines that are stored already may be received again, and the store drops them. While the store is full, messages wait,
+and no more are received.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Waiting = tuple[Received, list[tuple[Body, float]]]
 
 
 class PumpCounts(NamedTuple):
-    """What a pump has done so far: messages `received`, `deleted`, and `held`, which are neither stored nor given back.
+    """The counts of a pump so far: messages `received`, `deleted`, and `held`, which are neither stored nor given back.
 
     `duplicates` counts stretches of records that the store had already. `trouble` tells which part of the work fails.
     """
@@ -50,7 +51,7 @@ class PumpCounts(NamedTuple):
 class StorePump:
     """Moves messages of `receivers` into `store` with threads of its own.
 
-    Messages that are not in the wire format stay where they are: `notice` is told once. `on_failure` is called, in a
+    Messages that are not in the wire format stay where they are: `notice` is called once. `on_failure` is called, in a
     thread, when nothing more can be moved: `failure` says why.
     """
 
@@ -101,7 +102,7 @@ class StorePump:
 
     @property
     def counts(self) -> PumpCounts:
-        """What it has done."""
+        """The counts so far."""
         with self._changed:
             held = len(self._waiting) + self._storing + len(self._left)
             trouble = {"receiving": self._pool.is_failing, "storing": bool(self._refusal)}
@@ -111,11 +112,11 @@ class StorePump:
 
     @property
     def failure(self) -> Exception | None:
-        """What ended it."""
+        """The error that ended the pump, or None."""
         return self._failure or self._pool.failure
 
     def stop(self) -> None:
-        """Store and delete what has come, as far as the store takes it, and release the rest."""
+        """Store and delete the messages that have come, as far as the store accepts them, and release the rest."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Passing trouble of a destination: how long it is borne, and what a person hears of it."""
+"""Transient trouble with a destination: how long it is tolerated, and how it is reported."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Trouble:
 
 
 def is_final(error: TransportError, attempt: int, at_start: bool) -> bool:
-    """Whether an error names a mistake, which no repetition mends; `attempt` counts the failures in a row.
+    """Whether an error names a mistake, which no retry can fix; `attempt` counts the failures in a row.
 
     Credentials that are missing or refused are a mistake at the start; later they are renewed sooner or later.
     """
@@ -89,7 +89,7 @@ def is_final(error: TransportError, attempt: int, at_start: bool) -> bool:
 
 
 def pause_after(attempt: int, left: float = inf) -> float:
-    """Seconds to wait after so many failures in a row, with `left` seconds for all further attempts."""
+    """Seconds to wait after `attempt` failures in a row, with `left` seconds for all further attempts."""
     return min(full_jitter(attempt, BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS), max(0.0, left))
 
 

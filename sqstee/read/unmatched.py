@@ -83,7 +83,7 @@ class UnmatchedSender:
     """Sends NDJSON to another destination, in bodies of one run each; flush() waits for the answer.
 
     Seqs are missing between the lines of a body, and a destination may store each range of a run only once: so no range
-    is passed on. A FIFO queue gets the run and, in the place of the range, a number made from the content. Every other
+    is passed on. A FIFO queue gets the run and, instead of the range, a number made from the content. Every other
     destination gets no run, except that lines without a valid run get one name in common and such a number.
     """
 

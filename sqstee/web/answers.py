@@ -87,7 +87,7 @@ def unchanged(environ: Mapping[str, str], tag: str) -> bool:
 
 
 def form_of(environ: Mapping[str, Any]) -> str:
-    """The fields of a form that a request sends, as in a query string. Raises RequestError for what is none."""
+    """The fields of a form that a request sends, as in a query string. Raises RequestError if it sends none."""
     kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     length = environ.get("CONTENT_LENGTH") or ""
     if kind != FORM or not (length.isascii() and length.isdigit() and len(length) < 6 and int(length) <= MOST_FORM):
@@ -100,7 +100,7 @@ def form_of(environ: Mapping[str, Any]) -> str:
 
 
 class HeldStream:
-    """Parts of an answer, whose end gives back what they hold, also where a client leaves before the first one."""
+    """Parts of an answer. Its end releases their resources, even if the client leaves before the first part."""
 
     def __init__(self, parts: Iterator[bytes], release: Callable[[], None]) -> None:
         self._parts = parts
@@ -121,7 +121,7 @@ class HeldStream:
 
 
 class Parameters:
-    """The parameters of a request's query string. Raises RequestError for what is not understood."""
+    """The parameters of a request's query string. Raises RequestError for unknown or invalid ones."""
 
     def __init__(self, query: str, known: Iterable[str], repeated: Iterable[str] = ()) -> None:
         self._known, self._repeated = frozenset(known), frozenset(repeated)

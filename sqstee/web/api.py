@@ -1,38 +1,39 @@
 """The board's API: the runs of a store, their lines, and a search over all of them. It changes nothing.
 
 GET api/runs
-    {"runs": [...], "next": "", "matched": 12, "totals": {...}}: the runs that match, newest first. A run is an object
-    as `sqstee runs -o json` prints it, with `lines_by_time`: {"from": "2026-11-30T12:00:00.000000Z", "seconds": 8,
-    "lines": [120, 0, 96]} are the lines that came in stretches of so many seconds (a power of two), at most 48 of them;
-    null where that is not known. `next`, if not empty, is the `before` of the next page. `totals`, with totals=1,
-    counts the matching runs: {"states": {state: n}, "jobs": {job: {state: n}}, "hosts": {host: {state: n}}}.
+    `{"runs": [...], "next": "", "matched": 12, "totals": {...}}`: the runs that match, newest first. A run is an object
+    as `sqstee runs -o json` prints it, with `lines_by_time`, null where that is not known. This is an object such as
+    `{"from": "2026-11-30T12:00:00.000000Z", "seconds": 8, "lines": [120, 0, 96]}`: the number of lines that came in
+    each stretch of `seconds` seconds (a power of two), at most 48 stretches. `next`, if not empty, is the `before` of
+    the next page. `totals`, with totals=1, counts the matching runs:
+    `{"states": {state: n}, "jobs": {job: {state: n}}, "hosts": {host: {state: n}}}`.
     Parameters: failed, running, missing, silent, gone (1: a run must be in one of these states), job, host (globs;
-    repeatable), label (NAME=GLOB, repeatable), since, until (an age such as 2h, or RFC 3339), silent_after (seconds
-    without a line from which a run is silent, 60), limit (100, at most 1000), before, totals.
+    repeatable), label (NAME=GLOB, repeatable), since, until (an age such as 2h, or RFC 3339). Further parameters:
+    silent_after (seconds without a line from which a run is silent, 60), limit (100, at most 1000), before, totals.
     The history of a job is the answer for job=NAME, with each of *?[ in its name as [*], [?] or [[].
 GET api/runs/RUN
     One run: the same object with `first` and `last`, the range of its seqs, and `holes`, at most 1000 ranges of them
     whose lines are missing, dropped or elsewhere.
 GET api/runs/RUN/lines
-    {"run": "...", "lines": [...], "next": 41, "more": true}: records and events as in the wire format, in the order of
-    their seqs, each once. Seqs that nothing covers are {"event":"missing","seq":5,"from":5,"to":7}. Parameters: after
-    (a seq; `next` of the answer before), or last (the last N seqs), limit (500, at most 5000). An answer has at most
-    about 1 MiB, and one entry more.
+    `{"run": "...", "lines": [...], "next": 41, "more": true}`: records and events as in the wire format, in the order
+    of their seqs, each once. Seqs that nothing covers are `{"event":"missing","seq":5,"from":5,"to":7}`. Parameters:
+    after (a seq; `next` of the answer before), or last (the last N seqs), limit (500, at most 5000). An answer has at
+    most about 1 MiB, and one entry more.
 GET api/runs/RUN/download
-    The whole run as a file: form=text (what the command wrote, byte for byte, with a line for each gap) or ndjson;
+    The whole run as a file: form=text (the command's lines, byte for byte, with a line for each gap) or ndjson;
     stream (stdout, stderr, output, stdin: that alone).
 GET api/search
     NDJSON, sent as it is found, latest bodies first: hits, words on the progress, and a last line with `end` (see
     search_process). Parameters: q (text), regex (1: q is a pattern of Python's re), nocase (1), stream, errors (1:
-    stderr, and lines of level ERROR or CRITICAL), run (that run alone, in the order of its seqs), after (a seq of that
-    run), since, until (of the lines), limit (1000 hits, at most 10000).
+    stderr, and lines of level ERROR or CRITICAL), since, until (of the lines), limit (1000 hits, at most 10000).
+    Further parameters: run (that run alone, in the order of its seqs), after (a seq of that run).
 GET metrics
     Counters in Prometheus' text format.
 GET health
     `ok`, for anybody.
 
 Answers of api/runs, api/runs/RUN and its lines have an ETag, the same in all worker processes: with If-None-Match an
-unchanged one is 304. What is not understood is 400 with one line; parameters that do not exist are not understood.
+unchanged one is 304. A request that is invalid, or has an unknown parameter, gets 400 with one line.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ _STATES = ("failed", "running", "missing", "silent", "gone")
 class Api:
     """The API over the store in the file `path`. For several threads. Its methods raise TransportError as well.
 
-    `polls` counts the answers on runs and lines, by what was asked for and whether it was unchanged.
+    `polls` counts the answers on runs and lines, by the kind of request and whether the answer was unchanged.
     """
 
     def __init__(self, path: str) -> None:
@@ -109,7 +110,7 @@ class Api:
         return self._counted("run", self._kept_answer(environ, f"{path}?{query}", lambda: self._run(run, query)))
 
     def close(self) -> None:
-        """End what is under way."""
+        """Stop the searches, and close the index."""
         self.searches.close()
         self._index.close()
 
@@ -322,7 +323,7 @@ def _cursor(text: str) -> Key:
 
 
 def _text(entry: LineEntry) -> bytes:
-    """What the command wrote, and a line of ours for a gap."""
+    """The bytes that the command wrote, or a line of ours for a gap."""
     if isinstance(entry.item, Record):
         return entry.item.data
     if entry.item is None or entry.item.event == GAP:

@@ -1,4 +1,4 @@
-"""The board as a WSGI application: who may read, what is at which path, and what it counts."""
+"""The board as a WSGI application: access, paths and metrics."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Board:
         return answer.body
 
     def close(self) -> None:
-        """End what is under way."""
+        """Stop the searches, and close the store."""
         self._api.close()
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
@@ -110,7 +110,7 @@ class Board:
         return self._pages.login("", wanted, again=address if is_elsewhere else "")
 
     def _log_in(self, environ: WSGIEnvironment) -> Answer:
-        """What the login's form sends: with a right token the way to the page that was asked for."""
+        """Handle the login's form: the right token leads to the page that was asked for."""
         root = _root_of(environ)
         if environ["REQUEST_METHOD"] != "POST":
             return _moved(f"{root}/")

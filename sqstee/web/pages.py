@@ -52,7 +52,7 @@ class Pages:
         return Answer(text.replace("<!-- problem -->", escape(problem)).encode(), HTML, status, headers)
 
     def _made(self, name: str, title: str, head: str) -> str:
-        """A page: what is its own within what all have."""
+        """A page: its own content in the common layout."""
         text = self._files["layout.html"].decode()
         for place, found in {"name": name, "title": title, "head": head}.items():
             text = text.replace(f"<!-- {place} -->", found)

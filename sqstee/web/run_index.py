@@ -34,7 +34,7 @@ class RunIndex:
         self.version = 0  # higher after each change
 
     def refresh(self) -> int:
-        """Read what has changed, and return the version. Raises TransportError."""
+        """Read the changes, and return the version. Raises TransportError."""
         with self._lock:
             seen = self._reader.version()
             now = time.monotonic()

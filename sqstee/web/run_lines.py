@@ -1,4 +1,4 @@
-"""The lines of one run from a store's bodies: each once, in the order of their seqs, with what is missing."""
+"""The lines of one run from a store's bodies: each once, in the order of their seqs, with the missing ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS_BEYOND_JSON = (b"NaN", b"Infinity")
 
 
 class LineEntry:
-    """An entry of a run: the seqs `first`..`last`, what covers them (None: nothing came), and its JSON."""
+    """An entry of a run: the seqs `first`..`last`, the item that covers them (None: nothing came), and its JSON."""
 
     __slots__ = ("first", "item", "json", "last")
 
@@ -29,10 +29,10 @@ class LineEntry:
 
 
 def entries(bodies: Iterable[Body], after: int, last: int) -> Iterator[LineEntry]:
-    """The entries of a run behind the seq `after`, from bodies in the order of their first seqs.
+    """The entries of a run after the seq `after`, from bodies in the order of their first seqs.
 
-    Each seq is in one entry. A record beats a gap event, and a gap event is cut down to what no record covers. Up to
-    the seq `last`, which is known to exist, what nothing covers is missing.
+    Each seq is in one entry. A record beats a gap event, and a gap event is cut down to the seqs that no
+    record covers. Seqs that nothing covers are missing, up to the seq `last`, which is known to exist.
     """
     expected = after + 1
     gaps: list[Event] = []

@@ -162,7 +162,7 @@ def _hit(item: Record, first: int, end: int) -> dict[str, Any]:
 
 
 def search(reader: StoreReader, query: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-    """Search a store, and say what is found."""
+    """Search a store; `say` gets each line of the answer."""
     try:
         lines = LineSearch(query)
     except (re.error, RecursionError, OverflowError, MemoryError) as error:
@@ -208,7 +208,7 @@ def _say(fields: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Search for what stdin asks, and print what is found."""
+    """Read a query from stdin, search the store, and print the answer."""
     query = json.loads(sys.stdin.buffer.read())
     resource.setrlimit(resource.RLIMIT_CPU, (_TOTAL_SECONDS, _TOTAL_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))

@@ -1,7 +1,7 @@
 """Searches, each in a process of its own: a pattern that needs ages then stops no page, and is killed with its process.
 
-What bounds them: the process bounds its own time and memory (see search_process); here the time by the clock, the
-number of processes, and their end with the request.
+The process bounds its own CPU time and memory (see search_process). This module bounds its time by the clock and the
+number of processes, and ends each process with its request.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Searches:
         return len(self._processes)
 
     def start(self, query: dict[str, Any], has_left: Callable[[], bool]) -> HeldStream:
-        """Start a search; what it prints comes as it is found. Raises RequestError for a pattern that is none.
+        """Start a search; its hits come as they are found. Raises RequestError for an invalid pattern.
 
         It ends once its client `has_left`.
         """
