@@ -357,7 +357,7 @@ def report(settings: Settings, text: str) -> None:
 
 
 def _program() -> str:
-    """The program of this process: a script or an executable; for `python -m PACKAGE` the package; else the interpreter."""
+    """This process's program: a script or an executable; for `python -m PACKAGE` the package; else the interpreter."""
     path = sys.argv[0] if sys.argv else ""
     if path in ("", "-", "-c", "-m"):
         return sys.executable

@@ -1,4 +1,4 @@
-"""The known facts of one run, from the bodies or items that have come: its times, its exit, its lines, its missing lines.
+"""The known facts of one run, from the bodies or items that have come: its times, exit, lines and missing lines.
 
 Every reader shows runs by it. A local store keeps one per run beside its bodies; other sources are read through it.
 """
@@ -56,10 +56,9 @@ class RunSummary:
     its last message and its last line (or its start) came, in seconds since the epoch. `result` is how its command
     ended; `is_failed` means that it did not succeed, or died unseen. `cause` is why no exit status is known. `lines`
     counts whole lines by stream, `lines_by_time` those of all streams by when they came. `bytes` is the number in the
-    exit event. `records` are
-    the seqs of all lines and events that came, `gaps` those that only a gap event covers, by the destination that has
-    their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line` and `last_stderr` are the
-    lines of the highest seqs, in whatever order bodies come.
+    exit event. `records` are the seqs of all lines and events that came, `gaps` those that only a gap event covers, by
+    the destination that has their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line`
+    and `last_stderr` are the lines of the highest seqs, in whatever order bodies come.
     """
 
     __slots__ = (

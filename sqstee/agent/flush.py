@@ -1,4 +1,4 @@
-"""Ships the waiting runs, again and again while that helps: for `sqstee flush`, and for a run that ships earlier ones."""
+"""Ships the waiting runs, again and again while that helps: for `sqstee flush`, and for runs that ship earlier ones."""
 
 from __future__ import annotations
 

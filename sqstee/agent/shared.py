@@ -124,7 +124,7 @@ def _serve(root: str, advertisement: Advertisement) -> None:
 
 
 def _until_idle(agent: Agent, told: list[int]) -> Callable[[], bool]:
-    """Whether the agent may end: it got a signal, or no run has needed it for as long as the latest one asked."""
+    """Whether the agent may end: it got SIGTERM, or no run has needed it for as long as the latest one asked."""
     idle_since = time.monotonic()
 
     def stop() -> bool:

@@ -76,7 +76,10 @@ class ShippingWorker:
         return self.failure or self._shipper.reason
 
     def trouble(self, awaited_at: float | None) -> DeliveryTrouble:
-        """The trouble to report to a run while lines are not delivered, or go to a fallback. See ServedRun for `awaited_at`."""
+        """The trouble that a run should report while lines are not delivered, or go to a fallback.
+
+        `awaited_at` is as in ServedRun.
+        """
         refusal = self.refusal
         is_final = bool(self.failure) or (
             awaited_at is not None and self.hopeless and self.refused_at > awaited_at - LAST_TRY_SECONDS
