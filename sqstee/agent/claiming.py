@@ -32,8 +32,8 @@ class Claimer:
     """Claims runs in `folder`, or in the folders of all users there, for the workers of `pool`.
 
     `claimed` are the runs that the agent holds, by their names: new ones are added to it. With `runs` no others are
-    claimed. `note_error` gets errors for the agent's status. A dead run that relies on another agent is
-    claimed once it was without a shipper for `others_patience` seconds.
+    claimed. `note_error` gets errors for the agent's status. A dead run that relies on another agent is claimed once it
+    was without a shipper for `others_patience` seconds.
 
     The last look sorted the other runs. `busy` are those that another process ships; `expected` are those among them
     that rely on this agent, but whose ship locks are not free yet. `unclaimed` are those that it had no time for.

@@ -16,9 +16,9 @@ _HEAD_START_SECONDS = 1.0  # for a process's own run
 
 
 class OtherRuns:
-    """Ships the runs that other processes left in the spool folder of `own`, in a thread, every half minute.
+    """Ships the runs that other processes left beside `own` in its spool folder, in a thread, every half minute.
 
-    Only one at a time of the processes that share a spool folder does so. A run that was tried is left alone for half a
+    Only one of the processes that share a spool folder does so at a time. A run that was tried is left alone for half a
     minute: one that cannot be delivered costs the next short runs little.
     """
 

@@ -26,7 +26,7 @@ LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no rea
 class ShippingWorker:
     """A shipper in a thread of its own, for the runs with one policy.
 
-    `report` gets a notice when the destination begins to refuse everything, for a reason that no retry removes; it
+    `report` gets a notice when the destination begins to refuse everything, for a reason that no retry resolves; it
     names the spool folder `root`. It is `alive` until its thread ends, and `closing` once it has been asked to end.
     `used_at` is the time it last had a run. With `mixing` a body may hold lines of several runs.
     """
