@@ -1,4 +1,4 @@
-"""Routing: with `--` a command is wrapped, without it cli runs a verb. Nothing heavy is imported here."""
+"""Routing: with `--` a command is wrapped; without it, cli handles the verb. Nothing heavy is imported here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Labels from a run's environment (batch system, Spark, Kubernetes, cron), by one table. Pure except for /proc.
 
-Every line carries all labels, so the table is short: only what leads from a line back to its job.
+Every line carries all labels, so the table is short: it has only labels that lead from a line back to its job.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 It writes the records of a batch as NDJSON to SQSTEE_LAMBDA_TO, `s3://bucket/prefix` or `stdout` (the default), and
 returns the messages that failed (ReportBatchItemFailures), so that one bad message never fails a batch.
 
-All records of a batch that were written within the same hour are one object, whatever their runs, compressed:
-`prefix/date=…/hour=…/<digest>.ndjson.gz`, and what readers of runs need to know of it is in an index beside,
+All records of a batch that were written within the same hour are one compressed object, whatever their runs:
+`prefix/date=…/hour=…/<digest>.ndjson.gz`. An index has the facts about it that readers of runs need:
 `prefix/_index/date=…/hour=…/<digest>.json` (see layouts.py and batch_index.py). The object comes first: where a crash
 leaves it without its index, readers read the object. The digest is that of the records, so the same batch delivered
 again writes the same objects, which exist already; other duplicates can be recognised by `run` and `seq`.

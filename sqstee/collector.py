@@ -96,7 +96,7 @@ class Reading(Protocol):
 class Collector:
     """The WSGI application for one store and a set of tokens (none: anybody may post).
 
-    What is neither a POST of records nor the collector's own page is answered by `board`, if there is one.
+    `board`, if there is one, answers requests other than a POST of records and the collector's own pages.
     """
 
     def __init__(self, store: Sender, accepted: Sequence[str] = (), board: Reading | None = None) -> None:
@@ -371,7 +371,7 @@ def _bodies(data: bytes) -> list[Body]:
 def open_store(text: str, default: str, limit: int, retention: Retention | None = None) -> LocalSender:
     """Open the store that a destination names; raises SqsteeError if it is not a local queue, or cannot be opened.
 
-    It refuses what exceeds `limit`, or the size of the retention, if that has one.
+    The store refuses records beyond `limit`, or beyond the size of the retention, if that has one.
     """
     destination = parse(text)
     if destination.kind != "local" or not (destination.name or default):

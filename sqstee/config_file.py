@@ -131,7 +131,7 @@ def _check_name(word: str, source: str) -> None:
 
 
 def _without_a_letter(word: str) -> set[str]:
-    """A word, and what is left of it without one of its letters: two that share one differ by a slip of the finger."""
+    """A word, and all its forms with one letter removed: two words that share a form differ by a typo."""
     return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 

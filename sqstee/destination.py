@@ -69,7 +69,7 @@ def parse(text: str) -> Destination:
 
 
 def parse_source(text: str) -> Destination:
-    """Parse what is to be read: a destination, or a folder that drain made. Raises SqsteeError."""
+    """Parse a source to read: a destination, or a folder that drain made. Raises SqsteeError."""
     return Destination("folder", text, name=text) if _is_folder(text) else parse(text)
 
 
@@ -111,8 +111,9 @@ def _url(text: str) -> Destination:
 def _queue_path(path: str) -> tuple[str, str, str]:
     """The region, account and queue name in a URL's path; the name is empty if it has none of these forms.
 
-    ACCOUNT/NAME: SQS and most emulators. queue/REGION/ACCOUNT/NAME: LocalStack (SQS_ENDPOINT_STRATEGY=path).
-    queue/NAME: ElasticMQ, GoAws.
+    - ACCOUNT/NAME: SQS and most emulators
+    - queue/REGION/ACCOUNT/NAME: LocalStack (SQS_ENDPOINT_STRATEGY=path)
+    - queue/NAME: ElasticMQ, GoAws
     """
     parts = path.split("/")
     if len(parts) == 2 and _is_account(parts[0]):

@@ -41,7 +41,7 @@ class SqsteeError(Exception):
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in a few words; where memory ran out they say what to do, as Python gives none."""
+    """An exception in a few words. A MemoryError has none of its own: the words name the remedy."""
     if isinstance(error, MemoryError):
         return "no memory is left, raise its limit (ulimit -v, or the container's)"
     if isinstance(error, OSError) and error.strerror:

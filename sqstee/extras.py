@@ -1,4 +1,4 @@
-"""What to type to add an extra to this installation: that depends on the tool that installed it."""
+"""The command that adds an extra to this installation; it depends on the tool that installed sqstee."""
 
 from __future__ import annotations
 

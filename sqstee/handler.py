@@ -51,8 +51,8 @@ class Handler(logging.Handler):
     TypeError for an unknown name.
 
     A record is sent as one line, even if it has several, as a traceback has, with its level, on the stream `stderr`,
-    where logging would write it. Its `data` has the logger's name, the exception and what the program gave as `extra`
-    or as a dict in place of a message (see log_fields).
+    where logging would write it. Its `data` has the logger's name, the exception and the fields that the program
+    gave as `extra` or as a dict in place of a message (see log_fields).
 
     The run begins with the first line, so a process that never logs costs nothing. A forked child gets a run of its
     own, and so does a process that unpickles the handler. At exit the remaining lines are delivered within the flush
@@ -195,8 +195,8 @@ def configure(
     """Make a logger (by default the root logger) ship its lines from `level` up, and return its handler.
 
     Call it in every process that logs, any number of times: the same call again returns the same handler. All arguments
-    can be pickled, so that `client.run(sqstee.configure, to="q")` configures the workers of Dask. In a forked process
-    other arguments replace what the parent process has configured: its lines would else be shipped twice.
+    can be pickled, so that `client.run(sqstee.configure, to="q")` configures the workers of Dask. In a forked process,
+    other arguments replace the parent's configuration; otherwise its lines would be shipped twice.
     """
     target = logging.getLogger(logger or None)
     handler = Handler(to, **settings)

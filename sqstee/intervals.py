@@ -72,7 +72,7 @@ NOTHING = IntervalSet()  # shared by all who may never have a member: use `with_
 
 
 def with_added(members: IntervalSet, first: int, last: int) -> IntervalSet:
-    """`members` after adding first..last to it, or to a new set in the place of NOTHING."""
+    """`members` after adding first..last to it, or to a new set in place of NOTHING."""
     if members is NOTHING:
         members = IntervalSet()
     members.add(first, last)

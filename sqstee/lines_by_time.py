@@ -55,7 +55,7 @@ class LinesByTime:
 
     @classmethod
     def load(cls, found: object) -> LinesByTime:
-        """The inverse of dump(). Raises ValueError or TypeError for what is not of its making."""
+        """The inverse of dump(). Raises ValueError or TypeError for a value that dump() cannot have made."""
         made = cls()
         made.seconds, made.first, made.counts = found  # type: ignore[misc]
         numbers = [made.seconds, made.first, *made.counts]

@@ -1,8 +1,8 @@
-"""What a record of Python's logging says beyond its text: the fields that `sqstee.Handler` sends as `data`. Pure.
+"""The fields of a record of Python's logging, beyond its text, that `sqstee.Handler` sends as `data`. Pure.
 
-The names are those of the Elastic Common Schema (log.logger, error.type, error.message, error.stack_trace); what the
-program gave as `extra`, and the keys of a message that is a dict, keep their own names. Where the program uses `log` or
-`error` itself, ours are written with a dot (`log.logger`).
+The names are those of the Elastic Common Schema (log.logger, error.type, error.message, error.stack_trace). The
+program's `extra` fields, and the keys of a message that is a dict, keep their own names. Where the program uses `log`
+or `error` itself, ours are written with a dot (`log.logger`).
 
 Whatever the values are, nothing here raises, and the time is bounded: a line of the log must not depend on its extra.
 """
@@ -70,7 +70,7 @@ def _put(found: dict[str, object], name: str, fields: dict[str, object]) -> None
 
 
 def _error(record: logging.LogRecord) -> dict[str, object]:
-    """The exception; its traceback is what a formatter has made of it."""
+    """The exception, with its traceback as a formatter has rendered it, if one has."""
     found: dict[str, object] = {}
     if isinstance(record.exc_info, tuple) and record.exc_info and isinstance(record.exc_info[0], type):
         found = {"type": record.exc_info[0].__qualname__, "message": _text(record.exc_info[1])}
@@ -89,7 +89,7 @@ class _Room:
 
 
 def _value(value: object) -> object:
-    """A value as JSON has it: what JSON cannot hold, or common parsers refuse, as its text."""
+    """A value as JSON has it; values that JSON cannot hold, or common parsers refuse, as their text."""
     try:
         return _plain(value, _Room(), _MOST_DEPTH)
     except Exception as error:

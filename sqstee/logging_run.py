@@ -97,7 +97,7 @@ class LoggingRun:
         return self._spooled.id
 
     def _open(self) -> DelegatedRun | None:
-        """Create the run; returns what is needed if another process is to ship it."""
+        """Create the run; returns the delegated run if another process is to ship it, else None."""
         settings, identity = self._settings, self._identity
         fields = self._policy.to_meta() | sharing.meta(identity, settings, os.environ) | run_events.LOGGING
         self._spooled = SpooledRun(self.root, settings, fields, _masker(settings.redact), _program())
@@ -137,8 +137,8 @@ class LoggingRun:
     def record(self, level: int, data: bytes, fields: dict[str, object]) -> None:
         """Spool a log record, which may have several lines, as one line of the run with `fields` as its data.
 
-        Fields that are too long are shortened. It is sent as plain lines where it cannot be one: it is no UTF-8 or too
-        long, or what plain lines get is asked for.
+        Fields that are too long are shortened. The record is sent as plain lines instead if it is not UTF-8, if it is
+        too long, or if an option asks for processing that only plain lines get.
         """
         if self._only_lines or len(data) > self._max_line or (self._settings.parse_json and data[:1] == b"{"):
             return self.write(level, data)
@@ -171,7 +171,7 @@ class LoggingRun:
                 self._notify(WAKE)
 
     def _check_shipper(self, delegated: DelegatedRun) -> None:
-        """Report what another process has trouble with; see to it that one ships."""
+        """Report the trouble of the process that ships, and make sure that one does."""
         self._agent = self._serving()
         delegated.pass_notices_on()
         if self._agent or not self._identity:  # an agent that has just died may be started again
@@ -357,7 +357,7 @@ def report(settings: Settings, text: str) -> None:
 
 
 def _program() -> str:
-    """What this process runs: a script or a program; for `python -m PACKAGE` the package; else the interpreter."""
+    """This process's program: a script or an executable; for `python -m PACKAGE` the package; else the interpreter."""
     path = sys.argv[0] if sys.argv else ""
     if path in ("", "-", "-c", "-m"):
         return sys.executable

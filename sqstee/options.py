@@ -63,7 +63,7 @@ def _interval(text: str) -> float:
 
 
 def rate(text: str) -> tuple[int, float]:
-    """A number of lines, and the seconds of the period in which so many are allowed."""
+    """A number of lines, and the seconds of the period in which that many are allowed."""
     number, _, unit = text.partition("/")
     is_number = number.isascii() and number.isdigit() and len(number) <= 12
     if not unit or unit not in _TIMES or not is_number or int(number) == 0:

@@ -1,6 +1,6 @@
-"""What is known of one run, from the bodies or items that have come: its times, its exit, its lines, what is missing.
+"""The known facts of one run, from the bodies or items that have come: its times, exit, lines and missing lines.
 
-Every reader shows runs by it: a local store keeps one a run beside its bodies, other sources are read through it.
+Every reader shows runs by it. A local store keeps one per run beside its bodies; other sources are read through it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class RunSummary:
     """The summary of one run.
 
     `started` and `ended` are RFC 3339, by the sender's clock; empty where unknown. `heard` and `last_line_at` are when
-    its last message and its last line (or its start) came, in seconds since the epoch. `result`: how its command ended;
-    `is_failed`: it did not succeed, or died unseen. `cause`: why no exit status is known. `lines` counts whole lines by
-    stream, `lines_by_time` those of all streams by when they came, `bytes` is what the exit event says. `records` are
-    the seqs of all lines and events that came, `gaps` those that only a gap event covers, by the destination that has
-    their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line` and `last_stderr` are the
-    lines of the highest seqs, in whatever order bodies come.
+    its last message and its last line (or its start) came, in seconds since the epoch. `result` is how its command
+    ended; `is_failed` means that it did not succeed, or died unseen. `cause` is why no exit status is known. `lines`
+    counts whole lines by stream, `lines_by_time` those of all streams by when they came. `bytes` is the number in the
+    exit event. `records` are the seqs of all lines and events that came, `gaps` those that only a gap event covers, by
+    the destination that has their lines instead (empty: nobody has). Seqs below `first` are not expected. `last_line`
+    and `last_stderr` are the lines of the highest seqs, in whatever order bodies come.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class RunSummary:
 
     @property
     def title(self) -> str:
-        """What people call it: its job, else its command's name, else its id."""
+        """The name that people know it by: its job, else its command's name, else its id."""
         return self.job or self.name or self.run
 
     @property
@@ -152,7 +152,7 @@ class RunSummary:
 
     @property
     def gone_at(self) -> float:
-        """When its host counts as gone unless it is heard of until then, in seconds since the epoch."""
+        """When its host counts as gone unless a message comes before then, in seconds since the epoch."""
         return inf if self.is_ended or not self.heartbeat_s else self.heard + MISSED_HEARTBEATS * self.heartbeat_s
 
     def fields(self, now: float, silent: float) -> dict[str, object]:
@@ -239,7 +239,7 @@ class RunSummary:
             self.lines_by_time.add(at, number)
 
     def merge(self, other: RunSummary) -> None:
-        """Add what another source knows of this run; lines that both have are counted once."""
+        """Add another source's summary of this run; lines that both have are counted once."""
         had = self.records.size
         for first, last in other.records.intervals:
             self.records.add(first, last)
@@ -322,7 +322,7 @@ class RunSummary:
             self.add_identity(item)
 
     def add_identity(self, item: Record | Event) -> None:
-        """Add what every item of a run says of it: host, job, labels."""
+        """Add the facts that every item of a run carries: host, job, labels."""
         self.host, self.job = item.host[:_MOST_TEXT], item.job[:_MOST_TEXT] or self.job
         self.started = self.started or item.timestamp[:_MOST_TIME]
         if sum(len(name) + len(text) for name, text in item.labels.items()) <= _MOST_FACTS:
@@ -376,7 +376,7 @@ class RunSummary:
             lines.remove(first, last)
 
     def add_event(self, item: Record | Event) -> None:
-        """Add what a start, exit or end event says; its seq is not counted."""
+        """Add the facts of a start, exit or end event; its seq is not counted."""
         if not isinstance(item, Event):
             return
         fields = item.fields

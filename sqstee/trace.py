@@ -1,7 +1,7 @@
-"""SQSTEE_DEBUG=FILE: a trace of what the front, the shipper and the agent decide, for bug reports.
+"""SQSTEE_DEBUG=FILE: a trace of the decisions of the front, the shipper and the agent, for bug reports.
 
-One line a decision: seconds of the monotonic clock (the same for all processes of a host), process, part, what was
-decided. No line of the command's output and no credential is in it; destinations are.
+One line per decision: seconds of the monotonic clock (the same for all processes of a host), process, part, decision.
+No line of the command's output and no credential is in it; destinations are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PATH = _path()
 
 
 def trace(part: str, text: str) -> None:
-    """Append one line to the trace, if there is one. It is opened each time: the shipper closes what it inherits."""
+    """Append one line to the trace, if there is one. It is opened each time: the shipper closes inherited files."""
     if not _PATH:
         return
     line = f"{time.monotonic():.6f} {os.getpid()} {part}: {without_userinfo(' '.join(text.split()))}\n"

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Record:
     """One line of a stream.
 
-    `timestamp` is RFC 3339; `stream` stdout, stderr, output or stdin; `seq` its number in the run, over all streams and
-    the events; `eol` is false if the piece did not end in a newline; `raw` holds its bytes if they were not UTF-8;
-    `level` is one of LEVELS, empty except for lines of Python's logging and those with a level of their own that
-    --parse-json found; `parsed` is the line where it is a JSON object that --parse-json found, or what a record of
-    Python's logging says beyond its text (`data` in the wire format).
+    `timestamp` is RFC 3339. `stream` is stdout, stderr, output or stdin. `seq` is its number in the run, over all
+    streams and the events. `eol` is false if the piece did not end in a newline. `raw` holds its bytes if they were not
+    UTF-8. `level` is one of LEVELS, empty except for lines of Python's logging and those with a level of their own that
+    --parse-json found. `parsed` (`data` in the wire format) is the line where it is a JSON object that --parse-json
+    found, or the fields of a record of Python's logging beyond its text.
     """
 
     __slots__ = (
@@ -175,7 +175,7 @@ def unpack(body: str | bytes, attributes: dict[str, str] | None = None) -> bytes
 
 
 def decode_lines(data: bytes) -> Iterator[tuple[bytes, Record | Event]]:
-    """Each line of NDJSON that is not empty, with its newline, and what it holds. Raises DecodeError.
+    """Each line of NDJSON that is not empty, with its newline, and its record or event. Raises DecodeError.
 
     Every line is parsed by itself, so that the two belong together whoever wrote the lines: the three lines `{…},{…}`,
     `{"a":[{}` and `{}],…}` are three objects to decode(), none of them a line.

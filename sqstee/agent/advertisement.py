@@ -128,7 +128,7 @@ class Advertisement:
             return []
 
     def withdraw(self) -> None:
-        """Have runs that come from now on find another agent; this process finishes what it has claimed."""
+        """Have runs that start from now on find another agent; this process finishes the runs it has claimed."""
         trace("agent", "withdraws")
         self._unlink_files()
         self.withdrawn = True
@@ -198,7 +198,7 @@ class Advertisement:
 
 
 class NoAdvertisement:
-    """In an advertisement's place: a process that ships what is there and ends, which no run relies on."""
+    """Stands in for an advertisement in a process that ships the waiting runs and ends; no run relies on it."""
 
     in_place = True
     withdrawn = False

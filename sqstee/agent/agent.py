@@ -33,8 +33,8 @@ _PATIENCE_SECONDS = 10.0  # for a dead run of others, before its lines are sent 
 class Agent:
     """Serves `folder`. Raises SqsteeError if another agent serves it, or it must not be served.
 
-    `report` gets notices to the administrator, for the log. Without an `advertisement` it may work beside an agent: it
-    ships what no other process does. With `runs` it claims no others.
+    `report` gets notices to the administrator, for the log. Without an `advertisement` it may work beside an agent:
+    it ships the runs that no other process ships. With `runs` it claims no others.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Agent:
                     due = min(due, self._scanned_at + _NEXT_SCAN_SECONDS)
 
     def once(self, until: float = math.inf) -> dict[str, str]:
-        """Ship what is there; returns the runs that are not delivered, with the reasons. See also `delivered`.
+        """Ship the waiting runs; returns the runs that are not delivered, with the reasons. See also `delivered`.
 
         It ends at `until`, a time of the monotonic clock, or after the flush timeout.
         """
@@ -156,7 +156,7 @@ class Agent:
         return self._claimer.problems() | self.drain()
 
     def scan(self, until: float = math.inf) -> None:
-        """Claim new runs, pass on what the others have written, and release those that are delivered."""
+        """Claim new runs, pass on new data of the claimed ones, and release those that are delivered."""
         now = self._scanned_at = time.monotonic()
         self._claimer.claim_new(self._config, now, until)
         for name, claimed in list(self._claimed.items()):
@@ -175,7 +175,7 @@ class Agent:
             self._claimer.sweep(now)
 
     def drain(self) -> dict[str, str]:
-        """Deliver what is there within the flush timeout, and withdraw; returns the runs left, with the reasons."""
+        """Deliver the claimed runs within the flush timeout, and withdraw; returns the runs left, with the reasons."""
         seconds = self._config.settings.flush_timeout
         deadline = time.monotonic() + seconds + _GRACE_SECONDS
         self._workers.shorten_waits(seconds)
@@ -200,7 +200,7 @@ class Agent:
         return left
 
     def close(self) -> None:
-        """Close what is open, unless a worker that took too long still uses it."""
+        """Close the workers and the folders, unless a worker that took too long still uses them."""
         if self._workers.close():
             self._claimer.close()
 
@@ -208,7 +208,7 @@ class Agent:
     def occupied(self) -> bool:
         """Whether a run relies on this agent, or waits here for a destination that may accept it.
 
-        What waits here once it has withdrawn, the next run's shipper can deliver as well.
+        Once it has withdrawn, waiting runs do not count: the next run's shipper can deliver them as well.
         """
         if self._advertisement.withdrawn:
             return any(claimed.has_writer() for claimed in self._claimed.values())
@@ -219,7 +219,7 @@ class Agent:
         )
 
     def _check(self, name: str, claimed: ClaimedRun, now: float) -> None:
-        """Pass on what a run has written, have it closed once its front has ended, release it once it is delivered."""
+        """Pass on new data of a run, have it closed once its front has ended, release it once it is delivered."""
         try:
             self._check_claimed(name, claimed, now)
         except OSError as error:  # it concerns this run alone

@@ -126,7 +126,7 @@ class ClaimedRun:
         self.worker.enqueue(self.run)
 
     def await_delivery(self, now: float) -> None:
-        """Somebody waits for the run: what is there leaves at once; what was refused for good is tried once more."""
+        """Somebody waits for the run: send its data at once, and retry once if the destination refused it for good."""
         is_due = self.worker.hopeless and now - self.worker.refused_at > LAST_TRY_SECONDS
         if self.run.awaited_at is None or is_due:
             self.run.awaited_at = now

@@ -32,12 +32,13 @@ class Claimer:
     """Claims runs in `folder`, or in the folders of all users there, for the workers of `pool`.
 
     `claimed` are the runs that the agent holds, by their names: new ones are added to it. With `runs` no others are
-    claimed. `note_error` gets what should show in the agent's status. A dead run that relies on another agent is
-    claimed once it was without a shipper for `others_patience` seconds.
+    claimed. `note_error` gets errors for the agent's status. A dead run that relies on another agent is claimed once it
+    was without a shipper for `others_patience` seconds.
 
-    The last look found these: `busy`, which another process ships; `expected` of them, which rely on this agent, and
-    whose ship locks are not free yet; `unclaimed`, for want of time; `over_limit`, which the limit on open files leaves
-    out for now; `abandoned`, dead runs of others that no process ships, and since when.
+    The last look sorted the other runs. `busy` are those that another process ships; `expected` are those among them
+    that rely on this agent, but whose ship locks are not free yet. `unclaimed` are those that it had no time for.
+    `over_limit` are those that the limit on open files leaves out for now. `abandoned` are dead runs of others that no
+    process ships, and since when.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Claimer:
         )
 
     def sweep(self, now: float) -> None:
-        """Forget what is over, and remove the folders that killed processes have not finished making."""
+        """Forget expired postponements, and remove the folders that killed processes have not finished making."""
         self._postponed = {key: value for key, value in self._postponed.items() if value[0] > now}
         self._skipped.clear()
         for root in self._roots.values():
@@ -110,7 +111,7 @@ class Claimer:
                 self._note_error(str(error))
 
     def forget_postponed(self) -> None:
-        """Another configuration may accept what was postponed."""
+        """Try postponed runs again: another configuration may accept them."""
         self._postponed.clear()
 
     def close(self) -> None:

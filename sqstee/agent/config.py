@@ -1,4 +1,4 @@
-"""What an agent serves, and how; what one for all users needs."""
+"""An agent's configuration: its destinations and settings, and the requirements of an agent for all users."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ class FairQueue:
         return flow.refit(pending, size) if flow else []
 
     def substitute(self, pending: PendingBody, reason: str) -> None:
-        """Put a gap event in the place of a record that is refused for good."""
+        """Put a gap event in place of a record that is refused for good."""
         run = self._runs.get(pending.body.run)
         if run and run.flow:
             run.flow.substitute(pending, reason)

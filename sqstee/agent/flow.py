@@ -150,7 +150,7 @@ class Flow(RunSource):
 class ServedRun:
     """A claimed run as its queue sees it: `ended` once it is closed, `gone` once it has left the queue.
 
-    `awaited_at` is since when somebody waits for its delivery, or None: what it has written leaves at once.
+    `awaited_at` is since when somebody waits for its delivery, or None. While somebody waits, its data leaves at once.
     It leaves the queue when it is delivered and removed, or given up because of `failure`.
     """
 

@@ -1,4 +1,4 @@
-"""Shipping what is there, again and again while that helps: what `sqstee flush` does, and a run for earlier ones."""
+"""Ships the waiting runs, again and again while that helps: for `sqstee flush`, and for runs that ship earlier ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ship_all(agent: Agent, seconds: float) -> dict[str, str]:
 
 
 def _await_others(agent: Agent, deadline: float) -> None:
-    """Wait for what agents and shared shippers can deliver of the runs that they hold and that have ended."""
+    """Wait while agents and shared shippers deliver ended runs that they hold, as far as they can."""
     final_at = time.monotonic() + 3 * LAST_TRY_SECONDS  # by then it has been tried once more
     waiting = {name for name in agent.busy if _is_held_by_shipper_alone(f"{agent.folder}/{name}")}
     while waiting and time.monotonic() < deadline:
@@ -57,7 +57,7 @@ def _await_others(agent: Agent, deadline: float) -> None:
 def _saved(agent: Agent, left: Container[str]) -> int:
     """How far the runs that are `left` are acknowledged by their checkpoints, in sum.
 
-    What a destination has accepted does not count where the disk refuses the checkpoint: it is sent again.
+    Accepted lines do not count where the disk refuses the checkpoint, since they are sent again.
     """
     saved = 0
     for root, names in agent.folders():

@@ -1,4 +1,4 @@
-"""Ships what other processes left in the spool, beside this process's own run and behind it."""
+"""Ships the runs that other processes left in the spool, during this process's own run and after it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _HEAD_START_SECONDS = 1.0  # for a process's own run
 
 
 class OtherRuns:
-    """Ships what other processes left in the spool folder of the run in `own`, in a thread, every half minute.
+    """Ships the runs that other processes left beside `own` in its spool folder, in a thread, every half minute.
 
-    Of all processes that share a spool folder, one at a time does so. A run that was tried is left alone for half a
+    Only one of the processes that share a spool folder does so at a time. A run that was tried is left alone for half a
     minute: one that cannot be delivered costs the next short runs little.
     """
 
@@ -41,7 +41,7 @@ class OtherRuns:
         return self._thread.is_alive() and self._found
 
     def finish(self, seconds: float) -> None:
-        """The process's own run has ended: ship what others have left by now, for at most `seconds`."""
+        """The process's own run has ended: ship the runs that others have left by now, for at most `seconds`."""
         self._ended.set()
         self._thread.join(seconds)
 

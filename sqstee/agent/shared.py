@@ -1,8 +1,8 @@
 """The shared shipper: an agent that a run has started for all runs of its identity, and that ends by itself.
 
-It must have nothing of the run that started it: it has a session of its own, / as its working folder, no descriptor, no
-lock, no soft limit and no environment but what its identity covers. It publishes itself before it loads what shipping
-needs, since runs that begin meanwhile can rely on it already.
+It must inherit nothing from the run that started it: it has a session of its own, / as its working folder, no
+descriptor, no lock, no soft limit, and only the environment variables that its identity covers. It publishes itself
+before it loads the modules for shipping, since runs that begin meanwhile can rely on it already.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TITLE = b"sqstee shipper"
 def start(root: str, identity: str, wait: Callable[[int, float], None]) -> bool:
     """Start the shared shipper of `identity` in the spool folder `root`, unless there is one; returns whether there is.
 
-    `wait` waits until a descriptor is readable, for at most so many seconds. The caller has one thread, and no child
+    `wait` waits until a descriptor is readable, for at most that many seconds. The caller has one thread, and no child
     that it does not know.
     """
     try:
@@ -124,7 +124,7 @@ def _serve(root: str, advertisement: Advertisement) -> None:
 
 
 def _until_idle(agent: Agent, told: list[int]) -> Callable[[], bool]:
-    """Whether the agent may end: it was told to, or no run has needed it for as long as the latest one asked."""
+    """Whether the agent may end: it got SIGTERM, or no run has needed it for as long as the latest one asked."""
     idle_since = time.monotonic()
 
     def stop() -> bool:
@@ -174,7 +174,7 @@ def _leave_caller(kept: int) -> None:
 
 
 def _rename() -> None:
-    """Replace what ps shows: a signal to all processes whose command line names the job must not reach this one.
+    """Replace the title in ps: a signal to all processes whose command line names the job must not reach this one.
 
     The kernel shows the memory from arg_start to env_end (proc(5), stat); nothing refers to it any more.
     """

@@ -29,8 +29,8 @@ def ship_run(
     """Ship the run in `folder`, in a process forked from the front, and report how delivery went.
 
     `wake` and `report` are its ends of the two pipes (see shipper_handle). `end_command` is called if the front dies
-    before its command: nobody reads the command's output any more. What other processes left in the spool is shipped
-    beside, and behind the report, for which the front need not wait.
+    before its command: nobody reads the command's output any more. Runs that other processes left in the
+    spool are shipped meanwhile, and after the report, since the front need not wait for them.
     """
     front = os.getppid()
     priority.lower()

@@ -1,4 +1,4 @@
-"""What an agent writes to its status file: whom it serves, what waits, how fast it ships."""
+"""The fields of an agent's status file: the runs it serves, the lines that wait, the speed of shipping."""
 
 from __future__ import annotations
 

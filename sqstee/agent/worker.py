@@ -26,9 +26,9 @@ LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no rea
 class ShippingWorker:
     """A shipper in a thread of its own, for the runs with one policy.
 
-    `report` gets a notice when the destination begins to refuse everything, for a reason that no retry will mend; it
-    names the spool folder `root`. `alive` until its thread ends, `closing` once it has been told to end, `used_at` the
-    time it last had a run. With `mixing` a body may hold lines of several runs.
+    `report` gets a notice when the destination begins to refuse everything, for a reason that no retry resolves; it
+    names the spool folder `root`. It is `alive` until its thread ends, and `closing` once it has been asked to end.
+    `used_at` is the time it last had a run. With `mixing` a body may hold lines of several runs.
     """
 
     def __init__(
@@ -76,7 +76,10 @@ class ShippingWorker:
         return self.failure or self._shipper.reason
 
     def trouble(self, awaited_at: float | None) -> DeliveryTrouble:
-        """What to tell a run while lines are not delivered, or go to a fallback; `awaited_at` as of ServedRun."""
+        """The trouble that a run should report while lines are not delivered, or go to a fallback.
+
+        `awaited_at` is as in ServedRun.
+        """
         refusal = self.refusal
         is_final = bool(self.failure) or (
             awaited_at is not None and self.hopeless and self.refused_at > awaited_at - LAST_TRY_SECONDS
@@ -111,7 +114,7 @@ class ShippingWorker:
             self._wake_shipper(WAKE)
 
     def retry(self) -> None:
-        """Have the shipper try once more soon what was refused for good."""
+        """Have the shipper soon retry, once, the bodies that were refused for good."""
         self._wake_shipper(TRY_AGAIN)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""What lines and events look like at rest: one description of their columns, and Arrow tables of them."""
+"""The form of lines and events at rest: one description of their columns, and Arrow tables of them."""

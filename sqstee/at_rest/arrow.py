@@ -1,6 +1,6 @@
 """Record batches of the columns at rest: made from NDJSON, and turned into it again. Needs pyarrow (extra `parquet`).
 
-A batch made from NDJSON has all that the lines had: what has no column, or does not fit into its own, is in `fields`.
+A batch made from NDJSON loses nothing: values that have no column, or do not fit into their own, are in `fields`.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class RowBuilder:
 def ndjson_of(batch: pa.RecordBatch, hosts: Mapping[str, str]) -> Iterator[bytes]:
     """The lines of a batch in the wire format, one or more at a time: those of the runs in `hosts`, with their hosts.
 
-    The batch may be from anybody's file: what is in it is not trusted, and may be no record.
+    The batch may be from anybody's file, so its rows are not trusted; they may not even be records.
     """
     names = [name for name in SCHEMA.names if name in batch.schema.names]
     batch = _batch({name: batch.column(name).cast(SCHEMA.field(name).type) for name in names}, batch.num_rows)
@@ -291,7 +291,7 @@ def _add_text(row: dict[str, Any], rest: dict[str, Any], item: dict[str, Any]) -
 
 
 def _replaced(text: str) -> str:
-    """Text with U+FFFD for what UTF-8 cannot hold."""
+    """Text with U+FFFD for each character that UTF-8 cannot hold."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 

@@ -39,7 +39,7 @@ _LONGEST_HOST = 100  # characters, escaped; a host's name has 64 at most
 
 
 class Column(NamedTuple):
-    """A column: `on` which rows it may have a value; `nullable`: whether it may be null there."""
+    """A column. `on` says which rows may have a value in it, `nullable` whether it may be null there."""
 
     name: str
     kind: str
