@@ -90,7 +90,7 @@ class Writer:
         self._segments.on_append = callback
 
     def resume(self, next_seq: int, unfinished: Sequence[int], dropped_from: int) -> None:
-        """Continue a dead writer's run: its next seq, the bytes of each stream's unfinished line, and what it dropped.
+        """Continue a dead writer's run: next seq, the bytes of each stream's unfinished line, and dropped lines.
 
         A gap frame is due for the seqs from `dropped_from` on.
         """
@@ -197,7 +197,7 @@ class Writer:
         return self._event(fields, CLOSING if closing else RESERVED)
 
     def alive(self, fields: dict[str, object]) -> None:
-        """Append a heartbeat's event, unless the spool is full: the reserve is for what cannot be said later."""
+        """Append a heartbeat's event, unless the spool is full: the reserve is for events that cannot wait."""
         if self._event(fields, ORDINARY):
             self._alive.append(self.next_seq - 1)
             del self._alive[:-_GAPS_KEPT]
