@@ -40,7 +40,10 @@ class LiveNotices:
         return self._shipper.read_refusals()
 
     def print(self, now: float) -> float | None:
-        """Print notices if possible now; returns the time to look again, None for after the command's next output."""
+        """Print the notices that can be printed now.
+
+        Returns the time to look again, None for after the command's next output.
+        """
         if self._next == len(self._shipper.refusals):
             return None
         if self._since is None:

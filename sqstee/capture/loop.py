@@ -160,7 +160,7 @@ class CaptureLoop:
             self._handling = False
 
     def look(self) -> None:
-        """Read the available output, before `run`: the order in which the command wrote it is known only right away.
+        """Read the available output, before `run`: later, the order in which the command wrote it is unknown.
 
         It is held: who sees output may signal the process group, which has to have a witness by then (see `Relay`).
         """

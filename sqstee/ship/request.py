@@ -38,7 +38,7 @@ class RequestLimits:
     A request has at most `entries` messages and, where the destination keeps the order, one of each run: an entry that
     fails would be overtaken by later ones. `message` is the limit that the destination states. Bodies are packed up to
     `packed`, a limit that takes refusals into account, too. A larger single record is still tried, up to `largest`, the
-    highest limit that can be set for any such destination: the limit may have been raised since.
+    highest limit that a destination of this kind can have: the limit may have been raised since.
 
     After a request that timed out the next one is half as large, down to one billed unit; each success doubles it.
     """

@@ -233,7 +233,10 @@ def holder(path: str) -> int:
 
 
 def heartbeat(path: str) -> tuple[int, int]:
-    """The inode and mtime of `path`; one changes once a second while the process that holds an agent's file runs."""
+    """The inode and mtime of `path`.
+
+    At least one of them changes once a second while the process that holds an agent's file runs.
+    """
     try:
         found = os.lstat(path)
     except OSError:

@@ -42,7 +42,7 @@ class LineCleaner:
 def stripped(block: bytes) -> bytes:
     """The block without escape sequences (ECMA-48, in their 7-bit form) and without any ESC.
 
-    No sequence extends beyond its line. An unfinished one loses its ESC alone.
+    No sequence extends beyond its line. An unfinished one loses only its ESC.
     """
     return _SEQUENCE.sub(b"", block) if ESC in block else block
 

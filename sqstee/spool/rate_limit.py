@@ -1,4 +1,4 @@
-"""--rate-limit: how many of a run's lines may still be shipped. Lines above it are dropped, counted and reported."""
+"""--rate-limit: how many of a run's lines may still be shipped. Excess lines are dropped, counted and reported."""
 
 from __future__ import annotations
 
