@@ -40,7 +40,7 @@ class DeliveryStats:
     """A run's lines by their outcome: those `captured` and not `waiting`, `dropped` or `quarantined` are delivered.
 
     `bytes` counts the captured ones; `reasons` maps each reason for dropping lines to their number, `uncovered` of them
-    without a gap event; `waiting_events` is the number of the run's own events that wait; `requests` is None where
+    without a gap event. `waiting_events` is the number of the run's own events that wait; `requests` is None where
     nobody could count them; `reason` says why lines or events wait.
     """
 
@@ -302,7 +302,7 @@ def cut_short_by(number: int) -> str:
 
 
 def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
-    """Notices about undelivered lines: how many, where they are, why, and what to do; `advice` on waiting ones."""
+    """Notices about undelivered lines: how many, where they are, why, and the next step; `advice` on waiting ones."""
     found = []
     for reason, number in stats.reasons.items():
         found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root, not stats.uncovered)}")

@@ -36,11 +36,14 @@ class LiveNotices:
         return self._shipper.refusals[self._next :]
 
     def read(self) -> bool:
-        """Read what the shipper has written; returns whether it may write more."""
+        """Read the shipper's reports; returns whether it may write more."""
         return self._shipper.read_refusals()
 
     def print(self, now: float) -> float | None:
-        """Print what can be printed now; returns the time to look again, None for after the command's next output."""
+        """Print the notices that can be printed now.
+
+        Returns the time to look again, None for after the command's next output.
+        """
         if self._next == len(self._shipper.refusals):
             return None
         if self._since is None:

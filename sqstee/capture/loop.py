@@ -160,7 +160,7 @@ class CaptureLoop:
             self._handling = False
 
     def look(self) -> None:
-        """Read what there is, before `run`: in which order the command wrote it is known only at once.
+        """Read the available output, before `run`: later, the order in which the command wrote it is unknown.
 
         It is held: who sees output may signal the process group, which has to have a witness by then (see `Relay`).
         """
@@ -183,7 +183,7 @@ class CaptureLoop:
     def is_drained(self) -> bool:
         """For another thread: whether all output of a command that writes nothing more at present has been passed on.
 
-        What was read before the streams were found empty is passed on once the loop handles nothing.
+        Output that was read before the streams were found empty is passed on once the loop handles nothing.
         """
         streams = list(self.open)
         waiting = any(stream.is_readable() or stream.pending for stream in streams)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Notices:
-    """Collects lines and prints them together; each says what happened, how much, and what to do next.
+    """Collects lines and prints them together; each gives the event, its extent and the next step.
 
     With `quiet` (--quiet) nothing is printed.
     """

@@ -89,7 +89,7 @@ class PipeOutput(Output):
 
 
 def pipe_bytes(fd: int) -> int:
-    """How much a pipe holds; 0 for what is no pipe, and where the machine has another page size than the common one."""
+    """The capacity of a pipe; 0 if it is not a pipe, or if the machine's page size is not the common one."""
     import fcntl  # not before the command starts, which needs no fcntl
 
     try:
@@ -99,7 +99,7 @@ def pipe_bytes(fd: int) -> int:
 
 
 def set_pipe_bytes(fd: int, capacity: int) -> bool:
-    """Let a pipe hold so much; False if it holds more at present, or the user's pipes hold as much as they may."""
+    """Set a pipe's capacity; False if it holds more at present, or the user's pipes hold as much as they may."""
     import fcntl
 
     try:
@@ -113,7 +113,7 @@ def piece_end(text: bytes, at: int, source_bytes: int) -> int:
     """Where the piece of a chunk that begins at `at` ends, so that no line that was written atomically is broken.
 
     That is the last newline within PIPE_BUF, or, if the chunk filled its pipe, the next end of a page that can be the
-    end of a line: a pipe is a ring of pages, and only a write of more than PIPE_BUF is ever spread over two of them
+    end of a line. A pipe is a ring of pages, and only a write of more than PIPE_BUF is ever spread over two of them
     (pipe_write() in Linux's fs/pipe.c). Pages that are not full end earlier, by at most as many bytes as the chunk is
     short of its pipe's capacity, `source_bytes`. Where all are full, a write that finds too little room ends with one
     of them, too: such a chunk is one piece.

@@ -1,4 +1,4 @@
-"""A pty in the place of each output that is a terminal, with the real terminal's size and modes."""
+"""A pty in place of each output that is a terminal, with the real terminal's size and modes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST = 65535  # rows or columns: struct winsize holds unsigned shorts
 
 
 class Pty:
-    """A pty in the place of the terminal `real` (None with --tty always, where there is no terminal).
+    """A pty in place of the terminal `real` (None with --tty always, where there is no terminal).
 
     Its output processing is off, so that bytes come out as they went in, and the real terminal processes them as it
     always does. Modes that the command sets on the pty are copied to the real terminal. `name` is the path of its

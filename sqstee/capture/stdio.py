@@ -19,7 +19,7 @@ class Stdio:
     """Both ends of a pipe or a pty for each captured output.
 
     `command_fds` maps the command's descriptors to its ends of them. `sharing_stderr` are our outputs that lead to the
-    same place as our stderr. With `is_stdin` the only output, stdout, is what came from stdin.
+    same place as our stderr. With `is_stdin` the only output, stdout, is the data from stdin.
     """
 
     def __init__(

@@ -269,7 +269,8 @@ class Supervisor:
     def _reap(self) -> None:
         """Reap every child that has ended; PID 1 gets other processes' children too.
 
-        What came before the command's end is told from what comes after it before anybody can see that it has ended.
+        Signals that came before the command's end are noted before anybody can see that it has ended, so that
+        they are distinguished from later ones.
         """
         run = self._run
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -292,7 +293,10 @@ class Supervisor:
                 run.shipper.pid = 0
 
     def _note_pending_signals(self) -> None:
-        """What is pending came before the end, and asked for it: SIGCHLD overtakes a signal to the whole group."""
+        """Note the pending signals.
+
+        They came before the command's end, and asked for it: SIGCHLD overtakes a signal to the whole group.
+        """
         while (info := _signal.sigtimedwait(self._run.termination_signals, 0)) is not None:
             self._seen.add(info.si_signo)
 

@@ -73,7 +73,7 @@ class WrappedRun:
 
     @property
     def program(self) -> str:
-        """What the run is called by if it has no job: the command's program, or `stdin`."""
+        """The run's name if it has no job: the command's program, or `stdin`."""
         return self.command[0] if self.command else "stdin"
 
     def end(self, status: int, usage: struct_rusage, seen: AbstractSet[int]) -> None:

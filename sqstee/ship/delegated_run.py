@@ -159,7 +159,7 @@ class DelegatedRun:
         return "", None
 
     def _takeover_seconds(self) -> float:
-        """Take over after so many seconds without a shipper."""
+        """Take over after this many seconds without a shipper."""
         return self._takeover_after * (_LIVE_AGENT_FACTOR if self._serving() else 1)
 
 

@@ -15,7 +15,7 @@ class Pace:
     So the first lines after silence leave at once, a burst fills bodies, and a trickle costs one request per linger.
     Without the one in advance, lines that come once per linger would each wait for the end of theirs.
 
-    What can wait, such as heartbeats, waits for others' a linger long, and leaves with lines that come meanwhile.
+    Lines that can wait, such as heartbeats, wait one linger for other lines, and leave with any that come meanwhile.
     """
 
     def __init__(self, linger: float) -> None:

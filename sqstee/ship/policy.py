@@ -65,7 +65,7 @@ class DeliveryPolicy:
         return (self.to, *(getattr(self.options, name) for name in SENDER_OPTIONS))
 
     def refusal_notice(self, reason: str, diverted: bool, root: str, at: str = "") -> str:
-        """A notice that all lines are refused for `reason`, which no retry will mend: by `at`, or the destination.
+        """A notice that `at`, or the destination, refuses all lines for `reason`, which no retry will fix.
 
         They go to a fallback if `diverted`, otherwise they stay in the spool folder `root`.
         """

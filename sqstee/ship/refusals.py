@@ -69,7 +69,7 @@ class Refusals:
         self._back_off(next(filter(None, reversed(found)), None), now, answered=True)
 
     def convict(self, source: Source) -> None:
-        """The destination accepts other bodies: put gap events in the place of the suspects."""
+        """The destination accepts other bodies: replace the suspects with gap events."""
         for pending in self._suspects:
             source.substitute(pending, pending.reason)
         self.send_again(self._suspects)

@@ -17,7 +17,7 @@ BILLED_UNIT_BYTES = 64 * 1024  # SQS bills one request per started 64 KiB of pay
 class PendingBody:
     """A body that is not acknowledged yet.
 
-    Once it is, everything behind it can be rebuilt from the spool position `resume` on (None: no such position here).
+    Once it is, everything after it can be rebuilt from the spool position `resume` on (None: no such position here).
     """
 
     __slots__ = ("alone", "body", "done", "in_plan", "original", "reason", "resume")
@@ -36,9 +36,9 @@ class RequestLimits:
     """The most bytes of a message and of a request, attributes included, as learned from the destination.
 
     A request has at most `entries` messages and, where the destination keeps the order, one of each run: an entry that
-    fails would be overtaken by those behind it. `message` is what the destination states, `packed` also what refusals
-    suggest: bodies are packed up to `packed`. A larger single record is still tried, up to `largest`, which is what any
-    such destination can be set to take: the limit may have been raised since.
+    fails would be overtaken by later ones. `message` is the limit that the destination states. Bodies are packed up to
+    `packed`, a limit that takes refusals into account, too. A larger single record is still tried, up to `largest`, the
+    highest limit that a destination of this kind can have: the limit may have been raised since.
 
     After a request that timed out the next one is half as large, down to one billed unit; each success doubles it.
     """
@@ -55,7 +55,7 @@ class RequestLimits:
         return min(self.packed, self._max_request) < self.largest
 
     def restate(self, size: int) -> None:
-        """The destination, asked again, states that `size` is the most for a message: what was learned is void."""
+        """The destination, asked again, states that `size` is the most for a message: the learned limits are void."""
         self.message = self.packed = self._max_request = self.largest
         self.message_at_most(size)
 

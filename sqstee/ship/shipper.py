@@ -28,14 +28,14 @@ _SHORT_SECONDS = 60.0  # up to this flush timeout a user is assumed to wait for 
 class Shipper:
     """Ships the run in `folder`, or the source from `make_source`, until it is closed and delivered, or out of time.
 
-    `wake` is the reading end of the wake pipe (see shipper_handle). Of `options` the SHIPPER_OPTIONS count; the sender
-    provides the linger and the message size that the user has not set.
+    `wake` is the reading end of the wake pipe (see shipper_handle). Only the SHIPPER_OPTIONS of `options` count; the
+    sender provides the linger and the message size that the user has not set.
 
-    Callbacks: `on_refusal` when the destination begins to refuse everything, for a reason that no retry will mend, with
-    that reason, whether the fallback gets the lines, and `at` as in TransportError; `on_connect` when the destination
-    has answered for the first time; `on_front_death` when the wake pipe has no writer left; `on_close` when the run has
-    ended, with the seconds that are left to deliver the rest; `throttled_until` returns the time of the monotonic clock
-    before which the spool is not read.
+    `on_refusal` is called when the destination begins to refuse everything, for a reason that no retry will fix, with
+    that reason, whether the fallback gets the lines, and `at` as in TransportError. `on_connect` is called when the
+    destination has answered for the first time, `on_front_death` when the wake pipe has no writer left, and `on_close`
+    when the run has ended, with the seconds that are left to deliver the rest. `throttled_until` returns the time of
+    the monotonic clock before which the spool is not read.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class ShipperHandle:
         self._received = LEFT
 
     def read_refusals(self) -> bool:
-        """Read what the shipper has written, without waiting; returns whether it may write more."""
+        """Read the shipper's reports, without waiting; returns whether it may write more."""
         try:
             data = os.read(self.report, _REPORT_BYTES)
         except OSError:
@@ -190,7 +190,7 @@ def closed_wake() -> int:
 
 
 def _keep_only(kept: set[int]) -> None:
-    """Close every descriptor but these, and put /dev/null in the place of 0 to 2."""
+    """Close every descriptor but these, and put /dev/null in place of 0 to 2."""
     for fd in open_fds():
         if fd > 2 and fd not in kept:
             close_quietly(fd)

@@ -1,4 +1,4 @@
-"""What a shipper ships from: `Source`, the protocol, and `RunSource`, one run's spool.
+"""The sources of a shipper: `Source`, the protocol, and `RunSource`, one run's spool.
 
 A `RunSource` reads and packs frames, keeps the plan of bodies, and deletes segments that are acknowledged.
 """
@@ -47,7 +47,7 @@ class RunSource:
     """The unacknowledged bodies of one run, in seq order.
 
     `ready` holds bodies that wait for a request; bodies that were handed out stay in the plan until they and all before
-    them are acknowledged. A body has at most `body_bytes`, and at most what `limits` allow. A record that no message
+    them are acknowledged. A body has at most `body_bytes`, and no more than `limits` allow. A record that no message
     can hold, or that the destination refuses for good, goes to the quarantine file and is replaced by a gap event.
 
     `root` is the spool folder; needed if `folder` is /proc/self/fd/N.
@@ -89,7 +89,7 @@ class RunSource:
 
     @property
     def urgent(self) -> bool:
-        """Whether what waits is to leave at once."""
+        """Whether the waiting records are to leave at once."""
         return False
 
     @property
@@ -193,7 +193,7 @@ class RunSource:
         return self._replace(pending, pack.refit(pending.body, size))
 
     def _replace(self, pending: PendingBody, bodies: list[Body]) -> list[PendingBody]:
-        """Put `bodies` in the place of a refused one in the plan; a refused body does not count as sent."""
+        """Put `bodies` in place of a refused one in the plan; a refused body does not count as sent."""
         found = self._parts(pending, bodies)
         if len(found) > 1:
             at = self._in_plan.index(pending)
@@ -205,7 +205,7 @@ class RunSource:
         return found
 
     def substitute(self, pending: PendingBody, reason: str) -> None:
-        """Put a gap event in the place of a record that is refused for good."""
+        """Put a gap event in place of a record that is refused for good."""
         body = pending.original = pending.body.plain()
         payload = encode_object(gap_fields(body.first, body.last, reason))
         data = self._encoder.event(payload, time.time_ns(), body.first)
@@ -272,7 +272,7 @@ class RunSource:
     def _fitting(self, pending: PendingBody) -> list[PendingBody]:
         """The body, divided if it is too large for a message.
 
-        A single record that is too large goes alone: its refusal, unlike what was learned earlier, is up to date. One
+        A single record that is too large goes alone: its refusal, unlike the limits learned earlier, is up to date. One
         that is larger than any destination of this kind takes becomes a gap event.
         """
         if pending.body.size <= self._limits.packed:
@@ -340,18 +340,18 @@ def _cleaner(meta: dict[str, object]) -> LineCleaner | None:
 
 
 class Source(Protocol):
-    """Provides bodies to send, and is told how they fared: one run, or the agent's queue of many runs."""
+    """Provides bodies to send, and learns how they fared: one run, or the agent's queue of many runs."""
 
     quarantined: int  # records in quarantine
     can_wait: bool  # what waits, if anything does, are heartbeats alone
 
     @property
     def acknowledged(self) -> int:
-        """Of one run: every seq below this one is acknowledged. Of many: the number of acknowledged records."""
+        """For one run, every seq below this one is acknowledged; for many, this is the number of acknowledged records."""
 
     @property
     def urgent(self) -> bool:
-        """Whether what waits is to leave at once."""
+        """Whether the waiting records are to leave at once."""
 
     @property
     def waiting(self) -> bool:
@@ -366,7 +366,7 @@ class Source(Protocol):
         """Whether the last `read` reached the end of the spool."""
 
     def read(self) -> None:
-        """Pack what is written by now, until there is a full request or a limit on memory is reached."""
+        """Pack the records written so far, until there is a full request or a limit on memory is reached."""
 
     def close_open_body(self) -> None:
         """Make the partly filled body ready."""
@@ -393,7 +393,7 @@ class Source(Protocol):
         """Divide a body that was handed out into ones of at most `size`; returns it alone if it is one record."""
 
     def substitute(self, pending: PendingBody, reason: str) -> None:
-        """Put a gap event in the place of a record that is refused for good."""
+        """Put a gap event in place of a record that is refused for good."""
 
     def reinstate(self, pending: PendingBody) -> None:
         """Put the record back in place of its gap event."""

@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.003
 def spawn(root: str, identity: str) -> bool:
     """Start the shared shipper of `identity` in the spool folder `root` unless there is one; returns whether there is.
 
-    Of many processes that call this at once one starts it, and the others wait for that one.
+    If many processes call this at once, one starts it, and the others wait for that one.
     """
     if not _is_interpreter(sys.executable):
         trace("handler", f"starts no shared shipper: {sys.executable!r} is no Python interpreter")

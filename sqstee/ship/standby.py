@@ -34,11 +34,11 @@ class StandBy:
     """Waits for the front's words and watches that an agent ships.
 
     `wake` and `report` are the shipper's ends of the two pipes (see shipper_handle); for `serving` and `start` see
-    `DelegatedRun`. `start` gets a function that waits until a descriptor is readable, for at most so many seconds; it
-    reads the front's words meanwhile, since signals must not stay pending (see capture/signals). `on_front_death` is
-    called when the front has died. `ship` is called with the reading end of the wake pipe, to ship in this process. The
-    report waits until everything is delivered, for at most `flush_timeout` seconds with a shared shipper, and
-    `agent_timeout` with an agent.
+    `DelegatedRun`. `start` gets a function that waits until a descriptor is readable, for at most a given number of
+    seconds; it reads the front's words meanwhile, since signals must not stay pending (see capture/signals).
+    `on_front_death` is called when the front has died. `ship` is called with the reading end of the wake pipe, to ship
+    in this process. The report waits until everything is delivered, for at most `flush_timeout` seconds with a shared
+    shipper, and `agent_timeout` with an agent.
     """
 
     def __init__(

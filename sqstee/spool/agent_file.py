@@ -1,9 +1,9 @@
 """The file of an agent: how a run finds out which process ships for it, and wakes that process.
 
-    SPOOL/agent          locked (fcntl) by the agent while it serves; JSON for people, digests for runs
-    SPOOL/agent.status   the agent's status, updated about once a second
-    SPOOL/agent.wake     a FIFO: a run writes its name there when it has grown, or waits for its delivery (see `wake`)
-    SPOOL/agent-<id>…    the same three files of a shared shipper, which one of the runs has started
+    SPOOL/agent          locked (fcntl) by the agent while it serves; JSON for people, digests for runs.
+    SPOOL/agent.status   the agent's status, updated about once a second.
+    SPOOL/agent.wake     a FIFO: a run writes its name there when it has grown, or waits for its delivery (see `wake`).
+    SPOOL/agent-<id>…    the same three files of a shared shipper, which one of the runs has started.
 
 An agent serves one spool folder, or, as root, every user's folder in /var/spool/sqstee (mode 1777). A run trusts a file
 that root or its own user owns, while the lock is held, and only if it contains the digest of the run's AWS settings and
@@ -122,8 +122,8 @@ def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def identity(environ: Mapping[str, str]) -> str:
     """Names the shared shipper of runs in this environment: 16 hex digits.
 
-    It covers what decides where lines go and as whom, the root folder and the namespaces of this process, its priority,
-    and the version.
+    It covers everything that decides where lines go and as whom, the root folder and the namespaces of this process,
+    its priority, and the version.
     """
     kept = [f"{name}={text}" for name, text in shared_environment(environ).items() if name not in _SECRETS]
     root = os.stat("/")
@@ -233,7 +233,10 @@ def holder(path: str) -> int:
 
 
 def heartbeat(path: str) -> tuple[int, int]:
-    """What changes once a second while the process that holds an agent's file runs."""
+    """The inode and mtime of `path`.
+
+    At least one of them changes once a second while the process that holds an agent's file runs.
+    """
     try:
         found = os.lstat(path)
     except OSError:

@@ -42,16 +42,16 @@ class LineCleaner:
 def stripped(block: bytes) -> bytes:
     """The block without escape sequences (ECMA-48, in their 7-bit form) and without any ESC.
 
-    No sequence extends beyond its line. Of an unfinished one the ESC alone is removed.
+    No sequence extends beyond its line. An unfinished one loses only its ESC.
     """
     return _SEQUENCE.sub(b"", block) if ESC in block else block
 
 
 def collapsed(block: bytes, continues: bool = False, cut: bool = False) -> bytes:
-    """Of each line what is behind its last carriage return; those at its end do not count, and are removed.
+    """The text of each line after its last carriage return; those at its end do not count, and are removed.
 
-    Pieces of one line can be joined: what replaces the pieces before it begins with a carriage return, and a piece that
-    is cut off behind one ends with it.
+    Pieces of one line can be joined: a piece that replaces those before it begins with a carriage return, and a piece
+    that is cut off after a carriage return ends with it.
     """
     block = block.replace(b"\r\n", b"\n")
     if b"\r" not in block:

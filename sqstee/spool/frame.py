@@ -2,22 +2,22 @@
 
 A frame is a header, the header's CRC and a payload. All integers are little-endian; CRCs are zlib's CRC-32.
 
-    magic 4s | version B | kind B | flags B | stream B | time Q (ns since the epoch) | first seq Q | lines completed I
-    | payload length I | payload CRC I | header CRC I (over the header up to here)
+    magic 4s, version B, kind B, flags B, stream B, time Q (ns since the epoch), first seq Q, lines completed I,
+    payload length I, payload CRC I, header CRC I (over the header up to here)
 
 META describes the run: its payload is a JSON object (see run_events). LINES holds bytes as they were read; a line
-that is unfinished at its end goes on in the stream's next frame. RECORD holds one line with fields of its own: what
-its record on the wire has beside time, host, run and seq, as a JSON object. EVENT and GAP hold an event likewise.
+that is unfinished at its end goes on in the stream's next frame. RECORD holds one line with fields of its own: the
+fields of its record on the wire except time, host, run and seq, as a JSON object. EVENT and GAP hold an event likewise.
 
 Flags of LINES: CUT, the frame completes a line that has no newline; FRESH, the reader discards the stream's unfinished
-line before it adds this frame; CONTINUES, the frame's first line, or its part of one, continues a line that was cut;
-from bit LEVEL_SHIFT on, five bits of the lines' level (an index into record.LEVELS).
+line before it adds this frame; CONTINUES, the frame's first line, or its part of one, continues a line that was cut.
+The five bits from LEVEL_SHIFT on hold the lines' level (an index into record.LEVELS).
 
 The frames alone determine (run, seq) of every line.
 
 On a full disk no frame may be left to tell of dropped lines while the run goes on. A note does so, for recovery alone:
 
-    end of the seqs that were given out Q | streams whose unfinished line was dropped B | CRC-32 of all before it I
+    end of the seqs that were given out Q, streams whose unfinished line was dropped B, CRC-32 of all before it I
 
 Later versions keep magic, version, length and CRCs where they are, so that this one recognises them and leaves them
 untouched.

@@ -20,7 +20,7 @@ class Heartbeat:
     """Beats at the multiples of `interval` seconds on the wall clock, at which all runs of a host beat.
 
     So their events come together, and a shared shipper sends them in one request. `due` is the next beat's time of the
-    monotonic clock; `usage` returns the fields that say what the run has used.
+    monotonic clock; `usage` returns the fields with the run's resource usage.
     """
 
     def __init__(self, interval: float, usage: Callable[[], dict[str, object]]) -> None:
@@ -43,7 +43,7 @@ class Heartbeat:
 
 
 def process_usage(pid: int) -> dict[str, object]:
-    """What a process has used so far: CPU seconds, with those of the children that it has waited for, and memory."""
+    """A process's usage so far: CPU seconds, with those of the children that it has waited for, and memory."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             times = file.read().rpartition(b") ")[2].split()[11:15]  # utime, stime, cutime, cstime: see proc(5)

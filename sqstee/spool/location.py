@@ -85,7 +85,7 @@ def _is_ours(root: str) -> bool:
 
 
 def _problem(found: os.stat_result) -> str:
-    """Why what has the name of a spool folder is none of ours."""
+    """Why the file with a spool folder's name is not a spool folder of ours; empty if it is one."""
     if not stat.S_ISDIR(found.st_mode):
         return "is a symlink or a file"
     if found.st_uid != os.getuid():

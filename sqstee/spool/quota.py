@@ -6,7 +6,7 @@ as announced; above the bound it withdraws its announcement. If several runs do 
 announce sees the announcements of all others, so the grants together never exceed the bound.
 
 Adding up takes 50 µs for each run that waits. Where many wait, the sum is kept as the size of the file SPOOL/usage (one
-byte for each 4 KiB), and every grant is appended to it before it is used. What is freed is not taken off, so the kept
+byte for each 4 KiB), and every grant is appended to it before it is used. Freed blocks are not subtracted, so the kept
 total is never too low; the folder is added up again once the kept total exceeds the bound. The new sum takes the place
 of the old one in a file of its own, which cannot be read (mode 0200) until everything is in it that was appended to the
 old one meanwhile. An unreadable total collects grants but counts for nothing: who meets it adds the folder up.
@@ -261,7 +261,7 @@ def add_to_kept_total(root: str, blocks: int) -> int | None:
 
 
 def _keep_total(root: str, blocks: int, old: int, before: int) -> None:
-    """Replace the kept total by a new sum, and what was added to the `old` one since it had the size `before`.
+    """Replace the kept total with a new sum, plus all grants added to the `old` one since it had the size `before`.
 
     Whoever adds to the old one after that sees that it was replaced, and adds again. Raises OSError, BlockingIOError
     if another process is replacing it.

@@ -1,4 +1,4 @@
-"""--rate-limit: how many of a run's lines may still be shipped. What is above it is dropped, counted and reported."""
+"""--rate-limit: how many of a run's lines may still be shipped. Excess lines are dropped, counted and reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RateLimit:
         self._cover_at = 0.0
 
     def split(self, chunk: bytes, start: int, begun: bool) -> int:
-        """Where the part of a chunk that may be shipped ends: all of it, or behind a newline, or at `start`.
+        """Where the part of a chunk that may be shipped ends: at the chunk's end, after a newline, or at `start`.
 
         The chunk's lines are counted from `start` on, and each when it ends; an unfinished one needs to be allowed to
         begin. The first one has `begun` already, and is never dropped.
@@ -49,7 +49,7 @@ class RateLimit:
         self._left += lines
 
     def cover_is_due(self) -> bool:
-        """Whether a gap event is to be written for what was dropped, rather than before the next line."""
+        """Whether a gap event for the dropped lines is due now, rather than before the next line."""
         now = self._clock()
         if now < self._cover_at:
             return False

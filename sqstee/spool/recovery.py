@@ -42,7 +42,7 @@ class SpoolTail:
     """The end of a run's spool, from its frames.
 
     `framed` follows the last frame, which ends at the position `end`; `next_seq` follows the lines that a full disk
-    refused behind it; `unfinished` has the bytes of each stream's unfinished line. Raises OSError or ValueError if the
+    refused after it; `unfinished` has the bytes of each stream's unfinished line. Raises OSError or ValueError if the
     spool cannot be read.
     """
 
@@ -67,7 +67,7 @@ class SpoolTail:
         self._add_dropped(folder)
 
     def _add_dropped(self, folder: str) -> None:
-        """Add what the writer noted of the lines that it dropped and had no gap frame for."""
+        """Add the dropped lines that have no gap frame, from the writer's note."""
         next_seq, streams = read_note(folder, *self.end) or (0, 0)
         if self.next_seq < next_seq <= MAX_SEQ:
             self.next_seq = next_seq

@@ -175,7 +175,7 @@ def masked(text: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
 class _UnfinishedLine:
     """A stream's unfinished line.
 
-    `text` is its part that is not masked yet; `context` is the end of the spooled part, which may belong to a match;
+    `text` is its part that is not masked yet; `context` is the end of the spooled part, which may belong to a match.
     `masked_to_end` says that the mask already stands for the rest of the line; `unspooled` is masked, and waits for
     room in the spool.
     """
@@ -202,8 +202,8 @@ class RedactingWriter(Writer):
     """Spools captured lines with their secrets masked; keeps an unfinished line in memory, up to 1 MiB of it.
 
     A longer line is spooled in pieces; if a match may extend beyond a piece, the line is masked to its end. With
-    `strips` lines lose their escape sequences before: a colour inside a secret hides it from a pattern, and is to be
-    removed from what is shipped.
+    `strips` escape sequences, which are not to be shipped, are removed before lines are masked: a colour inside a
+    secret hides it from a pattern.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ _NAME_CHARACTERS = 64
 
 
 def program_name(path: str) -> str:
-    """The base name of a program, printable and bounded: what a run is called that has no job."""
+    """The base name of a program, printable and bounded: the name of a run that has no job."""
     name = path.rstrip("/").rpartition("/")[2][:_NAME_CHARACTERS]
     return "".join(character if character.isprintable() else "?" for character in name)
 
@@ -93,7 +93,7 @@ def command_exit(
 
 
 def alive(writer: Writer, usage: dict[str, object]) -> dict[str, object]:
-    """The event of a run that lives and has written nothing for a while; `usage` is what it has used so far."""
+    """The event of a run that lives and has written nothing for a while; `usage` is its resource usage so far."""
     return {"event": "alive", "message": "still running", **usage, "lines": writer.lines}
 
 

@@ -1,14 +1,14 @@
 """The folder of one run in the spool folder SPOOL.
 
-SPOOL/<run>/writer        lock of the process that appends (the front or its heir); its size is the quota (see `quota`)
-SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent)
-SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`)
-SPOOL/<run>/00000001.seg  checksummed frames (see `segments`)
-SPOOL/<run>/trouble       why an agent does not deliver the run (see `DeliveryTrouble`)
-SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`)
-SPOOL/.new-<run>          the folder while it is being created
-SPOOL/usage               the kept total of all folders' sizes (see `quota`)
-SPOOL                     itself the lock of the process that ships what others left (see agent/other_runs)
+SPOOL/<run>/writer        lock of the process that appends (the front or its heir); its size is the quota (see `quota`).
+SPOOL/<run>/ship          lock of the process that ships (the shipper, flush or the agent).
+SPOOL/<run>/state         acknowledged position and plan (see `checkpoint`).
+SPOOL/<run>/00000001.seg  checksummed frames (see `segments`).
+SPOOL/<run>/trouble       why an agent does not deliver the run (see `DeliveryTrouble`).
+SPOOL/<run>/reserve       blocks for the frames that close the run on a full disk (see `segments`).
+SPOOL/.new-<run>          the folder while it is being created.
+SPOOL/usage               the kept total of all folders' sizes (see `quota`).
+SPOOL                     itself the lock of the process that ships the runs that others left (see agent/other_runs).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def probe_lock(folder: str, name: str) -> int | None:
 
 
 def lock_root(root: str) -> int | None:
-    """Lock the spool folder itself, to be the one process that ships what others left; None if another one is."""
+    """Lock the spool folder itself, to be the one process that ships runs that others left; None if another one is."""
     return _locked(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
@@ -97,7 +97,7 @@ class DeliveryTrouble:
 
     @classmethod
     def read(cls, folder: str) -> DeliveryTrouble:
-        """What an agent left."""
+        """The trouble that an agent left, empty if there is none."""
         try:
             fd = os.open(f"{folder}/{_TROUBLE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:

@@ -6,14 +6,14 @@ Layout of a segment (for the layout of a frame see `frame`):
     LINES with FRESH …       for each stream with an unfinished line: its bytes so far
     LINES, EVENT, GAP …      appended one by one, in order of seq
 
-The first two repeat what earlier segments hold, so that these can be deleted while a line is unfinished. A frame is
+The first two repeat content of earlier segments, so that these can be deleted while a line is unfinished. A frame is
 appended whole or not at all. A new segment begins only when the one before it is complete, and appears with its META
 frame.
 
 On a full disk the file `reserve`, whose blocks are allocated when the run begins, becomes the run's next segment. Only
 the frames that close the run may fill it: its gap and exit events. So they need no new block and no new inode, and the
-segments before it can be freed. Its last bytes are for the note that tells recovery which lines were dropped, rewritten
-in place with each of them: a killed process takes what it has only in memory along.
+segments before it can be freed. Its last bytes are for the note that tells recovery which lines were dropped. Each
+dropped line rewrites it in place, because a killed process loses everything that it has only in memory.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Segments:
                 pass
 
     def close(self) -> None:
-        """Close the current segment, and give back what the run had reserved."""
+        """Close the current segment, and give back the run's quota and reserve."""
         try:
             if self._in_reserve and self._fd >= 0:
                 os.ftruncate(self._fd, self._size)

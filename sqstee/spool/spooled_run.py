@@ -19,7 +19,7 @@ class SpooledRun:
     """A new run's folder in the spool folder `root`, its writer, and the descriptors of its two locks.
 
     `id` is the run's ULID; `delivery` has the fields of the META frame that are for whoever delivers it; `masker`, if
-    any, masks lines before they are spooled; `name` is that of `program` where the run has no job and may be named;
+    any, masks lines before they are spooled. `name` is that of `program` where the run has no job and may be named;
     `syncer` is set with --fsync, and not started. Raises SqsteeError if the spool folder is full or cannot be written.
     """
 

@@ -22,7 +22,7 @@ _HALF_MADE_SECONDS = 3600.0  # the age at which a .new- folder is removed
 class WaitingRun:
     """A run in the spool: `records` and `bytes` wait, `alive` while a process writes it, `problem` if unreadable.
 
-    `name` is what people know it by: its job, or its program.
+    `name` is the name that people know it by: its job, or its program.
     """
 
     __slots__ = ("alive", "bytes", "destination", "job", "name", "problem", "records", "run")

@@ -90,9 +90,10 @@ class Writer:
         self._segments.on_append = callback
 
     def resume(self, next_seq: int, unfinished: Sequence[int], dropped_from: int) -> None:
-        """Continue a dead writer's run: its next seq, the bytes of each stream's unfinished line, and what it dropped.
+        """Continue a dead writer's run from `next_seq` on.
 
-        A gap frame is due for the seqs from `dropped_from` on.
+        `unfinished` has the bytes of each stream's unfinished line. A gap frame is due for the seqs of the lines that
+        the writer dropped, from `dropped_from` on.
         """
         self.next_seq = next_seq
         if dropped_from < next_seq:
@@ -197,7 +198,10 @@ class Writer:
         return self._event(fields, CLOSING if closing else RESERVED)
 
     def alive(self, fields: dict[str, object]) -> None:
-        """Append a heartbeat's event, unless the spool is full: the reserve is for what cannot be said later."""
+        """Append a heartbeat's event, unless the spool is full.
+
+        The reserve is for events that cannot be written later.
+        """
         if self._event(fields, ORDINARY):
             self._alive.append(self.next_seq - 1)
             del self._alive[:-_GAPS_KEPT]
