@@ -230,7 +230,7 @@ class Teardown:
         return bool(self._loop.open) and not self._is_init
 
     def _give_hints(self, root: str, complete: bool) -> None:
-        """Mention once per user where lines go by default, and that a pipe carries neither stderr nor the status."""
+        """Once per user, mention where lines go by default and that a pipe carries neither stderr nor exit status."""
         if complete and not self._settings.to and is_first_time(root, "local"):
             self._notices.add(
                 "no destination is configured (--to, SQSTEE_TO): the lines are in the local queue, "

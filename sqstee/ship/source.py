@@ -347,7 +347,7 @@ class Source(Protocol):
 
     @property
     def acknowledged(self) -> int:
-        """For one run, every seq below this is acknowledged; for many, this is the number of acknowledged records."""
+        """For one run, every seq below this one is acknowledged; for many, it is the number of acknowledged records."""
 
     @property
     def urgent(self) -> bool:
