@@ -345,7 +345,7 @@ def _narrow(
     prefixes = [] if any(set(run) & set("*?[") for run in runs) else runs
     for destination, receiver in zip(sources.destinations, sources.receivers, strict=True):
         if destination.kind == "local" and receiver.follows:
-            from sqstee.transports.local import LocalReceiver
+            from sqstee.transports.local_receiver import LocalReceiver
 
             assert isinstance(receiver, LocalReceiver)
             receiver.narrow(prefixes, seconds, most, lines_in)

@@ -128,7 +128,7 @@ def open_receiver(
 
         return FetchingReceiver(SqsReceiver(destination, connections, visibility), stores, connections)
     if destination.kind == "local":
-        from sqstee.transports.local import LocalReceiver
+        from sqstee.transports.local_receiver import LocalReceiver
 
         return LocalReceiver(destination.name or local_path, destination.text, consume)
     if destination.kind == "folder":

@@ -37,7 +37,8 @@ from sqstee.record import Body, Encoder
 from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import RETRY, Failure, TransportError
 from sqstee.transports.http import HttpSender
-from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.transports.local import LocalSender
+from sqstee.transports.local_receiver import LocalReceiver
 
 GOOD = body("RUN", 0, 9).data
 

@@ -308,6 +308,7 @@ WALL_CLOCK = {
     "sqstee.measure.sender": {"time"},
     "sqstee.agent.status": {"time"},  # in the status, for people
     "sqstee.transports.local": {"time"},  # when a body was put into the queue
+    "sqstee.transports.local_receiver": {"time"},  # how old a body is, by that time
     "sqstee.transports.http": {"time"},  # a Retry-After that names a date
     "sqstee.transports.fallback": {"time_ns"},  # the timestamp of a gap event
     "sqstee.transports.fallback_ledger": {"time"},  # the age of a file by its modification time

@@ -20,7 +20,8 @@ from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put,
 from sqstee.cli.runs import RunListing, format_age, unique_beginnings
 from sqstee.run_summary import RunSummary
 from sqstee.transports import local_runs
-from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.transports.local import LocalSender
+from sqstee.transports.local_receiver import LocalReceiver
 from sqstee.transports.local_store import LocalStore, RunWatch
 
 NIGHT = 1_700_000_000  # when the bodies of support.bodies were written: 2023-11-14T22:13:20Z

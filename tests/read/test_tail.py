@@ -40,7 +40,8 @@ from sqstee.read.unmatched import UnmatchedFile
 from sqstee.record import Body
 from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.errors import POISON, RETRY, Failure, TransportError
-from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.transports.local import LocalSender
+from sqstee.transports.local_receiver import LocalReceiver
 from sqstee.wire import Record, decode
 
 GAP: dict[str, Any] = {"from": 3}

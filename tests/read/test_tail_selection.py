@@ -18,7 +18,8 @@ from sqstee.read.filter import parse_since
 from sqstee.read.multiline import Multiline
 from sqstee.read.printer import last_state
 from sqstee.record import Body, Encoder
-from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.transports.local import LocalSender
+from sqstee.transports.local_receiver import LocalReceiver
 from sqstee.wire import decode
 
 RUNS = [f"01JDRUN{letter * 19}" for letter in "ABC"]

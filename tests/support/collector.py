@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqstee.record import Body, Encoder
 from sqstee.transports.base import ReceivedMessage
-from sqstee.transports.local import LocalReceiver
+from sqstee.transports.local_receiver import LocalReceiver
 
 from .command import SCRIPT, clean_environment
 from .processes import running

@@ -15,7 +15,8 @@ from support.board import change
 from support.bodies import event_of, gap_of, lines_of, piece_of, put_local, whole_run
 from support.odd_bodies import bodies as odd_bodies
 
-from sqstee.transports.local import LocalReceiver, LocalSender
+from sqstee.transports.local import LocalSender
+from sqstee.transports.local_receiver import LocalReceiver
 from sqstee.transports.local_store import LocalStore
 from sqstee.transports.store_check import check_store
 from sqstee.wire import DecodeError, by_run
