@@ -164,6 +164,7 @@ def test_a_second_interrupt_ends_it(sqstee: Sqstee) -> None:
 
         wait_for(interrupted, "the end")
         assert process.returncode == -signal.SIGINT
+    wait_for(lambda: sqstee.run("flush").returncode == 0, "delivery")  # a third one cuts the wait for it short
     assert sqstee.local().stream("stdin") == b"1\n2\n"
 
 
