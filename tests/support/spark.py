@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ def spark_session(folder: Path, master: str = "local-cluster[2,1,1024]", **setti
         if source.exists():
             (home / name).symlink_to(source)
     environ = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONWARNINGS": ""}
+    environ["PYSPARK_PYTHON"] = sys.executable  # of the executors, which would take the first python3 in PATH
     before = {name: os.environ.get(name) for name in environ}
     os.environ.update(environ)
     options = {
