@@ -1,6 +1,6 @@
 """Starting the command: fork and execve; everything that it inherits is as it was before Python started.
 
-An empty command stands for `pump`, which reads stdin.
+Where the command is empty, the child copies stdin instead (see stdin_copy).
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ def start(command: list[str], fds: Mapping[int, int], inherited: Inherited) -> C
 def execute(command: list[str], environ: Mapping[bytes, bytes]) -> OSError:
     """Replace this process by the command, found as by execvp(3); returns the error if that fails."""
     if not command:
-        from sqstee.capture.pump import pump
+        from sqstee.capture.stdin_copy import copy_stdin
 
-        pump()
+        copy_stdin()
     arguments = [os.fsencode(word) for word in command]
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for path in _candidates(arguments[0], environ):

@@ -29,7 +29,7 @@ NEST_VARIABLE = "SQSTEE_NEST"
 class Front:
     """The process that the caller sees, up to the command's start. Raises SqsteeError for invalid settings.
 
-    Without a `command` it ships the data from stdin, as if it were the output of a command (see `pump`).
+    Without a `command` it ships the data from stdin, as if it were the output of a command (see stdin_copy).
     `start_shared` starts the shared shipper of a spool folder and an identity; it returns whether there is one, and
     waits for it by its third argument (see `StandBy`). `ship_run` is the body of the shipper process.
     """

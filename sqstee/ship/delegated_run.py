@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _TAKEOVER_SECONDS = 5.0  # take over after this long without a shipper, plus up to as much again at random
 _LIVE_AGENT_FACTOR = 6  # times as long while an agent lives: it may have hundreds of runs to open first
-# While somebody waits for the delivery: between two polls for it, and between two looks at who ships it, in seconds: at
-# first, what each second waited so far adds, and at most. Hundreds of runs that end together must leave the processor
-# to their shipper.
+# While somebody waits for the delivery: the pause between two polls for it, and between two looks at who ships it. Each
+# has its first value in seconds, its growth per second of waiting, and its maximum. Hundreds of runs that end together
+# must leave the processor to their shipper.
 _POLL_SECONDS, _POLL_SHARE, _MAX_POLL_SECONDS = 0.001, 0.05, 0.1
 _LOOK_SECONDS, _LOOK_SHARE, _MAX_LOOK_SECONDS = 0.02, 0.1, 0.5
 _MOST_STARTS = 5  # of shared shippers that end before they are seen to ship this run

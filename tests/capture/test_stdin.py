@@ -25,7 +25,7 @@ def _told(sqstee: Sqstee) -> None:
     (sqstee.spool / ".local-told").touch()
 
 
-def pump_of(sqstee: subprocess.Popen[bytes]) -> int:
+def copier_of(sqstee: subprocess.Popen[bytes]) -> int:
     """The process that reads stdin: the first one that the front has started."""
     return min(children(sqstee.pid))
 
@@ -176,10 +176,10 @@ def test_a_front_that_is_killed(sqstee: Sqstee) -> None:
         process.stdin.write(b"one\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"one\n"
-        pump = pump_of(process)
+        copier = copier_of(process)
         wait_for(lambda: b"one\n" in sqstee.spooled() or sqstee.local().records, "the line")
         kill(process.pid)
-        wait_for(lambda: not Path(f"/proc/{pump}").exists(), "the end of the reading process")
+        wait_for(lambda: not Path(f"/proc/{copier}").exists(), "the end of the reading process")
         with pytest.raises(BrokenPipeError):
             os.write(process.stdin.fileno(), b"more\n")
     wait_for(lambda: sqstee.run("flush").returncode == 0, "delivery")

@@ -20,7 +20,7 @@ else:  # the Python half of signal costs 8 ms (enum)
     import _signal
 
 
-def pump() -> NoReturn:
+def copy_stdin() -> NoReturn:
     """Copy stdin to stdout until its end, and exit; all other descriptors are closed, as by execve(2).
 
     A first ^C reaches whoever writes to the pipe, too: its last lines are still passed on. Then, or at a second one, we
