@@ -16,7 +16,7 @@ from sqstee.spool.writer import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     Span = tuple[int, int]
@@ -233,9 +233,9 @@ class RedactingWriter(Writer):
             line.unspooled += rest
         return b""
 
-    def record(self, stream: int, fields: dict[str, object]) -> bool:
+    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
         masked = {name: self._masked_value(fields[name]) for name in ("message", "data") if name in fields}
-        return super().record(stream, fields | masked)
+        return super().record(stream, fields | masked, encode)
 
     def _masked_value(self, value: object) -> object:
         if isinstance(value, str):

@@ -156,13 +156,12 @@ class Writer:
             at += len(piece)
         return b""
 
-    def record(self, stream: int, fields: dict[str, object]) -> bool:
+    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
         """Append a line with fields of its own, among them `message`, its text, which may hold newlines.
 
-        Returns False, and does nothing, if it is too long for a frame. The stream must have no unfinished line.
+        `encode` gives their JSON. Returns False, and does nothing, if that is too long for a frame. The stream must
+        have no unfinished line.
         """
-        from sqstee.log_fields import encode  # not at the top: it loads json, which costs the front 14 ms
-
         payload = encode(fields)
         if len(payload) > min(self._max_line, _ALWAYS_FITS):
             return False
