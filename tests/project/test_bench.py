@@ -42,7 +42,7 @@ LARGE: dict[str, tuple[list[str], int]] = {
     "kills.py": (["2", "1", "2", "1"], 2),
     "pixels.py": (["10"], 2),
     "spark_receive.py": (["1", "2000", "50"], 9),
-    "at_rest.py": (["1600", "8", "50"], 12),
+    "at_rest.py": (["1600", "8", "50"], 14),
 }
 
 
