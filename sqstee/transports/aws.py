@@ -277,6 +277,8 @@ def _refuse_page(operation_model: Any, response_dict: Any, **_: object) -> None:
     headers, body = response_dict["headers"], response_dict["body"]
     if operation_model.name in ("GetObject", "PutObject"):
         page = "etag" not in headers
+        if page and operation_model.has_streaming_output:  # else it keeps its connection until it is collected
+            body.close()
     else:
         page = "html" in headers.get("content-type", "") or is_html(body)
         if operation_model.service_model.service_name == "sqs":

@@ -7,8 +7,11 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +153,24 @@ def test_a_portals_page_tells_a_reader_nothing(
     with pytest.raises(TransportError, match="a proxy's HTML page") as raised:
         call(S3Receiver(parse("s3://bkt"), consume=True))
     assert raised.value.kind == RETRY
+
+
+def connections_to(port: int) -> int:
+    """The number of this process's connections to a port of 127.0.0.1."""
+    count = 0
+    for descriptor in [one for one in Path("/dev/fd").iterdir() if one.is_socket()]:
+        with socket.socket(fileno=os.dup(int(descriptor.name))) as one, suppress(OSError):  # it may be a listener
+            count += one.getpeername() == ("127.0.0.1", port)
+    return count
+
+
+def test_a_portals_page_holds_no_connection(client: S3Server) -> None:
+    """A page in the place of an object is not read: its connection is closed before anybody drops the error."""
+    client.pages = 1
+    with pytest.raises(TransportError) as raised:
+        Payloads([parse("s3://bkt")]).read(Pointer("bkt", "k"))
+    assert raised.value.kind == RETRY
+    assert connections_to(int(client.url.rpartition(":")[2])) == 0
 
 
 def test_an_emulator_without_conditions_is_served_without(sqstee: Sqstee, s3: S3Server) -> None:
