@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sqstee.jsonbytes import encode_object
-from sqstee.record import Body, Encoder, event_of
+from sqstee.record import Body, Encoder
 from sqstee.text import count
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import OPEN, POISON, REFRESH, RETRY, SIZE, Failure, TransportError
@@ -15,15 +15,17 @@ from sqstee.transports.fallback_ledger import DivertedRange, FallbackLedger
 from sqstee.wire import by_run
 
 _PROBE_SECONDS = 30.0  # between two tries of the primary while the circuit is open
+_MOST_REFUSED_ALONE = 8  # after so many single records refused, and nothing accepted, the primary is at fault
 
 
 class FallbackSender:
     """Sends to `primary`, and to `fallback` instead while the circuit is open.
 
     The circuit opens on a permanent refusal, and when the primary has accepted none of the bodies offered to it for
-    `after` seconds. Every 30 s the next real bodies try the primary first; when it accepts them the circuit closes, and
-    the primary gets a gap event for each range that went to the fallback (reason `fallback`, `at` names the fallback;
-    `ledger` keeps the ranges until then). A single record that the primary refuses for good goes to the fallback alone.
+    `after` seconds, or asks to be left alone for that long. Every 30 s the next real bodies try the primary first; when
+    it accepts them the circuit closes, and the primary gets a gap event for each range that went to the fallback
+    (reason `fallback`, `at` names the fallback; `ledger` keeps the ranges until then). A single record that the primary
+    refuses for good goes to the fallback alone; if the primary accepts nothing else either, the circuit opens.
     Bodies whose call got no answer may be at both destinations: readers drop duplicates by seq.
 
     The fallback may be such a sender itself, `standing_by` as its time without progress starts with its first call.
@@ -53,6 +55,7 @@ class FallbackSender:
         self._failing_since: float | None = None if standing_by else clock()
         self._probe_at: float | None = None  # None while the circuit is closed
         self._reached = False
+        self._refused_alone = 0  # single records that the primary has refused since it last accepted anything
         self.refusal = ("", "")  # why the circuit is open and who refused, where no retry will mend that; else empty
         self._ledger = ledger or FallbackLedger("", {})
         self.ordered = primary.ordered
@@ -101,7 +104,7 @@ class FallbackSender:
             return self._to_fallback(bodies)
         self._begin()
         try:
-            failures = self._primary.send(bodies)
+            failures = self._offer_to_primary(bodies)
         except TransportError as error:
             if not self._gives_up(error):
                 raise _as_retry(error) from error
@@ -114,6 +117,15 @@ class FallbackSender:
             self._open_circuit(failures[-1])
             return self._to_fallback(bodies)
         return self._divert(bodies, failures)
+
+    def _offer_to_primary(self, bodies: Sequence[Body]) -> list[Failure]:
+        """As the primary's `send`; a body that is refused for good in a call of its own is a failure as any other."""
+        try:
+            return self._primary.send(bodies)
+        except TransportError as error:
+            if len(bodies) > 1 or error.kind not in (POISON, SIZE):
+                raise
+            return [Failure(0, error.kind, error.code, error.message, error.at)]
 
     def report_diverted(self) -> int:
         """Send the primary a gap event for every diverted range; their number. Raises TransportError."""
@@ -149,17 +161,19 @@ class FallbackSender:
         with self._lock:
             if error.kind == OPEN or self._probe_at is not None:
                 return True
-            return self._failing_since is not None and self._clock() - self._failing_since >= self._after
+            next_try = self._clock() + error.after
+            return self._failing_since is not None and next_try - self._failing_since >= self._after
 
     def _open_circuit(self, error: TransportError | Failure) -> None:
         with self._lock:
-            self.refusal = (str(error), error.at) if error.kind in (OPEN, REFRESH) else ("", "")
+            self.refusal = (str(error), error.at) if error.kind != RETRY else ("", "")
             self._probe_at = self._clock() + _PROBE_SECONDS
 
     def _close_circuit(self) -> None:
         with self._lock:
             self._failing_since = None
             self._probe_at = None
+            self._refused_alone = 0
             self.refusal = ("", "")
 
     def _reach_fallback(self) -> int:
@@ -248,15 +262,25 @@ class FallbackSender:
         places = [""] * len(bodies)
         for failure in failures:
             body = bodies[failure.index]
-            if failure.kind != OPEN and not (failure.kind in (POISON, SIZE) and _is_single(body)):
+            alone = failure.kind in (POISON, SIZE) and _is_single(body)
+            if failure.kind != OPEN and not alone:
                 left.append(failure)
                 continue
+            if alone and len(failures) == len(bodies):
+                self._count_refused_alone(failure)
             try:
                 found, (places[failure.index],) = self._to_fallback([body])
                 left += [Failure(failure.index, one.kind, one.code, one.message, one.at) for one in found]
             except TransportError:
                 left.append(failure)
         return left, places
+
+    def _count_refused_alone(self, failure: Failure) -> None:
+        with self._lock:
+            self._refused_alone += 1
+            is_at_fault = self._refused_alone >= _MOST_REFUSED_ALONE
+        if is_at_fault:
+            self._open_circuit(failure)
 
     def _note_diverted(self, placed: Iterable[tuple[Body, str]]) -> None:
         """Note which seqs of which run the primary does not have, and where they are."""
@@ -276,7 +300,7 @@ class FallbackSender:
         if not ranges:
             return 0
         try:
-            failures = self._primary.send([self._gap(one) for one in ranges])
+            failures = self._offer_to_primary([self._gap(one) for one in ranges])
         except TransportError:
             return 0
         # an event that is refused for good would be refused each time: it counts as reported
@@ -314,21 +338,21 @@ def refusals_by_primaries(sender: Sender) -> list[tuple[str, str]]:
 
 
 def _as_retry(error: TransportError) -> TransportError:
-    """The error to raise before the fallback's turn: missing credentials must not end the run before it."""
-    if error.kind == REFRESH:
-        passing = TransportError(RETRY, error.code, error.message, error.after)
-        if error.at:
-            passing.blame(error.at)
-        return passing
-    return error
+    """The error to raise before the fallback's turn.
+
+    Neither missing credentials nor a long wait that the primary asks for must end the run before it.
+    """
+    if error.kind != REFRESH and not error.after:
+        return error
+    passing = TransportError(RETRY if error.kind == REFRESH else error.kind, error.code, error.message)
+    if error.at:
+        passing.blame(error.at)
+    return passing
 
 
 def _is_single(body: Body) -> bool:
-    """Whether a body is one line of one run, and no event."""
-    if not body.run or body.first != body.last:
-        return False
-    data = body.plain().data
-    return b'"event":' not in data or not event_of(data)
+    """Whether a body is one record of one run, and no gap event."""
+    return bool(body.run) and body.first == body.last and not body.is_gap
 
 
 def _joined(part: Sequence[Body]) -> Body:

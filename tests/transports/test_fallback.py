@@ -16,7 +16,7 @@ from support import Rebuilt, Sqstee, children, kill, python, running, targets, w
 from sqstee.record import Body, Encoder
 from sqstee.spool.checkpoint import Checkpoint
 from sqstee.transports.base import BatchLimits
-from sqstee.transports.errors import OPEN, POISON, RETRY, Failure, TransportError
+from sqstee.transports.errors import OPEN, POISON, RETRY, SIZE, Failure, TransportError
 from sqstee.transports.fallback import FallbackSender
 from sqstee.transports.fallback_ledger import FallbackLedger
 from sqstee.wire import Event, decode
@@ -171,6 +171,66 @@ def test_a_record_refused_for_good_goes_to_the_fallback(two: tuple[FallbackSende
     many = Body(line(3, b"poison").data + line(4).data, "RUN", "host", 3, 4)
     (failure,) = sender.send([many])
     assert failure.kind == POISON
+
+
+class Raising(Scripted):
+    """A destination with one body per call, which raises what it refuses, as a collector and a bucket do."""
+
+    max_entries = 1
+
+    def send(self, bodies: Sequence[Body]) -> list[Failure]:
+        for failure in super().send(bodies):
+            raise TransportError(failure.kind, failure.code, failure.message)
+        return []
+
+
+def test_a_record_that_a_call_of_its_own_refuses_goes_to_the_fallback() -> None:
+    """Regression: one that a collector refused for good went to the quarantine. A start event is a record as well."""
+    primary, fallback = Raising(), Scripted()
+    sender = FallbackSender(primary, fallback, "there", 10.0)
+    primary.refuses = b"poison"
+    event = Body(Encoder("RUN", "host").event(b'{"event":"start","message":"poison"}', 0, 0), "RUN", "host", 0, 0)
+    assert sender.send([event]) == sender.send([line(1)]) == sender.send([line(2, b"poison")]) == []
+    assert [body.first for body in fallback.taken] == [0, 2]
+    several = Body(line(3, b"poison").data + line(4).data, "RUN", "host", 3, 4)
+    (failure,) = sender.send([several])
+    assert failure.kind == POISON  # divided first
+
+
+@pytest.mark.parametrize("kind", [POISON, SIZE])
+@pytest.mark.parametrize("destination", [Scripted, Raising])
+def test_a_primary_that_finds_fault_with_everything(destination: type[Scripted], kind: str) -> None:
+    """Regression: of a collector that answers 400 or 413 to each request nothing ever reached the fallback."""
+    primary, fallback = destination(), Scripted()
+    sender = FallbackSender(primary, fallback, "there", 10.0)
+    primary.refuses, primary.failing = b"", kind
+    for seq in range(20):
+        assert sender.send([line(seq)]) == []
+    assert [body.first for body in fallback.taken] == list(range(20))
+    assert primary.calls == 8
+    assert sender.refusals == [("Code: no", "")]
+
+
+def test_a_primary_that_refuses_some_is_kept(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """However many they are, as long as it accepts others."""
+    sender, primary, fallback, _ = two
+    primary.refuses = b"poison"
+    for seq in range(0, 80, 4):
+        assert sender.send([line(seq), *(line(seq + at, b"poison") for at in (1, 2, 3))]) == []
+    assert len(fallback.taken) == 60
+    assert sum(not body.is_gap for body in primary.taken) == 20
+
+
+def test_a_primary_that_asks_for_a_long_wait(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """Regression: the fallback waited for as long, and a run that ended meanwhile left its lines in the spool."""
+    sender, primary, fallback, clock = two
+    primary.trouble = TransportError(RETRY, "Http503", "later", after=9.0)
+    with pytest.raises(TransportError) as caught:
+        sender.send([line(0)])
+    assert caught.value.after == 0.0  # until the fallback's turn the usual pace of retries is slow enough
+    clock.now = 2.0
+    assert sender.send([line(0)]) == []
+    assert [body.first for body in fallback.taken] == [0]
 
 
 def test_a_body_of_several_runs_is_divided_first(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
