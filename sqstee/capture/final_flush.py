@@ -301,28 +301,31 @@ def cut_short_by(number: int) -> str:
     return f"cut short by {_NAMES[number]}"
 
 
-def leftovers(stats: DeliveryStats, root: str, advice: str = "") -> list[str]:
-    """Notices about undelivered lines: how many, where they are, why, and the next step; `advice` on waiting ones."""
+def leftovers(stats: DeliveryStats, root: str, flush: str, advice: str = "") -> list[str]:
+    """Notices about undelivered lines: how many, where they are, why, and the next step; `advice` on waiting ones.
+
+    `flush` is the command that ships them.
+    """
     found = []
     for reason, number in stats.reasons.items():
-        found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root, not stats.uncovered)}")
+        found.append(f"{count(number, 'line')} dropped: {_why_dropped(reason, root, flush, not stats.uncovered)}")
     if stats.quarantined:
-        found.append(quarantine_notice(count(stats.quarantined, "line"), root))
+        found.append(quarantine_notice(count(stats.quarantined, "line"), root, flush))
     if stats.waiting or stats.waiting_events:
         waiting = count(stats.waiting, "line") if stats.waiting else "the run's own events"
         why = f" ({stats.reason})" if stats.reason else ""
         advice = f"{advice}, " if advice else ""
         them = "it" if stats.waiting == 1 else "them"
-        found.append(f"{waiting} not delivered yet{why}: kept in {root}, {advice}`sqstee flush` ships {them}")
+        found.append(f"{waiting} not delivered yet{why}: kept in {root}, {advice}`{flush}` ships {them}")
     return found
 
 
-def _why_dropped(reason: str, root: str, covered: bool) -> str:
+def _why_dropped(reason: str, root: str, flush: str, covered: bool) -> str:
     gap = "a gap event says which lines; " if covered else "readers are not told, since no gap event could be written; "
     if reason == RATE_LIMIT:
         return f"--rate-limit allows no more; {gap}raise it to ship more"
     if reason.startswith("masking"):
         return f"{reason}; {gap}check the patterns of --redact"
     if reason.startswith("full"):
-        return f"the spool is {reason}: `sqstee flush` ships the waiting lines, --spool-max raises the bound"
+        return f"the spool is {reason}: `{flush}` ships the waiting lines, --spool-max raises the bound"
     return f"the spool could not be written ({reason}); {gap}make room in {root}"

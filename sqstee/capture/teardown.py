@@ -12,7 +12,7 @@ from sqstee.fds import put_null
 from sqstee.ship import shipper_handle
 from sqstee.ship.policy import check_advice
 from sqstee.spool import run_events
-from sqstee.spool.location import is_first_time
+from sqstee.spool.location import flush_command, is_first_time
 from sqstee.trace import trace
 
 TYPE_CHECKING = False
@@ -221,10 +221,11 @@ class Teardown:
             self._notices.add(text)
         refusers = [keeps for _, keeps in unprinted if keeps]
         advice = check_advice(refusers[-1]) if refusers else ""
-        for text in leftovers(stats, run.spooled.root, advice):
+        root = run.spooled.root
+        for text in leftovers(stats, root, flush_command(root, settings), advice):
             self._notices.add(text)
         if not settings.quiet:
-            self._give_hints(run.spooled.root, stats.complete)
+            self._give_hints(root, stats.complete)
 
     def _heir_goes_on(self) -> bool:
         return bool(self._loop.open) and not self._is_init
@@ -255,7 +256,8 @@ class Teardown:
     def _summary(self) -> str:
         if self._stats is None or self._run.policy is None:
             return "summary: nothing was captured; the line above says why"
-        text = self._stats.summary(self._run.seconds, self._run.policy.to)
+        to = ", or else to ".join((self._run.policy.to, *self._settings.fallback))
+        text = self._stats.summary(self._run.seconds, to)
         still_open = f"; still open: {', '.join(self._open_names())}" if self._heir_goes_on() else ""
         return f"summary: {text}{still_open}"
 

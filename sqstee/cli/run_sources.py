@@ -42,11 +42,11 @@ def collect_runs(
     A run that several sources know is one run. With `begin_with`, a source that can find runs by the beginning of their
     names is asked for these alone.
     """
-    from sqstee.cli.sources import absent_stores, destinations, local_path
+    from sqstee.cli.sources import absent_stores, local_path, readable
     from sqstee.transports.folder import open_folder
     from sqstee.transports.local_store import LocalStore
 
-    found = destinations(texts)
+    found = readable(texts)
     notices = absent_stores(found)
     problems: list[str] = []  # files that cannot be read
     merged: dict[str, RunSummary] = {}

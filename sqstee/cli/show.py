@@ -127,10 +127,10 @@ class _ListedRuns:
 def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
     """The runs of the sources; where the ids of some begin with `text`, maybe these alone, which are found sooner."""
     from sqstee.cli.run_sources import collect_runs
-    from sqstee.cli.sources import destinations, local_path
+    from sqstee.cli.sources import local_path, readable
     from sqstee.transports.local_store import LocalStore
 
-    found = destinations(sources)
+    found = readable(sources)
     if queue := next((one for one in found if one.kind == "sqs"), None):
         hint = (
             f"sqstee tail {queue.text} --peek --run RUN, or sqstee drain {queue.text} -O logs; sqstee show RUN ./logs"
@@ -174,10 +174,10 @@ def _print(run: RunSummary, sources: Sequence[str], streams: Sequence[str], styl
 
 def _kept_from(run: RunSummary, sources: Sequence[str]) -> int:
     """The seq before which a store has deleted lines of a run, as it does above --local-max; 0 where it has not."""
-    from sqstee.cli.sources import destinations, local_path
+    from sqstee.cli.sources import local_path, readable
     from sqstee.transports.local_store import LocalStore
 
-    found = destinations(sources)
+    found = readable(sources)
     if len(found) > 1 or found[0].kind != "local":
         return 0
     first = LocalStore(found[0].name or local_path()).first_seq(run.run)

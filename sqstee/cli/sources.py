@@ -46,6 +46,20 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
     return found
 
 
+def readable(texts: Sequence[str] | None) -> list[Destination]:
+    """As `destinations`; the default local queue comes with those in the folders that stood in for the spool folder."""
+    from sqstee import options
+    from sqstee.destination import Destination
+    from sqstee.spool.location import existing_roots, local_queue
+
+    found = destinations(texts)
+    if any(one.kind == "local" and not one.name for one in found):
+        _, *others = existing_roots(options.load((), os.environ).spool)
+        paths = [path for path in map(local_queue, others) if os.path.exists(path)]
+        found += [Destination("local", f"local:{path}", path) for path in paths]
+    return found
+
+
 def check_destination(destination: Destination) -> None:
     """Raise SqsteeError for a local queue in a folder that does not exist, or a folder with nothing of sqstee's."""
     if destination.kind == "folder":
@@ -117,7 +131,7 @@ def open_sources(
     from sqstee.read.stop_signal import StopSignal
     from sqstee.transports.factory import open_receiver
 
-    found = destinations(texts)
+    found = readable(texts)
     check_shards(shards, found)
     queues = [one for one in found if one.kind == "sqs"]
     if queues and consume == peek:

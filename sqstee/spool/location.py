@@ -29,6 +29,14 @@ def default_roots() -> list[str]:
     The best is on the node's own disk: the user's folder in SHARED if the administrator created that with mode 1777,
     otherwise one in /var/tmp.
     """
+    first, *others = _usual_roots()
+    folder = os.environ.get("TMPDIR")
+    own = [f"{absolute(folder)}/sqstee-{os.getuid()}"] if folder else []
+    return list(dict.fromkeys((first, *own, *others)))
+
+
+def _usual_roots() -> list[str]:
+    """Those of the default folders that are the same in every shell."""
     uid = os.getuid()
     first = f"/var/tmp/sqstee-{uid}"
     try:
@@ -36,8 +44,16 @@ def default_roots() -> list[str]:
             first = f"{SHARED}/{uid}"
     except OSError:
         pass
-    others = [absolute(folder) for folder in (os.environ.get("TMPDIR"), "/tmp", _MEMORY) if folder]
-    return list(dict.fromkeys((first, *(f"{folder}/sqstee-{uid}" for folder in others))))
+    return [first, f"/tmp/sqstee-{uid}", f"{_MEMORY}/sqstee-{uid}"]
+
+
+def flush_command(root: str, settings: Settings) -> str:
+    """The command that ships the lines in a spool folder, also from a shell where TMPDIR is another one."""
+    if root in _usual_roots() or settings.sources.get("spool", "--spool") != "--spool":
+        return "sqstee flush"
+    import shlex
+
+    return f"sqstee flush --spool {shlex.quote(root)}"
 
 
 def default_root() -> str:

@@ -52,7 +52,7 @@ def quarantined_records(folder: str) -> int:
         return 0
 
 
-def quarantine_notice(records: str, root: str) -> str:
+def quarantine_notice(records: str, root: str, flush: str = "sqstee flush") -> str:
     """The notice to the user about quarantined records; `records` counts them, as in `3 lines`."""
     refused = f"{records} larger than the destination takes, or refused by it"
-    return f"{refused}: kept in {root}/{QUARANTINE}, `sqstee flush --list` shows them"
+    return f"{refused}: kept in {root}/{QUARANTINE}, `{flush} --list` shows them"

@@ -45,7 +45,13 @@ class WaitingRun:
             self.problem = "cannot be read: its META frame names no destination"
         except (OSError, ValueError) as error:
             self.problem = f"cannot be read: {error}"
-        writing = lock(folder, "writer")
+        try:
+            writing = lock(folder, "writer")
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a read-only file system: nobody can ship the run, or write it
+            self.problem, self.alive = self.problem or f"cannot be shipped: {error.strerror}", False
+            return
         self.alive = writing is None
         if writing is not None:
             os.close(writing)

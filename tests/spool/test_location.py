@@ -96,6 +96,33 @@ def test_flush_and_stat_find_what_was_left_there(places: Places) -> None:
     assert (flush.returncode, flush.stderr.count(b"stays in the spool, 3 records for http://127.0.0.1:1/")) == (1, 2)
 
 
+def test_readers_see_the_local_queues_of_all_places(places: Places) -> None:
+    """Regression: once the disk had room again, or was full, the lines in the other place were not to be seen."""
+    assert places.run("--to", "local", "--", "echo", "one").returncode == 0
+    aside = places.best.rename(places.best.parent / "aside")
+    places.best.write_text("in the way")
+    assert places.run("--to", "local", "--", "echo", "two").returncode == 0
+    places.best.unlink()
+    aside.rename(places.best)
+    assert places.run("tail", "--no-follow", "-o", "raw").stdout == b"one\ntwo\n"
+    assert places.run("runs", "-o", "json").stdout.count(b"\n") == 2
+    assert places.run("show", "--last", "-o", "raw").stdout == b"two\n"
+    assert places.run("drain", "local", "-O", "-").stdout.count(b'"stream"') == 2
+
+
+def test_the_notice_names_a_folder_that_another_shell_does_not_know(
+    places: Places, sqstee: Sqstee, tmp_path: Path
+) -> None:
+    """Regression: it said `sqstee flush`, which looks into TMPDIR as it is there, and not into --spool's folder."""
+    places.best.write_text("in the way")
+    flush = f"`sqstee flush --spool {places.second}` ships it"
+    assert flush in places.run(*STUCK, "--", "echo", "one").stderr.decode()
+    given = tmp_path / "given one"
+    notice = sqstee.run("--spool", str(given), *STUCK, "--", "echo", "one").stderr.decode()
+    assert f"`sqstee flush --spool '{given}'` ships it" in notice
+    assert b"`sqstee flush` ships it" in sqstee.run(*STUCK, "--", "echo", "one").stderr
+
+
 def test_memory_is_the_last_resort_and_bounded(places: Places) -> None:
     """The bound is said, and holds; what does not fit is dropped, counted and said, as on any full spool."""
     for root in (places.best, places.second):
@@ -173,6 +200,28 @@ def test_disks_that_cannot_be_used(tmp_path: Path, options: str) -> None:
     if "mount:" in found.stderr:
         pytest.skip("cannot mount here")
     assert (found.stdout, found.stderr) == (f"{DISKS[options]}\n", "")
+
+
+def test_a_run_on_a_disk_that_is_read_only_now(sqstee: Sqstee) -> None:
+    """Regression: flush and stat said that the destination of their output had no space, and nothing of the others."""
+    assert sqstee.run(*STUCK, "--", "echo", "one").returncode == 0
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    words = ["unshare", "-m", "sh", "-c", script, "sh", str(sqstee.spool)]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount here")
+    for verb in (["flush"], ["flush", "--list"], ["stat", "local", "--interval", "0"]):
+        found = subprocess.run(
+            [*words, *sqstee.words(*verb)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=sqstee.environ,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert b"hint:" not in found.stderr
+        if verb[0] == "flush":
+            assert b"cannot be shipped: Read-only file system" in found.stdout + found.stderr
+            assert found.returncode == 1
 
 
 def test_a_bound_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
