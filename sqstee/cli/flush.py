@@ -86,12 +86,7 @@ def _ship(root: str, runs: list[str], seconds: float, quiet: bool, settings: Set
             line = f"{run}: running, ships its own lines"
         else:
             complete = False
-            reason = (
-                found.problem
-                or left.get(run)
-                or DeliveryTrouble.read(f"{root}/{run}").reason
-                or "another process is shipping it"
-            )
+            reason = left.get(run) or DeliveryTrouble.read(f"{root}/{run}").reason or "another process is shipping it"
             _report_left(found, reason)
             continue
         if not quiet:

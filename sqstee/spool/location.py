@@ -18,9 +18,12 @@ SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrato
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
 _LOCAL_QUEUE = "local.db"
 _MEMORY = "/dev/shm"
-# In _MEMORY, for all runs together, and as much for the local queue: containers have 64 MiB of it by default.
+# In _MEMORY, for all runs together, and as much for the local queue: containers have 64 MiB of it by default, and the
+# command needs the rest.
 MEMORY_BYTES = 24 * 1024 * 1024
+_MEMORY_SHARE = 3 / 8  # of a smaller one
 _LEAST_FREE_BYTES = 1024 * 1024  # with less, a disk counts as full
+_LEAST_FREE_FILES = 16  # a run has six, the local queue three
 
 
 def default_roots() -> list[str]:
@@ -31,7 +34,7 @@ def default_roots() -> list[str]:
     """
     first, *others = _usual_roots()
     folder = os.environ.get("TMPDIR")
-    own = [f"{absolute(folder)}/sqstee-{os.getuid()}"] if folder else []
+    own = [os.path.join(absolute(folder), f"sqstee-{os.getuid()}")] if folder else []
     return list(dict.fromkeys((first, *own, *others)))
 
 
@@ -89,7 +92,7 @@ def obstacle(root: str) -> str:
         return problem or "its file system is read-only"
     if not os.access(place, os.W_OK | os.X_OK):
         return problem or "no permission"
-    full = disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES or (disk.f_files and not disk.f_favail)
+    full = disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES or (disk.f_files and disk.f_favail < _LEAST_FREE_FILES)
     return problem or ("its disk is full" if full else "")
 
 
@@ -139,9 +142,11 @@ def open_for_run(settings: Settings) -> tuple[str, str]:
         return root, ""
     bound = ""
     if root.startswith(f"{_MEMORY}/"):
+        disk = os.statvfs(root)
+        most = min(MEMORY_BYTES, int(disk.f_blocks * disk.f_frsize * _MEMORY_SHARE) // 1024 * 1024)
         for name in ("spool_max", "local_max"):
             if name not in settings.sources:  # else the user has chosen it
-                setattr(settings, name, MEMORY_BYTES)
+                setattr(settings, name, most)
         bound = f", at most {size_text(settings.spool_max)}, in memory,"
     if not is_first_time(root, "place"):
         return root, ""

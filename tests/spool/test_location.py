@@ -184,7 +184,7 @@ def test_what_can_be_in_the_way(tmp_path: Path) -> None:
     assert location.obstacle(str(tmp_path / "none" / "sqstee")) == "No such file or directory"
 
 
-DISKS = {"ro": "its file system is read-only", "size=512k": "its disk is full", "nr_inodes=1": "its disk is full"}
+DISKS = {"ro": "its file system is read-only", "size=512k": "its disk is full", "nr_inodes=8": "its disk is full"}
 
 
 @pytest.mark.parametrize("options", DISKS)
@@ -200,6 +200,19 @@ def test_disks_that_cannot_be_used(tmp_path: Path, options: str) -> None:
     if "mount:" in found.stderr:
         pytest.skip("cannot mount here")
     assert (found.stdout, found.stderr) == (f"{DISKS[options]}\n", "")
+
+
+def test_a_small_memory_is_not_filled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Regression: of a small /dev/shm nothing was left to the command."""
+    monkeypatch.setattr(location, "default_roots", lambda: ["/none/such", str(tmp_path / "sqstee")])
+    monkeypatch.setattr(location, "_MEMORY", str(tmp_path))
+    disk = os.statvfs(tmp_path)
+    small = os.statvfs_result((*disk[:2], 4 * 1024 * 1024 // disk.f_frsize, *disk[3:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: small)
+    settings = load((), {})
+    _, notice = location.open_for_run(settings)
+    assert settings.spool_max == settings.local_max == 1536 * 1024
+    assert "at most 1536K, in memory" in notice
 
 
 def test_a_run_on_a_disk_that_is_read_only_now(sqstee: Sqstee) -> None:
@@ -220,7 +233,7 @@ def test_a_run_on_a_disk_that_is_read_only_now(sqstee: Sqstee) -> None:
         )
         assert b"hint:" not in found.stderr
         if verb[0] == "flush":
-            assert b"cannot be shipped: Read-only file system" in found.stdout + found.stderr
+            assert b"Read-only file system" in found.stdout + found.stderr
             assert found.returncode == 1
 
 
