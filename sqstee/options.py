@@ -554,7 +554,7 @@ def from_words(words: Iterable[str]) -> list[Given]:
             text = text if equals else "true"
         elif not equals:
             following = next(rest, None)
-            if following is None:
+            if following is None or following.partition("=")[0] in _BY_FLAG:  # --job=--to is one, if that is meant
                 raise SqsteeError(f"{flag} needs a value", f"the form is {flag} {option.metavar}")
             text = following
         found.append(Given(option, text, flag))

@@ -58,7 +58,7 @@ class FallbackSender:
         self._refused_alone = 0  # single records that the primary has refused since it last accepted anything
         self.refusal = ("", "")  # why the circuit is open and who refused, where no retry will mend that; else empty
         self._ledger = ledger or FallbackLedger("", {})
-        self.ordered = primary.ordered
+        self.ordered = primary.ordered or fallback.ordered
         self.max_entries = primary.max_entries
         self.max_request_bytes = primary.max_request_bytes
         self.body_bytes = primary.body_bytes

@@ -221,6 +221,14 @@ def test_a_primary_that_refuses_some_is_kept(two: tuple[FallbackSender, Scripted
     assert sum(not body.is_gap for body in primary.taken) == 20
 
 
+def test_a_fallback_that_keeps_the_order_gets_it() -> None:
+    """Regression: a FIFO queue behind a collector got several requests at a time, and a run's bodies in disorder."""
+    fifo = Scripted()
+    fifo.ordered = True
+    assert FallbackSender(Scripted(), fifo, "there", 10.0).ordered
+    assert not FallbackSender(Scripted(), Scripted(), "there", 10.0).ordered
+
+
 def test_a_primary_that_asks_for_a_long_wait(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
     """Regression: the fallback waited for as long, and a run that ended meanwhile left its lines in the spool."""
     sender, primary, fallback, clock = two
