@@ -126,11 +126,11 @@ class ClaimedRun:
         self.worker.enqueue(self.run)
 
     def await_delivery(self, now: float) -> None:
-        """Somebody waits for the run: send its data at once, and retry once if the destination refused it for good."""
+        """Somebody waits for the run: send its data at once, and retry soon what the destination has refused."""
         is_due = self.worker.hopeless and now - self.worker.refused_at > LAST_TRY_SECONDS
         if self.run.awaited_at is None or is_due:
             self.run.awaited_at = now
-        if is_due:
+        if is_due or not self.worker.hopeless:
             self.worker.retry()
 
     def report_trouble(self) -> None:

@@ -19,8 +19,10 @@ from sqstee.spool.run_folder import DeliveryTrouble
 from sqstee.text import one_line
 from sqstee.trace import trace
 from sqstee.transports.base import Sender
+from sqstee.transports.fallback import shorten_waits
 
 LAST_TRY_SECONDS = 1.0  # a refusal that is so old, when the run ends, is no reason to give up
+_AWAITED_SECONDS = 10.0  # how long a run waits for its delivery, unless --flush-timeout says otherwise
 
 
 class ShippingWorker:
@@ -42,6 +44,7 @@ class ShippingWorker:
         in_flight: int,
     ) -> None:
         self.policy = policy
+        self._sender = sender
         self._root = root
         self._report = report
         self._refusal = self._keeps = ""
@@ -114,7 +117,8 @@ class ShippingWorker:
             self._wake_shipper(WAKE)
 
     def retry(self) -> None:
-        """Have the shipper soon retry, once, the bodies that were refused for good."""
+        """Have the shipper soon retry, once, the bodies that were refused; a fallback gets its turn in time."""
+        shorten_waits(self._sender, _AWAITED_SECONDS, _AWAITED_SECONDS)
         self._wake_shipper(TRY_AGAIN)
 
     def close(self) -> None:

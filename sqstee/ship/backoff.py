@@ -77,12 +77,14 @@ class Backoff:
         trace("shipper", f"refused ({kind}), next attempt in {self.not_before - now:.1f} s: {reason}")
 
     def allow_last_try(self, now: float) -> None:
-        """A run has ended: allow a last attempt after a permanent refusal, unless that was within the last second."""
-        if self.permanent and now - self.refused_at >= _SHORTENED_SECONDS:
+        """A run has ended: allow a last attempt, though not within a second of a permanent refusal."""
+        if not self.permanent:
+            self.not_before = max(min(self.not_before, now + _SHORTENED_SECONDS), self.retry_after_until)
+        elif now - self.refused_at >= _SHORTENED_SECONDS:
             self.not_before = max(now, self.retry_after_until)
 
     def shorten(self, now: float) -> None:
         """From now on wait at most one second after a refusal that may pass."""
         self._max_wait = _SHORTENED_SECONDS
         if not self.permanent:
-            self.not_before = max(min(self.not_before, now + _SHORTENED_SECONDS), self.retry_after_until)
+            self.allow_last_try(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +50,7 @@ class FallbackSender:
         self._fallback = fallback
         self._at = at
         self._after = after
+        self._shortened = (after, 0.0)  # what counts in place of `after`, and until when
         self._clock = clock
         self._lock = threading.Lock()
         # the start of the first call since the last one that was accepted
@@ -76,10 +78,11 @@ class FallbackSender:
             return own
         return own + [(reason, at or self._at) for reason, at in self._fallback.refusals]
 
-    def shorten_waits(self, seconds: float) -> None:
-        """No more bodies will follow, and `seconds` are left: keep half of them for the fallback."""
-        self._after = min(self._after, seconds / 2)
-        shorten_waits(self._fallback, seconds / 2)
+    def shorten_waits(self, seconds: float, lasts: float = math.inf) -> None:
+        """For so long as it `lasts`, somebody waits for `seconds` at most: keep half of them for the fallback."""
+        if lasts == math.inf or self._shortened[1] != math.inf:
+            self._shortened = (min(self._after, seconds / 2), self._clock() + lasts)
+        shorten_waits(self._fallback, seconds / 2, lasts)
 
     def open(self) -> int:
         """Reach the primary, or else the fallback; the largest message of the one that was reached."""
@@ -161,8 +164,9 @@ class FallbackSender:
         with self._lock:
             if error.kind == OPEN or self._probe_at is not None:
                 return True
-            next_try = self._clock() + error.after
-            return self._failing_since is not None and next_try - self._failing_since >= self._after
+            now, (shortened, until) = self._clock(), self._shortened
+            after = shortened if now < until else self._after
+            return self._failing_since is not None and now + error.after - self._failing_since >= after
 
     def _open_circuit(self, error: TransportError | Failure) -> None:
         with self._lock:
@@ -323,10 +327,10 @@ class FallbackSender:
         return Body(data, lacking.run, lacking.host, first, last)
 
 
-def shorten_waits(sender: Sender, seconds: float) -> None:
-    """No more bodies will follow, and `seconds` are left: a sender with a fallback must turn to it in time."""
+def shorten_waits(sender: Sender, seconds: float, lasts: float = math.inf) -> None:
+    """Somebody waits for `seconds` at most: a sender with a fallback must turn to it in time, while that `lasts`."""
     if isinstance(sender, FallbackSender):
-        sender.shorten_waits(seconds)
+        sender.shorten_waits(seconds, lasts)
 
 
 def refusals_by_primaries(sender: Sender) -> list[tuple[str, str]]:

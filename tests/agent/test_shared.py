@@ -302,6 +302,20 @@ def test_an_outage_at_the_end(node: SharedNode) -> None:
     assert node.left_behind() == []
 
 
+def test_a_fallback_has_its_turn_while_the_run_waits(node: SharedNode, tmp_path: Path) -> None:
+    """Regression: it came after --fallback-after, when the run had long left its lines in the spool.
+
+    The flush time is longer than half of what the shipper takes the wait to be, and shorter than that option.
+    """
+    node.server.faults(refuse=True)
+    words = ("--fallback", f"local:{tmp_path}/second.db", "--fallback-after", "1h", "--flush-timeout", "60s")
+    found = node.sqstee.run("--to", "q", *words, "--", "seq", "9", environ=node.server.environ())
+    assert (found.returncode, found.stderr) == (0, b"")
+    got = node.sqstee.local(tmp_path / "second.db")
+    got.assert_whole()
+    assert got.stdout == found.stdout
+
+
 def test_flush_has_the_shipper_deliver_what_it_holds(node: SharedNode) -> None:
     """At once, whatever it is waiting for; it says why where it cannot."""
     node.server.faults(errors=[{"code": "QueueDoesNotExist"}])

@@ -339,6 +339,17 @@ def test_at_the_end_what_was_final_is_tried_once_more() -> None:
     assert backoff.not_before == 140.0
 
 
+def test_somebody_waits_for_what_was_refused_for_now() -> None:
+    """The next try comes within a second, the ones after it at the usual pace."""
+    backoff = Backoff(lambda low, high: high)
+    for _ in range(10):
+        backoff.failure(RETRY, "trouble", 100.0)
+    backoff.allow_last_try(100.0)
+    assert backoff.not_before == 101.0
+    backoff.failure(RETRY, "trouble", 101.0)
+    assert backoff.not_before == 131.0
+
+
 def test_at_the_end_the_waits_are_short() -> None:
     """What is left of the flush time is used; what a destination asked for is kept to."""
     backoff = Backoff(lambda low, high: high)

@@ -441,6 +441,29 @@ def test_at_the_end_half_of_the_time_is_the_fallbacks(two: tuple[FallbackSender,
     assert len(fallback.taken) == 1
 
 
+def test_a_shortened_wait_passes(two: tuple[FallbackSender, Scripted, Scripted, Clock]) -> None:
+    """A run waits for its delivery, and others of the host go on: afterwards they wait as long as before."""
+    sender, primary, fallback, clock = two
+    primary.trouble = TransportError(RETRY, "InternalError", "why")
+    sender.shorten_waits(6.0, 2.0)
+    clock.now = 3.1
+    with pytest.raises(TransportError):
+        sender.send([line(0)])
+    sender.shorten_waits(6.0, 2.0)
+    assert sender.send([line(0)]) == []
+    assert len(fallback.taken) == 1
+    sender.shorten_waits(8.0)
+    sender.shorten_waits(2.0, 2.0)  # the shipper ends: that stays
+    primary.trouble, clock.now = None, 40.0
+    assert sender.send([line(1)]) == []
+    primary.trouble = TransportError(RETRY, "InternalError", "why")
+    for clock.now in (50.0, 53.9):
+        with pytest.raises(TransportError):
+            sender.send([line(2)])
+    clock.now = 54.0
+    assert sender.send([line(2)]) == []
+
+
 def test_a_queue_that_is_not_there(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
     """Everything is in the fallback, bit for bit, and nothing stays behind."""
     path = tmp_path / "second.db"
