@@ -69,11 +69,16 @@ class Teardown:
         guarded("the notices of this run are incomplete", advice, self._print_notices)
 
     def exit(self) -> NoReturn:
-        """End as the command ended: by the same signal, or with its status; delivery counts only with --strict."""
+        """End as the command ended: by the same signal, or with its status; delivery counts only with --strict.
+
+        Without a command no status is lost if a signal has cut the delivery short: a shell's loop must see that.
+        """
         status = self._run.status
         if status is not None and os.WIFSIGNALED(status):
             self._run.stdio.restore_modes()
             signals.die_by(os.WTERMSIG(status))
+        if self._run.cut_short_by and not self._run.command:
+            signals.die_by(self._run.cut_short_by)
         code = EXIT_FAILURE if status is None else os.WEXITSTATUS(status)
         if code == 0 and any(stream.error for stream in self._run.streams):
             code = EXIT_FAILURE

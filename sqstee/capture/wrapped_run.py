@@ -68,6 +68,7 @@ class WrappedRun:
         self.status: int | None = None
         self.usage: struct_rusage | None = None
         self.seconds = 0.0
+        self.cut_short_by = 0  # the signal that ended the wait for the delivery
         self._ended_at = 0.0
         self._ended_by = 0  # the signal that ended the command and has yet to reach us
 
@@ -94,6 +95,8 @@ class WrappedRun:
             return False
         is_same = number == self._ended_by and time.monotonic() - self._ended_at < _SAME_REQUEST_SECONDS
         self._ended_by = 0
+        if not is_same:
+            self.cut_short_by = number
         return not is_same
 
     def served_by(self, root: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.sqs import FakeSqs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Sqstee, children, kill, python, running, wait_for
@@ -166,6 +167,29 @@ def test_a_second_interrupt_ends_it(sqstee: Sqstee) -> None:
         assert process.returncode == -signal.SIGINT
     wait_for(lambda: sqstee.run("flush").returncode == 0, "delivery")  # a third one cuts the wait for it short
     assert sqstee.local().stream("stdin") == b"1\n2\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_waits_for_the_delivery(sqstee: Sqstee, fake_sqs: FakeSqs, number: int) -> None:
+    """Regression: it ended with status 0, so that ^C did not end a shell's loop. The lines stay in the spool."""
+    fake_sqs.faults(black_hole=True)
+    words = sqstee.words("--to", "q", "--flush-timeout", "60s")
+    environ = sqstee.environ | fake_sqs.environ()
+    with running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"one\n"
+        copier = copier_of(process)
+        process.stdin.close()
+        wait_for(lambda: not Path(f"/proc/{copier}").exists(), "the end of stdin")
+        process.send_signal(number)
+        assert process.wait(60) == -number
+        assert process.stderr
+        assert f"cut short by {signal.Signals(number).name}".encode() in process.stderr.read()
+    fake_sqs.clear_faults()
+    assert sqstee.run("flush", environ=fake_sqs.environ()).returncode == 0
 
 
 def test_a_front_that_is_killed(sqstee: Sqstee) -> None:
