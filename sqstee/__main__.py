@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import stat
 import sys
 
 from sqstee.errors import SqsteeError, reason_of
@@ -52,7 +51,11 @@ def route(words: list[str]) -> int:
         return _verb(["run", "--help"])
     if dashes and not command:
         raise SqsteeError("no command after --", "the form is: sqstee [OPTIONS] -- COMMAND [ARG…]")
-    if dashes or ((is_run or not words) and _reads_stdin()):
+    if dashes:
+        return _run(given, command)
+    from sqstee.fds import reads_stdin
+
+    if (is_run or not words) and reads_stdin():
         return _run(given, command)
     from sqstee.cli.slips import without_command
 
@@ -65,15 +68,6 @@ def _split(words: list[str]) -> tuple[list[str], bool, list[str]]:
         return words, False, []
     at = words.index("--")
     return words[:at], True, words[at + 1 :]
-
-
-def _reads_stdin() -> bool:
-    """Whether stdin is a pipe, a socket or a file, as in `make | sqstee`: then it is shipped if there is no command."""
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
 
 
 def _run(given: list[str], command: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 # For files in a folder that another user may control: follow no link, wait for no FIFO.
 UNTRUSTED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -67,3 +68,12 @@ def give_to_owner(fd: int, owner: int) -> None:
     """Give a file or folder that root has created in the folder of the user `owner` (a uid) to that user."""
     if owner and os.fstat(fd).st_uid == 0:
         os.fchown(fd, owner, -1)
+
+
+def reads_stdin() -> bool:
+    """Whether stdin is a pipe, a socket or a file, as in `make | sqstee`: then it is shipped if there is no command."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)

@@ -11,6 +11,7 @@ import shlex
 import shutil
 
 from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError, closest, suggestion, unknown_name
+from sqstee.fds import reads_stdin
 from sqstee.options import flags
 
 TYPE_CHECKING = False
@@ -51,6 +52,9 @@ def _add_correction(error: SqsteeError, words: Sequence[str], verb: str) -> None
         if verb == "run" and wrong in habits.RUN_FLAGS:
             guess = habits.RUN_FLAGS[wrong]
             error.message = f"unknown option {wrong!r}{suggestion(guess)}"
+    if guess == wrong and "--" not in words and not shutil.which(wrong) and (line := _tee(words[words.index(wrong) :])):
+        error.hint = line
+        return
     if guess and (found := _replaced(words, wrong, guess)):
         error.hint = _line(_with_dashes(found) if verb == "run" else found) or error.hint
 
@@ -89,8 +93,17 @@ def _unknown_verb(words: Sequence[str], verbs: Sequence[str]) -> SqsteeError:
         return SqsteeError(f"{message}{suggestion(guess)}", line)
     if habit and not is_program:
         return SqsteeError(message, habit)
+    if not (habit or is_program) and (line := _tee(words)):
+        return SqsteeError(message, line)
     other = habit or "the verbs: sqstee --help"
     return SqsteeError(message, f"{other}; to wrap a command: {wrapped}" if wrapped else f"{other}; {_FORM}")
+
+
+def _tee(words: Sequence[str]) -> str:
+    """The hint where data is piped to us, and the words may be files for it, as of tee; else empty."""
+    line = shlex.join(["tee", *words])
+    is_shown = line.isprintable() and len(line) <= _LONGEST_LINE
+    return f"to write a file as well: … | {line} | sqstee" if is_shown and reads_stdin() else ""
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

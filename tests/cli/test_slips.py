@@ -82,6 +82,14 @@ def test_other_names_of_flags_lead_to_flags() -> None:
         assert meant.partition("=")[0] in flags()
 
 
+@pytest.mark.parametrize("options", [[], ["--to", "q"]])
+def test_a_file_in_a_pipe_as_tee_takes_it(sqstee: Sqstee, options: list[str]) -> None:
+    """Regression: the hint was to wrap the file, as if it were a command."""
+    found = sqstee.run(*options, "build log", stdin=b"x\n")
+    assert (found.returncode, found.stdout) == (125, b"")
+    assert found.stderr.endswith("\nhint: to write a file as well: … | tee 'build log' | sqstee\n".encode())
+
+
 def test_a_line_that_cannot_be_copied_is_no_hint() -> None:
     """Because it is too long, or holds what a terminal would not show."""
     for word in ("x" * 500, "a\nb"):
