@@ -126,7 +126,7 @@ class ClaimedRun:
         self.worker.enqueue(self.run)
 
     def await_delivery(self, now: float) -> None:
-        """Somebody waits for the run: send its data at once, and retry soon what the destination has refused."""
+        """Somebody waits for the run: send its data at once, and retry refused bodies soon."""
         is_due = self.worker.hopeless and now - self.worker.refused_at > LAST_TRY_SECONDS
         if self.run.awaited_at is None or is_due:
             self.run.awaited_at = now

@@ -11,7 +11,6 @@ import shlex
 import shutil
 
 from sqstee.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SqsteeError, closest, suggestion, unknown_name
-from sqstee.fds import reads_stdin
 from sqstee.options import flags
 
 TYPE_CHECKING = False
@@ -101,6 +100,8 @@ def _unknown_verb(words: Sequence[str], verbs: Sequence[str]) -> SqsteeError:
 
 def _tee(words: Sequence[str]) -> str:
     """The hint where data is piped to us, and the words may be files for it, as of tee; else empty."""
+    from sqstee.fds import reads_stdin
+
     line = shlex.join(["tee", *words])
     is_shown = line.isprintable() and len(line) <= _LONGEST_LINE
     return f"to write a file as well: … | {line} | sqstee" if is_shown and reads_stdin() else ""
