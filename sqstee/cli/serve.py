@@ -43,7 +43,7 @@ def serve(
     from sqstee import options
     from sqstee.cli.web import end_on_signals, make_board, print_addresses
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
-    from sqstee.spool.location import local_queue, open_root
+    from sqstee.spool.location import local_queue, open_for_run
     from sqstee.transports.http import tokens
     from sqstee.transports.retention import configured, tidy_regularly
 
@@ -60,7 +60,10 @@ def serve(
     except ValueError as error:
         hint = "give a file with one token per line: sqstee serve --token-file FILE"
         raise SqsteeError(f"cannot read the tokens: {error}", hint) from None
-    place = local_queue(open_root(settings.spool) if store == "local" else "")
+    root, notice = open_for_run(settings) if store == "local" else ("", "")
+    if notice:
+        typer.echo(f"sqstee: {notice}", err=True)
+    place = local_queue(root)
     if web_token_file and not web:
         raise SqsteeError("--web-token-file needs --web", "sqstee serve --web --web-token-file FILE")
     retention = configured(store_max, store_days, keep_failed)

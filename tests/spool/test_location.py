@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support import TIMEOUT, Sqstee
+from support import TIMEOUT, Sqstee, running
 
 from sqstee.options import load
 from sqstee.spool import location
@@ -35,8 +35,8 @@ class Places:
         self.best, self.second, self.memory = (folder / name / "sqstee" for name in ("best", "second", "memory"))
         for root in self.all:
             root.parent.mkdir()
-        self._environ = {name: text for name, text in sqstee.environ.items() if name != "SQSTEE_SPOOL"}
-        self._environ |= {"PLACES": ":".join(map(str, self.all)), "MEMORY": str(self.memory.parent)}
+        self.environ = {name: text for name, text in sqstee.environ.items() if name != "SQSTEE_SPOOL"}
+        self.environ |= {"PLACES": ":".join(map(str, self.all)), "MEMORY": str(self.memory.parent)}
 
     @property
     def all(self) -> tuple[Path, Path, Path]:
@@ -49,7 +49,7 @@ class Places:
             [sys.executable, "-c", PLACED, *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=self._environ | dict(environ or {}),
+            env=self.environ | dict(environ or {}),
             timeout=TIMEOUT,
             check=False,
         )
@@ -121,6 +121,17 @@ def test_the_notice_names_a_folder_that_another_shell_does_not_know(
     notice = sqstee.run("--spool", str(given), *STUCK, "--", "echo", "one").stderr.decode()
     assert f"`sqstee flush --spool '{given}'` ships it" in notice
     assert b"`sqstee flush` ships it" in sqstee.run(*STUCK, "--", "echo", "one").stderr
+
+
+def test_a_collector_says_where_it_stores(places: Places) -> None:
+    """Regression: it kept the records that it had acknowledged in memory, up to a gigabyte, without a word."""
+    for root in (places.best, places.second):
+        root.write_text("in the way")
+    words = [sys.executable, "-c", PLACED, "serve", "--port", "0"]
+    with running(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=places.environ) as process:
+        assert process.stderr
+        notice = process.stderr.readline().decode()
+    assert f"lines wait, at most 24M, in memory, in {places.memory}; choose another folder" in notice
 
 
 def test_memory_is_the_last_resort_and_bounded(places: Places) -> None:
