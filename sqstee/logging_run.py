@@ -28,7 +28,7 @@ from sqstee.ship.spawn_shared import spawn
 from sqstee.spool import agent_file, run_events
 from sqstee.spool.agent_file import GROWN
 from sqstee.spool.heartbeat import Heartbeat, process_usage
-from sqstee.spool.location import open_for_run
+from sqstee.spool.location import flush_command, open_for_run
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.spool.writer import RATE_LIMIT
@@ -330,17 +330,17 @@ class LoggingRun:
 
     def _notice(self) -> str:
         why = self._reason or (self._shipper.reason if self._shipper else "")
-        found = []
+        found, flush = [], flush_command(self.root, self._settings)
         for reason, number in self._writer.reasons.items():
             why_dropped = f"the spool could not be written ({reason})"
             if reason == RATE_LIMIT:
                 why_dropped = "--rate-limit allows no more"
             found.append(f"{count(number, 'log line')} dropped: {why_dropped}")
         if quarantined := quarantined_records(self._writer.folder):
-            found.append(quarantine_notice(count(quarantined, "log line"), self.root))
+            found.append(quarantine_notice(count(quarantined, "log line"), self.root, flush))
         if self._is_waiting():
             why = f" ({why})" if why else ""
-            found.append(f"the log is not fully delivered yet{why}: kept in {self.root}, `sqstee flush` ships it")
+            found.append(f"the log is not fully delivered yet{why}: kept in {self.root}, `{flush}` ships it")
         return "; ".join(found)
 
     def _is_waiting(self) -> bool:

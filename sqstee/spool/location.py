@@ -52,7 +52,8 @@ def _usual_roots() -> list[str]:
 
 def flush_command(root: str, settings: Settings) -> str:
     """The command that ships the lines in a spool folder, also from a shell where TMPDIR is another one."""
-    if root in _usual_roots() or settings.sources.get("spool", "--spool") != "--spool":
+    source = settings.sources.get("spool", "--spool")
+    if root in _usual_roots() or source not in ("--spool", "spool"):  # the second is a program's own choice
         return "sqstee flush"
     import shlex
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import TIMEOUT, Sqstee, running
 
-from sqstee.options import load
+from sqstee.options import given, load
 from sqstee.spool import location
 
 # The command with other places than /var/tmp, /tmp and /dev/shm: those hold what this machine's user has.
@@ -121,6 +121,23 @@ def test_the_notice_names_a_folder_that_another_shell_does_not_know(
     notice = sqstee.run("--spool", str(given), *STUCK, "--", "echo", "one").stderr.decode()
     assert f"`sqstee flush --spool '{given}'` ships it" in notice
     assert b"`sqstee flush` ships it" in sqstee.run(*STUCK, "--", "echo", "one").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "values", "environ", "expected"),
+    [
+        ((), {}, {"SQSTEE_SPOOL": "/a"}, "sqstee flush"),
+        (("--spool", "/a"), {}, {}, "sqstee flush --spool /a"),
+        ((), {"spool": "/a"}, {}, "sqstee flush --spool /a"),
+    ],
+)
+def test_the_command_that_ships_a_folder(
+    words: tuple[str, ...], values: dict[str, str], environ: dict[str, str], expected: str
+) -> None:
+    """A variable or a file counts for it as well; what a command line or a program chose does not."""
+    settings = given(values, environ) if values else load(words, environ)
+    assert location.flush_command("/a", settings) == expected
+    assert location.flush_command(f"/dev/shm/sqstee-{os.getuid()}", settings) == "sqstee flush"
 
 
 def test_a_collector_says_where_it_stores(places: Places) -> None:
