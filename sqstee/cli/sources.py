@@ -37,10 +37,10 @@ class Sources:
 
 def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
-    from sqstee import options
     from sqstee.destination import parse_source
+    from sqstee.settings import load_settings
 
-    found = [parse_source(text) for text in (texts or [options.load((), os.environ).to or "local"])]
+    found = [parse_source(text) for text in (texts or [load_settings((), os.environ).to or "local"])]
     for destination in found:
         check_destination(destination)
     return found
@@ -53,10 +53,10 @@ def check_destination(destination: Destination) -> None:
 
         check_readable(destination.name, destination.text)
         return
-    from sqstee import options
+    from sqstee.settings import load_settings
     from sqstee.spool.location import check_folder
 
-    check_folder(destination, options.load((), os.environ).spool)
+    check_folder(destination, load_settings((), os.environ).spool)
 
 
 def absent_stores(found: Sequence[Destination]) -> list[str]:
@@ -67,10 +67,10 @@ def absent_stores(found: Sequence[Destination]) -> list[str]:
 
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
     """Where the bodies of messages may be; without any text, where `run` puts them. Raises SqsteeError."""
-    from sqstee import options
     from sqstee.destination import parse
+    from sqstee.settings import load_settings
 
-    configured = options.load((), os.environ).via_s3
+    configured = load_settings((), os.environ).via_s3
     found = [parse(text) for text in texts or ([configured] if configured else [])]
     if wrong := next((store.text for store in found if store.kind != "s3"), ""):
         raise SqsteeError(f"invalid value {wrong!r} for --via-s3 (expected s3://BUCKET/PREFIX)", _VIA_S3_HINT)
@@ -79,10 +79,10 @@ def payload_stores(texts: Sequence[str]) -> list[Destination]:
 
 def local_path(write: bool = False) -> str:
     """The default path of the local queue, in the spool folder, which is created if the queue is to be written."""
-    from sqstee import options
+    from sqstee.settings import load_settings
     from sqstee.spool.location import local_queue, open_root, root_path
 
-    configured = options.load((), os.environ).spool
+    configured = load_settings((), os.environ).spool
     return local_queue(open_root(configured) if write else root_path(configured))
 
 
@@ -251,6 +251,6 @@ def use_colour(choice: str) -> bool:
 
 def parse_seconds(text: str, flag: str) -> float:
     """The seconds of a TIME option."""
-    from sqstee import options
+    from sqstee.option_values import seconds_of
 
-    return options.seconds_of(text, flag)
+    return seconds_of(text, flag)

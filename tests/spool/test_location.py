@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import TIMEOUT, Sqstee
 
-from sqstee.options import load
+from sqstee.settings import load_settings
 from sqstee.spool import location
 
 # The command with other places than /var/tmp, /tmp and /dev/shm: those hold what this machine's user has.
@@ -179,7 +179,7 @@ def test_a_bound_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Whatever it is."""
     monkeypatch.setattr(location, "default_roots", lambda: ["/none/such", str(tmp_path / "sqstee")])
     monkeypatch.setattr(location, "_MEMORY", str(tmp_path))
-    settings = load(("--spool-max", "2M"), {})
+    settings = load_settings(("--spool-max", "2M"), {})
     root, notice = location.open_for_run(settings)
     assert (root, settings.spool_max) == (str(tmp_path / "sqstee"), 2 * 1024 * 1024)
     assert "at most 2M, in memory" in notice
