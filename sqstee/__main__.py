@@ -75,9 +75,9 @@ def _run(given: list[str], command: list[str]) -> int:
     settings = None
     gc.disable()  # while modules are loaded there is nothing to collect; see Supervisor for the end of it
     try:
-        from sqstee import options
+        from sqstee.settings import load_settings
 
-        settings = options.load(given, os.environ)
+        settings = load_settings(given, os.environ)
         from sqstee.capture.front import Front
 
         front = Front(settings, command, _start_shared, _ship_run)

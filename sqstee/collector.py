@@ -398,9 +398,9 @@ _configuring = threading.Lock()
 
 @functools.cache
 def _from_environment() -> Collector:
-    from sqstee import options
+    from sqstee.settings import load_settings
 
-    settings = options.load((), os.environ)
+    settings = load_settings((), os.environ)
     try:
         accepted = tokens(settings.token_file)
     except ValueError as error:

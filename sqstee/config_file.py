@@ -2,7 +2,7 @@
 
 It runs before every wrapped command, so it is our own: tomllib would cost 27 ms. A file holds `key = value` lines
 outside of any table, in [profile.NAME] tables, and in [agent]; other tables are skipped, unless their name is close to
-one of these. Values stay text here: options.py converts them.
+one of these. Values stay text here: option_values.py converts them.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqstee import options
 from sqstee.errors import SqsteeError
 from sqstee.log_fields import fields_of
 from sqstee.logging_run import LoggingRun, report
 from sqstee.record import LEVELS
+from sqstee.settings import settings_from
 from sqstee.ship.sender_pool import THREADS
 from sqstee.spool.location import resolve
 from sqstee.text import count
@@ -64,7 +64,7 @@ class Handler(logging.Handler):
 
     def __init__(self, to: str = "", *, level: int | str = logging.NOTSET, **settings: Unpack[HandlerSettings]) -> None:
         self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
-        self._settings = options.given(self.given, os.environ)
+        self._settings = settings_from(self.given, os.environ)
         resolve(self._settings)  # here: a daemon goes to / before its first line
         super().__init__(level)  # from here on logging closes it at exit
         self._pid = os.getpid()

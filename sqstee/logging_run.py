@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from sqstee.destination import parse
 from sqstee.fds import write_stderr
 from sqstee.log_fields import encode, shortened
-from sqstee.options import Settings
 from sqstee.record import LEVELS, STREAMS
+from sqstee.settings import Settings
 from sqstee.ship import sharing
 from sqstee.ship.delegated_run import DelegatedRun
 from sqstee.ship.policy import DeliveryPolicy

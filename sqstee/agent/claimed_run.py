@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sqstee.agent.flow import ServedRun
 from sqstee.agent.worker import LAST_TRY_SECONDS, ShippingWorker
 from sqstee.jsonbytes import decode_object
-from sqstee.options import host as host_name
+from sqstee.option_values import host as host_name
 from sqstee.ship.throttle import Throttle
 from sqstee.spool.checkpoint import START
 from sqstee.spool.pinned_folder import PinnedFolder

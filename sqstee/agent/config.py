@@ -6,7 +6,7 @@ import os
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.ship.sender_pool import MAX_IN_FLIGHT
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from sqstee.errors import SqsteeError, reason_of
 from sqstee.json_line import is_common
 from sqstee.jsonbytes import decode_object, encode_object
-from sqstee.options import host as host_name
+from sqstee.option_values import host as host_name
 from sqstee.record import LEVELS, STREAMS, Encoder
 from sqstee.ship.request import PendingBody, RequestLimits
 from sqstee.ship.source import RunSource

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.spool.run_folder import lock_root, probe_lock
 from sqstee.spool.waiting import remove_half_made, waiting_runs
 

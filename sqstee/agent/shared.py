@@ -110,7 +110,7 @@ def _advertise(root: str, identity: str) -> Advertisement | None:
 def _serve(root: str, advertisement: Advertisement) -> None:
     from sqstee.agent.agent import Agent
     from sqstee.agent.config import AgentConfig
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.ship import priority
 
     priority.lower()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqstee.agent.other_runs import OtherRuns
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.ship import priority
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.shipper import Shipper

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqstee.capture.loop import CaptureLoop
     from sqstee.capture.stream import Stream
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.spool.redact import Masker
 
 NEST_VARIABLE = "SQSTEE_NEST"

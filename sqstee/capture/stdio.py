@@ -10,7 +10,7 @@ from sqstee.capture.stream import Stream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqstee.capture.pty import Pty
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
 
 _OUTPUT_STREAM, _STDIN_STREAM = 2, 3  # the spool's numbers of the merged stream, and of a pipe that we read
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqstee.capture.loop import CaptureLoop
     from sqstee.capture.stdio import Stdio
     from sqstee.destination import Destination
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.ship.policy import DeliveryPolicy
     from sqstee.ship.shipper_handle import ShipperHandle
     from sqstee.spool.redact import Masker

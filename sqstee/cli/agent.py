@@ -31,10 +31,10 @@ def agent(
     Without --to, and without [agent] in a configuration file, it ships its own user's runs to any destination. As root,
     with /var/spool/sqstee created for all users (mode 1777), it serves them all, and needs one of the two.
     """
-    from sqstee import options
+    from sqstee.settings import load_settings
     from sqstee.spool.location import open_root
 
-    folder = _folder(spool or options.load((), os.environ).spool)
+    folder = _folder(spool or load_settings((), os.environ).spool)
     if status:
         return _show(folder)
     if stop:
@@ -63,12 +63,12 @@ def _of_all_users(folder: str) -> bool:
 
 def _config(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
     """The destinations to serve: those of the command line, else of the [agent] table, else all."""
-    from sqstee import options
     from sqstee.agent.config import AgentConfig
     from sqstee.destination import parse
+    from sqstee.settings import load_settings
     from sqstee.spool.location import check_folder, with_absolute_path
 
-    settings = options.load(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
+    settings = load_settings(("--flush-timeout", flush_timeout) if flush_timeout else (), os.environ)
     configured = _configured()  # read with --to as well: a mistake in the file must not go unnoticed
     found = list(to) or configured
     names = set()
@@ -83,10 +83,11 @@ def _config(to: list[str], flush_timeout: str, folder: str) -> AgentConfig:
 
 def _configured() -> list[str]:
     """`to` of the [agent] table in the strongest configuration file that sets it."""
-    from sqstee import config_file, options
+    from sqstee import config_file
+    from sqstee.settings import configuration_files
 
     found: list[str] = []
-    for path in options.configuration_files(os.environ):
+    for path in configuration_files(os.environ):
         found = config_file.read_config(path).agent_destinations() or found
     return found
 

@@ -13,7 +13,7 @@ from sqstee.errors import EXIT_FAILURE, SqsteeError, did_you_mean
 
 if TYPE_CHECKING:
     from sqstee.destination import Destination
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.transports.probe import Step
     from sqstee.transports.s3_probe import BucketProbe
     from sqstee.transports.sqs_probe import QueueProbe
@@ -38,14 +38,14 @@ def check(
 
     Nothing is sent without --round-trip. Status: 0 if no step failed, 1 otherwise.
     """
-    from sqstee import options
     from sqstee.cli.sources import check_choice, check_destination
     from sqstee.destination import parse, parse_source
+    from sqstee.settings import load_settings
     from sqstee.spool.location import check_folder
 
     check_choice(output, "--output", ("default", "json"), "check")
     check_choice(role, "--for", ("send", "receive", "both"), "check")
-    settings = options.load((), os.environ)
+    settings = load_settings((), os.environ)
     destination = parse_source(dest) if dest else parse(settings.to or "local")
     if destination.kind == "folder":
         check_destination(destination)
@@ -123,11 +123,12 @@ def _named(name: str, steps: Iterator[Step]) -> Iterator[Step]:
 
 def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     """Each configured value and its source; the last source wins."""
-    from sqstee import config_file, options
+    from sqstee import config_file
+    from sqstee.settings import configuration_files, in_force
     from sqstee.transports.probe import OK, WARNING, Step
 
     found: dict[str, tuple[str, str]] = {}
-    for one in options.in_force((), os.environ):
+    for one in in_force((), os.environ):
         before, source = found.get(one.option.name, ("", ""))
         adds = one.option.repeat and before and (source == one.source or not one.option.replaces)
         found[one.option.name] = f"{before}, {one.text}" if adds else one.text, one.source
@@ -136,7 +137,7 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
     yield Step("destination", OK, f"{destination.text} ({destination.kind}), from {where}")
     for name, (text, source) in found.items():
         yield Step(name, OK, f"{text}, from {source}")
-    for path in options.configuration_files(os.environ):
+    for path in configuration_files(os.environ):
         try:
             config_file.read_config(path).agent_destinations()
         except SqsteeError as error:  # a run does not read that table
@@ -154,10 +155,10 @@ def _configuration(destination: Destination, given: bool) -> Iterator[Step]:
 
 def known_variables() -> set[str]:
     """Every variable of the environment that sqstee reads, or sets for a command of alert, but for other programs'."""
-    from sqstee import options
+    from sqstee.options import RUN_OPTIONS
     from sqstee.read.alerts import variables
 
-    return {*(option.variable for option in options.RUN_OPTIONS), *_OTHER_VARIABLES, *variables({})}
+    return {*(option.variable for option in RUN_OPTIONS), *_OTHER_VARIABLES, *variables({})}
 
 
 def _contents_step(destination: Destination) -> Step:
@@ -269,14 +270,14 @@ def _spool(destination: Destination, settings: Settings, spool: str) -> Iterator
 
 def _agent(destination: Destination, root: str) -> Step:
     """Whether an agent ships for runs with this destination and environment."""
-    from sqstee import options
     from sqstee.agent.advertisement import read_status
+    from sqstee.settings import load_settings
     from sqstee.ship import sharing
     from sqstee.spool import agent_file
     from sqstee.spool.location import with_absolute_path
     from sqstee.transports.probe import OK, WARNING, Step
 
-    identity = sharing.identity(options.load((), os.environ), os.environ)
+    identity = sharing.identity(load_settings((), os.environ), os.environ)
     path = agent_file.serving(root, with_absolute_path(destination.text, root), os.environ, identity)
     if path:
         kind = "process" if not agent_file.is_shared(path) else "the shared shipper, process"

@@ -16,7 +16,7 @@ from sqstee.text import count, one_line, short_name
 
 if TYPE_CHECKING:
     from sqstee.agent.agent import Agent
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.spool.waiting import WaitingRun
 
 _PROGRESS_SECONDS = 0.1
@@ -33,12 +33,13 @@ def flush(
 
     Status: 0 nothing is left except runs that are still running; 1 something is left.
     """
-    from sqstee import options
+    from sqstee.option_values import seconds_of
+    from sqstee.settings import load_settings
     from sqstee.spool.location import existing_roots
     from sqstee.spool.waiting import waiting_runs
 
-    settings = options.load((), os.environ)
-    deadline = time.monotonic() + options.seconds_of(timeout, "--timeout")
+    settings = load_settings((), os.environ)
+    deadline = time.monotonic() + seconds_of(timeout, "--timeout")
     roots = existing_roots(spool or settings.spool)
     if listing or dry_run:
         shown = [_show(root, waiting_runs(root), dry_run) for root in roots]

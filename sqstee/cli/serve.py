@@ -40,9 +40,9 @@ def serve(
     runs instead; those that go on are spared. They are the settings SQSTEE_STORE_MAX, SQSTEE_STORE_DAYS and
     SQSTEE_KEEP_FAILED of the WSGI application.
     """
-    from sqstee import options
     from sqstee.cli.web import end_on_signals, make_board, print_addresses
     from sqstee.collector import MAX_POST_BYTES, Collector, open_store
+    from sqstee.settings import load_settings
     from sqstee.spool.location import local_queue, open_for_run
     from sqstee.transports.http import tokens
     from sqstee.transports.retention import configured, tidy_regularly
@@ -54,7 +54,7 @@ def serve(
 
         hint = f"{install_command('serve')}, or load sqstee.collector:application into another WSGI server"
         raise SqsteeError("sqstee serve needs waitress", hint, EXIT_FAILURE) from None
-    settings = options.load((), os.environ)
+    settings = load_settings((), os.environ)
     try:
         accepted = tokens(token_file or settings.token_file)
     except ValueError as error:

@@ -37,10 +37,10 @@ class Sources:
 
 def destinations(texts: Sequence[str] | None) -> list[Destination]:
     """The destinations of a command line; without any, the one that `--to` defaults to."""
-    from sqstee import options
     from sqstee.destination import parse_source
+    from sqstee.settings import load_settings
 
-    found = [parse_source(text) for text in (texts or [options.load((), os.environ).to or "local"])]
+    found = [parse_source(text) for text in (texts or [load_settings((), os.environ).to or "local"])]
     for destination in found:
         check_destination(destination)
     return found
@@ -48,13 +48,13 @@ def destinations(texts: Sequence[str] | None) -> list[Destination]:
 
 def readable(texts: Sequence[str] | None) -> list[Destination]:
     """As `destinations`; the default local queue comes with those in the folders that stood in for the spool folder."""
-    from sqstee import options
     from sqstee.destination import Destination
+    from sqstee.settings import load_settings
     from sqstee.spool.location import existing_roots, local_queue
 
     found = destinations(texts)
     if any(one.kind == "local" and not one.name for one in found):
-        _, *others = existing_roots(options.load((), os.environ).spool)
+        _, *others = existing_roots(load_settings((), os.environ).spool)
         paths = [path for path in map(local_queue, others) if os.path.exists(path)]
         found += [Destination("local", f"local:{path}", path) for path in paths]
     return found
@@ -67,10 +67,10 @@ def check_destination(destination: Destination) -> None:
 
         check_readable(destination.name, destination.text)
         return
-    from sqstee import options
+    from sqstee.settings import load_settings
     from sqstee.spool.location import check_folder
 
-    check_folder(destination, options.load((), os.environ).spool)
+    check_folder(destination, load_settings((), os.environ).spool)
 
 
 def absent_stores(found: Sequence[Destination]) -> list[str]:
@@ -81,10 +81,10 @@ def absent_stores(found: Sequence[Destination]) -> list[str]:
 
 def payload_stores(texts: Sequence[str]) -> list[Destination]:
     """Where the bodies of messages may be; without any text, where `run` puts them. Raises SqsteeError."""
-    from sqstee import options
     from sqstee.destination import parse
+    from sqstee.settings import load_settings
 
-    configured = options.load((), os.environ).via_s3
+    configured = load_settings((), os.environ).via_s3
     found = [parse(text) for text in texts or ([configured] if configured else [])]
     if wrong := next((store.text for store in found if store.kind != "s3"), ""):
         raise SqsteeError(f"invalid value {wrong!r} for --via-s3 (expected s3://BUCKET/PREFIX)", _VIA_S3_HINT)
@@ -93,10 +93,10 @@ def payload_stores(texts: Sequence[str]) -> list[Destination]:
 
 def local_path(write: bool = False) -> str:
     """The default path of the local queue, in the spool folder, which is created if the queue is to be written."""
-    from sqstee import options
+    from sqstee.settings import load_settings
     from sqstee.spool.location import local_queue, open_root, root_path
 
-    configured = options.load((), os.environ).spool
+    configured = load_settings((), os.environ).spool
     return local_queue(open_root(configured) if write else root_path(configured))
 
 
@@ -265,6 +265,6 @@ def use_colour(choice: str) -> bool:
 
 def parse_seconds(text: str, flag: str) -> float:
     """The seconds of a TIME option."""
-    from sqstee import options
+    from sqstee.option_values import seconds_of
 
-    return options.seconds_of(text, flag)
+    return seconds_of(text, flag)

@@ -159,13 +159,13 @@ class _QueueProbe:
 
 def _spool(spool: str) -> dict[str, object]:
     """This host's spool: waiting and running runs, records and bytes, and the status of its agent."""
-    from sqstee import options
     from sqstee.agent.advertisement import read_status
+    from sqstee.settings import load_settings
     from sqstee.spool import agent_file
     from sqstee.spool.location import existing_roots
     from sqstee.spool.waiting import WaitingRun, waiting_runs
 
-    settings = options.load((), os.environ)
+    settings = load_settings((), os.environ)
     roots = existing_roots(spool or settings.spool)
     runs = []
     for root in roots:

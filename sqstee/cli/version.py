@@ -23,7 +23,8 @@ def lines(verbose: bool) -> Iterator[str]:
 
 def _details() -> Iterator[tuple[str, str]]:
     import sqstee
-    from sqstee import options, trace
+    from sqstee import trace
+    from sqstee.settings import configuration_files, load_settings
     from sqstee.spool.location import root_path
 
     yield "installed in", os.path.dirname(os.path.abspath(sqstee.__file__))
@@ -32,9 +33,9 @@ def _details() -> Iterator[tuple[str, str]]:
     yield "platform", platform.platform()
     for name in _PACKAGES:
         yield name, _version_of(name)
-    for path in options.configuration_files(os.environ):
+    for path in configuration_files(os.environ):
         yield "configuration", path if os.path.exists(path) else f"{path} (missing)"
-    settings = options.load((), os.environ)
+    settings = load_settings((), os.environ)
     for name, source in sorted(settings.sources.items()):
         yield "set", f"{name.replace('_', '-')} ({source})"
     root = root_path(settings.spool)

@@ -56,9 +56,9 @@ def shown_store(
 
     `is_limited`: the retention was asked for on the command line, which makes no sense for a store that is only read.
     """
-    from sqstee import options
     from sqstee.cli.sources import destinations, local_path, payload_stores
     from sqstee.cli.temporary_store import temporary_store
+    from sqstee.settings import load_settings
     from sqstee.transports.retention import Retention as StoreRetention
 
     (destination,) = destinations([source] if source else None)
@@ -70,7 +70,7 @@ def shown_store(
     if destination.kind == "local" and not consume:
         yield os.path.abspath(destination.name or local_path()), None
         return
-    limit = options.load((), os.environ).local_max
+    limit = load_settings((), os.environ).local_max
     if not consume:
         retention = retention or StoreRetention(limit)
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ from typing import Any
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
 from sqstee.measure.records import MODES
-from sqstee.options import seconds_of
+from sqstee.option_values import seconds_of
 
 _DEFAULTS = {
     "messages": {"measure": 100_000, "simulate": 300_000},

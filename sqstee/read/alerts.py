@@ -9,7 +9,7 @@ from hashlib import sha256
 from math import inf
 
 from sqstee.errors import SqsteeError
-from sqstee.options import duration
+from sqstee.option_values import duration
 from sqstee.read.printer import format_duration
 from sqstee.run_summary import RunSummary, seconds_of
 from sqstee.text import count, short_name

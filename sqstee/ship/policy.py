@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
-from sqstee.options import MOST_FALLBACKS, RUN_OPTIONS, SENDER_OPTIONS, SHIPPER_OPTIONS, Settings
+from sqstee.options import MOST_FALLBACKS, RUN_OPTIONS, SENDER_OPTIONS, SHIPPER_OPTIONS
+from sqstee.settings import Settings
 from sqstee.spool.location import local_queue, with_absolute_path
 
 TYPE_CHECKING = False

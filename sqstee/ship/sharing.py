@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
 
 _TRANSIENT_SCOPE = "run-"  # systemd.exec: systemd-run names its scopes so
 _LEAST_FILES = 1024  # a run takes some: it must serve a hundred

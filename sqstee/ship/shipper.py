@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Callable
 
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.ship.backoff import Backoff
 from sqstee.ship.pace import Pace
 from sqstee.ship.refusals import Refusals

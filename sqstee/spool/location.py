@@ -7,12 +7,13 @@ import stat
 
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError, did_you_mean
-from sqstee.options import check, size_text
+from sqstee.option_values import size_text
+from sqstee.settings import check_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqstee.destination import Destination
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
 
 SHARED = "/var/spool/sqstee"  # holds a folder for each user if the administrator created it with mode 1777
 OTHER_FOLDER = "choose another folder with --spool DIR or SQSTEE_SPOOL"
@@ -182,7 +183,7 @@ def resolve(settings: Settings) -> Destination:
     destination = parse(settings.to or "local")
     for one in (destination, *map(parse, settings.fallback)):
         check_folder(one, settings.spool)
-    check(settings, destination)
+    check_options(settings, destination)
     return destination
 
 

@@ -23,7 +23,7 @@ import os
 import time
 
 from sqstee.errors import SqsteeError
-from sqstee.options import size_text
+from sqstee.option_values import size_text
 from sqstee.trace import trace
 
 TYPE_CHECKING = False

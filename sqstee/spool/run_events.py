@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from resource import struct_rusage
 
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.spool.writer import Writer
 
 

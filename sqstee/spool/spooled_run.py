@@ -10,7 +10,7 @@ from sqstee.spool.quota import SEGMENT_SUFFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sqstee.options import Settings
+    from sqstee.settings import Settings
     from sqstee.spool.fsync import Syncer
     from sqstee.spool.redact import Masker
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from sqstee import options
+from sqstee import option_values
 from sqstee.errors import SqsteeError
 from sqstee.run_summary import MISSED_HEARTBEATS
 from sqstee.transports.errors import TransportError
@@ -143,7 +143,7 @@ def configured(size: str = "", days: str = "", keeps_failed: bool = False) -> Re
     days = days or os.environ.get("SQSTEE_STORE_DAYS", "")
     keeps_failed = keeps_failed or os.environ.get("SQSTEE_KEEP_FAILED", "") not in ("", "0")
     try:
-        most_bytes = options.size(size) if size else 0
+        most_bytes = option_values.size(size) if size else 0
     except ValueError as error:
         hint = "for example: --store-max 50G"
         raise SqsteeError(f"invalid value {size!r} for --store-max (expected {error})", hint) from None

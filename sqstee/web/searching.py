@@ -22,7 +22,6 @@ from sqstee.web.answers import HeldStream, RequestError
 
 MOST_SEARCHES = 2  # at a time, in one worker process
 _MOST_SECONDS = 120.0
-_QUIET_SECONDS = 15.0  # without a hit or a word about its progress
 _READ_BYTES = 65536
 _STARTED = b'{"searched":0}\n'  # the client knows that it is under way, and whether it has left
 _POLL_MILLISECONDS = 500
@@ -110,11 +109,11 @@ def _ask(process: subprocess.Popen[bytes], query: bytes) -> None:
 
 def _read(fd: int, has_left: Callable[[], bool]) -> Iterator[bytes]:
     """Whole lines, as they come, with a last one that tells why there are no more."""
-    began = heard = time.monotonic()
+    deadline = time.monotonic() + _MOST_SECONDS
     ready = select.poll()
     ready.register(fd, select.POLLIN)
     rest, ending = b"", b'{"end":"time"}\n'
-    while time.monotonic() - began < _MOST_SECONDS and time.monotonic() - heard < _QUIET_SECONDS:
+    while time.monotonic() < deadline:
         if not ready.poll(_POLL_MILLISECONDS):
             if has_left():
                 return
@@ -123,7 +122,6 @@ def _read(fd: int, has_left: Callable[[], bool]) -> Iterator[bytes]:
         if not part:
             ending = b'{"end":"killed"}\n'
             break
-        heard = time.monotonic()
         *lines, rest = (rest + part).split(b"\n")
         if lines:
             yield b"".join(line + b"\n" for line in lines)

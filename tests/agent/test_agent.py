@@ -14,9 +14,9 @@ from fakes.sqs import FakeSqs
 from support import PROGRAMS, Rebuilt, Sqstee, children, injecting, is_running, python, running, wait_for
 from support.node import Node
 
-from sqstee import options
 from sqstee.agent.claimed_run import checked_meta
 from sqstee.errors import EXIT_UNDELIVERED
+from sqstee.settings import load_settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.ship.sender_pool import IN_FLIGHT
 from sqstee.ship.shipper_handle import CLOSE, ShipperHandle
@@ -425,7 +425,7 @@ def test_a_run_that_nobody_ships(
 @pytest.mark.parametrize("extreme", [("--linger", "8760h"), ("--message-bytes", "1K"), ("--message-bytes", "4M")])
 def test_what_a_run_may_ask_for_an_agent_does(tmp_path: Path, extreme: tuple[str, str]) -> None:
     """The run relies on it: what only the agent found too much once stayed in the spool, and nobody was told."""
-    settings = options.load(("--to", "q", *extreme), {})
+    settings = load_settings(("--to", "q", *extreme), {})
     meta = run_events.meta(settings, "RUN", DeliveryPolicy("q", settings).to_meta())
     writer, *locks = create(str(tmp_path), "RUN", meta, 32768, 1024**3, "auto")
     writer.event(run_events.start(settings, "", 1))

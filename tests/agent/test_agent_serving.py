@@ -18,7 +18,7 @@ from sqstee.agent.advertisement import Advertisement
 from sqstee.agent.agent import Agent
 from sqstee.agent.config import AgentConfig
 from sqstee.cli.agent import _folder as served
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.spool.run_folder import create
 from sqstee.transports.fallback import FallbackSender
 

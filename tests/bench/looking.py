@@ -21,7 +21,7 @@ from bench.common import Row, machine, table
 from sqstee.agent.advertisement import Advertisement
 from sqstee.agent.agent import SCAN_SECONDS, Agent
 from sqstee.agent.config import AgentConfig
-from sqstee.options import Settings
+from sqstee.settings import Settings
 from sqstee.ship.policy import DeliveryPolicy
 from sqstee.spool.run_events import meta
 from sqstee.spool.run_folder import create

@@ -12,10 +12,12 @@ import pytest
 from fakes.sqs import FakeSqs
 from support import Sqstee, running, wait_for
 
-from sqstee import options
 from sqstee.cli import habits, help
 from sqstee.destination import parse
 from sqstee.errors import SqsteeError
+from sqstee.option_values import size
+from sqstee.options import RUN_OPTIONS
+from sqstee.settings import load_settings
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_help_and_version(sqstee: Sqstee) -> None:
     """The help of run has every option; --help before a command shows it too."""
     for words in (("run", "--help"), ("--help", "--", "x")):
         text = sqstee.run(*words).stdout.decode()
-        for option in options.RUN_OPTIONS:
+        for option in RUN_OPTIONS:
             assert option.shown in text
     assert sqstee.run("--version").stdout.startswith(b"sqstee 0.")
 
@@ -174,7 +176,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         '# mine\nto = "from-file"\njob = \'j1\'\nlinger = "2s"\nlabel = ["a=1", "b=2"]\n'
     )
     environ = {"HOME": str(tmp_path), "SQSTEE_JOB": "j2", "SQSTEE_LABEL": "c=3,d=4", "SQSTEE_LINGER": ""}
-    settings = options.load(["--host", "h", "--message-bytes=64K"], environ)
+    settings = load_settings(["--host", "h", "--message-bytes=64K"], environ)
     assert (settings.to, settings.job, settings.host) == ("from-file", "j2", "h")
     assert (settings.linger, settings.message_bytes) == (2.0, 65536)
     assert settings.labels == {"a": "1", "b": "2", "c": "3", "d": "4"}
@@ -187,14 +189,14 @@ def test_a_bad_line_of_a_file_is_named(tmp_path: Path, line: str) -> None:
     folder.mkdir()
     (folder / "sqstee.toml").write_text(f"\n{line}\n")
     with pytest.raises(SqsteeError, match=r"sqstee\.toml:2"):
-        options.load([], {"HOME": str(tmp_path)})
+        load_settings([], {"HOME": str(tmp_path)})
 
 
 @pytest.mark.parametrize("text", ["1K", "256k", "2M", "1G", "5"])
 def test_sizes(text: str) -> None:
     """K, M and G are powers of 1024."""
     units = {"k": 1024, "m": 1024**2, "g": 1024**3}
-    assert options.size(text) == int(text.rstrip("KkMG")) * units.get(text[-1].lower(), 1)
+    assert size(text) == int(text.rstrip("KkMG")) * units.get(text[-1].lower(), 1)
 
 
 @pytest.mark.parametrize(

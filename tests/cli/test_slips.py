@@ -12,7 +12,8 @@ from support import Sqstee
 
 from sqstee.cli import habits, slips
 from sqstee.errors import SqsteeError, closest
-from sqstee.options import duration, flags, near_value, size
+from sqstee.option_values import duration, near_value, size
+from sqstee.options import flags
 
 TABLE = Path(__file__).parent / "slips.md"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support import Sqstee
 
-from sqstee import auto_labels, config_file, options
+from sqstee import auto_labels, config_file
 from sqstee.errors import SqsteeError
+from sqstee.settings import configuration_files, load_settings, settings_from
 
 FILE = """\
 to = "local"
@@ -53,25 +54,25 @@ def configured(tmp_path: Path, text: str) -> dict[str, str]:
 
 def test_a_profile_wins_over_the_rest_of_the_file(home: dict[str, str]) -> None:
     """Chosen by option or variable; environment and options win over its values."""
-    assert options.load((), home).to == "local"
-    settings = options.load(("--profile", "nightly"), home)
+    assert load_settings((), home).to == "local"
+    settings = load_settings(("--profile", "nightly"), home)
     assert (settings.to, settings.job, settings.linger) == ("nightly-logs", "flat", 2.0)
     assert settings.labels == {"team": "data", "kind": "batch"}
-    assert options.load((), home | {"SQSTEE_PROFILE": "nightly"}).to == "nightly-logs"
-    assert options.load((), home | {"SQSTEE_PROFILE": "nightly", "SQSTEE_TO": "other"}).to == "other"
-    settings = options.load(("--to=mine", "--profile=test one"), home | {"SQSTEE_PROFILE": "nightly"})
+    assert load_settings((), home | {"SQSTEE_PROFILE": "nightly"}).to == "nightly-logs"
+    assert load_settings((), home | {"SQSTEE_PROFILE": "nightly", "SQSTEE_TO": "other"}).to == "other"
+    settings = load_settings(("--to=mine", "--profile=test one"), home | {"SQSTEE_PROFILE": "nightly"})
     assert (settings.to, settings.linger, settings.labels) == ("mine", 5.0, {})
-    assert options.given({"profile": "nightly"}, home).to == "nightly-logs"
+    assert settings_from({"profile": "nightly"}, home).to == "nightly-logs"
 
 
 def test_a_value_that_looks_like_an_option_stays_a_value(home: dict[str, str]) -> None:
     """The word after --job is its value, whatever it is."""
-    assert options.load(("--job", "--profile", "--host", "nightly"), home).profile == ""
+    assert load_settings(("--job", "--profile", "--host", "nightly"), home).profile == ""
 
 
 def test_each_value_has_its_source(home: dict[str, str]) -> None:
     """File and line, variable, or flag."""
-    settings = options.load(("--host", "h", "--profile", "nightly"), home | {"SQSTEE_LINGER": "3s"})
+    settings = load_settings(("--host", "h", "--profile", "nightly"), home | {"SQSTEE_LINGER": "3s"})
     path = f"{home['HOME']}/.config/sqstee.toml"
     assert settings.sources == {
         "to": f"{path}:6",
@@ -86,7 +87,7 @@ def test_each_value_has_its_source(home: dict[str, str]) -> None:
 def test_an_unknown_profile_is_an_error_with_a_list_of_the_known_ones(home: dict[str, str]) -> None:
     """A mistyped name must not send lines to another destination."""
     with pytest.raises(SqsteeError, match="unknown profile 'nigthly'; did you mean 'nightly'") as caught:
-        options.load(("--profile", "nigthly"), home)
+        load_settings(("--profile", "nigthly"), home)
     assert caught.value.hint == "the profiles are nightly, test one"
 
 
@@ -114,34 +115,34 @@ def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, text: str, line: in
     """An error with one hint, before a command is started."""
     environ = configured(tmp_path, text)
     with pytest.raises(SqsteeError, match=rf"sqstee\.toml:{line}: ") as caught:
-        options.load(("--profile", "x"), environ)
+        load_settings(("--profile", "x"), environ)
     assert caught.value.hint
 
 
 def test_text_that_may_follow_a_value(tmp_path: Path) -> None:
     """Blanks, a comment, and in an array a comma after the last value."""
     text = "to = 'q'  # 'a'\nlabel = [ 'a=1' , 'b=]' ,] # 'c'\njob = two words # one\nlinger = 2s\n"
-    settings = options.load((), configured(tmp_path, text))
+    settings = load_settings((), configured(tmp_path, text))
     assert (settings.to, settings.label, settings.job, settings.linger) == ("q", ("a=1", "b=]"), "two words", 2.0)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """Regression: it was ignored, and the lines went to the local queue. A file in an unreadable folder is ignored."""
     environ = configured(tmp_path, "")
-    found = Path(options.configuration_files(environ)[-1])
+    found = Path(configuration_files(environ)[-1])
     found.unlink()
     found.symlink_to(found)
-    assert options.load((), environ).to == ""
+    assert load_settings((), environ).to == ""
     found.unlink()
     found.mkdir()
     with pytest.raises(SqsteeError, match=r"sqstee\.toml cannot be read: Is a directory") as caught:
-        options.load((), environ)
+        load_settings((), environ)
     assert caught.value.hint
 
 
 def test_a_mistake_in_a_profile_that_is_not_chosen_is_ignored(tmp_path: Path) -> None:
     """Jobs of other users keep running while somebody edits the node's file."""
-    assert options.load((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
+    assert load_settings((), configured(tmp_path, "to = 'q'\n[profile.x]\nbogus = 1\n")).to == "q"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_mistake_in_the_agents_table_is_named(tmp_path: Path, text: str, line:
 def test_a_mistyped_table_is_named(tmp_path: Path, table: str, meant: str) -> None:
     """Its settings did not apply, and nobody noticed."""
     with pytest.raises(SqsteeError) as caught:
-        options.load((), configured(tmp_path, f"job = 'x'\n{table}\nto = 'q'\n"))
+        load_settings((), configured(tmp_path, f"job = 'x'\n{table}\nto = 'q'\n"))
     assert caught.value.message.endswith(f"; did you mean {meant}?")
     assert ".toml:2: unknown table [" in caught.value.message
 
@@ -218,14 +219,14 @@ def test_the_agents_table_is_checked_although_its_destinations_are_given(sqstee:
 def test_an_invalid_value_is_reported_with_its_source_and_form(tmp_path: Path) -> None:
     """For a flag, a variable, a key in a file, and a program's argument."""
     environ = configured(tmp_path, "linger = '5x'\n")
-    path = options.configuration_files(environ)[-1]
+    path = configuration_files(environ)[-1]
     variable = {"SQSTEE_LINGER": "5x"}
     expected = "(expected a time such as 10s, 5m, 1h)"
     calls: list[tuple[str, str, Callable[[], object]]] = [
-        (f"{path}:1: invalid value '5x' for linger", 'linger = "TIME"', lambda: options.load((), environ)),
-        ("invalid value '5x' for --linger", "--linger TIME", lambda: options.load(("--linger=5x",), {})),
-        ("invalid value '5x' for SQSTEE_LINGER", "SQSTEE_LINGER=TIME", lambda: options.load((), variable)),
-        ("invalid value '5x' for linger", "linger='TIME'", lambda: options.given({"linger": "5x"}, {})),
+        (f"{path}:1: invalid value '5x' for linger", 'linger = "TIME"', lambda: load_settings((), environ)),
+        ("invalid value '5x' for --linger", "--linger TIME", lambda: load_settings(("--linger=5x",), {})),
+        ("invalid value '5x' for SQSTEE_LINGER", "SQSTEE_LINGER=TIME", lambda: load_settings((), variable)),
+        ("invalid value '5x' for linger", "linger='TIME'", lambda: settings_from({"linger": "5x"}, {})),
     ]
     for message, hint, call in calls:
         with pytest.raises(SqsteeError) as caught:
@@ -237,7 +238,7 @@ def test_an_invalid_value_is_reported_with_its_source_and_form(tmp_path: Path) -
 def test_an_unknown_key_gets_a_suggestion(tmp_path: Path) -> None:
     """The nearest known key, as for options and verbs."""
     with pytest.raises(SqsteeError, match=r":1: unknown key 'flush_timout'; did you mean 'flush-timeout'\?\n"):
-        options.load((), configured(tmp_path, "flush_timout = '5s'\n"))
+        load_settings((), configured(tmp_path, "flush_timout = '5s'\n"))
 
 
 @pytest.mark.parametrize("row", auto_labels.TABLE, ids=lambda row: str(row[0]))
@@ -260,11 +261,11 @@ def test_a_task_of_an_array_has_the_arrays_own_number() -> None:
 def test_given_labels_win_and_automatic_ones_can_be_switched_off(home: dict[str, str]) -> None:
     """--label wins over the environment; --no-auto-labels."""
     environ = home | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SGE_ROOT": "/", "SGE_TASK_ID": "undefined"}
-    assert options.load((), environ).labels == {"slurm_job_id": "12", "slurm_array_task_id": "3"}
+    assert load_settings((), environ).labels == {"slurm_job_id": "12", "slurm_array_task_id": "3"}
     words = ("--label", "slurm_job_id=mine")
-    assert options.load(words, environ).labels == {"slurm_job_id": "mine", "slurm_array_task_id": "3"}
-    assert options.load(("--no-auto-labels",), environ).labels == {}
-    assert options.load((), environ | {"SQSTEE_AUTO_LABELS": "false"}).labels == {}
+    assert load_settings(words, environ).labels == {"slurm_job_id": "mine", "slurm_array_task_id": "3"}
+    assert load_settings(("--no-auto-labels",), environ).labels == {}
+    assert load_settings((), environ | {"SQSTEE_AUTO_LABELS": "false"}).labels == {}
 
 
 def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_cron_is_known_by_its_daemons_name(tmp_path: Path) -> None:
     cron.symlink_to(sys.executable)
     code = "from sqstee.auto_labels import labels; print(labels(dict(HOME=str())))"
     inner = f"import os; os.system(\"'{sys.executable}' -c '{code}'; :\")"
-    environ = os.environ | {"PYTHONPATH": str(Path(options.__file__).parent.parent)}
+    environ = os.environ | {"PYTHONPATH": str(Path(auto_labels.__file__).parent.parent)}
     found = subprocess.run([cron, "-S", "-c", inner], capture_output=True, text=True, check=True, env=environ)
     assert found.stdout == "{'started_by': 'cron'}\n"
     assert auto_labels.started_by(["bash", "CROND"]) == "cron"

@@ -25,6 +25,7 @@ PURE = {
     "sqstee.json_line",
     "sqstee.jsonbytes",
     "sqstee.log_fields",
+    "sqstee.option_values",
     "sqstee.options",
     "sqstee.config_file",
     "sqstee.text",
@@ -125,7 +126,8 @@ def belongs(name: str, *parents: str) -> bool:
 
 
 FOUNDATION = {
-    *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "options", "config_file", "destination"),
+    *("errors", "record", "wire", "jsonbytes", "text", "fds", "trace", "config_file", "destination"),
+    *("option_values", "options", "settings"),
     *("auto_labels", "backoff", "extras", "intervals", "json_line", "lines_by_time", "log_fields", "metrics"),
     "run_summary",
 }
@@ -252,7 +254,8 @@ def test_the_verbs_import_inside_functions(path: Path) -> None:
     """A verb pays for its own parts only."""
     if name_of(path) in ("sqstee.cli.app", "sqstee.cli.tree"):
         return
-    light = ("sqstee.errors", "sqstee.options", "sqstee.text", "sqstee.cli.run_options")
+    names = "errors", "option_values", "options", "settings", "text", "cli.run_options"
+    light = [f"sqstee.{name}" for name in names]
     for imported, at_top in imports(path):
         if at_top and belongs(imported, "sqstee"):
             assert imported == "sqstee.cli" or belongs(imported, *light), imported

@@ -25,8 +25,8 @@ from sqstee.agent.flush import ship_all
 from sqstee.agent.other_runs import OtherRuns, ship
 from sqstee.cli.flush import _show as show_waiting
 from sqstee.destination import Destination
-from sqstee.options import Settings
 from sqstee.record import Body
+from sqstee.settings import Settings
 from sqstee.spool.run_folder import create, lock
 from sqstee.transports.errors import OPEN, RETRY, Failure, TransportError
 from sqstee.wire import by_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sqstee import options
+from sqstee.settings import load_settings
 from sqstee.ship.policy import DeliveryPolicy
 
 PACKER_OPTIONS = ("--strip-ansi", "--collapse-cr", "--parse-json")
@@ -13,7 +14,7 @@ PACKER_OPTIONS = ("--strip-ansi", "--collapse-cr", "--parse-json")
 @pytest.mark.parametrize("option", PACKER_OPTIONS)
 def test_what_concerns_packing_alone_keeps_no_runs_apart(option: str) -> None:
     """It reaches the packer of its own run, and runs with and without it share a shipper."""
-    plain, other = (DeliveryPolicy("q", options.load(words, {})) for words in ((), (option,)))
+    plain, other = (DeliveryPolicy("q", load_settings(words, {})) for words in ((), (option,)))
     assert plain.key == other.key
     assert DeliveryPolicy.from_meta(other.to_meta()).to_meta() == other.to_meta()
     (name,) = set(other.to_meta()) - set(plain.to_meta())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import TIMEOUT, Sqstee, running
 
-from sqstee.options import given, load
+from sqstee.settings import load_settings, settings_from
 from sqstee.spool import location
 
 # The command with other places than /var/tmp, /tmp and /dev/shm: those hold what this machine's user has.
@@ -135,7 +135,7 @@ def test_the_command_that_ships_a_folder(
     words: tuple[str, ...], values: dict[str, str], environ: dict[str, str], expected: str
 ) -> None:
     """A variable or a file counts for it as well; what a command line or a program chose does not."""
-    settings = given(values, environ) if values else load(words, environ)
+    settings = settings_from(values, environ) if values else load_settings(words, environ)
     assert location.flush_command("/a", settings) == expected
     assert location.flush_command(f"/dev/shm/sqstee-{os.getuid()}", settings) == "sqstee flush"
 
@@ -237,7 +237,7 @@ def test_a_small_memory_is_not_filled(monkeypatch: pytest.MonkeyPatch, tmp_path:
     disk = os.statvfs(tmp_path)
     small = os.statvfs_result((*disk[:2], 4 * 1024 * 1024 // disk.f_frsize, *disk[3:]))
     monkeypatch.setattr(os, "statvfs", lambda _: small)
-    settings = load((), {})
+    settings = load_settings((), {})
     _, notice = location.open_for_run(settings)
     assert settings.spool_max == settings.local_max == 1536 * 1024
     assert "at most 1536K, in memory" in notice
@@ -269,7 +269,7 @@ def test_a_bound_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Whatever it is."""
     monkeypatch.setattr(location, "default_roots", lambda: ["/none/such", str(tmp_path / "sqstee")])
     monkeypatch.setattr(location, "_MEMORY", str(tmp_path))
-    settings = load(("--spool-max", "2M"), {})
+    settings = load_settings(("--spool-max", "2M"), {})
     root, notice = location.open_for_run(settings)
     assert (root, settings.spool_max) == (str(tmp_path / "sqstee"), 2 * 1024 * 1024)
     assert "at most 2M, in memory" in notice

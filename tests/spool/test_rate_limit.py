@@ -11,7 +11,8 @@ from support import Rebuilt, Sqstee, paced
 
 from sqstee.errors import EXIT_UNDELIVERED, SqsteeError
 from sqstee.jsonbytes import encode_object
-from sqstee.options import load, rate
+from sqstee.option_values import rate
+from sqstee.settings import load_settings
 from sqstee.ship.request import RequestLimits
 from sqstee.ship.source import RunSource
 from sqstee.spool.quota import FullError, UnboundedQuota
@@ -171,4 +172,4 @@ def test_rates(text: str, value: tuple[int, float]) -> None:
 @pytest.mark.parametrize("text", ["1000", "0/s", "-1/s", "1.5/s", "1/", "/s", "1/w", "1/s/s", "²/s", "9" * 5000 + "/s"])
 def test_what_is_no_rate(text: str) -> None:
     with pytest.raises(SqsteeError, match="a rate such as 1000/s, 100/m"):
-        load(("--rate-limit", text), {})
+        load_settings(("--rate-limit", text), {})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqstee.options import Settings
 from sqstee.record import Body
+from sqstee.settings import Settings
 from sqstee.ship.request import MAX_REQUEST_BYTES
 from sqstee.transports.base import BatchLimits
 from sqstee.transports.errors import Failure

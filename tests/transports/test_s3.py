@@ -159,7 +159,7 @@ def connections_to(port: int) -> int:
     """The number of this process's connections to a port of 127.0.0.1."""
     count = 0
     for descriptor in [one for one in Path("/dev/fd").iterdir() if one.is_socket()]:
-        with socket.socket(fileno=os.dup(int(descriptor.name))) as one, suppress(OSError):  # it may be a listener
+        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as one:  # or a listener, or closed
             count += one.getpeername() == ("127.0.0.1", port)
     return count
 
