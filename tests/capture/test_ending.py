@@ -386,20 +386,26 @@ def test_strict_with_an_heir_and_an_outage(sqstee: Sqstee, fake_sqs: FakeSqs, tm
 @pytest.mark.parametrize("which", ["front", "shipper"])
 def test_suspended_in_the_middle_of_delivery(sqstee: Sqstee, fake_sqs: FakeSqs, which: str) -> None:
     """SIGSTOP and SIGCONT, as a suspended machine or a debugger does it: nothing is lost or sent twice."""
-    fake_sqs.faults(latency_ms=50)
-    command = sqstee.words("--to", "q", "--", "sh", "-c", "seq 20000; read x; seq 20000")
+    command = sqstee.words("--to", "q", "--", "sh", "-c", "seq 20; read x; seq 20; read x; seq 20000")
     environ = sqstee.environ | fake_sqs.environ()
     with running(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as process:
-        wait_for(lambda: fake_sqs.counters().active > 0, "request")
+        wait_for(lambda: fake_sqs.counters().stored, "delivery")
+        fake_sqs.faults(black_hole=True)
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        wait_for(lambda: fake_sqs.counters().injected.get("black_hole"), "request that was read to its end")
         pid = process.pid if which == "front" else children(process.pid)[-1]
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: stopped(pid), "stop")
+        fake_sqs.faults(black_hole=False)
         wait_for(lambda: fake_sqs.counters().active == 0, "end of what was in flight")
         os.kill(pid, signal.SIGCONT)
         out, err = process.communicate(b"\n", timeout=40)
-    assert (out, err, process.returncode) == (b"".join(b"%d\n" % n for n in range(1, 20001)) * 2, b"", 0)
+    wrote = b"".join(b"%d\n" % n for last in (20, 20, 20000) for n in range(1, last + 1))
+    assert (out, err, process.returncode) == (wrote, b"", 0)
     found = shipped(fake_sqs)
     found.assert_whole()
     assert (found.stdout, found.duplicates) == (out, 0)
