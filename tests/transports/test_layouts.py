@@ -335,6 +335,23 @@ class TestStrange:
         problem = f"s3://bkt/logs/{bad}: {reason}"
         assert (status, lines) == (1, [f"1 file not read: {problem}" if verb == "drain" else problem])
 
+    @pytest.mark.parametrize("line", [b"\n", b"x\n", b"{}\n"], ids=["empty", "text", "json"])
+    @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
+    @pytest.mark.parametrize("layout", ["queue", "batches"])
+    def test_an_object_that_unpacks_to_very_many_lines(
+        self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, layout: str, verb: str, line: bytes
+    ) -> None:
+        """It is named, and costs no more than one of its size: not one of its lines is shown."""
+        bomb = gzip.compress(line * 1_000_000, mtime=0)
+        name = f"ab/01BOMB/{0:012d}-{9:012d}" if layout == "queue" else f"date=2023-11-14/hour=22/{'a' * 16}"
+        self.stored(s3, {f"{name}.ndjson.gz": bomb})
+        status, lines = self.told(sqstee, web, verb)
+        number, most = f"{len(bomb):,}", f"{len(bomb) + 1000:,}"
+        text = f"{number} packed bytes have more than {most} lines not written by sqstee: not read any further"
+        assert status == 1
+        assert lines[-1].endswith(f"s3://bkt/logs/{name}.ndjson.gz: {text}")
+        assert len(lines) == 1
+
     @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
     @pytest.mark.parametrize("layout", ["queue", "batches"])
     def test_an_object_that_s3_does_not_give(
