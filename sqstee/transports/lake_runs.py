@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqstee.backoff import full_jitter
 from sqstee.run_summary import RunSummary
-from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, read_index
+from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, other_lines, read_index
 from sqstee.transports.errors import REFRESH, RETRY, TransportError, is_denied
 from sqstee.transports.file_tree import FileTree, TreeFile
 from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
@@ -152,9 +152,7 @@ class LakeRuns:
         for block in stored_blocks(self._tree.open(file.path), file.path):
             bodies = bodies_in(block)
             add_bodies(found, bodies)
-            records = sum(body.data.count(b"\n") for body in bodies)
-            if records < block.count(b"\n") + (not block.endswith(b"\n")):
-                foreign += sum(bool(line.strip()) for line in block.split(b"\n")) - records
+            foreign += other_lines(block, bodies)
         if foreign > 0:
             self._foreign[file.path] = foreign
         return list(found.values())

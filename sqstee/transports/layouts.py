@@ -147,9 +147,10 @@ class Strays:
         self._is_more |= is_more
 
     def add_lines(self, path: str, number: int) -> None:
-        """Add `number` lines of a file that has records, or its name says so: they are none."""
+        """Add `number` lines that are no records, of a file that has some, or its name says so; '' for no file."""
         self.lines += number
-        self._with_lines.append(path)
+        if path:
+            self._with_lines.append(path)
 
     def remarks(self, name: str, noun: str) -> list[str]:
         """The remarks about them; `noun` is object or file."""
@@ -161,8 +162,9 @@ class Strays:
             hint = f"; to read that folder: {name.rstrip('/')}/{one_line(inner)}" if inner else ""
             found.append(f"{name}: {number} not written by sqstee, left out: {shown}{hint}")
         if self.lines:
-            shown = f"{one_line(min(self._with_lines))}{', …' if len(self._with_lines) > 1 else ''}"
-            found.append(f"{name}: {count(self.lines, 'line')} not written by sqstee, left out: in {shown}")
+            more = ", …" if len(self._with_lines) > 1 else ""
+            where = f": in {one_line(min(self._with_lines))}{more}" if self._with_lines else ""
+            found.append(f"{name}: {count(self.lines, 'line')} not written by sqstee, left out{where}")
         if self.parquet:
             found.append(f"{name}: {count(self.parquet, f'Parquet {noun}')} left out: read them with DuckDB or Spark")
         return found
