@@ -60,12 +60,10 @@ def _hosts(batch: pa.RecordBatch, path: str, runs: Sequence[str]) -> dict[str, s
     """The host of each wanted run: by its column, or by the folder host=…"""
     folder = next((name for name in path.split("/")[:-1] if name.startswith(f"{_HOST}=")), "")
     host = unquote(folder.removeprefix(f"{_HOST}=").replace(NO_HOST, ""))
-    names = batch.column("run").to_pylist()
+    names = [name or "" for name in batch.column("run").cast(pa.string()).to_pylist()]
     hosts = batch.column(_HOST).to_pylist() if _HOST in batch.schema.names else [host] * len(names)
     found = dict(zip(names, hosts, strict=True))
-    return {
-        run: str(at or "") for run, at in found.items() if isinstance(run, str) and run.startswith(tuple(runs) or "")
-    }
+    return {run: str(at or "") for run, at in found.items() if run.startswith(tuple(runs) or "")}
 
 
 def _bodies(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -105,5 +103,6 @@ def _run_range(metadata: pq.FileMetaData, number: int) -> tuple[str, str] | None
     for place in range(group.num_columns):
         column = group.column(place)
         if column.path_in_schema == "run" and column.statistics is not None and column.statistics.has_min_max:
-            return str(column.statistics.min), str(column.statistics.max)
+            first, last = column.statistics.min, column.statistics.max
+            return (first, last) if isinstance(first, str) and isinstance(last, str) else None
     return None

@@ -371,6 +371,30 @@ class TestStrange:
         assert (status, len(lines)) == (1, 1)
         assert f"s3://bkt/logs/{path}: Parquet" in lines[0]
 
+    @pytest.mark.parametrize(
+        ("changed", "told"),
+        [
+            ({"run": pa.array([["01X"]])}, "x.parquet: Unsupported cast from list<"),
+            ({"seq": pa.array(["x"])}, "x.parquet: Failed to parse string: 'x'"),
+            ({"run": pa.array([b"\xff"])}, "x.parquet: Invalid UTF8 payload"),
+            ({"run": pa.nulls(1)}, "1 line not written by sqstee, left out: in date=2023-11-14/x.parquet"),
+            ({"message": pa.nulls(1)}, "1 line not written by sqstee, left out: in date=2023-11-14/x.parquet"),
+        ],
+        ids=["lists", "texts", "bytes", "no run", "no message"],
+    )
+    def test_parquet_columns_with_other_values(self, tmp_path: Path, changed: dict[str, pa.Array], told: str) -> None:
+        """Whatever they hold, it is one line, and the rest is read."""
+        columns = {"run": ["01X"], "seq": [0], "last": [0], "stream": ["stdout"], "message": ["x"], "eol": [True]}
+        write_files(tmp_path / "logs", {"date=2023-11-14/part-0.json": lines_of(0, 1, "01GOOD").data})
+        pq.write_table(
+            pa.table(columns | {"event": pa.nulls(1)} | changed), tmp_path / "logs/date=2023-11-14/x.parquet"
+        )
+        with StopSignal() as stop:
+            found = collect_runs([f"{tmp_path}/logs"], stop)
+        assert [run.run for run in found.runs] == ["01GOOD"]
+        (notice,) = found.notices
+        assert told in notice
+
     @pytest.mark.parametrize("verb", ["tail", "runs"])
     def test_parquet_files_without_pyarrow(
         self, s3: FakeS3, web: FakeWeb, monkeypatch: pytest.MonkeyPatch, verb: str
