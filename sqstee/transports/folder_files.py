@@ -12,7 +12,7 @@ from typing import BinaryIO
 from sqstee.text import one_line
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.file_tree import FileTree
-from sqstee.transports.short_lines import ShortLines
+from sqstee.transports.short_lines import ShortLines, short_lines
 from sqstee.wire import DecodeError, Record, decode
 
 _PART_BYTES = 128 * 1024  # of a file that are read at a time
@@ -20,7 +20,7 @@ MOST_FILES = 100  # of one run; drain writes up to 65
 LONGEST_LINE = 16 * 1024 * 1024  # of NDJSON: a line is joined from its pieces up to 8 MiB, before escaping
 _MOST_PIECES = 10_000  # that one joined line came in
 _JOINED = b'"last":'
-_EMPTY_LINES = re.compile(rb"\n{2,}")
+_EMPTY_LINES = re.compile(rb"\n\n+")  # not \n{2,}, which `re` searches for byte by byte
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, TransportError)
 
 
@@ -49,12 +49,14 @@ def unpacked_parts(file: BinaryIO, path: str) -> Iterator[bytes]:
 
 
 def record_parts(file: BinaryIO, path: str) -> Iterator[bytes]:
-    """The same of a file of records: without empty lines. Raises ValueError as well, for a bomb of short lines."""
+    """The same of a file of records, without most empty lines. Raises ValueError as well, for a bomb of short lines."""
     short = ShortLines()
     for part in unpacked_parts(file, path):
-        if path.endswith(".gz"):
-            short.add(part, file.tell())
-        yield _EMPTY_LINES.sub(b"\n", part)
+        if short_lines(part):
+            if path.endswith(".gz"):
+                short.add(part, file.tell())
+            part = _EMPTY_LINES.sub(b"\n", part)
+        yield part
 
 
 def blocks(parts: Iterable[bytes], longest: int = _PART_BYTES) -> Iterator[bytes]:

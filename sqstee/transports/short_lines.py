@@ -8,6 +8,11 @@ _SHORTEST_RECORD = 64  # bytes: the names of its fields, without their values, h
 _FEW_LINES = 1000  # in an object of any size
 
 
+def short_lines(part: bytes) -> int:
+    """How many lines in a part of a file are too short to be records, at least: 0 where all may be long enough."""
+    return max(0, part.count(b"\n") - len(part) // _SHORTEST_RECORD)
+
+
 class ShortLines:
     """Counts the lines of a packed object that are too short to be records.
 
@@ -19,7 +24,7 @@ class ShortLines:
 
     def add(self, part: bytes, packed: int) -> None:
         """Count those of the next part; `packed` is the size of what was unpacked so far. Raises ValueError."""
-        self._number += max(0, part.count(b"\n") - len(part) // _SHORTEST_RECORD)
+        self._number += short_lines(part)
         if self._number > _FEW_LINES + packed:
             unpacked = f"{count(packed, 'packed byte')} have more than {count(_FEW_LINES + packed, 'line')}"
             raise ValueError(f"{unpacked} not written by sqstee: not read any further")
