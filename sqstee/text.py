@@ -55,7 +55,7 @@ def columns_of(text: str) -> int:
 
 
 def fitted(text: str, columns: int, is_number: bool = False) -> str:
-    """A text in exactly so many columns of a terminal: cut, or padded, in front if it is a number."""
+    """A text in exactly `columns` columns of a terminal: cut, or padded with blanks, which precede a number."""
     size = columns_of(text)
     if size > columns:
         text, size = _cut(text, columns - 1), columns
@@ -64,7 +64,7 @@ def fitted(text: str, columns: int, is_number: bool = False) -> str:
 
 
 def _cut(text: str, columns: int) -> str:
-    """As much of a text as fits, an ellipsis, and what that leaves of `columns` + 1."""
+    """The first `columns` columns of a text, and an ellipsis; a blank replaces half of a wide character."""
     if text.isascii():
         return f"{text[:columns]}…"
     size = 0

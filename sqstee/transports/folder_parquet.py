@@ -1,7 +1,7 @@
 """Parquet files at rest, as bodies: of a drained folder, and of `sqstee.spark`. Needs pyarrow (extra `parquet`).
 
-Of a drained folder, a row of a run that the index does not name is left out. pyarrow reads the files, so unlike the
-other layouts they are only as safe to read as pyarrow is: name no folder whose files somebody else may have forged.
+A row of a drained folder is left out if the index does not name its run. Unlike the other layouts, these files are
+only as safe to read as pyarrow is. So name no folder whose files somebody else may have forged.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class ShortLines:
         self._number = 0
 
     def add(self, part: bytes, packed: int) -> None:
-        """Count those of the next part; `packed` is the size of what was unpacked so far. Raises ValueError."""
+        """Count those of the next part; `packed`: the bytes that were unpacked so far. Raises ValueError."""
         self._number += short_lines(part)
         if self._number > _FEW_LINES + packed:
             unpacked = f"{count(packed, 'packed byte')} have more than {count(_FEW_LINES + packed, 'line')}"
