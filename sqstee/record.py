@@ -18,6 +18,7 @@ CONTENT_ENCODING = "gzip,base64"  # JustSaying's convention for a compressed SQS
 STREAMS = ("stdout", "stderr", "output", "stdin")  # in the order of their numbers in the spool
 MAX_SEQ = 2**63 - 2  # seq + 1 must fit into a signed 64-bit integer too
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024  # per body: twice the most that a sender packs into one
+NO_RUN = "-"  # the run of a body whose lines are no records, where it needs one
 LEVELS = ("", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")  # of lines from Python's logging
 
 

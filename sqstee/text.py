@@ -47,3 +47,35 @@ def masked_url(url: str) -> str:
 def count(number: int, noun: str) -> str:
     """`1 line`, `2,000 lines`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def columns_of(text: str) -> int:
+    """The columns that a text takes on a terminal."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def fitted(text: str, columns: int, is_number: bool = False) -> str:
+    """A text in exactly `columns` columns of a terminal: cut, or padded with blanks, which precede a number."""
+    size = columns_of(text)
+    if size > columns:
+        text, size = _cut(text, columns - 1), columns
+    padding = " " * (columns - size)
+    return f"{padding}{text}" if is_number else f"{text}{padding}"
+
+
+def _cut(text: str, columns: int) -> str:
+    """The first `columns` columns of a text, and an ellipsis; a blank replaces half of a wide character."""
+    if text.isascii():
+        return f"{text[:columns]}…"
+    size = 0
+    for at, char in enumerate(text):
+        size += _columns_of(char)
+        if size > columns:
+            return f"{text[:at]}…{' ' * (columns - size + _columns_of(char))}"
+    return text
+
+
+def _columns_of(char: str) -> int:
+    from unicodedata import combining, east_asian_width
+
+    return 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from sqstee.errors import EXIT_FAILURE, SqsteeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqstee.cli.sources import Sources
     from sqstee.read.run_filter import RunFilter
     from sqstee.read.stop_signal import StopSignal
     from sqstee.run_summary import RunSummary
+    from sqstee.transports.base import Receiver
 
 _PEEK_VISIBILITY = 120  # seconds
 
@@ -57,7 +58,9 @@ def collect_runs(
             _merge(merged, folder.summaries(problems))
             notices += folder.remarks()
         elif one.kind == "local" and not consume:
-            _merge(merged, LocalStore(one.name or local_path()).runs())
+            store = LocalStore(one.name or local_path())
+            _merge(merged, store.runs())
+            notices += _strays_of(one.text, {"": store.other_lines()})
         else:
             others.append(one.text)
     status = 0
@@ -107,7 +110,28 @@ def _read_runs(
         start_timeout=start_timeout,
     )
     follower.drain()
-    return [*known, *table.runs(0.0)], stop.status or status_of(follower), list(table.notices)
+    notices = [*table.notices, *_other_lines(sources.receivers, table.other_lines)]
+    return [*known, *table.runs(0.0)], stop.status or status_of(follower), notices
+
+
+def _other_lines(receivers: Sequence[Receiver], by_message: Mapping[str, int]) -> list[str]:
+    """Remarks about the lines that are not sqstee's, by the ids of messages: that of an object has its name."""
+    found: dict[str, dict[str, int]] = {}
+    for message, lines in by_message.items():
+        name = next((one.name for one in receivers if message.startswith(f"{one.name.rstrip('/')}/")), "")
+        path = message[len(name.rstrip("/")) + 1 :].rpartition("@")[0] if name else ""
+        in_source = found.setdefault(name or ", ".join(one.name for one in receivers), {})
+        in_source[path] = in_source.get(path, 0) + lines
+    return [remark for name, in_source in found.items() for remark in _strays_of(name, in_source)]
+
+
+def _strays_of(name: str, lines: Mapping[str, int]) -> list[str]:
+    from sqstee.transports.layouts import Strays
+
+    strays = Strays()
+    for path, number in lines.items():
+        strays.add_lines(path, number)
+    return strays.remarks(name, "object")
 
 
 def _indexed_runs(sources: Sources, stop: StopSignal, start_timeout: float, problems: list[str]) -> list[RunSummary]:

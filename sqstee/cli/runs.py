@@ -12,7 +12,7 @@ import typer
 
 from sqstee.cli import run_options
 from sqstee.errors import SqsteeError
-from sqstee.text import count, one_line, short_name
+from sqstee.text import columns_of, count, fitted, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -142,9 +142,7 @@ class RunListing:
         found = []
         for number, row in enumerate(rows):
             cells = [
-                fitted.rjust(size) if column.is_number else fitted.ljust(size)
-                for text, size, column in zip(row, widths, columns, strict=True)
-                for fitted in [text if len(text) <= size else f"{text[: size - 1]}…"]
+                fitted(text, size, column.is_number) for text, size, column in zip(row, widths, columns, strict=True)
             ]
             cells[-1] = cells[-1].rstrip()
             if colour and number:
@@ -194,7 +192,7 @@ class _Column:
 
 def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """The widths of the columns: names make room for the last line, which gets a third of the whole if it needs it."""
-    found = [min(column.most, max(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    found = [min(column.most, max(columns_of(row[at]) for row in rows)) for at, column in enumerate(columns)]
     room = width - 2 * (len(columns) - 1)
     lacking = sum(found[:-1]) + min(found[-1], width // 3) - room
     for at, column in enumerate(columns[:-1]):

@@ -127,7 +127,7 @@ class _ListedRuns:
 def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRuns:
     """The runs of the sources; where the ids of some begin with `text`, maybe these alone, which are found sooner."""
     from sqstee.cli.run_sources import collect_runs
-    from sqstee.cli.sources import local_path, readable
+    from sqstee.cli.sources import folder_hint, local_path, readable
     from sqstee.transports.local_store import LocalStore
 
     found = readable(sources)
@@ -135,7 +135,7 @@ def _known_runs(text: str, sources: Sequence[str], stop: StopSignal) -> _KnownRu
         hint = (
             f"sqstee tail {queue.text} --peek --run RUN, or sqstee drain {queue.text} -O logs; sqstee show RUN ./logs"
         )
-        raise SqsteeError(f"{queue.text}: a queue cannot be searched for a run", hint)
+        raise SqsteeError(f"{queue.text}: a queue cannot be searched for a run", f"{folder_hint(queue.text)}{hint}")
     if len(found) == 1 and found[0].kind == "local":
         return LocalStore(found[0].name or local_path())
     if text:

@@ -138,9 +138,7 @@ def open_sources(
         needed = f"{queues[0].text}: reading a queue needs --consume or --peek"
         problem = "--consume and --peek exclude each other" if consume else needed
         hint = "--consume deletes each message once its lines are out; --peek reads once and releases every message"
-        if os.path.isdir(queues[0].text):  # made by drain, or a copy of objects
-            hint = f"to read the folder of this name write ./{queues[0].text}; {hint}"
-        raise SqsteeError(problem, hint)
+        raise SqsteeError(problem, f"{folder_hint(queues[0].text)}{hint}")
     local = local_path()
     receivers = [
         open_receiver(one, local, connections, visibility, consume=consume, shards=shards, stores=stores)
@@ -154,6 +152,12 @@ def open_sources(
                 cost = _peek_cost(one, receiver, visibility, stop or StopSignal(), start_timeout)
                 sources.peek_costs.append(f"{one.text}: {cost}" if len(queues) > 1 else cost)
     return sources
+
+
+def folder_hint(source: str) -> str:
+    """The beginning of a hint where a source, which is a queue, has the name of a folder; else empty."""
+    is_name = "/" not in source and os.path.isdir(source)
+    return f"to read the folder of this name write ./{source}; " if is_name else ""
 
 
 def narrow_to_runs(receivers: Sequence[Receiver], runs: Sequence[str]) -> None:
@@ -181,7 +185,7 @@ def _peek_cost(
         if error.kind != OPEN:
             error.args = (f"{destination.text}: {error}",)
             raise
-        why = "--peek needs sqs:GetQueueAttributes, to check maxReceiveCount first"
+        why = f"{folder_hint(destination.text)}--peek needs sqs:GetQueueAttributes, to check maxReceiveCount first"
         raise SqsteeError(f"{destination.text}: {error}", why, EXIT_FAILURE) from None
     if state.max_receives is not None and state.max_receives <= _FEW_RECEIVES:
         problem = f"{destination.text}: --peek could send messages to the dead-letter queue"
@@ -204,7 +208,8 @@ def reporting_errors(verb: str, hint: str = "messages are deleted only once thei
         raise  # the reader of our pipe left: that is no failure of ours
     except TransportError as error:
         where = f"sqstee check DEST looks for the cause; sqstee {verb} --help lists the options"
-        raise SqsteeError(str(error), where, EXIT_FAILURE) from None
+        source = str(error).partition(": ")[0]
+        raise SqsteeError(str(error), f"{folder_hint(source)}{where}", EXIT_FAILURE) from None
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not error.filename:
             raise  # the working folder is gone

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.cli import run_options
-from sqstee.text import count, short_name
+from sqstee.text import columns_of, count, fitted, short_name
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from collections.abc import Sequence
+
+    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     from sqstee.cli.sources import Sources
     from sqstee.read.follower import Follower
@@ -39,9 +40,10 @@ _COLUMNS = {
 _STATE = 14  # columns: missing 23h59m
 _GAP = 2  # columns, between two
 _LONGEST_NAME = 24  # columns of a host or a job
+_LEAST_NAME = 4
 _LAST_LINE, _LEAST_LINE = 80, 27  # from this width on the last line is shown, in a third of it
 _PLAIN_WIDTH = 160  # where stdout is no terminal and COLUMNS is not set
-_STYLES = {"failed": "red", "missing": "magenta", "silent": "yellow", "gone": "red", "running": "cyan", "ok": "green"}
+_BOLD, _DIM, _RED, _YELLOW, _MAGENTA = 1, 2, 31, 33, 35  # of ANSI's Select Graphic Rendition
 
 
 def top(
@@ -152,10 +154,14 @@ class _LiveDrawing:
 
     def __call__(self, table: RunTable) -> None:
         """Draw, if it is time."""
+        from rich.console import Group
+        from rich.text import Text
+
         now = time.monotonic()
         if now - self._drawn >= _REDRAW_SECONDS:
-            picture = self._view.render(table, self._console.width, self._console.height)
-            self._live.update(picture, refresh=True)
+            lines = self._view.lines(table, self._console.width, self._console.height, colour=True)
+            rows = [Text.from_ansi(line, no_wrap=True, overflow="ellipsis") for line in lines]
+            self._live.update(Group(*rows), refresh=True)
             took = time.monotonic() - now
             self._drawn = now + _REST * took
 
@@ -194,19 +200,15 @@ class _TableView:
 
     def print(self, table: RunTable) -> None:
         """Print all runs."""
-        from rich.console import Console
+        from sqstee.cli.sources import use_colour
 
-        width = None if sys.stdout.isatty() else shutil.get_terminal_size((_PLAIN_WIDTH, 0)).columns
-        console = Console(highlight=False, width=width)
-        console.print(self.render(table, console.width, 0))
-        console.file.flush()
+        fallback = (80, 24) if sys.stdout.isatty() else (_PLAIN_WIDTH, 0)
+        width = shutil.get_terminal_size(fallback).columns
+        typer.echo("\n".join(self.lines(table, width, 0, use_colour("auto"))))
+        sys.stdout.flush()
 
-    def render(self, table: RunTable, width: int, height: int) -> RenderableType:
+    def lines(self, table: RunTable, width: int, height: int, colour: bool = False) -> list[str]:
         """The table; with a height only the rows that fit, those that need attention first."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
         from sqstee.read.notices import ANOTHER_READER
         from sqstee.read.printer import neutral
 
@@ -217,18 +219,7 @@ class _TableView:
         notices = [f"sqstee: {neutral(notice)}" for notice in table.notices]
         if self._is_shared and any(run.missing for run in runs):
             notices.append(ANOTHER_READER)
-        host, job = _name_widths(width)
-        rows = Table(box=None, pad_edge=False, expand=True, header_style="bold dim")
-        rows.add_column("state", no_wrap=True, min_width=_STATE)
-        rows.add_column("host", no_wrap=True, max_width=host)
-        rows.add_column("job", no_wrap=True, max_width=job)
-        for name in _columns(width):
-            rows.add_column(name, justify="right", no_wrap=True, min_width=_COLUMNS[name][0])
-        if width >= _LAST_LINE:
-            rows.add_column("last line", no_wrap=True, ratio=1, min_width=_LEAST_LINE, overflow="ellipsis")
         room = len(runs) if not height else max(1, height - 3 - len(notices))
-        for run in runs[:room]:
-            rows.add_row(*self._row(run, now, width))
         counts: dict[str, int] = {}
         for run in runs:
             state = run.state(now, self._silent)
@@ -237,17 +228,34 @@ class _TableView:
         head = f"{count(len(runs), 'run')}: {sums}" if sums else "no runs yet"
         if unseen := table.hidden + max(0, len(runs) - room):
             head = f"{head}; {unseen:,} {'more ' if table.hidden else ''}not shown"
-        cut = bool(height)  # each takes one line of the screen
-        parts: list[RenderableType] = [Text(head, "bold", no_wrap=cut, overflow="ellipsis")]
-        for notice in notices:
-            parts.append(Text(notice, "yellow", no_wrap=cut, overflow="ellipsis"))
-        if runs:
-            parts.append(rows)
-        return Group(*parts)
+        found = [_coloured(head, _BOLD, colour), *(_coloured(notice, _YELLOW, colour) for notice in notices)]
+        return found + self._rows(runs[:room], now, width, colour) if runs else found
 
-    def _row(self, run: RunState, now: float, width: int) -> list[Text]:
-        from rich.text import Text
+    def _rows(self, runs: Sequence[RunState], now: float, width: int, colour: bool) -> list[str]:
+        """The names of the columns, and a row per run."""
+        from sqstee.cli.runs import STATE_COLOURS
 
+        numbers = _columns(width)
+        names = ["state", "host", "job", *numbers, *(["last line"] if width >= _LAST_LINE else [])]
+        cells = [self._cells(run, now, width) for run in runs]
+        widths = _widths(names, cells, width)
+        gap = " " * _GAP
+        head = gap.join(fitted(name, size, name in _COLUMNS) for name, size in zip(names, widths, strict=True))
+        found = [_coloured(head.rstrip(), _DIM, colour)]
+        for run, row in zip(runs, cells, strict=True):
+            texts = [fitted(text, size, name in _COLUMNS) for text, size, name in zip(row, widths, names, strict=True)]
+            texts[-1] = texts[-1].rstrip()
+            if colour:
+                texts[0] = _coloured(texts[0], STATE_COLOURS[run.state(now, self._silent)], colour)
+                if "missing" in names and run.missing + run.dropped:
+                    at = names.index("missing")
+                    texts[at] = _coloured(texts[at], _MAGENTA, colour)
+                if width >= _LAST_LINE:
+                    texts[-1] = _coloured(texts[-1], _RED if run.is_failed else _DIM, colour)
+            found.append(gap.join(texts).rstrip())
+        return found
+
+    def _cells(self, run: RunState, now: float, width: int) -> list[str]:
         from sqstee.cli.runs import exit_text, format_age
         from sqstee.read.printer import format_duration, neutral
         from sqstee.run_summary import seconds_of
@@ -262,18 +270,15 @@ class _TableView:
         rate = sum(run.rate(name, now) for name in run.lines)
         missing = run.missing + run.dropped
         cells = {
-            "exit": Text(exit_text(run)),
-            "age": Text(format_age(now - seconds_of(run.started)) if run.started else "-"),
-            "stdout": Text(f"{out:,}"),
-            "stderr": Text(f"{run.lines.get('stderr', 0):,}"),
-            "lines/s": Text(f"{rate:,.1f}" if rate else "-"),
-            "missing": Text(f"{missing:,}" if missing else "-", "magenta" if missing else ""),
+            "exit": exit_text(run),
+            "age": format_age(now - seconds_of(run.started)) if run.started else "-",
+            "stdout": f"{out:,}",
+            "stderr": f"{run.lines.get('stderr', 0):,}",
+            "lines/s": f"{rate:,.1f}" if rate else "-",
+            "missing": f"{missing:,}" if missing else "-",
         }
-        row = [Text(shown, _STYLES[state]), Text(short_name(run.host)), Text(short_name(run.title))]
-        row += [cells[name] for name in _columns(width)]
-        if width >= _LAST_LINE:
-            row.append(Text(neutral(_last_line(run)).replace("\t", " "), "red" if run.is_failed else "dim"))
-        return row
+        row = [shown, short_name(run.host), short_name(run.title), *(cells[name] for name in _columns(width))]
+        return [*row, neutral(_last_line(run)).replace("\t", " ")] if width >= _LAST_LINE else row
 
 
 def _last_line(run: RunState) -> str:
@@ -290,9 +295,19 @@ def _columns(width: int) -> list[str]:
     return [name for name, (_, least) in _COLUMNS.items() if width >= least]
 
 
-def _name_widths(width: int) -> tuple[int, int]:
-    """The most columns of a host and of a job, within the space that the other columns leave of a terminal."""
-    others = [_STATE, *(_COLUMNS[name][0] for name in _columns(width)), *([_LEAST_LINE] if width >= _LAST_LINE else [])]
-    left = width - sum(others) - _GAP * (len(others) + 1)
-    host = min(_LONGEST_NAME, left * 3 // 7)
-    return host, min(_LONGEST_NAME, left - host)
+def _widths(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The width of each column: numbers are shown whole, host and job are cut to leave room for the last line."""
+    found = [max(columns_of(row[at]) for row in rows) for at in range(len(names))]
+    least = {"state": _STATE, "last line": _LEAST_LINE, **{name: size for name, (size, _) in _COLUMNS.items()}}
+    found = [max(size, len(name), least.get(name, 0)) for name, size in zip(names, found, strict=True)]
+    others = [size for name, size in zip(names, found, strict=True) if name not in ("host", "job", "last line")]
+    left = width - sum(others) - (_LEAST_LINE if "last line" in names else 0) - _GAP * (len(names) - 1)
+    found[1] = max(_LEAST_NAME, min(found[1], _LONGEST_NAME, left * 3 // 7))
+    found[2] = max(_LEAST_NAME, min(found[2], _LONGEST_NAME, left - found[1]))
+    if "last line" in names:
+        found[-1] = max(1, width - sum(found[:-1]) - _GAP * (len(names) - 1))
+    return found
+
+
+def _coloured(text: str, number: int, colour: bool) -> str:
+    return f"\x1b[{number}m{text}\x1b[0m" if colour else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -15,6 +15,7 @@ _RATE_SECONDS = 10.0
 _MAX_RUNS = 50_000  # in the table, in 50 MB
 _DROPPED_AT_ONCE = 5_000
 _MAX_DROPPED = 200_000  # remembered, so that a run which comes back has all its lines
+_MAX_NAMED = 10_000  # messages with other programs' lines
 _SKEW_SECONDS = 300.0
 
 
@@ -92,12 +93,15 @@ class RunTable:
         self._runs: dict[str, RunState] = {}
         self._dropped: dict[str, RunState] = {}
         self._forgotten = 0
+        self.other_lines: dict[str, int] = {}  # by message, how many lines of it are not sqstee's
         self.notices: deque[str] = deque(maxlen=3)
 
     def items(self, items: Sequence[Item | ForeignLine], late: bool = False) -> None:
         """Add lines and events, in their order."""
         now = self._clock()
         ours = [item for item in items if not isinstance(item, ForeignLine)]
+        if len(ours) < len(items):
+            self._count_others(item for item in items if isinstance(item, ForeignLine))
         for name, group in groupby(ours, attrgetter("run")):
             found = list(group)
             written = seconds_of(found[-1].timestamp)
@@ -125,6 +129,12 @@ class RunTable:
     def hidden(self) -> int:
         """The number of runs that are not in the table any more."""
         return len(self._dropped) + self._forgotten
+
+    def _count_others(self, lines: Iterable[ForeignLine]) -> None:
+        for line in lines:
+            known = line.id in self.other_lines or len(self.other_lines) < _MAX_NAMED
+            at = line.id if known else ""
+            self.other_lines[at] = self.other_lines.get(at, 0) + 1
 
     def _run(self, name: str) -> RunState:
         found = self._runs.get(name)

@@ -15,7 +15,7 @@ from sqstee.fds import sync_data
 from sqstee.read.decode import ForeignLine, Item, json_of
 from sqstee.read.line_joiner import JoinedLine
 from sqstee.read.trouble import START_SECONDS, Trouble, persist
-from sqstee.record import Body
+from sqstee.record import NO_RUN, Body
 from sqstee.transports.base import Sender
 from sqstee.transports.errors import SIZE, Failure, TransportError
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 _BODY_BYTES = 200 * 1024  # leaves room for attributes in the smallest limit of a queue, 256 KiB
 _BATCH = 10
 _REQUEST_BYTES = 1024 * 1024 - 64 * 1024
-_NO_RUN = "-"
 _LONGEST_RUN = 64  # run and range make a FIFO queue's deduplication id, which SQS limits to 128 characters
 _RUN_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
@@ -112,7 +111,7 @@ class UnmatchedSender:
         for item, line in lines:
             if self._is_large(item, line):
                 continue
-            run = _NO_RUN if isinstance(item, ForeignLine) or not _is_name(item.run) else item.run
+            run = NO_RUN if isinstance(item, ForeignLine) or not _is_name(item.run) else item.run
             last = self._bodies[-1] if self._bodies else None
             if last and last.run == run and len(last.data) + len(line) <= self._limit:
                 last.data += line
@@ -131,7 +130,7 @@ class UnmatchedSender:
 
     def _send_alone(self, line: bytes) -> None:
         try:
-            self._send([self._addressed(Body(line, _NO_RUN, "", 0, 0))])
+            self._send([self._addressed(Body(line, NO_RUN, "", 0, 0))])
         except TransportError as error:
             if error.kind == SIZE:
                 raise TooLargeError from error
@@ -150,7 +149,7 @@ class UnmatchedSender:
 
     def _addressed(self, body: Body) -> Body:
         """The body with the run and number that identify it at the destination."""
-        if body.run != _NO_RUN and not self._sender.ordered:
+        if body.run != NO_RUN and not self._sender.ordered:
             return Body(body.data, "", "", 0, 0)
         number = int(hashlib.sha256(body.data).hexdigest(), 16) % 10**12
         return Body(body.data, body.run, "", number, number)
@@ -177,7 +176,7 @@ def _check(failures: Sequence[Failure]) -> None:
 
 def _is_name(run: str) -> bool:
     """Whether a run's name can be a message group and part of an S3 key."""
-    return 0 < len(run) <= _LONGEST_RUN and run != _NO_RUN and not set(run) - _RUN_LETTERS
+    return 0 < len(run) <= _LONGEST_RUN and run != NO_RUN and not set(run) - _RUN_LETTERS
 
 
 def _line(item: Item | ForeignLine) -> bytes:

@@ -46,6 +46,14 @@ def bodies_in(block: bytes) -> list[Body]:
     return found
 
 
+def other_lines(block: bytes, bodies: Iterable[Body]) -> int:
+    """How many lines of NDJSON are no records, and not empty; `bodies` are those in it, by bodies_in()."""
+    records = sum(body.data.count(b"\n") for body in bodies)
+    if records >= block.count(b"\n") + (not block.endswith(b"\n")):
+        return 0
+    return sum(bool(line.strip()) for line in block.split(b"\n")) - records
+
+
 def index_of(summaries: Iterable[RunSummary]) -> bytes:
     """The index that says this of its runs."""
     lines = []

@@ -32,7 +32,7 @@ from sqstee.transports.file_tree import NO_FILE, FileTree, FolderTree, files_of
 from sqstee.transports.folder_files import UNREADABLE, lines_of, parts_of, reason_of_failure
 from sqstee.transports.folder_runs import DrainedRun, drained_runs
 from sqstee.transports.lake import LakeReceiver
-from sqstee.transports.layouts import HIDDEN_NAME, INDEX_NAME, OF_RECORDS, PARQUET, Strays, inner_folder, recognise
+from sqstee.transports.layouts import HIDDEN_NAME, INDEX_NAME, OF_RECORDS, Strays, inner_folder, recognise
 
 HIDDEN = ".sqstee"
 FOREIGN_NAME = "_foreign"
@@ -68,7 +68,7 @@ def check_readable(path: str, text: str) -> None:
     try:
         for file in islice(files_of(FolderTree(path, text)), _MOST_LOOKED_AT):
             kind = recognise(file.path).kind
-            if kind in OF_RECORDS or kind == PARQUET:
+            if kind in OF_RECORDS:
                 return
             if kind != HIDDEN_NAME:
                 strays.add(file.path)

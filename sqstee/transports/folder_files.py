@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from typing import BinaryIO
 from sqstee.text import one_line
 from sqstee.transports.errors import REFRESH, RETRY, TransportError
 from sqstee.transports.file_tree import FileTree
+from sqstee.transports.short_lines import ShortLines, short_lines
 from sqstee.wire import DecodeError, Record, decode
 
 _PART_BYTES = 128 * 1024  # of a file that are read at a time
@@ -18,6 +20,7 @@ MOST_FILES = 100  # of one run; drain writes up to 65
 LONGEST_LINE = 16 * 1024 * 1024  # of NDJSON: a line is joined from its pieces up to 8 MiB, before escaping
 _MOST_PIECES = 10_000  # that one joined line came in
 _JOINED = b'"last":'
+_EMPTY_LINES = re.compile(rb"\n\n+")  # not \n{2,}, which `re` searches for byte by byte
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, TransportError)
 
 
@@ -43,6 +46,17 @@ def unpacked_parts(file: BinaryIO, path: str) -> Iterator[bytes]:
         with gzip.GzipFile(fileobj=file) as unpacked:
             while part := unpacked.read(_PART_BYTES):
                 yield part
+
+
+def record_parts(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """The same of a file of records, without most empty lines. Raises ValueError as well, for a bomb of short lines."""
+    short = ShortLines()
+    for part in unpacked_parts(file, path):
+        if short_lines(part):
+            if path.endswith(".gz"):
+                short.add(part, file.tell())
+            part = _EMPTY_LINES.sub(b"\n", part)
+        yield part
 
 
 def blocks(parts: Iterable[bytes], longest: int = _PART_BYTES) -> Iterator[bytes]:
@@ -83,7 +97,7 @@ def ndjson_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
 def stored_blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
     """The NDJSON in an open file, which is closed at the end. Raises one of UNREADABLE, also where there is none."""
     is_empty = True
-    for block in ndjson_blocks(unpacked_parts(file, path)):
+    for block in ndjson_blocks(record_parts(file, path)):
         is_empty = False
         yield block
     if is_empty:

@@ -22,6 +22,7 @@ from sqstee.transports.folder_files import (
     parts_of,
     reason_of_failure,
     record_bodies,
+    record_parts,
 )
 from sqstee.transports.layouts import INDEX_NAME
 from sqstee.wire import FALLBACK, GAP, Event
@@ -67,11 +68,10 @@ class DrainedRun:
             seq = max(seq, self._missing_end)
         for file in self.files:
             try:
-                parts = parts_of(tree, file)
                 if is_ndjson:
-                    yield from record_bodies(parts)
+                    yield from record_bodies(record_parts(tree.open(file), file))
                     continue
-                for data, lines in self._line_bodies(parts, _stream_of(file), seq):
+                for data, lines in self._line_bodies(parts_of(tree, file), _stream_of(file), seq):
                     yield data
                     seq += lines
             except UNREADABLE as error:

@@ -20,11 +20,12 @@ from sqstee.transports.base import QueueState, ReceivedMessage
 from sqstee.transports.batch_index import bodies_in
 from sqstee.transports.errors import OPEN, Failure, TransportError, is_denied
 from sqstee.transports.file_tree import FileTree, TreeFile, files_of
-from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
+from sqstee.transports.folder_files import UNREADABLE, reason_of_failure
 from sqstee.transports.lake_runs import LakeRuns, indexed_runs
 from sqstee.transports.layouts import BATCH, BATCH_INDEX, DRAINED, HIDDEN_NAME, OF_RECORDS, Strays, recognise
 from sqstee.transports.read_ahead import ReadAhead
 from sqstee.transports.run_blocks import blocks_by_run
+from sqstee.transports.stored_records import stored_records
 
 Opened: TypeAlias = BinaryIO | Exception | None  # why a file cannot be read; None: it need not be
 
@@ -202,7 +203,7 @@ class LakeReceiver:
         try:
             if isinstance(opened, Exception):
                 raise opened
-            for block in stored_blocks(opened, file.path):
+            for block in stored_records(opened, file.path, self._strays, self._runs):
                 for data in blocks_by_run(self._wanted(block) if self._runs else block):
                     yield _message(data, f"{at}@{file.tag}/{number}", file.modified)
                     number += 1

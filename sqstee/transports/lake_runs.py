@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from sqstee.backoff import full_jitter
 from sqstee.run_summary import RunSummary
-from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, read_index
+from sqstee.transports.batch_index import MOST_INDEX_BYTES, add_bodies, bodies_in, other_lines, read_index
 from sqstee.transports.errors import REFRESH, RETRY, TransportError, is_denied
 from sqstee.transports.file_tree import FileTree, TreeFile
-from sqstee.transports.folder_files import UNREADABLE, reason_of_failure, stored_blocks
+from sqstee.transports.folder_files import UNREADABLE, reason_of_failure
 from sqstee.transports.layouts import (
     BATCH,
     BATCH_INDEX,
@@ -25,6 +25,7 @@ from sqstee.transports.layouts import (
     recognise,
 )
 from sqstee.transports.read_ahead import in_order
+from sqstee.transports.stored_records import stored_records
 
 Result = TypeVar("Result")
 _ATTEMPTS = 5  # of a call whose trouble may pass
@@ -99,7 +100,7 @@ class LakeRuns:
     def _add_new_lines(self, file: TreeFile, runs: set[str]) -> None:
         """Add those lines of these runs in a file that have not come: a batch may be written twice, in other parts."""
         try:
-            for block in stored_blocks(self._tree.open(file.path), file.path):
+            for block in stored_records(self._tree.open(file.path), file.path, self._strays):
                 add_bodies(self._runs, [body for body in bodies_in(block) if body.run in runs])
         except UNREADABLE as error:
             self._problems.append(f"{self._tree.name.rstrip('/')}/{file.path}: {reason_of_failure(error)}")
@@ -149,12 +150,10 @@ class LakeRuns:
                 reason_of_failure(error)  # raises trouble that may pass; else the records say the same
         found: dict[str, RunSummary] = {}
         foreign = 0
-        for block in stored_blocks(self._tree.open(file.path), file.path):
+        for block in stored_records(self._tree.open(file.path), file.path, self._strays):
             bodies = bodies_in(block)
             add_bodies(found, bodies)
-            records = sum(body.data.count(b"\n") for body in bodies)
-            if records < block.count(b"\n") + (not block.endswith(b"\n")):
-                foreign += sum(bool(line.strip()) for line in block.split(b"\n")) - records
+            foreign += other_lines(block, bodies)
         if foreign > 0:
             self._foreign[file.path] = foreign
         return list(found.values())

@@ -5,6 +5,7 @@
 - `_index/date=<date>/hour=<hour>/<digest>.json`: Lambda's index of that object, by run
 - `date=<date>/host=<host>/run=<run>/<first>-<last>-<digest>.ndjson[.gz]`: stored by early versions of Lambda
 - `<name>=<value>/…/<name>.ndjson[.gz]`, `…/part-….json[.gz]`: records that Spark or another engine has written
+- `….parquet`: records in columns, of `sqstee.spark`, or of a drained folder without its index
 - `runs.ndjson` and the files that it names: written by `drain`, see folder.py
 
 Hours and dates are those of the records, in UTC. Names that begin with an underscore or a dot are hidden from Hive,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
+from sqstee.at_rest.schema import PARQUET_FOLDER
 from sqstee.text import count, one_line
 
 QUEUE = "queue"  # the kinds of names: see above
@@ -27,7 +29,7 @@ DRAINED = "drained"
 PARQUET = "parquet"
 HIDDEN_NAME = "hidden"
 FOREIGN = "foreign"
-OF_RECORDS = (QUEUE, BATCH, RUN_RANGE, RECORDS)  # NDJSON in the wire format
+OF_RECORDS = (QUEUE, BATCH, RUN_RANGE, RECORDS, PARQUET)
 
 INDEX_NAME = "runs.ndjson"
 INDEX_FOLDER = "_index/"
@@ -45,7 +47,12 @@ _RECORDS = re.compile(r"(?:(?:[^/=]+=[^/]*/)+[^/]+|part-[^/]+|[0-9a-f]{16})\.(?:
 _PARQUET = re.compile(r"(?:[^/]+/)*[^/]+\.parquet")
 _PARTITION = re.compile(r"([^/=]+=)[^/]*/")
 _PROBE = re.compile(r"sqstee-check-[^/]+")  # an object of `sqstee check` that could not be deleted
+_DRAINED_PARQUET = f"{PARQUET_FOLDER}/"
 _MOST_COUNTED = 10_000  # files that are left out
+
+
+class ForeignFileError(Exception):
+    """A file has no records, although its name is one of those that have."""
 
 
 class StoredName:
@@ -84,7 +91,7 @@ def kind_of_top(name: str) -> str:
     """The kind of a name directly below the prefix: of an object, or of all in a folder, which ends in a slash."""
     if _SHARD.fullmatch(name):
         return QUEUE
-    if _PARTITION.fullmatch(name):
+    if _PARTITION.fullmatch(name) or name == _DRAINED_PARQUET:
         return RECORDS
     if name.endswith("/") and name[:1] not in ("_", "."):
         return FOREIGN
@@ -95,6 +102,8 @@ def beginning_of(name: str) -> str:
     """How the names begin that are like this one of RECORDS: `date=` for `date=2026-11-30/`."""
     if found := _PARTITION.match(name):
         return found[1]
+    if name == _DRAINED_PARQUET:
+        return name
     return "part-" if name.startswith("part-") else name[:1]
 
 
@@ -103,7 +112,7 @@ def inner_folder(path: str) -> str:
     parts = path.split("/")
     for depth in range(1, len(parts)):
         kind = recognise("/".join(parts[depth:])).kind
-        if kind in OF_RECORDS or kind in (DRAINED, BATCH_INDEX):
+        if kind in (*OF_RECORDS, DRAINED, BATCH_INDEX) and kind != PARQUET:  # whose name may be anybody's
             return "/".join(parts[:depth])
     return ""
 
@@ -123,7 +132,7 @@ class Strays:
 
     def __init__(self) -> None:
         self.foreign = self.parquet = self.lines = 0
-        self.example = ""
+        self.example = self._why = ""
         self._with_lines: list[str] = []  # the files of these lines
         self._is_more = False
         self._counted: set[str] = set()
@@ -139,17 +148,22 @@ class Strays:
             self._is_more = True
             return
         self._counted.add(path)
-        if recognise(path).kind == PARQUET:
-            self.parquet += number
-            return
         self.foreign += number
         self.example = min(self.example or path, path)
         self._is_more |= is_more
 
+    def add_parquet(self, path: str, why: str) -> None:
+        """Add a Parquet file that is not read; `why` is the same for all."""
+        if path not in self._counted and len(self._counted) < _MOST_COUNTED:
+            self._counted.add(path)
+            self.parquet += 1
+            self._why = why
+
     def add_lines(self, path: str, number: int) -> None:
-        """Add `number` lines of a file that has records, or its name says so: they are none."""
+        """Add `number` lines that are no records, of a file that has some, or its name says so; '' for no file."""
         self.lines += number
-        self._with_lines.append(path)
+        if path:
+            self._with_lines.append(path)
 
     def remarks(self, name: str, noun: str) -> list[str]:
         """The remarks about them; `noun` is object or file."""
@@ -161,8 +175,9 @@ class Strays:
             hint = f"; to read that folder: {name.rstrip('/')}/{one_line(inner)}" if inner else ""
             found.append(f"{name}: {number} not written by sqstee, left out: {shown}{hint}")
         if self.lines:
-            shown = f"{one_line(min(self._with_lines))}{', …' if len(self._with_lines) > 1 else ''}"
-            found.append(f"{name}: {count(self.lines, 'line')} not written by sqstee, left out: in {shown}")
+            more = ", …" if len(self._with_lines) > 1 else ""
+            where = f": in {one_line(min(self._with_lines))}{more}" if self._with_lines else ""
+            found.append(f"{name}: {count(self.lines, 'line')} not written by sqstee, left out{where}")
         if self.parquet:
-            found.append(f"{name}: {count(self.parquet, f'Parquet {noun}')} left out: read them with DuckDB or Spark")
+            found.append(f"{name}: {count(self.parquet, f'Parquet {noun}')} left out: {self._why}")
         return found

@@ -10,11 +10,12 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from sqstee.record import Body
+from sqstee.record import NO_RUN, Body
 from sqstee.run_summary import RunSummary, seconds_of
 
 REMOVED = 2  # `ended` of a run that is being removed: it is not there for readers
 HEARD_INDEX = "run_heard"  # of the retention, over fields of the summaries
+NO_RUNS = ("", NO_RUN)  # of bodies that are not in the wire format
 _ASKED_AT_ONCE = 500  # runs in one query
 _CAUGHT_UP_AT_ONCE = 200  # bodies of one transaction: writers wait for it
 _SCHEMA = """
@@ -158,6 +159,13 @@ def latest_ids(connection: sqlite3.Connection, most: int) -> list[str]:
     return [run for (run,) in connection.execute(_LATEST_IDS, (most,))]
 
 
+def other_bodies(connection: sqlite3.Connection) -> Iterator[Body]:
+    """The bodies that are of no run: in most of them no line is a record."""
+    query = "SELECT data, encoding FROM body WHERE run IN (?, ?)"
+    for data, encoding in connection.execute(query, NO_RUNS):
+        yield Body(data, "", "", 0, 0, encoding)
+
+
 def summary(connection: sqlite3.Connection, run: str) -> RunSummary | None:
     """One run; None where the store does not know it."""
     row = connection.execute(f"SELECT summary FROM run WHERE run = ? AND ended < {REMOVED}", (run,)).fetchone()
@@ -205,7 +213,7 @@ def _is_readonly(error: sqlite3.Error) -> bool:
 def _add(connection: sqlite3.Connection, bodies: Iterable[tuple[Body, float]], is_whole: bool) -> None:
     changed: dict[str, RunSummary] = {}
     for body, at in bodies:
-        if not body.run:
+        if body.run in NO_RUNS:
             continue  # it is not in the wire format
         if body.run not in changed:
             changed[body.run] = summary(connection, body.run) or RunSummary(body.run, is_whole)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from sqstee.record import Body
 from sqstee.run_summary import RunSummary
 from sqstee.transports import local_runs
+from sqstee.transports.batch_index import bodies_in, other_lines
 from sqstee.transports.local import connect, identity, refusal
 
 _Result = TypeVar("_Result")
@@ -37,6 +38,10 @@ class LocalStore:
         """The newest run that is wanted, if there is one. Raises TransportError."""
         return self._read(lambda connection: list(islice(filter(wanted, local_runs.summaries(connection)), 1)), [])
 
+    def other_lines(self) -> int:
+        """How many lines here are not sqstee's. Raises TransportError."""
+        return self._read(lambda connection: sum(map(_other_lines_in, local_runs.other_bodies(connection))), 0)
+
     def catch_up(self) -> None:
         """Add to the rows of runs the bodies that a version without such rows has stored. Raises TransportError."""
         self._read(lambda connection: None, None)
@@ -57,6 +62,14 @@ class LocalStore:
                 connection.close()
         except (OSError, sqlite3.Error) as error:
             raise refusal(error, self._path) from error
+
+
+def _other_lines_in(body: Body) -> int:
+    try:
+        data = body.plain().data
+    except ValueError:  # it cannot be unpacked: readers show what is there
+        data = body.data
+    return other_lines(data, bodies_in(data))
 
 
 class RunWatch:

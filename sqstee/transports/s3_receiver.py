@@ -14,6 +14,7 @@ from sqstee.transports.layouts import QUEUE_KEY
 from sqstee.transports.read_ahead import ReadAhead
 from sqstee.transports.s3 import DELETED_AT_ONCE, Bucket, clients, shard_range
 from sqstee.transports.s3_listing import ListedObject, ListedRanges, Listing, series_of
+from sqstee.transports.short_lines import ShortLines
 
 _READ_AHEAD_BYTES = 16 * 1024 * 1024  # of objects that are being read, or wait for the reader, by the sizes in listings
 _ROUNDS_AHEAD = 4  # reads of each reader that take about as long as a listing
@@ -167,16 +168,24 @@ class S3Receiver:
 
 
 def _message(bucket: str, found: ListedObject, data: bytes | TransportError) -> ReceivedMessage:
+    problem: Exception | None = None
     if isinstance(data, TransportError):
-        message = _message(bucket, found, b"")
-        message.problem = f"s3://{bucket}/{found.key}: {data}"
-        return message
-    if found.compressed:
+        problem, data = data, b""
+    elif found.compressed:
+        packed = len(data)
         try:
             data = gunzip(data)
         except ValueError:
             pass  # left as it is: the decoder reports that it is not NDJSON
+        else:
+            try:
+                ShortLines().add(data, packed)
+            except ValueError as error:
+                problem, data = error, b""
     attributes = Body(b"", found.run, "", found.first, found.last).attributes
     # The same key can be in another bucket, or stored again, within the second that a listing tells times to.
     name = f"s3://{bucket}/{found.key}@{found.modified}{found.tag}"
-    return ReceivedMessage(data, attributes, found.key, name, found.modified)
+    message = ReceivedMessage(data, attributes, found.key, name, found.modified)
+    if problem:
+        message.problem = f"s3://{bucket}/{found.key}: {problem}"
+    return message

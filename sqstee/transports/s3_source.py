@@ -195,20 +195,21 @@ class BucketReceiver:
         """Look below the prefix for layouts that were not there before, and for objects that are not sqstee's."""
         names, are_all = self._tree.tops()
         kinds = {name: kind_of_top(name) for name in names}
-        self._has_others = bool(self._shards) and (INDEX_NAME in names or RECORDS in kinds.values())
+        is_lake = any(kind in (RECORDS, PARQUET) for kind in kinds.values())
+        self._has_others = bool(self._shards) and (INDEX_NAME in names or is_lake)
         if self._shards:
             if QUEUE in kinds.values():
                 self._add_queue()
         elif INDEX_NAME in names or (not are_all and self._tree.size(INDEX_NAME) != NO_FILE):
             self._add_drained()
         elif not self._drained:
-            unders = {beginning_of(name) for name, kind in kinds.items() if kind == RECORDS}
+            unders = {beginning_of(name) for name, kind in kinds.items() if kind in (RECORDS, PARQUET)}
             if QUEUE in kinds.values():
                 self._add_queue()
             if unders:
                 self._add_lake(sorted(unders))
             if not self._has_looked:
-                self._count_strays([name for name, kind in kinds.items() if kind in (FOREIGN, PARQUET)])
+                self._count_strays([name for name, kind in kinds.items() if kind == FOREIGN])
         self._has_looked = True
         is_empty = not (self._queue or self._lake or self._drained)
         self._look_at = time.monotonic() + (self._interval if is_empty else _OTHERS_SECONDS)

@@ -2,9 +2,9 @@
 
     python tests/bench/objects.py [OBJECTS [ROUNDS [IDLE]]]
 
-The objects are of runs of 100 objects, with ten lines each. An idle reader has read IDLE objects (else a million) of
-such runs, an hour and more ago, and waits for new ones for an hour of a clock that does not wait; a listing of every
-key every ten seconds stands beside it.
+The objects are of runs of 100 objects, with ten lines each; for "each a run" every object is of its own run. An idle
+reader has read IDLE objects (else a million) of such runs, an hour and more ago, and waits for new ones for an hour of
+a clock that does not wait; a listing of every key every ten seconds stands beside it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ DOLLARS = 0.005 / 1000  # a LIST request, us-east-1
 PLAIN_SECONDS = 10
 
 
-def bodies(number: int) -> Iterator[Body]:
-    """So many bodies."""
+def bodies(number: int, of_run: int = RUN_OBJECTS) -> Iterator[Body]:
+    """So many bodies, `of_run` of each run."""
     for at in range(number):
-        run, first = f"01JD{at // RUN_OBJECTS:022d}", at % RUN_OBJECTS * OBJECT_LINES
+        run, first = f"01JD{at // of_run:022d}", at % of_run * OBJECT_LINES
         lines = b"".join(b"line %d of the log\n" % (first + line) for line in range(OBJECT_LINES))
         data = Encoder(run, "node17").lines(lines, "stdout", 1_700_000_000_000_000_000, first)
         yield Body(data, run, "node17", first, first + OBJECT_LINES - 1)
@@ -52,17 +52,20 @@ def read(number: int, rounds: int) -> list[Row]:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, FakeWeb(bucket := FakeS3("bkt"), latency_ms=DELAY_MS) as web:
         for body in bodies(number):
-            bucket.store(key_of("", body), body.data)
+            bucket.store(key_of("all/", body), body.data)
+        for body in bodies(number, 1):
+            bucket.store(key_of("runs/", body), body.data)
         stored = dict(bucket.objects)
         environ = clean_environment() | web.environ() | {"SQSTEE_SPOOL": folder}
         run = f"01JD{0:022d}"
         verbs = {
-            "tail": ("tail", "s3://bkt", "--no-follow"),
-            "tail --run": ("tail", "s3://bkt", "--no-follow", "--run", run),
-            "top": ("top", "s3://bkt", "--no-follow"),
-            "runs": ("runs", "s3://bkt"),
-            "show": ("show", run, "s3://bkt"),
-            "drain": ("drain", "s3://bkt", "-O", f"{folder}/out", "--fail-on", "failed"),
+            "tail": ("tail", "s3://bkt/all", "--no-follow"),
+            "tail --run": ("tail", "s3://bkt/all", "--no-follow", "--run", run),
+            "top": ("top", "s3://bkt/all", "--no-follow"),
+            "top, each a run": ("top", "s3://bkt/runs", "--no-follow"),
+            "runs": ("runs", "s3://bkt/all"),
+            "show": ("show", run, "s3://bkt/all"),
+            "drain": ("drain", "s3://bkt/all", "-O", f"{folder}/out", "--fail-on", "failed"),
         }
         for _ in range(rounds):
             for name, words in verbs.items():

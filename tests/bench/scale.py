@@ -1,6 +1,6 @@
 """What an hour of many busy clusters costs, and where it breaks: computed from RESULTS.md and from AWS's quotas.
 
-    python tests/bench/scale.py [CLUSTERS [CORES [LINES A SECOND OF A CORE [CORES OF A NODE]]]]
+    python tests/bench/scale.py [CLUSTERS [CORES [LINES PER SECOND OF A CORE [CORES OF A NODE]]]]
 
 Each cluster has a queue of its own. Its lines are 120 bytes long, as in the benches. Rates of readers are those in
 RESULTS.md: of one process of drain at a round trip of 20 ms, of one task of spark.receive with one receiving thread at
@@ -38,7 +38,7 @@ S3 = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performan
 
 
 class Units(NamedTuple):
-    """What was measured: billed requests a million lines, and lines a second of a core."""
+    """What was measured: billed requests per million lines, and lines per second of a core."""
 
     billed: float
     billed_compressed: float
@@ -69,7 +69,7 @@ class Load(NamedTuple):
 
     @property
     def lines(self) -> float:
-        """Lines a second of one cluster."""
+        """Lines per second of one cluster."""
         return self.cores * self.rate
 
 
@@ -113,11 +113,11 @@ def rows_of(load: Load, cost: Units) -> list[tuple[str, str, str, str, str]]:
     lines, nodes = load.lines, load.cores / load.node_cores
     hour = lines * SECONDS
     bodies = lines * cost.line_bytes / BODY_BYTES
-    add("lines a second", lines)
-    add("lines an hour, millions", hour / 1e6)
-    add("MiB a second, as NDJSON", lines * cost.line_bytes / MIB)
-    add("messages a second, full bodies", bodies)
-    add("messages a second, --compress", bodies * cost.billed_compressed / cost.billed)
+    add("lines per second", lines)
+    add("lines per hour, millions", hour / 1e6)
+    add("MiB per second, as NDJSON", lines * cost.line_bytes / MIB)
+    add("messages per second, full bodies", bodies)
+    add("messages per second, --compress", bodies * cost.billed_compressed / cost.billed)
     for name, billed in (("", cost.billed), (", --compress", cost.billed_compressed)):
         add(f"SQS: billed requests to send, millions{name}", hour / 1e6 * billed / 1e6, "{:,.1f}")
         add(f"SQS: dollars to send{name}", hour / 1e6 * billed * DOLLARS, "{:,.2f}")
@@ -135,7 +135,7 @@ def rows_of(load: Load, cost: Units) -> list[tuple[str, str, str, str, str]]:
     batch_lines = LAMBDA_BATCH_BYTES / cost.line_bytes
     batch_seconds = batch_lines / cost.on_lambda
     invocations = lines / batch_lines
-    add("Lambda: invocations a second, full batches", invocations, "{:,.1f}")
+    add("Lambda: invocations per second, full batches", invocations, "{:,.1f}")
     add("Lambda: seconds of one", batch_seconds, "{:,.2f}", is_each=True)
     add("Lambda: concurrency, account", invocations * batch_seconds, "{:,.1f}", CONCURRENCY, all_in_one=True)
     add("Lambda: concurrency, event source", invocations * batch_seconds, "{:,.1f}", MAPPING)
@@ -143,12 +143,12 @@ def rows_of(load: Load, cost: Units) -> list[tuple[str, str, str, str, str]]:
     invocation_dollars = batch_seconds * LAMBDA_GB * GB_SECOND_DOLLARS + INVOCATION_DOLLARS
     add("Lambda: dollars", invocations * invocation_dollars * SECONDS, "{:,.2f}")
     objects = max(load.cores / S3_OBJECT_SECONDS, lines * cost.line_bytes / S3_OBJECT_BYTES)
-    add("S3 PUTs a second, --to s3://, a run by itself", objects, quota=PUTS, all_in_one=True)
-    add("S3 PUTs a second, Lambda, an object a batch", invocations, "{:,.1f}", PUTS, all_in_one=True)
-    add("S3 PUTs a second, Lambda, an object a run", bodies, quota=PUTS, all_in_one=True)
-    add("S3 PUTs a second, spark.receive", lines / cost.spark / 10, "{:,.1f}", PUTS, all_in_one=True)
+    add("S3 PUTs per second, --to s3://, a run by itself", objects, quota=PUTS, all_in_one=True)
+    add("S3 PUTs per second, Lambda, an object per batch", invocations, "{:,.1f}", PUTS, all_in_one=True)
+    add("S3 PUTs per second, Lambda, an object per run", bodies, quota=PUTS, all_in_one=True)
+    add("S3 PUTs per second, spark.receive", lines / cost.spark / 10, "{:,.1f}", PUTS, all_in_one=True)
     add("S3: dollars of PUTs, --to s3://", objects * SECONDS * PUT_DOLLARS, "{:,.2f}")
-    add("S3: dollars of PUTs, Lambda, an object a batch", invocations * SECONDS * PUT_DOLLARS, "{:,.2f}")
+    add("S3: dollars of PUTs, Lambda, an object per batch", invocations * SECONDS * PUT_DOLLARS, "{:,.2f}")
     add("nodes, with one agent each", nodes, "{:,.1f}")
     return rows
 

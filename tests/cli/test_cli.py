@@ -109,6 +109,37 @@ def test_bad_input_gets_one_line_and_one_hint(sqstee: Sqstee, tmp_path: Path, wo
 
 
 @pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["drain", "logs", "-O", "out"], "logs: QueueDoesNotExist"),
+        (["tail", "logs", "--consume"], "logs: QueueDoesNotExist"),
+        (["top", "logs", "--consume"], "logs: QueueDoesNotExist"),
+        (["runs", "logs", "--peek"], "logs: QueueDoesNotExist"),
+        (["runs", "logs"], "logs: reading a queue needs"),
+        (["show", "01A", "logs"], "logs: a queue cannot be searched"),
+    ],
+)
+def test_a_folder_that_was_named_as_a_queue_is(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path, words: list[str], problem: str
+) -> None:
+    """A plain name is a queue: the hint shows the form of a folder, whatever went wrong with the queue."""
+    (tmp_path / "logs").mkdir()
+    found = subprocess.run(
+        sqstee.words(*words),
+        capture_output=True,
+        text=True,
+        env=sqstee.environ | fake_sqs.environ(),
+        cwd=tmp_path,
+        check=False,
+        timeout=60,
+    )
+    first, second = found.stderr.splitlines()
+    assert found.returncode in (1, 125)
+    assert first.startswith(f"sqstee: {problem}")
+    assert second.startswith("hint: to read the folder of this name write ./logs; ")
+
+
+@pytest.mark.parametrize(
     ("words", "hint"),
     [
         (("logs",), "sqstee show --last"),

@@ -23,7 +23,7 @@ SMALL: dict[str, tuple[list[str], int]] = {
     "looking.py": (["1", "2"], 2),
     "pace.py": (["--minutes", "0.04", "--flat", "300", "--runs", "1"], 14),
     "receiving.py": (["packed", "2000"], 1),
-    "objects.py": (["20", "1", "2000"], 8),
+    "objects.py": (["20", "1", "2000"], 9),
     "layouts.py": (["2000", "4", "1"], 3),
     "tailing.py": (["2000", "1"], 11),
     "delay.py": (["2"], 2),
@@ -87,8 +87,9 @@ def test_the_cost_of_many_clusters_is_computed_from_what_was_measured() -> None:
     """Twenty clusters of 2,000 cores; each quota has its source."""
     text = scale.shown(scale.Load(), scale.units(benches.results()))
     rows = {row[0]: row[1:] for row in benches.tables(text)}
-    assert rows["lines a second"][:2] == ["600,000", "12,000,000"]
-    assert rows["lines an hour, millions"][1] == "43,200"
+    assert rows["lines per second"][:2] == ["600,000", "12,000,000"]
+    assert rows["lines per hour, millions"][1] == "43,200"
+    assert [name for name in rows if re.search(" a (second|batch|run)\\b(?! by itself)", name)] == []
     assert benches.number(rows["SQS: dollars to send"][1]) > benches.number(rows["SQS: dollars to send, --compress"][1])
     sources = re.findall(r"^\[(\d)\] https://docs\.aws\.amazon\.com/", text, re.MULTILINE)
     cited = {row[2][-2] for row in rows.values() if row[2]}

@@ -18,11 +18,13 @@ from support import Sqstee
 from support.bodies import event_of, gap_of, in_flight, lines_of, piece_of, put, put_local, whole_run
 
 from sqstee.cli.runs import RunListing, format_age, unique_beginnings
+from sqstee.record import NO_RUN, Body
 from sqstee.run_summary import RunSummary
 from sqstee.transports import local_runs
 from sqstee.transports.local import LocalSender
 from sqstee.transports.local_receiver import LocalReceiver
 from sqstee.transports.local_store import LocalStore, RunWatch
+from sqstee.transports.s3 import key_of, shard
 
 NIGHT = 1_700_000_000  # when the bodies of support.bodies were written: 2023-11-14T22:13:20Z
 
@@ -286,6 +288,27 @@ def test_a_bucket_and_two_sources(sqstee: Sqstee, tmp_path: Path) -> None:
     (both,) = listed(sqstee, one, two)
     assert (both["state"], both["elsewhere"], both["lines"], both["exit_code"]) == ("ok", 0, {"stdout": 4}, 0)
     assert listed(sqstee, one, two, two) == [both]
+
+
+def test_lines_of_others_are_counted(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """In a bucket, a store and a queue as in a folder: never silence, and no run of theirs."""
+    plain = b'{"a":1}\n\nplain\n'
+    bucket = FakeS3("bkt")
+    key = f"{shard('01X')}/01X/{0:012d}-{1:012d}.ndjson"
+    bucket.store(f"logs/{key}", plain)
+    bucket.store(key_of("logs/", lines_of(0, 2, "01A")), lines_of(0, 2, "01A").data)
+    with FakeWeb(bucket) as web:
+        found = sqstee.run("runs", "s3://bkt/logs", environ=web.environ())
+    assert b"01A" in found.stdout
+    text = "lines not written by sqstee, left out"
+    assert (found.returncode, found.stderr.decode()) == (0, f"sqstee: s3://bkt/logs: 2 {text}: in {key}\n")
+    store = put_local(tmp_path / "one.db", Body(plain, NO_RUN, "", 7, 7), Body(b"x\n", "", "", 0, 0), lines_of(0, 2))
+    found = sqstee.run("runs", store)
+    assert len(found.stdout.splitlines()) == 2
+    assert (found.returncode, found.stderr.decode()) == (0, f"sqstee: {store}: 3 {text}\n")
+    fake_sqs.put("q", plain.decode())
+    found = sqstee.run("runs", "q", "--peek", environ=fake_sqs.environ())
+    assert found.stderr.decode().splitlines()[1:] == [f"sqstee: q: 2 {text}"]
 
 
 def test_a_queue_is_peeked_at_or_consumed(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

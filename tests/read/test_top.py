@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from fakes.sqs import FakeSqs
-from rich.console import Console
 from support import SCRIPT, TIMEOUT, Sqstee, running, wait_for
 from support.bodies import TIME_NS, at_present, event_of, gap_of, in_flight, lines_of, piece_of, put, whole_run
 from support.terminal import Terminal
@@ -26,6 +25,7 @@ from sqstee.read.run_filter import is_in
 from sqstee.read.run_table import RunState, RunTable
 from sqstee.record import Body, Encoder
 from sqstee.run_summary import STATES
+from sqstee.text import columns_of
 from sqstee.transports.base import ReceivedMessage
 from sqstee.transports.local import LocalSender
 
@@ -59,10 +59,7 @@ def only(found: RunTable) -> RunState:
 
 def shown(found: RunTable, is_shared: bool = False) -> str:
     """The table on a wide terminal."""
-    console = Console(file=io.StringIO(), width=180)
-    console.print(_TableView(60.0, is_shared).render(found, 180, 0))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return "\n".join(_TableView(60.0, is_shared).lines(found, 180, 0))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +89,7 @@ def test_what_is_no_duration(took: Any) -> None:
     """Whatever an exit event contains, the table is shown."""
     found = table_of(Clock(), event_of("exit", 0, exit_code=0, duration_s=took))
     assert only(found).duration_s is None
-    console = Console(file=io.StringIO(), width=120)
-    console.print(_TableView(60.0).render(found, 120, 0))
+    assert _TableView(60.0).lines(found, 120, 0)[0] == "1 run: 1 ok"
 
 
 def test_silence_and_rates() -> None:
@@ -180,11 +176,8 @@ def test_a_run_that_was_dropped_comes_back_with_all_its_lines() -> None:
         clock.now += 1
         found.items(items(lines_of(0, 0, f"r{number}")))
     assert "old" not in [run.run for run in found.runs(60.0)]
-    console = Console(file=io.StringIO(), width=120)
-    console.print(_TableView(60.0).render(found, 120, 0))
-    assert isinstance(console.file, io.StringIO)
-    head = console.file.getvalue().splitlines()[0]
-    assert re.fullmatch(rf"{len(found.runs(60.0))} runs: .*; {found.hidden} more not shown", head.strip())
+    head = _TableView(60.0).lines(found, 120, 0)[0]
+    assert re.fullmatch(rf"{len(found.runs(60.0))} runs: .*; {found.hidden} more not shown", head)
     found.items(items(lines_of(10, 14, "old")))
     (old,) = [run for run in found.runs(60.0) if run.run == "old"]
     assert old.lines == {"stdout": 15}
@@ -196,10 +189,22 @@ def test_a_run_that_was_dropped_comes_back_with_all_its_lines() -> None:
 def test_a_screen_says_how_many_runs_it_does_not_show() -> None:
     """The rows that fit are those that need attention first."""
     found = table_of(Clock(), *(lines_of(0, 0, f"r{number}") for number in range(30)))
-    console = Console(file=io.StringIO(), width=120)
-    console.print(_TableView(60.0).render(found, 120, 13))
-    assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue().startswith("30 runs: 30 silent; 20 not shown")
+    lines = _TableView(60.0).lines(found, 120, 13)
+    assert lines[0] == "30 runs: 30 silent; 20 not shown"
+    assert len(lines) == 12
+
+
+def test_a_table_that_is_printed_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no rich, which takes twenty times as long for a row; wide characters are as wide as two."""
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setenv("COLUMNS", "100")
+    found = table_of(Clock(), *whole_run(1, "01A", job="\u5b57" * 20), *whole_run(1, "01B", job="letters"))
+    _TableView(60.0).print(found)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    places = {columns_of(row[: row.index("line 1")]) for row in rows}
+    assert len(rows) == 2
+    assert places == {100 - 27}
+    assert " \u5b57\u5b57\u5b57\u5b57" in "".join(rows)
 
 
 def test_a_table_and_json_without_following(sqstee: Sqstee, fake_sqs: FakeSqs) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes.bucket import FakeS3
 from fakes.web import FakeWeb, HttpResponse
@@ -27,12 +31,15 @@ from support.lake import (
 )
 
 from sqstee.cli.run_sources import collect_runs
+from sqstee.cli.sources import narrow_to_runs
 from sqstee.destination import parse_source
+from sqstee.extras import install_command
 from sqstee.read.decode import Item, read
 from sqstee.read.stop_signal import StopSignal
 from sqstee.record import Body, Encoder
 from sqstee.run_summary import RunSummary
-from sqstee.transports.base import Receiver
+from sqstee.spark.parts import ParquetPart, add_message
+from sqstee.transports.base import ReceivedMessage, Receiver
 from sqstee.transports.errors import TransportError
 from sqstee.transports.factory import open_receiver
 from sqstee.transports.file_tree import FolderTree
@@ -52,6 +59,7 @@ from sqstee.transports.layouts import (
     inner_folder,
     recognise,
 )
+from sqstee.transports.s3_source import BucketReceiver
 from sqstee.wire import Record, decode
 
 SAME = ("run", "job", "name", "host", "labels", "ended", "duration_s", "exit_code", "signal", "state", "result",
@@ -93,6 +101,14 @@ def _batches(bodies: list[Body]) -> Objects:
     return batch_objects(bodies[::2], bodies[1::2] + bodies[:6:2])
 
 
+def _of_spark(bodies: list[Body]) -> Objects:
+    """Parquet files as `sqstee.spark.receive` writes them, with the host as a column."""
+    part = ParquetPart()
+    for body in bodies:
+        assert add_message(part, ReceivedMessage(body.data, {}, "h"))[1] == []
+    return {f"date={date}/part-1.parquet": data for date, data in part.files()}
+
+
 LAYOUTS: dict[str, Callable[[list[Body], Path], Objects]] = {
     "queue": lambda bodies, folder: queue_objects(bodies),
     "queue, gzip": lambda bodies, folder: _packed(queue_objects(bodies)),
@@ -108,6 +124,12 @@ LAYOUTS: dict[str, Callable[[list[Body], Path], Objects]] = {
     "queue and batches": lambda bodies, folder: queue_objects(bodies[:9]) | batch_objects(bodies[6:]),
     "drained": lambda bodies, folder: drained_files(folder, bodies, "streams", False),
     "drained, ndjson, gzip": lambda bodies, folder: drained_files(folder, bodies, "ndjson", True),
+    "Parquet of Spark": lambda bodies, folder: _of_spark(bodies),
+    "Parquet without an index": lambda bodies, folder: {
+        name: data
+        for name, data in drained_files(folder, bodies, "parquet", False).items()
+        if name.endswith(".parquet")
+    },
     "drained, Parquet": lambda bodies, folder: drained_files(folder, bodies, "parquet", False),
 }
 
@@ -336,6 +358,92 @@ class TestStrange:
         assert (status, lines) == (1, [f"1 file not read: {problem}" if verb == "drain" else problem])
 
     @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
+    def test_a_parquet_file_of_others(self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, verb: str) -> None:
+        """One with other columns is counted; a damaged one is named, and the status is 1."""
+        data = io.BytesIO()
+        pq.write_table(pa.table({"run": ["01X"], "seq": [0]}), data)
+        path = "date=2023-11-14/host=h/x.parquet"
+        self.stored(s3, {path: data.getvalue()})
+        text = f"s3://bkt/logs: 1 object not written by sqstee, left out: {path}"
+        assert self.told(sqstee, web, verb) == (0, [text])
+        self.stored(s3, {path: b"damaged"})
+        status, lines = self.told(sqstee, web, verb)
+        assert (status, len(lines)) == (1, 1)
+        assert f"s3://bkt/logs/{path}: Parquet" in lines[0]
+
+    @pytest.mark.parametrize(
+        ("changed", "told"),
+        [
+            ({"run": pa.array([["01X"]])}, "x.parquet: Unsupported cast from list<"),
+            ({"seq": pa.array(["x"])}, "x.parquet: Failed to parse string: 'x'"),
+            ({"run": pa.array([b"\xff"])}, "x.parquet: Invalid UTF8 payload"),
+            ({"run": pa.nulls(1)}, "1 line not written by sqstee, left out: in date=2023-11-14/x.parquet"),
+            ({"message": pa.nulls(1)}, "1 line not written by sqstee, left out: in date=2023-11-14/x.parquet"),
+        ],
+        ids=["lists", "texts", "bytes", "no run", "no message"],
+    )
+    def test_parquet_columns_with_other_values(self, tmp_path: Path, changed: dict[str, pa.Array], told: str) -> None:
+        """Whatever they hold, it is one line, and the rest is read."""
+        columns = {"run": ["01X"], "seq": [0], "last": [0], "stream": ["stdout"], "message": ["x"], "eol": [True]}
+        write_files(tmp_path / "logs", {"date=2023-11-14/part-0.json": lines_of(0, 1, "01GOOD").data})
+        pq.write_table(
+            pa.table(columns | {"event": pa.nulls(1)} | changed), tmp_path / "logs/date=2023-11-14/x.parquet"
+        )
+        with StopSignal() as stop:
+            found = collect_runs([f"{tmp_path}/logs"], stop)
+        assert [run.run for run in found.runs] == ["01GOOD"]
+        (notice,) = found.notices
+        assert told in notice
+
+    @pytest.mark.parametrize("verb", ["tail", "runs"])
+    def test_parquet_files_without_pyarrow(
+        self, s3: FakeS3, web: FakeWeb, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        """They are counted, and the hint names the command that installs it."""
+        self.stored(s3, _of_spark(whole_run(2, "01A")) | {"lines/date=2023-11-14/host=h/x.parquet": b""})
+        for name in ("pyarrow", "sqstee.transports.folder_parquet"):
+            monkeypatch.setitem(sys.modules, name, None)
+        if verb == "tail":
+            receiver = open_receiver(parse_source("s3://bkt/logs"), "")
+            assert {item.run for item in items_of(receiver)} == {"01GOOD"}
+            assert isinstance(receiver, BucketReceiver)
+            notices = receiver.remarks()
+        else:
+            with StopSignal() as stop:
+                found = collect_runs(["s3://bkt/logs"], stop)
+            assert [run.run for run in found.runs] == ["01GOOD"]
+            notices = found.notices
+        hint = f"reading them needs pyarrow: {install_command('parquet')}"
+        assert notices == [f"s3://bkt/logs: 2 Parquet objects left out: {hint}"]
+
+    @pytest.mark.parametrize("place", ["folder", "bucket"])
+    def test_one_run_of_parquet_files(self, place: str, s3: FakeS3, web: FakeWeb, tmp_path: Path) -> None:
+        """Its rows alone, and no file's that cannot have any."""
+        objects = _of_spark([*whole_run(3, "01A"), *whole_run(3, "01B", host="node2")])
+        write_files(tmp_path / "logs", objects)
+        store_objects(s3, "logs/", objects)
+        receiver = open_receiver(parse_source(f"{tmp_path}/logs" if place == "folder" else "s3://bkt/logs"), "")
+        narrow_to_runs([receiver], ["01B"])
+        assert {(item.run, item.host) for item in items_of(receiver)} == {("01B", "node2")}
+
+    @pytest.mark.parametrize("line", [b"\n", b"x\n", b"{}\n"], ids=["empty", "text", "json"])
+    @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
+    @pytest.mark.parametrize("layout", ["queue", "batches"])
+    def test_an_object_that_unpacks_to_very_many_lines(
+        self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, layout: str, verb: str, line: bytes
+    ) -> None:
+        """It is named, and costs no more than one of its size: not one of its lines is shown."""
+        bomb = gzip.compress(line * 1_000_000, mtime=0)
+        name = f"ab/01BOMB/{0:012d}-{9:012d}" if layout == "queue" else f"date=2023-11-14/hour=22/{'a' * 16}"
+        self.stored(s3, {f"{name}.ndjson.gz": bomb})
+        status, lines = self.told(sqstee, web, verb)
+        number, most = f"{len(bomb):,}", f"{len(bomb) + 1000:,}"
+        text = f"{number} packed bytes have more than {most} lines not written by sqstee: not read any further"
+        assert status == 1
+        assert lines[-1].endswith(f"s3://bkt/logs/{name}.ndjson.gz: {text}")
+        assert len(lines) == 1
+
+    @pytest.mark.parametrize("verb", ["tail", "runs", "drain"])
     @pytest.mark.parametrize("layout", ["queue", "batches"])
     def test_an_object_that_s3_does_not_give(
         self, sqstee: Sqstee, s3: FakeS3, web: FakeWeb, monkeypatch: pytest.MonkeyPatch, verb: str, layout: str
@@ -498,6 +606,5 @@ def test_what_is_left_out_is_counted_once() -> None:
     for name in ("b", "a", "b", "x.parquet", "x.parquet"):
         strays.add(name)
     assert strays.remarks("s3://bkt", "object") == [
-        "s3://bkt: 2 objects not written by sqstee, left out: a, …",
-        "s3://bkt: 1 Parquet object left out: read them with DuckDB or Spark",
+        "s3://bkt: 3 objects not written by sqstee, left out: a, …",
     ]

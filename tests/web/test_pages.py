@@ -377,6 +377,24 @@ def test_on_a_phone(window: Window, browser: Chrome) -> None:
         browser.set_window_size(1200, 800)
 
 
+def test_on_a_narrow_screen(browser: Chrome, tmp_path: Path) -> None:
+    """The table fits, with long names and large numbers; where it cannot, each run is a card."""
+    names = {"job": "nightly-etl-of-everything", "host": "compute-node-0017.cluster.example.org"}
+    event = event_of("exit", 1_300_120, "LONG", signal=31, duration_s=86_399.0, **names)
+    store(tmp_path / "store.db", event_of("start", 0, "LONG", **names), lines_of(1, 198_000, "LONG", **names), event)
+    with showing(tmp_path / "store.db") as board:
+        window = Window(browser, board)
+        try:
+            for width in (1040, 1041, 1100):
+                browser.set_window_size(width, 800)
+                window.open("")
+                window.wait(lambda: window.texts("#runs tbody tr"), "content")
+                assert window.do("return document.documentElement.scrollWidth - innerWidth") <= 0, width
+                assert window.do("return document.querySelector('thead').offsetHeight > 0") == (width > 1040)
+        finally:
+            browser.set_window_size(1200, 800)
+
+
 def test_the_files_are_small() -> None:
     """Under 60 KB in all, and without a way to put text in as markup."""
     files = list((ROOT / "sqstee/web/static").iterdir())
