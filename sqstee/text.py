@@ -54,7 +54,7 @@ def columns_of(text: str) -> int:
     return len(text) if text.isascii() else sum(map(_columns_of, text))
 
 
-def fitted(text: str, columns: int, is_number: bool = False) -> str:
+def aligned(text: str, columns: int, is_number: bool = False) -> str:
     """A text in exactly `columns` columns of a terminal: cut, or padded with blanks, which precede a number."""
     size = columns_of(text)
     if size > columns:

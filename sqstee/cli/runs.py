@@ -12,7 +12,7 @@ import typer
 
 from sqstee.cli import run_options
 from sqstee.errors import SqsteeError
-from sqstee.text import columns_of, count, fitted, one_line, short_name
+from sqstee.text import aligned, columns_of, count, one_line, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +142,7 @@ class RunListing:
         found = []
         for number, row in enumerate(rows):
             cells = [
-                fitted(text, size, column.is_number) for text, size, column in zip(row, widths, columns, strict=True)
+                aligned(text, size, column.is_number) for text, size, column in zip(row, widths, columns, strict=True)
             ]
             cells[-1] = cells[-1].rstrip()
             if colour and number:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sqstee.cli import run_options
-from sqstee.text import columns_of, count, fitted, short_name
+from sqstee.text import aligned, columns_of, count, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,10 +240,10 @@ class _TableView:
         cells = [self._cells(run, now, width) for run in runs]
         widths = _widths(names, cells, width)
         gap = " " * _GAP
-        head = gap.join(fitted(name, size, name in _COLUMNS) for name, size in zip(names, widths, strict=True))
+        head = gap.join(aligned(name, size, name in _COLUMNS) for name, size in zip(names, widths, strict=True))
         found = [_coloured(head.rstrip(), _DIM, colour)]
         for run, row in zip(runs, cells, strict=True):
-            texts = [fitted(text, size, name in _COLUMNS) for text, size, name in zip(row, widths, names, strict=True)]
+            texts = [aligned(text, size, name in _COLUMNS) for text, size, name in zip(row, widths, names, strict=True)]
             texts[-1] = texts[-1].rstrip()
             if colour:
                 texts[0] = _coloured(texts[0], STATE_COLOURS[run.state(now, self._silent)], colour)
