@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
 from sqstee.fds import write_stderr
-from sqstee.log_fields import encode, shortened
+from sqstee.log_fields import encode
 from sqstee.options import Settings
 from sqstee.record import LEVELS, STREAMS
 from sqstee.ship import sharing
@@ -150,9 +150,7 @@ class LoggingRun:
         if fields:
             line["data"] = fields
         if not self._writer.record(_STREAM, line, encode):
-            line["data"] = shortened(fields)
-            if not (fields and self._writer.record(_STREAM, line, encode)):
-                return self.write(level, data)
+            return self.write(level, data)
         if _monotonic() >= self._wake_at:
             self.wake()
         return None

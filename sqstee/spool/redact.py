@@ -233,7 +233,7 @@ class RedactingWriter(Writer):
             line.unspooled += rest
         return b""
 
-    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
+    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object], int], bytes]) -> bool:
         masked = {name: self._masked_value(fields[name]) for name in ("message", "data") if name in fields}
         return super().record(stream, fields | masked, encode)
 

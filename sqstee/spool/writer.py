@@ -156,14 +156,15 @@ class Writer:
             at += len(piece)
         return b""
 
-    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
+    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object], int], bytes]) -> bool:
         """Append a line with fields of its own, among them `message`, its text, which may hold newlines.
 
-        `encode` gives their JSON. Returns False, and does nothing, if that is too long for a frame. The stream must
-        have no unfinished line.
+        `encode` gives their JSON, in as many bytes as it is told if it can. Returns False, and does nothing, if that
+        is too long for a frame. The stream must have no unfinished line.
         """
-        payload = encode(fields)
-        if len(payload) > min(self._max_line, _ALWAYS_FITS):
+        most = min(self._max_line, _ALWAYS_FITS)
+        payload = encode(fields, most)
+        if len(payload) > most:
             return False
         self.bytes += len(payload)
         limit = self.rate_limit
