@@ -203,12 +203,12 @@ class LoggingRun:
         with self._lock:
             had_ended = self._ended.is_set()
             self._ended.set()
-        if not had_ended:
+        if self._broken_off:
+            self.break_off()  # a second exception may have interrupted it
+        elif not had_ended:
             seconds = time.monotonic() - self._started
             if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
                 self._writer.close()
-        elif self._broken_off and self._ships_here:  # a second exception may have interrupted `break_off`
-            self._close_as_dead()
         if self._spooled.syncer:
             self._spooled.syncer.finish()
         self._spooled.close_writer_lock()

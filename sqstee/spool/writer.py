@@ -159,8 +159,8 @@ class Writer:
     def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object], int], bytes]) -> bool:
         """Append a line with fields of its own, among them `message`, its text, which may hold newlines.
 
-        `encode` gives their JSON, in as many bytes as it is told if it can. Returns False, and does nothing, if that
-        is too long for a frame. The stream must have no unfinished line.
+        `encode` gives their JSON, in at most the given number of bytes if possible. Returns False, and does nothing, if
+        that is too long for a frame. The stream must have no unfinished line.
         """
         most = min(self._max_line, _ALWAYS_FITS)
         payload = encode(fields, most)
