@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqstee.destination import parse
 from sqstee.fds import write_stderr
-from sqstee.log_fields import encode
+from sqstee.log_fields import encode, shortened
 from sqstee.options import Settings
 from sqstee.record import LEVELS, STREAMS
 from sqstee.ship import sharing
@@ -161,8 +161,9 @@ class LoggingRun:
         line: dict[str, object] = {"stream": STREAMS[_STREAM], "level": LEVELS[level], "message": message}
         if fields:
             line["data"] = fields
-        self._settled = self._writer.bytes
-        if not self._writer.record(_STREAM, line, encode):
+        writer = self._writer
+        self._settled = writer.bytes
+        if not writer.record(_STREAM, line, encode, shortened):
             return self.write(level, data)
         if _monotonic() >= self._wake_at:
             self.wake()
