@@ -10,6 +10,7 @@ Settings come from the same configuration files and SQSTEE_* variables as for th
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _TRY_AGAIN_SECONDS = 10.0  # after opening a spool failed
 _LEVEL_OF = {number: number // 10 for number in range(10, 10 * len(LEVELS), 10)}  # of logging's own numbers
-_handle = logging.Handler.handle
 
 _handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
 
@@ -66,10 +66,15 @@ class Handler(logging.Handler):
         self.given: dict[str, object] = {**({"to": to} if to else {}), **settings}
         self._settings = settings_from(self.given, os.environ)
         resolve(self._settings)  # here: a daemon goes to / before its first line
+        # Not logging's own lock of the handler: that is held during `close` by logging.shutdown, which also
+        # logging.config calls, and would be held while a record is formatted, which runs code of the program.
+        self._writes = threading.RLock()
         super().__init__(level)  # from here on logging closes it at exit
         self._pid = os.getpid()
         self._run: LoggingRun | None = None
-        self._closing: LoggingRun | None = None
+        self._closing: list[LoggingRun] = []
+        self._ended: list[LoggingRun] = []  # whose delivery `close` is to wait for
+        self._was_closed = False
         self._pending: deque[tuple[int, bytes, dict[str, object]]] = deque()
         self._writing = False
         self._not_before = 0.0
@@ -93,7 +98,10 @@ class Handler(logging.Handler):
         """
         if THREADS and threading.get_ident() in THREADS:
             return False
-        return _handle(self, record)
+        found: Any = self.filter(record)  # since 3.12 it may return another record
+        if found:
+            self.emit(record if found is True else found)
+        return bool(found)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a record to the spool."""
@@ -101,51 +109,82 @@ class Handler(logging.Handler):
             data = _encode(self.format(record) + self.terminator)
             fields = fields_of(record)
             level = _LEVEL_OF.get(record.levelno) or _level_of(record.levelno)
-            if record.process != self._pid:  # the record's own pid saves a call of getpid
-                self._current()
-            if self._writing:  # a signal handler has interrupted _write, which goes on with this record
-                self._pending.append((level, data, fields))
-            else:
-                self._write(level, data, fields)
+            with self._writes:
+                if record.process != self._pid:  # the record's own pid saves a call of getpid
+                    self._current()
+                if self._writing:  # a signal handler has interrupted _write, which goes on with this record
+                    self._pending.append((level, data, fields))
+                else:
+                    self._write(level, data, fields)
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
         """Wake whoever ships, without waiting for it."""
-        with self._locked():
+        with self._writes:
             if self._run and self._pid == os.getpid():
                 self._run.wake()
 
     def close(self) -> None:
-        """End the run and deliver its remaining lines, for at most the flush timeout."""
-        with self._locked():
-            run = self._closing = self._current()
+        """End the run and deliver its remaining lines, for at most the flush timeout.
+
+        Where logging.config closes it, to configure anew, only the end of the process waits for them.
+        """
+        with self._writes:
+            if run := self._current():
+                self._ended.append(run)
             self._run = None
             lost, self._lost = self._lost, 0
-        try:
-            notice = run.close() if run else ""
-        except KeyboardInterrupt:
-            notice = ""
-        self._closing = None
-        if notice:
-            report(self._settings, notice)
+            self._was_closed = True
         if lost:
             report(self._settings, f"{count(lost, 'log record')} dropped: the spool could not be opened")
+        try:
+            if _is_configuring():
+                for handler in list(_handlers):
+                    handler._close_done()
+                for run in self._ended:
+                    run.end()
+                if self._ended:
+                    atexit.register(self.close)
+            else:
+                self._deliver()
+        except KeyboardInterrupt:
+            pass
         super().close()
+
+    def _deliver(self) -> None:
+        atexit.unregister(self.close)
+        deadline = time.monotonic() + self._settings.flush_timeout
+        closing = self._closing = self._ended
+        self._ended = []
+        for run in closing:
+            run.end()
+        for notice in filter(None, dict.fromkeys(run.close(deadline) for run in closing)):
+            report(self._settings, notice)
+        self._closing = []
+
+    def _close_done(self) -> None:
+        """Close the ended runs that are delivered, unless another thread writes."""
+        if self._writes.acquire(blocking=False):
+            for run in [run for run in self._ended if run.is_done]:
+                self._ended.remove(run)
+                run.end()
+                run.close(time.monotonic())
+            if not (self._ended or self._run):
+                atexit.unregister(self.close)
+            self._writes.release()
 
     def forget(self) -> None:
         """In a forked child: abandon the parent's run."""
         self._pid = os.getpid()
-        for run in (self._run, self._closing):
+        for run in (self._run, *self._closing, *self._ended):
             if run:
                 run.abandon()
-        self._run = self._closing = None
+        self._run = None
+        self._closing, self._ended = [], []
+        self._writes = threading.RLock()  # another thread may have held it
         self._pending.clear()
         self._writing, self._lost = False, 0
-
-    def _locked(self) -> threading.RLock:
-        assert self.lock
-        return self.lock
 
     def _current(self) -> LoggingRun | None:
         if self._pid != os.getpid():  # forked by code that does not call Python's hooks
@@ -166,22 +205,39 @@ class Handler(logging.Handler):
                 if not self._pending:
                     break
                 level, data, fields = self._pending.popleft()
+        except BaseException:  # raised by a signal handler, such as ^C; or stack or memory is used up
+            self._break_off()
+            raise
         finally:
             self._writing = False
+
+    def _break_off(self) -> None:
+        """Write on in a new run if an exception has left the present one's files at an unknown step."""
+        run = self._run
+        if run and run.is_torn:
+            self._run = None
+            self._close_done()
+            self._ended.append(run)
+            run.break_off()
+        if self._pending:  # logged by the signal handler
+            self._write(*self._pending.popleft())
 
     def _open(self) -> LoggingRun | None:
         if time.monotonic() < self._not_before:
             return None
         try:
-            self._run = LoggingRun(self._settings, self._locked())
+            self._run = run = LoggingRun(self._settings, self._writes)
+            run.start()
         except (SqsteeError, OSError) as error:
             if not self._lost:
                 text = f"the log is not shipped: {error}".replace("\nhint: ", "; ").replace("sqstee: ", "")
                 report(self._settings, text)
             self._not_before = time.monotonic() + _TRY_AGAIN_SECONDS
             return None
+        if self._was_closed:  # logging closes no handler twice
+            atexit.register(self.close)
         _close_with_worker(self)
-        return self._run
+        return run
 
 
 def configure(
@@ -221,6 +277,11 @@ def _rebuild(kind: type[Handler], given: dict[str, Any], level: int, formatter: 
     handler.setLevel(level)
     handler.setFormatter(formatter)
     return handler
+
+
+def _is_configuring() -> bool:
+    """Whether this thread holds logging's lock, as logging.config does: others wait for it, and so does an import."""
+    return bool(getattr(getattr(logging, "_lock", None), "_is_owned", bool)())
 
 
 def _level_of(number: int) -> int:

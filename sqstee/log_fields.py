@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import logging
 import reprlib
+from collections.abc import Iterator
 
 from sqstee.jsonbytes import encode_object
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_OURS = ("log", "error")  # what comes before the first dot of our names
 _MOST_DEPTH = 8  # what is nested deeper is sent as text; a value that contains itself ends there
 _MOST_LOGGERS = 1000  # whose fields are kept
 _MOST_MEMBERS = 10_000  # of one value: more would not fit into a line
@@ -47,7 +49,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     if isinstance(record.msg, dict):
         found = {_text(key): _value(value) for key, value in dict.items(record.msg)}
     if not _OWN.issuperset(record.__dict__):
-        found |= {key: _value(value) for key, value in record.__dict__.items() if key not in _OWN}
+        found |= {_text(key): _value(value) for key, value in record.__dict__.items() if key not in _OWN}
     if name != "root":
         _put(found, "log", {"logger": _text(name)})
     if (record.exc_info or record.exc_text) and (error := _error(record)):
@@ -55,13 +57,22 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     return found
 
 
-def shortened(value: object) -> object:
+def shortened(line: dict[str, object]) -> Iterator[dict[str, object]]:
+    """Lines with such fields in place of one that is too long, each shorter than the last: its message is kept."""
+    if isinstance(line.get("data"), dict):
+        data = _shortened(line["data"])
+        yield line | {"data": data}
+        assert isinstance(data, dict)
+        yield line | {"data": {key: data[key] for key in data if key.partition(".")[0] in _OURS}}
+
+
+def _shortened(value: object) -> object:
     """Fields with long texts cut, and without the traceback, for a record that is too long: its message has that."""
     if isinstance(value, str):
         return value if len(value) <= _SHORT_TEXT else f"{value[:_SHORT_TEXT]}…"
     if isinstance(value, dict):
-        return {shortened(key): shortened(member) for key, member in value.items() if key != "stack_trace"}
-    return [shortened(member) for member in value[:_SHORT_LIST]] if isinstance(value, list) else value
+        return {_shortened(key): _shortened(member) for key, member in value.items() if key != "stack_trace"}
+    return [_shortened(member) for member in value[:_SHORT_LIST]] if isinstance(value, list) else value
 
 
 def encode(line: dict[str, object]) -> bytes:
@@ -98,8 +109,11 @@ def _put(found: dict[str, object], name: str, fields: dict[str, object]) -> None
 def _error(record: logging.LogRecord) -> dict[str, object]:
     """The exception, with its traceback as a formatter has rendered it, if one has."""
     found: dict[str, object] = {}
-    if isinstance(record.exc_info, tuple) and record.exc_info and isinstance(record.exc_info[0], type):
-        found = {"type": record.exc_info[0].__qualname__, "message": _text(record.exc_info[1])}
+    if isinstance(record.exc_info, tuple) and record.exc_info:
+        if record.exc_info[0] is None:  # exc_info=True where none is handled
+            return found
+        if isinstance(record.exc_info[0], type):
+            found = {"type": record.exc_info[0].__qualname__, "message": _text(record.exc_info[1])}
     if record.exc_text and (trace := _text(record.exc_text).strip("\n")):  # loguru sets a line's end
         found["stack_trace"] = trace
     return found

@@ -30,6 +30,7 @@ from sqstee.spool.agent_file import GROWN
 from sqstee.spool.heartbeat import Heartbeat, process_usage
 from sqstee.spool.location import flush_command, open_for_run
 from sqstee.spool.quarantine import quarantine_notice, quarantined_records
+from sqstee.spool.recovery import close_dead_run
 from sqstee.spool.spooled_run import SpooledRun
 from sqstee.spool.writer import RATE_LIMIT
 from sqstee.text import count, one_line
@@ -53,7 +54,10 @@ _forking = threading.local()
 
 
 class LoggingRun:
-    """One run, from its first line to `close`. `lock` is the handler's: all callers but that of `close` hold it."""
+    """One run, from its first line to `end` and `close`.
+
+    `lock` is the handler's; it is held by the callers of all methods but these two.
+    """
 
     def __init__(self, settings: Settings, lock: threading.RLock) -> None:
         self._settings = settings
@@ -67,6 +71,8 @@ class LoggingRun:
         self._only_lines = settings.strip_ansi or settings.collapse_cr
         self._reason = ""
         self._refusals_reported: set[tuple[bool, str]] = set()
+        self._settled = 0  # the writer's bytes when its last call began, or returned
+        self._broken_off = False
         self._shipper: Shipper | None = None
         self._thread: threading.Thread | None = None  # while it starts the shared shipper, or ships
         self._ships_here = False  # this process holds the `ship` lock
@@ -82,10 +88,15 @@ class LoggingRun:
         self._wake_reading, self._wake = os.pipe()
         try:
             self._delegated = self._open()
-        except BaseException:
+        except BaseException:  # of a signal handler, too
             self._ended.set()
             self._close_fds("_wake_reading", "_wake")
+            if spooled := getattr(self, "_spooled", None):
+                spooled.abandon()
             raise
+
+    def start(self) -> None:
+        """Have the run shipped."""
         if self._delegated and self._agent:
             self._delegated.wake(self._agent, GROWN)
         else:
@@ -129,6 +140,7 @@ class LoggingRun:
     def write(self, level: int, data: bytes) -> None:
         """Spool whole lines of one level (an index into record.LEVELS)."""
         writer = self._writer
+        self._settled = writer.bytes
         writer.level = level
         writer.write(_STREAM, data)
         if _monotonic() >= self._wake_at:
@@ -149,16 +161,17 @@ class LoggingRun:
         line: dict[str, object] = {"stream": STREAMS[_STREAM], "level": LEVELS[level], "message": message}
         if fields:
             line["data"] = fields
-        if not self._writer.record(_STREAM, line, encode):
-            line["data"] = shortened(fields)
-            if not (fields and self._writer.record(_STREAM, line, encode)):
-                return self.write(level, data)
+        writer = self._writer
+        self._settled = writer.bytes
+        if not writer.record(_STREAM, line, encode, shortened):
+            return self.write(level, data)
         if _monotonic() >= self._wake_at:
             self.wake()
         return None
 
     def wake(self) -> None:
         """Notify the shipper that there is something to ship."""
+        self._settled = self._writer.bytes
         now = _monotonic()
         if now >= self._wake_at:
             self._wake_at = now + _WAKE_SECONDS
@@ -186,28 +199,64 @@ class LoggingRun:
         self._ships_here = True
         self._start_thread()
 
-    def close(self) -> str:
-        """End the run and deliver the rest within the flush timeout; returns a notice to the user, or ''."""
+    def end(self) -> None:
+        """End the run, if it has not ended; `close` must follow."""
         with self._lock:
+            had_ended = self._ended.is_set()
             self._ended.set()
-        seconds = time.monotonic() - self._started
-        if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
-            self._writer.close()
+        if self._broken_off:
+            self.break_off()  # a second exception may have interrupted it
+        elif not had_ended:
+            seconds = time.monotonic() - self._started
+            if not self._writer.end(run_events.process_exit(seconds, self._writer, self._spooled.name)):
+                self._writer.close()
         if self._spooled.syncer:
             self._spooled.syncer.finish()
         self._spooled.close_writer_lock()
-        deadline = time.monotonic() + self._flush_timeout
         self._notify(CLOSE)
-        self._finish()
+
+    def close(self, deadline: float) -> str:
+        """Deliver the rest until `deadline`, a time of the monotonic clock; returns a notice to the user, or ''."""
+        self._finish(deadline)
         if self._delegated and not (self._ships_here or self._thread):
             left = max(0.0, deadline - time.monotonic())
             self._reason, shipping = self._delegated.await_delivery(left, left)
             if shipping is not None:
                 self._flush_timeout = max(0.0, deadline - time.monotonic())
                 self._take_over(shipping)
-                self._finish()
+                self._finish(deadline)
         self._close_fds("_wake", *([] if self._ships_here else ["_wake_reading"]))
         return self._notice()
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an exception has left the writer within a call, with its files at an unknown step."""
+        return self._writer.bytes != self._settled
+
+    def break_off(self) -> None:
+        """Write nothing more, as if the process had been killed: whoever ships closes the run; see `is_done`."""
+        self._broken_off = True
+        self._ended.set()
+        self._writer.abandon()
+        self._spooled.close_writer_lock()
+        if self._ships_here:
+            self._close_as_dead()
+        if self._delegated:
+            self._delegated.wake(self._agent, GROWN)
+        self._notify(WAKE)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a run that has ended is delivered: `close` will not have to wait."""
+        if self._ships_here:
+            return self._shipper is not None and not self._is_waiting()
+        return not self._thread and not os.path.exists(self._writer.folder)
+
+    def _close_as_dead(self) -> None:
+        try:
+            close_dead_run(self._writer.folder)
+        except (OSError, ValueError):  # the next process that ships for this user tries again
+            pass
 
     def abandon(self) -> None:
         """Release the run in a forked child: it belongs to the parent."""
@@ -257,13 +306,19 @@ class LoggingRun:
             thread.start()
         except RuntimeError:  # the interpreter is ending, or no more threads are allowed: `close` sees to it
             self._thread = None
+        except BaseException:
+            if not thread.is_alive():  # it would never be joined
+                self._thread = None
+            raise
 
-    def _finish(self) -> None:
+    def _finish(self, deadline: float) -> None:
         """Wait for the thread's end, or ship without one."""
         thread = self._thread
+        left = max(0.0, deadline - time.monotonic())
         if thread:
-            thread.join(self._flush_timeout + _GRACE_SECONDS)
+            thread.join(left + _GRACE_SECONDS)
         elif self._ships_here:
+            self._flush_timeout = left
             self._ship()
 
     def _work(self) -> None:
@@ -288,6 +343,8 @@ class LoggingRun:
     def _ship(self) -> None:
         THREADS.add(_thread.get_ident())
         try:
+            if self._broken_off:
+                self._close_as_dead()
             with _loading:
                 from sqstee.ship.shipper import Shipper  # not at the top: few programs ship themselves
 

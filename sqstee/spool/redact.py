@@ -233,9 +233,15 @@ class RedactingWriter(Writer):
             line.unspooled += rest
         return b""
 
-    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
+    def record(
+        self,
+        stream: int,
+        fields: dict[str, object],
+        encode: Callable[[dict[str, object]], bytes],
+        shortened: Callable[[dict[str, object]], Iterable[dict[str, object]]],
+    ) -> bool:
         masked = {name: self._masked_value(fields[name]) for name in ("message", "data") if name in fields}
-        return super().record(stream, fields | masked, encode)
+        return super().record(stream, fields | masked, encode, shortened)
 
     def _masked_value(self, value: object) -> object:
         if isinstance(value, str):

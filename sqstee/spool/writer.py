@@ -24,7 +24,7 @@ from sqstee.spool.segments import CLOSING, ORDINARY, RESERVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqstee.spool.long_lines import LongLines
     from sqstee.spool.rate_limit import RateLimit
@@ -48,6 +48,7 @@ class Writer:
     def __init__(self, segments: Segments, max_line: int, streams: int = STREAM_COUNT) -> None:
         self._segments = segments
         self._max_line = max_line
+        self._most_record_bytes = min(max_line, _ALWAYS_FITS)
         self.rate_limit: RateLimit | None = None
         self._long_lines: LongLines | None = None
         if max_line > _ALWAYS_FITS:
@@ -156,15 +157,24 @@ class Writer:
             at += len(piece)
         return b""
 
-    def record(self, stream: int, fields: dict[str, object], encode: Callable[[dict[str, object]], bytes]) -> bool:
+    def record(
+        self,
+        stream: int,
+        fields: dict[str, object],
+        encode: Callable[[dict[str, object]], bytes],
+        shortened: Callable[[dict[str, object]], Iterable[dict[str, object]]],
+    ) -> bool:
         """Append a line with fields of its own, among them `message`, its text, which may hold newlines.
 
-        `encode` gives their JSON. Returns False, and does nothing, if that is too long for a frame. The stream must
-        have no unfinished line.
+        `encode` gives their JSON; where that is too long for a frame, `shortened` gives other fields to try in turn.
+        Returns False, and does nothing, if all are too long. The stream must have no unfinished line.
         """
         payload = encode(fields)
-        if len(payload) > min(self._max_line, _ALWAYS_FITS):
-            return False
+        if len(payload) > self._most_record_bytes:
+            payloads = map(encode, shortened(fields))
+            payload = next((found for found in payloads if len(found) <= self._most_record_bytes), b"")
+            if not payload:
+                return False
         self.bytes += len(payload)
         limit = self.rate_limit
         if limit and not limit.split(b"\n", 0, False):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from fakes.sqs import FakeSqs
 from support import ROOT, Rebuilt, Sqstee, running, wait_for
+from support.logging_programs import START, arrived, by_run, program, run
 
 import sqstee as package
 from sqstee.errors import SqsteeError
@@ -22,39 +23,6 @@ from sqstee.handler_settings import HandlerSettings
 from sqstee.options import RUN_OPTIONS
 from sqstee.read.decode import is_failure
 from sqstee.wire import Event, Record, decode
-
-START = "import logging, os, sys, threading, sqstee\nlog = logging.getLogger('job')\n"
-
-
-def program(tmp_path: Path, code: str) -> list[str]:
-    """A program that logs, in a file, because multiprocessing's spawn needs one."""
-    path = tmp_path / "job.py"
-    path.write_text(START + code)
-    return [sys.executable, str(path)]
-
-
-def run(sqstee: Sqstee, words: list[str], server: FakeSqs | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end."""
-    environ = sqstee.environ | (server.environ() if server else {})
-    environ["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"  # since 3.12, for a fork while threads run
-    return subprocess.run(words, capture_output=True, text=True, env=environ, timeout=60, check=False)
-
-
-def by_run(bodies: list[tuple[str | bytes, dict[str, str]]]) -> list[Rebuilt]:
-    """The bodies by run, in the order of the runs' start."""
-    found: dict[str, list[tuple[str | bytes, dict[str, str]]]] = {}
-    for data, attributes in bodies:
-        found.setdefault(decode(data, attributes)[0].run, []).append((data, attributes))
-    return [Rebuilt(found[name]) for name in sorted(found)]
-
-
-def arrived(server: FakeSqs) -> list[Rebuilt]:
-    """The runs on the queue; each is whole, and no request was refused."""
-    runs = by_run([(message.body, message.attributes) for message in server.sent("q")])
-    for one in runs:
-        one.assert_whole()
-    assert server.counters().rejections == []
-    return runs
 
 
 def the_run(sqstee: Sqstee, server: FakeSqs, tmp_path: Path, code: str) -> Rebuilt:
@@ -178,6 +146,44 @@ def test_fields_that_are_too_long_are_shortened(sqstee: Sqstee, fake_sqs: FakeSq
     error = {"type": "ValueError", "message": "no"}
     many = ["y" * 200 + "…"] * 20
     assert record.parsed == {"n": "x" * 200 + "…", "m": many, "k": 1, "log": {"logger": "app"}, "error": error}
+
+
+def test_fields_that_are_too_many_leave_the_logger_and_the_exception(
+    sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path
+) -> None:
+    """Regression: the record came as the lines of its text, without any field."""
+    code = (
+        "sqstee.configure(to='q')\n"
+        "try:\n    raise ValueError('no')\nexcept ValueError:\n"
+        "    log.exception('boom', extra={f'key{n}': n for n in range(10_000)})\n"
+    )
+    (record,) = the_run(sqstee, fake_sqs, tmp_path, code).records
+    assert record.message.endswith("ValueError: no")
+    assert record.parsed == {"log": {"logger": "job"}, "error": {"type": "ValueError", "message": "no"}}
+
+
+def test_secrets_are_masked_before_fields_are_cut(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Regression: the beginning of a secret was sent, since the pattern did not match it any more."""
+    code = (
+        "sqstee.configure(to='q', redact='key-[0-9]{8}')\n"
+        "log.info('x', extra={'n': 'n' * 193 + 'key-12345678' + 'n' * 40_000})\n"
+    )
+    (record,) = the_run(sqstee, fake_sqs, tmp_path, code).records
+    assert record.parsed
+    assert record.parsed["n"] == "n" * 193 + "***nnnn…"
+
+
+def test_any_key_is_a_fields_name(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Regression: a record with a tuple as a key was lost, and logging printed a traceback."""
+    code = "sqstee.configure(to='q')\nlog.info('x', extra={('a', 1): 1, b'b': 2, None: 3, 'c\\n.d': 4})\n"
+    (record,) = the_run(sqstee, fake_sqs, tmp_path, code).records
+    assert record.parsed == {"('a', 1)": 1, "b'b'": 2, "None": 3, "c\n.d": 4, "log": {"logger": "job"}}
+
+
+def test_without_an_exception_there_is_no_error(sqstee: Sqstee, fake_sqs: FakeSqs, tmp_path: Path) -> None:
+    """Regression: exc_info=True outside of an except clause gave the record an error, "NoneType: None"."""
+    (record,) = the_run(sqstee, fake_sqs, tmp_path, "sqstee.configure(to='q')\nlog.info('x', exc_info=True)\n").records
+    assert record.parsed == {"log": {"logger": "job"}}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@
     node        a node with an agent
     wrapping    a command with and without the wrapper
     bodies      bodies as sqstee sends them, and queues filled with them
-    drain collector recovery targets scripted   one subject each
+    drain collector recovery targets scripted logging_programs   one subject each
 
 The names below come from the first four.
 """
