@@ -113,7 +113,7 @@ def from_words(words: Iterable[str]) -> list[Given]:
             text = text if equals else "true"
         elif not equals:
             following = next(rest, None)
-            if following is None or following.partition("=")[0] in BY_FLAG:  # --job=--to is one, if that is meant
+            if following is None:
                 raise SqsteeError(f"{flag} needs a value", f"the form is {flag} {option.metavar}")
             text = following
         found.append(Given(option, text, flag))

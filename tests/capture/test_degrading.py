@@ -26,7 +26,7 @@ from support.terminal import Terminal
 from support.wrapping import shell
 
 BEFORE = [  # the command is executed in our place
-    "sqstee.options:load:bug:1",
+    "sqstee.settings:load_settings:bug:1",
     "sqstee.destination:parse:bug:1",
     "sqstee.capture.front:Front.__init__:bug:1",
     "sqstee.capture.child:start:bug:1",
