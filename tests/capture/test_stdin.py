@@ -26,6 +26,16 @@ def _told(sqstee: Sqstee) -> None:
     (sqstee.spool / ".local-told").touch()
 
 
+def copier_after_a_line(process: subprocess.Popen[bytes]) -> int:
+    """The pid of the process that copies stdin, once it has passed the line `one` on."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"one\n"
+    return copier_of(process)
+
+
 def copier_of(sqstee: subprocess.Popen[bytes]) -> int:
     """The process that reads stdin: the first one that the front has started."""
     return min(children(sqstee.pid))
@@ -176,12 +186,8 @@ def test_a_signal_while_it_waits_for_the_delivery(sqstee: Sqstee, fake_sqs: Fake
     words = sqstee.words("--to", "q", "--flush-timeout", "60s")
     environ = sqstee.environ | fake_sqs.environ()
     with running(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        copier = copier_after_a_line(process)
         assert process.stdin
-        assert process.stdout
-        process.stdin.write(b"one\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == b"one\n"
-        copier = copier_of(process)
         process.stdin.close()
         wait_for(lambda: not Path(f"/proc/{copier}").exists(), "the end of stdin")
         process.send_signal(number)
@@ -195,12 +201,8 @@ def test_a_signal_while_it_waits_for_the_delivery(sqstee: Sqstee, fake_sqs: Fake
 def test_a_front_that_is_killed(sqstee: Sqstee) -> None:
     """What was passed on is shipped, the reading process ends with it, and whoever writes gets SIGPIPE."""
     with running(sqstee.words(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sqstee.environ) as process:
+        copier = copier_after_a_line(process)
         assert process.stdin
-        assert process.stdout
-        process.stdin.write(b"one\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == b"one\n"
-        copier = copier_of(process)
         wait_for(lambda: b"one\n" in sqstee.spooled() or sqstee.local().records, "the line")
         kill(process.pid)
         wait_for(lambda: not Path(f"/proc/{copier}").exists(), "the end of the reading process")

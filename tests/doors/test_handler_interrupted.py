@@ -49,12 +49,12 @@ def test_runs_that_are_broken_off_do_not_lengthen_the_end(sqstee: Sqstee, fake_s
     fake_sqs.faults(black_hole=True)
     code = AFTER_A_WRITE + (
         "import time\n"
-        "handler = sqstee.configure(to='q', flush_timeout=1)\n"
+        "handler = sqstee.configure(to='q', flush_timeout=2)\n"
         "for n in range(8):\n"
         "    log.info('before %d', n)\n"
         "    segments.write_whole = interrupted\n"
         "    try:\n        log.info('within %d', n)\n    except KeyboardInterrupt:\n        pass\n"
-        "before = time.monotonic()\nhandler.close()\nprint(time.monotonic() - before < 6)\n"
+        "before = time.monotonic()\nhandler.close()\nprint(time.monotonic() - before < 6 * 2)\n"
     )
     found = run(sqstee, program(tmp_path, code), fake_sqs)
     assert (found.returncode, found.stdout) == (0, "True\n")
